@@ -1,0 +1,56 @@
+# Every target sets itself up: python3 (3.11 or newer, with venv) and make are all that it needs.
+#
+#   make PYTHON=python3.12 test      another Python (for a new .venv)
+#   make PIP_ARGS='...' demo         more arguments for pip. The torch wheel that pip finds by default
+#                                    brings CUDA along, some 3 GB; an --index-url or --find-links
+#                                    with CPU wheels makes that 200 MB
+#   make ARGS=--keep demo            arguments for the demo, the benchmark, or pytest
+
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-slow test-all lint bench clean
+.DEFAULT_GOAL := help
+
+help: ## these lines
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+demo: $(READY) ## a real daemon compresses a real 144 MiB LoRA, and gives the original back
+	$(BIN)/python -u -m bench.demo $(ARGS)
+
+test: $(READY) ## the tests, without the slow ones
+	$(BIN)/python -m pytest -n 2 -m 'not slow' $(ARGS)
+
+test-slow: $(READY) ## the slow tests, one by one: some change the machine (mounts, sysctl)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-all: test test-slow ## every test
+
+lint: $(READY) ## style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(READY) ## seconds and memory per mode; ARGS=FILE measures that file
+	$(BIN)/python -m bench.speed $(ARGS)
+
+clean: ## remove what make made, .venv too
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "lensd needs Python 3.11 or newer as $(PYTHON). Name another one: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; \
+		exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[dev]'
+	@touch $@

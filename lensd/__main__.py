@@ -1,0 +1,6 @@
+"""`python -m lensd`."""
+
+from lensd.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The configuration: YAML text -> frozen models, or every fault at once (`reading.load`)."""

@@ -1,0 +1,168 @@
+"""Whether the configured folders are fit for use: looks, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lensd.config.faults import Fault
+    from lensd.config.models import Config, Watch
+
+
+def check_folders(config: Config) -> list[Fault]:
+    """Every fault of the file system at once: missing, not writable, or one inside another."""
+    found = [fault for watch in config.watch for fault in _watch_faults(config, watch)]
+    found += _overlaps(config)
+    found += _keeping_faults(config)
+    return found
+
+
+def folder_warnings(config: Config) -> list[Fault]:
+    """Symbolic links to folders inside watched folders: lensd does not enter them."""
+    remedy = "watch where it points to as an entry of its own: `- path: {}`"
+    return [
+        config.fault(
+            f"{watch.key}.path",
+            f"{printable(link)} is a symbolic link to a folder and is not entered",
+            remedy.format(printable(os.path.realpath(link))),
+        )
+        for watch in config.watch
+        for link in symlinked_folders(watch)
+    ]
+
+
+def symlinked_folders(watch: Watch) -> list[str]:
+    """Absolute paths of the symbolic links to folders below a watched folder's root, sorted."""
+    return sorted(_links(watch.root)) if watch.recursive else []
+
+
+def printable(path: str) -> str:
+    """A path for people's eyes: bytes that are not UTF-8 as backslash escapes."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _links(folder: str) -> Iterator[str]:
+    for where, folders, _ in os.walk(folder):
+        for name in folders:
+            path = os.path.join(where, name)
+            if os.path.islink(path):
+                yield path
+
+
+def _watch_faults(config: Config, watch: Watch) -> Iterator[Fault]:
+    key = f"{watch.key}.path"
+    if not os.path.lexists(watch.root):
+        remedy = f"correct the path, mount its disk, or create it: mkdir -p '{watch.path}'"
+        yield config.fault(key, f"there is no folder {watch.path}", remedy)
+    elif not os.path.isdir(watch.root):
+        yield config.fault(key, f"{watch.path} is not a folder", "write the folder's path")
+    elif not os.access(watch.root, os.R_OK | os.X_OK):
+        yield config.fault(key, f"{watch.path} cannot be read", _rights_remedy(watch.path))
+    elif watch.settings.mode != "analyze" and not os.access(watch.root, os.W_OK):
+        remedy = f"{_rights_remedy(watch.path)}; or `mode: analyze`, which changes nothing"
+        yield config.fault(key, f"{watch.path} cannot be written", remedy)
+
+
+def _overlaps(config: Config) -> Iterator[Fault]:
+    for place, watch in enumerate(config.watch):
+        for other in config.watch[:place]:
+            if is_inside(watch.root, other.root) or is_inside(other.root, watch.root):
+                message = f"{watch.path} and {other.key}'s {other.path} lie one inside the other"
+                remedy = "watch only the outer one; it covers both"
+                yield config.fault(f"{watch.key}.path", message, remedy)
+
+
+def _keeping_faults(config: Config) -> Iterator[Fault]:
+    archive, state = config.archive.path, config.state.path
+    for key, path in (("archive.path", archive), ("state.path", state)):
+        yield from _nesting(config, key, path)
+        yield from _unwritable(config, key, path)
+    if is_inside(state, archive):
+        message = f"{state} lies inside the archive {archive}"
+        yield config.fault("state.path", message, "write a folder outside it")
+    if config.log.path is not None:
+        yield from _log_faults(config, config.log.path)
+
+
+def _nesting(config: Config, key: str, path: str) -> Iterator[Fault]:
+    kind = key.partition(".")[0]
+    for watch in config.watch:
+        if is_inside(path, watch.root):
+            message = f"the {kind} {path} lies inside the watched folder {watch.path}"
+            remedy = "programs would list what is in it: write a folder outside"
+            yield config.fault(key, message, remedy)
+        elif is_inside(watch.root, path):
+            message = f"the watched folder {watch.path} lies inside the {kind} {path}"
+            yield config.fault(f"{watch.key}.path", message, f"move one of them; see {key}")
+
+
+def _log_faults(config: Config, path: str) -> Iterator[Fault]:
+    if os.path.isdir(path):
+        remedy = f"write a file's path, e.g. {path}/lensd.log"
+        yield config.fault("log.path", f"{path} is a folder", remedy)
+    elif os.path.exists(path) and not os.access(path, os.W_OK):
+        yield config.fault("log.path", f"{path} cannot be written", _rights_remedy(path))
+    else:
+        yield from _unwritable(config, "log.path", os.path.dirname(path))
+
+
+def _unwritable(config: Config, key: str, folder: str) -> Iterator[Fault]:
+    """A folder that is there must take a file; one that is not must be possible to create."""
+    there = folder
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        yield config.fault(key, f"{there} is not a folder", "write another path")
+    elif not _takes_files(there, ours=there == folder):
+        verb = "written" if there == folder else f"created in {there}"
+        yield config.fault(key, f"{folder} cannot be {verb}", _rights_remedy(there))
+
+
+def _takes_files(folder: str, *, ours: bool) -> bool:
+    """Open a file without a name in it, which leaves nothing behind.
+
+    Where the disk has no such files: one with a name in a folder of ours, else ask for the rights.
+    """
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return _takes_named_file(folder) if ours else os.access(folder, os.W_OK | os.X_OK)
+    return True
+
+
+def _takes_named_file(folder: str) -> bool:
+    probe = os.path.join(folder, f".lensd-probe-{os.getpid()}")
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.unlink(probe)
+    except OSError:
+        return False
+    return True
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or below it, through symbolic links and bind mounts."""
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    identity = _identity(folder)
+    while True:
+        if path == folder or (identity is not None and _identity(path) == identity):
+            return True
+        parent = os.path.dirname(path)
+        if parent == path:
+            return False
+        path = parent
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _rights_remedy(path: str) -> str:
+    return f"give user {os.geteuid()} the rights, e.g. sudo chown -R {os.geteuid()} '{path}'"

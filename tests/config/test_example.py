@@ -1,0 +1,88 @@
+"""The example and the JSON Schema say what the reader does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from lensd.config.document import Document, Settings, WatchEntry
+from lensd.config.example import example, schema
+from lensd.config.models import Config
+
+Read = Callable[[str], Config]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OUTSIDE = pytest.mark.skipif(
+    not (REPOSITORY / "pyproject.toml").is_file(), reason="not in the source tree"
+)
+
+
+@OUTSIDE
+def test_the_file_in_the_tree_is_the_example() -> None:
+    """config.example.yaml is what `lensd config example` prints."""
+    assert (REPOSITORY / "config.example.yaml").read_text(encoding="utf-8") == example()
+
+
+def test_the_example_loads_and_is_the_defaults(read: Read) -> None:
+    """Its values are those that hold when the keys are left out."""
+    written = read(example()).model_dump(exclude={"lines", "source"})
+    left_out = read("watch: [{path: /srv/loras}]").model_dump(exclude={"lines", "source"})
+    assert left_out == written
+
+
+def test_every_key_is_in_the_example_under_a_comment() -> None:
+    """Nothing has to be looked up elsewhere: the line above each key explains it."""
+    document = yaml.safe_load(example())
+    assert list(document) == list(Document.model_fields)
+    assert set(document["watch"][0]) == set(WatchEntry.model_fields) - set(Settings.model_fields)
+    for name, section in document.items():
+        if name != "watch":
+            assert list(section) == list(Document.model_fields[name].get_default().model_dump())
+    lines = example().splitlines()
+    for above, line in pairwise(lines):
+        if ":" in line and not line.lstrip().startswith("#"):
+            assert above.lstrip().startswith("#") or above.endswith(":"), line
+
+
+def test_the_schema_is_valid_and_takes_the_example() -> None:
+    """A JSON Schema of draft 2020-12 under which the example has no fault."""
+    Draft202012Validator.check_schema(schema())
+    Draft202012Validator(schema()).validate(yaml.safe_load(example()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "watch: []",
+        "watch: [{name: x}]",
+        "watch: [{path: /a, enrgy: 1}]",
+        "watch: [{path: /a, energy: 1.5}]",
+        "watch: [{path: /a, energy: '0.9'}]",
+        "{watch: [{path: /a}], worker: {processes: 2}}",
+        "{watch: [{path: /a}], worker: {schedule: x}}",
+        "{watch: [{path: /a}], worker: {device: gpu}}",
+        "{watch: [{path: /a}], defaults: {target_size: much}}",
+        "{watch: [{path: /a}], defaults: {targets: [comfy]}}",
+        "{watch: [{path: /a}], log: {mode: 416}}",
+    ],
+)
+def test_the_schema_refuses_what_the_reader_refuses(
+    faults: Callable[[str], dict[str, Any]], text: str
+) -> None:
+    """An editor marks the faults that `lensd check` would tell."""
+    assert faults(text)
+    assert not Draft202012Validator(schema()).is_valid(yaml.safe_load(text))
+
+
+def test_the_schema_knows_that_folders_inherit() -> None:
+    """An override in a folder has no fixed default of its own."""
+    entry = schema()["$defs"]["WatchEntry"]["properties"]
+    assert "default" not in entry["energy"]
+    assert entry["existing"]["default"] == "leave"
+    assert all("description" in key for key in entry.values())

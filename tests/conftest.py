@@ -1,0 +1,54 @@
+"""What every test gets: a home of its own, a guard of the real one, the shared corpus if there."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A deadline per example measures the machine's load, not lensd.
+settings.register_profile("lensd", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("lensd")
+
+HOMES = {Path.home(), Path(pwd.getpwuid(os.getuid()).pw_dir)}
+BASES = (".config", ".cache", ".local/share", ".local/state")
+
+
+@pytest.fixture(autouse=True)
+def home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """An empty home for the test and its children. A test that writes to the real one fails."""
+    before = _lensd_in_real_homes()
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("CONFIG", "CACHE", "DATA", "STATE", "RUNTIME"):
+        monkeypatch.delenv(f"XDG_{name}_{'DIR' if name == 'RUNTIME' else 'HOME'}", raising=False)
+    yield folder
+    touched = _lensd_in_real_homes() ^ before
+    assert not touched, f"the test wrote into the real home: {sorted(p for p, _ in touched)}"
+
+
+def _lensd_in_real_homes() -> set[tuple[str, int]]:
+    """Every path of lensd's own in the real home, with its time of change."""
+    found: set[tuple[str, int]] = set()
+    for base in (home / name for home in HOMES for name in BASES):
+        for path in (base / "lensd", *(base / "lensd").rglob("*")):
+            if path.exists():
+                found.add((str(path), path.lstat().st_mtime_ns))
+    return found
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder beside the repository with real files and tables; skips where it is absent."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared with real LoRA files is not there")
+    return folder

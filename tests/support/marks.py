@@ -1,0 +1,15 @@
+"""What a test needs of the machine, and skips without."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def needs_program(name: str) -> pytest.MarkDecorator:
+    """Skip unless the program `name` is installed."""
+    return pytest.mark.skipif(shutil.which(name) is None, reason=f"needs the program {name}")

@@ -1,0 +1,102 @@
+"""The real daemon as a child process, with its log lines as they come."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+Line = dict[str, Any]
+
+
+class DaemonError(Exception):
+    """The daemon ended, or did not say in time what was waited for. Shows what it did say."""
+
+
+class RunningDaemon:
+    """`lensd run -c CONFIG` for the length of a `with` block.
+
+    `lines` holds its log as far as it was waited for and, after the block, all of it. Leaving the
+    block stops the daemon with SIGTERM and, if that does not help, SIGKILL.
+    """
+
+    def __init__(self, config: Path, stderr: Path) -> None:
+        self.config = config
+        self.lines: list[Line] = []
+        self._stderr = stderr
+        self._fresh: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "lensd", "run", "-c", str(self.config)]
+        with self._stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                encoding="utf-8",
+            )
+        # a thread, so that a wait ends in time even while the pipe is silent
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join()
+        if self.process.stdout:
+            self.process.stdout.close()
+        while (text := self._fresh.get()) is not None:
+            self.lines.append(json.loads(text))
+
+    def stop(self, seconds: float = 30.0) -> int:
+        """Ask it to end with SIGTERM; its exit status. Raises subprocess.TimeoutExpired."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def wait_for(self, wanted: Callable[[Line], bool], what: str, seconds: float) -> Line:
+        """The first line not waited for yet for which `wanted` holds. Raises DaemonError."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                text = self._fresh.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise self._error(f"no {what} within {seconds:g} s") from None
+            if text is None:
+                self._fresh.put(None)  # for the next one who waits
+                raise self._error(f"it ended ({self.process.wait()}) before any {what}")
+            self.lines.append(json.loads(text))
+            if wanted(self.lines[-1]):
+                return self.lines[-1]
+
+    def wait_for_event(self, event: str, seconds: float) -> Line:
+        return self.wait_for(lambda line: line["event"] == event, event, seconds)
+
+    def _read(self, stdout: IO[str]) -> None:
+        for text in stdout:
+            self._fresh.put(text)
+        self._fresh.put(None)
+
+    def _error(self, message: str) -> DaemonError:
+        log = "".join(f"{json.dumps(line)}\n" for line in self.lines[-20:])
+        stderr = self._stderr.read_text(errors="replace")[-8000:]
+        return DaemonError(f"the daemon: {message}\n--- its log\n{log}--- its stderr\n{stderr}")
