@@ -1,0 +1,247 @@
+"""The archive of originals: `<watch>/<relative>` is the newest, `.versions/<sha256>/` has the rest.
+
+Nothing in it is ever overwritten. Its names are safe against links swapped in below its root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lensd.errors import Skipped, StorageError
+from lensd.store.attributes import copy_attributes
+from lensd.store.copies import Stop, copy_onto_free_name, link_open_file, move, require_unchanged
+from lensd.store.faults import disk_faults, path_of
+from lensd.store.files import (
+    fsync_folder,
+    identity_at,
+    is_temporary,
+    make_folders,
+    new_token,
+    open_folder,
+    open_regular,
+)
+from lensd.store.identity import Identity
+from lensd.store.reading import sha256_of
+
+VERSIONS = ".versions"
+RESCUED = "rescued"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Method = Literal["link", "reflink", "copy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """Where an original is now. A link shares its inode with the file in the watched folder."""
+
+    method: Method
+    path: str
+
+
+class Archive:
+    """The archive below `root`, which must exist. `relative` paths are those in the watch."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def keep(
+        self,
+        source_fd: int,
+        identity: Identity,
+        sha256: str,
+        watch: str,
+        relative: str,
+        *,
+        may_link: bool,
+        stop: Stop | None = None,
+    ) -> Archived:
+        """Make the open original durable and verified under its name in the archive.
+
+        `may_link` only under a read lease: an open writer would go on writing into the archive.
+        Raises Skipped(`changed` | `vanished`), Failed(`no_space` | `io_error`), Interrupted.
+        """
+        inside = _inside(watch, relative)
+        require_unchanged(source_fd, identity)
+        with disk_faults(path_of(source_fd)):
+            os.fsync(source_fd)  # the program that wrote it may not have
+        with self._place(inside) as (folder_fd, name), disk_faults(self.root):
+            method = _adopt(folder_fd, name, source_fd, sha256, may_link=may_link, stop=stop)
+            if method is None:
+                self._make_room(folder_fd, name, watch, relative, stop)
+                if may_link and link_open_file(source_fd, folder_fd, name):
+                    method = "link"
+                else:
+                    method = copy_onto_free_name(
+                        source_fd, identity, sha256, folder_fd, name, stop=stop
+                    )
+            fsync_folder(folder_fd)
+        return Archived(method, f"{self.root}/{inside}")
+
+    def find(self, watch: str, relative: str) -> str | None:
+        """The path of the newest original, None if there is none."""
+        return self._found(_inside(watch, relative))
+
+    def versions(self, watch: str, relative: str) -> list[tuple[str, str]]:
+        """(sha256, path) of the older originals, the one that was moved aside last coming first."""
+        self._require_root()
+        found = []
+        for sha256 in self._version_folders():
+            path = self._found(f"{VERSIONS}/{sha256}/{_inside(watch, relative)}")
+            if path is not None:
+                found.append((os.lstat(path).st_ctime_ns, sha256, path))
+        return [(sha256, path) for _, sha256, path in sorted(found, reverse=True)]
+
+    def locate(
+        self, watch: str, relative: str, sha256: str, stop: Stop | None = None
+    ) -> str | None:
+        """The path of the original with this hash, verified by hashing; None if there is none."""
+        older = dict(self.versions(watch, relative)).get(sha256)
+        for path in filter(None, (older, self.find(watch, relative))):
+            fd = self.open_original(path)
+            try:
+                if sha256_of(fd, stop=stop) == sha256:
+                    return path
+            finally:
+                os.close(fd)
+        return None
+
+    def open_original(self, path: str) -> int:
+        """A read descriptor of a path that this archive gave out.
+
+        Raises FileNotFoundError, Skipped(`symlink` | `not_regular`).
+        """
+        folder, name = os.path.split(os.path.relpath(path, self.root))
+        folder_fd = open_folder(self.root, folder)
+        try:
+            return open_regular(folder_fd, name)
+        finally:
+            os.close(folder_fd)
+
+    def rescue(self, folder_fd: int, name: str, watch: str, relative: str) -> str:
+        """Move bytes that may be anybody's to `rescued/<time>-<token>/`; returns their new path.
+
+        Across filesystems it copies, verifies, and only then unlinks. Raises Skipped(`changed`)
+        when somebody is writing to them: they then stay where they are.
+        """
+        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        inside = f"{RESCUED}/{moment}-{new_token()}/{_inside(watch, relative)}"
+        with self._place(inside) as (target_fd, target), disk_faults(self.root):
+            move(folder_fd, name, target_fd, target)
+        return f"{self.root}/{inside}"
+
+    def sweep(self) -> int:
+        """Remove the half copies that a killed lensd left in the archive; returns how many.
+
+        A temporary in here is always a copy of something that is still where it was.
+        """
+        removed = 0
+        for _, _, names, folder_fd in os.fwalk(self.root):
+            for name in filter(is_temporary, names):
+                os.unlink(name, dir_fd=folder_fd)
+                removed += 1
+        return removed
+
+    def _make_room(
+        self, folder_fd: int, name: str, watch: str, relative: str, stop: Stop | None
+    ) -> None:
+        """Move an older original, if one is there, to the folder of its hash."""
+        if identity_at(folder_fd, name) is None:
+            return
+        sha256 = _hash(folder_fd, name, stop)
+        inside = f"{VERSIONS}/{sha256}/{_inside(watch, relative)}"
+        with self._place(inside) as (versions_fd, target):
+            if identity_at(versions_fd, target) is not None:
+                if _hash(versions_fd, target, stop) == sha256:
+                    os.unlink(name, dir_fd=folder_fd)  # two verified copies, one is enough
+                    return
+                self.rescue(versions_fd, target, watch, relative)  # damaged: not what it should be
+            move(folder_fd, name, versions_fd, target)
+
+    def _found(self, inside: str) -> str | None:
+        self._require_root()
+        folder, name = os.path.split(inside)
+        try:
+            folder_fd = open_folder(self.root, folder)
+        except (FileNotFoundError, Skipped):
+            return None
+        try:
+            found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        finally:
+            os.close(folder_fd)
+        return f"{self.root}/{inside}" if stat.S_ISREG(found.st_mode) else None
+
+    def _version_folders(self) -> list[str]:
+        try:
+            names = os.listdir(f"{self.root}/{VERSIONS}")
+        except FileNotFoundError:
+            return []
+        return [name for name in names if _SHA256.fullmatch(name)]
+
+    @contextlib.contextmanager
+    def _place(self, inside: str) -> Iterator[tuple[int, str]]:
+        """The folder that a path below the root lies in, made if missing, and its last part."""
+        self._require_root()
+        folder, name = os.path.split(inside)
+        folder_fd = make_folders(self.root, folder)
+        try:
+            yield folder_fd, name
+        finally:
+            os.close(folder_fd)
+
+    def _require_root(self) -> None:
+        if not os.path.isdir(self.root):
+            raise StorageError(
+                f"the archive {self.root} is not there: mount its disk or correct archive.path"
+            )
+
+
+def _inside(watch: str, relative: str) -> str:
+    if watch in ("", ".", "..", VERSIONS, RESCUED) or "/" in watch:
+        raise ValueError(f"{watch!r} cannot be the name of a folder in the archive")
+    if os.path.basename(relative) in ("", ".", ".."):
+        raise ValueError(f"{relative!r} is not the path of a file")
+    return f"{watch}/{relative}"
+
+
+def _hash(folder_fd: int, name: str, stop: Stop | None) -> str:
+    fd = open_regular(folder_fd, name)
+    try:
+        return sha256_of(fd, drop_cache=True, stop=stop)
+    finally:
+        os.close(fd)
+
+
+def _adopt(
+    folder_fd: int, name: str, source_fd: int, sha256: str, *, may_link: bool, stop: Stop | None
+) -> Method | None:
+    """Take what an earlier attempt archived under the name, if that is this very original."""
+    there = identity_at(folder_fd, name)
+    if there is None:
+        return None
+    source = os.fstat(source_fd)
+    if there.same_inode(Identity.of(source)):
+        if may_link:
+            return "link"
+        if source.st_nlink < 2:
+            raise Skipped("vanished", "the file was deleted meanwhile; the archive has it")
+        os.unlink(name, dir_fd=folder_fd)  # a writer could reach the archive through it
+        return None
+    fd = open_regular(folder_fd, name)
+    try:
+        if sha256_of(fd, drop_cache=True, stop=stop) != sha256:
+            return None
+        with contextlib.suppress(Skipped):
+            copy_attributes(source_fd, fd, preserve_mtime=True)  # those of its latest return
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return "copy"

@@ -1,0 +1,98 @@
+"""Mode, owner, ACL, `user.*` attributes and times from one open file to another."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from lensd.errors import Skipped
+from lensd.store.faults import disk_faults, path_of
+
+_ACL = "system.posix_acl_access"
+_DENIED = (errno.EPERM, errno.EACCES, errno.ENOTSUP)
+_ABSENT = (errno.ENODATA, errno.ENOTSUP)
+
+
+def copy_attributes(source_fd: int, target_fd: int, *, preserve_mtime: bool) -> None:
+    """Give the target what the source has; `preserve_mtime` takes access and change times along.
+
+    All that may be set is set before Skipped(`owner`) is raised for what may not, so that a caller
+    content with less can go on. The owner comes last: afterwards the rest may be out of reach.
+    """
+    source = os.fstat(source_fd)
+    with disk_faults(path_of(target_fd)):
+        denied = _copy_extended(source_fd, target_fd)
+        _try_chmod(target_fd, source.st_mode & 0o777)
+        if preserve_mtime:
+            os.utime(target_fd, ns=(source.st_atime_ns, source.st_mtime_ns))
+        denied += _copy_owner(source, target_fd)
+    if denied:
+        raise Skipped(
+            "owner",
+            f"lensd may not copy the original's {', '.join(denied)}: run it as the owner of the "
+            "files, or with CAP_CHOWN and CAP_FOWNER (`lensd service` prints the unit for that)",
+        )
+
+
+def _copy_extended(source_fd: int, target_fd: int) -> list[str]:
+    """Access ACL (also removing one inherited from the folder) and `user.*`; what was denied."""
+    wanted = set(_names(source_fd))
+    for name in set(_names(target_fd)) - wanted:
+        os.removexattr(target_fd, name)
+    return [
+        f"attribute {name}"
+        for name in sorted(wanted)
+        if not _set(target_fd, name, os.getxattr(source_fd, name))
+    ]
+
+
+def _names(fd: int) -> list[str]:
+    try:
+        return [name for name in os.listxattr(fd) if name == _ACL or name.startswith("user.")]
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return []
+        raise
+
+
+def _set(fd: int, name: str, value: bytes) -> bool:
+    try:
+        os.setxattr(fd, name, value)
+    except OSError as error:
+        if error.errno not in _DENIED:
+            raise
+        return False
+    return True
+
+
+def _copy_owner(source: os.stat_result, target_fd: int) -> list[str]:
+    """Group, user, then the full mode once more, since a change of owner clears the setuid bits."""
+    before = os.fstat(target_fd)
+    if source.st_gid != before.st_gid:
+        _try_chown(target_fd, -1, source.st_gid)
+    if source.st_uid != before.st_uid:
+        _try_chown(target_fd, source.st_uid, -1)
+    target = os.fstat(target_fd)
+    denied = ["user"] if source.st_uid != target.st_uid else []
+    denied += ["group"] if source.st_gid != target.st_gid else []
+    # Set-id bits belong to the original's owner: nobody else's file may have them.
+    _try_chmod(target_fd, stat.S_IMODE(source.st_mode) & (0o777 if denied else 0o7777))
+    if not denied and stat.S_IMODE(os.fstat(target_fd).st_mode) != stat.S_IMODE(source.st_mode):
+        denied.append("mode")
+    return denied
+
+
+def _try_chmod(fd: int, mode: int) -> None:
+    if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+        with contextlib.suppress(PermissionError):
+            os.fchmod(fd, mode)
+
+
+def _try_chown(fd: int, user: int, group: int) -> None:
+    try:
+        os.fchown(fd, user, group)
+    except OSError as error:
+        if error.errno not in (*_DENIED, errno.EINVAL):  # EINVAL: an id that this mount cannot map
+            raise

@@ -1,0 +1,208 @@
+"""The safetensors header: a strict reader whose cost is bounded, and a writer.
+
+The reader refuses whatever `safetensors.safe_open` refuses, and also duplicate keys and unknown
+members.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lensd.errors import Skipped
+from lensd.store.reading import read_up_to
+from lensd.store.scanner import BadError, Scanner
+from lensd.store.sniff import looks_like
+
+# Bits per element of every dtype that the safetensors library knows.
+BITS: dict[str, int] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
+    "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+    "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+
+# The format allows 100 MB, but a LoRA's header is seldom over 1 MB. 32 MiB keep a hostile one
+# within 300 MB of memory and a second of time, and so do the limits on entries and dimensions.
+MAX_HEADER_BYTES = 32 * 2**20
+MAX_ENTRIES = 65_536
+MAX_DIMENSIONS = 64
+_PREFIX_BYTES = 8
+_SNIFF_BYTES = 512
+_AGAIN = "download the file again, or move it out of the watched folder"
+
+_NUMBER = r"[ \t\n\r]*(?:0|[1-9][0-9]{0,19})[ \t\n\r]*"
+_NUMBERS = re.compile(rf"{_NUMBER}(?:,{_NUMBER})*|[ \t\n\r]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One entry: `start` and `end` are byte offsets within the data section."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A checked header. `tensors` are in the order of their bytes; `data_start` is from byte 0."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    data_start: int
+
+
+def read_header(fd: int, size: int) -> Header:
+    """The header of the open file `fd` of `size` bytes, whose extents fill the file exactly.
+
+    Raises Skipped: `empty`, `truncated`, `not_safetensors` or `bad_header`.
+    """
+    if size == 0:
+        raise Skipped("empty", f"the file has no bytes; {_AGAIN}")
+    length = _header_length(read_up_to(fd, min(size, _SNIFF_BYTES), 0), size)
+    raw = read_up_to(fd, length, _PREFIX_BYTES)
+    if len(raw) < length or raw.endswith(b"\0"):
+        # JSON never ends in a NUL: a preallocated download whose beginning is not all there yet.
+        raise _truncated("its header is not all there")
+    try:
+        text = raw.decode()
+        del raw  # a text of 4 bytes per character may be 128 MB already
+        tensors, metadata = _parse(text)
+        data_bytes = _check_layout(tensors)
+    except UnicodeDecodeError:
+        raise Skipped("bad_header", f"the header is not UTF-8: {_AGAIN}") from None
+    except BadError as fault:
+        raise Skipped("bad_header", f"{fault}: {_AGAIN}") from None
+    data_start = _PREFIX_BYTES + length
+    _check_size(size, data_start + data_bytes)
+    return Header(tensors, metadata, data_start)
+
+
+def encode_header(
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    """Length prefix and JSON for (name, dtype, shape) laid out without holes in the given order.
+
+    Padded with spaces to a multiple of 8 bytes. Lone surrogates, which JSON readers refuse, are
+    written as backslash escapes of themselves. Raises ValueError on a layout that cannot be.
+    """
+    entries: dict[str, object] = {}
+    if metadata:
+        entries["__metadata__"] = {_writable(k): _writable(v) for k, v in metadata.items()}
+    start = 0
+    for name, dtype, shape in tensors:
+        end = start + tensor_bytes(dtype, shape)
+        if _writable(name) in entries or name == "__metadata__":
+            raise ValueError(f"tensor name {name!r} is taken")
+        entries[_writable(name)] = {
+            "dtype": dtype, "shape": list(shape), "data_offsets": [start, end],
+        }  # fmt: skip
+        start = end
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(_PREFIX_BYTES, "little") + text
+
+
+def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes of one tensor. Raises ValueError: unknown dtype, or not a whole number of bytes."""
+    if dtype not in BITS:
+        raise ValueError(f"unknown dtype {dtype!r}")
+    size, rest = divmod(math.prod(shape) * BITS[dtype], 8)
+    if rest:
+        raise ValueError(f"{dtype} {tuple(shape)} is not a whole number of bytes")
+    return size
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _truncated(what: str) -> Skipped:
+    message = f"{what}: if a download is going on, lensd takes the file when it is whole; else "
+    return Skipped("truncated", message + _AGAIN)
+
+
+def _header_length(beginning: bytearray, size: int) -> int:
+    """The length prefix, after everything that can be said without reading the header itself."""
+    length = int.from_bytes(beginning[:_PREFIX_BYTES], "little")
+    if length == 0:
+        raise _truncated("the file begins with zeros")
+    kind = looks_like(beginning)
+    no_brace = beginning[_PREFIX_BYTES : _PREFIX_BYTES + 1] != b"{"
+    if no_brace or (kind and length > MAX_HEADER_BYTES):
+        if kind is None and size <= _PREFIX_BYTES:
+            raise _truncated(f"the file has {size} bytes only")
+        raise Skipped(
+            "not_safetensors",
+            f"the file looks like {kind or 'no known format'}, not like safetensors: {_AGAIN}",
+        )
+    if length > MAX_HEADER_BYTES:
+        raise Skipped(
+            "bad_header",
+            f"the header says it has {length} bytes, more than the {MAX_HEADER_BYTES} that lensd "
+            f"reads: {_AGAIN}",
+        )
+    if _PREFIX_BYTES + length > size:
+        raise _truncated(f"the header alone needs {_PREFIX_BYTES + length} bytes, {size} are there")
+    return length
+
+
+def _check_size(size: int, needed: int) -> None:
+    if size < needed:
+        raise _truncated(f"the tensors need {needed} bytes, {size} are there")
+    if size > needed:
+        raise Skipped("bad_header", f"{size - needed} bytes lie beyond the last tensor: {_AGAIN}")
+
+
+def _parse(text: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    scanner = Scanner(text, MAX_ENTRIES)
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for name in scanner.members():
+        if name == "__metadata__":
+            metadata = {key: scanner.string() for key in scanner.members()}
+        else:
+            tensors[name] = _tensor(name, scanner.tensor_members())
+    scanner.end()
+    return tensors, metadata
+
+
+def _check_layout(tensors: dict[str, Tensor]) -> int:
+    """Put the tensors in the order of their bytes; each must begin where the one before ended."""
+    in_order = sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end))
+    end = 0
+    for name, tensor in in_order:
+        if tensor.start != end:
+            what = "leaves a hole before" if tensor.start > end else "overlaps the one before"
+            raise BadError(f"tensor {name!r} {what} byte {tensor.start} of the data")
+        end = tensor.end
+    tensors.clear()
+    tensors.update(in_order)
+    return end
+
+
+def _tensor(name: str, members: dict[str, str]) -> Tensor:
+    if len(members) != 3:
+        raise BadError(f"tensor {name!r} has no dtype, shape or data_offsets")
+    dtype = members["dtype"]
+    shape, offsets = _numbers(name, members["shape"]), _numbers(name, members["data_offsets"])
+    if dtype not in BITS:
+        raise BadError(f"tensor {name!r} has the unknown dtype {dtype}")
+    if len(shape) > MAX_DIMENSIONS or math.prod(n or 1 for n in shape) >= 2**63:
+        raise BadError(f"the shape of tensor {name!r} overflows")
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise BadError(f"the data_offsets of tensor {name!r} are not a begin and an end")
+    if math.prod(shape) * BITS[dtype] != 8 * (offsets[1] - offsets[0]):
+        raise BadError(f"the data_offsets of tensor {name!r} do not match its dtype and shape")
+    return Tensor(dtype, shape, offsets[0], offsets[1])
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    if _NUMBERS.fullmatch(text) is None:
+        raise BadError(f"tensor {name!r} has a shape or offset that is not a whole number")
+    return tuple(map(int, text.split(","))) if text.strip(" \t\n\r") else ()

@@ -1,0 +1,103 @@
+"""The staged output: a file of known layout whose tensors arrive in any order, from any thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from lensd.errors import Failed
+from lensd.store.faults import disk_faults
+from lensd.store.header import Header, encode_header, read_header, tensor_bytes
+from lensd.store.reading import read_up_to, sha256_of
+
+TensorEntry = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
+
+
+def output_bytes(tensors: Sequence[TensorEntry], metadata: Mapping[str, str]) -> int:
+    """The exact size of a file with these tensors and this metadata."""
+    data = sum(tensor_bytes(dtype, shape) for _, dtype, shape in tensors)
+    return len(encode_header(tensors, metadata)) + data
+
+
+class Output:
+    """Fills an existing empty file. Writes are positional, so that threads need no order.
+
+    The file is created by whoever may decide where (the daemon, through a folder it has checked);
+    `inode` proves that this is still that file.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        inode: Sequence[int],
+        tensors: Sequence[TensorEntry],
+        metadata: Mapping[str, str],
+    ) -> None:
+        self.path = path
+        self._tensors = tensors
+        header = encode_header(tensors, metadata)
+        self._header_bytes = len(header)
+        self._places = {}
+        start = len(header)
+        for name, dtype, shape in tensors:
+            self._places[name] = (start, tensor_bytes(dtype, shape))
+            start += tensor_bytes(dtype, shape)
+        self.size = start
+        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        found = os.fstat(self._fd)
+        if (found.st_dev, found.st_ino, found.st_size) != (*inode, 0):
+            os.close(self._fd)
+            raise Failed("io_error", f"the temporary {path} is not the one lensd made; try again")
+        self._write_at(0, header)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+    def write(self, name: str, data: bytearray) -> None:
+        """All bytes of one tensor."""
+        start, size = self._places[name]
+        if len(data) != size:
+            raise ValueError(f"{name} has {len(data)} bytes, planned were {size}")
+        self._write_at(start, data)
+
+    def copy(self, name: str, source_fd: int, header: Header) -> None:
+        """One tensor of another file, bit for bit, under the same name."""
+        tensor = header.tensors[name]
+        size = tensor.end - tensor.start
+        self.write(name, read_up_to(source_fd, size, header.data_start + tensor.start))
+
+    def replace_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Write the header anew; its length must not change."""
+        header = encode_header(self._tensors, metadata)
+        if len(header) != self._header_bytes:
+            raise ValueError("the header's length changed")
+        self._write_at(0, header)
+
+    def sync(self) -> None:
+        """Make the bytes durable and forget the cached ones, so that a read comes from the disk."""
+        with disk_faults(self.path):
+            os.fsync(self._fd)
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def digest(self) -> str:
+        """sha256 of the file as it lies on the disk, after its header was read strictly."""
+        self.sync()
+        read_header(self._fd, os.fstat(self._fd).st_size)
+        return sha256_of(self._fd)
+
+    def _write_at(self, offset: int, data: bytes | bytearray) -> None:
+        view = memoryview(data)
+        with disk_faults(self.path):
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written

@@ -1,0 +1,53 @@
+"""Reading and hashing open files by position: never mapped, since truncation would be a SIGBUS."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+
+from lensd.store.faults import Interrupted, disk_faults, path_of
+
+CHUNK_BYTES = 2**20
+
+
+def read_up_to(fd: int, count: int, offset: int) -> bytearray:
+    """`count` bytes from `offset`, fewer where the file ends. Raises Failed(`io_error`)."""
+    buffer = bytearray(count)
+    filled = 0
+    with memoryview(buffer) as view, disk_faults(path_of(fd)):
+        while filled < count:
+            got = os.preadv(fd, [view[filled:]], offset + filled)
+            if got == 0:
+                break
+            filled += got
+    del buffer[filled:]
+    return buffer
+
+
+def chunks(fd: int, stop: Callable[[], bool] | None = None) -> Iterator[memoryview]:
+    """The whole file in pieces of 1 MiB, each valid until the next; Interrupted when `stop()`."""
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    offset = 0
+    while True:
+        if stop is not None and stop():
+            raise Interrupted
+        with disk_faults(path_of(fd)):
+            got = os.preadv(fd, [buffer], offset)
+        if got == 0:
+            return
+        yield buffer[:got]
+        offset += got
+
+
+def sha256_of(fd: int, *, drop_cache: bool = False, stop: Callable[[], bool] | None = None) -> str:
+    """Hex sha256 of the whole file. `drop_cache` asks the disk and not the page cache.
+
+    Only written-back pages can be dropped: fsync first. Raises Interrupted, Failed(`io_error`).
+    """
+    if drop_cache:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    digest = hashlib.sha256()
+    for chunk in chunks(fd, stop):
+        digest.update(chunk)
+    return digest.hexdigest()

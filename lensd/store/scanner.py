@@ -1,0 +1,104 @@
+"""The part of JSON that a safetensors header may have, read from left to right.
+
+No JSON library's word is taken for the structure: the format allows so little that a scanner needs
+no recursion, and builds nothing that a valid header would not have.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_TENSOR_MEMBER = re.compile(
+    r'[ \t\n\r]*"(dtype|shape|data_offsets)"[ \t\n\r]*:[ \t\n\r]*'
+    r'(?:"([A-Z0-9_]{1,32})"|\[([0-9, \t\n\r]{0,2048})\])[ \t\n\r]*([,}])'
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DECODER = json.JSONDecoder()
+
+
+class BadError(Exception):
+    """What breaks the format's rules, as half a sentence."""
+
+
+class Scanner:
+    """Reads the part of JSON that a header may have, from left to right."""
+
+    __slots__ = ("_at", "_max_entries", "_text")
+
+    def __init__(self, text: str, max_entries: int) -> None:
+        self._text = text
+        self._max_entries = max_entries
+        self._at = 0
+
+    def members(self) -> Iterator[str]:
+        """Each key of an object; the caller takes the value before it asks for the next."""
+        self._expect("{")
+        if self._accept("}"):
+            return
+        seen: set[str] = set()
+        while True:
+            key = self.string()
+            if key in seen:
+                raise BadError(f"the key {key[:200]!r} comes twice")
+            if len(seen) == self._max_entries:
+                raise BadError(f"the header has more than {self._max_entries} entries")
+            seen.add(key)
+            self._expect(":")
+            yield key
+            if self._accept("}"):
+                return
+            self._expect(",")
+
+    def string(self) -> str:
+        self._skip_space()
+        if not self._text.startswith('"', self._at):
+            raise self._unexpected("a string")
+        try:
+            value, end = _DECODER.raw_decode(self._text, self._at)
+        except ValueError:
+            raise self._unexpected("a valid string") from None
+        if _SURROGATE.search(value):
+            raise self._unexpected("a string of whole characters")
+        self._at = end
+        return str(value)
+
+    def tensor_members(self) -> dict[str, str]:
+        """The texts of dtype, shape and data_offsets, as far as they are there."""
+        self._expect("{")
+        members: dict[str, str] = {}
+        closing = ","
+        while closing == ",":
+            match = _TENSOR_MEMBER.match(self._text, self._at)
+            if match is None:
+                raise self._unexpected("dtype, shape or data_offsets")
+            key, word, numbers, closing = match.groups()
+            if key in members or (key == "dtype") != (word is not None):
+                raise self._unexpected(f"single, valid {key}")
+            members[key] = numbers if word is None else word
+            self._at = match.end()
+        return members
+
+    def end(self) -> None:
+        self._skip_space()
+        if self._at != len(self._text):
+            raise self._unexpected("the end of the header")
+
+    def _skip_space(self) -> None:
+        match = _SPACE.match(self._text, self._at)
+        self._at = match.end() if match else self._at
+
+    def _accept(self, token: str) -> bool:
+        self._skip_space()
+        found = self._text.startswith(token, self._at)
+        self._at += found
+        return found
+
+    def _expect(self, token: str) -> None:
+        if not self._accept(token):
+            raise self._unexpected(repr(token))
+
+    def _unexpected(self, wanted: str) -> BadError:
+        return BadError(f"the header has no {wanted} at character {self._at}")
