@@ -1,0 +1,27 @@
+"""The worker process: `python -m lensd.compute [NICE]`, started by the daemon only."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+
+from lensd.compute import task
+from lensd.worker.protocol import Message, serve
+
+
+def handle(request: Message) -> Message:
+    """Answer one request: its `op` is compress or analyze."""
+    work = {"compress": task.compress, "analyze": task.analyze}[request["op"]]
+    return work(request)
+
+
+def main() -> None:
+    os.nice(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    serve(handle, {"device": device, "torch": torch.__version__})
+
+
+if __name__ == "__main__":
+    main()

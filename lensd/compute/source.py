@@ -1,0 +1,101 @@
+"""An original, open for reading: its modules' factors, read with pread and never mapped.
+
+Truncating a file under a mapping is a SIGBUS; under pread it is a short read and an error.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from lensd.errors import Failed, Skipped
+from lensd.lora import compress
+from lensd.lora.layout import Layout, Module, TensorSpec, read_layout
+from lensd.store.header import Header, read_header
+from lensd.store.identity import Identity
+from lensd.store.tensors import read_into
+
+
+@dataclass(slots=True)
+class Source:
+    """An open original and what its header says."""
+
+    fd: int
+    path: str
+    identity: Identity
+    header: Header
+    specs: dict[str, TensorSpec]
+    layout: Layout
+
+    @classmethod
+    def open(cls, path: str, expected: Sequence[int] | None = None) -> Source:
+        """Open a LoRA file; `expected` is the Identity it must have.
+
+        Raises Skipped (not a LoRA, not a regular file, changed) or Failed (`unreadable`).
+        """
+        fd = _open(path)
+        try:
+            identity = Identity.of(os.fstat(fd))
+            if expected is not None and identity != Identity(*expected):
+                raise Skipped("changed", "the file changed before it was read; it starts over")
+            header = read_header(fd, identity.size)
+            specs = {k: TensorSpec(t.dtype, t.shape) for k, t in header.tensors.items()}
+            return cls(fd, path, identity, header, specs, read_layout(specs))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self.fd)
+
+    def tensor(self, key: str) -> Tensor:
+        """One tensor as stored, on the CPU, in memory of its own."""
+        spec = self.specs[key]
+        data = read_into(self.fd, self.header, key)
+        return torch.frombuffer(data, dtype=compress.TORCH_DTYPE[spec.dtype]).reshape(spec.shape)
+
+    def factors(self, module: Module) -> tuple[Tensor, Tensor]:
+        """up and down, in a dtype that holds both."""
+        up, down = self.tensor(module.up), self.tensor(module.down)
+        wide = torch.promote_types(up.dtype, down.dtype)
+        return up.to(wide), down.to(wide)
+
+    def alpha(self, module: Module) -> float | None:
+        return float(self.tensor(module.alpha)) if module.alpha else None
+
+    def unchanged(self) -> bool:
+        """Whether nobody wrote to the file since it was opened."""
+        return Identity.of(os.fstat(self.fd)) == self.identity
+
+
+def _open(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Skipped("vanished", "the file is gone") from None
+    except PermissionError:
+        raise Failed(
+            "unreadable",
+            "lensd may not read the file; give its user read permission (`chmod`, `setfacl`)",
+        ) from None
+    except OSError as error:
+        raise Failed("io_error", f"the file cannot be opened: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Skipped("not_regular", "this is not a regular file; it is left alone")
+    return fd

@@ -1,0 +1,328 @@
+"""plan: spectra and parameters -> ranks, encodings and layout; reduce: factors -> output tensors.
+
+A plan is complete before the first byte of an output exists. Reducing goes module by module, so
+that neither input nor output is ever whole in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lensd.lora import fidelity, int8, portability, rank, spectrum
+from lensd.lora.layout import ITEM_SIZE, Layout, Module, TensorSpec
+
+TORCH_DTYPE = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
+WIDE_DTYPES = ("F32", "F64")
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What the user chose. `mode` is rank, int8 or ultra; sizes in bytes."""
+
+    mode: str = "ultra"
+    energy: float = 0.99
+    allocation: str = "module"
+    target_size: int | None = None
+    max_rank: int | None = None
+    constant_rank: bool = False
+    float32: str = "auto"
+    targets: tuple[str, ...] = ("comfyui", "a1111", "forge")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the first pass learns of a module."""
+
+    module: Module
+    alpha: float  # what the file says, or the rank where it says nothing or 0
+    values: Tensor  # singular values of delta [r], descending, float64
+    exact_bfloat16: bool  # every weight is a bfloat16 number
+    largest: float  # max |weight|
+
+    @property
+    def scale(self) -> float:
+        """delta = scale * up @ down."""
+        return self.alpha / self.module.rank
+
+    @property
+    def energy(self) -> float:
+        """||delta||_F^2."""
+        return float(self.values.square().sum())
+
+
+@dataclass(frozen=True, slots=True)
+class ModulePlan:
+    """One module's fate: how many ranks, stored how, and with which alpha (None: no key)."""
+
+    module: Module
+    scale: float
+    rank: int
+    encoding: str  # F16, BF16, F32, F64 or I8
+    alpha: float | None  # of the output; an I8 module's comes out of reduce
+    same: bool  # factors are copied bit for bit
+    energy: float  # ||delta||_F^2 of the original
+    retained: float  # the share of it that the rank keeps
+
+    @property
+    def out_scale(self) -> float:
+        """delta = out_scale * up @ down of the float output."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    layout: Layout
+    modules: tuple[ModulePlan, ...]
+    alpha: float | None  # the one alpha of all float modules
+    tensors: tuple[tuple[str, TensorSpec], ...]  # of the output, in file order
+    forced_by: tuple[str, ...]  # targets that kept the file out of int8
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """One module's output, and what encoding it did to the delta weight."""
+
+    plan: ModulePlan
+    tensors: Mapping[str, Tensor]
+    squared_signal: float  # ||delta_k||_F^2 of the truncation
+    squared_error: float  # ||delta_k - encoded||_F^2
+    elements: fidelity.ElementError = field(default_factory=fidelity.ElementError)
+
+
+def read_module(module: Module, up: Tensor, down: Tensor, alpha: float | None) -> Reading | None:
+    """First pass over one module: up [out, r, ...], down [r, in, ...], as stored.
+
+    None if a weight, the alpha or the delta weight is NaN or infinite, in float32 at the latest.
+    """
+    up, down = flatten(up, down)
+    largest = float(torch.maximum(up.abs().max(), down.abs().max()))
+    alpha = alpha or float(module.rank)  # kohya: 0 means the rank
+    if not (largest <= FLOAT32_MAX and abs(alpha) <= FLOAT32_MAX):  # NaN compares as false
+        return None
+    values = spectrum.core(up, down).values.cpu() * abs(alpha / module.rank)
+    if not float(values[0]) <= FLOAT32_MAX:
+        return None
+    exact = _is_bfloat16(up) and _is_bfloat16(down)
+    return Reading(module, alpha, values, exact, largest)
+
+
+def flatten(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Convolution factors as matrices: up [out, r], down [r, in * kh * kw]."""
+    return up.reshape(up.shape[0], up.shape[1]), down.reshape(down.shape[0], -1)
+
+
+def _is_bfloat16(tensor: Tensor) -> bool:
+    return bool((tensor.bfloat16().to(tensor.dtype) == tensor).all())
+
+
+def plan(
+    layout: Layout, tensors: Mapping[str, TensorSpec], readings: Sequence[Reading], p: Parameters
+) -> Plan:
+    """Ranks, encodings and the output's tensors, from the first pass over every module."""
+    verdict = portability.int8_verdict(layout, p.targets)
+    quantized = p.mode in ("int8", "ultra")
+    as_int8 = quantized and verdict.int8
+    floats = _float_dtypes(readings, p.float32)
+    encodings = ["I8" if as_int8 else dtype for dtype in floats]
+    ranks = _ranks(readings, encodings, p)
+    alpha = _uniform_alpha(readings)
+    modules = tuple(
+        _module_plan(reading, rank_, encoding, alpha, tensors)
+        for reading, rank_, encoding in zip(readings, ranks, encodings, strict=True)
+    )
+    return Plan(
+        layout=layout,
+        modules=modules,
+        alpha=alpha,
+        tensors=_in_file_order(layout, tensors, modules),
+        forced_by=verdict.forced_by if quantized and not verdict.int8 else (),
+    )
+
+
+def _ranks(readings: Sequence[Reading], encodings: Sequence[str], p: Parameters) -> list[int]:
+    own = [r.module.rank for r in readings]
+    if p.mode == "int8":
+        return own
+    demands = [
+        rank.Demand(
+            r.values, ITEM_SIZE[e] * (r.module.out_features + r.module.in_features), p.max_rank
+        )
+        for r, e in zip(readings, encodings, strict=True)
+    ]
+    if not p.constant_rank:
+        return _own_ranks(demands, p)
+    one = min(_one_rank(demands, p), p.max_rank or max(own))
+    return [min(one, r) for r in own]
+
+
+def _own_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
+    """Each module's own rank."""
+    if p.target_size is not None:
+        return rank.within_size(demands, p.target_size)
+    if p.allocation == "file":
+        return rank.per_file(demands, p.energy)
+    return rank.per_module(demands, p.energy)
+
+
+def _one_rank(demands: Sequence[rank.Demand], p: Parameters) -> int:
+    """One rank for all modules that have as many."""
+    if p.target_size is not None:
+        return rank.constant_within_size(demands, p.target_size)
+    if p.allocation == "file":
+        return rank.constant(demands, p.energy)
+    return max(rank.per_module(demands, p.energy))
+
+
+def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
+    """The native 16-bit format stays; wider ones go to 16 bits unless told to `keep` them."""
+    wide = [r for r in readings if r.module.dtype in WIDE_DTYPES]
+    if float32 == "auto":
+        fits = all(r.largest <= torch.finfo(torch.float16).max for r in wide)
+        narrow = "BF16" if all(r.exact_bfloat16 for r in wide) or not fits else "F16"
+    else:
+        narrow = {"float16": "F16", "bfloat16": "BF16", "keep": "F32"}[float32]
+    return [narrow if r.module.dtype in WIDE_DTYPES else r.module.dtype for r in readings]
+
+
+def _uniform_alpha(readings: Sequence[Reading]) -> float | None:
+    """The file's most common alpha, None where it has none.
+
+    diffusers misreads alphas that differ from module to module (34 % off, silently), so that all
+    get this one and the rest of the scale goes into `up`.
+    """
+    alphas = Counter(r.alpha for r in readings if r.module.alpha)
+    return alphas.most_common(1)[0][0] if alphas else None
+
+
+def _module_plan(
+    reading: Reading,
+    rank_: int,
+    encoding: str,
+    alpha: float | None,
+    tensors: Mapping[str, TensorSpec],
+) -> ModulePlan:
+    module = reading.module
+    alpha = alpha if module.alpha else None
+    out_scale = 1.0 if alpha is None else alpha / rank_
+    stored = {tensors[module.up].dtype, tensors[module.down].dtype}
+    return ModulePlan(
+        module=module,
+        scale=reading.scale,
+        rank=rank_,
+        encoding=encoding,
+        alpha=alpha,
+        same=rank_ == module.rank and stored == {encoding} and out_scale == reading.scale,
+        energy=reading.energy,
+        retained=rank.retained(reading.values, rank_),
+    )
+
+
+def _in_file_order(
+    layout: Layout, tensors: Mapping[str, TensorSpec], modules: Sequence[ModulePlan]
+) -> tuple[tuple[str, TensorSpec], ...]:
+    """All output tensors, wide items first, so that each is aligned to its item, as torch asks."""
+    result = [(key, tensors[key]) for key in layout.untouched]
+    for m in modules:
+        up, down = m.module.shapes_at(m.rank)
+        result += [(m.module.down, TensorSpec(m.encoding, down))]
+        result += [(m.module.up, TensorSpec(m.encoding, up))]
+        if m.alpha is not None or m.encoding == "I8":
+            result += [(m.module.alpha_key, TensorSpec("F32", ()))]
+    return tuple(sorted(result, key=lambda item: (-ITEM_SIZE.get(item[1].dtype, 0), item[0])))
+
+
+def reduce(m: ModulePlan, up: Tensor, down: Tensor) -> Reduced:
+    """One module's factors, as stored -> its output tensors, by key."""
+    shapes = m.module.shapes_at(m.rank)
+    if m.same:
+        tensors = {m.module.up: up, m.module.down: down}
+        return _reduced(m, tensors, m.energy, 0.0)
+    up, down = flatten(up, down)
+    if m.encoding == "I8":
+        return _to_int8(m, *_truncate(m, up, down), shapes)
+    left, right = _float_factors(m, up, down)
+    dtype = TORCH_DTYPE[m.encoding]
+    tensors = {m.module.up: left.to(dtype), m.module.down: right.to(dtype)}
+    signal = fidelity.squared_norm(left, right) * m.out_scale**2
+    error = fidelity.squared_rounding(left, right, *tensors.values()) * m.out_scale**2
+    tensors = {k: t.reshape(s) for (k, t), s in zip(tensors.items(), shapes, strict=True)}
+    return _reduced(m, tensors, signal, error)
+
+
+def _float_factors(m: ModulePlan, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors with delta = out_scale * up @ down, float64."""
+    ratio = m.scale / m.out_scale
+    if m.rank != m.module.rank:
+        left, right = _truncate(m, up, down)
+        spread = abs(m.out_scale) ** -0.5
+        return left * math.copysign(spread, m.out_scale), right * spread
+    # The rescale goes into `up`; `down` is only converted. From wider formats a power of two moves
+    # over as well: small weights would vanish below what float16 can hold.
+    balance = _balance(up, down) if m.module.dtype in WIDE_DTYPES else 1.0
+    return up.double() * (ratio * balance), down.double() / balance
+
+
+def _balance(up: Tensor, down: Tensor) -> float:
+    """The power of two c that brings the largest elements of c up and down / c together."""
+    high, low = float(down.abs().max()), float(up.abs().max())
+    return 2.0 ** round(math.log2(high / low) / 2) if high > 0 and low > 0 else 1.0
+
+
+def _truncate(m: ModulePlan, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """delta's best approximation of the planned rank, float64, singular values split evenly."""
+    left, right = spectrum.truncation(spectrum.core(up, down), m.rank)
+    spread = abs(m.scale) ** 0.5
+    return up.double() @ left * math.copysign(spread, m.scale), right @ down.double() * spread
+
+
+def _to_int8(
+    m: ModulePlan, up: Tensor, down: Tensor, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> Reduced:
+    q = int8.quantize(up, down)
+    alpha = torch.tensor(q.scale**2 * m.rank, dtype=torch.float32)
+    tensors = {m.module.up: q.up.reshape(shapes[0]), m.module.down: q.down.reshape(shapes[1])}
+    tensors[m.module.alpha_key] = alpha
+    decoded = q.decoded()
+    elements = fidelity.ElementError()
+    gain = abs(m.out_scale) ** -0.5  # the float factors of a file with this alpha
+    for exact, rounded in zip((q.exact_up, q.exact_down), decoded, strict=True):
+        elements.add(exact * gain, rounded * gain)
+    signal = fidelity.squared_norm(up, down)
+    error = fidelity.squared_rounding(q.exact_up, q.exact_down, *decoded)
+    return Reduced(m, tensors, signal, error, elements)
+
+
+def _reduced(m: ModulePlan, tensors: dict[str, Tensor], signal: float, error: float) -> Reduced:
+    if m.alpha is not None:
+        tensors[m.module.alpha_key] = torch.tensor(m.alpha, dtype=torch.float32)
+    return Reduced(m, tensors, signal, error)
+
+
+def without_tensors(reduced: Reduced) -> Reduced:
+    """The same measures, so that the tensors can go."""
+    return replace(reduced, tensors={})
+
+
+def decode(m: ModulePlan, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What a loader computes with: float64 up [out, k] and down [k, in] with delta = up @ down."""
+    up, down = flatten(tensors[m.module.up], tensors[m.module.down])
+    alpha = tensors.get(m.module.alpha_key)
+    scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
+    return up.double() * scale, down.double()

@@ -1,0 +1,56 @@
+"""Module names and widths -> the family of the base model. Metadata is known to lie about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class FamilyRule(NamedTuple):
+    """A family, the module names that tell it, and the width they must have (None: any)."""
+
+    family: str
+    name: re.Pattern[str]
+    width: int | None
+
+
+def _rule(family: str, pattern: str, width: int | None = None) -> FamilyRule:
+    return FamilyRule(family, re.compile(pattern), width)
+
+
+_CROSS_KEY = r"(down|up|mid|input|output|middle)_block.*attn2[._](processor[._])?to_k$"
+
+# In order of certainty: models that grew out of FLUX before FLUX. Cross attention's key projection
+# reads the text embedding, whose width tells the Stable Diffusion generations apart.
+FAMILIES: tuple[FamilyRule, ...] = (
+    _rule("hunyuanvideo", r"double_blocks[._]\d+[._](img|txt)_(mlp[._]fc|mod[._]linear)"),
+    _rule("hunyuanvideo", r"single_(transformer_)?blocks[._]3[89][._]", 3072),
+    _rule("flux2", r"single_(transformer_)?blocks[._]\d+", 6144),
+    _rule("flux2", r"single_(transformer_)?blocks[._]\d+", 4096),
+    _rule("flux2", r"single_transformer_blocks[._]\d+[._]attn[._]to_qkv_mlp_proj$"),
+    _rule("flux2", r"single_blocks[._]\d+[._]linear2$", 12288),
+    _rule("flux2", r"double_blocks[._]\d+[._](img|txt)_mlp[._]2$", 9216),
+    _rule("flux", r"single_(transformer_)?blocks[._]\d+", 3072),
+    _rule("flux", r"double_blocks[._]\d+", 3072),
+    _rule("sd3", r"joint_blocks[._]\d+"),
+    _rule("sd3", r"transformer_blocks[._]\d+[._]attn[._]add_[qkv]_proj$", 1536),
+    _rule("sd3", r"transformer_blocks[._]\d+[._]attn[._]add_[qkv]_proj$", 2432),
+    _rule("sd3", r"transformer_blocks[._]\d+[._]attn[._]to_q$", 1536),
+    _rule("sd3", r"transformer_blocks[._]\d+[._]attn[._]to_q$", 2432),
+    _rule("sdxl", _CROSS_KEY, 2048),
+    _rule("sd2", _CROSS_KEY, 1024),
+    _rule("sd15", _CROSS_KEY, 768),
+    _rule("sdxl", r"^lora_te2_|^text_encoder_2\."),
+    _rule("sd15", r"^(lora_te|text_encoder)[._].*q_proj$", 768),
+    _rule("sd2", r"^(lora_te|text_encoder)[._].*q_proj$", 1024),
+)
+
+
+def family_of(modules: Iterable[tuple[str, int]]) -> str:
+    """The base model's family from (name, in_features) of modules; `unknown` if nothing tells."""
+    shapes = list(modules)
+    for rule in FAMILIES:
+        if any(rule.width in (None, w) and rule.name.search(n) for n, w in shapes):
+            return rule.family
+    return "unknown"
