@@ -1,0 +1,83 @@
+"""What `lensd once` treats: every file that is there, or the paths that were named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from lensd.config.models import Config, Watch
+from lensd.errors import UsageError
+from lensd.intake.scan import scan
+from lensd.store.identity import Identity
+from lensd.store.ledger import Entry, Ledger
+
+# Outcomes that an explicit `once` treats again, and those that only `--redo` does.
+RELEASED = ("baseline", "quarantined")
+REDONE = ("restored", "kept", "skipped", "failed", "analyzed")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that `once` is to look at."""
+
+    watch: Watch
+    path: str
+    identity: Identity
+
+
+@dataclass(slots=True)
+class Choice:
+    """files: to look at; released: their old outcomes; again: outputs to make anew."""
+
+    files: list[File] = field(default_factory=list)
+    released: list[Entry] = field(default_factory=list)
+    again: list[Entry] = field(default_factory=list)
+
+
+def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo: bool) -> Choice:
+    """Raises UsageError for a path outside of every watched folder, or one that is not there."""
+    choice = Choice()
+    outcomes = RELEASED + REDONE if redo else RELEASED
+    for file in _files(config, _places(config, paths)):
+        entry = ledger.knows(file.watch.root, file.path, file.identity) if ledger else None
+        if entry is None:
+            choice.files.append(file)
+        elif entry.outcome in outcomes:
+            choice.released.append(entry)
+            choice.files.append(file)
+        elif redo and entry.outcome == "compressed" and entry.archive_path is not None:
+            choice.again.append(entry)
+    return choice
+
+
+def _files(config: Config, places: Sequence[str]) -> Iterator[File]:
+    for watch in config.watch:
+        for path, identity in scan(watch.root, recursive=watch.recursive, selects=watch.selects):
+            full = os.path.join(watch.root, path)
+            if not places or any(full == p or full.startswith(p + "/") for p in places):
+                yield File(watch, path, identity)
+
+
+def _places(config: Config, paths: Sequence[str]) -> list[str]:
+    places = []
+    for path in paths:
+        folder, name = os.path.split(os.path.abspath(path))
+        place = os.path.join(os.path.realpath(folder), name)  # the last part may be a link
+        if os.path.isdir(place):
+            place = os.path.realpath(place)
+        if not os.path.lexists(place):
+            raise UsageError(f"{path} is not there; give a file or folder inside a watched folder")
+        if watch_of(config, place) is None:
+            roots = ", ".join(w.path for w in config.watch)
+            raise UsageError(
+                f"{path} is in no watched folder ({roots}); add its folder under `watch`, or use "
+                "`lensd compress` for a single file"
+            )
+        places.append(place)
+    return places
+
+
+def watch_of(config: Config, path: str) -> Watch | None:
+    """The watched folder that an absolute, resolved path is in."""
+    return next((w for w in config.watch if path == w.root or path.startswith(w.root + "/")), None)

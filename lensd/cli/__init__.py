@@ -1,0 +1,109 @@
+"""The command line: a verb's module is imported when the verb is used, and not before."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import select
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from lensd import __version__
+from lensd.errors import EXIT_BUG, EXIT_INTERRUPTED, LensdError
+
+EXIT_PIPE = 141  # as shells count: 128 + SIGPIPE
+
+# verb -> (module:function, its line in `lensd --help`)
+LAZY: dict[str, tuple[str, str]] = {
+    "run": ("lensd.cli.run:run", "Watch the folders and compress what arrives (the daemon)."),
+    "once": ("lensd.cli.once:once", "Process what is there now, then exit."),
+    "check": ("lensd.cli.check:check", "Find every fault of the configuration at once."),
+    "config": ("lensd.cli.config:config", "Print a commented example, or the JSON Schema."),
+    "status": ("lensd.cli.status:status", "Show the queue, what waits and why, and the totals."),
+    "restore": ("lensd.cli.restore:restore", "Bring originals back, bit by bit the same."),
+    "analyze": ("lensd.cli.analyze:analyze", "Show what a LoRA would shrink to; change nothing."),
+    "compress": ("lensd.cli.compress:compress", "Compress a file to a new one, without a daemon."),
+}
+
+
+class Verbs(click.Group):
+    """The group of all verbs, and the one place where errors become exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(LAZY)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in LAZY:
+            return None
+        module, _, function = LAZY[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), function)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}:{function} is not a click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, line) for verb, (_, line) in LAZY.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; its return value is the exit code (None: 0)."""
+        try:
+            code = super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise  # click's own: usage errors (2) and what --help and --version end with
+        except LensdError as error:
+            say(f"error: {error}")
+            code = error.exit_code
+        except KeyboardInterrupt:
+            say("interrupted")
+            code = EXIT_INTERRUPTED
+        except BrokenPipeError:
+            code = _reader_left() or _report_bug()
+        except Exception:  # noqa: BLE001 - whatever else escapes a verb is a bug, and is told as one
+            code = _report_bug()
+        ctx.exit(code or 0)
+
+
+def say(message: str) -> None:
+    """A message for a person, on stderr: stdout is for data."""
+    click.echo(f"lensd: {message}", err=True)
+
+
+def _reader_left() -> int | None:
+    """`lensd ... | head`: be quiet, also when Python flushes stdout at its end.
+
+    None when stdout still has its reader: then the broken pipe was another one.
+    """
+    stdout = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(stdout, select.POLLOUT)
+    if not any(flags & (select.POLLERR | select.POLLHUP) for _, flags in poll.poll(0)):
+        return None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return EXIT_PIPE
+
+
+def _report_bug() -> int:
+    traceback.print_exc()
+    say(
+        "this is a bug in lensd; please report it with the lines above "
+        f"(lensd {__version__}, Python {platform.python_version()})"
+    )
+    return EXIT_BUG
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lensd", message="%(prog)s %(version)s")
+def main() -> None:
+    """Make LoRA files several times smaller, and keep every original safe.
+
+    Exit codes: 0 fine, 1 some files failed, 2 usage, 3 bug, 4 configuration, 5 storage,
+    6 another lensd is in the way, 130 interrupted.
+    """

@@ -1,0 +1,57 @@
+"""`lensd check`: every fault of the configuration at once, or what it says in short."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from lensd.cli import say
+from lensd.cli.options import config_option
+from lensd.config.faults import FaultyConfigError
+from lensd.config.folders import folder_warnings, printable
+from lensd.config.reading import find_config, load_for_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lensd.config.models import Config, Watch
+
+
+@click.command()
+@config_option
+def check(config: str | None) -> int:
+    """Find every fault of the configuration at once.
+
+    Prints FILE:LINE: KEY: FAULT, each with its remedy, and ends with 4; without a fault it prints
+    what is watched and where the originals go.
+    """
+    path = find_config(config)
+    try:
+        found = load_for_run(path)
+    except FaultyConfigError as error:
+        click.echo(printable(error.details))
+        say(f"error: {error.summary}")
+        return error.exit_code
+    for line in _summary(path, found):
+        click.echo(printable(line))
+    return 0
+
+
+def _summary(path: str, config: Config) -> Iterator[str]:
+    yield f"{path}: no faults"
+    for watch in config.watch:
+        yield f"  watch    {_watch_line(watch)}"
+    days = config.archive.keep_days
+    kept = "kept forever" if days is None else f"kept for {days:g} days"
+    yield f"  archive  {config.archive.path}, originals are {kept}"
+    yield f"  state    {config.state.path}"
+    yield f"  log      {config.log.path or 'stdout'}, level {config.log.level}"
+    for warning in folder_warnings(config):
+        yield f"warning: {warning.render(path)}"
+
+
+def _watch_line(watch: Watch) -> str:
+    place = watch.path if watch.root == watch.path else f"{watch.path} -> {watch.root}"
+    old = {"leave": "left alone", "compress": "compressed"}[watch.existing]
+    return f"{watch.name}: {place}, mode {watch.settings.mode}; files already there are {old}"

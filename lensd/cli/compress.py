@@ -1,0 +1,132 @@
+"""`lensd compress`: a file to a new one, without daemon, ledger or archive."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from typing import Any
+
+import click
+
+from lensd.cli import say
+from lensd.cli.text import size
+from lensd.config.document import Settings
+from lensd.config.folders import printable
+from lensd.config.sizes import parse_size
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError, UsageError
+from lensd.store.files import fsync_folder, temporary_name
+from lensd.store.rename import move_onto_free_name
+
+SUFFIX = ".lensd.safetensors"
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", metavar="OUT", help="Where to write (default NAME" + SUFFIX + ").")
+@click.option("--mode", type=click.Choice(["rank", "int8", "ultra"]), default="ultra")
+@click.option("--energy", type=float, help="The share of squared singular values kept.")
+@click.option("--allocation", type=click.Choice(["module", "file"]))
+@click.option("--target-size", metavar="SIZE", help="The most energy in this size, e.g. 32MB.")
+@click.option("--max-rank", type=int)
+@click.option("--targets", metavar="T,...", help="The programs that must load the result.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a file.")
+@click.option("--force", is_flag=True, help="Write over an existing output.")
+def compress(files: tuple[str, ...], output: str | None, as_json: bool, **options: Any) -> int:
+    r"""Compress a file to a new one; the input is never changed.
+
+    \b
+    lensd compress style.safetensors                    to style.lensd.safetensors
+    lensd compress style.safetensors --mode rank        16-bit, for every program
+    lensd compress *.safetensors --target-size 32MB     the best that fits
+    """
+    if output is not None and len(files) > 1:
+        raise UsageError("-o names one output; give one input, or leave -o away")
+    settings = _settings(options)
+    code = EXIT_OK
+    for path in files:
+        target = output or path.removesuffix(".safetensors") + SUFFIX
+        try:
+            numbers = _compress(path, target, settings, options["device"], force=options["force"])
+        except FileError as end:
+            numbers = {"path": path, "reason": end.reason, "message": str(end)}
+            say(printable(f"{end.event.removeprefix('file.')}: {path}: {end}"))
+            if end.event == "file.failed":
+                code = EXIT_SOME_FAILED
+        if as_json:
+            click.echo(json.dumps({**numbers, "path": printable(path)}))
+        elif "bytes_out" in numbers:
+            click.echo(printable(_describe(path, target, numbers)))
+    return code
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    """The options that were given, through the same model as the configuration's."""
+    given = {k: options[k] for k in ("mode", "energy", "allocation", "max_rank") if options[k]}
+    try:
+        if options["target_size"]:
+            given |= {"target_size": parse_size(options["target_size"]), "allocation": "file"}
+        if options["targets"]:
+            given["targets"] = tuple(options["targets"].split(","))
+        return Settings(**given)
+    except ValueError as error:
+        raise UsageError(f"an option is out of range: {error}") from None
+
+
+def _compress(
+    path: str, target: str, settings: Settings, device: str, *, force: bool
+) -> dict[str, Any]:
+    """Stage beside the target, then give it its name."""
+    if os.path.exists(target):
+        if os.path.samefile(path, target):
+            raise UsageError(f"{target} is the input; lensd never writes over it")
+        if not force:
+            raise UsageError(f"{target} exists; --force writes over it, -o names another")
+    from lensd.compute import task  # torch takes a second; only this needs it
+
+    folder, name = os.path.split(os.path.abspath(target))
+    staged = os.path.join(folder, temporary_name(secrets.token_hex(8)))
+    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        made = os.fstat(fd)
+        numbers = task.compress(
+            {
+                "path": os.path.realpath(path),
+                "name": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
+                "temporary": staged,
+                "temporary_inode": (made.st_dev, made.st_ino),
+                "parameters": settings.parameters(),
+                "min_saving": 0.0,
+                "max_error": None,
+                "device": device,
+            }
+        )
+        _give_name(folder, os.path.basename(staged), name, force=force)
+    except BaseException:
+        if os.path.exists(staged):
+            os.unlink(staged)
+        raise
+    finally:
+        os.close(fd)
+    return numbers | {"output": target, "mode": settings.mode}
+
+
+def _give_name(folder: str, staged: str, name: str, *, force: bool) -> None:
+    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if force:
+            os.replace(staged, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+        else:
+            move_onto_free_name(folder_fd, staged, folder_fd, name)
+        fsync_folder(folder_fd)
+    finally:
+        os.close(folder_fd)
+
+
+def _describe(path: str, target: str, numbers: dict[str, Any]) -> str:
+    return (
+        f"{path}: {size(numbers['bytes_in'])} -> {target}: {size(numbers['bytes_out'])}, "
+        f"{numbers['bytes_in'] / numbers['bytes_out']:.1f} times smaller, "
+        f"delta error {numbers['delta_error']:.4f}"
+    )

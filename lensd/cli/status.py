@@ -1,0 +1,90 @@
+"""`lensd status`: the queue, what waits and why, the totals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from lensd import __version__
+from lensd.cli.options import config_option
+from lensd.cli.text import size
+from lensd.config.folders import printable
+from lensd.config.models import Config
+from lensd.config.reading import find_config, load
+from lensd.store.ledger import Entry, Ledger
+from lensd.store.lock import holder
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--hashes", is_flag=True, help="The sha256 of every original and its output.")
+def status(config: str | None, as_json: bool, hashes: bool) -> int:
+    """Show the queue, the running job, what waits and why, and the totals.
+
+    Works with and without a running daemon, and changes nothing.
+    """
+    found = load(find_config(config))
+    ledger = Ledger(found.state.path, __version__, readonly=True)
+    try:
+        report = _report(found, ledger, hashes=hashes)
+    finally:
+        ledger.close()
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        click.echo(printable("\n".join(_lines(report))))
+    return 0
+
+
+def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
+    jobs = ledger.unfinished()
+    problems = ledger.with_outcome("failed", "quarantined")
+    report: dict[str, Any] = {
+        "daemon": holder(config.state.path),
+        "watch": [{"name": w.name, "path": w.path, "mode": w.settings.mode} for w in config.watch],
+        "running": [_job(e) for e in jobs if e.state != "queued"],
+        "queued": [_job(e) for e in jobs if e.state == "queued"],
+        "waiting": [{**w, "path": printable(w["path"])} for w in ledger.waiting()],
+        "problems": [_job(e) | {"reason": e.reason, "message": e.message} for e in problems],
+        "totals": ledger.totals(),
+    }
+    if hashes:
+        report["hashes"] = [
+            {"path": printable(e.full_path), "original": e.sha256_in, "output": e.sha256_out}
+            for e in ledger.with_outcome("compressed")
+        ]
+    return report
+
+
+def _job(entry: Entry) -> dict[str, Any]:
+    return {
+        "job_id": entry.job_id,
+        "path": printable(entry.full_path),
+        "watch": entry.watch,
+        "bytes": entry.identity.size,
+        "attempts": entry.attempts,
+    }
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    pid = report["daemon"]
+    yield f"daemon: {f'running, process {pid}' if pid is not None else 'not running'}"
+    for watch in report["watch"]:
+        yield f"watch {watch['name']}: {watch['path']}, mode {watch['mode']}"
+    for title in ("running", "queued", "waiting", "problems"):
+        for item in report[title]:
+            why = item.get("message") or item.get("reason")
+            yield f"{title}: {item['path']}{f': {why}' if why else ''}"
+    totals = report["totals"]
+    outcomes = ", ".join(f"{n} {outcome}" for outcome, n in sorted(totals["outcomes"].items()))
+    yield f"files: {outcomes or 'none yet'}"
+    yield (
+        f"bytes: {size(totals['saved_in_folders'])} saved in the folders, "
+        f"{size(totals['held_by_archive'])} held by the archive, net {size(totals['net'])}"
+    )
+    for line in report.get("hashes", ()):
+        yield f"{line['original']}  {line['output']}  {line['path']}"

@@ -1,0 +1,1 @@
+"""From file-system events and scans to settled, whole files."""

@@ -1,0 +1,210 @@
+"""The intake: hints and scans in, jobs out. Holds what is seen but not settled yet."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from lensd.errors import FileError, Skipped
+from lensd.intake import complete
+from lensd.intake.complete import Kind
+from lensd.intake.scan import linked_folders, scan
+from lensd.intake.settle import Candidate, Key, Settler
+from lensd.store.archive import Archive
+from lensd.store.files import is_temporary, open_folder
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger
+
+
+class Folder(Protocol):
+    """A watched folder, as lensd.config resolves it."""
+
+    @property
+    def root(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def existing(self) -> str: ...
+    @property
+    def recursive(self) -> bool: ...
+    def selects(self, relative: str) -> bool: ...
+
+
+class Log(Protocol):
+    def __call__(self, event: str, **fields: Any) -> None: ...
+
+
+class Intake:
+    """Only the main loop calls this; times are monotonic seconds that it passes in."""
+
+    def __init__(
+        self,
+        folders: Sequence[Folder],
+        settler: Settler,
+        ledger: Ledger,
+        archive: Archive,
+        log: Log,
+    ) -> None:
+        self._folders = {f.root: f for f in folders}
+        self._settler = settler
+        self._ledger = ledger
+        self._archive = archive
+        self._log = log
+        self._first_seen: dict[str, float] = {}
+        ledger.clear_waiting()
+
+    def next_due(self) -> float | None:
+        """When `step` has something to do."""
+        return self._settler.next_due()
+
+    @property
+    def pending(self) -> int:
+        """Paths that are not settled yet."""
+        return len(self._settler)
+
+    def waited(self, job_id: str, now: float) -> float:
+        """Seconds since a job's file was first noticed; 0 after a restart."""
+        return now - self._first_seen.pop(job_id, now)
+
+    def hint(self, path: str, now: float) -> None:
+        """An event named an absolute path; or a file has to be looked at again."""
+        folder = next((f for r, f in self._folders.items() if path.startswith(r + "/")), None)
+        if folder is not None:
+            relative = os.path.relpath(path, folder.root)
+            if self._wanted(folder, relative):
+                self._settler.notice(Key(folder.root, relative), now)
+            else:
+                self._partner_of(folder, relative, now)
+
+    def baseline(self, folder: Folder) -> tuple[int, int] | None:
+        """Record a folder that the ledger sees for the first time: (files, bytes) left alone."""
+        if self._ledger.knows_root(folder.root):
+            return None
+        found = list(scan(folder.root, recursive=folder.recursive, selects=folder.selects))
+        left = found if folder.existing == "leave" else []
+        self._ledger.baseline(folder.root, folder.name, left)
+        return len(left), sum(identity.size for _, identity in left)
+
+    def scan(self, folder: Folder, now: float) -> None:
+        """Look for versions that the ledger does not know."""
+        for path, identity in scan(folder.root, recursive=folder.recursive, selects=folder.selects):
+            key = Key(folder.root, path)
+            if not self._settler.has(key) and not self._ledger.knows(*key, identity):
+                self._settler.notice(key, now)
+
+    def step(self, now: float) -> int:
+        """Look at what is due; returns how many jobs it made."""
+        return sum(self._look(key, now) for key in list(self._settler.due(now)))
+
+    def reject_rest(self) -> int:
+        """`once` is at its end: what is not whole is reported and stays. Returns how many."""
+        left = list(self._settler.keys())
+        for key in left:
+            reason = self._drop(key).waiting or "still changing"
+            self._report(
+                key,
+                Skipped("not_whole_yet", f"{reason}; run lensd again when the file is complete"),
+                None,
+            )
+        return len(left)
+
+    def _wanted(self, folder: Folder, relative: str) -> bool:
+        nested = "/" in relative and not folder.recursive
+        hidden = is_temporary(os.path.basename(relative))
+        return not nested and not hidden and folder.selects(relative)
+
+    def _partner_of(self, folder: Folder, relative: str, now: float) -> None:
+        """A download's partner file came or went: look at the file that it belongs to."""
+        for suffix in complete.PARTNERS:
+            whole = relative.removesuffix(suffix)
+            if whole != relative and self._wanted(folder, whole):
+                self._settler.notice(Key(folder.root, whole), now)
+
+    def _look(self, key: Key, now: float) -> int:
+        folder_path, name = os.path.split(key.path)
+        try:
+            folder_fd = open_folder(key.root, folder_path)
+        except (FileNotFoundError, FileError):
+            self._drop(key)
+            return 0
+        try:
+            return self._look_at(key, folder_fd, name, now)
+        except FileNotFoundError:
+            self._drop(key)
+            return 0
+        finally:
+            os.close(folder_fd)
+
+    def _look_at(self, key: Key, folder_fd: int, name: str, now: float) -> int:
+        identity = Identity.of(os.stat(name, dir_fd=folder_fd, follow_symlinks=False))
+        if self._ledger.knows(*key, identity):
+            self._drop(key)
+            return 0
+        if self._settler.is_new(key):
+            self._say(key, "file.detected", None, bytes=identity.size)
+        quiet = self._settler.observe(key, identity, now)
+        if not self._settler.is_quiet(quiet):
+            return 0
+        facts = complete.probe(folder_fd, name, self._own_inode(key))
+        if facts.identity != identity:
+            return 0
+        return self._decide(key, facts, quiet, now)
+
+    def _decide(self, key: Key, facts: complete.Facts, quiet: float, now: float) -> int:
+        verdict = complete.decide(facts, quiet, self._settler.unproven_seconds)
+        if verdict.kind is Kind.WAIT:
+            if self._settler.wait(key, verdict.reason):
+                self._ledger.set_waiting(*key, self._folders[key.root].name, verdict.reason)
+            return 0
+        first_seen = self._drop(key).first_seen
+        if verdict.kind is Kind.OWN:
+            self._record(key, facts.identity, outcome="output")
+        elif verdict.refusal is not None:
+            self._report(key, verdict.refusal, facts.identity)
+        else:
+            self._take(key, facts.identity, first_seen, now)
+            return 1
+        return 0
+
+    def _take(self, key: Key, identity: Identity, first_seen: float, now: float) -> None:
+        job_id = secrets.token_hex(8)
+        self._ledger.enqueue(job_id, key.root, self._folders[key.root].name, key.path, identity)
+        self._first_seen[job_id] = first_seen
+        wait = round(now - first_seen, 3)
+        self._say(key, "file.settled", job_id, bytes=identity.size, wait=wait)
+
+    def _record(self, key: Key, identity: Identity, **columns: Any) -> str:
+        job_id = secrets.token_hex(8)
+        watch = self._folders[key.root].name
+        self._ledger.record(job_id, key.root, watch, key.path, identity, **columns)
+        return job_id
+
+    def _report(self, key: Key, refusal: FileError, identity: Identity | None) -> None:
+        outcome, message = refusal.event.removeprefix("file."), str(refusal)
+        job_id = None
+        if identity is not None:
+            columns = {"outcome": outcome, "reason": refusal.reason, "message": message}
+            job_id = self._record(key, identity, **columns)
+        self._say(key, refusal.event, job_id, reason=refusal.reason, message=message)
+
+    def _say(self, key: Key, event: str, job_id: str | None, **fields: Any) -> None:
+        watch = self._folders[key.root].name
+        self._log(event, path=os.path.join(*key), watch=watch, job_id=job_id, **fields)
+
+    def _drop(self, key: Key) -> Candidate:
+        candidate = self._settler.drop(key)
+        if candidate.waiting is not None:
+            self._ledger.set_waiting(*key, self._folders[key.root].name, None)
+        return candidate
+
+    def _own_inode(self, key: Key) -> int | None:
+        """The inode of lensd's archived original of this path, which may be a link to the file."""
+        path = self._archive.find(self._folders[key.root].name, key.path)
+        return os.lstat(path).st_ino if path else None
+
+
+def linked(folder: Folder) -> list[str]:
+    """Folders below a watched one that are not entered, because they are links."""
+    return sorted(linked_folders(folder.root))

@@ -1,0 +1,25 @@
+"""The real command line as a child process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def lensd(tmp_path: Path) -> Run:
+    """`lensd(*arguments)` in an empty working folder; extra options go to subprocess.run."""
+
+    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lensd", *arguments]
+        options = {"capture_output": True, "cwd": tmp_path, "timeout": 60, **options}
+        return subprocess.run(command, text=True, check=False, **options)
+
+    return run

@@ -1,0 +1,77 @@
+"""`lensd check`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "loras").symlink_to("disk")
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "watch:\n  - path: loras\n    mode: rank\n"
+        "archive: {path: archive, keep_days: 30}\nstate: {path: state}\n"
+    )
+    return file
+
+
+def test_a_good_configuration_is_told_in_short(lensd: Run, config: Path) -> None:
+    """What is watched, where the originals go, and nothing on stderr."""
+    done = lensd("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = config.parent
+    assert done.stdout == (
+        "config.yaml: no faults\n"
+        f"  watch    loras: {folder}/loras -> {folder}/disk, mode rank;"
+        " files already there are left alone\n"
+        f"  archive  {folder}/archive, originals are kept for 30 days\n"
+        f"  state    {folder}/state\n"
+        "  log      stdout, level info\n"
+    )
+
+
+def test_every_fault_at_once(lensd: Run, config: Path) -> None:
+    """`file:line: key: fault` and its remedy, those of text and folders together; exit code 4."""
+    config.write_text("watch:\n  - path: nowhere\n    mode: ultr\nstate: {pth: x}\n")
+    done = lensd("check", "-c", str(config))
+    assert done.returncode == 4
+    assert f"{config}:2: watch[0].path: there is no folder" in done.stdout
+    assert f"{config}:3: watch[0].mode: 'ultr'" in done.stdout
+    assert "    did you mean `ultra`?" in done.stdout
+    assert f"{config}:4: state.pth: unknown key\n    did you mean `path`?" in done.stdout
+    assert done.stderr == f"lensd: error: {config} has 3 faults\n"
+
+
+def test_linked_folders_are_warnings(lensd: Run, config: Path) -> None:
+    """Named with the remedy, also with a name that is not UTF-8; the exit code stays 0."""
+    os.symlink(b"/", os.fsencode(config.parent) + b"/disk/caf\xe9")
+    done = lensd("check")
+    assert done.returncode == 0
+    assert "warning: config.yaml:2: watch[0].path:" in done.stdout
+    assert "caf\\xe9 is a symbolic link to a folder and is not entered" in done.stdout
+
+
+def test_it_leaves_nothing_behind(lensd: Run, config: Path) -> None:
+    """Neither archive nor state are made by looking."""
+    before = sorted(config.parent.rglob("*"))
+    lensd("check")
+    assert before == sorted(config.parent.rglob("*"))
+
+
+def test_no_configuration_at_all(lensd: Run) -> None:
+    """The message names where it looked, and how to start."""
+    if Path("/etc/lensd/config.yaml").exists():
+        pytest.skip("this machine has a lensd configuration")
+    done = lensd("check")
+    assert (done.returncode, done.stdout) == (4, "")
+    for words in ("config.yaml", "~/.config/lensd", "/etc/lensd", "lensd config example >"):
+        assert words in done.stderr
