@@ -13,8 +13,8 @@ from lensd.store.identity import Identity
 from lensd.store.ledger import Entry, Ledger
 
 # Outcomes that an explicit `once` treats again, and those that only `--redo` does.
-RELEASED = ("baseline", "quarantined")
-REDONE = ("restored", "kept", "skipped", "failed", "analyzed")
+RELEASED = ("baseline", "failed", "quarantined")
+REDONE = ("restored", "kept", "skipped", "analyzed")
 
 
 @dataclass(frozen=True, slots=True)

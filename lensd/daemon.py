@@ -24,7 +24,6 @@ from lensd.errors import EXIT_OK, EXIT_SOME_FAILED
 from lensd.intake.intake import Intake, linked
 from lensd.intake.settle import Settler
 from lensd.intake.watch import Watcher
-from lensd.job import Workshop
 from lensd.notify import notify
 from lensd.report import log
 from lensd.runner import Runner
@@ -33,6 +32,7 @@ from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.store.lock import StateLock
 from lensd.worker.supervisor import Worker
+from lensd.workshop import Workshop
 
 STOP_SECONDS = 8.0
 LEVELS = {

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import os
 
-from lensd import job
+from lensd import commit
 from lensd.errors import Skipped
 from lensd.intake.scan import temporaries
-from lensd.job import Workshop
 from lensd.store import atomic
 from lensd.store.files import fsync_folder, identity_at, open_folder, temporary_name
 from lensd.store.identity import Identity
 from lensd.store.ledger import Entry
 from lensd.store.rename import exchange
+from lensd.workshop import Workshop
 
 
 def recover(shop: Workshop) -> None:
     """Finish or take back what a crash left between two steps."""
+    shop.archive.sweep()
     for entry in shop.ledger.unfinished():
         if entry.state == "queued":
             continue
@@ -96,7 +97,7 @@ def _clear(
     if entry.archive_path is not None and _is(there, entry.identity):
         atomic.discard(folder_fd, temporary, there)
     else:
-        job.rescue(shop, entry, folder_fd, temporary)
+        commit.rescue(shop, entry, folder_fd, temporary)
 
 
 def _remove(folder_fd: int, temporary: str, there: Identity | None) -> None:
@@ -116,7 +117,7 @@ def _complete(entry: Entry, shop: Workshop) -> None:
 def _announce(entry: Entry, shop: Workshop) -> None:
     if entry.line is not None:
         line = {"publish": "exchange", **entry.line, "recovered": True}
-        job.announce(shop, entry.job_id, line)
+        commit.announce(shop, entry.job_id, line)
 
 
 def _named(folder_fd: int, entry: Entry) -> Identity | None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from lensd import job
-from lensd.job import Settings, Workshop
+from lensd.workshop import Settings, Workshop
 
 
 class Runner(threading.Thread):

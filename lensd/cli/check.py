@@ -42,9 +42,7 @@ def _summary(path: str, config: Config) -> Iterator[str]:
     yield f"{path}: no faults"
     for watch in config.watch:
         yield f"  watch    {_watch_line(watch)}"
-    days = config.archive.keep_days
-    kept = "kept forever" if days is None else f"kept for {days:g} days"
-    yield f"  archive  {config.archive.path}, originals are {kept}"
+    yield f"  archive  {config.archive.path}, originals are kept"
     yield f"  state    {config.state.path}"
     yield f"  log      {config.log.path or 'stdout'}, level {config.log.level}"
     for warning in folder_warnings(config):

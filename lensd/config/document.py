@@ -173,8 +173,8 @@ class Archive(Part):
         ),
     ] = "/srv/lora-archive"
     keep_days: Annotated[
-        Annotated[float, Field(ge=0)] | None,
-        Field(description="Delete an original this many days after its compression. null: never."),
+        NotYet,
+        Field(description="Not available yet: originals are kept until you delete them."),
     ] = None
 
 

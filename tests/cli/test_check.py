@@ -19,7 +19,7 @@ def config(tmp_path: Path) -> Path:
     file = tmp_path / "config.yaml"
     file.write_text(
         "watch:\n  - path: loras\n    mode: rank\n"
-        "archive: {path: archive, keep_days: 30}\nstate: {path: state}\n"
+        "archive: {path: archive}\nstate: {path: state}\n"
     )
     return file
 
@@ -33,7 +33,7 @@ def test_a_good_configuration_is_told_in_short(lensd: Run, config: Path) -> None
         "config.yaml: no faults\n"
         f"  watch    loras: {folder}/loras -> {folder}/disk, mode rank;"
         " files already there are left alone\n"
-        f"  archive  {folder}/archive, originals are kept for 30 days\n"
+        f"  archive  {folder}/archive, originals are kept\n"
         f"  state    {folder}/state\n"
         "  log      stdout, level info\n"
     )

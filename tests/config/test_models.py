@@ -62,8 +62,9 @@ def test_parameters_are_json(read: Read) -> None:
 
 def test_a_key_has_the_line_it_is_written_at(read: Read) -> None:
     """Also for keys that are not written: the nearest one around."""
-    config = read("watch:\n  - path: /a\n    mode: rank\narchive:\n  keep_days: 3\n")
+    config = read("watch:\n  - path: /a\n    mode: rank\narchive:\n  path: /b\n")
     assert config.line("watch[0].mode") == 3
     assert config.line("watch[0].energy") == 2
-    assert config.line("archive.path") == 4
+    assert config.line("archive.path") == 5
+    assert config.line("archive.keep_days") == 4
     assert config.line("state.path") == 1

@@ -167,7 +167,6 @@ def test_a_duplicate_key_does_not_hide_a_fault_of_its_value(tmp_path: Path) -> N
         ("archive: {path: ''}", "archive.path"),
         ("archive: {path: ~}", "archive.path"),
         ("archive: {path: ~nobody-of-that-name/x}", "archive.path"),
-        ("archive: {keep_days: -1}", "archive.keep_days"),
         ("settle: {quiet_seconds: -1}", "settle.quiet_seconds"),
         ("settle: {quiet_seconds: .inf}", "settle.quiet_seconds"),
         ("settle: {rescan_seconds: 0}", "settle.rescan_seconds"),
@@ -193,6 +192,7 @@ def test_values_out_of_kind_or_range(faults: Faults, line: str, key: str) -> Non
     ("line", "key"),
     [
         ("worker: {schedule: '01:00-07:00'}", "worker.schedule"),
+        ("archive: {keep_days: 30}", "archive.keep_days"),
         ("worker: {memory_limit: 4GB}", "worker.memory_limit"),
         ("worker: {processes: 2}", "worker.processes"),
         ("metrics: {textfile: /x.prom}", "metrics.textfile"),

@@ -1,0 +1,123 @@
+"""What every job needs, and the one file that a job works on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from lensd.errors import Skipped
+from lensd.intake import complete
+from lensd.store.archive import Archive
+from lensd.store.files import open_folder, temporary_name
+from lensd.store.identity import Identity
+from lensd.store.lease import Lease, Refusal
+from lensd.store.ledger import Entry, Ledger
+from lensd.worker.supervisor import Worker
+
+
+class Settings(Protocol):
+    """How the files of a folder are compressed (lensd.config has the model)."""
+
+    @property
+    def mode(self) -> str: ...
+    @property
+    def max_error(self) -> float | None: ...
+    @property
+    def min_saving(self) -> float: ...
+    @property
+    def preserve_mtime(self) -> bool: ...
+    def parameters(self) -> dict[str, Any]: ...
+
+
+class Log(Protocol):
+    def __call__(self, event: str, **fields: Any) -> None: ...
+
+
+@dataclass(slots=True)
+class Workshop:
+    """All that a job needs. `again(entry)` sends a path back to the intake."""
+
+    ledger: Ledger
+    archive: Archive
+    worker: Worker
+    log: Log
+    device: str
+    quiet_seconds: float
+    again: Callable[[Entry], None]
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(slots=True)
+class Place:
+    """A job's file while its folder is open and, if the filesystem can, its lease held."""
+
+    entry: Entry
+    folder_fd: int
+    name: str
+    fd: int
+    lease: Lease | None
+    temporary: str
+    original: str  # the path to read: the file itself, or with `redo` its archived original
+    waited: float  # seconds since it was first noticed
+    began: float  # monotonic, when it was first noticed
+    staged_inode: tuple[int, int] | None = None
+
+    @property
+    def unbroken(self) -> bool:
+        return self.lease is None or not self.lease.broken
+
+
+@contextmanager
+def open_place(entry: Entry, shop: Workshop, waited: float) -> Iterator[Place]:
+    """Open the file that the job belongs to, and keep writers away from it where that can be."""
+    folder, name = os.path.split(entry.path)
+    try:
+        folder_fd = open_folder(entry.root, folder)
+    except FileNotFoundError:
+        raise _vanished() from None
+    try:
+        own = shop.archive.find(entry.watch, entry.path)
+        try:
+            facts = complete.probe(folder_fd, name, own_inode=os.lstat(own).st_ino if own else None)
+        except FileNotFoundError:
+            raise _vanished() from None
+        if not facts.identity.same_content(entry.identity):
+            raise Skipped("changed", "another version of the file came before its turn")
+        for refusal in (facts.kind_refusal, facts.refusal):
+            if refusal is not None:
+                raise refusal
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+        try:
+            entry = replace(entry, identity=Identity.of(os.fstat(fd)))
+            lease = Lease.take(fd)
+            if lease is Refusal.OPEN_WRITER:
+                raise Skipped("changed", "a program opened the file for writing; it starts over")
+            held = lease if isinstance(lease, Lease) else None
+            try:
+                yield Place(
+                    entry,
+                    folder_fd,
+                    name,
+                    fd,
+                    held,
+                    temporary=temporary_name(entry.job_id),
+                    original=(entry.archive_path or "") if entry.redo else entry.full_path,
+                    waited=waited,
+                    began=time.monotonic() - waited,
+                )
+            finally:
+                if held is not None:
+                    held.release()
+        finally:
+            os.close(fd)
+    finally:
+        os.close(folder_fd)
+
+
+def _vanished() -> Skipped:
+    return Skipped("vanished", "the file was gone when its turn came; nothing was to be done")
