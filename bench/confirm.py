@@ -1,0 +1,178 @@
+"""A log line's numbers, computed again from the two files, without lensd and in another way.
+
+float64, by QR of the factors and an SVD of the core (lensd uses Gram matrices). Run from the top
+of the tree: `python -m bench.confirm BEFORE AFTER LINE.json`, LINE.json being the file.compressed
+line. Prints claimed and computed side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from bench.before_after import sha256
+
+NAMINGS = ((".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight"))
+
+
+class Pair(NamedTuple):
+    """One module of both files; up carries the scale, so that delta = up @ down."""
+
+    up: Tensor  # [out, r] float64
+    down: Tensor  # [r, in]
+    new_up: Tensor  # [out, k]
+    new_down: Tensor  # [k, in]
+    step: float | None  # of the int8 elements, in the gauge of the file's alpha
+    stored_energy: float  # sum of squares of the float factors that they stand for
+
+
+class Computed(NamedTuple):
+    """The fields of a file.compressed line that the files alone determine."""
+
+    modules: int
+    rank_in: dict[str, float]
+    rank_out: dict[str, float]
+    energy_min: float
+    energy_overall: float
+    delta_error: float
+    delta_error_max: float
+    delta_snr_db: float
+    mse: float | None  # expected of rounding to the nearest: step^2 / 12
+    mae: float | None  # and step / 4
+    snr_db: float | None
+    sha256_in: str
+    sha256_out: str
+    bytes_in: int
+    bytes_out: int
+
+
+def compute(before: Path, after: Path) -> Computed:
+    """Read both files module by module."""
+    ranks, energies, errors, noises, kept = [], [], [], [], []
+    count = squared = absolute = signal = 0.0
+    for pair in pairs(before, after):
+        rank = pair.new_down.shape[0]
+        left, values, right = svd(pair.up, pair.down)
+        best = left[:, :rank] * values[:rank], right[:rank]
+        ranks.append((pair.down.shape[0], rank))
+        energies.append(float(values.square().sum()))
+        kept.append(float(values[:rank].square().sum()))
+        errors.append(distance(pair.up, pair.down, pair.new_up, pair.new_down))
+        noises.append(distance(*best, pair.new_up, pair.new_down))
+        if pair.step:
+            elements = pair.new_down.numel() + pair.new_up.numel()
+            count += elements
+            squared += elements * pair.step**2 / 12
+            absolute += elements * pair.step / 4
+            signal += pair.stored_energy
+    total = sum(energies)
+    shares = [k / e for k, e in zip(kept, energies, strict=True) if e]
+    worst = [d / e for d, e in zip(errors, energies, strict=True) if e]
+    return Computed(
+        modules=len(ranks),
+        rank_in=spread([r for r, _ in ranks]),
+        rank_out=spread([k for _, k in ranks]),
+        energy_min=min(shares),
+        energy_overall=sum(kept) / total,
+        delta_error=math.sqrt(sum(errors) / total),
+        delta_error_max=math.sqrt(max(worst)),
+        delta_snr_db=10 * math.log10(sum(kept) / sum(noises)),
+        mse=squared / count if count else None,
+        mae=absolute / count if count else None,
+        snr_db=10 * math.log10(signal / squared) if count else None,
+        sha256_in=sha256(before),
+        sha256_out=sha256(after),
+        bytes_in=before.stat().st_size,
+        bytes_out=after.stat().st_size,
+    )
+
+
+def pairs(before: Path, after: Path) -> Iterator[Pair]:
+    """Every module of `before`, with what `after` has of it. KeyError if one is missing."""
+    with safe_open(before, framework="pt") as old, safe_open(after, framework="pt") as new:
+        keys = set(new.keys())
+        claimed = (new.metadata() or {}).get("lensd.alpha", "none")
+        for key in sorted(old.keys()):
+            for down, up in NAMINGS:
+                if not key.endswith(down):
+                    continue
+                name = key.removesuffix(down)
+                alpha = new.get_tensor(name + ".alpha") if name + ".alpha" in keys else None
+                stored = new.get_tensor(name + down)
+                step, energy = None, 0.0
+                if stored.dtype == torch.int8 and alpha is not None:
+                    gauge = stored.shape[0] if claimed == "none" else float(claimed)
+                    step = math.sqrt(float(alpha) / gauge)
+                    integers = (stored, new.get_tensor(name + up))
+                    energy = sum(float(i.double().square().sum()) for i in integers) * step**2
+                both = *factors(old, name, down, up), *factors(new, name, down, up)
+                yield Pair(*both, step, energy)
+
+
+def factors(file: Any, name: str, down: str, up: str) -> tuple[Tensor, Tensor]:
+    low = file.get_tensor(name + down).double().flatten(1)
+    high = file.get_tensor(name + up).double().flatten(1)
+    has_alpha = name + ".alpha" in file.keys()  # noqa: SIM118  safe_open is no mapping
+    alpha = float(file.get_tensor(name + ".alpha")) if has_alpha else low.shape[0]
+    return high * (alpha / low.shape[0]), low
+
+
+def svd(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U [out, r], s [r], V^T [r, in] of up @ down."""
+    left, core = torch.linalg.qr(up)
+    right, other = torch.linalg.qr(down.T)
+    u, s, v = torch.linalg.svd(core @ other.T)
+    return left @ u, s, v @ right.T
+
+
+def distance(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> float:
+    """||up @ down - other_up @ other_down||_F^2 by QR of the joined factors: no cancellation."""
+    core = torch.linalg.qr(torch.cat([up, -other_up], 1), mode="r").R
+    other = torch.linalg.qr(torch.cat([down, other_down]).T, mode="r").R
+    return float((core @ other.T).square().sum())
+
+
+def spread(ranks: Sequence[int]) -> dict[str, float]:
+    return {"min": min(ranks), "median": median(ranks), "max": max(ranks)}
+
+
+def differences(line: Mapping[str, Any], computed: Computed) -> list[tuple[str, Any, Any, bool]]:
+    """(field, claimed, computed, agrees) for every field."""
+    claimed: dict[str, Any] = {
+        "energy_min": line["energy_retained"]["min"],
+        "energy_overall": line["energy_retained"]["overall"],
+    }
+    tolerance = {"mse": 0.03, "mae": 0.03, "snr_db": 0.01, "delta_snr_db": 1e-3, "delta_error": 1e-5}
+    rows = []
+    for field, value in computed._asdict().items():
+        said = claimed.get(field, line.get(field))
+        rows.append((field, said, value, _agree(said, value, tolerance.get(field, 1e-5))))
+    return rows
+
+
+def _agree(said: Any, value: Any, tolerance: float) -> bool:
+    if isinstance(value, float) and isinstance(said, float):
+        return math.isclose(said, value, rel_tol=tolerance)
+    return bool(said == value)
+
+
+def main(arguments: Sequence[str]) -> int:
+    before, after, line = arguments
+    torch.set_num_threads(1)
+    rows = differences(json.loads(Path(line).read_text()), compute(Path(before), Path(after)))
+    for field, said, value, agrees in rows:
+        print(f"{'ok ' if agrees else 'OFF'} {field:16} {said!s:>66} {value!s:>66}")
+    return 0 if all(agrees for *_, agrees in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
