@@ -151,7 +151,13 @@ def differences(line: Mapping[str, Any], computed: Computed) -> list[tuple[str, 
         "energy_min": line["energy_retained"]["min"],
         "energy_overall": line["energy_retained"]["overall"],
     }
-    tolerance = {"mse": 0.03, "mae": 0.03, "snr_db": 0.01, "delta_snr_db": 1e-3, "delta_error": 1e-5}
+    tolerance = {
+        "mse": 0.03,
+        "mae": 0.03,
+        "snr_db": 0.01,
+        "delta_snr_db": 1e-3,
+        "delta_error": 1e-5,
+    }
     rows = []
     for field, value in computed._asdict().items():
         said = claimed.get(field, line.get(field))
