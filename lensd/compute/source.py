@@ -5,6 +5,7 @@ Truncating a file under a mapping is a SIGBUS; under pread it is a short read an
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lensd.errors import Failed, Skipped
-from lensd.lora import compress
+from lensd.lora import compress, marks
 from lensd.lora.layout import Layout, Module, TensorSpec, read_layout
 from lensd.store.header import Header, read_header
 from lensd.store.identity import Identity
@@ -38,7 +39,8 @@ class Source:
     def open(cls, path: str, expected: Sequence[int] | None = None) -> Source:
         """Open a LoRA file; `expected` is the Identity it must have.
 
-        Raises Skipped (not a LoRA, not a regular file, changed) or Failed (`unreadable`).
+        Raises Skipped (no LoRA, lensd's own output, not a regular file, changed) or Failed
+        (`unreadable`, `io_error`).
         """
         fd = _open(path)
         try:
@@ -46,6 +48,12 @@ class Source:
             if expected is not None and identity != Identity(*expected):
                 raise Skipped("changed", "the file changed before it was read; it starts over")
             header = read_header(fd, identity.size)
+            if marks.is_output(header.metadata):
+                raise Skipped(
+                    "already_compressed",
+                    "this file was written by lensd; to compress it with other settings use "
+                    "`lensd once --redo`, which starts from the original",
+                )
             specs = {k: TensorSpec(t.dtype, t.shape) for k, t in header.tensors.items()}
             return cls(fd, path, identity, header, specs, read_layout(specs))
         except BaseException:
@@ -94,6 +102,8 @@ def _open(path: str) -> int:
             "lensd may not read the file; give its user read permission (`chmod`, `setfacl`)",
         ) from None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Skipped("symlink", "this is a symbolic link; it is left alone") from None
         raise Failed("io_error", f"the file cannot be opened: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

@@ -16,7 +16,7 @@ from lensd.compute import measures
 from lensd.compute.passes import Engine, available_cores
 from lensd.compute.source import Source
 from lensd.errors import Failed, FileError, Kept, Skipped
-from lensd.lora import marks, rank
+from lensd.lora import rank
 from lensd.lora.compress import Parameters, Plan, Reading, plan
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.store.output import Output, TensorEntry, output_bytes
@@ -60,12 +60,6 @@ def _on_best_device(
     work: Callable[[Engine], Numbers],
     progress: Progress,
 ) -> Numbers:
-    if marks.is_output(source.header.metadata):
-        raise Skipped(
-            "already_compressed",
-            "this file was written by lensd; to compress it with other settings use "
-            "`lensd once --redo`, which starts from the original",
-        )
     device = devices.choose(request["device"], _predicted_seconds(source), _cuda_free())
     try:
         if device == "cpu":
@@ -80,7 +74,7 @@ def _on_best_device(
             _empty_again(request)
             note = f"{device} ran out of memory; computed on the CPU"
             return _on_cpu(lambda: work(Engine(source, "cpu", progress))) | {"device_note": note}
-    except FileError:
+    except (FileError, RuntimeError):  # torch's, on numbers that the first pass had not seen
         if source.unchanged():
             raise
         raise _changed() from None  # whatever was wrong with it, it is another file by now

@@ -56,7 +56,7 @@ def quantize(up: Tensor, down: Tensor) -> Quantized:
     step = _step((up, down))
     if step < torch.finfo(torch.float32).tiny:
         return _encode(up, down, 0.0)
-    balance = math.sqrt(float(down.abs().max()) / float(up.abs().max()))
+    balance = _balance(up, down)
     up, down = up * balance, down / balance
     scale = math.sqrt(step)
     largest = largest_product((up / scale).float(), (down / scale).float(), GUARD)
@@ -75,8 +75,11 @@ def _encode(up: Tensor, down: Tensor, scale: float) -> Quantized:
 
 def plain(up: Tensor, down: Tensor) -> Quantized:
     """The textbook way: scale = max|tensor| / 127 for each factor as it is. For comparison."""
-    balance = math.sqrt(float(down.abs().max()) / float(up.abs().max()))
-    return _encode(up * balance, down / balance, math.sqrt(_step((up, down))))
+    step = _step((up, down))
+    if step < torch.finfo(torch.float32).tiny:
+        return _encode(up, down, 0.0)
+    balance = _balance(up, down)
+    return _encode(up * balance, down / balance, math.sqrt(step))
 
 
 def _turn(up: Tensor, down: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +91,11 @@ def _step(factors: tuple[Tensor, Tensor]) -> float:
     """scale^2 of the balanced pair: the square of the quantization step."""
     up, down = factors
     return float(up.abs().max()) * float(down.abs().max()) / LEVELS**2
+
+
+def _balance(up: Tensor, down: Tensor) -> float:
+    """c such that c up and down / c have the same largest element."""
+    return math.sqrt(float(down.abs().max()) / float(up.abs().max()))
 
 
 def _round(factor: Tensor, scale: float) -> Tensor:

@@ -34,7 +34,7 @@ class Origin:
 
 def fixed_width(error: float) -> str:
     """A relative error in 12 characters, so that it can be filled in after the read-back."""
-    return f"{min(error, 1e99):.6e}"
+    return f"{min(error, 1e99) if error >= 1e-99 else 0.0:.6e}"
 
 
 def output_metadata(

@@ -1,0 +1,56 @@
+"""`python -m lensd.compute` as the daemon starts it: JSON lines in, JSON lines out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from tests.compute import asking
+from tests.support.realistic import small_lora
+
+
+def answer(lines: IO[str]) -> dict[str, Any]:
+    """The next message that is no heartbeat."""
+    while True:
+        message: dict[str, Any] = json.loads(lines.readline())
+        if message["type"] != "heartbeat":
+            return message
+
+
+def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
+    """Says hello, analyzes, compresses, refuses with a reason, and ends when its input does."""
+    source, out = tmp_path / "a.safetensors", tmp_path / "out"
+    small_lora(source)
+    asked = asking.request(source)
+    requests = [
+        {"op": "analyze", **asked},
+        {"op": "compress", **asking.staged(asked, out)},
+        {"op": "compress", **asking.staged(asking.request(source), tmp_path / "again")}
+        | {"path": str(out), "identity": None},
+        {"op": "unheard of"},
+    ]
+    command = [sys.executable, "-m", "lensd.compute", "5"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdin
+        assert worker.stdout
+        hello = answer(worker.stdout)
+        assert (hello["type"], hello["pid"]) == ("hello", worker.pid)
+        answers = []
+        for request in requests:
+            worker.stdin.write(json.dumps(request) + "\n")
+            worker.stdin.flush()
+            answers.append(answer(worker.stdout))
+        niceness = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[16]
+        worker.stdin.close()
+        assert worker.wait(10) == 0
+    analyzed, compressed, refused, bug = answers
+    assert [a["type"] for a in answers] == ["result", "result", "refused", "bug"]
+    assert compressed["bytes_out"] == out.stat().st_size == analyzed["predicted"]["ultra"]
+    assert (refused["event"], refused["reason"]) == ("file.skipped", "already_compressed")
+    assert "unheard of" in bug["message"]
+    assert int(niceness) >= 5

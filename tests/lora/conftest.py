@@ -1,0 +1,7 @@
+"""One torch thread: the tests may share a busy machine."""
+
+from __future__ import annotations
+
+import torch
+
+torch.set_num_threads(1)

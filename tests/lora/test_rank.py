@@ -1,0 +1,182 @@
+"""lensd.lora.rank: the ranks that float64 SVD would choose, and allocations over a file."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lensd.lora import compress, rank
+from lensd.lora.layout import read_layout
+from lensd.lora.rank import Demand
+from tests.lora import making
+from tests.lora.making import Made
+
+THRESHOLDS = (0.9, 0.95, 0.99, 0.999)
+CLOSE = 1e-9  # a cumulative energy this near its threshold may fall on either side
+
+
+def columns(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@settings(max_examples=150)
+@given(making.modules())
+def test_ranks_are_those_of_float64_svd(made: Made) -> None:
+    """At every threshold, unless the energy is within 1e-9 of it; never below 1, above the own."""
+    tensors = making.kohya("lora_unet_x", made)
+    module = read_layout(making.specs_of(tensors)).modules[0]
+    alpha = float(tensors[module.alpha]) if module.alpha else None
+    reading = compress.read_module(module, made.up, made.down, alpha)
+    assert reading is not None
+    squares = making.spectrum(making.product(made.up, made.down)).square()
+    if not squares.any():
+        assert [rank.smallest_rank(reading.values, e) for e in THRESHOLDS] == [1] * 4
+        return
+    shares = (squares.cumsum(0) / squares.sum()).tolist()
+    for energy in THRESHOLDS:
+        found = rank.smallest_rank(reading.values, energy)
+        expected = next(k for k, share in enumerate(shares, 1) if share >= energy)
+        assert 1 <= found <= made.rank
+        between = shares[min(found, expected) - 1 : max(found, expected) - 1]
+        assert all(abs(share - energy) <= CLOSE for share in between), (found, expected)
+        assert rank.retained(reading.values, found) == pytest.approx(shares[found - 1], abs=1e-11)
+
+
+def test_smallest_rank_is_not_one_too_many() -> None:
+    """Reaching the threshold exactly is enough (kohya's index_sv_* keep one or two more)."""
+    values = columns([8.0, 4.0, 2.0, 1.0])  # energies 64, 80, 84, 85 of 85
+    assert rank.smallest_rank(values, 64 / 85) == 1
+    assert rank.smallest_rank(values, 64 / 85 + 1e-6) == 2
+    assert rank.smallest_rank(values, 1.0) == 4
+    assert rank.smallest_rank(columns([3.0, 0.0, 0.0]), 1.0) == 1
+
+
+def test_an_untrained_module_keeps_rank_1_and_all_of_its_energy() -> None:
+    """Rank 0 breaks every loader, and there is nothing to lose."""
+    assert rank.smallest_rank(columns([0.0, 0.0]), 0.99) == 1
+    assert rank.retained(columns([0.0, 0.0]), 1) == 1.0
+
+
+def energy_of(demands: list[Demand], ranks: list[int]) -> float:
+    return math.fsum(
+        float(d.values[:k].square().sum()) for d, k in zip(demands, ranks, strict=True)
+    )
+
+
+def bytes_of(demands: list[Demand], ranks: list[int]) -> int:
+    return sum(d.bytes_per_rank * k for d, k in zip(demands, ranks, strict=True))
+
+
+@st.composite
+def files(draw: st.DrawFn, most: int = 6, longest: int = 12) -> list[Demand]:
+    """Spectra of a few modules: decaying, flat, zero, with ties, of different sizes and costs."""
+    demands = []
+    for _ in range(draw(st.integers(1, most))):
+        size = draw(st.integers(1, longest))
+        number = st.sampled_from([0.0, 1e-6, 0.1, 0.5, 1.0, 1.0, 2.0, 30.0])
+        values = sorted(draw(st.lists(number, min_size=size, max_size=size)), reverse=True)
+        demands.append(Demand(columns(values), draw(st.sampled_from([640, 2000, 2560, 11000]))))
+    return demands
+
+
+@settings(max_examples=200)
+@given(files(), st.sampled_from([*THRESHOLDS, 1.0]))
+def test_file_allocation_reaches_the_energy_at_no_more_bytes_than_modules_alone(
+    demands: list[Demand], energy: float
+) -> None:
+    """Overall energy at least as asked, each rank within its module, bytes never above module's."""
+    ranks, alone = rank.per_file(demands, energy), rank.per_module(demands, energy)
+    full = [len(d.values) for d in demands]
+    assert all(1 <= k <= own for k, own in zip(ranks, full, strict=True))
+    assert energy_of(demands, ranks) >= energy * energy_of(demands, full) * (1 - 1e-12)
+    assert bytes_of(demands, ranks) <= bytes_of(demands, alone)
+
+
+def every_choice(demands: list[Demand]) -> list[list[int]]:
+    return [list(c) for c in itertools.product(*(range(1, len(d.values) + 1) for d in demands))]
+
+
+@settings(max_examples=100)
+@given(files(most=3, longest=4), st.sampled_from(THRESHOLDS))
+def test_file_allocation_is_within_one_rank_of_the_cheapest(
+    demands: list[Demand], energy: float
+) -> None:
+    """Against every choice of a tiny file; with equal costs it is the cheapest."""
+    wanted = energy * energy_of(demands, [len(d.values) for d in demands])
+    fine = [c for c in every_choice(demands) if energy_of(demands, c) >= wanted]
+    best = min(bytes_of(demands, c) for c in fine)
+    found = bytes_of(demands, rank.per_file(demands, energy))
+    assert best <= found <= best + max(d.bytes_per_rank for d in demands)
+    if len({d.bytes_per_rank for d in demands}) == 1:
+        assert found == best
+
+
+@settings(max_examples=150)
+@given(files(most=3, longest=4), st.integers(0, 80_000))
+def test_size_allocation_fits_and_holds_most_energy(demands: list[Demand], size: int) -> None:
+    """Within `size` unless one rank a module is too much; with equal costs nothing holds more."""
+    ranks = rank.within_size(demands, size)
+    least = [1] * len(demands)
+    if bytes_of(demands, least) > size:
+        assert ranks == least
+        return
+    assert bytes_of(demands, ranks) <= size
+    fitting = [c for c in every_choice(demands) if bytes_of(demands, c) <= size]
+    best = max(energy_of(demands, c) for c in fitting)
+    found = energy_of(demands, ranks)
+    if len({d.bytes_per_rank for d in demands}) == 1:
+        assert found == pytest.approx(best)
+    for at, demand in enumerate(demands):  # nothing that still fits is left out
+        more = [k + (i == at) for i, k in enumerate(ranks)]
+        if ranks[at] < len(demand.values) and bytes_of(demands, more) <= size:
+            pytest.fail(f"module {at} could have one more rank")
+
+
+@settings(max_examples=100)
+@given(files(), st.integers(1, 12), st.sampled_from(THRESHOLDS))
+def test_a_limit_is_kept_and_paid_for_by_other_modules(
+    demands: list[Demand], limit: int, energy: float
+) -> None:
+    """No module above it; where the energy can be had within the limit, it is reached."""
+    limited = [Demand(d.values, d.bytes_per_rank, limit) for d in demands]
+    most = [min(limit, len(d.values)) for d in demands]
+    wanted = energy * energy_of(demands, [len(d.values) for d in demands])
+    for ranks in (rank.per_file(limited, energy), rank.per_module(limited, energy)):
+        assert all(1 <= k <= m for k, m in zip(ranks, most, strict=True))
+    if energy_of(demands, most) >= wanted:
+        reached = energy_of(demands, rank.per_file(limited, energy))
+        assert reached >= wanted * (1 - 1e-12)
+    within = rank.within_size(limited, 10**9)
+    assert within == most
+
+
+@settings(max_examples=100)
+@given(files(), st.sampled_from(THRESHOLDS), st.integers(0, 80_000))
+def test_one_rank_for_all_is_the_smallest_and_the_largest_that_does(
+    demands: list[Demand], energy: float, size: int
+) -> None:
+    """constant: one less misses the energy. constant_within_size: one more does not fit."""
+    own = [len(d.values) for d in demands]
+    wanted = energy * energy_of(demands, own)
+
+    def given_all(k: int) -> list[int]:
+        return [min(k, r) for r in own]
+
+    k = rank.constant(demands, energy)
+    assert energy_of(demands, given_all(k)) >= wanted * (1 - 1e-12)
+    assert k == 1 or energy_of(demands, given_all(k - 1)) < wanted * (1 + 1e-12)
+    k = rank.constant_within_size(demands, size)
+    assert k == 1 or bytes_of(demands, given_all(k)) <= size
+    assert k == max(own) or bytes_of(demands, given_all(k + 1)) > size
+
+
+def test_equal_worth_goes_in_file_order() -> None:
+    """Ties have one answer, so that the same file gives the same bytes."""
+    demands = [Demand(columns([1.0, 1.0]), 100) for _ in range(4)]
+    assert rank.within_size(demands, 600) == [2, 2, 1, 1]
