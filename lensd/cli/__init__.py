@@ -25,6 +25,7 @@ LAZY: dict[str, tuple[str, str]] = {
     "config": ("lensd.cli.config:config", "Print a commented example, or the JSON Schema."),
     "status": ("lensd.cli.status:status", "Show the queue, what waits and why, and the totals."),
     "restore": ("lensd.cli.restore:restore", "Bring originals back, bit by bit the same."),
+    "retry": ("lensd.cli.retry:retry", "Give failed and quarantined files another chance."),
     "analyze": ("lensd.cli.analyze:analyze", "Show what a LoRA would shrink to; change nothing."),
     "compress": ("lensd.cli.compress:compress", "Compress a file to a new one, without a daemon."),
 }
