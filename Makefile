@@ -37,8 +37,9 @@ lint: $(READY) ## style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(READY) ## seconds and memory per mode; ARGS=FILE measures that file
+bench: $(READY) ## sizes, errors, seconds and memory per mode; ARGS=FILE measures that file
 	$(BIN)/python -m bench.speed $(ARGS)
+	$(BIN)/python -m bench.sizes $(ARGS)
 
 clean: ## remove what make made, .venv too
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+PEFT_PARTS = {"unet": "unet", "te": "text_encoder", "transformer": "transformer"}
+
 
 class Module(NamedTuple):
     """One adapted layer; `path` is dotted, as in the model's own code. Linear: no kernel."""
 
-    part: str  # "unet" or "te"
+    part: str  # "unet", "transformer", or a text encoder: "te", "te1", "te2"
     path: str
     out_features: int
     in_features: int
@@ -30,8 +32,7 @@ def kohya_name(module: Module) -> str:
 
 def peft_name(module: Module) -> str:
     """`unet.down_blocks.0.…`: the path as it is in diffusers."""
-    prefix = {"unet": "unet", "te": "text_encoder"}[module.part]
-    return f"{prefix}.{module.path}"
+    return f"{PEFT_PARTS[module.part]}.{module.path}"
 
 
 def sd15() -> list[Module]:

@@ -1,0 +1,60 @@
+"""What the rotation in rank space is worth: noise of int8 with and without it, for no byte more.
+
+Run from the top of the tree with `python -m bench.gauge [FILE]`. Without FILE the 144 MiB Stable
+Diffusion 1.5 LoRA of the demo is written first. Every module is cut to the rank that holds 99 % of
+its energy, then quantized both ways.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from bench.sizes import machine
+from lensd.compute.source import Source
+from lensd.lora import compress, fidelity, int8, rank, spectrum
+from lensd.lora.int8 import Quantized
+from tests.support.realistic import write_lora
+
+ENERGY = 0.99
+
+
+def main(arguments: Sequence[str]) -> int:
+    torch.set_num_threads(1)
+    print(machine())
+    with tempfile.TemporaryDirectory(prefix="lensd-bench-") as folder:
+        path = Path(arguments[0]) if arguments else Path(folder, "sd15.safetensors")
+        if not arguments:
+            write_lora(path)
+        plain, turned = zip(*noises(path), strict=True)
+    print(f"{len(plain)} modules of {path.name}, signal to noise of the delta weight, median")
+    print(f"singular values as they come: {median(plain):5.1f} dB")
+    print(f"best of the rotations:        {median(turned):5.1f} dB")
+    return 0
+
+
+def noises(path: Path) -> Iterator[tuple[float, float]]:
+    """Per module: dB of the plain way, and of lensd's."""
+    with Source.open(str(path)) as source:
+        for module in source.layout.modules:
+            up, down = compress.flatten(*source.factors(module))
+            core = spectrum.core(up, down)
+            left, right = spectrum.truncation(core, rank.smallest_rank(core.values, ENERGY))
+            factors = up.double() @ left, right @ down.double()
+            if float(core.values[0]) > 0:
+                yield decibels(int8.plain(*factors)), decibels(int8.quantize(*factors))
+
+
+def decibels(q: Quantized) -> float:
+    signal = fidelity.squared_norm(q.exact_up, q.exact_down)
+    noise = fidelity.squared_rounding(q.exact_up, q.exact_down, *q.decoded())
+    return fidelity.decibels(signal, noise) or float("inf")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

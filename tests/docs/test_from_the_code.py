@@ -1,0 +1,88 @@
+"""The parts of the documentation that say what the code says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lensd import errors
+from lensd.cli import LAZY
+from lensd.report import schema
+from tests.docs import markdown
+from tests.docs.rendering import PAGES, PART, RENDERERS, REPOSITORY, rendered
+
+EXIT_CODES = {
+    errors.EXIT_OK,
+    errors.EXIT_SOME_FAILED,
+    errors.EXIT_BUG,
+    errors.EXIT_INTERRUPTED,
+    *(
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.LensdError)
+    ),
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_parts_from_the_code_are_up_to_date(page: Path) -> None:
+    """Tables of commands, keys, events, namings and programs equal what the code says.
+
+    `python -m tests.docs.rendering` writes them anew.
+    """
+    text = page.read_text(encoding="utf-8")
+    assert rendered(text) == text
+
+
+def test_every_part_is_shown_somewhere() -> None:
+    """No table that the code can make is missing from the documentation."""
+    found = [name for page in PAGES for _, name, _, _ in PART.findall(page.read_text())]
+    assert sorted(RENDERERS) == sorted(found)
+
+
+def test_every_reason_is_explained_once() -> None:
+    """docs/errors.md has one row per reason code, and none for a code that there is not."""
+    page = (REPOSITORY / "docs/errors.md").read_text(encoding="utf-8")
+    rows = markdown.first_cells(markdown.section(page, "Reasons"))
+    assert sorted(errors.REASONS) == sorted(set(rows) - {"reason"})
+    assert len(rows) - rows.count("reason") == len(errors.REASONS)
+
+
+def test_every_row_of_a_reason_says_what_to_do() -> None:
+    """Cause and remedy: three cells, none of them empty."""
+    page = (REPOSITORY / "docs/errors.md").read_text(encoding="utf-8")
+    for line in markdown.section(page, "Reasons").splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert len(cells) == 3, line
+            assert all(len(cell) > 3 for cell in cells), line
+
+
+def test_every_exit_code_is_explained() -> None:
+    """docs/errors.md has a row per exit code of the errors' tree."""
+    page = (REPOSITORY / "docs/errors.md").read_text(encoding="utf-8")
+    rows = markdown.first_cells(markdown.section(page, "Exit codes"))
+    assert {0, 1, 2, 3, 4, 5, 6, 130} == EXIT_CODES
+    assert {str(code) for code in EXIT_CODES} <= set(rows)
+
+
+def test_every_event_and_every_verb_has_a_row() -> None:
+    """docs/operations.md, whatever the tables are made from."""
+    page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
+    rows = markdown.first_cells(page)
+    assert set(schema.events()) <= set(rows)
+    assert {f"lensd {verb}" for verb in LAZY} <= set(rows)
+
+
+def test_every_state_of_the_ledger_has_its_row() -> None:
+    """docs/operations.md tells for each state what the next start does."""
+    from lensd.store import ledger
+
+    states = {
+        line.split()[0] for line in (ledger.__doc__ or "").splitlines() if line.startswith("    ")
+    }
+    page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
+    rows = markdown.first_cells(markdown.section(page, "What happens at a crash"))
+    assert {"queued", "running", "staged", "publishing", "published", "done"} == states
+    assert states == set(rows) - {"state in the ledger"}
