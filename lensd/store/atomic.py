@@ -1,15 +1,16 @@
 """The step that replaces a file: the name holds the whole old or the whole new bytes, always.
 
-Who wrote meanwhile is found by what came out of the exchange. What an exchange does to ctime was
-measured on Linux 6.18: ext4, tmpfs, btrfs and overlayfs stamp both inodes with one and the same
-time, XFS stamps neither within one folder. So a ctime is proof of an untouched file when it is the
-old one, or the one that the staged file got in the same step. A writer between the last check and
-the exchange shows in size or mtime; one who also sets the old mtime again, only in the lease.
+Who wrote meanwhile is found by what came out of the exchange: inode, size and mtime, and a ctime
+no later than the exchange, which stamps it on most filesystems (ext4, btrfs, tmpfs, overlayfs; not
+on XFS). It does not stamp both inodes with one time: since Linux 6.13 whichever was looked at in
+the same clock tick gets a finer one. A writer between the last check and the exchange shows in size
+or mtime; one who also sets the old mtime again, only in the lease.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -54,13 +55,13 @@ def publish(
     def untouched() -> bool:
         return identity_at(folder_fd, name) == expected and unbroken()
 
-    def came_out_untouched() -> bool:
+    def came_out_untouched(exchanged_at: int) -> bool:
         if not unbroken():
             return False
-        out, put_in = identity_at(folder_fd, temporary), identity_at(folder_fd, name)
-        if out is None or put_in is None or not out.same_content(expected):
+        out = identity_at(folder_fd, temporary)
+        if out is None or not out.same_content(expected):
             return False
-        return out.ctime_ns in (expected.ctime_ns, put_in.ctime_ns) and unbroken()
+        return expected.ctime_ns <= out.ctime_ns <= exchanged_at and unbroken()
 
     return _replace(folder_fd, name, temporary, staged, untouched, came_out_untouched)
 
@@ -162,7 +163,7 @@ def _put(
     _replace(
         folder_fd, name, temporary, incoming,
         lambda: _is_content(folder_fd, name, published),
-        lambda: _is_content(folder_fd, temporary, published),
+        lambda _: _is_content(folder_fd, temporary, published),
     )  # fmt: skip
     discard(folder_fd, temporary, published)
 
@@ -173,7 +174,7 @@ def _replace(
     temporary: str,
     incoming: Identity,
     untouched: Callable[[], bool],
-    came_out_untouched: Callable[[], bool],
+    came_out_untouched: Callable[[int], bool],
 ) -> Published:
     with disk_faults(path_of(folder_fd)):
         if not untouched():
@@ -184,9 +185,10 @@ def _replace(
             return _rename_over(folder_fd, name, temporary, untouched)
         except FileNotFoundError:
             raise _vanished() from None
+        exchanged_at = time.time_ns()
         try:
             fsync_folder(folder_fd)
-            good = came_out_untouched()
+            good = came_out_untouched(exchanged_at)
         except BaseException:
             _swap_back(folder_fd, name, temporary, incoming)
             raise
