@@ -39,28 +39,31 @@ def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo:
     """Raises UsageError for a path outside of every watched folder, or one that is not there."""
     choice = Choice()
     outcomes = RELEASED + REDONE if redo else RELEASED
-    for file in _files(config, _places(config, paths)):
-        entry = ledger.knows(file.watch.root, file.path, file.identity) if ledger else None
-        if entry is None:
+    for file in _files(config, places(config, paths)):
+        key = file.watch.root, file.path, file.identity
+        entry = ledger.knows(*key) if ledger else None
+        output = ledger.output(*key) if ledger and redo else None
+        if output is not None and output.archive_path is not None:
+            choice.again.append(output)
+        elif entry is None:
             choice.files.append(file)
         elif entry.outcome in outcomes:
             choice.released.append(entry)
             choice.files.append(file)
-        elif redo and entry.outcome == "compressed" and entry.archive_path is not None:
-            choice.again.append(entry)
     return choice
 
 
-def _files(config: Config, places: Sequence[str]) -> Iterator[File]:
+def _files(config: Config, within: Sequence[str]) -> Iterator[File]:
     for watch in config.watch:
         for path, identity in scan(watch.root, recursive=watch.recursive, selects=watch.selects):
             full = os.path.join(watch.root, path)
-            if not places or any(full == p or full.startswith(p + "/") for p in places):
+            if not within or any(full == p or full.startswith(p + "/") for p in within):
                 yield File(watch, path, identity)
 
 
-def _places(config: Config, paths: Sequence[str]) -> list[str]:
-    places = []
+def places(config: Config, paths: Sequence[str]) -> list[str]:
+    """The paths resolved. Raises UsageError as `choose` does."""
+    found = []
     for path in paths:
         folder, name = os.path.split(os.path.abspath(path))
         place = os.path.join(os.path.realpath(folder), name)  # the last part may be a link
@@ -74,8 +77,8 @@ def _places(config: Config, paths: Sequence[str]) -> list[str]:
                 f"{path} is in no watched folder ({roots}); add its folder under `watch`, or use "
                 "`lensd compress` for a single file"
             )
-        places.append(place)
-    return places
+        found.append(place)
+    return found
 
 
 def watch_of(config: Config, path: str) -> Watch | None:

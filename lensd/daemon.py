@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from lensd import __version__, batch, recovery
-from lensd.config.models import Config
+from lensd.config.models import Config, Watch
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED
 from lensd.intake.intake import Intake, linked
 from lensd.intake.settle import Settler
@@ -35,6 +35,7 @@ from lensd.worker.supervisor import Worker
 from lensd.workshop import Workshop
 
 STOP_SECONDS = 8.0
+PATIENCE_SECONDS = 1.0
 LEVELS = {
     "file.kept": "info",
     "file.skipped": "warning",
@@ -117,13 +118,13 @@ class House:
             ledger=ledger,
             archive=archive,
             worker=worker,
-            log=say,
+            log=self._say,
             device=config.worker.device,
             quiet_seconds=config.settle.quiet_seconds,
             again=lambda entry: self._inbox.put(Look(entry.full_path)),
         )
         settler = Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds)
-        self._intake = Intake(config.watch, settler, ledger, archive, say)
+        self._intake = Intake(config.watch, settler, ledger, archive, self._say)
         self._runner = Runner(
             self._shop,
             {w.root: w.settings for w in config.watch},
@@ -131,6 +132,12 @@ class House:
             lambda: self._inbox.put(Wake()),
         )
         self._next_scan = math.inf
+        self._failed = False
+        self._degraded: set[str] = set()
+
+    def _say(self, event: str, **fields: Any) -> None:
+        self._failed = self._failed or event in FAILURES
+        say(event, **fields)
 
     def run(self) -> int:
         """Watch, until told to stop."""
@@ -166,8 +173,7 @@ class House:
             self._end()
         if stopped is not None:
             return 128 + stopped
-        failed = sum(self._runner.ends[e] for e in FAILURES)
-        return EXIT_SOME_FAILED if failed else EXIT_OK
+        return EXIT_SOME_FAILED if self._failed else EXIT_OK
 
     def _listen_for_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -214,8 +220,38 @@ class House:
     def _scan(self) -> None:
         now = time.monotonic()
         for watch in self._config.watch:
-            self._intake.scan(watch, now)
+            try:
+                self._intake.scan(watch, now)
+            except OSError as error:  # unmounted, renamed, unreadable: never taken for empty
+                self._degrade(watch, error)
+            else:
+                self._recovered(watch)
         self._next_scan = now + self._config.settle.rescan_seconds
+
+    def _degrade(self, watch: Watch, error: OSError) -> None:
+        if watch.root in self._degraded:
+            return
+        self._degraded.add(watch.root)
+        say(
+            "daemon.degraded",
+            watch=watch.name,
+            path=watch.path,
+            reason="unreachable",
+            message=f"the folder cannot be read: {error.strerror}. Mount it again or give lensd "
+            "access; it is looked at with every rescan",
+        )
+
+    def _recovered(self, watch: Watch) -> None:
+        if watch.root not in self._degraded:
+            return
+        self._degraded.remove(watch.root)
+        say(
+            "daemon.recovered",
+            watch=watch.name,
+            path=watch.path,
+            reason="unreachable",
+            message="the folder can be read again",
+        )
 
     def _tell_ready(self) -> None:
         notify("READY=1")
@@ -242,17 +278,18 @@ class House:
         raise self._runner.error
 
     def _next(self, due: float) -> Stop | Look | Wake | None:
-        """The next message, or None when `due` (monotonic seconds) has come."""
+        """The next message, or None when `due` (monotonic seconds) has come, or soon."""
+        # Python runs a signal's handler in this thread, and one that comes just before the wait
+        # begins does not interrupt it: so no wait is long.
+        patience = min(PATIENCE_SECONDS, max(0.0, due - time.monotonic()))
         try:
-            if due == math.inf:
-                return self._inbox.get()
-            return self._inbox.get(timeout=max(0.0, due - time.monotonic()))
+            return self._inbox.get(timeout=patience)
         except Empty:
             return None
 
     def _settle_and_work(self) -> int | None:
         """Returns the number of the signal that ended it early, if one did."""
-        deadline = time.monotonic() + self._config.settle.quiet_seconds + 1
+        deadline = self._deadline()
         while self._runner.error is None:
             now = time.monotonic()
             if self._intake.step(now):
@@ -261,14 +298,26 @@ class House:
                 self._intake.reject_rest()
             if not self._intake.pending and self._is_worked_off():
                 return None
-            message = self._next(min(deadline, self._intake.next_due() or now + 1))
+            due = min(deadline, self._intake.next_due() or now) if self._intake.pending else None
+            message = self._next(math.inf if due is None else due)
             if isinstance(message, Stop):
                 say("daemon.stopping", signal=signal.Signals(message.number).name)
                 return message.number
+            if isinstance(message, Look):  # somebody wrote to a file while it was its turn
+                self._intake.hint(message.path, time.monotonic())
+                deadline = self._deadline()
         raise self._runner.error
 
+    def _deadline(self) -> float:
+        """When a file that is not whole is given up by `once`."""
+        return time.monotonic() + self._config.settle.quiet_seconds + 1
+
     def _is_worked_off(self) -> bool:
-        return self._runner.idle.is_set() and self._ledger.next_queued() is None
+        # In this order: the runner takes a job only when it is not idle, and when it is idle
+        # again, what it wants to be looked at anew is in the inbox.
+        if self._ledger.next_queued() is not None:
+            return False
+        return self._runner.idle.is_set() and self._inbox.empty()
 
     def _end(self) -> None:
         if self._runner.is_alive():

@@ -73,7 +73,7 @@ def _ask(place: Place, settings: Settings, shop: Workshop, *, op: str) -> dict[s
             "op": op,
             "job_id": entry.job_id,
             "path": place.original,
-            "identity": list(Identity.of(os.lstat(place.original))),
+            "identity": list(_identity(place)),
             "name": os.fsencode(place.name).decode("utf-8", "backslashreplace"),
             "temporary": os.path.join(folder, place.temporary),
             "temporary_inode": place.staged_inode,
@@ -91,6 +91,13 @@ def _ask(place: Place, settings: Settings, shop: Workshop, *, op: str) -> dict[s
     if kind == "refused":
         raise _refusal(answer)
     raise _bug(answer["message"])
+
+
+def _identity(place: Place) -> Identity:
+    """What the worker has to find: what is open here, and not what has the name by now."""
+    if place.entry.redo:
+        return Identity.of(os.lstat(place.original))
+    return Identity.of(os.fstat(place.fd))
 
 
 def _refusal(answer: dict[str, Any]) -> FileError:
@@ -134,12 +141,15 @@ def _line(place: Place, settings: Settings, numbers: dict[str, Any]) -> dict[str
 
 def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
     """A file's end other than success, or another beginning for its new version."""
-    if end.reason == "changed":
+    if end.reason == "changed" and not entry.redo:  # an output would not be looked at again
         shop.ledger.finish(entry.job_id, "superseded", reason=end.reason, message=str(end))
         shop.again(entry)
         return None
     if not _is_published(entry, shop):
         outcome = end.event.removeprefix("file.")
+        if end.reason == "vanished":
+            outcome = "superseded"  # it may come back as it was, here or under another name
+            _unlink_own_link(entry, shop)
         known = {k: end.measures[k] for k in ("sha256_in", "bytes_in") if k in end.measures}
         shop.ledger.finish(entry.job_id, outcome, reason=end.reason, message=str(end), **known)
     shop.log(
@@ -152,6 +162,15 @@ def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
         **end.measures,
     )
     return end.event
+
+
+def _unlink_own_link(entry: Entry, shop: Workshop) -> None:
+    """A renamed file must not look hard-linked because of what its old name's job archived."""
+    path = shop.archive.find(entry.watch, entry.path)
+    if path is not None:
+        found = os.lstat(path)
+        if found.st_ino == entry.identity.inode and found.st_nlink > 1:
+            os.unlink(path)
 
 
 def _lost(entry: Entry, lost: WorkerLost, shop: Workshop) -> str | None:

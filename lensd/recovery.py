@@ -27,7 +27,10 @@ def recover(shop: Workshop) -> None:
         try:
             folder_fd = open_folder(entry.root, os.path.dirname(entry.path))
         except (FileNotFoundError, Skipped):
-            _begin_again(entry, shop)  # the folder is gone; the job will say so
+            if entry.state == "published":
+                _complete(entry, shop)
+            else:
+                _begin_again(entry, shop)  # the folder is gone; the job will say so
             continue
         try:
             _continue(entry, folder_fd, shop)

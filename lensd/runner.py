@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 
 from lensd import job
@@ -22,7 +21,6 @@ class Runner(threading.Thread):
         done: Callable[[], None],
     ) -> None:
         super().__init__(name="jobs", daemon=True)
-        self.ends: Counter[str] = Counter()
         self.error: BaseException | None = None
         self.idle = threading.Event()
         self._shop = shop
@@ -59,15 +57,14 @@ class Runner(threading.Thread):
         entry = self._shop.ledger.next_queued()
         if entry is None:
             return False
+        self.idle.clear()  # while its row still says `queued`
         settings = self._settings.get(entry.root)
         if settings is None:
             message = "its folder is not watched any more"
             self._shop.ledger.finish(entry.job_id, "superseded", message=message)
             return True
         waited = self._waited(entry.job_id, time.monotonic())
-        end = job.process(entry, settings, self._shop, waited)
-        if end is not None:
-            self.ends[end] += 1
+        job.process(entry, settings, self._shop, waited)
         self._done()
         return True
 

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from lensd import daemon
+from lensd import batch, daemon
 from lensd.cli.options import config_option
 from lensd.cli.text import size
 from lensd.config.folders import printable
@@ -23,7 +23,7 @@ from lensd.estimate import Estimate, estimate
 def once(
     config: str | None, paths: tuple[str, ...], dry_run: bool, yes: bool, redo: bool
 ) -> int:  # fmt: skip
-    r"""Process what is there now, then exit.
+    """Process what is there now, then exit.
 
     Also treats the files that `existing: leave` left alone. PATHS are files or folders inside the
     watched folders; without them everything is meant.
@@ -34,6 +34,7 @@ def once(
     lensd once --redo               again with today's settings, from the archived originals
     """
     found = load_for_run(find_config(config))
+    batch.places(found, paths)  # before anything else is done
     ask = sys.stdin.isatty() and not yes
     if dry_run or ask:
         plans = estimate(found, list(paths), redo=redo)

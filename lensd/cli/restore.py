@@ -38,7 +38,7 @@ def restore(
     version: str | None,
     purge: bool,
 ) -> int:
-    r"""Bring originals back, bit by bit the same.
+    """Bring originals back, bit by bit the same.
 
     PATHS are files in the watched folders, by the name they have there. A restored file is left
     alone from then on, until its content changes or `lensd once --redo` names it.

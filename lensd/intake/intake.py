@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -126,26 +127,30 @@ class Intake:
         folder_path, name = os.path.split(key.path)
         try:
             folder_fd = open_folder(key.root, folder_path)
-        except (FileNotFoundError, FileError):
+        except (OSError, FileError):  # gone, or nothing that lensd may enter; a rescan will tell
             self._drop(key)
             return 0
         try:
             return self._look_at(key, folder_fd, name, now)
-        except FileNotFoundError:
+        except OSError:
             self._drop(key)
             return 0
         finally:
             os.close(folder_fd)
 
     def _look_at(self, key: Key, folder_fd: int, name: str, now: float) -> int:
-        identity = Identity.of(os.stat(name, dir_fd=folder_fd, follow_symlinks=False))
-        if self._ledger.knows(*key, identity):
+        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        identity = Identity.of(found)
+        if stat.S_ISDIR(found.st_mode) or self._ledger.knows(*key, identity):
             self._drop(key)
             return 0
-        if self._settler.is_new(key):
+        is_new = self._settler.is_new(key)
+        if is_new:
             self._say(key, "file.detected", None, bytes=identity.size)
         quiet = self._settler.observe(key, identity, now)
         if not self._settler.is_quiet(quiet):
+            if not is_new:
+                self._wait(key, "it is still being written")
             return 0
         facts = complete.probe(folder_fd, name, self._own_inode(key))
         if facts.identity != identity:
@@ -155,8 +160,7 @@ class Intake:
     def _decide(self, key: Key, facts: complete.Facts, quiet: float, now: float) -> int:
         verdict = complete.decide(facts, quiet, self._settler.unproven_seconds)
         if verdict.kind is Kind.WAIT:
-            if self._settler.wait(key, verdict.reason):
-                self._ledger.set_waiting(*key, self._folders[key.root].name, verdict.reason)
+            self._wait(key, verdict.reason)
             return 0
         first_seen = self._drop(key).first_seen
         if verdict.kind is Kind.OWN:
@@ -168,10 +172,14 @@ class Intake:
             return 1
         return 0
 
+    def _wait(self, key: Key, reason: str) -> None:
+        if self._settler.wait(key, reason):
+            self._ledger.set_waiting(*key, self._folders[key.root].name, reason)
+
     def _take(self, key: Key, identity: Identity, first_seen: float, now: float) -> None:
         job_id = secrets.token_hex(8)
+        self._first_seen[job_id] = first_seen  # before the runner can ask for it
         self._ledger.enqueue(job_id, key.root, self._folders[key.root].name, key.path, identity)
-        self._first_seen[job_id] = first_seen
         wait = round(now - first_seen, 3)
         self._say(key, "file.settled", job_id, bytes=identity.size, wait=wait)
 

@@ -32,7 +32,7 @@ def copy_attributes(source_fd: int, target_fd: int, *, preserve_mtime: bool) -> 
         raise Skipped(
             "owner",
             f"lensd may not copy the original's {', '.join(denied)}: run it as the owner of the "
-            "files, or with CAP_CHOWN and CAP_FOWNER (`lensd service` prints the unit for that)",
+            "files, or with CAP_CHOWN and CAP_FOWNER in its unit's AmbientCapabilities=",
         )
 
 

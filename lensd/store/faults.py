@@ -24,12 +24,12 @@ def disk_faults(path: str) -> Iterator[None]:
             why = "over the quota" if error.errno == errno.EDQUOT else "full"
             raise Failed(
                 "no_space",
-                f"the disk of {path} is {why}: free some space there; lensd then goes on by itself",
+                f"the disk of {path} is {why}: free some space there, then `lensd retry`",
             ) from error
         if error.errno == errno.EROFS:
             raise Failed(
                 "io_error",
-                f"the disk of {path} is read-only: remount it writable; lensd then goes on",
+                f"the disk of {path} is read-only: remount it writable, then `lensd retry`",
             ) from error
         if error.errno == errno.EIO:
             raise Failed(

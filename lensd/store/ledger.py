@@ -146,6 +146,14 @@ class Ledger:
             known.append(entry.identity)
         return entry if any(_same_version(k, identity) for k in known) else None
 
+    def output(self, root: str, path: str, identity: Identity) -> Entry | None:
+        """The compressed row whose output lies under a path, whatever was tried with it since."""
+        entry = self._one(
+            "root = ? AND path = ? AND outcome = 'compressed' ORDER BY id DESC", *_key(root, path)
+        )
+        known = entry.staged if entry else None
+        return entry if known and _same_version(known, identity) else None
+
     # jobs
 
     def enqueue(
@@ -205,7 +213,7 @@ class Ledger:
         """How often this original was compressed under this path."""
         query = (
             "SELECT count(*) FROM files WHERE root = ? AND path = ? AND sha256_in = ? "
-            "AND outcome IN ('compressed', 'replaced')"
+            "AND outcome IN ('compressed', 'replaced') AND redo = 0"
         )
         with self._lock:
             return int(self._db.execute(query, (*_key(root, path), sha256)).fetchone()[0])
@@ -255,7 +263,7 @@ class Ledger:
                 db.execute(
                     "INSERT INTO waiting VALUES (?, ?, ?, ?, ?) "
                     "ON CONFLICT DO UPDATE SET reason = excluded.reason",
-                    (*key, watch, reason, time.time()),
+                    (*key, watch, _text(reason), time.time()),
                 )
 
     def clear_waiting(self) -> None:
@@ -375,7 +383,12 @@ def _stored(name: str, value: Any) -> Any:
         return json.dumps(value, ensure_ascii=True)
     if name in ("archive_path", "path", "root") and value is not None:
         return os.fsencode(value)
-    return value
+    return _text(value) if name == "message" and value is not None else value
+
+
+def _text(message: str) -> str:
+    """SQLite takes no lone surrogates, and a message may name a file that is not UTF-8."""
+    return message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _entry(row: sqlite3.Row) -> Entry:

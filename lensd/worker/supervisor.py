@@ -115,6 +115,9 @@ class Worker:
                 raise self._crashed(process, job_id)
             kinds = {"result", "refused", "bug"}
             answer = self._wait(process, kinds, self.timeout, give_up, job_id)
+        except Abandoned:
+            self.stop("abandoned")
+            raise
         except BaseException:
             self._kill()
             raise

@@ -18,8 +18,7 @@ def config(tmp_path: Path) -> Path:
     (tmp_path / "loras").symlink_to("disk")
     file = tmp_path / "config.yaml"
     file.write_text(
-        "watch:\n  - path: loras\n    mode: rank\n"
-        "archive: {path: archive}\nstate: {path: state}\n"
+        "watch:\n  - path: loras\n    mode: rank\narchive: {path: archive}\nstate: {path: state}\n"
     )
     return file
 

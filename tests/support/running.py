@@ -3,40 +3,70 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+import jsonschema
+
+from lensd.report import schema
+
 Line = dict[str, Any]
+
+# After one of these nothing more comes for that version of a file.
+ENDS = {
+    f"file.{end}" for end in ("compressed", "analyzed", "kept", "skipped", "failed", "quarantined")
+}
 
 
 class DaemonError(Exception):
     """The daemon ended, or did not say in time what was waited for. Shows what it did say."""
 
 
+def parse_line(text: str) -> Line:
+    """One line of the log. Raises DaemonError when it breaks the schema that the package ships."""
+    line: Line = json.loads(text)
+    try:
+        jsonschema.validate(line, schema.of_event(line["event"]))
+    except (jsonschema.ValidationError, KeyError) as error:
+        raise DaemonError(f"a log line is not valid: {text}\n{error}") from None
+    return line
+
+
 class RunningDaemon:
     """`lensd run -c CONFIG` for the length of a `with` block.
 
-    `lines` holds its log as far as it was waited for and, after the block, all of it. Leaving the
-    block stops the daemon with SIGTERM and, if that does not help, SIGKILL.
+    `lines` holds its log as far as it was waited for and, after the block, all of it; each was
+    valid under the package's schema. Leaving the block stops the daemon with SIGTERM and, if that
+    does not help, SIGKILL. `prefix` is a command to run it by, `env` is added to the environment.
     """
 
-    def __init__(self, config: Path, stderr: Path) -> None:
+    def __init__(
+        self,
+        config: Path,
+        stderr: Path,
+        *,
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.config = config
         self.lines: list[Line] = []
         self._stderr = stderr
+        self._prefix = prefix
+        self._env = env
         self._fresh: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "lensd", "run", "-c", str(self.config)]
-        with self._stderr.open("wb") as stderr:
+        command = [*self._prefix, sys.executable, "-m", "lensd", "run", "-c", str(self.config)]
+        with self._stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -44,6 +74,7 @@ class RunningDaemon:
                 stderr=stderr,
                 text=True,
                 encoding="utf-8",
+                env=None if self._env is None else {**os.environ, **self._env},
             )
         # a thread, so that a wait ends in time even while the pipe is silent
         self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
@@ -56,22 +87,30 @@ class RunningDaemon:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        hung = False
         try:
             self.stop()
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            hung = True
+            self.kill()
         self._reader.join()
         if self.process.stdout:
             self.process.stdout.close()
         while (text := self._fresh.get()) is not None:
-            self.lines.append(json.loads(text))
+            self.lines.append(parse_line(text))
+        if hung and error is None:
+            raise self._error("SIGTERM did not end it")
 
     def stop(self, seconds: float = 30.0) -> int:
         """Ask it to end with SIGTERM; its exit status. Raises subprocess.TimeoutExpired."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """SIGKILL: it has no moment to put anything in order."""
+        self.process.kill()
+        self.process.wait()
 
     def wait_for(self, wanted: Callable[[Line], bool], what: str, seconds: float) -> Line:
         """The first line not waited for yet for which `wanted` holds. Raises DaemonError."""
@@ -84,12 +123,25 @@ class RunningDaemon:
             if text is None:
                 self._fresh.put(None)  # for the next one who waits
                 raise self._error(f"it ended ({self.process.wait()}) before any {what}")
-            self.lines.append(json.loads(text))
+            self.lines.append(parse_line(text))
             if wanted(self.lines[-1]):
                 return self.lines[-1]
 
     def wait_for_event(self, event: str, seconds: float) -> Line:
         return self.wait_for(lambda line: line["event"] == event, event, seconds)
+
+    def wait_for_file(self, path: Path, *events: str, seconds: float = 60.0) -> Line:
+        """The next line about `path`: one of `events`, or any that ends its way."""
+        wanted = set(events) or ENDS
+        return self.wait_for(
+            lambda line: line["event"] in wanted and line["path"] == str(path),
+            f"{' or '.join(events) or 'end'} of {path}",
+            seconds,
+        )
+
+    def of(self, path: Path) -> list[str]:
+        """The events about `path` so far, in order."""
+        return [line["event"] for line in self.lines if line.get("path") == str(path)]
 
     def _read(self, stdout: IO[str]) -> None:
         for text in stdout:

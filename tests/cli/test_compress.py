@@ -1,0 +1,141 @@
+"""`lensd compress`: a file to a new one, without a daemon. And `lensd analyze` before it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from tests.support import delta
+from tests.support.home_server import Seen
+from tests.support.realistic import SmallFile, small_lora
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> SmallFile:
+    return small_lora(tmp_path / "style.safetensors", seed=1)
+
+
+def _documents(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_output_lies_beside_the_input(lensd: Run, lora: SmallFile) -> None:
+    """NAME.lensd.safetensors; the input is untouched; a second time is refused without --force."""
+    before = Seen.of(lora.path)
+    done = lensd("compress", "style.safetensors")
+    assert (done.returncode, done.stderr) == (0, "")
+    output = lora.path.with_name("style.lensd.safetensors")
+    assert output.name in done.stdout
+    assert "times smaller" in done.stdout
+    assert output.stat().st_size < before.size / 2
+    assert delta.relative_error(lora.deltas, delta.deltas(output)) < 0.12
+    umask = os.umask(0)
+    os.umask(umask)
+    assert output.stat().st_mode & 0o777 == 0o666 & ~umask
+    first = Seen.of(output)
+    again = lensd("compress", "style.safetensors")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "--force" in again.stderr
+    assert first == Seen.of(output)
+    assert lensd("compress", "style.safetensors", "--force").returncode == 0
+    assert first.sha256 == Seen.of(output).sha256  # deterministic
+    assert before == Seen.of(lora.path)
+    assert {"style.safetensors", "style.lensd.safetensors"} == set(os.listdir(lora.path.parent))
+
+
+def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
+    """Mode, energy, rank limit and size, to where -o says; --json is one document a file."""
+    for name, arguments in {
+        "rank": ["--mode", "rank", "--energy", "0.9"],
+        "narrow": ["--max-rank", "2"],
+        "sized": ["--target-size", "9kB"],
+    }.items():
+        out = str(tmp_path / f"{name}.safetensors")
+        done = lensd("compress", "style.safetensors", "-o", out, "--json", *arguments)
+        [numbers] = _documents(done)
+        assert numbers["output"] == out
+        assert numbers["bytes_out"] == os.path.getsize(out)
+        error = delta.relative_error(lora.deltas, delta.deltas(Path(out)))
+        assert numbers["delta_error"] == pytest.approx(error, rel=1e-3)
+        assert numbers["rank_out"]["max"] == delta.ranks(Path(out))[-1]
+    with safe_open(tmp_path / "rank.safetensors", "pt") as file:
+        assert file.metadata()["lensd.mode"] == "rank"
+    assert delta.ranks(tmp_path / "narrow.safetensors")[-1] == 2
+    assert os.path.getsize(tmp_path / "sized.safetensors") <= 9000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["none.safetensors"], "does not exist"),
+        (["."], "is a directory"),
+        (["style.safetensors", "-o", "style.safetensors", "--force"], "never writes over it"),
+        (["style.safetensors", "-o", "hard.safetensors", "--force"], "never writes over it"),
+        (["style.safetensors", "-o", "soft.safetensors", "--force"], "never writes over it"),
+        (["style.safetensors", "other.safetensors", "-o", "x"], "one output"),
+        (["style.safetensors", "--energy", "1.5"], "energy"),
+        (["style.safetensors", "--energy", "0"], "energy"),
+        (["style.safetensors", "--max-rank", "0"], "max_rank"),
+        (["style.safetensors", "--targets", "paint"], "targets"),
+        (["style.safetensors", "--target-size", "much"], "much"),
+        (["style.safetensors", "-o", "folder", "--force"], "is a folder"),
+    ],
+)
+def test_usage_errors_write_nothing(
+    lensd: Run, lora: SmallFile, arguments: list[str], says: str
+) -> None:
+    """Exit 2 with the cause, and the input as it was: also through its other names."""
+    folder = lora.path.parent
+    small_lora(folder / "other.safetensors", seed=2)
+    (folder / "folder").mkdir()
+    os.link(lora.path, folder / "hard.safetensors")
+    (folder / "soft.safetensors").symlink_to(lora.path)
+    before, names = Seen.of(lora.path), sorted(os.listdir(folder))
+    done = lensd("compress", *arguments)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert before == Seen.of(lora.path)
+    assert names == sorted(os.listdir(folder))
+
+
+def test_a_place_that_is_not_there_is_a_message(lensd: Run, lora: SmallFile) -> None:
+    """Exit 5 with the remedy, no traceback."""
+    done = lensd("compress", "style.safetensors", "-o", "missing/out.safetensors")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "Traceback" not in done.stderr
+    assert "missing" in done.stderr
+    assert lora.path.exists()
+
+
+def test_several_files_each_have_their_end(lensd: Run, lora: SmallFile) -> None:
+    """A broken one fails with 1 and its reason; an unfit one is skipped; the others are done."""
+    folder = lora.path.parent
+    bad = small_lora(folder / "bad.safetensors", seed=2).path
+    bad.write_bytes(bad.read_bytes()[:-2] + b"\xff\x7f")
+    (folder / "page.safetensors").write_text("<html></html>")
+    done = lensd("compress", "--json", "bad.safetensors", "page.safetensors", "style.safetensors")
+    assert done.returncode == 1
+    found = _documents(done)
+    assert [d.get("reason") for d in found] == ["not_finite", "not_safetensors", None]
+    assert [d["path"] for d in found] == [f"{n}.safetensors" for n in ("bad", "page", "style")]
+    outputs = sorted(n for n in os.listdir(folder) if "lensd" in n)
+    assert outputs == ["style.lensd.safetensors"]
+
+
+def test_an_output_is_not_compressed_again(lensd: Run, lora: SmallFile) -> None:
+    """With the hint at what would help."""
+    assert lensd("compress", lora.path.name).returncode == 0
+    done = lensd("compress", "style.lensd.safetensors")
+    assert done.returncode == 0
+    assert "written by lensd" in done.stderr
+    assert not lora.path.with_name("style.lensd.lensd.safetensors").exists()

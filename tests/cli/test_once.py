@@ -1,0 +1,140 @@
+"""`lensd once` and `lensd run` as a person or cron starts them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support import delta
+from tests.support.home_server import HomeServer, Seen
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> HomeServer:
+    return HomeServer(tmp_path)
+
+
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(server: HomeServer) -> None:
+    """Files, bytes now and about then, archive and time, per folder; no state folder is made."""
+    files = [server.drop(f"{n}.safetensors", seed=n).path for n in range(2)]
+    (server.loras / "page.safetensors").write_text("<html>no LoRA</html>")
+    before = [Seen.of(path) for path in files]
+    done = server.lensd("once", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    pattern = (
+        r"loras: 2 files, (\S+) kB now, about (\S+) kB in mode ultra; the archive needs 0 B \("
+    )
+    said = re.search(pattern, done.stdout)
+    assert said, done.stdout
+    assert float(said[1]) == pytest.approx(sum(b.size for b in before) / 1000, abs=0.1)
+    assert 0 < float(said[2]) < float(said[1])
+    assert before == [Seen.of(path) for path in files]
+    assert not server.state.exists()
+    assert [] == list(server.archive.iterdir())
+
+
+def test_once_treats_everything_then_nothing(server: HomeServer) -> None:
+    """All files together; a second run finds nothing to do, and says so when asked."""
+    files = [server.drop(f"{n}.safetensors", seed=n).path for n in range(3)]
+    lines = server.once()
+    done = [line["path"] for line in lines if line["event"] == "file.compressed"]
+    assert sorted(map(str, files)) == sorted(done)
+    assert not [line for line in server.once() if line["event"].startswith("file.")]
+    assert "nothing to do" in server.lensd("once", "--dry-run").stdout
+    assert [] == server.temporaries()
+
+
+def test_what_is_not_whole_yet_is_reported_and_stays(server: HomeServer) -> None:
+    """An open writer and a partner: one line each with the reason; the rest is done; exit 0."""
+    good = server.drop("good.safetensors", seed=1).path
+    partner = server.drop("download.safetensors", seed=2).path
+    Path(f"{partner}.part").touch()
+    written = server.drop("open.safetensors", seed=3).path
+    with written.open("r+b"):
+        lines = server.once()
+    ends = {line["path"]: line.get("reason") for line in lines if line["event"] == "file.skipped"}
+    assert ends == {str(partner): "not_whole_yet", str(written): "not_whole_yet"}
+    assert str(good) in [line["path"] for line in lines if line["event"] == "file.compressed"]
+    Path(f"{partner}.part").unlink()
+    again = [line["path"] for line in server.once() if line["event"] == "file.compressed"]
+    assert sorted(again) == sorted(map(str, (partner, written)))
+
+
+def test_a_path_limits_it(server: HomeServer) -> None:
+    """A file and a folder by name; the rest stays. A path elsewhere is a usage error."""
+    for relative in ("a.safetensors", "sub/b.safetensors", "other/c.safetensors"):
+        server.drop(relative, seed=1)
+    lines = server.once(server.loras / "a.safetensors", server.loras / "sub")
+    done = {line["path"] for line in lines if line["event"] == "file.compressed"}
+    assert done == {str(server.loras / p) for p in ("a.safetensors", "sub/b.safetensors")}
+    outside = server.make("outside.safetensors", seed=1).path
+    for wrong, says in ((outside, "in no watched folder"), (server.loras / "none", "not there")):
+        result = server.lensd("once", wrong)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert says in result.stderr
+
+
+def test_a_failed_file_ends_it_with_1(server: HomeServer) -> None:
+    """NaN weights; the other file is compressed all the same."""
+    bad = server.drop("bad.safetensors", seed=1).path
+    data = bytearray(bad.read_bytes())
+    data[-2:] = b"\xff\x7f"  # a float16 NaN
+    bad.write_bytes(data)
+    server.drop("good.safetensors", seed=2)
+    lines = server.once(code=1)
+    ends = {
+        line["event"]: line.get("reason") for line in lines if line["event"].startswith("file.")
+    }
+    assert ends["file.failed"] == "not_finite"
+    assert "file.compressed" in ends
+
+
+def test_redo_starts_from_the_original(server: HomeServer) -> None:
+    """New settings apply to what was compressed before, without the loss of doing it twice."""
+    made = server.drop("style.safetensors", seed=1)
+    original = Seen.of(made.path)
+    server.once()
+    smaller = Seen.of(made.path)
+    server.configure(defaults={"mode": "rank", "energy": 0.999})
+    assert not [line for line in server.once() if line["event"].startswith("file.")]
+    [line] = [line for line in server.once("--redo") if line["event"] == "file.compressed"]
+    assert (line["mode"], line["sha256_in"]) == ("rank", original.sha256)
+    assert Seen.of(made.path).size > smaller.size
+    error = delta.relative_error(made.deltas, delta.deltas(made.path))
+    assert error < 0.035
+    assert line["delta_error"] == pytest.approx(error, rel=1e-3)
+    archived = Seen.of(server.archived(made.path))
+    assert archived.sha256 == original.sha256
+    assert server.lensd("restore", made.path).returncode == 0
+    assert Seen.of(made.path) == original._replace(inode=Seen.of(made.path).inode)
+
+
+@pytest.mark.slow
+def test_redo_that_cannot_help_may_be_tried_again(server: HomeServer) -> None:
+    """A limit that the result does not keep leaves the output; another redo is a new attempt."""
+    path = server.drop("style.safetensors", seed=1).path
+    server.once()
+    before = Seen.of(path)
+    server.configure(defaults={"max_error": 0.0001})
+    ends = [line["event"] for line in server.once("--redo") if "reason" in line]
+    assert "file.kept" in ends
+    assert before == Seen.of(path)
+    server.configure(defaults={"energy": 0.9})
+    assert "file.compressed" in [line["event"] for line in server.once("--redo")]
+    assert Seen.of(path).size < before.size
+
+
+@pytest.mark.slow
+def test_redo_without_an_archived_original_fails_that_file_only(server: HomeServer) -> None:
+    """Somebody deleted it: the output stays, the next file is done."""
+    lost, kept = (server.drop(f"{n}.safetensors", seed=1).path for n in ("a", "b"))
+    server.once()
+    before = Seen.of(lost)
+    server.archived(lost).unlink()
+    server.configure(defaults={"energy": 0.9})
+    lines = server.once("--redo", code=1)
+    assert [str(lost)] == [line["path"] for line in lines if line["event"] == "file.failed"]
+    assert [str(kept)] == [line["path"] for line in lines if line["event"] == "file.compressed"]
+    assert before == Seen.of(lost)

@@ -1,0 +1,182 @@
+"""`lensd restore`: the original back, bit by bit the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.home_server import HomeServer, Seen
+
+NAMES = [f"{name}.safetensors" for name in ("one", "other", "deleted", "replaced", "damaged")]
+
+
+class Files:
+    """A home server after one run, and what its files were before. Each test has its own file."""
+
+    def __init__(self, server: HomeServer) -> None:
+        self.server = server
+        self.before = dict(_compressed(server, *NAMES))
+
+    def take(self, name: str) -> tuple[HomeServer, Path, Seen]:
+        path = self.server.loras / f"{name}.safetensors"
+        return self.server, path, self.before[path]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(HomeServer(tmp_path_factory.mktemp("server")))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> HomeServer:
+    return HomeServer(tmp_path)
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another device than tmp_path."""
+    shared_memory = Path("/dev/shm")  # noqa: S108
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no other device in shared memory")
+    folder = shared_memory / f"lensd-restore-{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+
+
+def _compressed(server: HomeServer, *names: str) -> list[tuple[Path, Seen]]:
+    """Drop files with attributes of their own, and compress them."""
+    files = []
+    for seed, name in enumerate(names):
+        path = server.drop(name, seed=seed).path
+        path.chmod(0o604)
+        os.setxattr(path, "user.note", name.encode())
+        os.utime(path, ns=(10**18, 1_500_000_000_987_654_321 + seed))
+        files.append((path, Seen.of(path)))
+    server.once()
+    return files
+
+
+def _is_back(path: Path, before: Seen) -> bool:
+    note = os.getxattr(path, "user.note").decode()
+    return before == Seen.of(path)._replace(inode=before.inode) and path.name == note
+
+
+def test_one_file(files: Files) -> None:
+    """Bytes, mode, owner, time and attributes; moved out of the archive, which needs no space."""
+    server, path, before = files.take("one")
+    other = server.loras / "other.safetensors"
+    output = Seen.of(other)
+    done = server.lensd("restore", path)
+    assert done.returncode == 0, done.stderr
+    assert "move" in done.stderr
+    assert '"file.restored"' in done.stdout
+    assert _is_back(path, before)
+    assert not server.archived(path).exists()
+    assert output == Seen.of(other)
+    again = server.lensd("restore", path)
+    assert again.returncode == 2
+    assert "no original" in again.stderr
+    assert _is_back(path, before)
+
+
+def test_all_and_list(server: HomeServer) -> None:
+    """The list changes nothing and names every original; `--all` brings back each."""
+    files = _compressed(server, "a.safetensors", "sub.safetensors")
+    outputs = [Seen.of(path) for path, _ in files]
+    listed = server.lensd("restore", "--list")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    for path, before in files:
+        assert f"{path}  " in listed.stdout
+        assert before.sha256[:12] in listed.stdout
+    assert outputs == [Seen.of(path) for path, _ in files]
+    assert server.lensd("restore", "--all").returncode == 0
+    assert all(_is_back(path, before) for path, before in files)
+    assert server.lensd("restore", "--list").stdout == ""
+    assert [] == server.temporaries()
+
+
+def test_a_deleted_output_is_no_obstacle(files: Files) -> None:
+    """The original comes back under its name."""
+    server, path, before = files.take("deleted")
+    path.unlink()
+    assert server.lensd("restore", path).returncode == 0
+    assert _is_back(path, before)
+
+
+def test_a_file_that_somebody_replaced_is_refused(files: Files) -> None:
+    """Their bytes stay, the original too; exit 1 with the remedy."""
+    server, path, before = files.take("replaced")
+    path.write_bytes(b"something else")
+    done = server.lensd("restore", path)
+    assert done.returncode == 1
+    assert "Move it away" in done.stderr
+    assert path.read_bytes() == b"something else"
+    assert Seen.of(server.archived(path)).sha256 == before.sha256
+
+
+def test_a_damaged_original_is_not_put_back(files: Files) -> None:
+    """The output stays; exit 1."""
+    server, path, _ = files.take("damaged")
+    output = Seen.of(path)
+    archived = server.archived(path)
+    data = bytearray(archived.read_bytes())
+    data[-1] ^= 1
+    archived.write_bytes(data)
+    done = server.lensd("restore", path)
+    assert done.returncode == 1
+    assert "damaged" in done.stderr
+    assert output == Seen.of(path)
+
+
+@pytest.mark.slow
+def test_an_older_version(server: HomeServer) -> None:
+    """By the beginning of its sha256; a wrong one is a usage error that names what there is."""
+    [(path, oldest)] = _compressed(server, "a.safetensors")
+    newer = Seen.of(server.drop("a.safetensors", seed=7).path)
+    server.once()
+    wrong = server.lensd("restore", path, "--version", "zzz")
+    assert wrong.returncode == 2
+    assert oldest.sha256[:12] in wrong.stderr
+    assert server.lensd("restore", path, "--version", oldest.sha256[:10]).returncode == 0
+    assert Seen.of(path).sha256 == oldest.sha256
+    assert Seen.of(server.archived(path)).sha256 == newer.sha256
+
+
+@pytest.mark.slow
+def test_across_disks(server: HomeServer, other_disk: Path) -> None:
+    """Copied and verified; the archive keeps its copy, unless `--purge` says otherwise."""
+    server.configure(archive=other_disk)
+    (kept, before), (purged, before_too) = _compressed(server, "a.safetensors", "b.safetensors")
+    done = server.lensd("restore", kept)
+    assert "copy" in done.stderr
+    assert _is_back(kept, before)
+    assert Seen.of(other_disk / "loras" / kept.name).sha256 == before.sha256
+    assert server.lensd("restore", "--purge", purged).returncode == 0
+    assert _is_back(purged, before_too)
+    assert not (other_disk / "loras" / purged.name).exists()
+    assert not [line for line in server.once() if line["event"].startswith("file.")]
+
+
+@pytest.mark.slow
+def test_without_a_ledger(server: HomeServer) -> None:
+    """It was lost: the mark in the output and the archive's layout are enough."""
+    [(path, before)] = _compressed(server, "a.safetensors")
+    for file in server.state.iterdir():
+        file.unlink()
+    assert server.lensd("restore", path).returncode == 0
+    assert _is_back(path, before)
+
+
+def test_usage(files: Files) -> None:
+    """Nothing named, or a path elsewhere: exit 2 and a hint."""
+    server = files.server
+    for arguments, says in (([], "--list"), ([server.top / "x"], "in no watched folder")):
+        done = server.lensd("restore", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert says in done.stderr

@@ -1,0 +1,42 @@
+"""`lensd retry`: the way back for a file that failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.home_server import HomeServer
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> HomeServer:
+    """After a run in which `bad.safetensors` failed on its infinite weights."""
+    server = HomeServer(tmp_path)
+    bad = server.drop("bad.safetensors", seed=1).path
+    bad.write_bytes(bad.read_bytes()[:-2] + b"\xff\x7f")
+    server.once(code=1)
+    return server
+
+
+def test_the_next_start_takes_it_up_again(server: HomeServer) -> None:
+    """The problem is gone from the status, and the daemon looks at the file as at a new one."""
+    done = server.lensd("retry")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "lensd: 1 files will be tried again when lensd runs\n",
+    )
+    assert server.status()["problems"] == []
+    with server.daemon() as daemon:
+        line = daemon.wait_for_event("file.failed", 60)
+    assert line["reason"] == "not_finite"
+
+
+def test_only_the_named_file(server: HomeServer) -> None:
+    """A path that has no problem is an error that says where those with one are listed."""
+    fine = server.lensd("retry", server.loras / "fine.safetensors")
+    assert fine.returncode == 2
+    assert "lensd status" in fine.stderr
+    assert len(server.status()["problems"]) == 1
+    assert server.lensd("retry", server.loras / "bad.safetensors").returncode == 0
+    assert server.status()["problems"] == []

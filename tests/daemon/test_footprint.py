@@ -1,0 +1,59 @@
+"""What the daemon costs the machine that it lives on, and how systemd sees it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import psutil
+
+from tests.support.home_server import HomeServer, wait_until
+
+
+def test_the_daemon_stays_small_and_the_worker_leaves(server: HomeServer) -> None:
+    """No torch is ever mapped into the daemon, under 50 MB; an idle worker ends by itself."""
+    server.configure(worker={"idle_exit": 0.5})
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        paths = [server.drop(f"{n}.safetensors", seed=n).path for n in range(3)]
+        started = daemon.wait_for_event("worker.started", 60)
+        for path in paths:
+            daemon.wait_for_file(path, "file.compressed")
+        this = psutil.Process(daemon.process.pid)
+        assert started["pid"] in [child.pid for child in this.children()]
+        stopped = daemon.wait_for_event("worker.stopped", 30)
+        assert (stopped["pid"], stopped["reason"]) == (started["pid"], "idle")
+        wait_until(lambda: not this.children(), "the worker has left")
+        maps = Path(f"/proc/{this.pid}/maps").read_text()
+        assert "torch" not in maps
+        assert "numpy" not in maps
+        assert this.memory_info().rss < 50_000_000
+        kinds = {c.family for c in this.net_connections()}
+        assert socket.AF_INET not in kinds
+        assert socket.AF_INET6 not in kinds
+        again = server.drop("again.safetensors", seed=9).path
+        daemon.wait_for_file(again, "file.compressed")
+        assert daemon.stop(10) == 0
+
+
+def test_systemd_hears_when_it_is_ready_and_when_it_stops(server: HomeServer) -> None:
+    """READY=1 and STOPPING=1 as datagrams to $NOTIFY_SOCKET."""
+    address = str(server.top / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(address)
+        channel.settimeout(30)
+        with server.daemon(env={"NOTIFY_SOCKET": address}) as daemon:
+            assert channel.recv(64) == b"READY=1"
+            daemon.wait_for_event("daemon.ready", 30)
+            assert daemon.stop(10) == 0
+            assert channel.recv(64) == b"STOPPING=1"
+
+
+def test_a_notify_socket_that_is_gone_is_no_fault(server: HomeServer) -> None:
+    """Nor is an abstract one that nobody listens to."""
+    with server.daemon(env={"NOTIFY_SOCKET": "@lensd-nobody-listens"}) as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        os.kill(daemon.process.pid, signal.SIGTERM)
+        assert daemon.process.wait(10) == 0

@@ -1,0 +1,109 @@
+"""A worker that is killed, hangs, or dies again and again costs attempts and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+
+import psutil
+
+from tests.support.home_server import HomeServer, Seen, wait_until
+from tests.support.running import Line, RunningDaemon
+
+
+def _hold(server: HomeServer, daemon: RunningDaemon) -> int:
+    """Have a worker started by a first file, and stop it where it waits for the next."""
+    first = server.drop("first.safetensors", seed=1)
+    pid = int(daemon.wait_for_event("worker.started", 60)["pid"])
+    daemon.wait_for_file(first.path, "file.compressed")
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+def test_a_killed_worker_costs_one_attempt(server: HomeServer) -> None:
+    """`worker.crashed` with its signal; the file is compressed by the next one."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        pid = _hold(server, daemon)
+        path = server.drop("style.safetensors", seed=2).path
+        settled = daemon.wait_for_file(path, "file.settled")
+        wait_until(lambda: bool(server.temporaries()), "the job runs")
+        os.kill(pid, signal.SIGKILL)
+        crashed = daemon.wait_for_event("worker.crashed", 30)
+        assert (crashed["pid"], crashed["exit"]) == (pid, -signal.SIGKILL)
+        assert crashed["job_id"] == settled["job_id"]
+        line = daemon.wait_for_file(path)
+        assert line["event"] == "file.compressed"
+        assert line["job_id"] == settled["job_id"]
+        assert daemon.stop(10) == 0
+    assert [] == server.temporaries()
+
+
+def test_a_worker_that_hangs_is_ended(server: HomeServer) -> None:
+    """After `worker.timeout`: one attempt, told as such, and a new worker does it."""
+    server.configure(worker={"timeout": 1.5})
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        pid = _hold(server, daemon)
+        path = server.drop("style.safetensors", seed=2).path
+        crashed = daemon.wait_for_event("worker.crashed", 30)
+        assert (crashed["pid"], crashed["exit"]) == (pid, None)
+        assert "1.5 s" in crashed["message"]
+        assert daemon.wait_for_file(path)["event"] == "file.compressed"
+    assert daemon.process.returncode == 0
+
+
+def test_a_file_that_kills_the_worker_thrice_is_set_aside(server: HomeServer) -> None:
+    """Quarantined with the remedy, untouched; others go on; `once` and a new version try again."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        made = server.make("poison.safetensors", seed=3)
+        before = Seen.of(made.path)
+        path = server.move_in(made.path)
+        line = _kill_every_worker(daemon)
+        assert line["path"] == str(path)
+        assert ("file.quarantined", "worker_crashed") == (line["event"], line["reason"])
+        assert line["attempts"] == 3
+        assert "as it is" in line["message"]
+        assert before == Seen.of(path)
+        good = server.drop("good.safetensors", seed=4).path
+        assert daemon.wait_for_file(good)["event"] == "file.compressed"
+        assert daemon.stop(10) == 0
+    assert [str(path)] == [p["path"] for p in server.status()["problems"]]
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        other = server.drop("other.safetensors", seed=5).path
+        daemon.wait_for_file(other, "file.compressed")
+    assert [] == daemon.of(path)
+    _pretend_older_version(server)
+    with server.daemon() as daemon:
+        assert daemon.wait_for_file(path)["event"] == "file.compressed"
+    assert [] == server.status()["problems"]
+
+
+def test_once_tries_a_quarantined_file_again(server: HomeServer) -> None:
+    """The explicit way."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        path = server.drop("poison.safetensors", seed=3).path
+        assert _kill_every_worker(daemon)["path"] == str(path)
+    lines = server.once()
+    assert [str(path)] == [line["path"] for line in lines if line["event"] == "file.compressed"]
+
+
+def _kill_every_worker(daemon: RunningDaemon) -> Line:
+    """Kill three workers, each as soon as it is there; the line of the quarantine."""
+    this = psutil.Process(daemon.process.pid)
+    for _ in range(3):
+        wait_until(lambda: bool(this.children()), "a worker is there")
+        for worker in this.children():
+            worker.kill()
+        daemon.wait_for_event("worker.crashed", 30)
+    return daemon.wait_for_event("file.quarantined", 30)
+
+
+def _pretend_older_version(server: HomeServer) -> None:
+    with sqlite3.connect(server.state / "ledger.sqlite3") as db:
+        db.execute("UPDATE files SET version = '0.0.1' WHERE outcome = 'quarantined'")
+    db.close()

@@ -1,0 +1,198 @@
+"""What the ledger remembers of files, also of odd ones, across a restart."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lensd.errors import StorageError
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger
+
+ROOT, WATCH = "/srv/loras", "loras"
+FIRST = Identity(1, 10, 100, 5_000, 6_000)
+ODD = os.fsdecode(b"caf\xe9\n.safetensors")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(str(tmp_path), "1.0")
+    yield ledger
+    ledger.close()
+
+
+def _again(tmp_path: Path, version: str = "1.0", *, readonly: bool = False) -> Ledger:
+    return Ledger(str(tmp_path), version, readonly=readonly)
+
+
+def test_a_job_survives_a_restart_with_all_its_columns(tmp_path: Path) -> None:
+    """Names need not be UTF-8 or of one line; identities and lines come back as they were."""
+    ledger = _again(tmp_path)
+    ledger.enqueue("job", ROOT, WATCH, ODD, FIRST)
+    staged = FIRST._replace(inode=11)
+    line = {"path": f"{ROOT}/{ODD}", "seconds": {"total": 1.5}}
+    ledger.update("job", state="publishing", staged=staged, line=line, archive_path=f"/a/{ODD}")
+    ledger.close()
+    ledger = _again(tmp_path)
+    entry = ledger.get("job")
+    ledger.close()
+    assert (entry.path, entry.identity, entry.staged) == (ODD, FIRST, staged)
+    assert (entry.line, entry.archive_path) == (line, f"/a/{ODD}")
+    assert entry.full_path == f"{ROOT}/{ODD}"
+    assert entry.state == "publishing"
+
+
+def test_messages_may_name_any_file(ledger: Ledger) -> None:
+    """A text for people with a name that is not UTF-8 in it is stored readably."""
+    ledger.enqueue("job", ROOT, WATCH, ODD, FIRST)
+    ledger.finish("job", "failed", reason="io_error", message=f"{ODD} is broken")
+    assert ledger.get("job").message == "caf\\xe9\n.safetensors is broken"
+    ledger.set_waiting(ROOT, ODD, WATCH, f"{ODD}.part lies beside it")
+    assert "caf\\xe9" in ledger.waiting()[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        ({}, True),
+        ({"device": 2}, True),
+        ({"inode": 11}, True),
+        ({"ctime_ns": 1}, True),
+        ({"inode": 11, "ctime_ns": 1}, False),
+        ({"size": 101}, False),
+        ({"mtime_ns": 1}, False),
+    ],
+)
+def test_a_version_is_known_by_its_content(
+    ledger: Ledger, change: dict[str, int], *, known: bool
+) -> None:
+    """Device numbers change with a reboot, ctime with a chmod, inodes on some network disks."""
+    ledger.record("job", ROOT, WATCH, "a", FIRST, outcome="kept")
+    found = ledger.knows(ROOT, "a", FIRST._replace(**change))
+    assert (found is not None) == known
+    assert ledger.knows(ROOT, "b", FIRST) is None
+
+
+def test_an_output_is_known_where_the_original_was(ledger: Ledger) -> None:
+    """While the job goes on both are known, afterwards the output alone."""
+    output = FIRST._replace(inode=20, size=30, ctime_ns=9)
+    ledger.enqueue("job", ROOT, WATCH, "a", FIRST)
+    ledger.update("job", state="publishing", staged=output)
+    assert ledger.knows(ROOT, "a", FIRST)
+    assert ledger.knows(ROOT, "a", output)
+    ledger.finish("job", "compressed")
+    assert ledger.knows(ROOT, "a", FIRST) is None
+    assert ledger.knows(ROOT, "a", output)
+
+
+def test_the_queue_is_in_order_and_failed_attempts_come_last(ledger: Ledger) -> None:
+    """So that one file that kills the worker holds up nobody."""
+    for name in ("first", "second", "third"):
+        ledger.enqueue(name, ROOT, WATCH, name, FIRST)
+    ledger.update("first", attempts=1)
+    order = []
+    while (entry := ledger.next_queued()) is not None:
+        order.append(entry.job_id)
+        ledger.finish(entry.job_id, "compressed")
+    assert order == ["second", "third", "first"]
+
+
+def test_a_released_version_is_unknown_again(ledger: Ledger) -> None:
+    """`once` asked for it, or a new version of lensd gave it another chance."""
+    ledger.baseline(ROOT, WATCH, [("a", FIRST), ("b", FIRST)])
+    entry = ledger.knows(ROOT, "a", FIRST)
+    assert entry is not None
+    assert entry.outcome == "baseline"
+    ledger.release([entry])
+    assert ledger.knows(ROOT, "a", FIRST) is None
+    assert ledger.knows(ROOT, "b", FIRST)
+
+
+def test_another_versions_quarantine_is_found(tmp_path: Path, ledger: Ledger) -> None:
+    """A file that the running version gave up itself is not."""
+    ledger.enqueue("job", ROOT, WATCH, "a", FIRST)
+    ledger.finish("job", "quarantined")
+    assert [] == ledger.quarantined_before("1.0")
+    ledger.close()
+    newer = _again(tmp_path, "1.1")
+    assert ["job"] == [entry.job_id for entry in newer.quarantined_before("1.1")]
+    newer.close()
+
+
+def test_how_often_an_original_was_published(ledger: Ledger) -> None:
+    """Each time that it came to this path; a redo is the person's own wish."""
+    for job in ("one", "two", "redone"):
+        ledger.enqueue(job, ROOT, WATCH, "a", FIRST, redo=job == "redone")
+        ledger.finish(job, "compressed", sha256_in="abc")
+        ledger.replace_older(ROOT, "a", job)
+    ledger.enqueue("other", ROOT, WATCH, "b", FIRST)
+    ledger.finish("other", "compressed", sha256_in="abc")
+    assert ledger.times_published(ROOT, "a", "abc") == 2
+    assert ledger.times_published(ROOT, "a", "abd") == 0
+    assert ["redone", "other"] == [e.job_id for e in ledger.with_outcome("compressed")]
+
+
+def test_totals_count_each_archived_original_once(ledger: Ledger) -> None:
+    """Saved in the folders, held by the archive, and the difference."""
+    sizes = {"bytes_in": 100, "bytes_out": 30, "archive_path": "/archive/a"}
+    for job in ("one", "two"):
+        ledger.enqueue(job, ROOT, WATCH, "a", FIRST)
+        ledger.finish(job, "compressed", sha256_in="abc", **sizes)
+        ledger.replace_older(ROOT, "a", job)
+    totals = ledger.totals()
+    assert totals["outcomes"] == {"compressed": 1, "replaced": 1}
+    assert (totals["saved_in_folders"], totals["held_by_archive"], totals["net"]) == (70, 100, -30)
+    ledger.record("back", ROOT, WATCH, "a", FIRST, outcome="restored", archive_path="/archive/a")
+    ledger.came_back("back", FIRST, "/archive/a", gone=True)
+    totals = ledger.totals()
+    assert (totals["saved_in_folders"], totals["held_by_archive"]) == (0, 0)
+
+
+def test_a_root_is_new_once(ledger: Ledger) -> None:
+    """Also when it was empty."""
+    assert not ledger.knows_root(ROOT)
+    ledger.baseline(ROOT, WATCH, [])
+    assert ledger.knows_root(ROOT)
+
+
+def test_readers_write_nothing(tmp_path: Path, ledger: Ledger) -> None:
+    """`status` beside a daemon: it sees the latest, and cannot change it."""
+    reader = _again(tmp_path, readonly=True)
+    ledger.enqueue("job", ROOT, WATCH, "a", FIRST)
+    assert ["job"] == [e.job_id for e in reader.unfinished()]
+    with pytest.raises(StorageError, match="cannot be written"):
+        reader.update("job", attempts=1)
+    reader.close()
+
+
+def test_it_is_durable_at_commit(tmp_path: Path) -> None:
+    """synchronous=FULL with a WAL: what was said survives a power cut. Others may not read it."""
+    ledger = _again(tmp_path)
+    assert ledger._db.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert ledger._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert (tmp_path / "ledger.sqlite3").stat().st_mode & 0o777 == 0o640
+    ledger.close()
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but long enough to be none", None])
+def test_a_ledger_that_cannot_be_opened(tmp_path: Path, content: bytes | None) -> None:
+    """Damaged, or of a later lensd: StorageError with the remedy, and the file stays."""
+    path = tmp_path / "ledger.sqlite3"
+    if content is None:
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA user_version = 99")
+        db.close()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(StorageError, match=r"moved away|upgrade lensd"):
+        Ledger(str(tmp_path), "1.0")
+    if content is not None:
+        assert content == path.read_bytes()
+    else:
+        with sqlite3.connect(path) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (99,)
+        db.close()

@@ -1,0 +1,130 @@
+"""The folders of a person's home server, in a temporary place, with lensd at work in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.support.realistic import SmallFile, small_lora
+from tests.support.running import Line, RunningDaemon, parse_line
+
+QUIET = 0.3
+UNPROVEN = 1.2
+
+
+class Seen(NamedTuple):
+    """What a file is. Equal before and after: nobody has touched it."""
+
+    sha256: str
+    mode: int
+    owner: tuple[int, int]
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> Seen:
+        """Look at a regular file."""
+        found = path.lstat()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        owner = found.st_uid, found.st_gid
+        return cls(digest, found.st_mode, owner, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+class HomeServer:
+    """A watched folder `loras`, an archive, a state folder, and the configuration for them."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.loras = top / "loras"
+        self.archive = top / "archive"
+        self.state = top / "state"
+        self.config = top / "config.yaml"
+        self.stderr = top / "stderr"
+        self.elsewhere = top / "elsewhere"  # on the same disk, not watched
+        for folder in (self.loras, self.archive, self.elsewhere):
+            folder.mkdir()
+        self.configure()
+
+    def configure(
+        self,
+        *,
+        watch: Sequence[Mapping[str, Any]] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        worker: Mapping[str, Any] | None = None,
+        settle: Mapping[str, Any] | None = None,
+        archive: Path | None = None,
+    ) -> None:
+        """Write the configuration anew."""
+        document = {
+            "watch": [{"path": str(self.loras)}] if watch is None else list(watch),
+            "defaults": defaults or {},
+            "archive": {"path": str(archive or self.archive)},
+            "state": {"path": str(self.state)},
+            "settle": {"quiet_seconds": QUIET, "unproven_seconds": UNPROVEN, **(settle or {})},
+            "worker": {"device": "cpu", **(worker or {})},
+        }
+        self.config.write_text(json.dumps(document))  # JSON is YAML
+
+    def daemon(
+        self, *, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> RunningDaemon:
+        """To be entered with `with`."""
+        return RunningDaemon(self.config, self.stderr, prefix=prefix, env=env)
+
+    def lensd(self, verb: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Another command with this configuration."""
+        command = [sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    def once(self, *arguments: str | Path, code: int = 0) -> list[Line]:
+        """`lensd once`, which must end with `code`; its log."""
+        done = self.lensd("once", *arguments)
+        assert done.returncode == code, done.stderr + done.stdout
+        return [parse_line(text) for text in done.stdout.splitlines()]
+
+    def status(self) -> dict[str, Any]:
+        """`lensd status --json`."""
+        done = self.lensd("status", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def drop(self, relative: str, **of_file: Any) -> SmallFile:
+        """Put a small LoRA at once and whole into the watched folder, as a finished download."""
+        made = self.make(os.path.basename(relative), **of_file)
+        return made._replace(path=self.move_in(made.path, relative))
+
+    def make(self, name: str, **of_file: Any) -> SmallFile:
+        """A small LoRA outside of the watched folder."""
+        return small_lora(self.elsewhere / name, **of_file)
+
+    def move_in(self, path: Path, relative: str | None = None) -> Path:
+        """Move a file into the watched folder."""
+        target = self.loras / (relative or path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+        return target
+
+    def temporaries(self) -> list[Path]:
+        """lensd's own unfinished files, wherever they are."""
+        folders = (self.loras, self.archive)
+        return [p for folder in folders for p in folder.rglob(".lensd-*")]
+
+    def archived(self, path: Path) -> Path:
+        """Where the original of a file in the watched folder belongs."""
+        return self.archive / self.loras.name / path.relative_to(self.loras)
+
+
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Look again and again. Raises AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.02)

@@ -1,0 +1,154 @@
+"""The daemon's side of the worker: real child processes that behave well and badly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lensd.worker.supervisor import Abandoned, Worker, WorkerLost
+
+# A worker without torch: it does what the request says.
+SCRIPT = """
+import os, sys, time
+from lensd.errors import Kept
+from lensd.worker.protocol import serve
+def handle(request):
+    if request["do"] == "refuse":
+        raise Kept("no_gain", "nothing to be gained")
+    if request["do"] == "print":
+        print("a library that prints", flush=True)
+        os.system("echo and its child")
+    if request["do"] == "sleep":
+        time.sleep(60)
+    if request["do"] == "die":
+        os._exit(7)
+    return {"did": request["do"], "name": request.get("name"), "nice": os.nice(0)}
+os.nice(int(sys.argv[1]))
+serve(handle, {"device": "cpu", "torch": "0"})
+"""
+Events = list[tuple[str, dict[str, Any]]]
+
+
+def _worker(events: Events, *, timeout: float = 20.0, script: str = SCRIPT) -> Worker:
+    def tell(event: str, **fields: Any) -> None:
+        events.append((event, fields))
+
+    return Worker((sys.executable, "-c", script), tell, timeout, idle_exit=60, nice=3)
+
+
+def _never() -> bool:
+    return False
+
+
+@pytest.fixture(autouse=True)
+def repository_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+
+
+def test_it_starts_with_the_first_request_and_serves_many() -> None:
+    """One process, at its niceness; names that are not UTF-8 pass both ways."""
+    events: Events = []
+    worker = _worker(events)
+    assert not worker.running
+    name = os.fsdecode(b"caf\xe9")
+    answers = [worker.request({"do": "work", "name": name}, _never) for _ in range(2)]
+    assert [a["name"] for a in answers] == [name, name]
+    assert answers[0]["nice"] == os.nice(0) + 3
+    [(event, fields)] = events
+    assert (event, fields["device"], fields["torch"]) == ("worker.started", "cpu", "0")
+    assert psutil.pid_exists(fields["pid"])
+    worker.stop("idle")
+    assert not psutil.pid_exists(fields["pid"])
+    assert events[1:] == [("worker.stopped", {"pid": fields["pid"], "reason": "idle"})]
+    worker.stop("idle")
+    assert len(events) == 2
+
+
+def test_a_refusal_is_an_answer() -> None:
+    """The file's end as it was raised; the process lives on, and so does what it prints."""
+    worker = _worker([])
+    answer = worker.request({"do": "refuse"}, _never)
+    assert (answer["type"], answer["event"], answer["reason"]) == (
+        "refused", "file.kept", "no_gain",
+    )  # fmt: skip
+    assert worker.request({"do": "print"}, _never)["did"] == "print"
+    bug = worker.request({}, _never)
+    assert bug["type"] == "bug"
+    assert "KeyError" in bug["message"]
+    assert worker.request({"do": "work"}, _never)["type"] == "result"
+    worker.stop("idle")
+
+
+@pytest.mark.parametrize(
+    ("deed", "code", "says"), [("die", 7, "exit code 7"), ("kill", -signal.SIGKILL, "signal 9")]
+)
+def test_a_worker_that_dies_is_lost_and_the_next_request_gets_another(
+    deed: str, code: int, says: str
+) -> None:
+    """WorkerLost with the reason; the event tells job and exit status."""
+    events: Events = []
+    worker = _worker(events)
+    worker.request({"do": "work"}, _never)
+    first = events[0][1]["pid"]
+    if deed == "kill":
+        threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
+    request = {"do": "die" if deed == "die" else "sleep", "job_id": "job"}
+    with pytest.raises(WorkerLost, match=says) as lost:
+        worker.request(request, _never)
+    assert lost.value.reason == "worker_crashed"
+    event, fields = events[-1]
+    assert event == "worker.crashed"
+    assert (fields["exit"], fields["job_id"], fields["pid"]) == (code, "job", first)
+    assert worker.request({"do": "work"}, _never)["did"] == "work"
+    worker.stop("idle")
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_worker_that_does_not_finish_is_ended(*, stopped: bool) -> None:
+    """After the time for one request, whether it lives (heartbeats) or not."""
+    events: Events = []
+    worker = _worker(events, timeout=1.0)
+    worker.request({"do": "work"}, _never)
+    pid = events[0][1]["pid"]
+    if stopped:
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(WorkerLost, match="within 1 s") as lost:
+        worker.request({"do": "sleep"}, _never)
+    assert lost.value.reason == "worker_timeout"
+    assert 1.0 <= time.monotonic() - began < 5
+    assert not psutil.pid_exists(pid)
+    assert not worker.running
+
+
+def test_an_abandoned_request_ends_the_process_soon() -> None:
+    """The daemon stops, or somebody wrote to the file: no time is lost on it."""
+    events: Events = []
+    worker = _worker(events)
+    worker.request({"do": "work"}, _never)
+    deadline = time.monotonic() + 0.3
+    give_up: Callable[[], bool] = lambda: time.monotonic() > deadline  # noqa: E731
+    with pytest.raises(Abandoned):
+        worker.request({"do": "sleep"}, give_up)
+    assert time.monotonic() < deadline + 2
+    assert not psutil.pid_exists(events[0][1]["pid"])
+    assert events[-1][0] == "worker.stopped"
+
+
+def test_a_worker_that_cannot_start_is_lost() -> None:
+    """It ends before it says hello."""
+    events: Events = []
+    worker = _worker(events, script="raise SystemExit(3)")
+    with pytest.raises(WorkerLost, match="exit code 3"):
+        worker.request({"do": "work"}, _never)
+    assert events[-1][1]["exit"] == 3
+    assert not worker.running
