@@ -28,6 +28,8 @@ LAZY: dict[str, tuple[str, str]] = {
     "retry": ("lensd.cli.retry:retry", "Give failed and quarantined files another chance."),
     "analyze": ("lensd.cli.analyze:analyze", "Show what a LoRA would shrink to; change nothing."),
     "compress": ("lensd.cli.compress:compress", "Compress a file to a new one, without a daemon."),
+    "expand": ("lensd.cli.expand:expand", "Make an int8 LoRA float16 again, for any program."),
+    "compare": ("lensd.cli.compare:compare", "Tell how far two LoRAs are apart, by module."),
 }
 
 

@@ -18,7 +18,7 @@ from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file, with every module.")
 def analyze(files: tuple[str, ...], as_json: bool) -> int:
     """Show what a LoRA would shrink to; change nothing.
@@ -31,7 +31,7 @@ def analyze(files: tuple[str, ...], as_json: bool) -> int:
     for path in files:
         request = {
             "path": os.path.realpath(path),
-            "name": os.path.basename(path),
+            "name": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
             "parameters": Settings().parameters(),
             "device": "cpu",
             "details": True,

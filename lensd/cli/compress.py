@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from typing import Any
 
 import click
 
 from lensd.cli import say
+from lensd.cli.staging import staged
 from lensd.cli.text import size
 from lensd.config.document import Settings
 from lensd.config.folders import printable
 from lensd.config.sizes import parse_size
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError, UsageError
-from lensd.store.files import fsync_folder, temporary_name
-from lensd.store.rename import move_onto_free_name
 
 SUFFIX = ".lensd.safetensors"
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--output", metavar="OUT", help="Where to write (default NAME" + SUFFIX + ").")
 @click.option("--mode", type=click.Choice(["rank", "int8", "ultra"]), default="ultra")
 @click.option("--energy", type=float, help="The share of squared singular values kept.")
@@ -34,7 +32,7 @@ SUFFIX = ".lensd.safetensors"
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file.")
 @click.option("--force", is_flag=True, help="Write over an existing output.")
 def compress(files: tuple[str, ...], output: str | None, as_json: bool, **options: Any) -> int:
-    r"""Compress a file to a new one; the input is never changed.
+    """Compress a file to a new one; the input is never changed.
 
     \b
     lensd compress style.safetensors                    to style.lensd.safetensors
@@ -63,7 +61,8 @@ def compress(files: tuple[str, ...], output: str | None, as_json: bool, **option
 
 def _settings(options: dict[str, Any]) -> Settings:
     """The options that were given, through the same model as the configuration's."""
-    given = {k: options[k] for k in ("mode", "energy", "allocation", "max_rank") if options[k]}
+    given = {k: options[k] for k in ("mode", "energy", "allocation", "max_rank")}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
         if options["target_size"]:
             given |= {"target_size": parse_size(options["target_size"]), "allocation": "file"}
@@ -78,50 +77,22 @@ def _compress(
     path: str, target: str, settings: Settings, device: str, *, force: bool
 ) -> dict[str, Any]:
     """Stage beside the target, then give it its name."""
-    if os.path.exists(target):
-        if os.path.samefile(path, target):
-            raise UsageError(f"{target} is the input; lensd never writes over it")
-        if not force:
-            raise UsageError(f"{target} exists; --force writes over it, -o names another")
-    from lensd.compute import task  # torch takes a second; only this needs it
+    with staged(path, target, force=force) as new:
+        from lensd.compute import task  # torch takes a second; only this needs it
 
-    folder, name = os.path.split(os.path.abspath(target))
-    staged = os.path.join(folder, temporary_name(secrets.token_hex(8)))
-    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-    try:
-        made = os.fstat(fd)
         numbers = task.compress(
             {
                 "path": os.path.realpath(path),
                 "name": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
-                "temporary": staged,
-                "temporary_inode": (made.st_dev, made.st_ino),
+                "temporary": new.path,
+                "temporary_inode": new.inode,
                 "parameters": settings.parameters(),
                 "min_saving": 0.0,
                 "max_error": None,
                 "device": device,
             }
         )
-        _give_name(folder, os.path.basename(staged), name, force=force)
-    except BaseException:
-        if os.path.exists(staged):
-            os.unlink(staged)
-        raise
-    finally:
-        os.close(fd)
     return numbers | {"output": target, "mode": settings.mode}
-
-
-def _give_name(folder: str, staged: str, name: str, *, force: bool) -> None:
-    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if force:
-            os.replace(staged, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
-        else:
-            move_onto_free_name(folder_fd, staged, folder_fd, name)
-        fsync_folder(folder_fd)
-    finally:
-        os.close(folder_fd)
 
 
 def _describe(path: str, target: str, numbers: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lensd.compute.passes import Measured
-from lensd.lora import fidelity
+from lensd.lora import fidelity, untouched
 from lensd.lora.compress import ModulePlan, Plan
 
 Numbers = dict[str, Any]
@@ -30,6 +30,8 @@ def of_plan(plan: Plan) -> Numbers:
             "untouched": len(plan.layout.untouched),
         },
         "forced_by": list(plan.forced_by),
+        "float_because": dict(plan.float_because),
+        "untouched_because": _untouched_because(plan),
     }
 
 
@@ -56,6 +58,11 @@ def delta_error(measured: Iterable[Measured]) -> float:
     pairs = [(m.squared_error, m.plan.energy) for m in measured]
     error, energy = (sum(column) for column in zip(*pairs, strict=True))
     return float((error / energy) ** 0.5) if energy else 0.0
+
+
+def _untouched_because(plan: Plan) -> dict[str, int]:
+    specs = dict(plan.tensors)
+    return dict(untouched.reasons({key: specs[key] for key in plan.layout.untouched}))
 
 
 def _energy(modules: Sequence[ModulePlan]) -> dict[str, float]:

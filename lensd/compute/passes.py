@@ -62,6 +62,7 @@ class Measured:
     squared_signal: float  # ||delta_k||_F^2 before encoding
     squared_noise: float  # what encoding did to it
     elements: fidelity.ElementError
+    too_noisy: bool  # so that it should be no int8
 
     @property
     def relative_error(self) -> float:
@@ -170,7 +171,7 @@ class Engine:
             keys.append(m.module.alpha_key)
         seen = compress.decode(m, {k: self._there(read_back(k)) for k in keys})
         error = fidelity.squared_distance(up.double() * m.scale, down, *seen)
-        return Measured(m, error, r.squared_signal, r.squared_error, r.elements)
+        return Measured(m, error, r.squared_signal, r.squared_error, r.elements, r.too_noisy)
 
     def _there(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -42,20 +42,24 @@ class Source:
         Raises Skipped (no LoRA, lensd's own output, not a regular file, changed) or Failed
         (`unreadable`, `io_error`).
         """
+        return cls._open(path, expected, _read_original)
+
+    @classmethod
+    def open_any(cls, path: str) -> Source:
+        """As `open`, also lensd's own outputs: their int8 pairs are modules like any other."""
+        return cls._open(path, None, _read_any)
+
+    @classmethod
+    def _open(
+        cls, path: str, expected: Sequence[int] | None, read: Callable[[Header], Layout]
+    ) -> Source:
         fd = _open(path)
         try:
             identity = Identity.of(os.fstat(fd))
             if expected is not None and identity != Identity(*expected):
                 raise Skipped("changed", "the file changed before it was read; it starts over")
             header = read_header(fd, identity.size)
-            if marks.is_output(header.metadata):
-                raise Skipped(
-                    "already_compressed",
-                    "this file was written by lensd; to compress it with other settings use "
-                    "`lensd once --redo`, which starts from the original",
-                )
-            specs = {k: TensorSpec(t.dtype, t.shape) for k, t in header.tensors.items()}
-            return cls(fd, path, identity, header, specs, read_layout(specs))
+            return cls(fd, path, identity, header, _specs(header), read(header))
         except BaseException:
             os.close(fd)
             raise
@@ -77,6 +81,9 @@ class Source:
         data = read_into(self.fd, self.header, key)
         return torch.frombuffer(data, dtype=compress.TORCH_DTYPE[spec.dtype]).reshape(spec.shape)
 
+    def is_int8(self, module: Module) -> bool:
+        return self.specs[module.up].dtype == self.specs[module.down].dtype == "I8"
+
     def factors(self, module: Module) -> tuple[Tensor, Tensor]:
         """up and down, in a dtype that holds both."""
         up, down = self.tensor(module.up), self.tensor(module.down)
@@ -89,6 +96,28 @@ class Source:
     def unchanged(self) -> bool:
         """Whether nobody wrote to the file since it was opened."""
         return Identity.of(os.fstat(self.fd)) == self.identity
+
+
+def _specs(header: Header) -> dict[str, TensorSpec]:
+    return {k: TensorSpec(t.dtype, t.shape) for k, t in header.tensors.items()}
+
+
+def _read_original(header: Header) -> Layout:
+    if marks.is_output(header.metadata):
+        raise Skipped(
+            "already_compressed",
+            "this file was written by lensd; to compress it with other settings use "
+            "`lensd once --redo`, which starts from the original",
+        )
+    return read_layout(_specs(header))
+
+
+def _read_any(header: Header) -> Layout:
+    """What the pairs are called does not depend on how they are stored: int8 passes as float16."""
+    specs = _specs(header)
+    return read_layout(
+        {k: s._replace(dtype="F16") if s.dtype == "I8" else s for k, s in specs.items()}
+    )
 
 
 def _open(path: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from lensd import __version__
 from lensd.compute import measures
-from lensd.compute.passes import Engine, available_cores
+from lensd.compute.passes import Engine, Measured, available_cores
 from lensd.compute.source import Source
 from lensd.errors import Failed, FileError, Kept, Skipped
 from lensd.lora import rank
@@ -112,23 +112,39 @@ def _compress(engine: Engine, request: Mapping[str, Any]) -> Numbers:
         digest = beside.submit(sha256_of, source.fd)
         readings = engine.first_pass()
         origin = _origin(request, source, digest.result(), p)
-    chosen = choose(source, readings, p, origin)
-    tensors, header = entries(chosen), output_metadata(source.header.metadata, chosen, origin)
-    numbers = measures.of_plan(chosen) | {"sha256_in": origin.sha256, "bytes_in": origin.bytes}
-    _check_gain(output_bytes(tensors, header), numbers, request["min_saving"])
-    with Output(request["temporary"], request["temporary_inode"], tensors, header) as output:
-        reduced = engine.reduce(chosen, output)
-        with engine.clock.measure("write"):
-            output.sync()
-        measured = engine.verify(request["temporary"], chosen, reduced)
-        error = measures.delta_error(measured)
-        output.replace_metadata(output_metadata(source.header.metadata, chosen, origin, error))
-        numbers |= measures.of_output(measured)
-        numbers |= {"sha256_out": output.digest(), "bytes_out": output.size}
+    numbers, noisy = _written(engine, request, choose(source, readings, p, origin), origin)
+    in_floats = set(noisy)
+    while noisy:  # seldom: modules whose products of int8 elements would leave float16's range
+        _empty_again(request)
+        chosen = choose(source, readings, p, origin, in_floats)
+        numbers, noisy = _written(engine, request, chosen, origin)
+        in_floats |= noisy
     if not source.unchanged():
         raise _changed()
     _check_error(numbers, request["max_error"])
     return numbers | {"seconds": engine.seconds()}
+
+
+def _written(
+    engine: Engine, request: Mapping[str, Any], chosen: Plan, origin: Origin
+) -> tuple[Numbers, set[str]]:
+    """Fill the temporary; the numbers of it, or the modules that int8 would cost too much."""
+    old = engine.source.header.metadata
+    tensors, header = entries(chosen), output_metadata(old, chosen, origin)
+    numbers = measures.of_plan(chosen) | {"sha256_in": origin.sha256, "bytes_in": origin.bytes}
+    _check_gain(output_bytes(tensors, header), numbers, request["min_saving"])
+    with Output(request["temporary"], request["temporary_inode"], tensors, header) as output:
+        reduced = engine.reduce(chosen, output)
+        if noisy := {r.plan.module.name for r in reduced if r.too_noisy}:
+            return {}, noisy
+        with engine.clock.measure("write"):
+            output.sync()
+        measured = engine.verify(request["temporary"], chosen, reduced)
+        error = measures.delta_error(measured)
+        output.replace_metadata(output_metadata(old, chosen, origin, error))
+        numbers |= measures.of_output(measured)
+        numbers |= {"sha256_out": output.digest(), "bytes_out": output.size}
+    return numbers, set()
 
 
 def _analyze(engine: Engine, request: Mapping[str, Any]) -> Numbers:
@@ -138,19 +154,34 @@ def _analyze(engine: Engine, request: Mapping[str, Any]) -> Numbers:
         digest = beside.submit(sha256_of, source.fd)
         readings = engine.first_pass()
         origin = _origin(request, source, digest.result(), p)
-    chosen = choose(source, readings, replace(p, mode="ultra"), origin)
-    numbers = measures.of_plan(chosen) | measures.of_output(engine.rehearse(chosen))
+    chosen, measured, in_floats = _rehearsed(engine, readings, replace(p, mode="ultra"), origin)
+    numbers = measures.of_plan(chosen) | measures.of_output(measured)
     numbers |= {
         "sha256_in": origin.sha256,
         "bytes_in": origin.bytes,
         "predicted": {
-            m: predicted_bytes(source, readings, replace(p, mode=m), origin) for m in MODES
+            m: predicted_bytes(source, readings, replace(p, mode=m), origin, in_floats)
+            for m in MODES
         },
         "seconds": engine.seconds(),
     }
     if request.get("details"):
         numbers["details"] = [_detail(r) for r in readings]
     return numbers
+
+
+def _rehearsed(
+    engine: Engine, readings: list[Reading], p: Parameters, origin: Origin
+) -> tuple[Plan, list[Measured], set[str]]:
+    """The plan that `compress` ends with, its measures, and what int8 would cost too much."""
+    in_floats: set[str] = set()
+    while True:
+        chosen = choose(engine.source, readings, p, origin, in_floats)
+        measured = engine.rehearse(chosen)
+        noisy = {m.plan.module.name for m in measured if m.too_noisy}
+        if not noisy:
+            return chosen, measured, in_floats
+        in_floats |= noisy
 
 
 def _detail(reading: Reading) -> Numbers:
@@ -167,24 +198,40 @@ def _detail(reading: Reading) -> Numbers:
     }
 
 
-def choose(source: Source, readings: list[Reading], p: Parameters, origin: Origin) -> Plan:
+def choose(
+    source: Source,
+    readings: list[Reading],
+    p: Parameters,
+    origin: Origin,
+    in_floats: Collection[str] = (),
+) -> Plan:
     """The plan. Of a `target_size` the header, too, has to be paid, and it depends on the ranks."""
-    chosen = plan(source.layout, source.specs, readings, p)
+    chosen = plan(source.layout, source.specs, readings, p, in_floats)
     if p.target_size is None:
         return chosen
     left = p.target_size
-    while any(m.rank > 1 for m in chosen.modules):
+    while any(m.rank > 1 and not m.held for m in chosen.modules):
         excess = _size(source, chosen, replace(origin, mode=p.mode)) - p.target_size
         if p.mode == "int8" or excess <= 0:
             break
         left -= excess
-        chosen = plan(source.layout, source.specs, readings, replace(p, target_size=left))
+        smaller = replace(p, target_size=left)
+        chosen = plan(source.layout, source.specs, readings, smaller, in_floats)
     return chosen
 
 
-def predicted_bytes(source: Source, readings: list[Reading], p: Parameters, origin: Origin) -> int:
-    """The size of the file that these parameters give, to the byte."""
-    chosen = choose(source, readings, p, origin)
+def predicted_bytes(
+    source: Source,
+    readings: list[Reading],
+    p: Parameters,
+    origin: Origin,
+    in_floats: Collection[str],
+) -> int:
+    """The size of the file that these parameters give, to the byte.
+
+    A module that int8 costs too much at its full rank, but not at ultra's, is not foreseen.
+    """
+    chosen = choose(source, readings, p, origin, in_floats)
     return min(origin.bytes, _size(source, chosen, replace(origin, mode=p.mode)))
 
 

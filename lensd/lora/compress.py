@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,6 +29,8 @@ TORCH_DTYPE = {
     "U8": torch.uint8,
 }
 WIDE_DTYPES = ("F32", "F64")
+# Relative delta error of the quantization alone. Typical is 0.015; truncation at 99 % has 0.1.
+MAX_NOISE = 0.05
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -79,6 +81,7 @@ class ModulePlan:
     same: bool  # factors are copied bit for bit
     energy: float  # ||delta||_F^2 of the original
     retained: float  # the share of it that the rank keeps
+    held: bool = False  # its rank may not change
 
     @property
     def out_scale(self) -> float:
@@ -93,6 +96,9 @@ class Plan:
     alpha: float | None  # the one alpha of all float modules
     tensors: tuple[tuple[str, TensorSpec], ...]  # of the output, in file order
     forced_by: tuple[str, ...]  # targets that kept the file out of int8
+    float_because: Mapping[
+        str, int
+    ]  # of an int8 mode: why how many modules are floats all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,12 @@ class Reduced:
     squared_signal: float  # ||delta_k||_F^2 of the truncation
     squared_error: float  # ||delta_k - encoded||_F^2
     elements: fidelity.ElementError = field(default_factory=fidelity.ElementError)
+
+    @property
+    def too_noisy(self) -> bool:
+        """Whether int8 costs this module too much, as the guard can do: it is better a float."""
+        loss = self.squared_error / self.squared_signal if self.squared_signal else 0.0
+        return self.plan.encoding == "I8" and loss > MAX_NOISE**2
 
 
 def read_module(module: Module, up: Tensor, down: Tensor, alpha: float | None) -> Reading | None:
@@ -133,18 +145,26 @@ def _is_bfloat16(tensor: Tensor) -> bool:
 
 
 def plan(
-    layout: Layout, tensors: Mapping[str, TensorSpec], readings: Sequence[Reading], p: Parameters
+    layout: Layout,
+    tensors: Mapping[str, TensorSpec],
+    readings: Sequence[Reading],
+    p: Parameters,
+    in_floats: Collection[str] = (),
 ) -> Plan:
-    """Ranks, encodings and the output's tensors, from the first pass over every module."""
+    """Ranks, encodings and the output's tensors, from the first pass over every module.
+
+    `in_floats` names modules that were found to lose too much in int8.
+    """
     verdict = portability.int8_verdict(layout, p.targets)
     quantized = p.mode in ("int8", "ultra")
-    as_int8 = quantized and verdict.int8
+    because = [_why_float(r, verdict, in_floats) if quantized else "mode" for r in readings]
     floats = _float_dtypes(readings, p.float32)
-    encodings = ["I8" if as_int8 else dtype for dtype in floats]
-    ranks = _ranks(readings, encodings, p)
+    encodings = [dtype if why else "I8" for dtype, why in zip(floats, because, strict=True)]
+    held = _held(layout, p.targets)
+    ranks = _ranks(readings, encodings, p, held)
     alpha = _uniform_alpha(readings)
     modules = tuple(
-        _module_plan(reading, rank_, encoding, alpha, tensors)
+        _module_plan(reading, rank_, encoding, alpha, tensors, held)
         for reading, rank_, encoding in zip(readings, ranks, encodings, strict=True)
     )
     return Plan(
@@ -153,23 +173,58 @@ def plan(
         alpha=alpha,
         tensors=_in_file_order(layout, tensors, modules),
         forced_by=verdict.forced_by if quantized and not verdict.int8 else (),
+        float_because=Counter(why for why in because if why and quantized),
     )
 
 
-def _ranks(readings: Sequence[Reading], encodings: Sequence[str], p: Parameters) -> list[int]:
+def _held(layout: Layout, targets: Sequence[str]) -> set[str]:
+    """Modules that keep their rank.
+
+    With another one the alpha of those that are scaled last differs from the others', and diffusers
+    misreads alphas that differ.
+    """
+    if "diffusers" not in portability.constraining(layout, targets):
+        return set()
+    return {m.name for m in layout.modules if m.scaled_last}
+
+
+def _why_float(
+    reading: Reading, verdict: portability.Verdict, in_floats: Collection[str]
+) -> str | None:
+    """Why a module is not quantized; None if it is."""
+    if not verdict.int8:
+        return "targets"
+    if reading.module.scaled_last:
+        return "dora"
+    return "noise" if reading.module.name in in_floats else None
+
+
+def _ranks(
+    readings: Sequence[Reading], encodings: Sequence[str], p: Parameters, held: Collection[str]
+) -> list[int]:
+    """The ranks to store; modules named in `held` keep theirs, and the others get the rest."""
     own = [r.module.rank for r in readings]
     if p.mode == "int8":
         return own
-    demands = [
-        rank.Demand(
-            r.values, ITEM_SIZE[e] * (r.module.out_features + r.module.in_features), p.max_rank
-        )
+    costs = [
+        ITEM_SIZE[e] * (r.module.out_features + r.module.in_features)
         for r, e in zip(readings, encodings, strict=True)
     ]
+    free = [at for at, r in enumerate(readings) if r.module.name not in held]
+    if p.target_size is not None:
+        spent = sum(costs[at] * k for at, k in enumerate(own) if at not in set(free))
+        p = replace(p, target_size=p.target_size - spent)
+    demands = [rank.Demand(readings[at].values, costs[at], p.max_rank) for at in free]
+    for at, k in zip(free, _asked_ranks(demands, p) if free else (), strict=True):
+        own[at] = min(k, own[at])
+    return own
+
+
+def _asked_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
     if not p.constant_rank:
         return _own_ranks(demands, p)
-    one = min(_one_rank(demands, p), p.max_rank or max(own))
-    return [min(one, r) for r in own]
+    one = _one_rank(demands, p)
+    return [one if p.max_rank is None else min(one, p.max_rank)] * len(demands)
 
 
 def _own_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
@@ -207,7 +262,7 @@ def _uniform_alpha(readings: Sequence[Reading]) -> float | None:
     diffusers misreads alphas that differ from module to module (34 % off, silently), so that all
     get this one and the rest of the scale goes into `up`.
     """
-    alphas = Counter(r.alpha for r in readings if r.module.alpha)
+    alphas = Counter(r.alpha for r in readings if r.module.alpha and not r.module.scaled_last)
     return alphas.most_common(1)[0][0] if alphas else None
 
 
@@ -217,8 +272,11 @@ def _module_plan(
     encoding: str,
     alpha: float | None,
     tensors: Mapping[str, TensorSpec],
+    held: Collection[str],
 ) -> ModulePlan:
     module = reading.module
+    if module.scaled_last:  # up @ down stays what it is, and so does alpha / rank
+        alpha = reading.scale * rank_
     alpha = alpha if module.alpha else None
     out_scale = 1.0 if alpha is None else alpha / rank_
     stored = {tensors[module.up].dtype, tensors[module.down].dtype}
@@ -231,6 +289,7 @@ def _module_plan(
         same=rank_ == module.rank and stored == {encoding} and out_scale == reading.scale,
         energy=reading.energy,
         retained=rank.retained(reading.values, rank_),
+        held=module.name in held,
     )
 
 
@@ -256,7 +315,9 @@ def reduce(m: ModulePlan, up: Tensor, down: Tensor) -> Reduced:
         return _reduced(m, tensors, m.energy, 0.0)
     up, down = flatten(up, down)
     if m.encoding == "I8":
-        return _to_int8(m, *_truncate(m, up, down), shapes)
+        # At the full rank the factors as they are may have the smaller elements.
+        originals = [_balanced(up.double() * m.scale, down)] if m.rank == m.module.rank else []
+        return _to_int8(m, *_truncate(m, up, down), shapes, originals)
     left, right = _float_factors(m, up, down)
     dtype = TORCH_DTYPE[m.encoding]
     tensors = {m.module.up: left.to(dtype), m.module.down: right.to(dtype)}
@@ -286,6 +347,13 @@ def _balance(up: Tensor, down: Tensor) -> float:
     return 2.0 ** round(math.log2(high / low) / 2) if high > 0 and low > 0 else 1.0
 
 
+def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with both factors well within float32."""
+    up, down = up.double(), down.double()
+    balance = _balance(up, down)
+    return up * balance, down / balance
+
+
 def _truncate(m: ModulePlan, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """delta's best approximation of the planned rank, float64, singular values split evenly."""
     left, right = spectrum.truncation(spectrum.core(up, down), m.rank)
@@ -294,9 +362,14 @@ def _truncate(m: ModulePlan, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _to_int8(
-    m: ModulePlan, up: Tensor, down: Tensor, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    m: ModulePlan,
+    up: Tensor,
+    down: Tensor,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    others: Sequence[tuple[Tensor, Tensor]],
 ) -> Reduced:
-    q = int8.quantize(up.float(), down.float())  # twice as fast, and exact far beyond 8 bits
+    # float32 is twice as fast, and exact far beyond 8 bits
+    q = int8.quantize(up.float(), down.float(), *((f.float(), g.float()) for f, g in others))
     alpha = torch.tensor(q.scale**2 * m.rank, dtype=torch.float32)
     tensors = {m.module.up: q.up.reshape(shapes[0]), m.module.down: q.down.reshape(shapes[1])}
     tensors[m.module.alpha_key] = alpha
@@ -306,7 +379,7 @@ def _to_int8(
     for exact, rounded in zip((q.exact_up, q.exact_down), decoded, strict=True):
         elements.add(exact * gain, rounded * gain)
     signal = fidelity.squared_norm(up, down)
-    error = fidelity.squared_rounding(q.exact_up, q.exact_down, *decoded)
+    error = int8.squared_noise(q)
     return Reduced(m, tensors, signal, error, elements)
 
 

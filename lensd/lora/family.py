@@ -20,12 +20,26 @@ def _rule(family: str, pattern: str, width: int | None = None) -> FamilyRule:
 
 
 _CROSS_KEY = r"(down|up|mid|input|output|middle)_block.*attn2[._](processor[._])?to_k$"
+_ROOT = r"^(transformer\.|diffusion_model\.|base_model\.model\.|lora_(unet|transformer)_+)?"
+_WAN = _ROOT + r"blocks[._]\d+[._]"
+_LTX = _ROOT + r"transformer_blocks[._]\d+[._]"
+_NUMBERED = r"^(unet|text_encoder|list):\d+$"  # cloneofsimo's
 
 # In order of certainty: models that grew out of FLUX before FLUX. Cross attention's key projection
 # reads the text embedding, whose width tells the Stable Diffusion generations apart.
 FAMILIES: tuple[FamilyRule, ...] = (
+    _rule("chroma", r"distilled_guidance_layer"),
     _rule("hunyuanvideo", r"double_blocks[._]\d+[._](img|txt)_(mlp[._]fc|mod[._]linear)"),
     _rule("hunyuanvideo", r"single_(transformer_)?blocks[._]3[89][._]", 3072),
+    _rule("qwenimage", r"(?<!single_)transformer_blocks[._]\d+[._](img|txt)_(mlp|mod)[._]"),
+    _rule("qwenimage", r"(?<!single_)transformer_blocks[._][2-5]\d[._]attn[._]to_q$", 3072),
+    _rule("zimage", _ROOT + r"(layers|\w+_refiner)[._]\d+[._](attention|feed_forward)[._]", 3840),
+    _rule("wan", _WAN + r"(self|cross)_attn[._][qkvo](_img)?$"),
+    _rule("wan", _WAN + r"attn[12][._]to_[qkv]$"),
+    _rule("wan", _WAN + r"ffn[._](0|2|net[._])"),
+    _rule("ltx2", _LTX + r"(audio_|video_to_audio)"),
+    _rule("ltx", _LTX + r"attn[12][._]to_[qkv]$", 2048),
+    _rule("ltx", _LTX + r"attn[12][._]to_[qkv]$", 4096),
     _rule("flux2", r"single_(transformer_)?blocks[._]\d+", 6144),
     _rule("flux2", r"single_(transformer_)?blocks[._]\d+", 4096),
     _rule("flux2", r"single_transformer_blocks[._]\d+[._]attn[._]to_qkv_mlp_proj$"),
@@ -41,6 +55,8 @@ FAMILIES: tuple[FamilyRule, ...] = (
     _rule("sdxl", _CROSS_KEY, 2048),
     _rule("sd2", _CROSS_KEY, 1024),
     _rule("sd15", _CROSS_KEY, 768),
+    _rule("sd2", _NUMBERED, 1024),
+    _rule("sd15", _NUMBERED, 768),
     _rule("sdxl", r"^lora_te2_|^text_encoder_2\."),
     _rule("sd15", r"^(lora_te|text_encoder)[._].*q_proj$", 768),
     _rule("sd2", r"^(lora_te|text_encoder)[._].*q_proj$", 1024),

@@ -20,11 +20,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lensd.lora import fidelity
+
 LEVELS = 127
 # Loaders that multiply in float16 need up_i8 @ down_i8 within its range of 65504. At 45000 the
 # sum keeps 30 % of room, and a measured 1.4 dB less noise than a guard of 30000 leaves.
 GUARD = 45000.0
 ROTATIONS = 6
+CONTENDERS = 2  # candidates that are tried; more of them cost as much again for 0.05 dB
 BLOCK_ELEMENTS = 1 << 22  # of float32: 16 MB, the largest piece of a product that is ever formed
 
 
@@ -45,14 +48,30 @@ class Quantized(NamedTuple):
         return self.up.to(self.exact_up) * self.scale, self.down.to(self.exact_down) * self.scale
 
 
-def quantize(up: Tensor, down: Tensor) -> Quantized:
+def quantize(up: Tensor, down: Tensor, *others: tuple[Tensor, Tensor]) -> Quantized:
     """Quantize delta = up @ down, up [m, k], down [k, n], float32 or float64, all finite.
 
-    Chooses the rotation whose product of largest elements, and so whose error, is smallest, and
-    raises the scale where the guard demands it. A delta whose scale no float32 alpha could carry
-    becomes zero.
+    Candidates are the rotations of these factors, and `others`: more factors of the same delta.
+    The error grows with the product of the largest elements, so that only the CONTENDERS with the
+    smallest are tried; the one of least measured error is taken, the first among equals.
     """
-    up, down = min((_turn(up, down, r) for r in rotations(up.shape[1])), key=_step)
+    candidates = [_turn(up, down, r) for r in rotations(up.shape[1])] + list(others)
+    contenders = sorted(candidates, key=_step)[:CONTENDERS]
+    if len(contenders) == 1:
+        return _guarded(*contenders[0])
+    return min((_guarded(*c) for c in contenders), key=squared_noise)
+
+
+def squared_noise(q: Quantized) -> float:
+    """What rounding did: ||delta - scale^2 * up @ down||_F^2."""
+    return fidelity.squared_rounding(q.exact_up, q.exact_down, *q.decoded())
+
+
+def _guarded(up: Tensor, down: Tensor) -> Quantized:
+    """Balanced factors, rounded at the smallest scale that they and the guard allow.
+
+    A delta whose scale no float32 alpha could carry becomes zero.
+    """
     step = _step((up, down))
     if step < torch.finfo(torch.float32).tiny:
         return _encode(up, down, 0.0)

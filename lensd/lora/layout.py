@@ -59,16 +59,37 @@ NAMINGS: tuple[Naming, ...] = (
     Naming("xlabs", "_lora1.down.weight", "_lora1.up.weight", ".alpha", "_lora1"),
     Naming("xlabs", "_lora2.down.weight", "_lora2.up.weight", ".alpha", "_lora2"),
     Naming("cloneofsimo", ":down", ":up", ":alpha"),
+    Naming("homemade", "_lora_down.weight", "_lora_up.weight", ".alpha"),
 )
+
+# What stands beside the factors where a program works with up @ down before it scales: A1111 and
+# SD.Next compute magnitude * (W + up @ down) / norm, and only then times alpha / rank. They take
+# `.scale` in place of alpha / rank.
+SCALED_LAST = (
+    ".dora_scale",
+    ".lora_magnitude_vector",
+    ".lora_magnitude_vector.weight",
+    ".lora_magnitude_vector.default.weight",
+    ".bias_values",
+    ".scale",
+)
+# peft multiplies these with alpha / rank too, which then must not change.
+SCALED_TOO = (".lora_B.bias", ".lora_B.default.bias", ".lora_up.bias")
+# Where else an alpha might stand. Which program means it is not known: such a pair is not reduced.
+ODD_ALPHAS = (".alpha", "_lora.alpha", ".lora.alpha", ".lora_linear_layer.alpha", ".lora_alpha")
 
 # Parts of keys that tell adapters of other kinds, which are not a product of two factors.
 OTHER_ADAPTERS: tuple[tuple[str, str], ...] = (
-    ("LoHa", ".hada_w"),
-    ("LoKr", ".lokr_w"),
+    ("LoHa", ".hada_"),
+    ("LoKr", ".lokr_"),
     ("OFT", ".oft_"),
     ("BOFT", ".boft_"),
     ("GLoRA", ".a1.weight"),
+    ("GLoRA", ".a2.weight"),
+    ("GLoRA", ".b1.weight"),
+    ("GLoRA", ".b2.weight"),
     ("IA3", ".on_input"),
+    ("Tucker", ".lora_mid"),
 )
 
 CHECKPOINT_KEYS = re.compile(
@@ -89,6 +110,7 @@ class Module:
     up_shape: tuple[int, ...]
     down_shape: tuple[int, ...]
     dtype: str  # of both factors; where they differ the narrowest that holds both
+    scaled_last: bool = False  # DoRA: up @ down and alpha / rank must each stay what they are
 
     @property
     def rank(self) -> int:
@@ -161,6 +183,9 @@ def _module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | None:
     alpha = name + naming.alpha
     if not _is_pair(up.shape, down.shape) or not _may_be_alpha(tensors.get(alpha)):
         return None
+    if any(base + odd in tensors for odd in ODD_ALPHAS if base + odd != alpha):
+        return None
+    beside = SCALED_LAST + (SCALED_TOO if alpha in tensors else ())
     return Module(
         name=name,
         naming=naming,
@@ -170,6 +195,7 @@ def _module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | None:
         up_shape=up.shape,
         down_shape=down.shape,
         dtype=_common_dtype(up.dtype, down.dtype),
+        scaled_last=any(base + part in tensors for part in beside),
     )
 
 
@@ -209,8 +235,8 @@ def _why_none(tensors: Mapping[str, TensorSpec], pairs: list[Module]) -> Skipped
         if any(part in key for key in tensors):
             return Skipped(
                 "unsupported_adapter",
-                f"this is a {kind} adapter, not a LoRA: its weights are no product of two factors "
-                "that lensd could reduce. The file is left as it is",
+                f"this is a {kind} adapter: its weights are no product of two factors that lensd "
+                "could reduce. The file is left as it is",
             )
     if any(CHECKPOINT_KEYS.match(key) for key in tensors):
         return Skipped(

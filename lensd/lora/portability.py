@@ -3,15 +3,16 @@
 "Exactly" is a relative delta error against the file's float64 meaning of at most 1e-6 (float32),
 5e-4 (float16) or 5e-3 (bfloat16), and nothing non-finite. Observed with each program's own
 loading code (the versions stand in docs/formats.md); a program that is absent from a row does not
-read that dialect.
+read that dialect. Dialects that nothing was observed of have no row: they stay in floats.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from lensd.lora.layout import Layout
+from lensd.lora.layout import Layout, Module
 
 PROGRAMS = (
     "comfyui",
@@ -49,9 +50,52 @@ READS: Mapping[str, Mapping[str, bool]] = {
         "invokeai-sidecar": False,
     },
     "peft diffusion_model": {"comfyui": True, "comfyui-bypass": False, "forge": True},
+    "peft lora_unet": {
+        "comfyui": True,
+        "comfyui-bypass": False,
+        "a1111": False,  # drops the .alpha
+        "a1111-functional": False,
+        "forge": True,
+    },
     "peft unet": {"diffusers": False},
+    "diffusers transformer": {"diffusers": False, "sdnext": False},  # sdnext: not observed
     "diffusers": {"diffusers": False},
+    "xlabs": {"diffusers": False},
 }
+
+
+class Dialect(NamedTuple):
+    """A row's name, and the naming, ending of `down` and module names that tell it (None: any)."""
+
+    name: str
+    naming: str
+    down: str | None
+    module: re.Pattern[str]
+
+
+def _dialect(name: str, naming: str, pattern: str, down: str | None = None) -> Dialect:
+    return Dialect(name, naming, down, re.compile(pattern))
+
+
+_A = ".lora_A.weight"
+# FLUX's own module names in diffusers: for other transformers nothing was observed.
+_FLUX = (
+    r"transformer\.((single_)?transformer_blocks\.\d+\."
+    r"(attn|ff|ff_context|norm|norm1|norm1_context|proj_mlp|proj_out)(\.|$)"
+    r"|(x_embedder|context_embedder|proj_out)$|(norm_out|time_text_embed)\.)"
+)
+DIALECTS: tuple[Dialect, ...] = (
+    _dialect("kohya", "kohya", r"lora_(unet|te\d?)_"),
+    _dialect("peft transformer", "peft", _FLUX, _A),
+    _dialect("peft diffusion_model", "peft", r"diffusion_model\.", _A),
+    _dialect("peft lora_unet", "peft", r"lora_(unet|te\d?)_", _A),
+    _dialect("peft unet", "peft", r"(unet|text_encoder(_\d)?)\.", _A),
+    _dialect("diffusers transformer", "diffusers", r"transformer\."),
+    _dialect("diffusers", "diffusers", r""),
+    _dialect("xlabs", "xlabs", r""),
+)
+FLUX_FAMILIES = ("flux", "unknown")  # the attention of the first FLUX blocks alone tells no family
+TEXT_ENCODER = re.compile(r"text_encoder(_\d)?\.")
 
 
 class Verdict(NamedTuple):
@@ -61,25 +105,40 @@ class Verdict(NamedTuple):
     forced_by: tuple[str, ...]
 
 
-def dialect(layout: Layout) -> str:
-    """The key of READS for a file: its naming, and for peft the component its keys begin with.
+def dialects(layout: Layout) -> frozenset[str]:
+    """The rows of READS that the file's modules belong to; `other` where there is none.
 
     Text encoders go along with any denoiser; alone they are written as beside a `unet`.
     """
-    if layout.naming != "peft":
-        return layout.naming
-    components = (m.name.partition(".")[0] for m in layout.modules)
-    denoiser = next((c for c in components if not c.startswith("text_encoder")), "unet")
-    return f"peft {denoiser}"
+    denoiser = [m for m in layout.modules if not TEXT_ENCODER.match(m.name)]
+    return frozenset(_of(m, layout.family) for m in denoiser or layout.modules)
+
+
+def _of(module: Module, family: str) -> str:
+    for d in DIALECTS:
+        fits = d.naming == module.naming.name and d.down in (None, module.naming.down)
+        if fits and d.module.match(module.name):
+            foreign = d.name == "peft transformer" and family not in FLUX_FAMILIES
+            return "other" if foreign else d.name
+    return "other"
+
+
+def constraining(layout: Layout, targets: Sequence[str]) -> tuple[str, ...]:
+    """The programs that the output must suit: the targets that read the file at all.
+
+    If none of them does, every program that does.
+    """
+    rows = [READS.get(d, {}) for d in dialects(layout)]
+    readers = [p for p in PROGRAMS if any(p in row for row in rows)]
+    return tuple(t for t in targets if t in readers) or tuple(readers)
 
 
 def int8_verdict(layout: Layout, targets: Sequence[str]) -> Verdict:
     """Whether every program that constrains the file loads int8 exactly.
 
-    A target constrains a file if it reads the original at all; if none of the targets does, every
-    program that does constrains it. A file that no known program reads stays in floats.
+    A file of which some part is read by no known program stays in floats.
     """
-    readers = READS.get(dialect(layout), {})
-    constraining = [t for t in targets if t in readers] or list(readers)
-    against = tuple(p for p in constraining if not readers[p])
-    return Verdict(int8=bool(constraining) and not against, forced_by=against)
+    rows = [READS.get(d, {}) for d in dialects(layout)]
+    programs = constraining(layout, targets)
+    against = tuple(p for p in programs if not all(row.get(p, True) for row in rows))
+    return Verdict(int8=all(rows) and bool(programs) and not against, forced_by=against)

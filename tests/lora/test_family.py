@@ -30,7 +30,20 @@ UNET = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
         ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", 6144, "flux2"),
         ("lora_unet_joint_blocks_0_x_block_attn_qkv", 1536, "sd3"),
         ("transformer.transformer_blocks.0.attn.add_q_proj", 2432, "sd3"),
-        ("transformer.transformer_blocks.0.attn2.to_k", 2048, "unknown"),  # LTX, no UNet
+        ("transformer.transformer_blocks.0.attn2.to_k", 2048, "ltx"),  # no UNet: at the root
+        ("transformer.transformer_blocks.0.attn1.to_q", 1920, "unknown"),  # CogVideoX
+        ("transformer.transformer_blocks.0.audio_attn1.to_q", 2048, "ltx2"),
+        ("transformer.transformer_blocks.25.attn.to_q", 3072, "qwenimage"),  # FLUX has 19
+        ("transformer.transformer_blocks.18.attn.to_q", 3072, "unknown"),  # FLUX or another
+        ("lora_unet_transformer_blocks_0_img_mod_1", 3072, "qwenimage"),
+        ("diffusion_model.layers.0.attention.qkv", 3840, "zimage"),
+        ("diffusion_model.layers.0.attention.qkv", 2304, "unknown"),  # Lumina 2
+        ("lora_unet__blocks_0_self_attn_q", 1536, "wan"),
+        ("transformer.blocks.0.attn2.add_k_proj", 5120, "unknown"),
+        ("transformer.blocks.0.ffn.net.0.proj", 5120, "wan"),
+        ("diffusion_model.distilled_guidance_layer.layers.0.in_layer", 5120, "chroma"),
+        ("unet:12", 768, "sd15"),
+        ("list:12", 1024, "sd2"),
         ("base_model.model.model.layers.0.self_attn.k_proj", 640, "unknown"),
     ],
 )

@@ -145,7 +145,8 @@ def test_alpha_carries_the_scale() -> None:
     """delta = alpha/rank * up @ down, alpha a float32 scalar, also for peft's namings."""
     up, down = making.factors("random", 30, 20, 6, 0)
     pair = making.Made(up.half(), down.half(), 3.0)
-    for tensors in (making.kohya("lora_unet_x", pair), making.peft("transformer.x", pair)):
+    flux = "transformer.transformer_blocks.0.attn.to_q"
+    for tensors in (making.kohya("lora_unet_x", pair), making.peft(flux, pair)):
         result = making.compressed(tensors, Parameters(mode="int8"))
         ((name, before),) = making.meaning(tensors).items()
         alpha = result[f"{name}.alpha"]
@@ -188,3 +189,37 @@ def test_plain_is_the_textbook_symmetric_quantization() -> None:
         scale = float(factor.abs().max()) / 127
         assert torch.equal(found, (factor / scale).round().to(torch.int8))
     assert not int8.plain(up * 0, down).up.any()
+
+
+def test_the_factors_as_they_are_are_tried_at_the_full_rank() -> None:
+    """Signs have the smallest elements that a norm allows: any rotation of them is worse."""
+    random = torch.Generator().manual_seed(0)
+    up = torch.randn(60, 2, generator=random, dtype=torch.float64).sign()
+    down = torch.randn(2, 80, generator=random, dtype=torch.float64).sign()
+    q = int8.quantize(*turned(up, down), (up, down))
+    assert int8.squared_noise(q) <= 1e-9 * float((up @ down).square().sum())
+    (name, delta), *_ = making.meaning(
+        tensors := making.kohya("lora_unet_x", making.Made(up.half(), down.half(), 4.0))
+    ).items()
+    result = making.compressed(tensors, Parameters(mode="int8"))
+    assert making.distance(delta, making.meaning(result)[name]) <= 1e-6
+
+
+def turned(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The same delta from other factors: its singular vectors, evenly weighted."""
+    left, values, right = torch.linalg.svd(up @ down, full_matrices=False)
+    k = up.shape[1]
+    root = values[:k].sqrt()
+    return left[:, :k] * root, root[:, None] * right[:k]
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-30, 1e30])
+def test_factors_of_very_unequal_size_are_not_lost(size: float) -> None:
+    """A float64 `down` that float32 cannot hold, with an `up` that makes up for it."""
+    up, down = making.factors("random", 40, 30, 8, 0)
+    pair = making.Made(up / max(size, 1e-35), down * size, 4.0)
+    tensors = making.kohya("lora_unet_x", pair)
+    for mode in ("int8", "ultra"):
+        result = making.compressed(tensors, Parameters(mode=mode, energy=1.0))
+        before, after = (making.meaning(t)["lora_unet_x"] for t in (tensors, result))
+        assert making.distance(before, after) < 0.02

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from lensd.errors import Skipped
-from lensd.lora.layout import NAMINGS, Layout, Naming, TensorSpec, read_layout
+from lensd.lora.layout import NAMINGS, Naming, TensorSpec, read_layout
 
 Specs = dict[str, TensorSpec]
-
-# base models of the shared tables -> the family that lensd names; absent: unknown
-FAMILIES = {
-    "sd15": "sd15",
-    "sd21": "sd2",
-    "sdxl": "sdxl",
-    "sd35l": "sd3",
-    "sd35m": "sd3",
-    "flux": "flux",
-    "chroma": "flux",  # FLUX's own blocks without their modulation
-    "flux2dev": "flux2",
-    "flux2klein9b": "flux2",
-    "flux2klein4b": "flux2",
-    "hunyuanvideo": "hunyuanvideo",
-}
 
 
 def pair(
@@ -228,29 +210,43 @@ def test_pairs_in_other_number_formats_are_not_reduced(dtype: str) -> None:
     assert [m.name for m in layout.modules] == ["lora_unet_y"]
 
 
-def table(folder: Path, key: str, facts: dict[str, object]) -> Specs:
-    """Header entries of a LoRA of rank 4 on a real base model."""
-    tensors: Specs = {}
-    for module in json.loads((folder / f"{key}.json").read_text()):
-        kernel = module["kernel"] or []
-        down = module.get("down", facts["down_suffix"])
-        up = module.get("up", facts["up_suffix"])
-        name = module["module"]
-        tensors[name + down] = TensorSpec("F16", (4, module["in"], *kernel))
-        tensors[name + up] = TensorSpec("F16", (module["out"], 4, *(1 for _ in kernel)))
-        if facts["alpha"]:
-            tensors[f"{name}.alpha"] = TensorSpec("F16", ())
-    return tensors
+@pytest.mark.parametrize(
+    ("beside", "expected"),
+    [
+        (".dora_scale", True),
+        (".lora_magnitude_vector", True),
+        (".lora_magnitude_vector.default.weight", True),
+        (".bias_values", True),  # added to up @ down before the scale
+        (".scale", True),  # takes the place of alpha / rank in A1111
+        (".diff_b", False),
+        (".w_norm", False),
+        (".lora_up.bias", False),  # the scale stays 1
+    ],
+)
+def test_what_stands_beside_may_tie_the_factors_product(
+    beside: str,
+    expected: bool,  # noqa: FBT001
+) -> None:
+    """Then up @ down and alpha / rank must each stay what they are."""
+    extra = {"lora_unet_x" + beside: TensorSpec("F16", (6,))}
+    assert read_layout(pair() | extra).modules[0].scaled_last == expected
+    (module, _) = read_layout(pair() | extra | pair("lora_unet_y")).modules
+    assert module.scaled_last == expected
 
 
-def test_real_models_in_every_naming_are_found_whole(shared: Path) -> None:
-    """Every module of every shared table, no key left over, and the right family."""
-    folder = shared / "models"
-    index = json.loads((folder / "index.json").read_text())
-    for key, facts in index.items():
-        layout: Layout = read_layout(table(folder, key, facts))
-        assert len(layout.modules) == facts["modules"], key
-        assert len({m.name for m in layout.modules}) == facts["modules"], key
-        assert layout.untouched == (), key
-        assert layout.family == FAMILIES.get(facts["arch"], "unknown"), key
-    assert len(index) > 100
+def test_a_bias_of_peft_is_scaled_too_where_there_is_an_alpha() -> None:
+    """peft multiplies it with alpha / rank, which then may not change."""
+    tensors = pair("transformer.y", NAMINGS[2])
+    tensors["transformer.y.lora_B.bias"] = TensorSpec("F16", (6,))
+    assert not read_layout(tensors).modules[0].scaled_last
+    tensors["transformer.y.alpha"] = TensorSpec("F16", ())
+    assert read_layout(tensors).modules[0].scaled_last
+
+
+@pytest.mark.parametrize("odd", ["_lora.alpha", ".lora.alpha", ".lora_alpha"])
+def test_a_pair_with_an_alpha_in_an_unknown_place_is_left_untouched(odd: str) -> None:
+    """Some program may honour it, and its rank would change under it."""
+    strange = {"lora_unet_x" + odd: TensorSpec("F16", ())}
+    layout = read_layout(pair() | strange | pair("lora_unet_y"))
+    assert [m.name for m in layout.modules] == ["lora_unet_y"]
+    assert set(layout.untouched) == set(pair() | strange)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensd.lora import marks, metadata
+from lensd.lora.adapter import adapter_metadata
 from lensd.lora.compress import Parameters, Plan
-from lensd.lora.metadata import Origin, adapter_metadata, output_metadata
+from lensd.lora.metadata import Origin, output_metadata
 from lensd.store.header import encode_header
 from tests.lora import making
 from tests.lora.making import Made
@@ -163,10 +164,10 @@ def test_the_adapter_entry_is_true_for_any_names(
         "unet.rank_pattern": {f"^{n}": old for n, (old, _) in ranks.items()},
         "text_encoder.r": 7,
     }
-    names = {f"unet.{n}": r for n, r in ranks.items()}
+    names = {f"unet.{n}": new for n, (_, new) in ranks.items()}
     after = json.loads(adapter_metadata(json.dumps(before), names))
     assert after["text_encoder.r"] == 7
-    for name, (_, new) in names.items():
+    for name, new in names.items():
         assert rank_of(after, name) == new
         assert scale_of(after, name) == pytest.approx(scale_of(before, name), rel=1e-12)
 
@@ -188,7 +189,7 @@ def test_the_adapter_entry_is_true_for_any_names(
 )
 def test_an_adapter_entry_that_makes_no_sense_comes_back_as_it_is(text: str) -> None:
     """Never an exception, and never a regular expression run."""
-    found = adapter_metadata(text, {"unet.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab": (8, 3)})
+    found = adapter_metadata(text, {"unet.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab": 3})
     assert found == text
 
 

@@ -5,22 +5,37 @@ from __future__ import annotations
 import pytest
 
 from lensd.lora.layout import Layout, TensorSpec, read_layout
-from lensd.lora.portability import PROGRAMS, READS, dialect, int8_verdict
+from lensd.lora.portability import (
+    DIALECTS,
+    PROGRAMS,
+    READS,
+    constraining,
+    dialects,
+    int8_verdict,
+)
+from tests.lora import key_lists
+
+A_B = (".lora_A.weight", ".lora_B.weight")
+DOWN_UP = (".lora_down.weight", ".lora_up.weight")
 
 
-def layout(*names: str, suffixes: tuple[str, str] = (".lora_A.weight", ".lora_B.weight")) -> Layout:
+def layout(*names: str, suffixes: tuple[str, str] = A_B, width: int = 5) -> Layout:
     tensors = {}
     for name in names:
-        tensors[name + suffixes[0]] = TensorSpec("F16", (4, 5))
+        tensors[name + suffixes[0]] = TensorSpec("F16", (4, width))
         tensors[name + suffixes[1]] = TensorSpec("F16", (6, 4))
     return read_layout(tensors)
 
 
-KOHYA = layout("lora_unet_x", suffixes=(".lora_down.weight", ".lora_up.weight"))
-FLUX = layout("transformer.x")
-TEXT_FIRST = layout("text_encoder.x", "transformer.x")
+TO_Q = "transformer.transformer_blocks.0.attn.to_q"
+KOHYA = layout("lora_unet_x", suffixes=DOWN_UP)
+FLUX = layout(TO_Q)
+TEXT_FIRST = layout("text_encoder.x", TO_Q)
 UNET = layout("text_encoder.x", "unet.x")
+BFL = layout("diffusion_model.double_blocks.0.img_attn.qkv")
 BARE = layout("single_transformer_blocks.0.x")
+PEFT_KOHYA = layout("lora_unet_x")
+ATTENTION = layout("unet.x.attn1.processor.to_q", suffixes=("_lora.down.weight", "_lora.up.weight"))
 
 
 @pytest.mark.parametrize(
@@ -30,11 +45,20 @@ BARE = layout("single_transformer_blocks.0.x")
         (KOHYA, ("kohya", "invokeai", "sdnext"), True, ()),
         (KOHYA, ("comfyui", "diffusers"), False, ("diffusers",)),
         (KOHYA, ("comfyui-bypass",), False, ("comfyui-bypass",)),
+        (KOHYA, ("a1111-functional", "forge"), False, ("a1111-functional",)),
+        (KOHYA, ("invokeai-sidecar", "diffusers"), False, ("invokeai-sidecar", "diffusers")),
         (KOHYA, (), False, None),  # every program constrains it
         (FLUX, ("comfyui", "a1111", "forge"), True, ()),  # a1111 does not read it at all
+        (FLUX, ("comfyui", "invokeai"), False, ("invokeai",)),
+        (FLUX, ("comfyui", "kohya", "sdnext"), True, ()),
         (FLUX, ("a1111",), False, None),  # no target reads it: all that do constrain it
+        (BFL, ("comfyui", "a1111", "forge", "diffusers", "kohya"), True, ()),
+        (BFL, ("a1111",), False, ("comfyui-bypass",)),
+        (PEFT_KOHYA, ("comfyui", "forge"), True, ()),
+        (PEFT_KOHYA, ("comfyui", "a1111", "forge"), False, ("a1111",)),
         (TEXT_FIRST, ("comfyui",), True, ()),
         (UNET, ("comfyui",), False, ("diffusers",)),
+        (ATTENTION, ("comfyui",), False, ("diffusers",)),
         (BARE, ("comfyui",), False, ()),  # nobody is known to read it
     ],
 )
@@ -53,15 +77,91 @@ def test_targets_constrain_what_they_read(
         assert verdict.forced_by
 
 
-def test_the_dialect_is_the_denoisers() -> None:
-    """Text encoders lie beside any denoiser and often come first."""
-    assert dialect(KOHYA) == "kohya"
-    assert dialect(TEXT_FIRST) == "peft transformer"
-    assert dialect(layout("text_encoder.x", "text_encoder_2.x")) == "peft unet"
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("dialect", READS)
+def test_one_target_alone_decides_by_its_cell(dialect: str, program: str) -> None:
+    """int8 if it reads that exactly, floats if it does not, and no say if it reads nothing."""
+    file = FILES[dialect]
+    assert dialects(file) == {dialect}
+    verdict, cell = int8_verdict(file, (program,)), READS[dialect].get(program)
+    if cell is None:
+        assert constraining(file, (program,)) == tuple(p for p in PROGRAMS if p in READS[dialect])
+        assert not verdict.int8
+    else:
+        assert constraining(file, (program,)) == (program,)
+        assert verdict == (cell, () if cell else (program,))
+
+
+FILES = {
+    "kohya": KOHYA,
+    "peft transformer": FLUX,
+    "peft diffusion_model": BFL,
+    "peft lora_unet": PEFT_KOHYA,
+    "peft unet": UNET,
+    "diffusers transformer": layout(TO_Q, suffixes=(".lora.down.weight", ".lora.up.weight")),
+    "diffusers": ATTENTION,
+    "xlabs": layout(
+        "double_blocks.0.processor.qkv", suffixes=("_lora1.down.weight", "_lora1.up.weight")
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (TEXT_FIRST, {"peft transformer"}),  # text encoders lie beside any denoiser
+        (layout("text_encoder.x", "text_encoder_2.x"), {"peft unet"}),
+        (layout("lora_te1_x", suffixes=DOWN_UP), {"kohya"}),
+        # of these nothing was observed: conservative
+        (layout(TO_Q, suffixes=(".lora_A.default.weight", ".lora_B.default.weight")), {"other"}),
+        (layout(TO_Q, suffixes=(".lora_A", ".lora_B")), {"other"}),
+        (layout("lora_transformer_x", suffixes=DOWN_UP), {"other"}),
+        (layout("transformer.blocks.0.attn1.to_q", width=1536), {"other"}),
+        (layout("transformer.transformer_blocks.0.attn.to_q", width=2432), {"other"}),  # SD3
+        (layout("base_model.model.down_blocks.0.x"), {"other"}),
+        (layout("unet:0", suffixes=(":down", ":up")), {"other"}),
+    ],
+)
+def test_the_dialect_is_told_by_names(file: Layout, expected: set[str]) -> None:
+    """A component, an ending or a base model that nothing is known of is `other`: floats."""
+    assert dialects(file) == expected
+    if expected == {"other"}:
+        assert int8_verdict(file, PROGRAMS) == (False, ())
+
+
+def test_a_file_in_two_dialects_must_suit_both() -> None:
+    """Factors that no known program reads keep the rest in floats too."""
+    mixed = read_layout(specs("lora_unet_x", DOWN_UP) | specs("unet.y", A_B))
+    assert dialects(mixed) == {"kohya", "peft unet"}
+    assert int8_verdict(mixed, ("comfyui",)).int8
+    assert int8_verdict(mixed, ("diffusers",)) == (False, ("diffusers",))
+    unknown = read_layout(specs("lora_unet_x", DOWN_UP) | specs("somewhere.y", A_B))
+    assert not int8_verdict(unknown, ("comfyui",)).int8
+
+
+def specs(name: str, suffixes: tuple[str, str]) -> dict[str, TensorSpec]:
+    return {
+        name + suffixes[0]: TensorSpec("F16", (4, 5)),
+        name + suffixes[1]: TensorSpec("F16", (6, 4)),
+    }
 
 
 def test_the_table_names_known_programs_only() -> None:
-    """And each program reads something; unmerged paths are never safe."""
+    """And each program reads something; unmerged paths and diffusers are never safe."""
     assert {p for row in READS.values() for p in row} == set(PROGRAMS)
+    assert [d.name for d in DIALECTS] == list(READS)
+    unsafe = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar", "diffusers")
     for row in READS.values():
-        assert not any(exact for p, exact in row.items() if p in ("comfyui-bypass", "diffusers"))
+        assert not any(exact for p, exact in row.items() if p in unsafe)
+
+
+def test_real_key_lists_have_a_dialect_where_one_was_observed() -> None:
+    """int8 for kohya, FLUX's peft and `diffusion_model.`, whatever stands beside."""
+    found = {k.title: int8_verdict(read_layout(k.specs), ("comfyui",)).int8 for k in LISTS}
+    for title in ("sdxl.kohya", "sd15.kohya_locon", "flux.kohya", "flux.peft", "flux.bfl"):
+        assert found[title], title
+    for title in ("sd15.peft", "flux.peft_default", "sd35m.peft", "flux.onetrainer", "loralib"):
+        assert not found[title], title
+
+
+LISTS = key_lists.read()

@@ -1,0 +1,58 @@
+"""`lensd compare` as a process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from tests.lora import making
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def files(lensd: Run, tmp_path: Path) -> Path:
+    """a.safetensors, b (its int8 output) and c (without one module)."""
+    tensors = making.small_file()
+    save_file(tensors, tmp_path / "a.safetensors")
+    part = {k: t for k, t in tensors.items() if not k.startswith("lora_unet_b.")}
+    save_file(part, tmp_path / "c.safetensors")
+    lensd("compress", "a.safetensors", "-o", "b.safetensors")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("files")
+def test_json_is_one_document(lensd: Run) -> None:
+    """With every module, and the paths as they were given."""
+    done = lensd("compare", "a.safetensors", "b.safetensors", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert (found["a"], found["b"]) == ("a.safetensors", "b.safetensors")
+    assert len(found["per_module"]) == found["modules"] == 4
+    assert 0 < found["delta_error"] <= max(m["delta_error"] for m in found["per_module"])
+
+
+@pytest.mark.usefixtures("files")
+def test_text(lensd: Run) -> None:
+    """Overall first, then the worst, the worst of them first."""
+    done = lensd("compare", "a.safetensors", "b.safetensors")
+    found = json.loads(lensd("compare", "a.safetensors", "b.safetensors", "--json").stdout)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "b.safetensors against a.safetensors:"
+    assert f"relative delta error {found['delta_error']:.3g}, SNR" in lines[1]
+    worst = max(found["per_module"], key=lambda m: m["delta_error"])
+    assert worst["module"] in lines[lines.index("  the worst:") + 1]
+
+
+@pytest.mark.usefixtures("files")
+def test_what_only_one_has(lensd: Run) -> None:
+    """Counted and named."""
+    done = lensd("compare", "a.safetensors", "c.safetensors")
+    assert "1 only in a.safetensors: lora_unet_b" in done.stdout
+    assert "of the modules in both: 0" in done.stdout
+    assert lensd("compare", "a.safetensors", "missing.safetensors").returncode == 2

@@ -1,0 +1,163 @@
+"""Tiny models of the real classes in diffusers' real pipelines, and what a LoRA changes in them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when the next lines load it
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from diffusers import (
+        EulerDiscreteScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        FluxPipeline,
+        FluxTransformer2DModel,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from peft.tuners.lora import LoraLayer
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+Deltas = dict[str, Tensor]
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
+
+
+def sd15() -> Any:
+    """Two levels, one with attention, and a text encoder of two layers."""
+    return StableDiffusionPipeline(
+        vae=None,
+        text_encoder=CLIPTextModel(_clip(width=48)),
+        tokenizer=None,
+        unet=_unet(context=768),
+        scheduler=EulerDiscreteScheduler(steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def sdxl() -> Any:
+    """As SD1.5, with two text encoders and the added embeddings."""
+    unet = _unet(
+        context=2048,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=2,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=80,
+    )
+    return StableDiffusionXLPipeline(
+        vae=None,
+        text_encoder=CLIPTextModel(_clip(width=48)),
+        text_encoder_2=CLIPTextModelWithProjection(_clip(width=64)),
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(steps_offset=1),
+    )
+
+
+def flux() -> Any:
+    """One double block and two single ones."""
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        joint_attention_dim=48,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=None,
+        text_encoder=CLIPTextModel(_clip(width=48)),
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        transformer=transformer,
+    )
+
+
+PIPELINES = {"sd15": sd15, "sdxl": sdxl, "flux": flux}
+
+
+def _unet(context: int, **changes: Any) -> Any:
+    fields = {
+        "sample_size": 8,
+        "block_out_channels": (32, 64),
+        "layers_per_block": 2,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": context,
+        "attention_head_dim": 8,
+        "norm_num_groups": 8,
+    }
+    return UNet2DConditionModel(**{**fields, **changes})
+
+
+def _clip(width: int) -> Any:
+    return CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=32,
+        vocab_size=99,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+
+
+def layers(pipeline: Any) -> dict[str, tuple[int, int, tuple[int, ...]]]:
+    """`component/path` of every linear and convolution -> out, in, kernel (none for a linear)."""
+    found: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+    for place, layer in _modules(pipeline):
+        if isinstance(layer, torch.nn.Linear):
+            found[place] = (layer.out_features, layer.in_features, ())
+        elif isinstance(layer, torch.nn.Conv2d):
+            found[place] = (layer.out_channels, layer.in_channels, tuple(layer.kernel_size))
+    return found
+
+
+def applied(name: str, lora: Path | Mapping[str, Tensor]) -> Deltas:
+    """What `pipe.load_lora_weights` does with a file or a state dict: path -> the delta weight.
+
+    [out, in * kernel], float64, as peft applies it: scaling * B @ A.
+    """
+    pipeline = PIPELINES[name]()
+    pipeline.load_lora_weights(str(lora) if isinstance(lora, Path) else dict(lora))
+    deltas = {}
+    for place, layer in _modules(pipeline):
+        if isinstance(layer, LoraLayer):
+            (adapter,) = layer.lora_A
+            up, down = _weight(layer.lora_B[adapter]), _weight(layer.lora_A[adapter])
+            deltas[place] = layer.scaling[adapter] * up @ down
+    return deltas
+
+
+def _weight(layer: Any) -> Tensor:
+    weight: Tensor = layer.weight
+    return weight.detach().double().flatten(1)
+
+
+def _modules(pipeline: Any) -> Iterator[tuple[str, Any]]:
+    """Every module; transformers 5 has `text_model` in one of its two CLIP classes only."""
+    for component in COMPONENTS:
+        model = getattr(pipeline, component, None)
+        if model is not None:
+            for path, module in model.named_modules():
+                yield f"{component}/{path.removeprefix('text_model.')}", module

@@ -1,0 +1,57 @@
+"""lensd.lora.floats: int8 factors become floats that mean the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lensd.lora import floats
+from lensd.lora.compress import TORCH_DTYPE
+from tests.lora import making
+
+# Both factors are rounded, each by half a step at most: 2^-11 of a float16, 2^-8 of a bfloat16.
+ROUNDING = {"F16": 2 * 2**-11, "BF16": 2 * 2**-8}
+NORMAL = 2.0**-14  # below it float16's steps shrink no further; then it is as good as a bfloat16
+# the scales of factors, from a delta of nearly nothing to one that float16 cannot hold
+ALPHAS = st.floats(-20, 8).map(lambda e: 10.0**e)
+
+
+@given(
+    st.integers(1, 12),
+    ALPHAS,
+    st.one_of(st.none(), st.sampled_from([1.0, 16.0, 0.5, -2.0])),
+    st.integers(0, 2**32),
+)
+def test_the_delta_stays(rank: int, alpha: float, file_alpha: float | None, seed: int) -> None:
+    """alpha/rank * up_i8 @ down_i8 = file_alpha/rank * up @ down, to 16 bits, for every size."""
+    random = torch.Generator().manual_seed(seed)
+    up = torch.randint(-127, 128, (20, rank), generator=random).to(torch.int8)
+    down = torch.randint(-127, 128, (rank, 30), generator=random).to(torch.int8)
+    scale = floats.scale_of(alpha, rank, file_alpha)
+    dtype = floats.dtype_for(scale)
+    new_up, new_down = floats.expand(up, down, scale, TORCH_DTYPE[dtype])
+    assert {new_up.dtype, new_down.dtype} == {TORCH_DTYPE[dtype]}
+    assert bool(new_up.isfinite().all())
+    assert bool(new_down.isfinite().all())
+    own = 1.0 if file_alpha is None else file_alpha / rank
+    meant = alpha / rank * making.product(up, down)
+    found = own * making.product(new_up, new_down)
+    coarse = dtype == "BF16" or abs(scale) < NORMAL
+    assert making.distance(meant, found) <= ROUNDING["BF16" if coarse else "F16"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(0.0, "BF16"), (1e-7, "BF16"), (1e-6, "F16"), (1.0, "F16"), (511.0, "F16"), (517.0, "BF16")],
+)
+def test_bfloat16_only_where_float16_cannot(scale: float, dtype: str) -> None:
+    """Its range is what the other lacks, at an eighth of the precision."""
+    assert floats.dtype_for(scale) == floats.dtype_for(-scale) == dtype
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0])
+def test_no_alpha_means_the_rank(alpha: float | None) -> None:
+    """As in kohya's files: delta = up @ down."""
+    assert floats.scale_of(alpha, 8, None) == 1.0
