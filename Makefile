@@ -24,7 +24,7 @@ demo: $(READY) ## a real daemon compresses a real 144 MiB LoRA, and gives the or
 	$(BIN)/python -u -m bench.demo $(ARGS)
 
 test: $(READY) ## the tests, without the slow ones
-	$(BIN)/python -m pytest -n 2 -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(ARGS)
 
 test-slow: $(READY) ## the slow tests, one by one: some change the machine (mounts, sysctl)
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -35,6 +35,7 @@ def test_spectrum_and_ranks_are_those_of_a_float64_svd(lensd: Run, tmp_path: Pat
     assert [made.path.name] == os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_predicted_sizes_are_the_real_ones(lensd: Run, tmp_path: Path) -> None:
     """To the byte, for each mode."""
     path = small_lora(tmp_path / "style.safetensors", seed=4).path

@@ -52,6 +52,7 @@ def test_the_output_lies_beside_the_input(lensd: Run, lora: SmallFile) -> None:
     assert {"style.safetensors", "style.lensd.safetensors"} == set(os.listdir(lora.path.parent))
 
 
+@pytest.mark.slow
 def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
     """Mode, energy, rank limit and size, to where -o says; --json is one document a file."""
     for name, arguments in {

@@ -62,6 +62,7 @@ def test_what_is_not_whole_yet_is_reported_and_stays(server: HomeServer) -> None
     assert sorted(again) == sorted(map(str, (partner, written)))
 
 
+@pytest.mark.slow
 def test_a_path_limits_it(server: HomeServer) -> None:
     """A file and a folder by name; the rest stays. A path elsewhere is a usage error."""
     for relative in ("a.safetensors", "sub/b.safetensors", "other/c.safetensors"):

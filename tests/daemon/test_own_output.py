@@ -43,6 +43,7 @@ def test_a_copy_of_an_output_is_not_compressed_again(server: HomeServer) -> None
     assert outputs == [Seen.of(made.path), Seen.of(copy)]
 
 
+@pytest.mark.slow
 def test_a_restored_file_is_left_alone(server: HomeServer) -> None:
     """After a restart and an `once`; `once --redo` compresses it again."""
     made = server.make("style.safetensors", seed=2)

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 
 import psutil
+import pytest
 
 from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.running import Line, RunningDaemon
@@ -40,6 +41,7 @@ def test_a_killed_worker_costs_one_attempt(server: HomeServer) -> None:
     assert [] == server.temporaries()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_ended(server: HomeServer) -> None:
     """After `worker.timeout`: one attempt, told as such, and a new worker does it."""
     server.configure(worker={"timeout": 1.5})
@@ -54,6 +56,7 @@ def test_a_worker_that_hangs_is_ended(server: HomeServer) -> None:
     assert daemon.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_the_worker_thrice_is_set_aside(server: HomeServer) -> None:
     """Quarantined with the remedy, untouched; others go on; `once` and a new version try again."""
     with server.daemon() as daemon:

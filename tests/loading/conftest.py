@@ -1,4 +1,4 @@
-"""diffusers and its friends: one thread, and warnings that are their own."""
+"""diffusers and its friends: one thread, warnings that are their own, and half a minute."""
 
 from __future__ import annotations
 
@@ -13,3 +13,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/loading/" in item.path.as_posix():
             item.add_marker(pytest.mark.filterwarnings("default"))
+            item.add_marker(pytest.mark.slow)
