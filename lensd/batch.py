@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from lensd.config.models import Config, Watch
 from lensd.errors import UsageError
 from lensd.intake.scan import scan
+from lensd.store.entry import Entry
 from lensd.store.identity import Identity
-from lensd.store.ledger import Entry, Ledger
+from lensd.store.ledger import Ledger
 
 # Outcomes that an explicit `once` treats again, and those that only `--redo` does.
 RELEASED = ("baseline", "failed", "quarantined")

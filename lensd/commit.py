@@ -15,10 +15,10 @@ from lensd.errors import Failed, Skipped
 from lensd.store import atomic
 from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
+from lensd.store.entry import Entry
 from lensd.store.faults import Interrupted, disk_faults
 from lensd.store.files import exchange, fsync_folder, identity_at
 from lensd.store.identity import Identity
-from lensd.store.ledger import Entry
 from lensd.workshop import Place, Settings, Workshop
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from lensd import commit
 from lensd.errors import Failed, FileError, Kept, Skipped, StorageError
+from lensd.store.entry import Entry
 from lensd.store.faults import Interrupted
 from lensd.store.files import identity_at
 from lensd.store.identity import Identity
-from lensd.store.ledger import Entry
 from lensd.worker.supervisor import Abandoned, WorkerLost
 from lensd.workshop import Place, Settings, Workshop, open_place
 

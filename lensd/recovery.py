@@ -11,9 +11,9 @@ from lensd import commit
 from lensd.errors import Skipped
 from lensd.intake.scan import temporaries
 from lensd.store import atomic
+from lensd.store.entry import Entry
 from lensd.store.files import fsync_folder, identity_at, open_folder, temporary_name
 from lensd.store.identity import Identity
-from lensd.store.ledger import Entry
 from lensd.store.rename import exchange
 from lensd.workshop import Workshop
 

@@ -12,10 +12,11 @@ from lensd.intake.intake import Folder, Log
 from lensd.lora import marks
 from lensd.store import atomic
 from lensd.store.archive import Archive
+from lensd.store.entry import Entry
 from lensd.store.files import identity_at, open_folder
 from lensd.store.header import read_header
 from lensd.store.identity import Identity
-from lensd.store.ledger import Entry, Ledger
+from lensd.store.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)

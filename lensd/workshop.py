@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from lensd.errors import Skipped
 from lensd.intake import complete
 from lensd.store.archive import Archive
+from lensd.store.entry import Entry
 from lensd.store.files import open_folder, temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
-from lensd.store.ledger import Entry, Ledger
+from lensd.store.ledger import Ledger
 from lensd.worker.supervisor import Worker
 
 

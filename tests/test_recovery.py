@@ -16,10 +16,11 @@ import pytest
 
 from lensd import __version__, recovery
 from lensd.store.archive import Archive
+from lensd.store.entry import Entry
 from lensd.store.files import temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Entry, Ledger
+from lensd.store.ledger import Ledger
 from lensd.store.rename import exchange
 from lensd.worker.supervisor import Worker
 from lensd.workshop import Workshop

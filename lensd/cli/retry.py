@@ -11,7 +11,8 @@ from lensd.cli import say
 from lensd.cli.options import config_option
 from lensd.config.reading import find_config, load
 from lensd.errors import UsageError
-from lensd.store.ledger import Entry, Ledger
+from lensd.store.entry import Entry
+from lensd.store.ledger import Ledger
 from lensd.store.lock import StateLock
 
 

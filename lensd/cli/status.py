@@ -14,7 +14,8 @@ from lensd.cli.text import size
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.config.reading import find_config, load
-from lensd.store.ledger import Entry, Ledger
+from lensd.store.entry import Entry
+from lensd.store.ledger import Ledger
 from lensd.store.lock import holder
 
 

@@ -16,18 +16,17 @@ restored, analyzed, kept, skipped, failed, quarantined, superseded (another vers
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from lensd.errors import StorageError
+from lensd.store.entry import Entry, entry_of, row_key, stored, text
 from lensd.store.identity import Identity
 
 SCHEMA_VERSION = 1
@@ -57,38 +56,6 @@ CREATE TABLE waiting (
     since REAL NOT NULL, PRIMARY KEY (root, path)
 );
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One row. Paths are text with surrogate escapes; `path` is relative to `root`."""
-
-    job_id: str
-    root: str
-    watch: str
-    path: str
-    identity: Identity
-    state: str
-    outcome: str | None
-    reason: str | None
-    message: str | None
-    attempts: int
-    redo: bool
-    temporary: str | None
-    staged: Identity | None
-    sha256_in: str | None
-    sha256_out: str | None
-    bytes_in: int | None
-    bytes_out: int | None
-    archive_path: str | None
-    archive_method: str | None
-    line: dict[str, Any] | None
-    version: str
-    updated: float
-
-    @property
-    def full_path(self) -> str:
-        return os.path.join(self.root, self.path)
 
 
 class Ledger:
@@ -130,7 +97,7 @@ class Ledger:
 
     def find(self, root: str, path: str) -> Entry | None:
         """The newest row of a path."""
-        return self._one("root = ? AND path = ? ORDER BY id DESC", *_key(root, path))
+        return self._one("root = ? AND path = ? ORDER BY id DESC", *row_key(root, path))
 
     def knows(self, root: str, path: str, identity: Identity) -> Entry | None:
         """The newest row of a path, if it is about this version or one with the same content.
@@ -149,7 +116,8 @@ class Ledger:
     def output(self, root: str, path: str, identity: Identity) -> Entry | None:
         """The compressed row whose output lies under a path, whatever was tried with it since."""
         entry = self._one(
-            "root = ? AND path = ? AND outcome = 'compressed' ORDER BY id DESC", *_key(root, path)
+            "root = ? AND path = ? AND outcome = 'compressed' ORDER BY id DESC",
+            *row_key(root, path),
         )
         known = entry.staged if entry else None
         return entry if known and _same_version(known, identity) else None
@@ -216,7 +184,7 @@ class Ledger:
             "AND outcome IN ('compressed', 'replaced') AND redo = 0"
         )
         with self._lock:
-            return int(self._db.execute(query, (*_key(root, path), sha256)).fetchone()[0])
+            return int(self._db.execute(query, (*row_key(root, path), sha256)).fetchone()[0])
 
     def replace_older(self, root: str, path: str, job_id: str) -> None:
         """The output of an earlier job lies under this path no longer; its original is kept."""
@@ -224,7 +192,7 @@ class Ledger:
             db.execute(
                 "UPDATE files SET outcome = 'replaced' WHERE root = ? AND path = ? "
                 "AND outcome = 'compressed' AND job_id <> ?",
-                (*_key(root, path), job_id),
+                (*row_key(root, path), job_id),
             )
 
     def came_back(self, job_id: str, identity: Identity, archive_path: str, *, gone: bool) -> None:
@@ -239,7 +207,7 @@ class Ledger:
             db.execute(
                 "UPDATE files SET outcome = 'replaced' WHERE root = ? AND path = ? "
                 "AND outcome = 'compressed'",
-                _key(entry.root, entry.path),
+                row_key(entry.root, entry.path),
             )
             if gone:
                 db.execute(
@@ -255,7 +223,7 @@ class Ledger:
 
     def set_waiting(self, root: str, path: str, watch: str, reason: str | None) -> None:
         """Why a file is not a job yet; None when it no longer waits."""
-        key = _key(root, path)
+        key = row_key(root, path)
         with self._change() as db:
             if reason is None:
                 db.execute("DELETE FROM waiting WHERE root = ? AND path = ?", key)
@@ -263,7 +231,7 @@ class Ledger:
                 db.execute(
                     "INSERT INTO waiting VALUES (?, ?, ?, ?, ?) "
                     "ON CONFLICT DO UPDATE SET reason = excluded.reason",
-                    (*key, watch, _text(reason), time.time()),
+                    (*key, watch, text(reason), time.time()),
                 )
 
     def clear_waiting(self) -> None:
@@ -347,7 +315,7 @@ class Ledger:
         with self._lock:
             query = f"SELECT * FROM files WHERE {where}"  # noqa: S608  `where` is a constant of ours
             rows = self._db.execute(query, values)
-            return [_entry(r) for r in rows]
+            return [entry_of(r) for r in rows]
 
 
 def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
@@ -366,49 +334,11 @@ def _quoted(path: str) -> str:
     return quote(os.fsencode(path))
 
 
-def _key(root: str, path: str) -> tuple[bytes, bytes]:
-    """root and path are stored as bytes, since names need not be UTF-8."""
-    return os.fsencode(root), os.fsencode(path)
-
-
 def _update(db: sqlite3.Connection, job_id: str, columns: Mapping[str, Any]) -> None:
     assignments = ", ".join(f"{name} = ?" for name in (*columns, "updated"))
-    values = [_stored(name, value) for name, value in columns.items()] + [time.time()]
+    values = [stored(name, value) for name, value in columns.items()] + [time.time()]
     query = f"UPDATE files SET {assignments} WHERE job_id = ?"  # noqa: S608  keywords of ours
     db.execute(query, (*values, job_id))
-
-
-def _stored(name: str, value: Any) -> Any:
-    if name in ("line", "staged") and value is not None:
-        return json.dumps(value, ensure_ascii=True)
-    if name in ("archive_path", "path", "root") and value is not None:
-        return os.fsencode(value)
-    return _text(value) if name == "message" and value is not None else value
-
-
-def _text(message: str) -> str:
-    """SQLite takes no lone surrogates, and a message may name a file that is not UTF-8."""
-    return message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _entry(row: sqlite3.Row) -> Entry:
-    fields = dict(row)
-    identity = Identity(*(fields[name] for name in Identity._fields))
-    staged = Identity(*json.loads(fields["staged"])) if fields["staged"] else None
-    archive_path = fields["archive_path"]
-    taken = ("job_id", "watch", "state", "outcome", "reason", "message", "attempts", "temporary",
-             "sha256_in", "sha256_out", "bytes_in", "bytes_out", "archive_method", "version",
-             "updated")  # fmt: skip
-    return Entry(
-        root=os.fsdecode(fields["root"]),
-        path=os.fsdecode(fields["path"]),
-        identity=identity,
-        redo=bool(fields["redo"]),
-        staged=staged,
-        archive_path=None if archive_path is None else os.fsdecode(archive_path),
-        line=json.loads(fields["line"]) if fields["line"] else None,
-        **{name: fields[name] for name in taken},
-    )
 
 
 def _same_version(known: Identity, now: Identity) -> bool:
