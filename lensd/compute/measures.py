@@ -8,7 +8,7 @@ from typing import Any
 
 from lensd.compute.passes import Measured
 from lensd.lora import fidelity, untouched
-from lensd.lora.compress import ModulePlan, Plan
+from lensd.lora.planning import ModulePlan, Plan
 
 Numbers = dict[str, Any]
 

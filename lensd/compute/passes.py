@@ -23,8 +23,8 @@ from torch import Tensor
 from lensd.compute.source import Source
 from lensd.errors import Failed
 from lensd.lora import compress, fidelity
-from lensd.lora.compress import ModulePlan, Plan, Reading
 from lensd.lora.layout import Module
+from lensd.lora.planning import ModulePlan, Plan, Reading
 from lensd.store.output import Output
 
 T = TypeVar("T")

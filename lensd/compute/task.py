@@ -17,8 +17,8 @@ from lensd.compute.passes import Engine, Measured, available_cores
 from lensd.compute.source import Source
 from lensd.errors import Failed, FileError, Kept, Skipped
 from lensd.lora import rank
-from lensd.lora.compress import Parameters, Plan, Reading, plan
 from lensd.lora.metadata import Origin, output_metadata
+from lensd.lora.planning import Parameters, Plan, Reading, plan
 from lensd.store.output import Output, TensorEntry, output_bytes
 from lensd.store.reading import sha256_of
 from lensd.worker import device as devices

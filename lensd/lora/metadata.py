@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lensd.lora import adapter, marks
-from lensd.lora.compress import Plan
 from lensd.lora.layout import Layout
+from lensd.lora.planning import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lensd.compute import task
-from lensd.lora.compress import Parameters
+from lensd.lora.planning import Parameters
 from lensd.store.identity import Identity
 from tests.lora import making
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from lensd.compute import task
 from lensd.errors import Kept
 from lensd.lora import compress as numerics
+from lensd.lora import planning
 from tests.compute import asking
 from tests.compute.asking import Numbers, compress
 from tests.compute.loaders import LOADERS
@@ -196,7 +197,7 @@ def noises(source: Path, allocation: str) -> list[float]:
     """Relative delta error of the quantization alone, module by module."""
     tensors = load_file(source)
     found = []
-    for m in making.plan_of(tensors, numerics.Parameters(allocation=allocation)).modules:
+    for m in making.plan_of(tensors, planning.Parameters(allocation=allocation)).modules:
         reduced = numerics.reduce(m, *making.pair_of(tensors, m.module.up, m.module.down))
         assert m.encoding == "I8"
         found.append(math.sqrt(reduced.squared_error / reduced.squared_signal))

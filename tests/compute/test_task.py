@@ -21,7 +21,7 @@ from lensd.compute.source import Source
 from lensd.errors import Failed, Kept, Skipped
 from lensd.lora import compress as numerics
 from lensd.lora import fidelity, metadata
-from lensd.lora.compress import Parameters
+from lensd.lora.planning import Parameters
 from lensd.store.header import tensor_bytes
 from tests.compute import asking
 from tests.compute.asking import MODES, Numbers, compress, deltas

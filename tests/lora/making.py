@@ -9,9 +9,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lensd.lora import compress
-from lensd.lora.compress import Parameters, Plan, Reading
+from lensd.lora import compress, planning
 from lensd.lora.layout import Layout, TensorSpec, read_layout
+from lensd.lora.planning import Parameters, Plan, Reading
 
 DTYPES = {
     "F16": torch.float16,
@@ -172,7 +172,7 @@ def read(tensors: Mapping[str, Tensor]) -> tuple[Layout, list[Reading]]:
 
 def plan_of(tensors: Mapping[str, Tensor], parameters: Parameters) -> Plan:
     layout, readings = read(tensors)
-    return compress.plan(layout, specs_of(tensors), readings, parameters)
+    return planning.plan(layout, specs_of(tensors), readings, parameters)
 
 
 def compressed(tensors: Mapping[str, Tensor], parameters: Parameters) -> Tensors:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensd.lora import compress
-from lensd.lora.compress import Parameters
+from lensd.lora.planning import Parameters
 from tests.lora import making
 from tests.lora.making import Made
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lensd.lora import compress, fidelity, int8
-from lensd.lora.compress import Parameters
 from lensd.lora.int8 import Quantized
+from lensd.lora.planning import Parameters
 from tests.lora import making
 from tests.support.architectures import sd15
 from tests.support.realistic import write_lora

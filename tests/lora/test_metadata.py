@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lensd.lora import marks, metadata
 from lensd.lora.adapter import adapter_metadata
-from lensd.lora.compress import Parameters, Plan
 from lensd.lora.metadata import Origin, output_metadata
+from lensd.lora.planning import Parameters, Plan
 from lensd.store.header import encode_header
 from tests.lora import making
 from tests.lora.making import Made
