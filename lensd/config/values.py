@@ -11,24 +11,13 @@ from pydantic_core import PydanticCustomError
 
 from lensd import __version__
 from lensd.config.sizes import PATTERN, parse_size
+from lensd.lora.portability import Program
 
 Mode = Literal["analyze", "rank", "int8", "ultra"]
 Allocation = Literal["module", "file"]
 Float32 = Literal["auto", "float16", "bfloat16", "keep"]
 Existing = Literal["leave", "compress"]
 Level = Literal["debug", "info", "warning", "error"]
-Target = Literal[
-    "comfyui",
-    "comfyui-bypass",
-    "a1111",
-    "a1111-functional",
-    "forge",
-    "kohya",
-    "diffusers",
-    "invokeai",
-    "invokeai-sidecar",
-    "sdnext",
-]
 
 
 def fault(message: str, remedy: str) -> PydanticCustomError:
@@ -125,7 +114,7 @@ Size = Annotated[
 Patterns = Annotated[
     tuple[Annotated[str, Field(min_length=1), AfterValidator(_pattern)], ...], Field(strict=False)
 ]
-Targets = Annotated[tuple[Target, ...], Field(strict=False, min_length=1)]
+Targets = Annotated[tuple[Program, ...], Field(strict=False, min_length=1)]
 Device = Annotated[
     str,
     BeforeValidator(_device),

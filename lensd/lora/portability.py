@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from lensd.lora.layout import Layout, Module
 
-PROGRAMS = (
+Program = Literal[
     "comfyui",
     "comfyui-bypass",
     "a1111",
@@ -25,7 +25,8 @@ PROGRAMS = (
     "invokeai",
     "invokeai-sidecar",
     "sdnext",
-)
+]
+PROGRAMS: tuple[Program, ...] = get_args(Program)
 
 # dialect -> program -> whether it loads int8 factors with the scale in alpha exactly.
 READS: Mapping[str, Mapping[str, bool]] = {
