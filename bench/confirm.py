@@ -45,7 +45,7 @@ class Computed(NamedTuple):
     energy_overall: float
     delta_error: float
     delta_error_max: float
-    delta_snr_db: float
+    delta_snr_db: float | None  # of the quantization: None for floats
     mse: float | None  # expected of rounding to the nearest: step^2 / 12
     mae: float | None  # and step / 4
     snr_db: float | None
@@ -85,7 +85,7 @@ def compute(before: Path, after: Path) -> Computed:
         energy_overall=sum(kept) / total,
         delta_error=math.sqrt(sum(errors) / total),
         delta_error_max=math.sqrt(max(worst)),
-        delta_snr_db=10 * math.log10(sum(kept) / sum(noises)),
+        delta_snr_db=10 * math.log10(sum(kept) / sum(noises)) if count else None,
         mse=squared / count if count else None,
         mae=absolute / count if count else None,
         snr_db=10 * math.log10(signal / squared) if count else None,
