@@ -65,6 +65,12 @@ def dress(place: Place, numbers: dict[str, Any], settings: Settings) -> Identity
 def archive(place: Place, numbers: dict[str, Any], shop: Workshop) -> Archived:
     began = time.monotonic()
     if place.entry.redo:
+        if place.entry.sha256_in not in (None, numbers["sha256_in"]):
+            raise Failed(
+                "io_error",
+                f"the archived original {place.original} is not what was archived; nothing was "
+                "replaced. Check that disk, and bring the original back from a backup",
+            )
         archived = Archived(cast("Method", place.entry.archive_method), place.original)
     else:
         archived = shop.archive.keep(

@@ -210,6 +210,7 @@ class House:
                 entry.path,
                 entry.staged or entry.identity,
                 redo=True,
+                sha256_in=entry.sha256_in,
                 archive_path=entry.archive_path,
                 archive_method=entry.archive_method,
             )

@@ -65,6 +65,11 @@ class Ledger:
         self._version = version
         self._lock = threading.RLock()
         path = os.path.join(folder, "ledger.sqlite3")
+        if readonly and not os.path.exists(path):
+            raise StorageError(
+                f"there is no ledger in {folder} yet: lensd has not run with this configuration; "
+                "`lensd once` or `lensd run` makes it"
+            )
         try:
             self._db = _connect(path, readonly=readonly)
             if not readonly:

@@ -139,3 +139,20 @@ def test_redo_without_an_archived_original_fails_that_file_only(server: HomeServ
     assert [str(lost)] == [line["path"] for line in lines if line["event"] == "file.failed"]
     assert [str(kept)] == [line["path"] for line in lines if line["event"] == "file.compressed"]
     assert before == Seen.of(lost)
+
+
+def test_redo_from_a_damaged_original_changes_nothing(server: HomeServer) -> None:
+    """The archive's disk lost a bit: the output is better than what would come of that."""
+    path = server.drop("style.safetensors", seed=1).path
+    server.once()
+    before = Seen.of(path)
+    archived = server.archived(path)
+    data = bytearray(archived.read_bytes())
+    data[-1] ^= 1
+    archived.write_bytes(data)
+    server.configure(defaults={"energy": 0.9})
+    [line] = [line for line in server.once("--redo", code=1) if line["event"] == "file.failed"]
+    assert line["reason"] == "io_error"
+    assert "backup" in line["message"]
+    assert before == Seen.of(path)
+    assert server.temporaries() == []
