@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -74,14 +75,25 @@ def test_a_file_that_is_being_written_shows_in_status(running: Running) -> None:
     server, daemon = running
     data = server.make("busy", seed=4).path.read_bytes()
     path = server.loras / "busy.safetensors"
-    with path.open("wb") as file:
-        for index in range(12):
-            file.write(data[index * len(data) // 12 : (index + 1) * len(data) // 12])
-            file.flush()
-            time.sleep(QUIET / 2)
-        reason = _waiting(server, path)
-    assert reason is not None
-    assert "written" in reason
+    asked = threading.Event()
+
+    def write() -> None:  # without a pause, also while `status` starts on a busy machine
+        with path.open("wb") as file:
+            file.write(data[:-1])
+            while not asked.wait(QUIET / 10):
+                file.flush()
+                os.utime(file.fileno())
+            file.write(data[-1:])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        wait_until(
+            lambda: "being written" in (_waiting(server, path) or ""), "it says why it waits"
+        )
+    finally:
+        asked.set()
+        writer.join()
     assert daemon.wait_for_file(path)["event"] == "file.compressed"
 
 
