@@ -19,6 +19,7 @@ from torch import Tensor
 from lensd.errors import Failed, Skipped
 from lensd.lora import compress, marks
 from lensd.lora.layout import Layout, Module, TensorSpec, read_layout
+from lensd.store.faults import unreadable
 from lensd.store.header import Header, read_header
 from lensd.store.identity import Identity
 from lensd.store.tensors import read_into
@@ -126,10 +127,7 @@ def _open(path: str) -> int:
     except FileNotFoundError:
         raise Skipped("vanished", "the file is gone") from None
     except PermissionError:
-        raise Failed(
-            "unreadable",
-            "lensd may not read the file; give its user read permission (`chmod`, `setfacl`)",
-        ) from None
+        raise unreadable() from None
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise Skipped("symlink", "this is a symbolic link; it is left alone") from None

@@ -13,6 +13,7 @@ from enum import Enum
 
 from lensd.errors import Failed, FileError, Skipped
 from lensd.lora.marks import is_output
+from lensd.store.faults import unreadable
 from lensd.store.header import read_header
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
@@ -84,7 +85,7 @@ def probe(folder_fd: int, name: str, own_inode: int | None = None) -> Facts:
     try:
         fd = os.open(name, _READ, dir_fd=folder_fd)
     except PermissionError:
-        return replace(facts, refusal=_unreadable())
+        return replace(facts, refusal=unreadable())
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise
@@ -134,13 +135,6 @@ def _partner(folder_fd: int, name: str) -> str | None:
             continue
         return name + suffix
     return None
-
-
-def _unreadable() -> Failed:
-    return Failed(
-        "unreadable",
-        "lensd may not read the file; give its user read permission (`chmod`, `setfacl`)",
-    )
 
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

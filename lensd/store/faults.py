@@ -39,6 +39,14 @@ def disk_faults(path: str) -> Iterator[None]:
         raise
 
 
+def unreadable() -> Failed:
+    """The end of a file that lensd may not open."""
+    return Failed(
+        "unreadable",
+        "lensd may not read the file; give its user read permission (`chmod`, `setfacl`)",
+    )
+
+
 def path_of(fd: int) -> str:
     """Where an open file or folder is now, for messages only."""
     try:

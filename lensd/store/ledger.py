@@ -194,11 +194,7 @@ class Ledger:
     def replace_older(self, root: str, path: str, job_id: str) -> None:
         """The output of an earlier job lies under this path no longer; its original is kept."""
         with self._change() as db:
-            db.execute(
-                "UPDATE files SET outcome = 'replaced' WHERE root = ? AND path = ? "
-                "AND outcome = 'compressed' AND job_id <> ?",
-                (*row_key(root, path), job_id),
-            )
+            _replace_older(db, root, path, job_id)
 
     def came_back(self, job_id: str, identity: Identity, archive_path: str, *, gone: bool) -> None:
         """An original was restored: its output is no more; `gone`: nor is it in the archive."""
@@ -209,11 +205,7 @@ class Ledger:
                 "WHERE job_id = ?",
                 (*identity, job_id),
             )
-            db.execute(
-                "UPDATE files SET outcome = 'replaced' WHERE root = ? AND path = ? "
-                "AND outcome = 'compressed'",
-                row_key(entry.root, entry.path),
-            )
+            _replace_older(db, entry.root, entry.path, job_id)
             if gone:
                 db.execute(
                     "UPDATE files SET archive_path = NULL WHERE archive_path = ?",
@@ -337,6 +329,14 @@ def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
 
 def _quoted(path: str) -> str:
     return quote(os.fsencode(path))
+
+
+def _replace_older(db: sqlite3.Connection, root: str, path: str, job_id: str) -> None:
+    db.execute(
+        "UPDATE files SET outcome = 'replaced' WHERE root = ? AND path = ? "
+        "AND outcome = 'compressed' AND job_id <> ?",
+        (*row_key(root, path), job_id),
+    )
 
 
 def _update(db: sqlite3.Connection, job_id: str, columns: Mapping[str, Any]) -> None:
