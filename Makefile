@@ -26,10 +26,11 @@ demo: $(READY) ## a real daemon compresses a real 144 MiB LoRA, and gives the or
 test: $(READY) ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(ARGS)
 
-test-slow: $(READY) ## the slow tests, one by one: some change the machine (mounts, sysctl)
+test-slow: $(READY) ## the slow tests, one by one: some change the machine (mounts, sysctl); the longest sampled
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-all: test test-slow ## every test
+test-all: export LENSD_FULL = 1
+test-all: test test-slow ## every test, the longest suites in full
 
 lint: $(READY) ## style, types and the direction of imports
 	$(BIN)/ruff check .

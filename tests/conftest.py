@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
 from hypothesis import settings
+
+from tests.support import suites
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -53,3 +56,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder ../shared with real LoRA files is not there")
     return folder
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """A line for the end of the run, such as how many cases a matrix had."""
+    return lambda text: record_property(suites.TOLD, text)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    suites.summarize(terminalreporter)

@@ -1,0 +1,47 @@
+"""The long suites: how much of them runs, and what they say at the end of the run."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TypeVar
+
+from _pytest.terminal import TerminalReporter
+
+Case = TypeVar("Case")
+
+# `make test-all` sets it. Without it the longest suites take a sample of their cases.
+FULL = os.environ.get("LENSD_FULL") == "1"
+TOLD = "told"
+
+
+def sample(cases: Sequence[Case], few: int) -> list[Case]:
+    """All of them under `make test-all`; else `few`, evenly spread, the first and last included."""
+    if FULL or len(cases) <= few:
+        return list(cases)
+    last = len(cases) - 1
+    return [cases[round(n * last / (few - 1))] for n in range(few)]
+
+
+def summarize(terminal: TerminalReporter) -> None:
+    """What tests told, and the seconds of each file with slow tests."""
+    seconds: dict[str, float] = defaultdict(float)
+    slow: set[str] = set()
+    told: list[str] = []
+    for reports in terminal.stats.values():
+        for report in reports:
+            if not hasattr(report, "nodeid") or not hasattr(report, "duration"):
+                continue
+            file = report.nodeid.partition("::")[0]
+            seconds[file] += report.duration
+            if "slow" in report.keywords:
+                slow.add(file)
+            if report.when == "call":
+                told += [f"{file}: {text}" for key, text in report.user_properties if key == TOLD]
+    if told or slow:
+        terminal.section("suites" if FULL else "suites (the longest are sampled: make test-all)")
+    for line in told:
+        terminal.write_line(line)
+    for file in sorted(slow, key=lambda f: -seconds[f]):
+        terminal.write_line(f"{seconds[file]:8.1f} s  {file}")
