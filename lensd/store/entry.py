@@ -37,6 +37,9 @@ class Entry:
     line: dict[str, Any] | None
     version: str
     updated: float
+    not_before: float | None  # wall time; a queued job is not tried sooner
+    retries: int
+    published: float | None  # wall time
 
     @property
     def full_path(self) -> str:
@@ -68,7 +71,7 @@ def entry_of(row: sqlite3.Row) -> Entry:
     archive_path = fields["archive_path"]
     taken = ("job_id", "watch", "state", "outcome", "reason", "message", "attempts", "temporary",
              "sha256_in", "sha256_out", "bytes_in", "bytes_out", "archive_method", "version",
-             "updated")  # fmt: skip
+             "updated", "not_before", "retries", "published")  # fmt: skip
     return Entry(
         root=os.fsdecode(fields["root"]),
         path=os.fsdecode(fields["path"]),

@@ -18,77 +18,31 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
 
-from lensd.errors import StorageError
-from lensd.store.entry import Entry, entry_of, row_key, stored, text
+from lensd.store.entry import Entry, entry_of, row_key, stored
 from lensd.store.identity import Identity
+from lensd.store.standing import Standing
 
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE roots (root BLOB PRIMARY KEY, watch TEXT NOT NULL, first_seen REAL NOT NULL);
-CREATE TABLE files (
-    id INTEGER PRIMARY KEY,
-    job_id TEXT NOT NULL UNIQUE,
-    root BLOB NOT NULL, watch TEXT NOT NULL, path BLOB NOT NULL,
-    device INTEGER NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
-    state TEXT NOT NULL, outcome TEXT, reason TEXT, message TEXT,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    redo INTEGER NOT NULL DEFAULT 0,
-    temporary TEXT, staged TEXT,
-    sha256_in TEXT, sha256_out TEXT, bytes_in INTEGER, bytes_out INTEGER,
-    archive_path BLOB, archive_method TEXT,
-    line TEXT, emitted INTEGER NOT NULL DEFAULT 0,
-    version TEXT NOT NULL, created REAL NOT NULL, updated REAL NOT NULL
-);
-CREATE INDEX files_by_path ON files (root, path);
-CREATE INDEX files_open ON files (state) WHERE state <> 'done';
-CREATE INDEX files_by_outcome ON files (outcome);
-CREATE TABLE waiting (
-    root BLOB NOT NULL, path BLOB NOT NULL, watch TEXT NOT NULL, reason TEXT NOT NULL,
-    since REAL NOT NULL, PRIMARY KEY (root, path)
-);
+_NOT_PAUSED = """
+NOT EXISTS (
+    SELECT 1 FROM paused, (SELECT CAST(root || x'2f' || files.path AS BLOB) AS whole)
+    WHERE paused.path IN (x'', whole)
+       OR CAST(paused.path || x'2f' AS BLOB) = substr(whole, 1, length(paused.path) + 1)
+)
 """
 
 
-class Ledger:
+class Ledger(Standing):
     """Open the ledger in a state folder; `readonly` for those who do not hold its lock."""
 
     def __init__(self, folder: str, version: str, *, readonly: bool = False) -> None:
+        super().__init__(folder, readonly=readonly)
         self._version = version
-        self._lock = threading.RLock()
-        path = os.path.join(folder, "ledger.sqlite3")
-        if readonly and not os.path.exists(path):
-            raise StorageError(
-                f"there is no ledger in {folder} yet: lensd has not run with this configuration; "
-                "`lensd once` or `lensd run` makes it"
-            )
-        try:
-            self._db = _connect(path, readonly=readonly)
-            if not readonly:
-                self._prepare()
-            self._check_version(path)
-        except sqlite3.Error as error:
-            raise StorageError(
-                f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; a "
-                "damaged one may be moved away: archive and compressed files stand for themselves"
-            ) from None
-
-    def close(self) -> None:
-        self._db.close()
 
     # what was seen
-
-    def knows_root(self, root: str) -> bool:
-        found = self._db.execute("SELECT 1 FROM roots WHERE root = ?", (os.fsencode(root),))
-        return found.fetchone() is not None
 
     def baseline(self, root: str, watch: str, files: Iterable[tuple[str, Identity]]) -> None:
         """Record a folder seen for the first time, and the files that lie there, as left alone."""
@@ -96,7 +50,7 @@ class Ledger:
             for path, identity in files:
                 self._insert(db, root, watch, path, identity, state="done", outcome="baseline")
             db.execute(
-                "INSERT OR IGNORE INTO roots VALUES (?, ?, ?)",
+                "INSERT OR IGNORE INTO roots (root, watch, first_seen) VALUES (?, ?, ?)",
                 (os.fsencode(root), watch, time.time()),
             )
 
@@ -143,9 +97,26 @@ class Ledger:
         """The row of a job that is there."""
         return self._all("job_id = ?", job_id)[0]
 
-    def next_queued(self) -> Entry | None:
-        """The job that waits longest; those with failed attempts come after the fresh ones."""
-        return self._one("state = 'queued' ORDER BY attempts, id")
+    def next_queued(self, now: float | None = None) -> Entry | None:
+        """The job that waits longest; those with failed attempts come after the fresh ones.
+
+        Not one that is paused, nor one that was postponed beyond `now` (wall time; default: now).
+        """
+        moment = time.time() if now is None else now
+        return self._one(
+            "state = 'queued' AND (not_before IS NULL OR not_before <= ?) "
+            f"AND {_NOT_PAUSED} ORDER BY attempts, id",
+            moment,
+        )
+
+    def postpone(self, job_id: str, not_before: float, reason: str, message: str) -> None:
+        """The job begins again, but not before a wall time: a disk may be well again by then."""
+        with self._change() as db:
+            db.execute("UPDATE files SET retries = retries + 1 WHERE job_id = ?", (job_id,))
+            _update(db, job_id, {
+                "state": "queued", "not_before": not_before, "reason": reason, "message": message,
+                "outcome": None, "temporary": None, "staged": None,
+            })  # fmt: skip
 
     def unfinished(self) -> list[Entry]:
         """Jobs under way or waiting, oldest first."""
@@ -155,6 +126,8 @@ class Ledger:
         """Write down a step, durably."""
         with self._change() as db:
             _update(db, job_id, columns)
+            if columns.get("state") == "published":
+                db.execute("UPDATE files SET published = ? WHERE job_id = ?", (time.time(), job_id))
 
     def finish(self, job_id: str, outcome: str, **columns: Any) -> None:
         """The end of a job."""
@@ -216,32 +189,27 @@ class Ledger:
         marks = ",".join("?" * len(outcomes))
         return self._all(f"outcome IN ({marks}) ORDER BY id", *outcomes)
 
-    # waiting files and totals
+    def older_than(self, moment: float) -> list[Entry]:
+        """Archived originals of outputs that were published before a wall time, oldest first."""
+        return self._all(
+            "outcome IN ('compressed', 'replaced') AND archive_path IS NOT NULL "
+            "AND published < ? ORDER BY published, id",
+            moment,
+        )
 
-    def set_waiting(self, root: str, path: str, watch: str, reason: str | None) -> None:
-        """Why a file is not a job yet; None when it no longer waits."""
-        key = row_key(root, path)
+    def pruned(self, job_id: str) -> None:
+        """The archive has this original no more; nor have the other rows of the same file it."""
+        entry = self.get(job_id)
+        if entry.archive_path is None:
+            return
         with self._change() as db:
-            if reason is None:
-                db.execute("DELETE FROM waiting WHERE root = ? AND path = ?", key)
-            else:
-                db.execute(
-                    "INSERT INTO waiting VALUES (?, ?, ?, ?, ?) "
-                    "ON CONFLICT DO UPDATE SET reason = excluded.reason",
-                    (*key, watch, text(reason), time.time()),
-                )
+            db.execute(
+                "UPDATE files SET archive_path = NULL WHERE job_id = ? "
+                "OR (archive_path = ? AND sha256_in = ?)",
+                (job_id, os.fsencode(entry.archive_path), entry.sha256_in),
+            )
 
-    def clear_waiting(self) -> None:
-        with self._change() as db:
-            db.execute("DELETE FROM waiting")
-
-    def waiting(self) -> list[dict[str, Any]]:
-        rows = self._db.execute("SELECT * FROM waiting ORDER BY since")
-        return [
-            {"path": os.path.join(os.fsdecode(r["root"]), os.fsdecode(r["path"])),
-             "watch": r["watch"], "reason": r["reason"], "since": r["since"]}
-            for r in rows
-        ]  # fmt: skip
+    # totals
 
     def totals(self) -> dict[str, Any]:
         """Files by outcome; bytes saved in the folders and held by the archive."""
@@ -264,20 +232,6 @@ class Ledger:
 
     # inside
 
-    def _prepare(self) -> None:
-        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._db.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
-
-    def _check_version(self, path: str) -> None:
-        found = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, SCHEMA_VERSION):
-            raise StorageError(
-                f"the ledger {path} was written by another version of lensd (schema {found}, this "
-                f"is {SCHEMA_VERSION}); upgrade lensd, or use another state folder"
-            )
-
     def _insert(
         self, db: sqlite3.Connection, root: str, watch: str, path: str, identity: Identity,
         *, job_id: str | None = None, state: str = "queued", outcome: str | None = None,
@@ -292,18 +246,6 @@ class Ledger:
              self._version, now, now),
         )  # fmt: skip
 
-    @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                with self._db:
-                    yield self._db
-            except sqlite3.OperationalError as error:
-                raise StorageError(
-                    f"the ledger cannot be written: {error}. Free space on the disk of the state "
-                    "folder, or check it"
-                ) from None
-
     def _one(self, where: str, *values: Any) -> Entry | None:
         found = self._all(where + " LIMIT 1", *values)
         return found[0] if found else None
@@ -313,22 +255,6 @@ class Ledger:
             query = f"SELECT * FROM files WHERE {where}"  # noqa: S608  `where` is a constant of ours
             rows = self._db.execute(query, values)
             return [entry_of(r) for r in rows]
-
-
-def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
-    name = f"file:{_quoted(path)}?mode={'ro' if readonly else 'rwc'}"
-    db = sqlite3.connect(name, uri=True, check_same_thread=False, timeout=30)
-    db.row_factory = sqlite3.Row
-    if not readonly:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon has to stay small
-        os.chmod(path, 0o640)
-    return db
-
-
-def _quoted(path: str) -> str:
-    return quote(os.fsencode(path))
 
 
 def _replace_older(db: sqlite3.Connection, root: str, path: str, job_id: str) -> None:

@@ -1,0 +1,82 @@
+"""The ledger's file: opened, of the right schema, and durable at each commit."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import quote
+
+from lensd.errors import StorageError
+from lensd.store import schema
+
+LEDGER = "ledger.sqlite3"
+
+
+class Database:
+    """The database in a state folder; `readonly` for those who do not hold its lock."""
+
+    def __init__(self, folder: str, *, readonly: bool = False) -> None:
+        self._lock = threading.RLock()
+        path = os.path.join(folder, LEDGER)
+        if readonly and not os.path.exists(path):
+            raise StorageError(
+                f"there is no ledger in {folder} yet: lensd has not run with this configuration; "
+                "`lensd once` or `lensd run` makes it"
+            )
+        try:
+            self._db = _connect(path, readonly=readonly)
+            if not readonly:
+                schema.prepare(self._db)
+            _check_version(path, schema.version_of(self._db), readonly=readonly)
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; a "
+                "damaged one may be moved away: archive and compressed files stand for themselves"
+            ) from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                with self._db:
+                    yield self._db
+            except sqlite3.OperationalError as error:
+                raise StorageError(
+                    f"the ledger cannot be written: {error}. Free space on the disk of the state "
+                    "folder, or check it"
+                ) from None
+
+
+def _check_version(path: str, found: int, *, readonly: bool) -> None:
+    if readonly and 0 < found < schema.SCHEMA_VERSION:
+        raise StorageError(
+            f"the ledger {path} was written by an older lensd (schema {found}, this is "
+            f"{schema.SCHEMA_VERSION}); the next `lensd run` or `lensd once` converts it"
+        )
+    if found not in (0, schema.SCHEMA_VERSION):
+        raise StorageError(
+            f"the ledger {path} was written by another version of lensd (schema {found}, this "
+            f"is {schema.SCHEMA_VERSION}); upgrade lensd, or use another state folder"
+        )
+
+
+def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
+    name = f"file:{_quoted(path)}?mode={'ro' if readonly else 'rwc'}"
+    db = sqlite3.connect(name, uri=True, check_same_thread=False, timeout=30)
+    db.row_factory = sqlite3.Row
+    if not readonly:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon has to stay small
+        os.chmod(path, 0o640)
+    return db
+
+
+def _quoted(path: str) -> str:
+    return quote(os.fsencode(path))

@@ -1,0 +1,117 @@
+"""What holds until somebody says otherwise: known roots, what waits, what is paused, notes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from lensd.store.database import Database
+from lensd.store.entry import row_key, text
+
+
+class RootIdentity(NamedTuple):
+    """What a watched folder was when it was last seen. `mount`: of its mount, None if unknown."""
+
+    device: int
+    inode: int
+    mount: str | None
+
+
+class Standing(Database):
+    """The small tables of the ledger."""
+
+    # roots
+
+    def knows_root(self, root: str) -> bool:
+        with self._lock:
+            found = self._db.execute("SELECT 1 FROM roots WHERE root = ?", (os.fsencode(root),))
+            return found.fetchone() is not None
+
+    def set_root_identity(self, root: str, device: int, inode: int, mount: str | None) -> None:
+        """What a known root is now; without effect for one that was never seen (`baseline`)."""
+        with self._change() as db:
+            db.execute(
+                "UPDATE roots SET device = ?, inode = ?, mount = ? WHERE root = ?",
+                (device, inode, mount, os.fsencode(root)),
+            )
+
+    def root_identity(self, root: str) -> RootIdentity | None:
+        """None when it was never told."""
+        query = "SELECT device, inode, mount FROM roots WHERE root = ? AND device IS NOT NULL"
+        with self._lock:
+            row = self._db.execute(query, (os.fsencode(root),)).fetchone()
+        return None if row is None else RootIdentity(*row)
+
+    # notes
+
+    def get_meta(self, key: str) -> str | None:
+        with self._lock:
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row["value"])
+
+    def set_meta(self, key: str, value: str | None) -> None:
+        """Note a text under a key; None removes it."""
+        with self._change() as db:
+            if value is None:
+                db.execute("DELETE FROM meta WHERE key = ?", (key,))
+            else:
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text(value)))
+
+    # pause
+
+    def pause(self, paths: Iterable[str]) -> None:
+        """Take no job under these absolute paths (files or folders); "" or none: no job at all."""
+        with self._change() as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO paused VALUES (?, ?)",
+                [(path, time.time()) for path in _everything_if_none(paths)],
+            )
+
+    def resume(self, paths: Iterable[str]) -> None:
+        """Take back the pause of exactly these paths; "" or none: of everything."""
+        chosen = _everything_if_none(paths)
+        with self._change() as db:
+            if b"" in chosen:
+                db.execute("DELETE FROM paused")
+            else:
+                db.executemany("DELETE FROM paused WHERE path = ?", [(path,) for path in chosen])
+
+    def paused(self) -> list[str]:
+        """The paused paths in order; "" is everything."""
+        with self._lock:
+            rows = self._db.execute("SELECT path FROM paused ORDER BY path").fetchall()
+        return [os.fsdecode(row["path"]) for row in rows]
+
+    # waiting files
+
+    def set_waiting(self, root: str, path: str, watch: str, reason: str | None) -> None:
+        """Why a file is not a job yet; None when it no longer waits."""
+        key = row_key(root, path)
+        with self._change() as db:
+            if reason is None:
+                db.execute("DELETE FROM waiting WHERE root = ? AND path = ?", key)
+            else:
+                db.execute(
+                    "INSERT INTO waiting VALUES (?, ?, ?, ?, ?) "
+                    "ON CONFLICT DO UPDATE SET reason = excluded.reason",
+                    (*key, watch, text(reason), time.time()),
+                )
+
+    def clear_waiting(self) -> None:
+        with self._change() as db:
+            db.execute("DELETE FROM waiting")
+
+    def waiting(self) -> list[dict[str, Any]]:
+        with self._lock:
+            rows = self._db.execute("SELECT * FROM waiting ORDER BY since").fetchall()
+        return [
+            {"path": os.path.join(os.fsdecode(r["root"]), os.fsdecode(r["path"])),
+             "watch": r["watch"], "reason": r["reason"], "since": r["since"]}
+            for r in rows
+        ]  # fmt: skip
+
+
+def _everything_if_none(paths: Iterable[str]) -> list[bytes]:
+    return [os.fsencode(path.rstrip("/")) for path in paths] or [b""]

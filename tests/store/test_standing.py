@@ -1,0 +1,186 @@
+"""Pauses, notes and the identity of roots: they hold across a restart until somebody says else."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from lensd.errors import StorageError
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger
+
+ROOT, WATCH = "/srv/loras", "loras"
+ODD = os.fsdecode(b"caf\xe9 [1]%.safetensors")
+FIRST = Identity(1, 10, 100, 5_000, 6_000)
+OLD = Path(__file__).parent / "ledger_of_schema_1.sql"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(str(tmp_path), "1.0")
+
+
+def _order(ledger: Ledger, now: float | None = None) -> list[str]:
+    """The names of the queued jobs that would be taken, in order."""
+    taken = []
+    while (entry := ledger.next_queued(now)) is not None:
+        taken.append(entry.job_id)
+        ledger.update(entry.job_id, state="running")
+    for name in taken:
+        ledger.update(name, state="queued")
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("paused", "taken"),
+    [
+        ([], []),
+        ([""], []),
+        ([ROOT], ["other"]),
+        ([f"{ROOT}/sub"], ["top", "near", "odd", "other"]),
+        ([f"{ROOT}/su"], ["top", "in", "near", "odd", "other"]),
+        ([f"{ROOT}/{ODD}", "/srv/other"], ["top", "in", "near"]),
+        (["/"], []),
+        ([f"{ROOT}/"], ["other"]),
+        ([f"{ROOT}/top.safetensors"], ["in", "near", "odd", "other"]),
+    ],
+)
+def test_what_is_paused_is_not_taken(
+    tmp_path: Path, ledger: Ledger, paused: list[str], taken: list[str]
+) -> None:
+    """A folder's name is no prefix of its neighbours'; names are bytes, no patterns."""
+    files = {"top": "top.safetensors", "in": "sub/a.safetensors", "near": "sub2/a.safetensors"}
+    for job, path in {**files, "odd": ODD}.items():
+        ledger.enqueue(job, ROOT, WATCH, path, FIRST)
+    ledger.enqueue("other", "/srv/other", "other", "a.safetensors", FIRST)
+    ledger.pause(paused)
+    ledger.close()
+    again = Ledger(str(tmp_path), "1.0")
+    assert sorted(path.rstrip("/") for path in paused or [""]) == again.paused()
+    assert taken == _order(again)
+    again.resume(paused)
+    assert [] == again.paused()
+    assert len(_order(again)) == 5
+    again.close()
+
+
+def test_to_resume_everything_ends_all_pauses(ledger: Ledger) -> None:
+    """And to resume one path ends that one only."""
+    ledger.pause(["/a", "/b"])
+    ledger.pause(["/a"])
+    ledger.resume(["/a", "/never"])
+    assert ["/b"] == ledger.paused()
+    ledger.resume([])
+    assert [] == ledger.paused()
+
+
+def test_a_postponed_job_waits_for_its_time(tmp_path: Path, ledger: Ledger) -> None:
+    """It is queued, with what happened, and counts; others go on meanwhile."""
+    for name in ("sick", "well"):
+        ledger.enqueue(name, ROOT, WATCH, name, FIRST)
+    ledger.update("sick", state="running", temporary=".lensd-sick.tmp", staged=FIRST)
+    ledger.postpone("sick", 1_000.0, "io_error", f"{ODD} cannot be read")
+    ledger.postpone("sick", 2_000.0, "io_error", f"{ODD} cannot be read")
+    ledger.close()
+    ledger = Ledger(str(tmp_path), "1.0")
+    entry = ledger.get("sick")
+    assert (entry.state, entry.retries, entry.not_before) == ("queued", 2, 2_000.0)
+    assert (entry.reason, entry.temporary, entry.staged) == ("io_error", None, None)
+    assert ["well"] == _order(ledger, 1_999.0)
+    assert ["sick", "well"] == _order(ledger, 2_000.0)
+    ledger.close()
+
+
+def test_notes(tmp_path: Path, ledger: Ledger) -> None:
+    """A key has one text, or none."""
+    assert ledger.get_meta("x") is None
+    ledger.set_meta("x", "1")
+    ledger.set_meta("x", "2")
+    ledger.close()
+    again = Ledger(str(tmp_path), "1.0")
+    assert again.get_meta("x") == "2"
+    again.set_meta("x", None)
+    assert again.get_meta("x") is None
+    again.close()
+
+
+def test_what_a_root_is(tmp_path: Path, ledger: Ledger) -> None:
+    """Unknown until it is told; a root that was never seen has none."""
+    ledger.baseline(ROOT, WATCH, [])
+    assert ledger.root_identity(ROOT) is None
+    ledger.set_root_identity(ROOT, 1, 2, None)
+    assert ledger.root_identity(ROOT) == (1, 2, None)
+    ledger.set_root_identity(ROOT, 3, 4, "/dev/sda1 ext4")
+    ledger.set_root_identity("/never", 1, 2, None)
+    ledger.close()
+    again = Ledger(str(tmp_path), "1.0")
+    assert again.root_identity(ROOT) == (3, 4, "/dev/sda1 ext4")
+    assert again.root_identity("/never") is None
+    again.baseline(ROOT, WATCH, [])
+    assert again.root_identity(ROOT) == (3, 4, "/dev/sda1 ext4")
+    again.close()
+
+
+def test_originals_are_pruned_by_the_time_of_publishing(ledger: Ledger) -> None:
+    """Later changes of a row make it no younger; all rows of one archived file lose it together."""
+    for job, archived in (("one", "/a/x"), ("redone", "/a/x"), ("kept", None)):
+        ledger.enqueue(job, ROOT, WATCH, job, FIRST)
+        columns = {"sha256_in": "abc", "archive_path": archived}
+        ledger.update(job, state="published", outcome="compressed", **columns)
+        ledger.finish(job, "compressed")
+    published = ledger.get("redone").published
+    assert published is not None
+    ledger.update("redone", emitted=1)
+    assert ledger.get("redone").published == published
+    assert [] == ledger.older_than(ledger.get("one").published or 0)
+    assert ["one", "redone"] == [e.job_id for e in ledger.older_than(published + 1)]
+    ledger.pruned("one")
+    assert [] == ledger.older_than(published + 1)
+    assert ledger.totals()["held_by_archive"] == 0
+    ledger.pruned("kept")
+
+
+def test_a_ledger_of_schema_1_is_converted(tmp_path: Path) -> None:
+    """Nothing in it is lost; readers say who converts it; the second start has nothing to do."""
+    path = tmp_path / "ledger.sqlite3"
+    with sqlite3.connect(path) as db:
+        db.executescript(OLD.read_text())
+        before = db.execute("SELECT * FROM files ORDER BY id").fetchall()
+    db.close()
+    with pytest.raises(StorageError, match=r"older lensd .* converts it"):
+        Ledger(str(tmp_path), "1.0", readonly=True)
+    for _ in range(2):
+        ledger = Ledger(str(tmp_path), "1.0")
+        after = ledger._db.execute("SELECT * FROM files ORDER BY id").fetchall()
+        assert before == [tuple(row)[: len(before[0])] for row in after]
+        waits = ledger.next_queued()
+        assert waits is not None
+        assert waits.job_id == "aaaaaaaaaaaaaaaa"
+        assert ["bbbbbbbbbbbbbbbb"] == [
+            e.job_id for e in ledger.unfinished() if e.state != "queued"
+        ]
+        [replaced, compressed] = ledger.older_than(2e9)
+        assert (replaced.outcome, compressed.outcome) == ("replaced", "compressed")
+        assert compressed.published == compressed.updated
+        assert ledger.knows_root("/srv/loras")
+        assert ledger.root_identity("/srv/loras") is None
+        assert len(ledger.waiting()) == 1
+        ledger.close()
+
+
+def test_a_conversion_that_fails_leaves_the_old_ledger(tmp_path: Path) -> None:
+    """It is one transaction: here a table of the new schema is there already."""
+    path = tmp_path / "ledger.sqlite3"
+    with sqlite3.connect(path) as db:
+        db.executescript(OLD.read_text())
+        db.execute("CREATE TABLE paused (since REAL)")
+    db.close()
+    with pytest.raises(StorageError, match="cannot be opened"):
+        Ledger(str(tmp_path), "1.0")
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert "not_before" not in [row[1] for row in db.execute("PRAGMA table_info(files)")]
+    db.close()
