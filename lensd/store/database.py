@@ -20,6 +20,7 @@ class Database:
 
     def __init__(self, folder: str, *, readonly: bool = False) -> None:
         self._lock = threading.RLock()
+        self._folder = folder
         path = os.path.join(folder, LEDGER)
         if readonly and not os.path.exists(path):
             raise StorageError(
@@ -48,8 +49,9 @@ class Database:
                     yield self._db
             except sqlite3.OperationalError as error:
                 raise StorageError(
-                    f"the ledger cannot be written: {error}. Free space on the disk of the state "
-                    "folder, or check it"
+                    f"the ledger in {self._folder} cannot be written: {error}. Free space on its "
+                    "disk, or check it",
+                    self._folder,
                 ) from None
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from lensd.store.entry import Entry, entry_of, row_key, stored
@@ -97,17 +97,29 @@ class Ledger(Standing):
         """The row of a job that is there."""
         return self._all("job_id = ?", job_id)[0]
 
-    def next_queued(self, now: float | None = None) -> Entry | None:
+    def next_queued(
+        self, now: float | None = None, *, without: Collection[str] = ()
+    ) -> Entry | None:
         """The job that waits longest; those with failed attempts come after the fresh ones.
 
-        Not one that is paused, nor one that was postponed beyond `now` (wall time; default: now).
+        Not one that is paused, nor one that was postponed beyond `now` (wall time; default: now),
+        nor one in a root of `without`.
         """
         moment = time.time() if now is None else now
+        marks = ",".join("?" * len(without))
         return self._one(
             "state = 'queued' AND (not_before IS NULL OR not_before <= ?) "
-            f"AND {_NOT_PAUSED} ORDER BY attempts, id",
+            f"AND root NOT IN ({marks}) AND {_NOT_PAUSED} ORDER BY attempts, id",
             moment,
+            *map(os.fsencode, without),
         )
+
+    def next_due(self, now: float | None = None) -> float | None:
+        """The wall time at which a postponed job may be tried again, None without one."""
+        query = "SELECT min(not_before) AS due FROM files WHERE state = 'queued' AND not_before > ?"
+        with self._lock:
+            row = self._db.execute(query, (time.time() if now is None else now,)).fetchone()
+        return None if row["due"] is None else float(row["due"])
 
     def postpone(self, job_id: str, not_before: float, reason: str, message: str) -> None:
         """The job begins again, but not before a wall time: a disk may be well again by then."""
