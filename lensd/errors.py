@@ -38,7 +38,13 @@ class ConfigError(LensdError):
 
 
 class StorageError(LensdError):
+    """`path` is the disk's, where that is known."""
+
     exit_code = 5
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class LockedError(LensdError):
@@ -56,6 +62,7 @@ class FileError(LensdError):
         super().__init__(message)
         self.reason = reason
         self.measures: dict[str, object] = {}  # what is known by then, for the log line
+        self.disk: str | None = None  # a path on the disk whose fault it is
 
 
 class Kept(FileError):
@@ -99,6 +106,7 @@ REASONS: dict[str, str] = {
     "not_finite": "a weight is NaN or infinite",
     "verify_failed": "the output read back from disk is not what was planned",
     "no_space": "a disk is full",
+    "read_only": "a disk is mounted read-only",
     "io_error": "a disk reported an error",
     "out_of_memory": "the worker ran out of memory",
     "internal": "a bug in lensd",

@@ -13,6 +13,7 @@ from typing import Any
 
 from lensd import commit
 from lensd.errors import Failed, FileError, Kept, Skipped, StorageError
+from lensd.hold import Held
 from lensd.store.entry import Entry
 from lensd.store.faults import Interrupted
 from lensd.store.files import identity_at
@@ -21,12 +22,17 @@ from lensd.worker.supervisor import Abandoned, WorkerLost
 from lensd.workshop import Place, Settings, Workshop, open_place
 
 ATTEMPTS = 3
+# Faults of a disk that time or somebody mends; the job waits in the queue, and all others with it.
+HOLDING = ("no_space", "read_only")
+# Seconds until a job that met an I/O error is tried again; after the last it has failed.
+BACK_OFF = (10.0, 60.0, 300.0, 1800.0)
 
 
 def process(entry: Entry, settings: Settings, shop: Workshop, waited: float) -> str | None:
     """Bring one queued job to its end; returns the event of its log line, None if it goes on.
 
-    `waited` is how many seconds ago the file was first noticed.
+    `waited` is how many seconds ago the file was first noticed. Raises Held where lensd has the
+    patience to wait for a disk, StorageError for the ledger's or the archive's disk.
     """
     try:
         with open_place(entry, shop, waited) as place:
@@ -39,7 +45,7 @@ def process(entry: Entry, settings: Settings, shop: Workshop, waited: float) -> 
     except FileError as end:
         return _end(entry, end, shop)
     except StorageError:
-        raise  # the ledger: nothing more can be written down, so the daemon ends
+        raise  # nothing more can be written down, or no original be kept
     except OSError as error:
         return _end(entry, _broken(error), shop)
     except Exception:  # noqa: BLE001  a bug must not end the daemon for all other files
@@ -104,6 +110,7 @@ def _refusal(answer: dict[str, Any]) -> FileError:
     kinds: dict[str, type[FileError]] = {k.event: k for k in (Kept, Skipped, Failed)}
     error = kinds[answer["event"]](answer["reason"], answer["message"])
     error.measures = answer["measures"]
+    error.disk = answer["disk"]
     return error
 
 
@@ -145,13 +152,16 @@ def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
         shop.ledger.finish(entry.job_id, "superseded", reason=end.reason, message=str(end))
         shop.again(entry)
         return None
-    if not _is_published(entry, shop):
-        outcome = end.event.removeprefix("file.")
-        if end.reason == "vanished":
-            outcome = "superseded"  # it may come back as it was, here or under another name
-            _unlink_own_link(entry, shop)
-        known = {k: end.measures[k] for k in ("sha256_in", "bytes_in") if k in end.measures}
-        shop.ledger.finish(entry.job_id, outcome, reason=end.reason, message=str(end), **known)
+    if _is_published(entry, shop):
+        raise Held(end.reason, end.disk or entry.root, str(end))  # recovery completes it
+    if shop.patient and _waits(entry, end, shop):
+        return None
+    outcome = end.event.removeprefix("file.")
+    if end.reason == "vanished":
+        outcome = "superseded"  # it may come back as it was, here or under another name
+        _unlink_own_link(entry, shop)
+    known = {k: end.measures[k] for k in ("sha256_in", "bytes_in") if k in end.measures}
+    shop.ledger.finish(entry.job_id, outcome, reason=end.reason, message=str(end), **known)
     shop.log(
         end.event,
         path=entry.full_path,
@@ -162,6 +172,30 @@ def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
         **end.measures,
     )
     return end.event
+
+
+def _waits(entry: Entry, end: FileError, shop: Workshop) -> bool:
+    """Whether the job goes on later: back in the queue by then. Raises Held with a disk's fault."""
+    if end.reason == "vanished" and shop.is_away(entry.root):
+        shop.ledger.update(entry.job_id, state="queued")
+        return True  # the whole folder is gone; its jobs wait with it
+    if end.reason in HOLDING:
+        shop.ledger.update(entry.job_id, state="queued")
+        raise Held(end.reason, end.disk or entry.root, str(end))
+    if end.disk is None or entry.retries >= len(BACK_OFF):
+        return False  # not the disk's fault (rights, say), or tried often enough
+    delay = BACK_OFF[entry.retries]
+    shop.ledger.postpone(entry.job_id, time.time() + delay, end.reason, str(end))
+    shop.log(
+        "file.postponed",
+        path=entry.full_path,
+        watch=entry.watch,
+        job_id=entry.job_id,
+        reason=end.reason,
+        message=f"{end}; tried again in {delay:g} s",
+        retry_seconds=delay,
+    )
+    return True
 
 
 def _unlink_own_link(entry: Entry, shop: Workshop) -> None:
@@ -219,8 +253,7 @@ def _broken(error: OSError) -> Failed:
     where = f" at {error.filename}" if error.filename else ""
     return Failed(
         "io_error",
-        f"{error.strerror or error}{where}; the file is untouched. Check rights and disk, then "
-        "`lensd once` with its path",
+        f"{error.strerror or error}{where}; the file is untouched: check rights and disk",
     )
 
 

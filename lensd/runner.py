@@ -1,17 +1,32 @@
-"""The thread that works through the queue, one job at a time, beside the main loop."""
+"""The thread that changes files: jobs from the queue, one at a time, and people's errands between.
+
+What a disk does not let it do waits here, with everything else, until the disk is right again.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
 
-from lensd import job
+from lensd import job, recovery
+from lensd.errors import LensdError, StorageError
+from lensd.hold import PROBE_SECONDS, Held, Hold
+from lensd.store.entry import Entry
 from lensd.workshop import Settings, Workshop
+
+Errand = Callable[[], int]
+LONGEST_REST_SECONDS = 60.0
 
 
 class Runner(threading.Thread):
-    """Takes jobs from the ledger. `waited(job_id, now)` tells how long ago its file was noticed."""
+    """Takes jobs from the ledger. `waited(job_id, now)` tells how long ago its file was noticed;
+    `opens_in()` in how many seconds jobs may be begun, 0 for now.
+    """
 
     def __init__(
         self,
@@ -19,6 +34,7 @@ class Runner(threading.Thread):
         settings: Mapping[str, Settings],
         waited: Callable[[str, float], float],
         done: Callable[[], None],
+        opens_in: Callable[[], float] = lambda: 0.0,
     ) -> None:
         super().__init__(name="jobs", daemon=True)
         self.error: BaseException | None = None
@@ -27,12 +43,25 @@ class Runner(threading.Thread):
         self._settings = settings
         self._waited = waited
         self._done = done
+        self._opens_in = opens_in
         self._wake = threading.Event()
+        self._errands: SimpleQueue[tuple[Errand, Future[int]]] = SimpleQueue()
+        self._hold: Hold | None = None
+        self._idle_since = time.monotonic()
 
     def wake(self) -> None:
         """There may be a new job."""
         self.idle.clear()
         self._wake.set()
+
+    def errand(self, work: Errand) -> int:
+        """Have something done between two jobs, from another thread; returns or raises its end."""
+        end: Future[int] = Future()
+        self._errands.put((work, end))
+        self.wake()
+        if not self.is_alive():
+            self._dismiss()
+        return end.result()
 
     def finish(self, timeout: float) -> bool:
         """Give up the running job and end; False if that took longer than `timeout` seconds."""
@@ -44,38 +73,124 @@ class Runner(threading.Thread):
     def run(self) -> None:
         try:
             while not self._shop.stopping.is_set():
-                if not self._one():
+                self._wake.clear()  # first: whatever comes from here on ends the rest
+                if not (self._run_errand() or self._work()):
                     self._rest()
         except BaseException as error:  # noqa: BLE001  the main loop must end with it
             self.error = error
         finally:
             self._shop.worker.stop("shutdown")
+            self._dismiss()
             self.idle.set()
             self._done()
 
-    def _one(self) -> bool:
-        entry = self._shop.ledger.next_queued()
+    def _run_errand(self) -> bool:
+        try:
+            work, end = self._errands.get_nowait()
+        except Empty:
+            return False
+        try:
+            end.set_result(work())
+        except BaseException as error:  # noqa: BLE001  it belongs to who asked
+            end.set_exception(error)
+        return True
+
+    def _dismiss(self) -> None:
+        """Nobody may wait for an errand that will not be run."""
+        with contextlib.suppress(Empty):
+            while True:
+                _, end = self._errands.get_nowait()
+                end.set_exception(LensdError("lensd is stopping; try again when it is back"))
+
+    def _work(self) -> bool:
+        """One job, if one may be begun. False if there is nothing to do now."""
+        if self._opens_in() > 0 or not self._may_try():
+            return False
+        entry = self._next()
         if entry is None:
             return False
         self.idle.clear()  # while its row still says `queued`
+        self._one(entry)
+        self._idle_since = time.monotonic()
+        return True
+
+    def _next(self) -> Entry | None:
+        ledger = self._shop.ledger
+        if self._shop.patient:
+            return ledger.next_queued(without=self._shop.away())
+        return ledger.next_queued(math.inf, heed_pauses=False)  # somebody asked for it now
+
+    def _may_try(self) -> bool:
+        """Whether no disk holds the work up; what a fault left behind is put in order first."""
+        if self._hold is None:
+            return True
+        if not self._hold.is_due(time.monotonic()):
+            return False
+        try:
+            recovery.recover(self._shop)
+        except (LensdError, OSError):
+            self._hold.again(time.monotonic())
+            return False
+        return True
+
+    def _one(self, entry: Entry) -> None:
         settings = self._settings.get(entry.root)
         if settings is None:
             message = "its folder is not watched any more"
             self._shop.ledger.finish(entry.job_id, "superseded", message=message)
-            return True
+            return
         waited = self._waited(entry.job_id, time.monotonic())
-        job.process(entry, settings, self._shop, waited)
+        try:
+            job.process(entry, settings, self._shop, waited)
+        except StorageError as fault:
+            self._hold_up(fault)
+        else:
+            self._go_on()
         self._done()
-        return True
+
+    def _hold_up(self, fault: StorageError) -> None:
+        if not self._shop.patient:
+            raise fault
+        if not isinstance(fault, Held):
+            fault = Held("io_error", fault.path or self._shop.archive.root, str(fault))
+        now = time.monotonic()
+        if self._hold is not None and self._hold.fault.reason == fault.reason:
+            self._hold.again(now)
+            return
+        self._hold = Hold.begin(fault, now)
+        self._tell("daemon.degraded", fault, f"{fault}. Jobs wait until then")
+
+    def _go_on(self) -> None:
+        if self._hold is not None:
+            fault, self._hold = self._hold.fault, None
+            self._tell("daemon.recovered", fault, "the jobs go on")
+
+    def _tell(self, event: str, fault: Held, message: str) -> None:
+        self._shop.log(event, watch=None, path=fault.path, reason=fault.reason, message=message)
+        held = None if self._hold is None else f"{fault.path}: {fault}"
+        with contextlib.suppress(StorageError):  # a full disk may be the ledger's
+            self._shop.ledger.set_meta("held", held)
 
     def _rest(self) -> None:
         """Wait for work; an idle worker process leaves after its time."""
-        self._wake.clear()
-        if self._shop.ledger.next_queued() is not None:
-            return
         self.idle.set()
         self._done()
         worker = self._shop.worker
-        if self._wake.wait(worker.idle_limit if worker.running else None):
-            return
-        worker.stop("idle")
+        idle = time.monotonic() - self._idle_since
+        if worker.running and idle >= worker.idle_limit:
+            worker.stop("idle")
+        self._wake.wait(self._rest_seconds(idle))
+
+    def _rest_seconds(self, idle: float) -> float:
+        seconds = LONGEST_REST_SECONDS
+        worker = self._shop.worker
+        if worker.running:
+            seconds = min(seconds, max(0.0, worker.idle_limit - idle))
+        if self._hold is not None:
+            seconds = min(seconds, PROBE_SECONDS)
+        if not self._shop.patient:
+            return seconds
+        if (opens_in := self._opens_in()) > 0:
+            seconds = min(seconds, opens_in)
+        due = self._shop.ledger.next_due()
+        return seconds if due is None else min(seconds, max(0.0, due - time.time()))

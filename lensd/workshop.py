@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -41,7 +41,9 @@ class Log(Protocol):
 
 @dataclass(slots=True)
 class Workshop:
-    """All that a job needs. `again(entry)` sends a path back to the intake."""
+    """All that a job needs. `again(entry)` sends a path back to the intake; `patient`: a disk's
+    fault is waited for; `away()`: watched folders that cannot be reached, `is_away(root)` looks.
+    """
 
     ledger: Ledger
     archive: Archive
@@ -50,6 +52,9 @@ class Workshop:
     device: str
     quiet_seconds: float
     again: Callable[[Entry], None]
+    patient: bool = False
+    away: Callable[[], Collection[str]] = tuple
+    is_away: Callable[[str], bool] = lambda _: False
     stopping: threading.Event = field(default_factory=threading.Event)
 
 

@@ -16,27 +16,27 @@ class Interrupted(Exception):
 
 @contextmanager
 def disk_faults(path: str) -> Iterator[None]:
-    """Turn a full or broken disk at `path` into Failed(`no_space` | `io_error`)."""
+    """Turn a full or broken disk at `path` into Failed(`no_space` | `read_only` | `io_error`)."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            why = "over the quota" if error.errno == errno.EDQUOT else "full"
-            raise Failed(
-                "no_space",
-                f"the disk of {path} is {why}: free some space there, then `lensd retry`",
-            ) from error
-        if error.errno == errno.EROFS:
-            raise Failed(
-                "io_error",
-                f"the disk of {path} is read-only: remount it writable, then `lensd retry`",
-            ) from error
-        if error.errno == errno.EIO:
-            raise Failed(
-                "io_error",
-                f"the disk of {path} reported an I/O error: see `dmesg` and check the disk",
-            ) from error
-        raise
+        if error.errno not in _FAULTS:
+            raise
+        reason, message = _FAULTS[error.errno]
+        failed = Failed(reason, message.format(path))
+        failed.disk = path
+        raise failed from error
+
+
+_FAULTS = {
+    errno.ENOSPC: ("no_space", "the disk of {} is full: free some space there"),
+    errno.EDQUOT: ("no_space", "the quota on the disk of {} is used up: free some space there"),
+    errno.EROFS: ("read_only", "the disk of {} is read-only: remount it writable"),
+    errno.EIO: (
+        "io_error",
+        "the disk of {} reported an I/O error: see `dmesg` and check the disk",
+    ),
+}
 
 
 def unreadable() -> Failed:

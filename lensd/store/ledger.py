@@ -98,20 +98,25 @@ class Ledger(Standing):
         return self._all("job_id = ?", job_id)[0]
 
     def next_queued(
-        self, now: float | None = None, *, without: Collection[str] = ()
+        self,
+        now: float | None = None,
+        *,
+        without: Collection[str] = (),
+        heed_pauses: bool = True,
     ) -> Entry | None:
         """The job that waits longest; those with failed attempts come after the fresh ones.
 
-        Not one that is paused, nor one that was postponed beyond `now` (wall time; default: now),
-        nor one in a root of `without`.
+        Not one that is paused (with `heed_pauses`), nor one that was postponed beyond `now` (wall
+        time; default: now), nor one in a root of `without`.
         """
         moment = time.time() if now is None else now
         marks = ",".join("?" * len(without))
         return self._one(
             "state = 'queued' AND (not_before IS NULL OR not_before <= ?) "
-            f"AND root NOT IN ({marks}) AND {_NOT_PAUSED} ORDER BY attempts, id",
+            f"AND root NOT IN ({marks}) AND (? OR {_NOT_PAUSED}) ORDER BY attempts, id",
             moment,
             *map(os.fsencode, without),
+            not heed_pauses,
         )
 
     def next_due(self, now: float | None = None) -> float | None:

@@ -82,6 +82,6 @@ def _answer(handle: Callable[[Message], Message], request: Message) -> tuple[str
         return "result", handle(request)
     except FileError as error:
         fields = {"event": error.event, "reason": error.reason, "message": str(error)}
-        return "refused", fields | {"measures": error.measures}
+        return "refused", fields | {"measures": error.measures, "disk": error.disk}
     except Exception:  # noqa: BLE001  a bug must reach the log of the daemon, not end the worker
         return "bug", {"message": traceback.format_exc(limit=-8)}

@@ -1,0 +1,77 @@
+"""Work that waits for a disk: full, read-only, not there. One alert, and on by itself."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from lensd.errors import StorageError
+
+PROBE_SECONDS = 5.0
+FIRST_TRY_SECONDS = 60.0
+LAST_TRY_SECONDS = 900.0
+# Less than this is the noise of other programs, not somebody who makes room.
+FREED_BYTES = 1 << 20
+
+
+class Held(StorageError):
+    """A job could not go on for a fault that is the disk's and not the file's: it is queued still.
+
+    `path` is on that disk; `reason` a key of lensd.errors.REASONS.
+    """
+
+    path: str
+
+    def __init__(self, reason: str, path: str, message: str) -> None:
+        super().__init__(message, path)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What a disk looks like; `free` is in bytes, None for one that is not there."""
+
+    free: int | None
+    writable: bool
+
+    @classmethod
+    def at(cls, path: str) -> Disk:
+        """Never raises: a disk that cannot be asked is not there."""
+        try:
+            found = os.statvfs(path)
+        except OSError:
+            return cls(None, writable=False)
+        return cls(found.f_bavail * found.f_frsize, not found.f_flag & os.ST_RDONLY)
+
+
+def is_better(then: Disk, now: Disk) -> bool:
+    """Whether it is worth a new try: there again, writable again, or somebody made room."""
+    if now.free is None:
+        return False
+    if then.free is None or (now.writable and not then.writable):
+        return True
+    return now.writable and now.free >= then.free + FREED_BYTES
+
+
+@dataclass(slots=True)
+class Hold:
+    """One fault, from its first job to the first that gets through. Times are monotonic."""
+
+    fault: Held
+    disk: Disk
+    next_try: float
+    delay: float = FIRST_TRY_SECONDS
+
+    @classmethod
+    def begin(cls, fault: Held, now: float) -> Hold:
+        return cls(fault, Disk.at(fault.path), now + FIRST_TRY_SECONDS)
+
+    def is_due(self, now: float) -> bool:
+        """Whether a job may try. What no probe shows (a quota) is tried ever more rarely."""
+        return now >= self.next_try or is_better(self.disk, Disk.at(self.fault.path))
+
+    def again(self, now: float) -> None:
+        """The try failed in the same way."""
+        self.disk = Disk.at(self.fault.path)
+        self.delay = min(2 * self.delay, LAST_TRY_SECONDS)
+        self.next_try = now + self.delay
