@@ -12,7 +12,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -20,11 +20,14 @@ from typing import Any
 
 from lensd import __version__, batch, recovery
 from lensd.config.models import Config, Watch
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED
+from lensd.config.reading import load_for_run
+from lensd.control import Server, Tell
+from lensd.desk import Desk, serve
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, StorageError
 from lensd.intake.intake import Intake, linked
 from lensd.intake.settle import Settler
 from lensd.intake.watch import Watcher
-from lensd.notify import notify
+from lensd.notify import Pulse, notify, notify_reloading
 from lensd.report import log
 from lensd.runner import Runner
 from lensd.store.archive import Archive
@@ -36,14 +39,18 @@ from lensd.workshop import Workshop
 
 STOP_SECONDS = 8.0
 PATIENCE_SECONDS = 1.0
+LEDGER_AGAIN_SECONDS = 10.0  # after a full state disk: until the next look at the folders
+BETWEEN_JOBS = ("restore", "prune")  # requests that change files, so the runner does them
 LEVELS = {
     "file.kept": "info",
     "file.skipped": "warning",
     "file.failed": "error",
     "file.quarantined": "error",
+    "file.postponed": "warning",
     "file.rescued": "warning",
     "worker.crashed": "error",
     "daemon.degraded": "error",
+    "daemon.refused": "error",
 }
 FAILURES = ("file.failed", "file.quarantined")
 
@@ -53,6 +60,11 @@ class Stop:
     """A signal arrived."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """SIGHUP: read the configuration again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +79,31 @@ class Wake:
     """The runner finished something."""
 
 
+Inbox = SimpleQueue[Stop | Reload | Look | Wake]
+
+
 def run(config: Config) -> int:
     """The daemon in the foreground, until SIGTERM or SIGINT. Returns the exit code."""
-    with _house(config) as house:
-        return house.run()
+    began = time.monotonic()
+    inbox = _listen()
+    signal.signal(signal.SIGHUP, lambda *_: inbox.put(Reload()))
+    with _ledger(config) as ledger:
+        say("daemon.started", version=__version__, pid=os.getpid(), config=config.source)
+        following: Config | None = config
+        while following is not None:  # each time with the configuration that SIGHUP brought
+            house = House(following, ledger, began, inbox)
+            following = house.run()
+            began = time.monotonic()
+    return EXIT_OK
 
 
 def once(config: Config, *, paths: list[str], redo: bool) -> int:
     """Process what is there now, then end. Returns the exit code."""
-    with _house(config) as house:
-        return house.once(paths, redo=redo)
+    began = time.monotonic()
+    inbox = _listen()
+    with _ledger(config) as ledger:
+        say("daemon.started", version=__version__, pid=os.getpid(), config=config.source)
+        return House(config, ledger, began, inbox).once(paths, redo=redo)
 
 
 def say(event: str, **fields: Any) -> None:
@@ -84,28 +111,35 @@ def say(event: str, **fields: Any) -> None:
     getattr(log.get(), LEVELS.get(event, "info"))(event, **fields)
 
 
-@contextmanager
-def _house(config: Config) -> Iterator[House]:
-    began = time.monotonic()
+def _listen() -> Inbox:
+    """Turn signals into messages, before there is any other thread."""
+    inbox: Inbox = SimpleQueue()
     block_lease_signal()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda n, _: inbox.put(Stop(n)))
+    return inbox
+
+
+@contextmanager
+def _ledger(config: Config) -> Iterator[Ledger]:
     log.configure(config.log.path, config.log.level, config.log.mode_bits)
     with StateLock(config.state.path):
         os.makedirs(config.archive.path, mode=0o750, exist_ok=True)
         ledger = Ledger(config.state.path, __version__)
         try:
-            yield House(config, ledger, began)
+            yield ledger
         finally:
             ledger.close()
 
 
 class House:
-    """All parts of a running lensd."""
+    """All parts of a running lensd, for one configuration."""
 
-    def __init__(self, config: Config, ledger: Ledger, began: float) -> None:
+    def __init__(self, config: Config, ledger: Ledger, began: float, inbox: Inbox) -> None:
         self._config = config
         self._ledger = ledger
         self._began = began
-        self._inbox: SimpleQueue[Stop | Look | Wake] = SimpleQueue()
+        self._inbox = inbox
         archive = Archive(os.path.realpath(config.archive.path))
         worker = Worker(
             command=(sys.executable, "-m", "lensd.compute"),
@@ -122,6 +156,8 @@ class House:
             device=config.worker.device,
             quiet_seconds=config.settle.quiet_seconds,
             again=lambda entry: self._inbox.put(Look(entry.full_path)),
+            away=lambda: self._degraded,
+            is_away=lambda root: not os.path.isdir(root),
         )
         settler = Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds)
         self._intake = Intake(config.watch, settler, ledger, archive, self._say)
@@ -131,39 +167,41 @@ class House:
             self._intake.waited,
             lambda: self._inbox.put(Wake()),
         )
+        self._desk = Desk(config, ledger, archive, self._say, self._look_at)
         self._next_scan = math.inf
         self._failed = False
+        self._ledger_fault: StorageError | None = None
         self._degraded: set[str] = set()
 
     def _say(self, event: str, **fields: Any) -> None:
         self._failed = self._failed or event in FAILURES
         say(event, **fields)
 
-    def run(self) -> int:
-        """Watch, until told to stop."""
-        say("daemon.started", version=__version__, pid=os.getpid(), config=self._config.source)
-        self._listen_for_signals()
+    def run(self) -> Config | None:
+        """Watch until told to stop, or (the new configuration is returned) to start anew."""
+        self._shop.patient = True
         watcher = Watcher(
             ((w.root, w.recursive) for w in self._config.watch),
             lambda path: self._inbox.put(Look(path)),
         )
         watcher.start()  # before the scan, so that nothing falls between them
+        control = Server(self._config.state.path, self._answer)
         try:
+            self._ledger.set_meta("held", None)
             self._prepare()
             self._scan()
             self._runner.start()
             self._runner.wake()
+            control.start()
             self._tell_ready()
             return self._loop()
         finally:
-            notify("STOPPING=1")
+            control.stop()
             self._end()
             watcher.stop()
 
     def once(self, paths: list[str], *, redo: bool) -> int:
         """Settle all files together, work the queue off, end."""
-        say("daemon.started", version=__version__, pid=os.getpid(), config=self._config.source)
-        self._listen_for_signals()
         self._prepare()
         self._invite(paths, redo=redo)
         self._runner.start()
@@ -174,10 +212,6 @@ class House:
         if stopped is not None:
             return 128 + stopped
         return EXIT_SOME_FAILED if self._failed else EXIT_OK
-
-    def _listen_for_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda n, _: self._inbox.put(Stop(n)))
 
     def _prepare(self) -> None:
         recovery.recover(self._shop)
@@ -263,22 +297,90 @@ class House:
             seconds=round(time.monotonic() - self._began, 4),
         )
 
-    def _loop(self) -> int:
+    def _loop(self) -> Config | None:
+        pulse = Pulse()
         while self._runner.error is None:
+            pulse.beat(time.monotonic())
             message = self._next(min(self._next_scan, self._intake.next_due() or math.inf))
             if isinstance(message, Stop):
                 say("daemon.stopping", signal=signal.Signals(message.number).name)
-                return EXIT_OK
-            now = time.monotonic()
+                notify("STOPPING=1")
+                return None
+            if isinstance(message, Reload):
+                if (following := self._reload()) is not None:
+                    return following
+                continue
+            self._turn(message)
+        raise self._runner.error
+
+    def _turn(self, message: Look | Wake | None) -> None:
+        """What a message and the time ask of the intake."""
+        now = time.monotonic()
+        try:
             if isinstance(message, Look):
                 self._intake.hint(message.path, now)
             if now >= self._next_scan:
                 self._scan()
             if self._intake.step(now):
                 self._runner.wake()
-        raise self._runner.error
+        except StorageError as error:
+            # What could not be written down is found again by the next look at the folders.
+            self._next_scan = now + LEDGER_AGAIN_SECONDS
+            self._tell_ledger(error)
+        else:
+            if self._next_scan > now + LEDGER_AGAIN_SECONDS:
+                self._tell_ledger(None)
 
-    def _next(self, due: float) -> Stop | Look | Wake | None:
+    def _tell_ledger(self, fault: StorageError | None) -> None:
+        """One line when the ledger cannot be written, one when it can again."""
+        known, self._ledger_fault = self._ledger_fault, fault
+        if (known is None) == (fault is None):
+            return
+        say(
+            "daemon.recovered" if fault is None else "daemon.degraded",
+            watch=None,
+            path=self._config.state.path,
+            reason="io_error",
+            message=f"{fault}. New files wait until then" if fault else "new files are taken again",
+        )
+
+    def _reload(self) -> Config | None:
+        """The new configuration; None when it has faults: then everything stays as it is."""
+        notify_reloading()
+        try:
+            found = load_for_run(self._config.source)
+            self._require_same_state(found)
+            log.configure(found.log.path, found.log.level, found.log.mode_bits)
+        except LensdError as error:
+            old = self._config.log
+            log.configure(old.path, old.level, old.mode_bits)
+            details = getattr(error, "details", str(error))
+            message = f"the configuration stays as it was; correct it and reload again: {details}"
+            say("daemon.refused", config=self._config.source, message=message)
+            notify("READY=1")
+            return None
+        say("daemon.reloaded", config=found.source)
+        return found
+
+    def _require_same_state(self, found: Config) -> None:
+        if os.path.realpath(found.state.path) != os.path.realpath(self._config.state.path):
+            raise ConfigError(
+                f"state.path: {found.state.path} is another state folder, which a reload cannot "
+                "change; restart lensd"
+            )
+
+    def _answer(self, verb: str, arguments: dict[str, Any], tell: Tell) -> int:
+        """A request from the control socket, in a thread of its own."""
+        if verb in BETWEEN_JOBS:
+            return self._runner.errand(lambda: serve(self._desk, verb, arguments, tell))
+        return serve(self._desk, verb, arguments, tell)
+
+    def _look_at(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._inbox.put(Look(path))
+        self._runner.wake()
+
+    def _next(self, due: float) -> Stop | Reload | Look | Wake | None:
         """The next message, or None when `due` (monotonic seconds) has come, or soon."""
         # Python runs a signal's handler in this thread, and one that comes just before the wait
         # begins does not interrupt it: so no wait is long.

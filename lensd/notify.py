@@ -1,9 +1,10 @@
-"""systemd's readiness protocol: one datagram to $NOTIFY_SOCKET (sd_notify(3))."""
+"""systemd's readiness protocol and its watchdog: datagrams to $NOTIFY_SOCKET (sd_notify(3))."""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 
 
 def notify(state: str) -> None:
@@ -18,3 +19,25 @@ def notify(state: str) -> None:
             channel.sendto(state.encode(), address)
         except OSError:
             return  # the service manager is gone; that is no reason to stop
+
+
+def notify_reloading() -> None:
+    """A reload begins; `READY=1` ends it. The clock is the one that Type=notify-reload compares."""
+    moment = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    notify(f"RELOADING=1\nMONOTONIC_USEC={moment}")
+
+
+class Pulse:
+    """WATCHDOG=1 twice in each of systemd's intervals ($WATCHDOG_USEC), as long as all is well."""
+
+    def __init__(self) -> None:
+        pid = os.environ.get("WATCHDOG_PID", str(os.getpid()))
+        interval = os.environ.get("WATCHDOG_USEC", "") if pid == str(os.getpid()) else ""
+        self._seconds = int(interval) / 2e6 if interval.isdigit() else None
+        self._next = 0.0
+
+    def beat(self, now: float) -> None:
+        """Called by the main loop in each of its turns that finds everything alive."""
+        if self._seconds is not None and now >= self._next:
+            self._next = now + self._seconds
+            notify("WATCHDOG=1")

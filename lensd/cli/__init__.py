@@ -26,6 +26,8 @@ LAZY: dict[str, tuple[str, str]] = {
     "status": ("lensd.cli.status:status", "Show the queue, what waits and why, and the totals."),
     "restore": ("lensd.cli.restore:restore", "Bring originals back, bit by bit the same."),
     "retry": ("lensd.cli.retry:retry", "Give failed and quarantined files another chance."),
+    "pause": ("lensd.cli.pause:pause", "Begin no new job for a while."),
+    "resume": ("lensd.cli.resume:resume", "Go on after a pause."),
     "analyze": ("lensd.cli.analyze:analyze", "Show what a LoRA would shrink to; change nothing."),
     "compress": ("lensd.cli.compress:compress", "Compress a file to a new one, without a daemon."),
     "expand": ("lensd.cli.expand:expand", "Make an int8 LoRA float16 again, for any program."),

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import click
 
 from lensd import __version__
-from lensd.cli import say
+from lensd.cli.asking import ask
 from lensd.cli.options import config_option
 from lensd.cli.text import size
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.config.reading import find_config, load
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, LensdError, UsageError
+from lensd.desk import chosen
+from lensd.errors import EXIT_OK, UsageError
 from lensd.report import log
 from lensd.restoring import Original, Restorer
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
-from lensd.store.lock import StateLock
 
 
 @click.command()
@@ -51,46 +50,22 @@ def restore(
     if not (paths or everything or list_):
         raise UsageError("give the files to restore, or --all; --list shows what there is")
     found = load(find_config(config))
-    with _restorer(found, readonly=list_) as restorer:
-        originals = _choose(restorer, paths, version, everything=everything or not paths)
-        if list_:
-            for original in originals:
-                click.echo(printable(_describe(original)))
-            return EXIT_OK
-        return _put_back(restorer, originals, purge=purge)
+    places = [os.path.abspath(p) for p in paths]
+    if list_:
+        return _list(found, places, version)
+    return ask(found, "restore", paths=places, everything=everything, version=version, purge=purge)
 
 
-@contextlib.contextmanager
-def _restorer(config: Config, *, readonly: bool) -> Iterator[Restorer]:
-    with contextlib.ExitStack() as stack:
-        if not readonly:
-            stack.enter_context(StateLock(config.state.path))
-            log.configure(config.log.path, config.log.level, config.log.mode_bits)
-        ledger = Ledger(config.state.path, __version__, readonly=readonly)
-        stack.callback(ledger.close)
+def _list(config: Config, paths: Sequence[str], version: str | None) -> int:
+    ledger = Ledger(config.state.path, __version__, readonly=True)
+    try:
         archive = Archive(os.path.realpath(config.archive.path))
-        yield Restorer(config.watch, ledger, archive, log.get().info)
-
-
-def _choose(
-    restorer: Restorer, paths: Sequence[str], version: str | None, *, everything: bool
-) -> list[Original]:
-    if everything:
-        return list(restorer.everything())
-    return [restorer.of_path(path, version) for path in paths]
-
-
-def _put_back(restorer: Restorer, originals: Sequence[Original], *, purge: bool) -> int:
-    code = EXIT_OK
-    for original in originals:
-        try:
-            method = restorer.put_back(original, purge=purge)
-        except (LensdError, OSError) as error:
-            say(printable(f"error: {original.home}: {error}"))
-            code = EXIT_SOME_FAILED
-        else:
-            say(printable(f"restored {original.home} ({method} from {original.path})"))
-    return code
+        restorer = Restorer(config.watch, ledger, archive, log.get().info)
+        for original in chosen(restorer, paths, version, everything=not paths):
+            click.echo(printable(_describe(original)))
+    finally:
+        ledger.close()
+    return EXIT_OK
 
 
 def _describe(original: Original) -> str:

@@ -51,6 +51,8 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
         "queued": [_job(e) for e in jobs if e.state == "queued"],
         "waiting": [{**w, "path": printable(w["path"])} for w in ledger.waiting()],
         "problems": [_job(e) | {"reason": e.reason, "message": e.message} for e in problems],
+        "paused": [printable(p) or "everything" for p in ledger.paused()],
+        "held": ledger.get_meta("held"),
         "totals": ledger.totals(),
     }
     if hashes:
@@ -76,6 +78,9 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"daemon: {f'running, process {pid}' if pid is not None else 'not running'}"
     for watch in report["watch"]:
         yield f"watch {watch['name']}: {watch['path']}, mode {watch['mode']}"
+    yield from (f"paused: {path}; `lensd resume` goes on" for path in report["paused"])
+    if report["held"]:
+        yield f"held up: {report['held']}"
     for title in ("running", "queued", "waiting", "problems"):
         for item in report[title]:
             why = item.get("message") or item.get("reason")

@@ -84,6 +84,11 @@ class HomeServer:
         command = [sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
+    def begin(self, verb: str, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Another command with this configuration, not waited for."""
+        command = [sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
     def once(self, *arguments: str | Path, code: int = 0) -> list[Line]:
         """`lensd once`, which must end with `code`; its log."""
         done = self.lensd("once", *arguments)

@@ -1,0 +1,145 @@
+"""What people ask of lensd. Done here by whoever holds the state folder's lock: a command, or the
+running daemon for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lensd.config.folders import printable
+from lensd.config.models import Config
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, LensdError, UsageError
+from lensd.intake.intake import Log
+from lensd.restoring import Original, Restorer
+from lensd.store.archive import Archive
+from lensd.store.entry import Entry
+from lensd.store.ledger import Ledger
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Each method does what the verb of its name says, tells the person, returns the exit code.
+
+    `look(paths)` is called with what has to be looked at anew.
+    """
+
+    config: Config
+    ledger: Ledger
+    archive: Archive
+    log: Log
+    look: Callable[[Iterable[str]], None] = lambda _: None
+
+    def restore(
+        self,
+        tell: Tell,
+        *,
+        paths: Sequence[str],
+        everything: bool,
+        version: str | None,
+        purge: bool,
+    ) -> int:
+        """Originals back under the names of the watched folders. Raises UsageError."""
+        restorer = Restorer(self.config.watch, self.ledger, self.archive, self.log)
+        code = EXIT_OK
+        for original in chosen(restorer, paths, version, everything=everything):
+            try:
+                method = restorer.put_back(original, purge=purge)
+            except (LensdError, OSError) as error:
+                tell(printable(f"error: {original.home}: {error}"))
+                code = EXIT_SOME_FAILED
+            else:
+                tell(printable(f"restored {original.home} ({method} from {original.path})"))
+        return code
+
+    def retry(self, tell: Tell, *, paths: Sequence[str]) -> int:
+        """Another chance for what failed or was set aside. Raises UsageError."""
+        failed = _those(self.ledger.with_outcome("failed", "quarantined"), paths)
+        delayed = _those((e for e in self.ledger.unfinished() if e.not_before), paths)
+        _require_all(paths, [*failed, *delayed])
+        self.ledger.release(failed)
+        for entry in delayed:
+            self.ledger.update(entry.job_id, not_before=None)
+        self.look(e.full_path for e in failed)
+        tell(f"{len(failed) + len(delayed)} files will be tried again when lensd runs")
+        return EXIT_OK
+
+    def pause(self, tell: Tell, *, paths: Sequence[str]) -> int:
+        """No new job is begun, for the paths or at all. Raises UsageError."""
+        self._require_watched(paths)
+        self.ledger.pause(paths)
+        self.log("daemon.paused", paths=list(paths))
+        tell(f"paused: {_named(paths)}; a job under way is finished. `lensd resume` goes on")
+        return EXIT_OK
+
+    def resume(self, tell: Tell, *, paths: Sequence[str]) -> int:
+        """Jobs are begun again."""
+        known = self.ledger.paused()
+        unknown = [p for p in paths if p not in known]
+        if unknown:
+            raise UsageError(
+                f"{printable(unknown[0])} is not paused by itself; paused: "
+                f"{_named(known) if known else 'nothing'}"
+            )
+        self.ledger.resume(paths)
+        self.log("daemon.resumed", paths=list(paths))
+        self.look(())
+        tell(f"resumed: {_named(paths)}")
+        return EXIT_OK
+
+    def _require_watched(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            if not any(path == w.root or path.startswith(w.root + "/") for w in self.config.watch):
+                raise UsageError(f"{printable(path)} is in no watched folder")
+
+
+VERBS = ("restore", "retry", "pause", "resume")
+
+
+def chosen(
+    restorer: Restorer, paths: Sequence[str], version: str | None, *, everything: bool
+) -> list[Original]:
+    """The originals that somebody means. Raises UsageError."""
+    if everything:
+        return list(restorer.everything())
+    return [restorer.of_path(path, version) for path in paths]
+
+
+def place(path: str) -> str:
+    """A path as the ledger has it: absolute, its folder resolved; the last part may be a link."""
+    folder, name = os.path.split(os.path.abspath(path))
+    found = os.path.join(os.path.realpath(folder), name)
+    return os.path.realpath(found) if os.path.isdir(found) else found
+
+
+def serve(desk: Desk, verb: str, arguments: dict[str, Any], tell: Tell) -> int:
+    """Do what a request asks for. Raises UsageError for one that this version does not know."""
+    if verb not in VERBS:
+        raise UsageError(f"this lensd does not know `{verb}`; the two are of different versions")
+    return int(getattr(desk, verb)(tell, **arguments))
+
+
+def _those(entries: Iterable[Entry], paths: Sequence[str]) -> list[Entry]:
+    return [e for e in entries if _is_meant(e, paths)]
+
+
+def _is_meant(entry: Entry, paths: Sequence[str]) -> bool:
+    full = entry.full_path
+    return not paths or any(full == p or full.startswith(p + "/") for p in paths)
+
+
+def _require_all(paths: Sequence[str], chosen: Sequence[Entry]) -> None:
+    for path in paths:
+        if not any(_is_meant(e, [path]) for e in chosen):
+            raise UsageError(
+                f"{printable(path)} neither failed nor is it quarantined; `lensd status` lists "
+                "those that are"
+            )
+
+
+def _named(paths: Sequence[str]) -> str:
+    return printable(", ".join(p or "everything" for p in paths)) or "everything"

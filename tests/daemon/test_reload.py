@@ -1,0 +1,66 @@
+"""SIGHUP: the configuration is read again, and what is faulty changes nothing."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.support.home_server import HomeServer
+
+
+def test_a_new_folder_and_new_settings_hold_from_then_on(server: HomeServer) -> None:
+    """The same process; files of the new folder are jobs, and the mode is the new one."""
+    more = server.top / "more"
+    more.mkdir()
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        first = server.drop("first.safetensors", seed=1).path
+        assert daemon.wait_for_file(first)["mode"] == "ultra"
+        server.configure(
+            watch=[{"path": str(server.loras)}, {"path": str(more)}], defaults={"mode": "rank"}
+        )
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for_event("daemon.reloaded", 30)
+        assert daemon.wait_for_event("daemon.ready", 30)["watches"] == ["loras", "more"]
+        second = server.make("second.safetensors", seed=2).path
+        path = second.rename(more / "second.safetensors")
+        assert daemon.wait_for_file(path)["mode"] == "rank"
+        third = server.drop("third.safetensors", seed=3).path
+        assert daemon.wait_for_file(third)["mode"] == "rank"
+        assert daemon.stop() == 0
+    assert daemon.of(first).count("file.compressed") == 1
+
+
+def test_a_faulty_file_is_refused_and_the_old_one_stays(server: HomeServer) -> None:
+    """One line names key and line of the fault; files go on being compressed as before."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        good = server.config.read_text()
+        server.config.write_text(good.replace('"watch"', '"wotch"'))
+        daemon.process.send_signal(signal.SIGHUP)
+        refused = daemon.wait_for_event("daemon.refused", 30)
+        assert "wotch" in refused["message"]
+        path = server.drop("style.safetensors", seed=1).path
+        assert daemon.wait_for_file(path)["event"] == "file.compressed"
+        server.config.write_text(good.replace(str(server.state), str(server.top / "state2")))
+        daemon.process.send_signal(signal.SIGHUP)
+        assert "state2" in daemon.wait_for_event("daemon.refused", 30)["message"]
+        server.config.write_text(good)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for_event("daemon.ready", 30)
+        assert daemon.stop() == 0
+
+
+def test_a_job_under_way_begins_again(server: HomeServer) -> None:
+    """Nothing is lost by a reload in the middle of a job: it is done with the new settings."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        first = server.drop("first.safetensors", seed=1).path
+        daemon.wait_for_file(first, "file.compressed")
+        server.configure(defaults={"mode": "rank"})
+        path = server.drop("style.safetensors", seed=2).path
+        daemon.wait_for_file(path, "file.settled")
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.wait_for_file(path, "file.compressed")["mode"] in ("rank", "ultra")
+        assert daemon.stop() == 0
+    assert daemon.of(path).count("file.compressed") == 1
+    assert [] == server.temporaries()
