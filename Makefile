@@ -30,7 +30,8 @@ test-slow: $(READY) ## the slow tests, one by one: some change the machine (moun
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-all: export LENSD_FULL = 1
-test-all: test test-slow ## every test, the longest suites in full
+test-all: test test-slow ## every test, the longest suites in full; the table of faults is made anew
+	$(BIN)/python -m tests.docs.rendering
 
 lint: $(READY) ## style, types and the direction of imports
 	$(BIN)/ruff check .

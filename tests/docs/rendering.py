@@ -22,6 +22,7 @@ from lensd.config.explain import section_at
 from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS
 from lensd.lora.portability import PROGRAMS, READS
 from lensd.report import schema
+from tests.faults import results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -141,6 +142,7 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "commands": commands,
     "configuration": configuration,
     "events": events,
+    "faults": results.table,
     "namings": namings,
     "portability": portability,
     "programs": programs,

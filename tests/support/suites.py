@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from _pytest.terminal import TerminalReporter
 
+from tests.faults import results
+
 Case = TypeVar("Case")
 
 # `make test-all` sets it. Without it the longest suites take a sample of their cases.
@@ -39,6 +41,8 @@ def summarize(terminal: TerminalReporter) -> None:
                 slow.add(file)
             if report.when == "call":
                 told += [f"{file}: {text}" for key, text in report.user_properties if key == TOLD]
+    if FULL:
+        results.write(terminal, TOLD)
     if told or slow:
         terminal.section("suites" if FULL else "suites (the longest are sampled: make test-all)")
     for line in told:
