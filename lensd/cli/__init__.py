@@ -23,6 +23,10 @@ LAZY: dict[str, tuple[str, str]] = {
     "once": ("lensd.cli.once:once", "Process what is there now, then exit."),
     "check": ("lensd.cli.check:check", "Find every fault of the configuration at once."),
     "config": ("lensd.cli.config:config", "Print a commented example, or the JSON Schema."),
+    "service": (
+        "lensd.cli.service:service",
+        "Print what systemd's unit needs for this configuration.",
+    ),
     "status": ("lensd.cli.status:status", "Show the queue, what waits and why, and the totals."),
     "restore": ("lensd.cli.restore:restore", "Bring originals back, bit by bit the same."),
     "retry": ("lensd.cli.retry:retry", "Give failed and quarantined files another chance."),

@@ -1,0 +1,23 @@
+"""`lensd service`: the drop-in for systemd that a configuration needs."""
+
+from __future__ import annotations
+
+import click
+
+from lensd.cli.options import config_option
+from lensd.config.reading import find_config, load
+from lensd.service.dropin import drop_in
+from lensd.service.facts import probe
+
+
+@click.command()
+@config_option
+def service(config: str | None) -> int:
+    """Print the drop-in of systemd's unit that this configuration needs; change nothing.
+
+    User, folders, disks, devices and capabilities, each with its reason. Its first lines say where
+    it goes.
+    """
+    found = load(find_config(config))
+    click.echo(drop_in(found, probe(found)), nl=False)
+    return 0

@@ -1,0 +1,145 @@
+"""A machine with lensd as its service, booted once for a module."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.booted import REPOSITORY, Booted
+from tests.support.realistic import small_lora
+from tests.support.running import ENDS, Line, parse_line
+
+# As docs/operations.md says where the files of systemd/ go.
+INSTALLED = {
+    "lensd.service": "/etc/systemd/system/lensd.service",
+    "lensd.sysusers.conf": "/etc/sysusers.d/lensd.conf",
+    "lensd.tmpfiles.conf": "/etc/tmpfiles.d/lensd.conf",
+}
+DROP_INS = "/etc/systemd/system/lensd.service.d"
+CONFIG = "/etc/lensd/config.yaml"
+LOG = "/var/log/lensd/lensd.log"
+DISK = "/srv/disk-1"  # a name that systemd has to escape
+OTHER = "/srv/disk 2"
+# What an installed lensd does not need: this tree's package, and no half minute between restarts.
+TESTS = f"""[Service]
+Environment=PYTHONPATH={REPOSITORY}
+RestartSec=1
+"""
+
+
+class Service:
+    """lensd as a service of a booted machine, with two disks."""
+
+    def __init__(self, machine: Booted, folder: Path) -> None:
+        self.machine = machine
+        self._folder = folder
+        self._read = 0
+        self.lines: list[Line] = []
+
+    def install(self) -> None:
+        """What docs/operations.md tells a person to do, but for pip."""
+        machine = self.machine
+        for name, target in INSTALLED.items():
+            machine.shell(f"install -D -m 0644 '{REPOSITORY}/systemd/{name}' {target}")
+        machine.shell("systemd-sysusers && systemd-tmpfiles --create /etc/tmpfiles.d/lensd.conf")
+        machine.shell(
+            f"for disk in '{DISK}' '{OTHER}'; do mkdir -p \"$disk\"; mount -t tmpfs tmpfs \"$disk\";"
+            " done"
+        )
+        for folder in (f"{DISK}/loras", f"{DISK}/lora-archive", f"{OTHER}/loras2"):
+            machine.shell(f"install -d -o lensd -g lensd '{folder}'")
+        self.configure()
+        machine.shell(f"mkdir -p {DROP_INS}")
+        machine.path(f"{DROP_INS}/zz-tests.conf").write_text(TESTS)
+        self.use_drop_in()
+
+    def configure(self, **parts: Any) -> None:
+        """Write the configuration anew."""
+        document = {
+            "watch": [{"path": f"{DISK}/loras"}, {"path": f"{OTHER}/loras2"}],
+            "archive": {"path": f"{DISK}/lora-archive"},
+            "settle": {"quiet_seconds": 0.3, "unproven_seconds": 1.2, "rescan_seconds": 1},
+            "worker": {"device": "cpu"},
+            "log": {"path": LOG},
+            **parts,
+        }
+        self.machine.path(CONFIG).write_text(json.dumps(document))
+
+    def lensd(self, *arguments: str, check: bool = True) -> str:
+        """The command line on that machine, as root; what it prints."""
+        command = ("env", f"PYTHONPATH={REPOSITORY}", _python(), "-m", "lensd", *arguments)
+        return self.machine.run(*command, check=check).stdout
+
+    def use_drop_in(self) -> None:
+        """`lensd service > drop-in`, and systemd hears of it."""
+        text = self.lensd("service", "-c", CONFIG)
+        self.machine.path(f"{DROP_INS}/lensd.conf").write_text(text)
+        self.machine.shell("systemctl daemon-reload")
+
+    def drop(self, target: str, seed: int) -> str:
+        """A small LoRA, whole and at once, as the service's user has it."""
+        made = small_lora(self._folder / f"{seed}.safetensors", seed=seed).path
+        aside = self.machine.path(f"{os.path.dirname(os.path.dirname(target))}/.{seed}")
+        shutil.copyfile(made, aside)
+        owner = self.machine.shell("id -u lensd && id -g lensd").split()
+        os.chown(aside, *map(int, owner))
+        aside.chmod(0o644)
+        aside.rename(self.machine.path(target))
+        return target
+
+    def wait_for(self, wanted: Callable[[Line], bool], what: str, seconds: float = 60) -> Line:
+        """The next line of the log for which `wanted` holds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for line in self._fresh():
+                self.lines.append(line)
+                self._read += 1
+                if wanted(line):
+                    return line
+            if time.monotonic() > deadline:
+                journal = self.machine.run("journalctl", "-b", "-n", "60", check=False).stdout
+                said = "\n".join(map(json.dumps, self.lines[-20:]))
+                raise AssertionError(f"no {what} within {seconds:g} s\n{said}\n{journal}")
+            time.sleep(0.05)
+
+    def wait_for_event(self, event: str, seconds: float = 60) -> Line:
+        return self.wait_for(lambda line: line["event"] == event, event, seconds)
+
+    def wait_for_file(self, path: str, seconds: float = 60) -> Line:
+        """How the file's way ends."""
+        return self.wait_for(
+            lambda line: line["event"] in ENDS and line["path"] == path, f"end of {path}", seconds
+        )
+
+    def _fresh(self) -> list[Line]:
+        log = self.machine.path(LOG)
+        text = log.read_text() if log.exists() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        return [parse_line(line) for line in whole[self._read :]]
+
+
+def _python() -> str:
+    import sys
+
+    return sys.executable
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Installed and started; stopped in order at the end."""
+    folder = tmp_path_factory.mktemp("machine")
+    with Booted(folder) as machine:
+        found = Service(machine, folder)
+        found.install()
+        machine.shell("systemctl enable lensd && systemctl start lensd")
+        found.wait_for_event("daemon.ready")
+        yield found
+        machine.shell("systemctl stop lensd")
+        assert machine.show("lensd", "Result") == "success"
