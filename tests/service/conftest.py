@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ CONFIG = "/etc/lensd/config.yaml"
 LOG = "/var/log/lensd/lensd.log"
 DISK = "/srv/disk-1"  # a name that systemd has to escape
 OTHER = "/srv/disk 2"
+MODES = ("rank", "int8", "ultra")  # each has a folder
+NAMES = ("loras", "lora-archive", *MODES)
 # What an installed lensd does not need: this tree's package, and no half minute between restarts.
 TESTS = f"""[Service]
 Environment=PYTHONPATH={REPOSITORY}
 RestartSec=1
+WatchdogSec=0
 """
 
 
@@ -53,7 +57,7 @@ class Service:
             f"for disk in '{DISK}' '{OTHER}'; do mkdir -p \"$disk\"; mount -t tmpfs tmpfs \"$disk\";"
             " done"
         )
-        for folder in (f"{DISK}/loras", f"{DISK}/lora-archive", f"{OTHER}/loras2"):
+        for folder in (*(f"{DISK}/{name}" for name in NAMES), f"{OTHER}/loras2"):
             machine.shell(f"install -d -o lensd -g lensd '{folder}'")
         self.configure()
         machine.shell(f"mkdir -p {DROP_INS}")
@@ -63,7 +67,11 @@ class Service:
     def configure(self, **parts: Any) -> None:
         """Write the configuration anew."""
         document = {
-            "watch": [{"path": f"{DISK}/loras"}, {"path": f"{OTHER}/loras2"}],
+            "watch": [
+                {"path": f"{DISK}/loras"},
+                *({"path": f"{DISK}/{mode}", "mode": mode} for mode in MODES),
+                {"path": f"{OTHER}/loras2"},
+            ],
             "archive": {"path": f"{DISK}/lora-archive"},
             "settle": {"quiet_seconds": 0.3, "unproven_seconds": 1.2, "rescan_seconds": 1},
             "worker": {"device": "cpu"},
@@ -74,7 +82,7 @@ class Service:
 
     def lensd(self, *arguments: str, check: bool = True) -> str:
         """The command line on that machine, as root; what it prints."""
-        command = ("env", f"PYTHONPATH={REPOSITORY}", _python(), "-m", "lensd", *arguments)
+        command = ("env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-m", "lensd", *arguments)
         return self.machine.run(*command, check=check).stdout
 
     def use_drop_in(self) -> None:
@@ -83,9 +91,24 @@ class Service:
         self.machine.path(f"{DROP_INS}/lensd.conf").write_text(text)
         self.machine.shell("systemctl daemon-reload")
 
-    def drop(self, target: str, seed: int) -> str:
+    def under_the_unit(self, code: str, names: Sequence[str]) -> str:
+        """What a Python program prints that runs with these settings of the unit."""
+        wanted = [f"{name}=" for name in names]
+        lines = (REPOSITORY / "systemd/lensd.service").read_text().splitlines()
+        settings = [line for line in lines if line.startswith(tuple(wanted))]
+        assert len(settings) == len(names)
+        command = ["systemd-run", "--wait", "--pipe", "--quiet", "--collect", "-p", "User=lensd"]
+        command += [word for setting in settings for word in ("-p", setting)]
+        return self.machine.run(*command, sys.executable, "-c", code).stdout
+
+    def worker(self) -> int:
+        """The process, as the machine numbers it, of the worker that runs."""
+        pid = self.machine.show("lensd", "MainPID")
+        return int(self.machine.shell(f"cat /proc/{pid}/task/*/children").split()[0])
+
+    def drop(self, target: str, seed: int, **of_file: Any) -> str:
         """A small LoRA, whole and at once, as the service's user has it."""
-        made = small_lora(self._folder / f"{seed}.safetensors", seed=seed).path
+        made = small_lora(self._folder / f"{seed}.safetensors", seed=seed, **of_file).path
         aside = self.machine.path(f"{os.path.dirname(os.path.dirname(target))}/.{seed}")
         shutil.copyfile(made, aside)
         owner = self.machine.shell("id -u lensd && id -g lensd").split()
@@ -104,7 +127,9 @@ class Service:
                 if wanted(line):
                     return line
             if time.monotonic() > deadline:
-                journal = self.machine.run("journalctl", "-b", "-n", "60", check=False).stdout
+                journal = self.machine.run(
+                    "journalctl", "-b", "-u", "lensd", "-n", "40", check=False
+                ).stdout
                 said = "\n".join(map(json.dumps, self.lines[-20:]))
                 raise AssertionError(f"no {what} within {seconds:g} s\n{said}\n{journal}")
             time.sleep(0.05)
@@ -123,12 +148,6 @@ class Service:
         text = log.read_text() if log.exists() else ""
         whole = text[: text.rfind("\n") + 1].splitlines()
         return [parse_line(line) for line in whole[self._read :]]
-
-
-def _python() -> str:
-    import sys
-
-    return sys.executable
 
 
 @pytest.fixture(scope="module")

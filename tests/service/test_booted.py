@@ -30,5 +30,102 @@ def test_a_dropped_file_is_compressed_and_its_original_linked(service: Service) 
     """On one disk no byte is copied, under the hardened unit as well."""
     path = service.drop(f"{DISK}/loras/a.safetensors", 1)
     line = service.wait_for_file(path)
-    assert (line["event"], line["archive_method"], line["lease"]) == ("file.compressed", "link", True)
+    assert (line["event"], line["archive_method"], line["lease"]) == (
+        "file.compressed",
+        "link",
+        True,
+    )
     assert service.machine.path(line["archive_path"]).exists()
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+@pytest.mark.parametrize("mode", ["rank", "int8", "ultra"])
+def test_the_worker_needs_no_memory_that_is_written_and_run(
+    service: Service, dtype: str, mode: str
+) -> None:
+    """MemoryDenyWriteExecute holds, and every mode compresses every precision under it."""
+    assert service.machine.show("lensd", "MemoryDenyWriteExecute") == "yes"
+    path = service.drop(f"{DISK}/{mode}/{dtype}.safetensors", 2, dtype=dtype)
+    line = service.wait_for_file(path)
+    assert line["event"] == "file.compressed", line
+    assert (line["mode"], line["dtype_in"]) == (mode, dtype)
+
+
+def test_state_and_log_are_not_for_everybody(service: Service) -> None:
+    """Another user can neither list nor read them; the group can."""
+    machine = service.machine
+    for folder in ("/var/lib/lensd", "/var/log/lensd"):
+        assert machine.shell(f"stat -c '%a %U %G' {folder}").split() == ["750", "lensd", "lensd"]
+        found = machine.shell(f"find {folder} -mindepth 1 -perm /o=rwx").split()
+        assert [] == found
+        refused = machine.run(
+            "setpriv", "--reuid=65534", "--clear-groups", "ls", folder, check=False
+        )
+        assert refused.returncode != 0
+        assert "Permission denied" in refused.stderr
+
+
+def test_a_killed_daemon_comes_back_and_goes_on(service: Service) -> None:
+    """`systemctl kill -s KILL` ends daemon and worker; systemd starts it anew, nothing is lost."""
+    machine = service.machine
+    before = machine.show("lensd", "MainPID")
+    machine.shell(f"kill -STOP {service.worker()}")  # or it would be done too soon
+    path = service.drop(f"{DISK}/loras/killed.safetensors", 3)
+    service.wait_for(lambda line: line["event"] == "file.settled", "job")
+    machine.shell("systemctl kill -s KILL lensd")
+    service.wait_for_event("daemon.ready")
+    assert machine.show("lensd", "MainPID") != before
+    assert int(machine.show("lensd", "NRestarts")) >= 1
+    line = service.wait_for_file(path)
+    assert (line["event"], line["archive_method"]) == ("file.compressed", "link")
+
+
+def test_a_killed_worker_costs_one_attempt(service: Service) -> None:
+    """The unit stays up and does the file after all, also where the kernel killed for memory."""
+    machine = service.machine
+    assert machine.show("lensd", "OOMPolicy") == "continue"
+    daemon, worker = machine.show("lensd", "MainPID"), service.worker()
+    machine.shell(f"kill -STOP {worker}")
+    path = service.drop(f"{DISK}/loras/worker.safetensors", 4)
+    service.wait_for(lambda line: line["event"] == "file.settled", "job")
+    machine.shell(f"kill -KILL {worker}")
+    assert service.wait_for_event("worker.crashed")["exit"] == -9
+    assert service.wait_for_file(path)["event"] == "file.compressed"
+    assert machine.show("lensd", "MainPID") == daemon
+
+
+def test_no_socket_of_the_internet_can_be_made(service: Service) -> None:
+    """With the unit's own settings AF_INET is refused, AF_UNIX is not, and lo is all there is."""
+    code = (
+        "import socket, os\n"
+        "socket.socket(socket.AF_UNIX).close()\n"
+        "for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET):\n"
+        "    try: socket.socket(family, socket.SOCK_DGRAM)\n"
+        "    except OSError as error: print(error.errno)\n"
+        "print(os.listdir('/proc/self/net/dev_snmp6'))\n"
+    )
+    names = ("RestrictAddressFamilies", "PrivateNetwork", "SystemCallFilter", "IPAddressDeny")
+    assert service.machine.show("lensd", "PrivateNetwork") == "yes"
+    said = service.under_the_unit(code, names)
+    assert said.splitlines() == ["97"] * 4 + ["['lo']"]
+
+
+def test_an_unmount_and_a_remount_are_seen(service: Service) -> None:
+    """The host unmounts one disk: degraded, the unit runs on; mounted again, its files are taken."""
+    machine = service.machine
+    pid = machine.show("lensd", "MainPID")
+    path = service.drop(f"{OTHER}/loras2/before.safetensors", 5)
+    assert service.wait_for_file(path)["event"] == "file.compressed"
+    machine.shell(f"umount '{OTHER}'")
+    gone = service.wait_for_event("daemon.degraded", 40)
+    assert gone["watch"] == "loras2"
+    here = service.drop(f"{DISK}/loras/meanwhile.safetensors", 6)
+    assert service.wait_for_file(here)["event"] == "file.compressed"
+    machine.shell(f"mount -t tmpfs tmpfs '{OTHER}'; install -d -o lensd -g lensd '{OTHER}/loras2'")
+    path = service.drop(f"{OTHER}/loras2/after.safetensors", 7)
+    service.wait_for(
+        lambda line: line["event"] == "daemon.recovered" and line["watch"] == "loras2", "return", 60
+    )
+    line = service.wait_for_file(path)
+    assert line["event"] == "file.compressed"
+    assert machine.show("lensd", "MainPID") == pid

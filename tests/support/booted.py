@@ -42,6 +42,7 @@ cd "$root"
 mkdir -p .old
 pivot_root . .old
 umount -l /.old
+mount --make-rshared /  # as systemd itself does, but not where it is told of a container
 export container=lensd-tests
 exec /lib/systemd/systemd --system --unit=basic.target
 """
@@ -96,7 +97,7 @@ class Booted:
         return Path(f"/proc/{self.pid}/root{path}")
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command on the machine, as root. Raises AssertionError when it fails, with its words."""
+        """A command on the machine, as root. Raises AssertionError with its words when it fails."""
         done = subprocess.run(
             ["nsenter", "-t", str(self.pid), "-a", *command],
             stdin=subprocess.DEVNULL,
