@@ -11,6 +11,8 @@ from lensd.cli.options import config_option
 from lensd.config.faults import FaultyConfigError
 from lensd.config.folders import folder_warnings, printable
 from lensd.config.reading import find_config, load_for_run
+from lensd.service.access import NotAllowed
+from lensd.service.unwritable import unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,18 +26,31 @@ def check(config: str | None) -> int:
     """Find every fault of the configuration at once.
 
     Prints FILE:LINE: KEY: FAULT, each with its remedy, and ends with 4; without a fault it prints
-    what is watched and where the originals go.
+    what is watched and where the originals go. While lensd runs, a path that its unit or its user
+    may not write is a fault too.
     """
     path = find_config(config)
     try:
         found = load_for_run(path)
+        running = _of_the_running(path, found)
     except FaultyConfigError as error:
         click.echo(printable(error.details))
         say(f"error: {error.summary}")
         return error.exit_code
-    for line in _summary(path, found):
+    for line in (*_summary(path, found), *running):
         click.echo(printable(line))
     return 0
+
+
+def _of_the_running(path: str, config: Config) -> list[str]:
+    """What could not be told. Raises FaultyConfigError for what a running lensd cannot write."""
+    try:
+        faults = unwritable(config)
+    except NotAllowed:
+        return ["note: what the running lensd may write, only its user and root can see (sudo)"]
+    if faults:
+        raise FaultyConfigError(path, faults)
+    return []
 
 
 def _summary(path: str, config: Config) -> Iterator[str]:

@@ -53,10 +53,8 @@ class Service:
         for name, target in INSTALLED.items():
             machine.shell(f"install -D -m 0644 '{REPOSITORY}/systemd/{name}' {target}")
         machine.shell("systemd-sysusers && systemd-tmpfiles --create /etc/tmpfiles.d/lensd.conf")
-        machine.shell(
-            f"for disk in '{DISK}' '{OTHER}'; do mkdir -p \"$disk\"; mount -t tmpfs tmpfs \"$disk\";"
-            " done"
-        )
+        for disk in (DISK, OTHER):
+            machine.shell(f"mkdir -p '{disk}' && mount -t tmpfs tmpfs '{disk}'")
         for folder in (*(f"{DISK}/{name}" for name in NAMES), f"{OTHER}/loras2"):
             machine.shell(f"install -d -o lensd -g lensd '{folder}'")
         self.configure()
@@ -80,10 +78,13 @@ class Service:
         }
         self.machine.path(CONFIG).write_text(json.dumps(document))
 
-    def lensd(self, *arguments: str, check: bool = True) -> str:
-        """The command line on that machine, as root; what it prints."""
-        command = ("env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-m", "lensd", *arguments)
-        return self.machine.run(*command, check=check).stdout
+    def command(self, *arguments: str) -> Sequence[str]:
+        """To run `lensd` on that machine."""
+        return ("env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-m", "lensd", *arguments)
+
+    def lensd(self, *arguments: str) -> str:
+        """What `lensd` prints there, as root."""
+        return self.machine.run(*self.command(*arguments)).stdout
 
     def use_drop_in(self) -> None:
         """`lensd service > drop-in`, and systemd hears of it."""

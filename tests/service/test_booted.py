@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.service.conftest import CONFIG, DISK, OTHER, Service
@@ -94,6 +96,34 @@ def test_a_killed_worker_costs_one_attempt(service: Service) -> None:
     assert machine.show("lensd", "MainPID") == daemon
 
 
+def test_check_finds_nothing_against_its_own_drop_in(service: Service) -> None:
+    """What `lensd service` opened, the running unit can write."""
+    assert "no faults" in service.lensd("check", "-c", CONFIG)
+
+
+def test_check_names_what_the_running_unit_cannot_write(service: Service) -> None:
+    """A folder that came later, hidden, closed, or another user's: each named, with its remedy."""
+    machine = service.machine
+    machine.shell("install -d -o lensd -g lensd /opt/loras /home/loras")
+    machine.shell(f"install -d -m 0755 {DISK}/roots")
+    late = ("/opt/loras", "/home/loras", f"{DISK}/roots")
+    names = ("closed", "hidden", "foreign")
+    watch = [{"path": p, "name": n} for p, n in zip(late, names, strict=True)]
+    machine.path("/etc/lensd/late.yaml").write_text(
+        json.dumps({"watch": watch, "archive": {"path": f"{DISK}/lora-archive"}})
+    )
+    done = machine.run(*service.command("check", "-c", "/etc/lensd/late.yaml"), check=False)
+    assert done.returncode == 4, done.stdout + done.stderr
+    said = done.stdout.split("/etc/lensd/late.yaml:1: ")[1:]
+    assert ["watch[0].path", "watch[1].path", "watch[2].path"] == [
+        s.partition(":")[0] for s in said
+    ]
+    assert "sees only read-only /opt/loras" in said[0]
+    assert "lensd service -c /etc/lensd/late.yaml" in said[0]
+    assert "does not see /home/loras" in said[1] or "only read-only /home/loras" in said[1]
+    assert f"has no right to write {DISK}/roots" in said[2]
+
+
 def test_no_socket_of_the_internet_can_be_made(service: Service) -> None:
     """With the unit's own settings AF_INET is refused, AF_UNIX is not, and lo is all there is."""
     code = (
@@ -111,7 +141,7 @@ def test_no_socket_of_the_internet_can_be_made(service: Service) -> None:
 
 
 def test_an_unmount_and_a_remount_are_seen(service: Service) -> None:
-    """The host unmounts one disk: degraded, the unit runs on; mounted again, its files are taken."""
+    """One disk goes: degraded, the unit runs on. It is back: its files are taken."""
     machine = service.machine
     pid = machine.show("lensd", "MainPID")
     path = service.drop(f"{OTHER}/loras2/before.safetensors", 5)
