@@ -55,8 +55,7 @@ class Service:
         machine.shell("systemd-sysusers && systemd-tmpfiles --create /etc/tmpfiles.d/lensd.conf")
         for disk in (DISK, OTHER):
             machine.shell(f"mkdir -p '{disk}' && mount -t tmpfs tmpfs '{disk}'")
-        for folder in (*(f"{DISK}/{name}" for name in NAMES), f"{OTHER}/loras2"):
-            machine.shell(f"install -d -o lensd -g lensd '{folder}'")
+        self.make_folders()
         self.configure()
         machine.shell(f"mkdir -p {DROP_INS}")
         machine.path(f"{DROP_INS}/zz-tests.conf").write_text(TESTS)
@@ -86,6 +85,11 @@ class Service:
         """What `lensd` prints there, as root."""
         return self.machine.run(*self.command(*arguments)).stdout
 
+    def make_folders(self) -> None:
+        """What the disks hold at first."""
+        for folder in (*(f"{DISK}/{name}" for name in NAMES), f"{OTHER}/loras2"):
+            self.machine.shell(f"install -d -o lensd -g lensd '{folder}'")
+
     def use_drop_in(self) -> None:
         """`lensd service > drop-in`, and systemd hears of it."""
         text = self.lensd("service", "-c", CONFIG)
@@ -107,13 +111,15 @@ class Service:
         pid = self.machine.show("lensd", "MainPID")
         return int(self.machine.shell(f"cat /proc/{pid}/task/*/children").split()[0])
 
-    def drop(self, target: str, seed: int, **of_file: Any) -> str:
-        """A small LoRA, whole and at once, as the service's user has it."""
+    def drop(
+        self, target: str, seed: int, *, owner: tuple[int, int] | None = None, **of_file: Any
+    ) -> str:
+        """A small LoRA, whole and at once; it is the service's user's, or `owner`'s (uid, gid)."""
         made = small_lora(self._folder / f"{seed}.safetensors", seed=seed, **of_file).path
         aside = self.machine.path(f"{os.path.dirname(os.path.dirname(target))}/.{seed}")
         shutil.copyfile(made, aside)
-        owner = self.machine.shell("id -u lensd && id -g lensd").split()
-        os.chown(aside, *map(int, owner))
+        user, group = map(int, self.machine.shell("id -u lensd && id -g lensd").split())
+        os.chown(aside, *(owner or (user, group)))
         aside.chmod(0o644)
         aside.rename(self.machine.path(target))
         return target

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
 from tests.service.conftest import CONFIG, DISK, OTHER, Service
 from tests.support.booted import needs_systemd
+from tests.support.home_server import wait_until
 
 pytestmark = [pytest.mark.slow, needs_systemd]
 
@@ -159,3 +161,39 @@ def test_an_unmount_and_a_remount_are_seen(service: Service) -> None:
     line = service.wait_for_file(path)
     assert line["event"] == "file.compressed"
     assert machine.show("lensd", "MainPID") == pid
+
+
+def test_files_of_several_owners(service: Service) -> None:
+    """With its drop-in's capabilities it leases, links and chowns what is not its own."""
+    machine = service.machine
+    service.drop(f"{DISK}/loras/owned.safetensors", 8, owner=(4321, 4321))
+    service.wait_for_file(f"{DISK}/loras/owned.safetensors")
+    service.use_drop_in()
+    assert "cap_lease" in machine.show("lensd", "AmbientCapabilities")
+    machine.shell("systemctl restart lensd")
+    service.wait_for_event("daemon.ready")
+    for seed, owner in ((9, (4321, 4321)), (10, (0, 0)), (11, (4321, 1234))):
+        path = service.drop(f"{DISK}/loras/{seed}.safetensors", seed, owner=owner)
+        line = service.wait_for_file(path)
+        assert (line["event"], line["archive_method"]) == ("file.compressed", "link")
+        assert line["lease"]
+        for name in (path, line["archive_path"]):
+            there = machine.path(name).stat()
+            assert (there.st_uid, there.st_gid) == owner
+    assert "no faults" in service.lensd("check", "-c", CONFIG)
+
+
+def test_the_archives_disk_goes(service: Service) -> None:
+    """The unit is stopped, and no original goes to the folder below the mount point."""
+    machine = service.machine
+    mount = "srv-disk\\x2d1.mount"
+    assert mount in shlex.split(machine.show("lensd", "BindsTo"))
+    machine.shell(f"umount '{DISK}'")
+    wait_until(lambda: machine.show("lensd", "ActiveState") == "inactive", "stopped", 40)
+    assert [] == list(machine.path(DISK).iterdir())
+    machine.shell(f"mount -t tmpfs tmpfs '{DISK}'")
+    service.make_folders()
+    machine.shell("systemctl start lensd")
+    service.wait_for_event("daemon.ready")
+    path = service.drop(f"{DISK}/loras/again.safetensors", 12)
+    assert service.wait_for_file(path)["archive_method"] == "link"
