@@ -113,8 +113,7 @@ def _folders(places: Places, facts: Facts) -> Iterator[str]:
     yield "# unmount and a remount are seen. What its user may write there, its rights still say."
     for path in opened:
         if path in facts.mounts:
-            yield "# (A disk mounted right below /: above it is only the whole system. If the disk"
-            yield "# is not there at the start, its mount is seen only after a restart.)"
+            yield "# (A disk mounted right below /: above it is only the whole system.)"
         yield f"ReadWritePaths={path_value(path)}"
     for path in copied(places, facts.mounts):
         yield f"# {path} is on the archive's disk, but only / is above both: originals are"
@@ -143,8 +142,7 @@ def _device(config: Config, facts: Facts) -> Iterator[str]:
 def _install(places: Places, facts: Facts) -> Iterator[str]:
     must, _ = needed_mounts(places, facts.mounts)
     if must:
-        yield "# Started again when systemd mounts the disk again. After a mount by hand:"
-        yield "# systemctl start lensd."
+        yield "# Started again when the disk is mounted again, if /etc/fstab or a unit names it."
         yield f"WantedBy={' '.join(map(mount_unit, must))}"
 
 

@@ -28,6 +28,7 @@ CONFIG = "/etc/lensd/config.yaml"
 LOG = "/var/log/lensd/lensd.log"
 DISK = "/srv/disk-1"  # a name that systemd has to escape
 OTHER = "/srv/disk 2"
+OCTAL_SPACE = "\\040"  # in /etc/fstab
 MODES = ("rank", "int8", "ultra")  # each has a folder
 NAMES = ("loras", "lora-archive", *MODES)
 # What an installed lensd does not need: this tree's package, and no half minute between restarts.
@@ -54,7 +55,9 @@ class Service:
             machine.shell(f"install -D -m 0644 '{REPOSITORY}/systemd/{name}' {target}")
         machine.shell("systemd-sysusers && systemd-tmpfiles --create /etc/tmpfiles.d/lensd.conf")
         for disk in (DISK, OTHER):
-            machine.shell(f"mkdir -p '{disk}' && mount -t tmpfs tmpfs '{disk}'")
+            with machine.path("/etc/fstab").open("a") as fstab:
+                fstab.write(f"tmpfs {disk.replace(' ', OCTAL_SPACE)} tmpfs defaults 0 0\n")
+            machine.shell(f"mkdir -p '{disk}' && mount '{disk}'")
         self.make_folders()
         self.configure()
         machine.shell(f"mkdir -p {DROP_INS}")
