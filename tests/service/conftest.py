@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -13,16 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests.docs import markdown
 from tests.support.booted import REPOSITORY, Booted
 from tests.support.realistic import small_lora
 from tests.support.running import ENDS, Line, parse_line
 
-# As docs/operations.md says where the files of systemd/ go.
-INSTALLED = {
-    "lensd.service": "/etc/systemd/system/lensd.service",
-    "lensd.sysusers.conf": "/etc/sysusers.d/lensd.conf",
-    "lensd.tmpfiles.conf": "/etc/tmpfiles.d/lensd.conf",
-}
 DROP_INS = "/etc/systemd/system/lensd.service.d"
 CONFIG = "/etc/lensd/config.yaml"
 LOG = "/var/log/lensd/lensd.log"
@@ -31,12 +27,21 @@ OTHER = "/srv/disk 2"
 OCTAL_SPACE = "\\040"  # in /etc/fstab
 MODES = ("rank", "int8", "ultra")  # each has a folder
 NAMES = ("loras", "lora-archive", *MODES)
-# What an installed lensd does not need: this tree's package, and no half minute between restarts.
+# What an installed lensd does not need: this tree's package, and no minute before a restart.
 TESTS = f"""[Service]
 Environment=PYTHONPATH={REPOSITORY}
 RestartSec=1
-WatchdogSec=0
+WatchdogSec=10
 """
+
+
+def installing() -> list[str]:
+    """The commands of docs/operations.md that make lensd a service, for who is root already."""
+    page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
+    block = markdown.blocks(markdown.section(page, "As a service, in five lines"))[0]
+    lines = block.text.splitlines()
+    assert len(lines) == 5
+    return [line.removeprefix("$ ").replace("sudo ", "") for line in lines]
 
 
 class Service:
@@ -49,20 +54,29 @@ class Service:
         self.lines: list[Line] = []
 
     def install(self) -> None:
-        """What docs/operations.md tells a person to do, but for pip."""
+        """The lines of docs/operations.md, but for the first one: this tree's lensd is there."""
         machine = self.machine
-        for name, target in INSTALLED.items():
-            machine.shell(f"install -D -m 0644 '{REPOSITORY}/systemd/{name}' {target}")
-        machine.shell("systemd-sysusers && systemd-tmpfiles --create /etc/tmpfiles.d/lensd.conf")
+        program = machine.path("/opt/lensd/bin/lensd")
+        program.parent.mkdir(parents=True)
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(self.command())} "$@"\n')
+        program.chmod(0o755)
+        pip, *lines, start = installing()
+        assert "pip install" in pip
+        for line in lines:
+            machine.shell(f"cd '{REPOSITORY}'; {line}")
+        self._make_disks()
+        self.configure()
+        machine.shell(f"mkdir -p {DROP_INS}")
+        machine.path(f"{DROP_INS}/zz-tests.conf").write_text(TESTS)
+        machine.shell(start)
+
+    def _make_disks(self) -> None:
+        machine = self.machine
         for disk in (DISK, OTHER):
             with machine.path("/etc/fstab").open("a") as fstab:
                 fstab.write(f"tmpfs {disk.replace(' ', OCTAL_SPACE)} tmpfs defaults 0 0\n")
             machine.shell(f"mkdir -p '{disk}' && mount '{disk}'")
         self.make_folders()
-        self.configure()
-        machine.shell(f"mkdir -p {DROP_INS}")
-        machine.path(f"{DROP_INS}/zz-tests.conf").write_text(TESTS)
-        self.use_drop_in()
 
     def configure(self, **parts: Any) -> None:
         """Write the configuration anew."""
@@ -167,7 +181,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Booted(folder) as machine:
         found = Service(machine, folder)
         found.install()
-        machine.shell("systemctl enable lensd && systemctl start lensd")
         found.wait_for_event("daemon.ready")
         yield found
         machine.shell("systemctl stop lensd")

@@ -98,6 +98,40 @@ def test_a_killed_worker_costs_one_attempt(service: Service) -> None:
     assert machine.show("lensd", "MainPID") == daemon
 
 
+def test_a_reload_takes_the_new_configuration(service: Service) -> None:
+    """`systemctl reload`: same process, another mode. A faulty file changes nothing."""
+    machine = service.machine
+    pid = machine.show("lensd", "MainPID")
+    service.configure(defaults={"mode": "analyze"})
+    machine.shell("systemctl reload lensd")
+    service.wait_for_event("daemon.reloaded")
+    path = service.drop(f"{DISK}/loras/reloaded.safetensors", 13)
+    assert service.wait_for_file(path)["event"] == "file.analyzed"
+    service.configure(defaults={"mode": "nonsense"})
+    machine.shell("systemctl reload lensd")
+    service.wait_for_event("daemon.refused")
+    service.configure()
+    machine.shell("systemctl reload lensd")
+    service.wait_for_event("daemon.reloaded")
+    path = service.drop(f"{DISK}/loras/back.safetensors", 14)
+    assert service.wait_for_file(path)["event"] == "file.compressed"
+    assert machine.show("lensd", "MainPID") == pid
+
+
+@pytest.mark.fault("stuck")
+def test_a_stopped_main_loop_is_restarted_by_the_watchdog(service: Service) -> None:
+    """SIGSTOP: no more WATCHDOG=1. Before, they came, or the unit were not that old."""
+    machine = service.machine
+    assert machine.show("lensd", "WatchdogUSec") == "10s"
+    pid = machine.show("lensd", "MainPID")
+    machine.shell(f"kill -STOP {pid}")
+    path = service.drop(f"{DISK}/loras/stopped.safetensors", 15)
+    service.wait_for_event("daemon.ready", 60)
+    assert machine.show("lensd", "MainPID") != pid
+    assert "watchdog" in machine.shell("journalctl -b -u lensd -o cat").lower()
+    assert service.wait_for_file(path)["event"] == "file.compressed"
+
+
 def test_check_finds_nothing_against_its_own_drop_in(service: Service) -> None:
     """What `lensd service` opened, the running unit can write."""
     assert "no faults" in service.lensd("check", "-c", CONFIG)
