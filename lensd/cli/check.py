@@ -47,7 +47,9 @@ def _of_the_running(path: str, config: Config) -> list[str]:
     try:
         faults = unwritable(config)
     except NotAllowed:
-        return ["note: what the running lensd may write, only its user and root can see (sudo)"]
+        return [
+            "note: whether lensd runs and what it then may write, only its user and root see (sudo)"
+        ]
     if faults:
         raise FaultyConfigError(path, faults)
     return []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from lensd.cli import say
 from lensd.cli.options import config_option
+from lensd.config.folders import printable
 from lensd.config.reading import find_config, load
-from lensd.service.dropin import drop_in
+from lensd.service.dropin import drop_in, unreachable
 from lensd.service.facts import probe
 
 
@@ -19,5 +21,9 @@ def service(config: str | None) -> int:
     it goes.
     """
     found = load(find_config(config))
-    click.echo(drop_in(found, probe(found)), nl=False)
+    facts = probe(found)
+    click.echo(drop_in(found, facts), nl=False)
+    warning = unreachable(facts)
+    if warning:
+        say(f"warning: {printable(warning)}")
     return 0

@@ -40,6 +40,17 @@ def drop_in(config: Config, facts: Facts) -> str:
     return "".join(f"{_one_line(line)}\n" for lines in sections for line in lines)
 
 
+def unreachable(facts: Facts) -> str | None:
+    """Why the service's user could not even start this lensd, and what to do; None: it could."""
+    user = identity(facts).user
+    if facts.closed is None or facts.closed[1] == user:
+        return None
+    return (
+        f"{facts.closed[0]} lets nobody but {facts.closed[1]} in, so {user} cannot run the lensd "
+        "in it; install lensd elsewhere, e.g. in /opt/lensd, and call that one's `lensd service`"
+    )
+
+
 def _one_line(text: str) -> str:
     """A path in a comment must not begin a line of its own."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in printable(text))
@@ -79,7 +90,9 @@ def _mounts(places: Places, facts: Facts) -> Iterator[str]:
 
 
 def _user(who: Identity) -> Iterator[str]:
-    if who.capabilities:
+    if not who.group and who.why and not who.capabilities:
+        yield "# The unit's own user:"
+    elif who.capabilities:
         yield "# The files have several owners, or root's, and so no plain user may treat all:"
     else:
         yield "# The owner of the files, and their groups: then no capability is needed."

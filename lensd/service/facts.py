@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ class Facts:
     python: str
     program: tuple[str, ...]  # what the service has to read besides the configuration
     nvidia: bool
+    closed: tuple[str, str] | None = None  # on the program's way: folder, and who alone may enter
 
 
 def probe(config: Config) -> Facts:
@@ -37,6 +39,7 @@ def probe(config: Config) -> Facts:
     owners = {watch.root: Counter(_owners(watch)) for watch in config.watch}
     pairs = set().union(*owners.values())
     keeping = (config.archive.path, config.state.path)
+    program = (sys.executable, sys.base_prefix, os.path.dirname(lensd.__path__[0]))
     return Facts(
         mounts=mount_points(Path("/proc/self/mountinfo").read_bytes()),
         owners=owners,
@@ -44,8 +47,9 @@ def probe(config: Config) -> Facts:
         groups={gid: _group_name(gid) for _, gid in pairs},
         missing=frozenset(path for path in keeping if not os.path.lexists(path)),
         python=sys.executable,
-        program=(sys.executable, sys.base_prefix, os.path.dirname(lensd.__path__[0])),
+        program=program,
         nvidia=os.path.exists("/dev/nvidiactl"),
+        closed=next((found for path in program for found in _closed(path)), None),
     )
 
 
@@ -70,6 +74,14 @@ def _owner(path: str) -> Iterator[Owner]:
     except OSError:  # gone meanwhile, or a folder that is not there
         return
     yield there.st_uid, there.st_gid
+
+
+def _closed(path: str) -> Iterator[tuple[str, str]]:
+    """Folders above a program that others may not enter."""
+    for folder in reversed(Path(os.path.realpath(path)).parents):
+        there = folder.stat()
+        if not there.st_mode & stat.S_IXOTH:
+            yield str(folder), _user_name(there.st_uid)
 
 
 def _user_name(uid: int) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from lensd.config.models import Config
 from lensd.config.reading import load
-from lensd.service.dropin import drop_in
+from lensd.service.dropin import drop_in, unreachable
 from lensd.service.facts import Facts, Owner, probe
 from lensd.service.users import CAPABILITIES
 
@@ -118,6 +118,15 @@ def test_a_folder_that_is_to_be_made(tmp_path: Path) -> None:
     """The command that makes it, for the user that the service gets."""
     text = drop_in(_config(tmp_path), replace(FACTS, missing=frozenset({"/mnt/big/archive"})))
     assert "#   sudo install -d -m 0750 -o ada -g ada /mnt/big/archive" in text
+
+
+def test_a_program_that_the_user_cannot_reach() -> None:
+    """Told, since the unit would only say 203/EXEC; not where the user owns that folder."""
+    warning = unreachable(replace(FACTS, closed=("/root", "root")))
+    assert warning
+    assert warning.startswith("/root lets nobody but root in, so ada cannot run")
+    assert unreachable(replace(FACTS, closed=("/home/ada", "ada"))) is None
+    assert unreachable(FACTS) is None
 
 
 def test_no_name_begins_a_line_of_its_own(tmp_path: Path) -> None:
