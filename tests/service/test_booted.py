@@ -69,6 +69,7 @@ def test_state_and_log_are_not_for_everybody(service: Service) -> None:
         assert "Permission denied" in refused.stderr
 
 
+@pytest.mark.fault("killed")
 def test_a_killed_daemon_comes_back_and_goes_on(service: Service) -> None:
     """`systemctl kill -s KILL` ends daemon and worker; systemd starts it anew, nothing is lost."""
     machine = service.machine
@@ -176,6 +177,7 @@ def test_no_socket_of_the_internet_can_be_made(service: Service) -> None:
     assert said.splitlines() == ["97"] * 4 + ["['lo']"]
 
 
+@pytest.mark.fault("folder gone")
 def test_an_unmount_and_a_remount_are_seen(service: Service) -> None:
     """One disk goes: degraded, the unit runs on. It is back: its files are taken."""
     machine = service.machine
