@@ -21,7 +21,7 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file was while it was read. `original`: the sha256 that the mark of an output names."""
+    """What a file was while it was read. `original`: the sha256 that an output's mark names."""
 
     identity: Identity
     sha256: str

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lensd import rehash
-from lensd.errors import FileError
+from lensd.errors import FileError, StorageError
 from lensd.rehash import Reading
 from lensd.store.archive import VERSIONS, Archive
 from lensd.store.entry import Entry
-from lensd.store.faults import Interrupted
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 
@@ -59,20 +58,24 @@ class Verifier:
         self._archive = archive
         self._seen: set[str] = set()
 
-    def keys(self) -> list[Key]:
-        """Every path that has an original or an output, in order."""
+    def files(self) -> list[Key]:
+        """Every file that has an original or an output, in order. Raises StorageError."""
+        if not os.path.isdir(self._archive.root):
+            raise StorageError(
+                f"the archive {self._archive.root} is not there: mount its disk or correct "
+                "archive.path"
+            )
         return sorted({(e.root, e.path) for e in self._ledger.with_outcome(*HELD)})
 
     def check(self, key: Key) -> list[Finding]:
         """The originals and the output of one path, as far as they are at rest."""
-        for look in range(LOOKS):
+        before: tuple[list[Entry], list[Finding]] | None = None
+        for _ in range(LOOKS):
             rows = self._ledger.history(*key)
             found = list(self._judge(rows))
-            if not any(f.is_fault for f in found):
-                return found
-            if look and rows == before and found == last:
-                return found
-            before, last = rows, found
+            if not any(f.is_fault for f in found) or before == (rows, found):
+                break
+            before = rows, found
             time.sleep(LOOK_AGAIN_SECONDS)
         return found
 
@@ -89,7 +92,7 @@ class Verifier:
                 sha256, _, inside = os.path.relpath(path, top).partition("/")
                 if path not in self._seen and inside and wanted(inside):
                     watch = inside.partition("/")[0]
-                    yield self._compare("original", path, path, watch, sha256)
+                    yield self._compare(path, path, watch, sha256)
 
     def _judge(self, rows: Sequence[Entry]) -> Iterator[Finding]:
         busy = any(r.state != "done" for r in rows)
@@ -107,23 +110,19 @@ class Verifier:
             )
         places = rehash.places(self._archive, entry)
         if not places:
+            message = f"it is not in the archive {self._archive.root}: was archive.path changed?"
             return Finding(
                 "original", "unreachable", entry.archive_path, entry.full_path, entry.watch, sha256,
-                0, f"it does not lie in the archive {self._archive.root}: was archive.path changed?",
+                0, message,
             )  # fmt: skip
         newest = next(r for r in reversed(rows) if r.archive_path == entry.archive_path)
         if newest.sha256_in != sha256:
-            places.reverse()
-        found = [
-            self._compare("original", path, entry.full_path, entry.watch, sha256)
-            for path in places[:1]
-        ]
-        if found[0].state != "ok":
-            found += [
-                self._compare("original", path, entry.full_path, entry.watch, sha256)
-                for path in places[1:]
-            ]
-        return next((f for f in found if f.state == "ok"), found[0])
+            places.reverse()  # a newer original has its place
+        expected = self._compare(places[0], entry.full_path, entry.watch, sha256)
+        if expected.state == "ok":
+            return expected
+        others = (self._compare(p, entry.full_path, entry.watch, sha256) for p in places[1:])
+        return next((f for f in others if f.state == "ok"), expected)
 
     def _output(self, entry: Entry) -> Finding:
         path = entry.full_path
@@ -146,9 +145,7 @@ class Verifier:
             reading.identity.size, message,
         )  # fmt: skip
 
-    def _compare(
-        self, kind: Literal["original"], path: str, of: str, watch: str, sha256: str
-    ) -> Finding:
+    def _compare(self, path: str, of: str, watch: str, sha256: str) -> Finding:
         self._seen.add(path)
         size, message = 0, None
         state: State = "ok"
@@ -162,7 +159,7 @@ class Verifier:
             size = reading.identity.size
             if reading.sha256 != sha256:
                 state, message = "damaged", "it is not what was archived: bring it from a backup"
-        return Finding(kind, state, path, of, watch, sha256, size, message)
+        return Finding("original", state, path, of, watch, sha256, size, message)
 
 
 def _originals(rows: Sequence[Entry]) -> Iterator[Entry]:
@@ -177,9 +174,14 @@ def _state_of_output(entry: Entry, reading: Reading) -> tuple[State, str | None]
     if reading.sha256 == entry.sha256_out:
         return "ok", None
     if entry.staged is not None and _untouched(entry.staged, reading.identity):
-        return "damaged", "nobody wrote to it and it reads differently: `lensd restore` it, and "\
-            "check the disk (`dmesg`, `smartctl`)"
+        return "damaged", _ROTTEN
     return "changed", "somebody replaced it or wrote to it; it is theirs"
+
+
+_ROTTEN = (
+    "nobody wrote to it and it reads differently: `lensd restore` it, and check the disk (`dmesg`, "
+    "`smartctl`)"
+)
 
 
 def _untouched(known: Identity, now: Identity) -> bool:
@@ -194,6 +196,3 @@ def _at_rest(found: Finding, *, busy: bool) -> Finding:
         found.kind, "busy", found.path, found.of, found.watch, found.sha256, found.bytes,
         "a job of this file is waiting or under way",
     )  # fmt: skip
-
-
-__all__ = ["FAULTS", "Finding", "Interrupted", "Key", "State", "Verifier"]

@@ -61,12 +61,13 @@ class HomeServer:
         worker: Mapping[str, Any] | None = None,
         settle: Mapping[str, Any] | None = None,
         archive: Path | None = None,
+        keep_days: int | None = None,
     ) -> None:
         """Write the configuration anew."""
         document = {
             "watch": [{"path": str(self.loras)}] if watch is None else list(watch),
             "defaults": defaults or {},
-            "archive": {"path": str(archive or self.archive)},
+            "archive": {"path": str(archive or self.archive), "keep_days": keep_days},
             "state": {"path": str(self.state)},
             "settle": {"quiet_seconds": QUIET, "unproven_seconds": UNPROVEN, **(settle or {})},
             "worker": {"device": "cpu", **(worker or {})},
