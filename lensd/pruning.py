@@ -104,9 +104,9 @@ class Pruner:
 
     def complete(self) -> None:
         """What a crash left: the ledger said what was to be deleted, so it is."""
-        note = self._ledger.get_meta(UNDER_WAY)
+        note = under_way(self._ledger)
         if note is not None:
-            job_id, paths = json.loads(note)
+            job_id, paths = note
             self._delete(self._result(self._ledger.get(job_id), paths), paths, recovered=True)
 
     def _treat(self, old: Entry, before: float, stop: Stop, *, dry_run: bool) -> Result | None:
@@ -207,6 +207,15 @@ class Daily:
             self.wall, self.boot, self.wait = wall, boot, DAY_SECONDS
         rested = boot - self.boot >= self.wait
         return rested and (last is None or not 0 <= wall - last < DAY_SECONDS)
+
+
+def under_way(ledger: Ledger) -> tuple[str, list[str]] | None:
+    """The job and the archived paths of the original that is being deleted, or was at a crash."""
+    note = ledger.get_meta(UNDER_WAY)
+    if note is None:
+        return None
+    job_id, paths = json.loads(note)
+    return job_id, paths
 
 
 def _key(entry: Entry) -> tuple[str | None, str | None]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lensd import rehash
+from lensd import pruning, rehash
 from lensd.errors import FileError, StorageError
 from lensd.rehash import Reading
 from lensd.store.archive import VERSIONS, Archive
@@ -108,6 +108,12 @@ class Verifier:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0, entry.message
             )
+        deleted = pruning.under_way(self._ledger)
+        if deleted is not None and deleted[0] == entry.job_id:
+            return Finding(
+                "original", "pruned", "", entry.full_path, entry.watch, sha256, 0,
+                "its deletion (archive.keep_days) is under way, or will be completed",
+            )  # fmt: skip
         places = rehash.places(self._archive, entry)
         if not places:
             message = f"it is not in the archive {self._archive.root}: was archive.path changed?"

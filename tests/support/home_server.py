@@ -80,9 +80,11 @@ class HomeServer:
         """To be entered with `with`."""
         return RunningDaemon(self.config, self.stderr, prefix=prefix, env=env)
 
-    def lensd(self, verb: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Another command with this configuration."""
-        command = [sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
+    def lensd(
+        self, verb: str, *arguments: str | Path, prefix: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Another command with this configuration; `prefix` is a command to run it by."""
+        command = [*prefix, sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     def begin(self, verb: str, *arguments: str | Path) -> subprocess.Popen[str]:

@@ -53,7 +53,14 @@ def _worker(
     def tell(event: str, **fields: Any) -> None:
         events.append((event, fields))
 
-    return Worker((sys.executable, "-c", script), tell, timeout, idle_exit=60, nice=3, memory_limit=memory_limit)
+    return Worker(
+        (sys.executable, "-c", script),
+        tell,
+        timeout,
+        idle_exit=60,
+        nice=3,
+        memory_limit=memory_limit,
+    )
 
 
 def _never() -> bool:
