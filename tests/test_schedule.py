@@ -74,5 +74,5 @@ def test_a_clock_that_is_changed_moves_nothing_but_the_length(day: str, hours: i
      "01:00 - 07:00", "01:00-01:00", "Mon 01:00-07:00", "00:00-00:00"],
 )  # fmt: skip
 def test_what_is_no_window(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a time of day|ends when it begins"):
+    with pytest.raises(ValueError, match=r"is not a time of day|ends when it begins"):
         parse(text)

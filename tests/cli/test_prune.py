@@ -1,4 +1,4 @@
-"""`lensd prune`: an original goes when it is old and its output is provably there; else it stays."""
+"""`lensd prune`: an original goes when it is old and its output provably there; else it stays."""
 
 from __future__ import annotations
 

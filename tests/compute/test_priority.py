@@ -22,7 +22,8 @@ seen = []
 look = lambda: seen.append(ctypes.CDLL(None).syscall(number, 1, 0))
 thread = threading.Thread(target=look)
 thread.start(), thread.join()
-print(json.dumps([os.getpriority(os.PRIO_PROCESS, 0), seen[0], int(open("/proc/self/oom_score_adj").read())]))
+score = int(open("/proc/self/oom_score_adj").read())
+print(json.dumps([os.getpriority(os.PRIO_PROCESS, 0), seen[0], score]))
 """
 # Every ioprio_set and setpriority is answered with EPERM (as `~@resources` of a systemd unit does).
 FORBID = """
@@ -33,7 +34,8 @@ def refuse(numbers):
         steps += [struct.pack("HBBI", 0x15, 0, 1, number), struct.pack("HBBI", 6, 0, 0, 0x50001)]
     steps.append(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000))
     code = ctypes.create_string_buffer(b"".join(steps))
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(code)))
+    filters = struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(code))
+    program = ctypes.create_string_buffer(filters)
     libc = ctypes.CDLL(None)
     assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
 refuse([251, 141])

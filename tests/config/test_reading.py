@@ -199,7 +199,8 @@ def test_values_out_of_kind_or_range(faults: Faults, line: str, key: str) -> Non
 def test_limits_as_people_write_them(read: Read) -> None:
     """Sizes with units, times with and without quotes, over midnight."""
     config = read(
-        f"{WATCH}archive: {{keep_days: 30}}\nworker: {{memory_limit: 2GiB, schedule: 22:30-06:00}}\n"
+        f"{WATCH}archive: {{keep_days: 30}}\n"
+        "worker: {memory_limit: 2GiB, schedule: 22:30-06:00}\n"
     )
     assert config.archive.keep_days == 30
     assert config.worker.memory_limit == 2 << 30
