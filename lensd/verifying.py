@@ -19,7 +19,7 @@ from lensd.store.entry import Entry
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 
-LOOK_AGAIN_SECONDS = 1.0
+LOOK_AGAIN_SECONDS = 0.5
 LOOKS = 5
 HELD = ("compressed", "replaced", "restored")  # outcomes of rows that may have an original
 

@@ -100,6 +100,7 @@ def test_the_daily_pass_is_told_and_noted(server: HomeServer, ledger: Ledger) ->
     assert left == ["b.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_pass_is_stopped_between_two_files(server: HomeServer, ledger: Ledger) -> None:
     """A job is waiting: the rest is done at the next pass, which is still due."""
     events: Events = []
@@ -112,6 +113,7 @@ def test_a_pass_is_stopped_between_two_files(server: HomeServer, ledger: Ledger)
     assert not (server.archive / "loras").exists() or not any((server.archive / "loras").iterdir())
 
 
+@pytest.mark.slow
 def test_a_file_whose_job_waits_keeps_its_original(server: HomeServer, ledger: Ledger) -> None:
     """`once --redo` starts from it."""
     path = server.loras / "a.safetensors"

@@ -101,20 +101,6 @@ class Archive:
                 found.append((os.lstat(path).st_ctime_ns, sha256, path))
         return [(sha256, path) for _, sha256, path in sorted(found, reverse=True)]
 
-    def locate(
-        self, watch: str, relative: str, sha256: str, stop: Stop | None = None
-    ) -> str | None:
-        """The path of the original with this hash, verified by hashing; None if there is none."""
-        older = dict(self.versions(watch, relative)).get(sha256)
-        for path in filter(None, (older, self.find(watch, relative))):
-            fd = self.open_original(path)
-            try:
-                if sha256_of(fd, stop=stop) == sha256:
-                    return path
-            finally:
-                os.close(fd)
-        return None
-
     def open_original(self, path: str) -> int:
         """A read descriptor of a path that this archive gave out.
 

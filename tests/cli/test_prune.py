@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,28 +14,63 @@ from tests.support.marks import needs_program
 from tests.support.running import Line, parse_line
 from tests.support.suites import sample
 
-NAMES = ("old", "young", "changed", "rotten", "gone", "bare", "damaged", "lost", "restored", "dry")
+
+def _replace(path: Path) -> None:
+    path.write_bytes(b"somebody's own bytes")
 
 
-class Files:
-    """A home server after one run that keeps originals for 30 days. Each test has its own file."""
+def _rot(path: Path) -> None:
+    """One bit, with the date as it was: as a disk does it."""
+    found = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+# name: what happens to it, to the output or in the archive, and why its original stays
+HARMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "changed": (_replace, "output", "not lensd's output"),
+    "rotten": (_rot, "output", "changed or is damaged"),
+    "gone": (Path.unlink, "output", "not there"),
+    "damaged": (_rot, "original", "original is damaged"),
+    "lost": (Path.unlink, "original", "original is not there"),
+}
+NAMES = ("old", "young", "restored", *HARMS)
+
+
+class Pruned:
+    """A home server that keeps originals for 30 days: files of each kind, then one `prune`."""
 
     def __init__(self, server: HomeServer) -> None:
         server.configure(keep_days=30)
         self.server = server
-        paths = [server.drop(f"{n}.safetensors", seed=s).path for s, n in enumerate(NAMES)]
-        self.before = {path.stem: Seen.of(path) for path in paths}
+        self.path = {n: server.loras / f"{n}.safetensors" for n in NAMES}
+        for seed, name in enumerate(NAMES):
+            server.drop(f"{name}.safetensors", seed=seed)
+        self.original = {name: Seen.of(path) for name, path in self.path.items()}
         server.once()
+        for name, path in self.path.items():
+            age(server, path, 29 if name == "young" else 31)
+        for name, (harm, where, _) in HARMS.items():
+            harm(self.path[name] if where == "output" else server.archived(self.path[name]))
+        assert server.lensd("restore", self.path["restored"]).returncode == 0
+        self.held = server.status()["totals"]["held_by_archive"]
+        self.before = self._seen()
+        dry = server.lensd("prune", "--dry-run")
+        assert (dry.returncode, self.before) == (0, self._seen())
+        self.dry = dry.stdout
+        self.lines, self.said = _prune(server)
+        self.after = self._seen()
 
-    def take(self, name: str, *, days: float = 31) -> tuple[HomeServer, Path]:
-        path = self.server.loras / f"{name}.safetensors"
-        age(self.server, path, days)
-        return self.server, path
+    def _seen(self) -> dict[Path, Seen]:
+        places = (self.server.loras, self.server.archive)
+        return {p: Seen.of(p) for place in places for p in place.rglob("*.safetensors")}
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(HomeServer(tmp_path_factory.mktemp("server")))
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Pruned:
+    return Pruned(HomeServer(tmp_path_factory.mktemp("server")))
 
 
 @pytest.fixture
@@ -51,101 +87,58 @@ def _prune(server: HomeServer) -> tuple[list[Line], str]:
     return [parse_line(text) for text in done.stdout.splitlines()], done.stderr
 
 
-def test_an_old_original_goes_and_the_output_stays(files: Files) -> None:
-    """One line in the log; restore says when and why; status holds less; a second time: nothing."""
-    server, path = files.take("old")
-    output, held = Seen.of(path), server.status()["totals"]["held_by_archive"]
-    lines, said = _prune(server)
-    [line] = [found for found in lines if found["path"] == str(path)]
-    assert (line["event"], line["sha256"]) == ("file.pruned", files.before["old"].sha256)
-    assert line["archive_path"] == str(server.archived(path))
-    assert "1 originals deleted" in said
-    assert not server.archived(path).exists()
-    assert output == Seen.of(path)
-    size = files.before["old"].size
-    assert server.status()["totals"]["held_by_archive"] == held - size == held - line["bytes"]
-    again = server.lensd("restore", path)
-    assert again.returncode == 2
-    assert "deleted from the archive on 2" in again.stderr
-    assert "keep_days: 30" in again.stderr
+def test_one_old_original_goes_and_nothing_else_changes(pruned: Pruned) -> None:
+    """Its output stays as it is. One line in the log; the dry run had said so."""
+    path = pruned.path["old"]
+    archived = pruned.server.archived(path)
+    [line] = pruned.lines
+    assert (line["event"], line["path"]) == ("file.pruned", str(path))
+    assert (line["sha256"], line["bytes"]) == pruned.original["old"][0:4:3]
+    assert line["archive_path"] == str(archived)
+    assert pruned.before == {**pruned.after, archived: pruned.before[archived]}
+    assert archived not in pruned.after
+    [told] = [text for text in pruned.dry.splitlines() if text.startswith("would delete: ")]
+    assert str(path) in told
+    assert "1 originals deleted" in pruned.said
+
+
+def test_a_pruned_original_is_known_as_such(pruned: Pruned) -> None:
+    """Restore says when and why; status holds less; verify misses nothing."""
+    server, path = pruned.server, pruned.path["old"]
+    held = server.status()["totals"]["held_by_archive"]
+    assert held == pruned.held - pruned.original["old"].size
+    done = server.lensd("restore", path)
+    assert done.returncode == 2
+    assert "deleted from the archive on 2" in done.stderr
+    assert "keep_days: 30" in done.stderr
     assert str(path) not in server.lensd("restore", "--list").stdout
-    assert [] == [found for found in _prune(server)[0] if found["path"] == str(path)]
     checked = server.lensd("verify", path)
     assert checked.returncode == 0, checked.stdout
     assert "pruned" in checked.stdout
 
 
-def test_a_young_original_stays_without_a_word(files: Files) -> None:
-    """A day too early is too early."""
-    server, path = files.take("young", days=29)
-    _, said = _prune(server)
-    assert str(path) not in said
-    assert Seen.of(server.archived(path)).sha256 == files.before["young"].sha256
-
-
-def _replace(path: Path) -> None:
-    path.write_bytes(b"somebody's own bytes")
-
-
-def _rot(path: Path) -> None:
-    """One bit, with the date as it was: as a disk does it."""
-    found = path.stat()
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
-
-
-@pytest.mark.parametrize(
-    ("name", "harm", "where", "says"),
-    [
-        ("changed", _replace, "loras", "not lensd's output"),
-        ("rotten", _rot, "loras", "changed or is damaged"),
-        ("gone", Path.unlink, "loras", "not there"),
-        ("damaged", _rot, "archive", "original is damaged"),
-        ("lost", Path.unlink, "archive", "original is not there"),
-    ],
-)
-def test_an_original_stays_where_the_output_or_it_is_not_what_it_should_be(
-    files: Files, name: str, harm: object, where: str, says: str
-) -> None:
-    """It is told why, by the dry run too, and nothing in the archive changes."""
-    server, path = files.take(name)
-    archived = server.archived(path)
-    assert callable(harm)
-    harm(path if where == "loras" else archived)
-    before = Seen.of(archived) if archived.exists() else None
-    dry = server.lensd("prune", "--dry-run").stdout
-    _, said = _prune(server)
-    for text in (dry, said):
-        [line] = [line for line in text.splitlines() if str(path) in line]
+@pytest.mark.parametrize("name", HARMS)
+def test_an_original_stays_where_not_all_is_as_it_should_be(pruned: Pruned, name: str) -> None:
+    """It is told why, by the dry run too."""
+    for text in (pruned.dry, pruned.said):
+        [line] = [line for line in text.splitlines() if str(pruned.path[name]) in line]
         assert "stays: " in line
-        assert says in line
-    assert before == (Seen.of(archived) if archived.exists() else None)
+        assert HARMS[name][2] in line
 
 
-def test_a_restored_file_has_no_original_to_prune(files: Files) -> None:
-    """It moved back; the file under the name is the original."""
-    server, path = files.take("restored")
-    assert server.lensd("restore", path).returncode == 0
-    _, said = _prune(server)
-    assert str(path) not in said
-    assert Seen.of(path).sha256 == files.before["restored"].sha256
+@pytest.mark.parametrize("name", ["young", "restored"])
+def test_what_is_not_due_is_not_spoken_of(pruned: Pruned, name: str) -> None:
+    """A day too early is too early; and a restored file is its own original."""
+    assert str(pruned.path[name]) not in pruned.dry + pruned.said
 
 
-def test_a_dry_run_tells_and_changes_nothing(files: Files) -> None:
-    """Beside a running daemon as well; the real run beside one is refused."""
-    server, path = files.take("dry")
-    before = Seen.of(server.archived(path))
+@pytest.mark.slow
+def test_beside_a_daemon_only_a_dry_run(server: HomeServer) -> None:
+    """The other one is refused."""
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", 30)
-        done = server.lensd("prune", "--dry-run")
-        assert done.returncode == 0, done.stderr
-        [line] = [line for line in done.stdout.splitlines() if str(path) in line]
-        assert line.startswith("would delete: ")
-        assert str(server.archived(path)) in line
+        assert server.lensd("prune", "--dry-run").returncode == 0
         assert server.lensd("prune").returncode == 6
-    assert before == Seen.of(server.archived(path))
 
 
 def test_without_keep_days_nothing_is_ever_old(server: HomeServer) -> None:

@@ -5,37 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.home_server import HomeServer, Seen, wait_until
-
-NAMES = ("fine", "rotten", "replaced", "gone", "damaged", "lost", "restored", "touched")
-
-
-class Files:
-    """A home server after one run. Each test has its own file."""
-
-    def __init__(self, server: HomeServer) -> None:
-        self.server = server
-        for seed, name in enumerate(NAMES):
-            server.drop(f"sub/{name}.safetensors", seed=seed)
-        server.once()
-
-    def take(self, name: str) -> tuple[HomeServer, Path]:
-        return self.server, self.server.loras / "sub" / f"{name}.safetensors"
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(HomeServer(tmp_path_factory.mktemp("server")))
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> HomeServer:
-    return HomeServer(tmp_path)
 
 
 def _verify(server: HomeServer, *arguments: str | Path, code: int) -> dict[str, dict[str, Any]]:
@@ -63,69 +39,90 @@ def _replace(path: Path) -> None:
     path.write_bytes(b"somebody's own bytes")
 
 
-def test_all_is_well(files: Files) -> None:
-    """A line for each file and one that sums up; nothing is changed, nothing on stderr."""
-    server, path = files.take("fine")
-    before = [Seen.of(path), Seen.of(server.archived(path))]
-    done = server.lensd("verify", path)
+# name: what happens to it, to which of the pair, and the word for it
+HARMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "rotten": (_rot, "output", "damaged"),
+    "replaced": (_replace, "output", "changed"),
+    "gone": (Path.unlink, "output", "gone"),
+    "damaged": (_rot, "original", "damaged"),
+    "lost": (Path.unlink, "original", "missing"),
+    "touched": (Path.touch, "output", "ok"),
+}
+NAMES = ("fine", "restored", *HARMS)
+
+
+class Verified:
+    """A home server after one run, whose files then came to harm, and what `verify` says of it."""
+
+    def __init__(self, server: HomeServer) -> None:
+        self.server = server
+        self.path = {n: server.loras / "sub" / f"{n}.safetensors" for n in NAMES}
+        for seed, name in enumerate(NAMES):
+            server.drop(f"sub/{name}.safetensors", seed=seed)
+        server.once()
+        for name, (harm, kind, _) in HARMS.items():
+            harm(self.path[name] if kind == "output" else server.archived(self.path[name]))
+        assert server.lensd("restore", self.path["restored"]).returncode == 0
+        before = self._seen()
+        self.found = _verify(server, code=1)
+        assert before == self._seen()
+
+    def _seen(self) -> dict[Path, Seen]:
+        places = (self.server.loras, self.server.archive)
+        return {p: Seen.of(p) for place in places for p in place.rglob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory: pytest.TempPathFactory) -> Verified:
+    return Verified(HomeServer(tmp_path_factory.mktemp("server")))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> HomeServer:
+    return HomeServer(tmp_path)
+
+
+def test_all_is_well(verified: Verified) -> None:
+    """A line for each file and one that sums up; nothing on stderr without a terminal."""
+    path = verified.path["fine"]
+    done = verified.server.lensd("verify", path)
     assert (done.returncode, done.stderr) == (0, "")
     original, output, summary = done.stdout.splitlines()
-    assert original.split() == ["ok", "original", str(server.archived(path))]
+    assert original.split() == ["ok", "original", str(verified.server.archived(path))]
     assert output.split() == ["ok", "output", str(path)]
     assert "1 original ok, 1 output ok" in summary
-    assert before == [Seen.of(path), Seen.of(server.archived(path))]
 
 
-@pytest.mark.parametrize(
-    ("name", "harm", "kind", "state", "code"),
-    [
-        ("rotten", _rot, "output", "damaged", 1),
-        ("replaced", _replace, "output", "changed", 0),
-        ("gone", Path.unlink, "output", "gone", 0),
-        ("damaged", _rot, "original", "damaged", 1),
-        ("lost", Path.unlink, "original", "missing", 1),
-    ],
-)
-def test_each_harm_has_its_word(
-    files: Files, name: str, harm: object, kind: str, state: str, code: int
-) -> None:
-    """And the other half of the pair is well."""
-    server, path = files.take(name)
-    assert callable(harm)
-    harm(path if kind == "output" else server.archived(path))
-    [found] = _verify(server, path, code=code).values()
+@pytest.mark.parametrize("name", HARMS)
+def test_each_harm_has_its_word(verified: Verified, name: str) -> None:
+    """The other half of the pair is well."""
+    _, kind, state = HARMS[name]
+    found = verified.found[str(verified.path[name])]
     other = "original" if kind == "output" else "output"
     assert (found[kind]["state"], found[other]["state"]) == (state, "ok")
     assert found[kind]["sha256"] != found[other]["sha256"]
 
 
-def test_a_touched_output_is_well(files: Files) -> None:
-    """Only the bytes count."""
-    server, path = files.take("touched")
-    path.touch()
-    [found] = _verify(server, path, code=0).values()
-    assert found["output"]["state"] == "ok"
-
-
-def test_a_restored_file_is_not_missed(files: Files) -> None:
+def test_a_restored_file_is_not_missed(verified: Verified) -> None:
     """Its original moved back: there is nothing of it to verify."""
-    server, path = files.take("restored")
-    assert server.lensd("restore", path).returncode == 0
-    assert _verify(server, path, code=0) == {}
+    assert str(verified.path["restored"]) not in verified.found
 
 
-def test_paths(files: Files) -> None:
-    """A folder stands for all in it; one that lensd does not know is a usage error."""
-    server, path = files.take("fine")
-    found = _verify(server, path.parent, code=_verify_code(server, path.parent))
-    assert {str(path)} < set(found)
-    done = server.lensd("verify", server.elsewhere)
+@pytest.mark.parametrize(("name", "code"), [("replaced", 0), ("gone", 0), ("rotten", 1)])
+def test_only_damage_is_a_fault(verified: Verified, name: str, code: int) -> None:
+    """What people do with their own files is none."""
+    _verify(verified.server, verified.path[name], code=code)
+
+
+def test_a_folder_stands_for_all_in_it(verified: Verified) -> None:
+    """And one that lensd does not know is a usage error."""
+    assert len(verified.found) == len(NAMES) - 1
+    done = verified.server.lensd("verify", verified.path["fine"].parent)
+    assert done.returncode == 1
+    assert str(verified.path["fine"]) in done.stdout
+    done = verified.server.lensd("verify", verified.server.elsewhere)
     assert done.returncode == 2
     assert "restore --list" in done.stderr
-
-
-def _verify_code(server: HomeServer, path: Path) -> int:
-    return server.lensd("verify", path).returncode
 
 
 @pytest.mark.slow

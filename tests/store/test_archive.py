@@ -177,13 +177,10 @@ def test_older_originals_move_aside(archive: Archive, source: Path, *, may_link:
     assert {sha256: Path(path).read_bytes() for sha256, path in versions} == {
         sha(b"one"): b"one", sha(b"two"): b"two", sha(b"three"): b"three",
     }  # fmt: skip
-    for content in (b"one", b"two", b"three"):
-        path = archive.locate("loras", NAME, sha(content))
-        assert path is not None
+    for sha256, path in versions:
         fd = archive.open_original(path)
-        assert os.read(fd, 99) == content
+        assert sha(os.read(fd, 99)) == sha256
         os.close(fd)
-    assert archive.locate("loras", NAME, sha(b"four")) is None
 
 
 def test_a_damaged_version_is_not_taken_for_its_name(archive: Archive, source: Path) -> None:
@@ -191,7 +188,7 @@ def test_a_damaged_version_is_not_taken_for_its_name(archive: Archive, source: P
     wrong = Path(archive.root) / ".versions" / sha(b"one") / "loras" / NAME
     write(wrong, b"rotten")
     keep(archive, write(source, b"one"))
-    assert archive.locate("loras", NAME, sha(b"one")) == f"{archive.root}/loras/{NAME}"
+    assert (Path(archive.root) / "loras" / NAME).read_bytes() == b"one"
     keep(archive, write(source, b"two"))
     assert wrong.read_bytes() == b"one"
     rescued = all_files(Path(archive.root) / "rescued")
