@@ -230,7 +230,7 @@ def _require_rest(rows: Sequence[Entry]) -> None:
 def _require_published(current: Entry | None, stop: Stop) -> None:
     """The file under the name is lensd's output, whole and undamaged."""
     if current is None:
-        raise _Stays("lensd's output does not lie under the name any more: it was restored")
+        raise _Stays("no output of lensd lies under the name any more: restored, or moved away")
     try:
         reading = rehash.published(current, stop)
     except FileNotFoundError:

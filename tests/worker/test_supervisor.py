@@ -182,7 +182,10 @@ def test_a_worker_killed_while_idle_costs_the_next_request_nothing(*, stopped: b
     if stopped:
         os.kill(first, signal.SIGSTOP)
     os.kill(first, signal.SIGKILL)
-    psutil.Process(first).status()  # it is a zombie until somebody asks
+    deadline = time.monotonic() + 20
+    while psutil.Process(first).status() != psutil.STATUS_ZOMBIE:  # until the daemon asks
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert worker.request({"do": "work", "job_id": "job"}, _never)["did"] == "work"
     told = [(event, fields.get("job_id"), fields["pid"] == first) for event, fields in events]
     assert told == [
