@@ -56,7 +56,7 @@ class _Process:
 
     def send(self, message: Message) -> bool:
         """False if the process is not there to hear it."""
-        if self._process.poll() is not None:
+        if self._process.poll() is not None or _is_ending(self.pid):
             return False
         try:
             self._stdin.write(encode(message))
@@ -93,6 +93,17 @@ class _Process:
         self._process.wait()
         self._stdin.close()
         self._stdout.close()
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a child was killed whose other threads have not all ended yet: it has no exit code
+    before they have, and its pipes are open.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @dataclass(slots=True)
