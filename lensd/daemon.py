@@ -147,6 +147,7 @@ class House:
             timeout=config.worker.timeout,
             idle_exit=config.worker.idle_exit,
             nice=config.worker.nice,
+            memory_limit=config.worker.memory_limit,
         )
         self._shop = Workshop(
             ledger=ledger,

@@ -112,5 +112,6 @@ REASONS: dict[str, str] = {
     "internal": "a bug in lensd",
     # quarantined
     "worker_crashed": "the worker process died on this file again and again",
+    "worker_memory": "the worker process took more memory than it may on this file",
     "worker_timeout": "the worker process did not finish this file in time",
 }

@@ -49,7 +49,7 @@ class Restorer:
         """All originals that the ledger says are in the archive, but for older versions."""
         roots = {f.root: f for f in self._folders}
         for entry in self._ledger.with_outcome("compressed"):
-            if entry.root in roots:
+            if entry.root in roots and entry.archive_path is not None:  # None: it was pruned
                 yield self._of_entry(roots[entry.root], entry)
 
     def of_path(self, path: str, version: str | None = None) -> Original:
@@ -68,6 +68,8 @@ class Restorer:
             return self._older(folder, relative, version)
         entry = self._ledger.find(folder.root, relative)
         if entry is not None and entry.outcome == "compressed":
+            if entry.archive_path is None:
+                raise UsageError(f"{path} cannot be restored: {entry.message or 'it was pruned'}")
             return self._of_entry(folder, entry)
         found = self._archive.find(folder.name, relative)
         sha256 = _marked(place)
@@ -93,10 +95,10 @@ class Restorer:
             token=job_id,
         )
         gone = purge or method == "move"
-        if purge and method != "move":
-            os.unlink(original.path)
         identity = Identity.of(os.lstat(original.home))
         self._ledger.came_back(job_id, identity, original.path, gone=gone)
+        if purge and method != "move":
+            self._archive.remove(original.path)  # the ledger may say less than the disk holds
         self._log(
             "file.restored",
             path=original.home,

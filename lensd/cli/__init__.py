@@ -32,6 +32,8 @@ LAZY: dict[str, tuple[str, str]] = {
     "retry": ("lensd.cli.retry:retry", "Give failed and quarantined files another chance."),
     "pause": ("lensd.cli.pause:pause", "Begin no new job for a while."),
     "resume": ("lensd.cli.resume:resume", "Go on after a pause."),
+    "verify": ("lensd.cli.verify:verify", "Read archive and outputs again; tell what is damaged."),
+    "prune": ("lensd.cli.prune:prune", "Delete originals that are older than keep_days."),
     "analyze": ("lensd.cli.analyze:analyze", "Show what a LoRA would shrink to; change nothing."),
     "compress": ("lensd.cli.compress:compress", "Compress a file to a new one, without a daemon."),
     "expand": ("lensd.cli.expand:expand", "Make an int8 LoRA float16 again, for any program."),

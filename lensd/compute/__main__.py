@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import torch
 
 from lensd.compute import task
+from lensd.compute.priority import give_way
 from lensd.worker.protocol import Message, serve
 
 
@@ -18,7 +18,7 @@ def handle(request: Message) -> Message:
 
 
 def main() -> None:
-    os.nice(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    give_way(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     serve(handle, {"device": device, "torch": torch.__version__})
 

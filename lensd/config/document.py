@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lensd.config.values import (
     Allocation,
+    Days,
     Device,
     Existing,
     FilePath,
@@ -15,15 +16,18 @@ from lensd.config.values import (
     FolderName,
     Level,
     LogMode,
+    MemoryLimit,
     Mode,
     NotYet,
     OneProcess,
     Patterns,
+    Schedule,
     Seconds,
     Size,
     SomeSeconds,
     Targets,
 )
+from lensd.schedule import Window, parse
 
 
 class Part(BaseModel):
@@ -173,8 +177,12 @@ class Archive(Part):
         ),
     ] = "/srv/lora-archive"
     keep_days: Annotated[
-        NotYet,
-        Field(description="Not available yet: originals are kept until you delete them."),
+        Days | None,
+        Field(
+            description="Delete an original this many days after its file was compressed, if the "
+            "compressed file is then still there and undamaged: once a day, and by `lensd prune`. "
+            "null: originals are kept until you delete them."
+        ),
     ] = None
 
 
@@ -227,11 +235,29 @@ class Worker(Part):
         Field(
             ge=0,
             le=19,
-            description="How readily the process gives way to others: 0 not at all, 19 the most.",
+            description="How readily the process gives way to others: 0 not at all, 19 the most. "
+            "Unless it is 0, the disks serve others first, too.",
         ),
     ] = 10
-    memory_limit: Annotated[NotYet, Field(description="Not available yet: leave it null.")] = None
-    schedule: Annotated[NotYet, Field(description="Not available yet: leave it null.")] = None
+    memory_limit: Annotated[
+        MemoryLimit | None,
+        Field(
+            description="The process is ended when it takes more memory than this, e.g. 2GiB; a "
+            "file that does so three times is set aside. null: no limit."
+        ),
+    ] = None
+    schedule: Annotated[
+        Schedule | None,
+        Field(
+            description='Compress only at this time of day, local time, e.g. "01:00-07:00"; it may '
+            "go over midnight. A file that is under way at its end is finished. null: always."
+        ),
+    ] = None
+
+    @property
+    def hours(self) -> Window | None:
+        """The schedule, understood."""
+        return None if self.schedule is None else parse(self.schedule)
 
 
 class Log(Part):

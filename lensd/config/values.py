@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from lensd import __version__
+from lensd import __version__, schedule
 from lensd.config.sizes import PATTERN, parse_size
 from lensd.lora.portability import Program
 
@@ -77,6 +77,24 @@ def _name(name: str) -> str:
     return name
 
 
+def _memory(size: int) -> int:
+    if size < SMALLEST_WORKER:
+        message = f"{size} bytes are too few: the worker takes about {TORCH_ALONE} for torch alone"
+        raise fault(message, "write 256MiB or more, e.g. 2GiB; or null for no limit")
+    return size
+
+
+def _schedule(value: Any) -> Any:
+    remedy = 'write local times in quotes, e.g. schedule: "01:00-07:00"; null means always'
+    if not isinstance(value, str):
+        raise fault(f"{_shown(value)} is not a time of day from HH:MM to HH:MM", remedy)
+    try:
+        schedule.parse(value)
+    except ValueError as error:
+        raise fault(str(error), remedy) from None
+    return value
+
+
 def _not_yet(value: Any) -> Any:
     if value is None:
         return value
@@ -94,6 +112,8 @@ def _shown(value: Any) -> str:
     return "null" if value is None else repr(value)
 
 
+TORCH_ALONE = "150 MiB"
+SMALLEST_WORKER = 256 << 20
 NAME_REMEDY = "give a name without a leading dot and without '/', e.g. `name: loras`"
 
 FolderName = Annotated[str, AfterValidator(_name)]
@@ -111,6 +131,11 @@ Size = Annotated[
         }
     ),
 ]
+MemoryLimit = Annotated[Size, AfterValidator(_memory)]
+Schedule = Annotated[
+    str, BeforeValidator(_schedule), Field(json_schema_extra={"pattern": schedule.PATTERN})
+]
+Days = Annotated[int, Field(ge=1)]
 Patterns = Annotated[
     tuple[Annotated[str, Field(min_length=1), AfterValidator(_pattern)], ...], Field(strict=False)
 ]

@@ -74,10 +74,7 @@ class Ledger(Standing):
 
     def output(self, root: str, path: str, identity: Identity) -> Entry | None:
         """The compressed row whose output lies under a path, whatever was tried with it since."""
-        entry = self._one(
-            "root = ? AND path = ? AND outcome = 'compressed' ORDER BY id DESC",
-            *row_key(root, path),
-        )
+        entry = self.current(root, path)
         known = entry.staged if entry else None
         return entry if known and _same_version(known, identity) else None
 
@@ -213,6 +210,17 @@ class Ledger(Standing):
             "AND published < ? ORDER BY published, id",
             moment,
         )
+
+    def current(self, root: str, path: str) -> Entry | None:
+        """The compressed row whose output should lie under a path."""
+        return self._one(
+            "root = ? AND path = ? AND outcome = 'compressed' ORDER BY id DESC",
+            *row_key(root, path),
+        )
+
+    def history(self, root: str, path: str) -> list[Entry]:
+        """All rows of a path, oldest first."""
+        return self._all("root = ? AND path = ? ORDER BY id", *row_key(root, path))
 
     def pruned(self, job_id: str) -> None:
         """The archive has this original no more; nor have the other rows of the same file it."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, cast
 
+from lensd.worker import memory
 from lensd.worker.protocol import Message, decode, encode
 
 START_SECONDS = 180.0  # a cold import of torch from a slow disk
@@ -24,7 +25,7 @@ Tell = Callable[..., None]
 
 
 class WorkerLost(Exception):
-    """The worker ended or had to be ended. `reason` is worker_crashed or worker_timeout."""
+    """The worker ended or had to be ended: worker_crashed, worker_timeout or worker_memory."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -55,6 +56,8 @@ class _Process:
 
     def send(self, message: Message) -> bool:
         """False if the process is not there to hear it."""
+        if self._process.poll() is not None or _is_ending(self.pid):
+            return False
         try:
             self._stdin.write(encode(message))
         except BrokenPipeError:
@@ -92,6 +95,17 @@ class _Process:
         self._stdout.close()
 
 
+def _is_ending(pid: int) -> bool:
+    """Whether a child was killed whose other threads have not all ended yet: it has no exit code
+    before they have, and its pipes are open.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 @dataclass(slots=True)
 class Worker:
     """One worker process at most. Not for use by several threads at once."""
@@ -101,6 +115,7 @@ class Worker:
     timeout: float  # seconds for one request
     idle_exit: float  # seconds without a request
     nice: int = 10
+    memory_limit: int | None = None  # bytes, of memory.held
     _process: _Process | None = None
 
     def request(self, message: Message, give_up: Callable[[], bool]) -> Message:
@@ -110,9 +125,7 @@ class Worker:
         """
         job_id = message.get("job_id")
         try:
-            process = self._process or self._start(give_up, job_id)
-            if not process.send(message):
-                raise self._crashed(process, job_id)
+            process = self._sent(message, give_up, job_id)
             kinds = {"result", "refused", "bug"}
             answer = self._wait(process, kinds, self.timeout, give_up, job_id)
         except Abandoned:
@@ -140,6 +153,18 @@ class Worker:
             pid = self._process.pid
             self._kill()
             self.tell("worker.stopped", pid=pid, reason=reason)
+
+    def _sent(self, message: Message, give_up: Callable[[], bool], job_id: str | None) -> _Process:
+        """The process that has heard the request. One that died idle is no fault of this job's."""
+        if self._process is not None:
+            if self._process.send(message):
+                return self._process
+            self._crashed(self._process, None)
+            self._kill()
+        process = self._start(give_up, job_id)
+        if not process.send(message):
+            raise self._crashed(process, job_id)
+        return process
 
     def _start(self, give_up: Callable[[], bool], job_id: str | None) -> _Process:
         began = time.monotonic()
@@ -169,6 +194,7 @@ class Worker:
                 line = process.line()
             except EOFError:
                 raise self._crashed(process, job_id) from None
+            self._limit_memory(process, job_id)
             now = time.monotonic()
             if line is not None:
                 heard = now
@@ -192,6 +218,18 @@ class Worker:
         message = f"the worker process {what}"
         self.tell("worker.crashed", pid=process.pid, exit=None, job_id=job_id, message=message)
         return WorkerLost("worker_timeout", message)
+
+    def _limit_memory(self, process: _Process, job_id: str | None) -> None:
+        """End a process that holds more than it may (docs/decisions/0015-limits.md)."""
+        held = memory.held(process.pid) if self.memory_limit is not None else 0
+        if self.memory_limit is None or held <= self.memory_limit:
+            return
+        message = (
+            f"the worker process took {held >> 20} MiB, more than worker.memory_limit "
+            f"({self.memory_limit >> 20} MiB; raise it if the machine has room)"
+        )
+        self.tell("worker.crashed", pid=process.pid, exit=None, job_id=job_id, message=message)
+        raise WorkerLost("worker_memory", message)
 
     def _kill(self) -> None:
         if self._process is not None:

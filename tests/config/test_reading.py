@@ -178,6 +178,14 @@ def test_a_duplicate_key_does_not_hide_a_fault_of_its_value(tmp_path: Path) -> N
         ("log: {mode: 0640}", "log.mode"),
         ("log: {mode: '0999'}", "log.mode"),
         ("log: {mode: '0044'}", "log.mode"),
+        ("archive: {keep_days: 0}", "archive.keep_days"),
+        ("archive: {keep_days: 1.5}", "archive.keep_days"),
+        ("archive: {keep_days: '30'}", "archive.keep_days"),
+        ("worker: {memory_limit: 100MB}", "worker.memory_limit"),
+        ("worker: {memory_limit: lots}", "worker.memory_limit"),
+        ("worker: {schedule: 12:30}", "worker.schedule"),
+        ("worker: {schedule: '1:00-7:00'}", "worker.schedule"),
+        ("worker: {schedule: '07:00-07:00'}", "worker.schedule"),
         ("log: {level: verbose}", "log.level"),
     ],
 )
@@ -188,12 +196,35 @@ def test_values_out_of_kind_or_range(faults: Faults, line: str, key: str) -> Non
     assert found[key].line == 3
 
 
+def test_limits_as_people_write_them(read: Read) -> None:
+    """Sizes with units, times with and without quotes, over midnight."""
+    config = read(
+        f"{WATCH}archive: {{keep_days: 30}}\n"
+        "worker: {memory_limit: 2GiB, schedule: 22:30-06:00}\n"
+    )
+    assert config.archive.keep_days == 30
+    assert config.worker.memory_limit == 2 << 30
+    assert config.worker.hours == (22 * 60 + 30, 6 * 60)
+    assert read(WATCH).worker.hours is None
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("worker: {memory_limit: 100MB}", "256MiB or more"),
+        ("worker: {schedule: 12:30}", "in quotes"),
+        ("worker: {schedule: '7-8'}", "null means always"),
+    ],
+)
+def test_faults_of_limits_say_what_to_write(faults: Faults, line: str, says: str) -> None:
+    """The remedy has an example."""
+    [fault] = faults(f"{WATCH}{line}\n").values()
+    assert says in fault.remedy
+
+
 @pytest.mark.parametrize(
     ("line", "key"),
     [
-        ("worker: {schedule: '01:00-07:00'}", "worker.schedule"),
-        ("archive: {keep_days: 30}", "archive.keep_days"),
-        ("worker: {memory_limit: 4GB}", "worker.memory_limit"),
         ("worker: {processes: 2}", "worker.processes"),
         ("metrics: {textfile: /x.prom}", "metrics.textfile"),
     ],

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 
 import psutil
 import pytest
 
+from tests.support.architectures import Module
 from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.running import Line, RunningDaemon
+
+# Its factors alone are 67 MB in the precision that lensd computes in, and it needs several of them.
+LARGE = [Module("unet", "down_blocks.0.attentions.0.proj_in", 4096, 4096)]
 
 
 def _hold(server: HomeServer, daemon: RunningDaemon) -> int:
@@ -57,6 +63,7 @@ def test_a_worker_that_hangs_is_ended(server: HomeServer) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("killing file")
 def test_a_file_that_kills_the_worker_thrice_is_set_aside(server: HomeServer) -> None:
     """Quarantined with the remedy, untouched; others go on; `once` and a new version try again."""
     with server.daemon() as daemon:
@@ -93,6 +100,58 @@ def test_once_tries_a_quarantined_file_again(server: HomeServer) -> None:
         assert _kill_every_worker(daemon)["path"] == str(path)
     lines = server.once()
     assert [str(path)] == [line["path"] for line in lines if line["event"] == "file.compressed"]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("killing file")
+def test_a_file_that_needs_more_memory_than_the_worker_may_have_is_set_aside(
+    server: HomeServer, tell: Callable[[str], None]
+) -> None:
+    """After three workers, untouched, with limit and remedy; others go on; with more it is done."""
+    server.configure(worker={"memory_limit": "256MiB"})
+    made = server.make("large.safetensors", modules=LARGE, rank=1024, dtype="F32")
+    before = Seen.of(made.path)
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        path = server.move_in(made.path)
+        line = daemon.wait_for_file(path, "file.quarantined", seconds=240)
+        assert (line["reason"], line["attempts"]) == ("worker_memory", 3)
+        assert "worker.memory_limit (256 MiB; raise it" in line["message"]
+        tell(line["message"])
+        crashed = [found for found in daemon.lines if found["event"] == "worker.crashed"]
+        assert [None] * 3 == [found["exit"] for found in crashed]
+        assert before == Seen.of(path)
+        good = server.drop("good.safetensors", seed=4).path
+        assert daemon.wait_for_file(good)["event"] == "file.compressed"
+        assert daemon.stop(10) == 0
+    assert [] == server.temporaries()
+    server.configure(worker={"memory_limit": "8GiB"})
+    assert server.lensd("retry", path).returncode == 0
+    with server.daemon() as daemon:
+        assert daemon.wait_for_file(path, seconds=240)["event"] == "file.compressed"
+
+
+def test_a_worker_killed_while_idle_costs_nothing(server: HomeServer) -> None:
+    """It is told without a job, and the next file keeps all its attempts."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        first = server.drop("first.safetensors", seed=1).path
+        pid = int(daemon.wait_for_event("worker.started", 60)["pid"])
+        daemon.wait_for_file(first, "file.compressed")
+        os.kill(pid, signal.SIGKILL)
+        path = server.drop("style.safetensors", seed=2).path
+        crashed = daemon.wait_for_event("worker.crashed", 30)
+        assert (crashed["pid"], crashed["exit"]) == (pid, -signal.SIGKILL)
+        assert crashed["job_id"] is None
+        line = daemon.wait_for_file(path, "file.compressed")
+        assert _attempts(server, line["job_id"]) == 0
+        assert daemon.stop(10) == 0
+
+
+def _attempts(server: HomeServer, job_id: str) -> int:
+    with closing(sqlite3.connect(server.state / "ledger.sqlite3")) as db:
+        query = "SELECT attempts FROM files WHERE job_id = ?"
+        return int(db.execute(query, (job_id,)).fetchone()[0])
 
 
 def _kill_every_worker(daemon: RunningDaemon) -> Line:

@@ -21,6 +21,7 @@ CONTRACT = [
     "daemon.refused",
     "daemon.paused",
     "daemon.resumed",
+    "daemon.pruned",
     "daemon.stopping",
     "file.detected",
     "file.settled",
@@ -33,6 +34,7 @@ CONTRACT = [
     "file.quarantined",
     "file.restored",
     "file.rescued",
+    "file.pruned",
     "worker.started",
     "worker.stopped",
     "worker.crashed",
@@ -95,6 +97,7 @@ LINES: dict[str, dict[str, Any]] = {
     "daemon.refused": {"config": "/etc/lensd/config.yaml", "message": "x"},
     "daemon.paused": {"paths": ["/srv/loras"]},
     "daemon.resumed": {"paths": []},
+    "daemon.pruned": {"files": 2, "bytes": 9, "kept": 1, "message": "x"},
     "daemon.stopping": {"signal": "SIGTERM"},
     "worker.started": {"pid": 2, "device": "cpu", "torch": "2.13.0", "seconds": 1.5},
     "worker.stopped": {"pid": 2, "reason": "idle"},
@@ -110,6 +113,7 @@ LINES: dict[str, dict[str, Any]] = {
     "file.quarantined": {**END, "attempts": 3},
     "file.restored": {**FILE, "sha256": SHA, "method": "move", "bytes": 9},
     "file.rescued": {**FILE, "rescued_path": "/srv/lora-archive/rescued/a", "message": "x"},
+    "file.pruned": {**FILE, "sha256": SHA, "bytes": 9, "archive_path": "/srv/lora-archive/loras/a"},
 }
 
 # What the lines above carry beyond what is asked for.

@@ -61,12 +61,13 @@ class HomeServer:
         worker: Mapping[str, Any] | None = None,
         settle: Mapping[str, Any] | None = None,
         archive: Path | None = None,
+        keep_days: int | None = None,
     ) -> None:
         """Write the configuration anew."""
         document = {
             "watch": [{"path": str(self.loras)}] if watch is None else list(watch),
             "defaults": defaults or {},
-            "archive": {"path": str(archive or self.archive)},
+            "archive": {"path": str(archive or self.archive), "keep_days": keep_days},
             "state": {"path": str(self.state)},
             "settle": {"quiet_seconds": QUIET, "unproven_seconds": UNPROVEN, **(settle or {})},
             "worker": {"device": "cpu", **(worker or {})},
@@ -79,9 +80,11 @@ class HomeServer:
         """To be entered with `with`."""
         return RunningDaemon(self.config, self.stderr, prefix=prefix, env=env)
 
-    def lensd(self, verb: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Another command with this configuration."""
-        command = [sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
+    def lensd(
+        self, verb: str, *arguments: str | Path, prefix: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Another command with this configuration; `prefix` is a command to run it by."""
+        command = [*prefix, sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     def begin(self, verb: str, *arguments: str | Path) -> subprocess.Popen[str]:

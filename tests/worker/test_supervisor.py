@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from lensd.worker import memory
 from lensd.worker.supervisor import Abandoned, Worker, WorkerLost
 
 # A worker without torch: it does what the request says.
@@ -29,6 +31,9 @@ def handle(request):
         os.system("echo and its child")
     if request["do"] == "sleep":
         time.sleep(60)
+    if request["do"] == "grow":
+        kept = b"x" * (request["mib"] << 20)
+        time.sleep(request["seconds"])
     if request["do"] == "die":
         os._exit(7)
     return {"did": request["do"], "name": request.get("name"), "nice": os.nice(0)}
@@ -38,11 +43,24 @@ serve(handle, {"device": "cpu", "torch": "0"})
 Events = list[tuple[str, dict[str, Any]]]
 
 
-def _worker(events: Events, *, timeout: float = 20.0, script: str = SCRIPT) -> Worker:
+def _worker(
+    events: Events,
+    *,
+    timeout: float = 20.0,
+    script: str = SCRIPT,
+    memory_limit: int | None = None,
+) -> Worker:
     def tell(event: str, **fields: Any) -> None:
         events.append((event, fields))
 
-    return Worker((sys.executable, "-c", script), tell, timeout, idle_exit=60, nice=3)
+    return Worker(
+        (sys.executable, "-c", script),
+        tell,
+        timeout,
+        idle_exit=60,
+        nice=3,
+        memory_limit=memory_limit,
+    )
 
 
 def _never() -> bool:
@@ -152,3 +170,63 @@ def test_a_worker_that_cannot_start_is_lost() -> None:
         worker.request({"do": "work"}, _never)
     assert events[-1][1]["exit"] == 3
     assert not worker.running
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_worker_killed_while_idle_costs_the_next_request_nothing(*, stopped: bool) -> None:
+    """It is told, without a job, and another one answers."""
+    events: Events = []
+    worker = _worker(events)
+    worker.request({"do": "work"}, _never)
+    first = events[0][1]["pid"]
+    if stopped:
+        os.kill(first, signal.SIGSTOP)
+    os.kill(first, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while psutil.Process(first).status() != psutil.STATUS_ZOMBIE:  # until the daemon asks
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert worker.request({"do": "work", "job_id": "job"}, _never)["did"] == "work"
+    told = [(event, fields.get("job_id"), fields["pid"] == first) for event, fields in events]
+    assert told == [
+        ("worker.started", None, True),
+        ("worker.crashed", None, True),
+        ("worker.started", None, False),
+    ]
+    assert events[1][1]["exit"] == -signal.SIGKILL
+    worker.stop("idle")
+
+
+def test_a_worker_that_takes_too_much_memory_is_ended() -> None:
+    """With the limit and the remedy in the message; the next request gets another process."""
+    events: Events = []
+    worker = _worker(events, memory_limit=200 << 20)
+    began = time.monotonic()
+    with pytest.raises(WorkerLost, match=r"memory_limit \(200 MiB; raise it") as lost:
+        worker.request({"do": "grow", "mib": 300, "seconds": 60, "job_id": "job"}, _never)
+    assert lost.value.reason == "worker_memory"
+    assert time.monotonic() - began < 30
+    event, fields = events[-1]
+    assert (event, fields["job_id"], fields["exit"]) == ("worker.crashed", "job", None)
+    assert not psutil.pid_exists(fields["pid"])
+    assert worker.request({"do": "grow", "mib": 50, "seconds": 1}, _never)["did"] == "grow"
+    worker.stop("idle")
+
+
+def test_memory_that_only_maps_files_is_not_held(tmp_path: Path) -> None:
+    """Libraries and other files in memory are the kernel's to drop."""
+    path = tmp_path / "large"
+    path.write_bytes(b"x" * (128 << 20))
+    script = (
+        "import mmap, sys; f = open(sys.argv[1], 'rb'); m = mmap.mmap(f.fileno(), 0, prot=1);"
+        "sum(m[i] for i in range(0, len(m), 4096)); print('read', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"read\n"
+        assert psutil.Process(process.pid).memory_info().rss > 128 << 20
+        assert 1 << 20 < memory.held(process.pid) < 64 << 20
+        process.kill()
+    assert memory.held(process.pid) == 0

@@ -1,0 +1,123 @@
+"""`lensd verify`: archive and published files are read again and compared with the ledger."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import click
+
+from lensd import __version__
+from lensd.cli.options import config_option
+from lensd.cli.text import size
+from lensd.config.folders import printable
+from lensd.config.models import Config
+from lensd.config.reading import find_config, load
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
+from lensd.store.archive import Archive
+from lensd.store.ledger import Ledger
+from lensd.verifying import Finding, Verifier
+
+
+@click.command()
+@config_option
+@click.argument("paths", nargs=-1, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
+    """Read every original and every compressed file again, and tell what is damaged or missing.
+
+    PATHS are files or folders in the watched folders; without them all are read. Works with and
+    without a running daemon, and changes nothing. Exit code 1: something is damaged, missing or
+    unreadable. A file that somebody replaced or deleted is told, and is no fault.
+    """
+    found = load(find_config(config))
+    ledger = Ledger(found.state.path, __version__, readonly=True)
+    try:
+        archive = Archive(os.path.realpath(found.archive.path))
+        findings = []
+        for finding in _findings(found, Verifier(ledger, archive), paths):
+            findings.append(finding)
+            if not as_json:
+                click.echo(printable(_line(finding)))
+    finally:
+        ledger.close()
+    click.echo(json.dumps(_document(findings), indent=2) if as_json else _summary(findings))
+    return EXIT_SOME_FAILED if any(f.is_fault for f in findings) else EXIT_OK
+
+
+def _findings(config: Config, verifier: Verifier, paths: Sequence[str]) -> Iterator[Finding]:
+    wanted = _Wanted(config, paths)
+    keys = [key for key in verifier.files() if wanted.path(os.path.join(*key))]
+    if paths and not keys:
+        raise UsageError(
+            f"lensd has compressed nothing at {', '.join(paths)}; `lensd restore --list` shows "
+            "what it has"
+        )
+    done = 0
+    for number, key in enumerate(keys):
+        _progress(f"{number} of {len(keys)} files, {size(done)} read")
+        for finding in verifier.check(key):
+            done += finding.bytes
+            _progress("")
+            yield finding
+    _progress("")
+    yield from verifier.unknown_versions(wanted.inside)
+
+
+class _Wanted:
+    """Which files were asked for: all, or those at or below some paths."""
+
+    def __init__(self, config: Config, paths: Sequence[str]) -> None:
+        self._roots = {w.name: w.root for w in config.watch}
+        self._paths = [_resolved(path) for path in paths]
+
+    def path(self, full: str) -> bool:
+        return not self._paths or any(
+            full == path or full.startswith(f"{path}/") for path in self._paths
+        )
+
+    def inside(self, place: str) -> bool:
+        """Of a place in the archive, `<watch name>/<relative path>`."""
+        name, _, relative = place.partition("/")
+        root = self._roots.get(name)
+        return not self._paths if root is None else self.path(os.path.join(root, relative))
+
+
+def _resolved(path: str) -> str:
+    """As the ledger has it. The last part may be gone, or a link that was put there."""
+    folder, name = os.path.split(os.path.abspath(path))
+    place = os.path.join(os.path.realpath(folder), name)
+    return os.path.realpath(place) if os.path.isdir(place) else place
+
+
+def _progress(text: str) -> None:
+    """One line that overwrites itself, for a person at a terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+
+
+def _line(finding: Finding) -> str:
+    message = f": {finding.message}" if finding.message else ""
+    where = finding.path or f"of {finding.of}"
+    return f"{finding.state:<11} {finding.kind:<8} {where}{message}"
+
+
+def _document(findings: Sequence[Finding]) -> dict[str, object]:
+    return {
+        "faults": sum(f.is_fault for f in findings),
+        "bytes": sum(f.bytes for f in findings),
+        "files": [
+            dataclasses.asdict(f) | {"path": printable(f.path), "of": printable(f.of)}
+            for f in findings
+        ],
+    }
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    counts = Counter(f"{f.kind} {f.state}" for f in findings)
+    told = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+    return f"{told or 'nothing to read'}; {size(sum(f.bytes for f in findings))} read"

@@ -1,0 +1,19 @@
+"""How much memory a process holds, as the kernel counts it."""
+
+from __future__ import annotations
+
+HELD = ("RssAnon", "RssShmem", "VmSwap")
+
+
+def held(pid: int) -> int:
+    """Bytes that ending the process would give back; 0 when it is gone.
+
+    Its own memory in RAM and in swap. Files that it only has mapped (the libraries of torch, some
+    hundred megabytes) are not counted: the kernel drops those pages by itself when it needs room.
+    """
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            fields = dict(line.split(":", 1) for line in status if ":" in line)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(fields[name].split()[0]) << 10 for name in HELD if name in fields)

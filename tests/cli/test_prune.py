@@ -1,0 +1,246 @@
+"""`lensd prune`: an original goes when it is old and its output provably there; else it stays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.aging import age
+from tests.support.home_server import HomeServer, Seen
+from tests.support.marks import needs_program
+from tests.support.running import Line, parse_line
+from tests.support.suites import sample
+
+
+def _replace(path: Path) -> None:
+    path.write_bytes(b"somebody's own bytes")
+
+
+def _rot(path: Path) -> None:
+    """One bit, with the date as it was: as a disk does it."""
+    found = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+# name: what happens to it, to the output or in the archive, and why its original stays
+HARMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "changed": (_replace, "output", "not lensd's output"),
+    "rotten": (_rot, "output", "changed or is damaged"),
+    "gone": (Path.unlink, "output", "not there"),
+    "damaged": (_rot, "original", "original is damaged"),
+    "lost": (Path.unlink, "original", "original is not there"),
+}
+NAMES = ("old", "young", "restored", *HARMS)
+
+
+class Pruned:
+    """A home server that keeps originals for 30 days: files of each kind, then one `prune`."""
+
+    def __init__(self, server: HomeServer) -> None:
+        server.configure(keep_days=30)
+        self.server = server
+        self.path = {n: server.loras / f"{n}.safetensors" for n in NAMES}
+        for seed, name in enumerate(NAMES):
+            server.drop(f"{name}.safetensors", seed=seed)
+        self.original = {name: Seen.of(path) for name, path in self.path.items()}
+        server.once()
+        for name, path in self.path.items():
+            age(server, path, 29 if name == "young" else 31)
+        for name, (harm, where, _) in HARMS.items():
+            harm(self.path[name] if where == "output" else server.archived(self.path[name]))
+        assert server.lensd("restore", self.path["restored"]).returncode == 0
+        self.held = server.status()["totals"]["held_by_archive"]
+        self.before = self._seen()
+        dry = server.lensd("prune", "--dry-run")
+        assert (dry.returncode, self.before) == (0, self._seen())
+        self.dry = dry.stdout
+        self.lines, self.said = _prune(server)
+        self.after = self._seen()
+
+    def _seen(self) -> dict[Path, Seen]:
+        places = (self.server.loras, self.server.archive)
+        return {p: Seen.of(p) for place in places for p in place.rglob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Pruned:
+    return Pruned(HomeServer(tmp_path_factory.mktemp("server")))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> HomeServer:
+    server = HomeServer(tmp_path)
+    server.configure(keep_days=30)
+    return server
+
+
+def _prune(server: HomeServer) -> tuple[list[Line], str]:
+    """The lines of its log, each valid, and what it said."""
+    done = server.lensd("prune")
+    assert done.returncode == 0, done.stderr
+    return [parse_line(text) for text in done.stdout.splitlines()], done.stderr
+
+
+def test_one_old_original_goes_and_nothing_else_changes(pruned: Pruned) -> None:
+    """Its output stays as it is. One line in the log; the dry run had said so."""
+    path = pruned.path["old"]
+    archived = pruned.server.archived(path)
+    [line] = pruned.lines
+    assert (line["event"], line["path"]) == ("file.pruned", str(path))
+    assert (line["sha256"], line["bytes"]) == pruned.original["old"][0:4:3]
+    assert line["archive_path"] == str(archived)
+    assert pruned.before == {**pruned.after, archived: pruned.before[archived]}
+    assert archived not in pruned.after
+    [told] = [text for text in pruned.dry.splitlines() if text.startswith("would delete: ")]
+    assert str(path) in told
+    assert "1 originals deleted" in pruned.said
+
+
+def test_a_pruned_original_is_known_as_such(pruned: Pruned) -> None:
+    """Restore says when and why; status holds less; verify misses nothing."""
+    server, path = pruned.server, pruned.path["old"]
+    held = server.status()["totals"]["held_by_archive"]
+    assert held == pruned.held - pruned.original["old"].size
+    done = server.lensd("restore", path)
+    assert done.returncode == 2
+    assert "deleted from the archive on 2" in done.stderr
+    assert "keep_days: 30" in done.stderr
+    assert str(path) not in server.lensd("restore", "--list").stdout
+    checked = server.lensd("verify", path)
+    assert checked.returncode == 0, checked.stdout
+    assert "pruned" in checked.stdout
+
+
+@pytest.mark.parametrize("name", HARMS)
+def test_an_original_stays_where_not_all_is_as_it_should_be(pruned: Pruned, name: str) -> None:
+    """It is told why, by the dry run too."""
+    for text in (pruned.dry, pruned.said):
+        [line] = [line for line in text.splitlines() if str(pruned.path[name]) in line]
+        assert "stays: " in line
+        assert HARMS[name][2] in line
+
+
+@pytest.mark.parametrize("name", ["young", "restored"])
+def test_what_is_not_due_is_not_spoken_of(pruned: Pruned, name: str) -> None:
+    """A day too early is too early; and a restored file is its own original."""
+    assert str(pruned.path[name]) not in pruned.dry + pruned.said
+
+
+@pytest.mark.slow
+def test_beside_a_daemon_only_a_dry_run(server: HomeServer) -> None:
+    """The other one is refused."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        assert server.lensd("prune", "--dry-run").returncode == 0
+        assert server.lensd("prune").returncode == 6
+
+
+def test_without_keep_days_nothing_is_ever_old(server: HomeServer) -> None:
+    """Exit 4, and what to write."""
+    server.configure()
+    done = server.lensd("prune")
+    assert done.returncode == 4
+    assert "keep_days: 90" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_older_version_ages_from_when_it_was_replaced(server: HomeServer) -> None:
+    """Then it goes with the newest; rescued bytes and what the ledger does not know stay."""
+    path = server.drop("style.safetensors", seed=1).path
+    first = Seen.of(path).sha256
+    server.once()
+    age(server, path, 400)
+    second = Seen.of(server.drop("style.safetensors", seed=2).path).sha256
+    server.once()
+    version = server.archive / ".versions" / first / "loras" / path.name
+    strange = server.archive / ".versions" / ("0" * 64) / "loras" / "strange.safetensors"
+    rescued = server.archive / "rescued" / "x" / "loras" / path.name
+    for file in (strange, rescued):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"somebody's")
+    assert [] == _prune(server)[0]
+    assert Seen.of(version).sha256 == first
+    age(server, path, 31, version=second)
+    lines, _ = _prune(server)
+    assert {first, second} == {line["sha256"] for line in lines}
+    assert not version.exists()
+    assert not server.archived(path).exists()
+    assert strange.exists()
+    assert rescued.exists()
+
+
+@pytest.mark.slow
+def test_an_older_version_stays_when_the_newest_output_does_not_verify(server: HomeServer) -> None:
+    """Whoever deleted or changed the file may want to go back."""
+    path = server.drop("style.safetensors", seed=1).path
+    first = Seen.of(path).sha256
+    server.once()
+    server.drop("style.safetensors", seed=2)
+    server.once()
+    age(server, path, 31)
+    _rot(path)
+    lines, said = _prune(server)
+    assert [] == lines
+    assert said.count("stays: ") == 2
+    assert Seen.of(server.archive / ".versions" / first / "loras" / path.name).sha256 == first
+
+
+@pytest.mark.slow
+def test_a_redone_file_ages_anew(server: HomeServer) -> None:
+    """Who changed the settings yesterday may want to change them again tomorrow."""
+    path = server.drop("style.safetensors", seed=1).path
+    server.once()
+    age(server, path, 400)
+    server.configure(keep_days=30, defaults={"energy": 0.9})
+    server.once("--redo", path)
+    assert [] == _prune(server)[0]
+    assert server.archived(path).exists()
+    age(server, path, 31)
+    assert [str(path)] == [line["path"] for line in _prune(server)[0]]
+    assert not server.archived(path).exists()
+
+
+# As `strace` counts them from the first step of a prune of two files to its last.
+KILLS = [
+    *(("fsync", n) for n in (1, 2)),
+    *(("unlinkat", n) for n in (1, 2)),
+    *(("fdatasync", n) for n in range(1, 11)),
+    *(("pwrite64", n) for n in range(10, 38)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("killed")
+@needs_program("strace")
+@pytest.mark.parametrize(("call", "number"), sample(KILLS[:4], 4) + sample(KILLS[4:], 6))
+def test_a_killed_prune_leaves_nothing_that_verify_would_call_lost(
+    server: HomeServer, call: str, number: int
+) -> None:
+    """The ledger never counts on an original that is gone; the next run finishes, with its line."""
+    paths = [server.drop(f"{name}.safetensors", seed=s).path for s, name in enumerate("ab")]
+    server.once()
+    for path in paths:
+        age(server, path, 31)
+    outputs = [Seen.of(path) for path in paths]
+    killed = server.lensd("prune", prefix=_killed_at(call, number, server.top))
+    assert killed.returncode == -9, killed.stderr
+    said = [parse_line(text) for text in killed.stdout.splitlines()]
+    checked = server.lensd("verify")
+    assert checked.returncode == 0, checked.stdout
+    lines = said + _prune(server)[0]
+    assert {str(path) for path in paths} == {line["path"] for line in lines}
+    assert not any(server.archived(path).exists() for path in paths)
+    assert outputs == [Seen.of(path) for path in paths]
+    assert [] == _prune(server)[0]
+    assert server.lensd("verify").returncode == 0
+
+
+def _killed_at(call: str, number: int, folder: Path) -> list[str]:
+    trace = ["strace", "-f", "-qq", "-o", str(folder / "strace"), "-e", f"trace={call}"]
+    return [*trace, "-e", f"inject={call}:signal=SIGKILL:when={number}"]
