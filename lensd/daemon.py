@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -24,13 +24,14 @@ from lensd.config.reading import load_for_run
 from lensd.control import Server, Tell
 from lensd.desk import Desk, serve
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, StorageError
+from lensd.intake.guard import Guard
 from lensd.intake.intake import Intake, linked
 from lensd.intake.settle import Settler
-from lensd.intake.watch import Watcher
 from lensd.notify import Pulse, notify, notify_reloading
 from lensd.report import log
 from lensd.runner import Runner
 from lensd.store.archive import Archive
+from lensd.store.claim import Claims
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.store.lock import StateLock
@@ -88,6 +89,7 @@ def run(config: Config) -> int:
     inbox = _listen()
     signal.signal(signal.SIGHUP, lambda *_: inbox.put(Reload()))
     with _ledger(config) as ledger:
+        _require_unclaimed(config)
         say("daemon.started", version=__version__, pid=os.getpid(), config=config.source)
         following: Config | None = config
         while following is not None:  # each time with the configuration that SIGHUP brought
@@ -102,6 +104,7 @@ def once(config: Config, *, paths: list[str], redo: bool) -> int:
     began = time.monotonic()
     inbox = _listen()
     with _ledger(config) as ledger:
+        _require_unclaimed(config)
         say("daemon.started", version=__version__, pid=os.getpid(), config=config.source)
         return House(config, ledger, began, inbox).once(paths, redo=redo)
 
@@ -109,6 +112,14 @@ def once(config: Config, *, paths: list[str], redo: bool) -> int:
 def say(event: str, **fields: Any) -> None:
     """One log line, at its event's level."""
     getattr(log.get(), LEVELS.get(event, "info"))(event, **fields)
+
+
+def _require_unclaimed(config: Config) -> None:
+    """Raises LockedError when another lensd watches one of the folders."""
+    with Claims() as claims:
+        for watch in config.watch:
+            with suppress(OSError):  # it is not there: claimed when it is
+                claims.claim(watch.root)
 
 
 def _listen() -> Inbox:
@@ -157,11 +168,23 @@ class House:
             device=config.worker.device,
             quiet_seconds=config.settle.quiet_seconds,
             again=lambda entry: self._inbox.put(Look(entry.full_path)),
-            away=lambda: self._degraded,
-            is_away=lambda root: not os.path.isdir(root),
         )
         settler = Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds)
         self._intake = Intake(config.watch, settler, ledger, archive, self._say)
+        self._claims = Claims()
+        self._guard = Guard(
+            config.watch,
+            self._intake,
+            ledger,
+            self._claims,
+            rescan_seconds=config.settle.rescan_seconds,
+            hint=lambda path: self._inbox.put(Look(path)),
+            returned=self._return,
+            released=self._go_on,
+            log=self._say,
+        )
+        self._shop.away = lambda: self._guard.held
+        self._shop.is_away = self._guard.is_degraded
         self._runner = Runner(
             self._shop,
             {w.root: w.settings for w in config.watch},
@@ -169,10 +192,9 @@ class House:
             lambda: self._inbox.put(Wake()),
         )
         self._desk = Desk(config, ledger, archive, self._say, self._look_at)
-        self._next_scan = math.inf
         self._failed = False
         self._ledger_fault: StorageError | None = None
-        self._degraded: set[str] = set()
+        self._ledger_again = -math.inf
 
     def _say(self, event: str, **fields: Any) -> None:
         self._failed = self._failed or event in FAILURES
@@ -181,16 +203,12 @@ class House:
     def run(self) -> Config | None:
         """Watch until told to stop, or (the new configuration is returned) to start anew."""
         self._shop.patient = True
-        watcher = Watcher(
-            ((w.root, w.recursive) for w in self._config.watch),
-            lambda path: self._inbox.put(Look(path)),
-        )
-        watcher.start()  # before the scan, so that nothing falls between them
         control = Server(self._config.state.path, self._answer)
         try:
             self._ledger.set_meta("held", None)
+            self._guard.start()  # before the scan, so that nothing falls between them
             self._prepare()
-            self._scan()
+            self._guard.tick(time.monotonic())
             self._runner.start()
             self._runner.wake()
             control.start()
@@ -199,10 +217,11 @@ class House:
         finally:
             control.stop()
             self._end()
-            watcher.stop()
 
     def once(self, paths: list[str], *, redo: bool) -> int:
         """Settle all files together, work the queue off, end."""
+        self._guard.open()
+        self._failed = bool(self._guard.held)
         self._prepare()
         self._invite(paths, redo=redo)
         self._runner.start()
@@ -217,25 +236,42 @@ class House:
     def _prepare(self) -> None:
         recovery.recover(self._shop)
         self._ledger.release(self._ledger.quarantined_before(__version__))
-        for watch in self._config.watch:
-            recovery.rescue_strays(
-                watch.root, watch.name, recursive=watch.recursive, shop=self._shop
+        for watch in self._healthy():
+            self._open(watch)
+
+    def _healthy(self) -> tuple[Watch, ...]:
+        return tuple(w for w in self._config.watch if w.root not in self._guard.held)
+
+    def _open(self, watch: Watch) -> None:
+        """What a folder needs before its first scan."""
+        recovery.rescue_strays(watch.root, watch.name, recursive=watch.recursive, shop=self._shop)
+        baseline = self._intake.baseline(watch)
+        if baseline is not None:
+            files, size = baseline
+            say(
+                "daemon.baseline",
+                watch=watch.name,
+                path=watch.path,
+                files=files,
+                bytes=size,
+                symlinked_folders=linked(watch) if watch.recursive else [],
             )
-            baseline = self._intake.baseline(watch)
-            if baseline is not None:
-                files, size = baseline
-                say(
-                    "daemon.baseline",
-                    watch=watch.name,
-                    path=watch.path,
-                    files=files,
-                    bytes=size,
-                    symlinked_folders=linked(watch) if watch.recursive else [],
-                )
+
+    def _return(self, watch: Watch) -> bool:
+        """A folder is back, and its jobs have waited; False while one is still failing."""
+        if self._runner.is_busy_in(watch.root):
+            return False
+        recovery.continue_jobs(self._shop, lambda root: root == watch.root)
+        self._open(watch)
+        return True
+
+    def _go_on(self) -> None:
+        self._runner.wake()
 
     def _invite(self, paths: list[str], *, redo: bool) -> None:
         """What `once` was asked to treat, whatever became of it before."""
-        chosen = batch.choose(self._config, self._ledger, paths, redo=redo)
+        there = self._config.model_copy(update={"watch": self._healthy()})
+        chosen = batch.choose(there, self._ledger, paths, redo=redo)
         self._ledger.release(chosen.released)
         for entry in chosen.again:
             self._ledger.enqueue(
@@ -253,42 +289,6 @@ class House:
         for file in chosen.files:
             self._intake.hint(os.path.join(file.watch.root, file.path), now)
 
-    def _scan(self) -> None:
-        now = time.monotonic()
-        for watch in self._config.watch:
-            try:
-                self._intake.scan(watch, now)
-            except OSError as error:  # unmounted, renamed, unreadable: never taken for empty
-                self._degrade(watch, error)
-            else:
-                self._recovered(watch)
-        self._next_scan = now + self._config.settle.rescan_seconds
-
-    def _degrade(self, watch: Watch, error: OSError) -> None:
-        if watch.root in self._degraded:
-            return
-        self._degraded.add(watch.root)
-        say(
-            "daemon.degraded",
-            watch=watch.name,
-            path=watch.path,
-            reason="unreachable",
-            message=f"the folder cannot be read: {error.strerror}. Mount it again or give lensd "
-            "access; it is looked at with every rescan",
-        )
-
-    def _recovered(self, watch: Watch) -> None:
-        if watch.root not in self._degraded:
-            return
-        self._degraded.remove(watch.root)
-        say(
-            "daemon.recovered",
-            watch=watch.name,
-            path=watch.path,
-            reason="unreachable",
-            message="the folder can be read again",
-        )
-
     def _tell_ready(self) -> None:
         notify("READY=1")
         say(
@@ -302,7 +302,7 @@ class House:
         pulse = Pulse()
         while self._runner.error is None:
             pulse.beat(time.monotonic())
-            message = self._next(min(self._next_scan, self._intake.next_due() or math.inf))
+            message = self._next(min(self._guard.next_due(), self._intake.next_due() or math.inf))
             if isinstance(message, Stop):
                 say("daemon.stopping", signal=signal.Signals(message.number).name)
                 notify("STOPPING=1")
@@ -320,16 +320,16 @@ class House:
         try:
             if isinstance(message, Look):
                 self._intake.hint(message.path, now)
-            if now >= self._next_scan:
-                self._scan()
+            self._guard.tick(now)
             if self._intake.step(now):
                 self._runner.wake()
         except StorageError as error:
             # What could not be written down is found again by the next look at the folders.
-            self._next_scan = now + LEDGER_AGAIN_SECONDS
+            self._ledger_again = now + LEDGER_AGAIN_SECONDS
+            self._guard.look_again(self._ledger_again)
             self._tell_ledger(error)
         else:
-            if self._next_scan > now + LEDGER_AGAIN_SECONDS:
+            if now >= self._ledger_again:
                 self._tell_ledger(None)
 
     def _tell_ledger(self, fault: StorageError | None) -> None:
@@ -349,8 +349,9 @@ class House:
         """The new configuration; None when it has faults: then everything stays as it is."""
         notify_reloading()
         try:
-            found = load_for_run(self._config.source)
+            found = load_for_run(self._config.source, waits=True)
             self._require_same_state(found)
+            _require_unclaimed(found)
             log.configure(found.log.path, found.log.level, found.log.mode_bits)
         except LensdError as error:
             old = self._config.log
@@ -419,10 +420,12 @@ class House:
     def _is_worked_off(self) -> bool:
         # In this order: the runner takes a job only when it is not idle, and when it is idle
         # again, what it wants to be looked at anew is in the inbox.
-        if self._ledger.next_queued() is not None:
+        if self._ledger.next_queued(without=self._guard.held) is not None:
             return False
         return self._runner.idle.is_set() and self._inbox.empty()
 
     def _end(self) -> None:
         if self._runner.is_alive():
             self._runner.finish(STOP_SECONDS)
+        self._guard.stop()
+        self._claims.close()

@@ -4,7 +4,7 @@
     ├── UsageError             2   the command line asks for something that makes no sense
     ├── ConfigError            4   the configuration has faults; carries all of them
     ├── StorageError           5   a disk, the archive or the ledger does not do what lensd needs
-    ├── LockedError            6   another lensd holds the state folder
+    ├── LockedError            6   another lensd holds the state folder, or a watched one
     └── FileError              -   one file's end, never the daemon's; carries a stable reason
         ├── Kept                   compressing it would not help: the original stays
         ├── Skipped                not a file for lensd, or not one it may touch

@@ -148,6 +148,8 @@ def _line(place: Place, settings: Settings, numbers: dict[str, Any]) -> dict[str
 
 def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
     """A file's end other than success, or another beginning for its new version."""
+    if shop.is_away(entry.root):
+        return None  # no fault of the file's: recovery takes the job up when its folder is back
     if end.reason == "changed" and not entry.redo:  # an output would not be looked at again
         shop.ledger.finish(entry.job_id, "superseded", reason=end.reason, message=str(end))
         shop.again(entry)
@@ -176,9 +178,6 @@ def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
 
 def _waits(entry: Entry, end: FileError, shop: Workshop) -> bool:
     """Whether the job goes on later: back in the queue by then. Raises Held with a disk's fault."""
-    if end.reason == "vanished" and shop.is_away(entry.root):
-        shop.ledger.update(entry.job_id, state="queued")
-        return True  # the whole folder is gone; its jobs wait with it
     if end.reason in HOLDING:
         shop.ledger.update(entry.job_id, state="queued")
         raise Held(end.reason, end.disk or entry.root, str(end))

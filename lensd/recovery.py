@@ -6,6 +6,7 @@ A temporary is unlinked only if it is provably the staged output or the archived
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from lensd import commit
 from lensd.errors import Skipped
@@ -19,10 +20,19 @@ from lensd.workshop import Workshop
 
 
 def recover(shop: Workshop) -> None:
-    """Finish or take back what a crash left between two steps."""
+    """Finish or take back what a crash left between two steps.
+
+    What lies in a folder that is away cannot be seen now: `continue_jobs` when it is back.
+    """
     shop.archive.sweep()
+    away = shop.away()
+    continue_jobs(shop, lambda root: root not in away)
+
+
+def continue_jobs(shop: Workshop, wanted: Callable[[str], bool]) -> None:
+    """The jobs of the wanted roots, in which no job may be running."""
     for entry in shop.ledger.unfinished():
-        if entry.state == "queued":
+        if entry.state == "queued" or not wanted(entry.root):
             continue
         try:
             folder_fd = open_folder(entry.root, os.path.dirname(entry.path))
@@ -37,7 +47,8 @@ def recover(shop: Workshop) -> None:
         finally:
             os.close(folder_fd)
     for entry in shop.ledger.unemitted():
-        _announce(entry, shop)
+        if wanted(entry.root):
+            _announce(entry, shop)
 
 
 def rescue_strays(root: str, watch: str, *, recursive: bool, shop: Workshop) -> None:

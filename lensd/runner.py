@@ -21,6 +21,7 @@ from lensd.workshop import Settings, Workshop
 
 Errand = Callable[[], int]
 LONGEST_REST_SECONDS = 60.0
+ANYWHERE = ""
 
 
 class Runner(threading.Thread):
@@ -47,12 +48,17 @@ class Runner(threading.Thread):
         self._wake = threading.Event()
         self._errands: SimpleQueue[tuple[Errand, Future[int]]] = SimpleQueue()
         self._hold: Hold | None = None
+        self._working_in: str | None = None
         self._idle_since = time.monotonic()
 
     def wake(self) -> None:
         """There may be a new job."""
         self.idle.clear()
         self._wake.set()
+
+    def is_busy_in(self, root: str) -> bool:
+        """Whether files of a watched folder may be changed at this moment."""
+        return self._working_in in (root, ANYWHERE)
 
     def errand(self, work: Errand) -> int:
         """Have something done between two jobs, from another thread; returns or raises its end."""
@@ -89,10 +95,12 @@ class Runner(threading.Thread):
             work, end = self._errands.get_nowait()
         except Empty:
             return False
+        self._working_in = ANYWHERE
         try:
             end.set_result(work())
         except BaseException as error:  # noqa: BLE001  it belongs to who asked
             end.set_exception(error)
+        self._working_in = None
         return True
 
     def _dismiss(self) -> None:
@@ -107,10 +115,14 @@ class Runner(threading.Thread):
         if self._opens_in() > 0 or not self._may_try():
             return False
         entry = self._next()
+        while entry is not None and self._shop.is_away(entry.root):  # from now on in `away`
+            entry = self._next()
         if entry is None:
             return False
         self.idle.clear()  # while its row still says `queued`
+        self._working_in = entry.root
         self._one(entry)
+        self._working_in = None
         self._idle_since = time.monotonic()
         return True
 
@@ -118,7 +130,8 @@ class Runner(threading.Thread):
         ledger = self._shop.ledger
         if self._shop.patient:
             return ledger.next_queued(without=self._shop.away())
-        return ledger.next_queued(math.inf, heed_pauses=False)  # somebody asked for it now
+        # without patience: somebody asked for it now
+        return ledger.next_queued(math.inf, without=self._shop.away(), heed_pauses=False)
 
     def _may_try(self) -> bool:
         """Whether no disk holds the work up; what a fault left behind is put in order first."""

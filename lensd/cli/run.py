@@ -16,4 +16,4 @@ def run(config: str | None) -> int:
 
     One JSON object a line goes to stdout, or to `log.path`.
     """
-    return daemon.run(load_for_run(find_config(config)))
+    return daemon.run(load_for_run(find_config(config), waits=True))

@@ -14,6 +14,7 @@ from lensd.cli.text import size
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.config.reading import find_config, load
+from lensd.intake.guard import META
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
 from lensd.store.lock import holder
@@ -47,6 +48,7 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
     report: dict[str, Any] = {
         "daemon": holder(config.state.path),
         "watch": [{"name": w.name, "path": w.path, "mode": w.settings.mode} for w in config.watch],
+        "degraded": _degraded(config, ledger),
         "running": [_job(e) for e in jobs if e.state != "queued"],
         "queued": [_job(e) for e in jobs if e.state == "queued"],
         "waiting": [{**w, "path": printable(w["path"])} for w in ledger.waiting()],
@@ -61,6 +63,14 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
             for e in ledger.with_outcome("compressed")
         ]
     return report
+
+
+def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
+    """What the running daemon says of its folders; one that was killed says nothing any more."""
+    found = ledger.get_meta(META)
+    if found is None or holder(config.state.path) is None:
+        return []
+    return [{**line, "path": printable(line["path"])} for line in json.loads(found)]
 
 
 def _job(entry: Entry) -> dict[str, Any]:
@@ -81,7 +91,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield from (f"paused: {path}; `lensd resume` goes on" for path in report["paused"])
     if report["held"]:
         yield f"held up: {report['held']}"
-    for title in ("running", "queued", "waiting", "problems"):
+    for title in ("degraded", "running", "queued", "waiting", "problems"):
         for item in report[title]:
             why = item.get("message") or item.get("reason")
             yield f"{title}: {item['path']}{f': {why}' if why else ''}"

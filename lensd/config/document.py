@@ -210,7 +210,11 @@ class Settle(Part):
     ] = 60
     rescan_seconds: Annotated[
         SomeSeconds,
-        Field(description="Look through the folders this often for files that no event told of."),
+        Field(
+            description="Look through the folders this often whose events cannot be relied on "
+            "(network disks, too few watches). The others are looked through every 6 hours, so "
+            "that disks may sleep."
+        ),
     ] = 300
 
 

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
+from lensd.errors import StorageError
+from lensd.store.ledger import Ledger
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from lensd.config.faults import Fault
     from lensd.config.models import Config, Watch
 
 
-def check_folders(config: Config) -> list[Fault]:
-    """Every fault of the file system at once: missing, not writable, or one inside another."""
-    found = [fault for watch in config.watch for fault in _watch_faults(config, watch)]
+def check_folders(config: Config, awaited: Collection[str] = ()) -> list[Fault]:
+    """Every fault of the file system at once: missing, not writable, or one inside another.
+
+    `awaited` roots may be missing or on a disk that cannot be written now.
+    """
+    found = [
+        fault
+        for watch in config.watch
+        if not (watch.root in awaited and _is_away(watch))
+        for fault in _watch_faults(config, watch)
+    ]
     found += _overlaps(config)
     found += _keeping_faults(config)
     return found
+
+
+def known_roots(config: Config) -> frozenset[str]:
+    """The watched folders that lensd has seen before: `run` waits for a disk that is not there."""
+    try:
+        with closing(Ledger(config.state.path, "", readonly=True)) as ledger:
+            return frozenset(w.root for w in config.watch if ledger.knows_root(w.root))
+    except (StorageError, sqlite3.Error):  # there is none yet, or opening it will tell
+        return frozenset()
 
 
 def folder_warnings(config: Config) -> list[Fault]:
@@ -50,6 +72,13 @@ def _links(folder: str) -> Iterator[str]:
             path = os.path.join(where, name)
             if os.path.islink(path):
                 yield path
+
+
+def _is_away(watch: Watch) -> bool:
+    try:
+        return bool(os.statvfs(watch.root).f_flag & os.ST_RDONLY)
+    except OSError:
+        return not os.path.lexists(watch.root)
 
 
 def _watch_faults(config: Config, watch: Watch) -> Iterator[Fault]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from lensd.config.document import Document
 from lensd.config.explain import explain, section_at
 from lensd.config.faults import Fault, FaultyConfigError
-from lensd.config.folders import check_folders
+from lensd.config.folders import check_folders, known_roots
 from lensd.config.models import Config, resolve
 from lensd.config.text import Location, Text, key_of, parse
 from lensd.errors import ConfigError
@@ -43,11 +43,14 @@ def load(path: str) -> Config:
     return config
 
 
-def load_for_run(path: str) -> Config:
-    """`load`, and its folders must be fit for use: faults of both kinds come together."""
+def load_for_run(path: str, *, waits: bool = False) -> Config:
+    """`load`, and its folders must be fit for use: faults of both kinds come together.
+
+    `waits`: a folder that lensd has seen before may be away for now.
+    """
     config, faults = _examine(path)
     if config is not None:
-        faults = faults + check_folders(config)
+        faults = faults + check_folders(config, known_roots(config) if waits else ())
     if config is None or faults:
         raise FaultyConfigError(path, faults)
     return config

@@ -54,6 +54,7 @@ class Intake:
         self._archive = archive
         self._log = log
         self._first_seen: dict[str, float] = {}
+        self._held: frozenset[str] = frozenset()
         ledger.clear_waiting()
 
     def next_due(self) -> float | None:
@@ -69,10 +70,17 @@ class Intake:
         """Seconds since a job's file was first noticed; 0 after a restart."""
         return now - self._first_seen.pop(job_id, now)
 
+    def hold(self, roots: frozenset[str]) -> None:
+        """What lies under these roots is not what is meant: look at nothing there."""
+        self._held = roots
+        for key in list(self._settler.keys()):
+            if key.root in roots:
+                self._drop(key)
+
     def hint(self, path: str, now: float) -> None:
         """An event named an absolute path; or a file has to be looked at again."""
         folder = next((f for r, f in self._folders.items() if path.startswith(r + "/")), None)
-        if folder is not None:
+        if folder is not None and folder.root not in self._held:
             relative = os.path.relpath(path, folder.root)
             if self._wanted(folder, relative):
                 self._settler.notice(Key(folder.root, relative), now)

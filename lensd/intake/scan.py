@@ -35,6 +35,15 @@ def temporaries(root: str, *, recursive: bool) -> Iterator[str]:
         yield from (folder + e.name for e in entries if is_temporary(e.name))
 
 
+def below(root: str, *, recursive: bool) -> Iterator[tuple[str, os.stat_result]]:
+    """The root ("") and every folder below it that can be read, each with what it is."""
+    for folder, _ in _folders(root, recursive=recursive):
+        try:
+            yield folder.rstrip("/"), os.stat(os.path.join(root, folder))
+        except OSError:
+            continue
+
+
 def linked_folders(root: str) -> Iterator[str]:
     """Symbolic links to folders below root, which are not entered."""
     for folder, entries in _folders(root, recursive=True):

@@ -54,6 +54,15 @@ class Ledger(Standing):
                 (os.fsencode(root), watch, time.time()),
             )
 
+    def newest(self, root: str, count: int) -> list[Entry]:
+        """Of the files of a root, those that came last and had an end."""
+        return self._all(
+            "id IN (SELECT max(id) FROM files WHERE root = ? AND state = 'done' "
+            "AND outcome <> 'superseded' GROUP BY path) ORDER BY id DESC LIMIT ?",
+            os.fsencode(root),
+            count,
+        )
+
     def find(self, root: str, path: str) -> Entry | None:
         """The newest row of a path."""
         return self._one("root = ? AND path = ? ORDER BY id DESC", *row_key(root, path))
