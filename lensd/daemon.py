@@ -6,6 +6,7 @@ one, which owns the intake. They meet in one queue and in the ledger.
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import os
 import secrets
@@ -28,8 +29,10 @@ from lensd.intake.guard import Guard
 from lensd.intake.intake import Intake, linked
 from lensd.intake.settle import Settler
 from lensd.notify import Pulse, notify, notify_reloading
+from lensd.pruning import DailyPass, Pruner
 from lensd.report import log
 from lensd.runner import Runner
+from lensd.schedule import opens_in
 from lensd.store.archive import Archive
 from lensd.store.claim import Claims
 from lensd.store.lease import block_lease_signal
@@ -190,11 +193,18 @@ class House:
             {w.root: w.settings for w in config.watch},
             self._intake.waited,
             lambda: self._inbox.put(Wake()),
+            lambda: opens_in(config.worker.hours, dt.datetime.now().astimezone()),
+            self._daily_pass(archive),
         )
-        self._desk = Desk(config, ledger, archive, self._say, self._look_at)
+        stop = self._shop.stopping.is_set
+        self._desk = Desk(config, ledger, archive, self._say, self._look_at, stop)
         self._failed = False
         self._ledger_fault: StorageError | None = None
         self._ledger_again = -math.inf
+
+    def _daily_pass(self, archive: Archive) -> DailyPass | None:
+        days = self._config.archive.keep_days
+        return None if days is None else DailyPass(Pruner(self._ledger, archive, self._say, days))
 
     def _say(self, event: str, **fields: Any) -> None:
         self._failed = self._failed or event in FAILURES

@@ -5,14 +5,17 @@ running daemon for it.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lensd.config.folders import printable
 from lensd.config.models import Config
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, LensdError, UsageError
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, UsageError
 from lensd.intake.intake import Log
+from lensd.pruning import Pruner, Result
+from lensd.report.amounts import size
 from lensd.restoring import Original, Restorer
 from lensd.store.archive import Archive
 from lensd.store.entry import Entry
@@ -25,7 +28,7 @@ Tell = Callable[[str], None]
 class Desk:
     """Each method does what the verb of its name says, tells the person, returns the exit code.
 
-    `look(paths)` is called with what has to be looked at anew.
+    `look(paths)` is called with what has to be looked at anew; `stop()`: end what takes long.
     """
 
     config: Config
@@ -33,6 +36,7 @@ class Desk:
     archive: Archive
     log: Log
     look: Callable[[Iterable[str]], None] = lambda _: None
+    stop: Callable[[], bool] = lambda: False
 
     def restore(
         self,
@@ -91,13 +95,33 @@ class Desk:
         tell(f"resumed: {_named(paths)}")
         return EXIT_OK
 
+    def prune(self, tell: Tell, *, dry_run: bool = False) -> int:
+        """Originals older than keep_days go, or would. Raises ConfigError without keep_days."""
+        days = self.config.archive.keep_days
+        if days is None:
+            raise ConfigError(
+                "archive.keep_days is null, so every original is kept; set it to a number of "
+                "days, e.g. keep_days: 90"
+            )
+        results = []
+        pruner = Pruner(self.ledger, self.archive, self.log, days)
+        for result in pruner.prune(time.time(), self.stop, dry_run=dry_run):
+            results.append(result)
+            tell(printable(_line(result, dry_run=dry_run)))
+        gone = [r for r in results if r.stays is None]
+        tell(
+            f"{len(gone)} originals {'would be deleted' if dry_run else 'deleted'}, "
+            f"{size(sum(r.bytes for r in gone))}; {len(results) - len(gone)} stay"
+        )
+        return EXIT_OK
+
     def _require_watched(self, paths: Sequence[str]) -> None:
         for path in paths:
             if not any(path == w.root or path.startswith(w.root + "/") for w in self.config.watch):
                 raise UsageError(f"{printable(path)} is in no watched folder")
 
 
-VERBS = ("restore", "retry", "pause", "resume")
+VERBS = ("restore", "retry", "pause", "resume", "prune")
 
 
 def chosen(
@@ -121,6 +145,13 @@ def serve(desk: Desk, verb: str, arguments: dict[str, Any], tell: Tell) -> int:
     if verb not in VERBS:
         raise UsageError(f"this lensd does not know `{verb}`; the two are of different versions")
     return int(getattr(desk, verb)(tell, **arguments))
+
+
+def _line(result: Result, *, dry_run: bool) -> str:
+    if result.stays is not None:
+        return f"stays: {result.path}  {size(result.bytes)}  {result.stays}"
+    done = "would delete" if dry_run else "deleted"
+    return f"{done}: {result.path}  {size(result.bytes)}  in {result.archive_path}"
 
 
 def _those(entries: Iterable[Entry], paths: Sequence[str]) -> list[Entry]:

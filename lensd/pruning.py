@@ -209,6 +209,28 @@ class Daily:
         return rested and (last is None or not 0 <= wall - last < DAY_SECONDS)
 
 
+class DailyPass:
+    """Deletes originals that are older than keep_days, once a day between two jobs."""
+
+    def __init__(self, pruner: Pruner) -> None:
+        self._pruner = pruner
+        self._due = Daily(*_clocks())
+        self._is_begun = False
+
+    def run_if_due(self, stop: Callable[[], bool]) -> None:
+        """Raises StorageError; ends early when `stop()` says so, to begin again later."""
+        if not self._is_begun:
+            self._pruner.complete()
+            self._is_begun = True
+        wall, boot = _clocks()
+        if self._due.is_due(self._pruner.last_pass(), wall, boot):
+            self._pruner.daily(wall, stop)
+
+
+def _clocks() -> tuple[float, float]:
+    return time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def under_way(ledger: Ledger) -> tuple[str, list[str]] | None:
     """The job and the archived paths of the original that is being deleted, or was at a crash."""
     note = ledger.get_meta(UNDER_WAY)

@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from lensd import job, recovery
 from lensd.errors import LensdError, StorageError
 from lensd.hold import PROBE_SECONDS, Held, Hold
+from lensd.pruning import DailyPass
 from lensd.store.entry import Entry
 from lensd.workshop import Settings, Workshop
 
@@ -36,6 +37,7 @@ class Runner(threading.Thread):
         waited: Callable[[str, float], float],
         done: Callable[[], None],
         opens_in: Callable[[], float] = lambda: 0.0,
+        daily: DailyPass | None = None,
     ) -> None:
         super().__init__(name="jobs", daemon=True)
         self.error: BaseException | None = None
@@ -45,6 +47,7 @@ class Runner(threading.Thread):
         self._waited = waited
         self._done = done
         self._opens_in = opens_in
+        self._daily = daily
         self._wake = threading.Event()
         self._errands: SimpleQueue[tuple[Errand, Future[int]]] = SimpleQueue()
         self._hold: Hold | None = None
@@ -81,6 +84,7 @@ class Runner(threading.Thread):
             while not self._shop.stopping.is_set():
                 self._wake.clear()  # first: whatever comes from here on ends the rest
                 if not (self._run_errand() or self._work()):
+                    self._prune()
                     self._rest()
         except BaseException as error:  # noqa: BLE001  the main loop must end with it
             self.error = error
@@ -102,6 +106,15 @@ class Runner(threading.Thread):
             end.set_exception(error)
         self._working_in = None
         return True
+
+    def _prune(self) -> None:
+        """The daily pass gives way to whatever else there is to do."""
+        if self._daily is None or not self._shop.patient or self._hold is not None:
+            return
+        try:
+            self._daily.run_if_due(lambda: self._shop.stopping.is_set() or self._wake.is_set())
+        except StorageError as fault:
+            self._hold_up(fault)
 
     def _dismiss(self) -> None:
         """Nobody may wait for an errand that will not be run."""

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from lensd.cli import say
-from lensd.cli.text import size
 from lensd.config.document import Settings
 from lensd.config.folders import printable
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
+from lensd.report.amounts import size
 
 
 @click.command()

@@ -10,11 +10,11 @@ import click
 
 from lensd.cli import say
 from lensd.cli.staging import staged
-from lensd.cli.text import size
 from lensd.config.document import Settings
 from lensd.config.folders import printable
 from lensd.config.sizes import parse_size
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError, UsageError
+from lensd.report.amounts import size
 
 SUFFIX = ".lensd.safetensors"
 

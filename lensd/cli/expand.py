@@ -7,8 +7,8 @@ import os
 import click
 
 from lensd.cli.staging import staged
-from lensd.cli.text import size
 from lensd.config.folders import printable
+from lensd.report.amounts import size
 
 SUFFIX = ".float16.safetensors"
 

@@ -8,10 +8,10 @@ import click
 
 from lensd import batch, daemon
 from lensd.cli.options import config_option
-from lensd.cli.text import size
 from lensd.config.folders import printable
 from lensd.config.reading import find_config, load_for_run
 from lensd.estimate import Estimate, estimate
+from lensd.report.amounts import size
 
 
 @click.command()

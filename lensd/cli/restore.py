@@ -10,13 +10,13 @@ import click
 from lensd import __version__
 from lensd.cli.asking import ask
 from lensd.cli.options import config_option
-from lensd.cli.text import size
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.config.reading import find_config, load
 from lensd.desk import chosen
 from lensd.errors import EXIT_OK, UsageError
 from lensd.report import log
+from lensd.report.amounts import size
 from lensd.restoring import Original, Restorer
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger

@@ -10,11 +10,11 @@ import click
 
 from lensd import __version__
 from lensd.cli.options import config_option
-from lensd.cli.text import size
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.config.reading import find_config, load
 from lensd.intake.guard import META
+from lensd.report.amounts import size
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
 from lensd.store.lock import holder

@@ -13,11 +13,11 @@ import click
 
 from lensd import __version__
 from lensd.cli.options import config_option
-from lensd.cli.text import size
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.config.reading import find_config, load
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
+from lensd.report.amounts import size
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.verifying import Finding, Verifier

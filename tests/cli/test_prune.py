@@ -133,12 +133,19 @@ def test_what_is_not_due_is_not_spoken_of(pruned: Pruned, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_beside_a_daemon_only_a_dry_run(server: HomeServer) -> None:
-    """The other one is refused."""
+def test_a_running_daemon_does_it(server: HomeServer) -> None:
+    """The line is in the daemon's log, the words come back to who asked; --dry-run needs nobody."""
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", 30)
-        assert server.lensd("prune", "--dry-run").returncode == 0
-        assert server.lensd("prune").returncode == 6
+        path = server.drop("old.safetensors", seed=7).path
+        daemon.wait_for_file(path, "file.compressed")
+        age(server, path, 31)
+        dry = server.lensd("prune", "--dry-run")
+        assert (dry.returncode, f"would delete: {path}" in dry.stdout) == (0, True)
+        done = server.lensd("prune")
+        assert (done.returncode, f"deleted: {path}" in done.stderr) == (0, True)
+        daemon.wait_for_file(path, "file.pruned")
+    assert not server.archived(path).exists()
 
 
 def test_without_keep_days_nothing_is_ever_old(server: HomeServer) -> None:
