@@ -311,7 +311,8 @@ class House:
     def _loop(self) -> Config | None:
         pulse = Pulse()
         while self._runner.error is None:
-            pulse.beat(time.monotonic())
+            if self._guard.alive and self._shop.worker.is_fresh(time.monotonic()):
+                pulse.beat(time.monotonic())
             message = self._next(min(self._guard.next_due(), self._intake.next_due() or math.inf))
             if isinstance(message, Stop):
                 say("daemon.stopping", signal=signal.Signals(message.number).name)

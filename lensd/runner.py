@@ -125,7 +125,7 @@ class Runner(threading.Thread):
 
     def _work(self) -> bool:
         """One job, if one may be begun. False if there is nothing to do now."""
-        if self._opens_in() > 0 or not self._may_try():
+        if (self._shop.patient and self._opens_in() > 0) or not self._may_try():
             return False
         entry = self._next()
         while entry is not None and self._shop.is_away(entry.root):  # from now on in `away`

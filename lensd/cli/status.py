@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from lensd.config.models import Config
 from lensd.config.reading import find_config, load
 from lensd.intake.guard import META
 from lensd.report.amounts import size
+from lensd.schedule import is_open
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
 from lensd.store.lock import holder
@@ -55,6 +57,7 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
         "problems": [_job(e) | {"reason": e.reason, "message": e.message} for e in problems],
         "paused": [printable(p) or "everything" for p in ledger.paused()],
         "held": ledger.get_meta("held"),
+        "schedule": _schedule(config),
         "totals": ledger.totals(),
     }
     if hashes:
@@ -73,6 +76,11 @@ def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
     return [{**line, "path": printable(line["path"])} for line in json.loads(found)]
 
 
+def _schedule(config: Config) -> dict[str, Any] | None:
+    hours, now = config.worker.hours, dt.datetime.now().astimezone()
+    return hours and {"window": config.worker.schedule, "open": is_open(hours, now)}
+
+
 def _job(entry: Entry) -> dict[str, Any]:
     return {
         "job_id": entry.job_id,
@@ -89,6 +97,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     for watch in report["watch"]:
         yield f"watch {watch['name']}: {watch['path']}, mode {watch['mode']}"
     yield from (f"paused: {path}; `lensd resume` goes on" for path in report["paused"])
+    if report["schedule"] and not report["schedule"]["open"]:
+        yield f"schedule: jobs are begun in {report['schedule']['window']} only"
     if report["held"]:
         yield f"held up: {report['held']}"
     for title in ("degraded", "running", "queued", "waiting", "problems"):

@@ -18,6 +18,7 @@ from lensd.worker.protocol import Message, decode, encode
 
 START_SECONDS = 180.0  # a cold import of torch from a slow disk
 SILENCE_SECONDS = 60.0  # without a heartbeat
+STUCK_SECONDS = 60.0  # between two looks at the pipe: whoever looks hangs itself
 POLL_SECONDS = 0.2
 CUDA_IDLE_SECONDS = 30.0
 
@@ -117,6 +118,7 @@ class Worker:
     nice: int = 10
     memory_limit: int | None = None  # bytes, of memory.held
     _process: _Process | None = None
+    _looked: float | None = None  # monotonic, at the pipe of a process that is waited for
 
     def request(self, message: Message, give_up: Callable[[], bool]) -> Message:
         """Send one request and wait for its answer (`result`, `refused` or `bug`).
@@ -134,6 +136,8 @@ class Worker:
         except BaseException:
             self._kill()
             raise
+        finally:
+            self._looked = None
         process.cuda = process.cuda or str(answer.get("device", "")).startswith("cuda")
         return answer
 
@@ -142,6 +146,14 @@ class Worker:
         """Seconds of idleness allowed; a CUDA context costs the user's programs memory."""
         cuda = self._process is not None and self._process.cuda
         return min(self.idle_exit, CUDA_IDLE_SECONDS) if cuda else self.idle_exit
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether a request under way is watched over: a silent process is then ended in time.
+
+        From any thread.
+        """
+        looked = self._looked
+        return looked is None or now - looked < STUCK_SECONDS
 
     @property
     def running(self) -> bool:
@@ -195,7 +207,7 @@ class Worker:
             except EOFError:
                 raise self._crashed(process, job_id) from None
             self._limit_memory(process, job_id)
-            now = time.monotonic()
+            now = self._looked = time.monotonic()
             if line is not None:
                 heard = now
                 message = decode(line)

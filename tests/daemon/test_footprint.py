@@ -51,6 +51,37 @@ def test_systemd_hears_when_it_is_ready_and_when_it_stops(server: HomeServer) ->
             assert channel.recv(64) == b"STOPPING=1"
 
 
+def _next_but_beats(channel: socket.socket, seconds: float) -> bytes | None:
+    """The next word that is no beat; None when there is silence for so long."""
+    channel.settimeout(seconds)
+    try:
+        while (word := channel.recv(64)) == b"WATCHDOG=1":
+            pass
+    except TimeoutError:
+        return None
+    return word
+
+
+def test_the_watchdog_hears_of_a_loop_that_turns_and_of_a_reload(server: HomeServer) -> None:
+    """WATCHDOG=1 twice an interval; silence while the process is stopped; RELOADING=1 at SIGHUP."""
+    address = str(server.top / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(address)
+        channel.settimeout(30)
+        env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"}
+        with server.daemon(env=env) as daemon:
+            assert [channel.recv(64) for _ in range(3)] == [b"READY=1", *[b"WATCHDOG=1"] * 2]
+            daemon.process.send_signal(signal.SIGSTOP)
+            assert _next_but_beats(channel, 3) is None
+            daemon.process.send_signal(signal.SIGCONT)
+            daemon.process.send_signal(signal.SIGHUP)
+            reloading = _next_but_beats(channel, 30)
+            assert reloading is not None
+            assert reloading.startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert _next_but_beats(channel, 30) == b"READY=1"
+            assert daemon.stop(10) == 0
+
+
 def test_a_notify_socket_that_is_gone_is_no_fault(server: HomeServer) -> None:
     """Nor is an abstract one that nobody listens to."""
     with server.daemon(env={"NOTIFY_SOCKET": "@lensd-nobody-listens"}) as daemon:
