@@ -161,6 +161,7 @@ class House:
         )
         settler = Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds)
         self._intake = Intake(config.watch, settler, ledger, archive, self._say)
+        self._shop.moved = self._intake.follower.search
         self._runner = Runner(
             self._shop,
             {w.root: w.settings for w in config.watch},
@@ -214,6 +215,7 @@ class House:
         return EXIT_SOME_FAILED if self._failed else EXIT_OK
 
     def _prepare(self) -> None:
+        self._intake.follower.finish()
         recovery.recover(self._shop)
         self._ledger.release(self._ledger.quarantined_before(__version__))
         for watch in self._config.watch:
@@ -234,6 +236,7 @@ class House:
 
     def _invite(self, paths: list[str], *, redo: bool) -> None:
         """What `once` was asked to treat, whatever became of it before."""
+        self._intake.follow()
         chosen = batch.choose(self._config, self._ledger, paths, redo=redo)
         self._ledger.release(chosen.released)
         for entry in chosen.again:

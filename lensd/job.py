@@ -148,6 +148,10 @@ def _line(place: Place, settings: Settings, numbers: dict[str, Any]) -> dict[str
 
 def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
     """A file's end other than success, or another beginning for its new version."""
+    gone = end.reason in ("vanished", "changed") and not _is_published(entry, shop)
+    if gone and shop.moved(entry):
+        shop.again(entry)  # another file may have its old name
+        return None
     if end.reason == "changed" and not entry.redo:  # an output would not be looked at again
         shop.ledger.finish(entry.job_id, "superseded", reason=end.reason, message=str(end))
         shop.again(entry)

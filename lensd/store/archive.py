@@ -17,6 +17,7 @@ from typing import Literal
 from lensd.errors import Skipped, StorageError
 from lensd.store.attributes import copy_attributes
 from lensd.store.copies import Stop, copy_onto_free_name, link_open_file, move, require_unchanged
+from lensd.store.entry import VERSIONS
 from lensd.store.faults import disk_faults, path_of
 from lensd.store.files import (
     fsync_folder,
@@ -30,7 +31,6 @@ from lensd.store.files import (
 from lensd.store.identity import Identity
 from lensd.store.reading import sha256_of
 
-VERSIONS = ".versions"
 RESCUED = "rescued"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -135,6 +135,46 @@ class Archive:
         with self._place(inside) as (target_fd, target), disk_faults(self.root):
             move(folder_fd, name, target_fd, target)
         return f"{self.root}/{inside}"
+
+    def name_anew(self, path: str, watch: str, relative: str) -> tuple[str, str | None]:
+        """Give an original the place of another path, for a file that moved; it keeps the old one.
+
+        Without hard links it is renamed. Returns its new path, and the sha256 of the original that
+        had that place, now in `.versions`. Raises FileNotFoundError, FileError, StorageError.
+        """
+        inside = _inside(watch, relative)
+        folder, name = os.path.split(path)
+        fd = self.open_original(path)
+        from_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with self._place(inside) as (folder_fd, target), disk_faults(self.root):
+                there = identity_at(folder_fd, target)
+                displaced = None
+                if there is None or not there.same_inode(Identity.of(os.fstat(fd))):
+                    if there is not None:
+                        displaced = _hash(folder_fd, target, None)
+                        self._make_room(folder_fd, target, watch, relative, None)
+                    if not link_open_file(fd, folder_fd, target):
+                        move(from_fd, name, folder_fd, target)
+                    fsync_folder(folder_fd)
+        finally:
+            os.close(from_fd)
+            os.close(fd)
+        return f"{self.root}/{inside}", displaced
+
+    def drop_name(self, path: str) -> None:
+        """Remove one of two names of an original; the last one stays."""
+        with contextlib.suppress(FileNotFoundError), disk_faults(self.root):
+            if os.lstat(path).st_nlink > 1:
+                os.unlink(path)
+
+    def place(self, watch: str, relative: str) -> str:
+        """Where the newest original of a path belongs."""
+        return f"{self.root}/{_inside(watch, relative)}"
+
+    def aside(self, sha256: str, watch: str, relative: str) -> str:
+        """Where an older original of a path belongs."""
+        return f"{self.root}/{VERSIONS}/{sha256}/{_inside(watch, relative)}"
 
     def sweep(self) -> int:
         """Remove the half copies that a killed lensd left in the archive; returns how many.
