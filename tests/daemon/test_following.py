@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,7 +152,7 @@ def test_a_copy_of_an_output_can_be_restored_too(server: HomeServer) -> None:
 
 
 @pytest.mark.slow
-def test_an_output_that_moved_across_disks(server: HomeServer, tmp_path: Path) -> None:
+def test_an_output_that_moved_across_disks(server: HomeServer) -> None:
     """Another inode: its marks tell which original is its own."""
     before = _compressed(server, "a.safetensors", "stays.safetensors")["a.safetensors"]
     a, new = server.loras / "a.safetensors", server.loras / "sub" / "b.safetensors"
@@ -226,7 +228,22 @@ class Held:
 
     def __init__(self, server: HomeServer, daemon: RunningDaemon) -> None:
         self.server, self.daemon = server, daemon
-        self.ended: dict[Path, dict[str, Any]] = {}
+        self._worker: int | None = None
+
+    def stop_worker(self) -> Path:
+        """Let it stand still, with a job; returns that job's file."""
+        path = self.server.drop("blocks.safetensors", seed=50).path
+        self._worker = self.daemon.wait_for_event("worker.started", 60)["pid"]
+        os.kill(self._worker, signal.SIGSTOP)
+        wait_until(lambda: bool(self.server.status()["running"]), f"a job on {path}")
+        return path
+
+    def go_on(self, number: int = signal.SIGCONT) -> None:
+        """Whatever happens: a worker that stands still would keep the daemon's pipe open."""
+        if self._worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._worker, number)
+            self._worker = None
 
     def queue(self, relative: str, seed: int) -> tuple[Path, str]:
         path = self.server.drop(relative, seed=seed).path
@@ -246,16 +263,11 @@ def held(server: HomeServer) -> Iterator[Held]:
     (server.top / "other").mkdir()
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", 30)
-        yield Held(server, daemon)
-
-
-def _stopped_worker(held: Held) -> int:
-    """The worker of a running job, stopped by SIGSTOP."""
-    path = held.server.drop("blocks.safetensors", seed=50).path
-    pid = held.daemon.wait_for_event("worker.started", 60)["pid"]
-    os.kill(pid, 19)
-    wait_until(lambda: bool(held.server.status()["running"]), f"a job on {path}")
-    return int(pid)
+        held = Held(server, daemon)
+        try:
+            yield held
+        finally:
+            held.go_on()
 
 
 @pytest.mark.slow
@@ -264,7 +276,7 @@ def test_queued_files_that_are_renamed_moved_deleted_or_replaced(held: Held) -> 
     it ends for the file that took the name, which is a new job.
     """
     server, daemon = held.server, held.daemon
-    pid = _stopped_worker(held)
+    held.stop_worker()
     try:
         names = ("renamed", "moved", "deleted", "replaced", "twin")
         jobs = {name: held.queue(f"sub/{name}.safetensors", i) for i, name in enumerate(names)}
@@ -279,7 +291,7 @@ def test_queued_files_that_are_renamed_moved_deleted_or_replaced(held: Held) -> 
         newer_twin = Seen.of(jobs["twin"][0])
         daemon.wait_for_file(jobs["twin"][0], "file.settled")
     finally:
-        os.kill(pid, 18)
+        held.go_on()
     wait_until(lambda: not server.status()["queued"] + server.status()["running"], "no job", 60)
     daemon.stop()
     lines = _drain(daemon)
@@ -312,13 +324,10 @@ def _drain(daemon: RunningDaemon) -> list[dict[str, Any]]:
 def test_a_file_that_is_renamed_while_it_is_computed(held: Held) -> None:
     """The job begins again under the new name; it is the same job, and nothing vanished."""
     server, daemon = held.server, held.daemon
-    pid = _stopped_worker(held)
-    path = server.loras / "blocks.safetensors"
+    path = held.stop_worker()
     sha256 = Seen.of(path).sha256
-    job = daemon.of(path)
-    assert "file.settled" in job
     new = path.rename(server.loras / "other name.safetensors")
-    os.kill(pid, 18)
+    held.go_on()
     line = daemon.wait_for_file(new, "file.compressed", "file.skipped")
     settled = next(x for x in daemon.lines if x["event"] == "file.settled")
     assert (line["event"], line["job_id"]) == ("file.compressed", settled["job_id"])
@@ -376,10 +385,10 @@ def test_a_folder_of_all_kinds_is_renamed_while_the_daemon_is_down(
 def test_a_queue_whose_folder_is_renamed_while_the_daemon_is_down(held: Held) -> None:
     """Every job goes on under its new path, none is lost and none is done twice."""
     server, daemon = held.server, held.daemon
-    pid = _stopped_worker(held)
+    held.stop_worker()
     jobs = {path.name: job for path, job in (held.queue(f"q/{i}.safetensors", i) for i in range(5))}
     daemon.kill()
-    os.kill(pid, 9)
+    held.go_on(signal.SIGKILL)
     (server.loras / "q").rename(server.loras / "p")
     with server.daemon() as again:
         again.wait_for_event("daemon.ready", 30)
