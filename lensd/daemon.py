@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from lensd import __version__, batch, recovery
+from lensd import __version__, batch, rebuild, recovery
 from lensd.config.models import Config, Watch
 from lensd.config.reading import load_for_run
 from lensd.control import Server, Tell
@@ -219,6 +219,8 @@ class House:
         recovery.recover(self._shop)
         self._ledger.release(self._ledger.quarantined_before(__version__))
         for watch in self._config.watch:
+            rebuild.rebuild(watch, self._ledger, self._shop.archive, self._say)
+            rebuild.clear_strays(watch, self._shop.archive)
             recovery.rescue_strays(
                 watch.root, watch.name, recursive=watch.recursive, shop=self._shop
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from lensd.intake.folder import Folder, Log
 from lensd.intake.following import Follower, newest
 from lensd.intake.output import read_marks
 from lensd.intake.settle import Key
+from lensd.rebuild import rebuild
 from lensd.store import atomic
 from lensd.store.archive import Archive
 from lensd.store.copies import copy_onto_free_name
@@ -55,6 +57,8 @@ class Restorer:
         Under the path that their outputs have now, also where nobody has noted that yet.
         """
         roots = {f.root: f for f in self._folders}
+        if not self._ledger.readonly:
+            self._rebuild()
         moved = newest(self._follower.plan())
         for entry in self._ledger.with_outcome("compressed"):
             root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
@@ -118,6 +122,12 @@ class Restorer:
         )
         return method
 
+    def _rebuild(self) -> None:
+        """The ledger may be lost: what it knew is in the folders and in the archive."""
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                rebuild(folder, self._ledger, self._archive, self._log)
+
     def _moved_here(self, folder: Folder, relative: str) -> Entry | None:
         """The row of an output that was moved to this path, where nobody has noted that yet."""
         try:
@@ -157,11 +167,13 @@ class Restorer:
         entry = original.entry
         if original.borrowed:
             return replace(original, path=self._copied(original), entry=None, borrowed=False)
-        if entry is None or (entry.root, entry.path) == (original.folder.root, original.relative):
-            return original
-        self._follower.move(entry, Key(original.folder.root, original.relative))
-        after = self._ledger.get(entry.job_id)
-        return replace(original, path=after.archive_path or original.path, entry=after)
+        if entry is None or entry.sha256_in != original.sha256:
+            return original  # an older version, or nothing that the ledger knows
+        if (entry.root, entry.path) != (original.folder.root, original.relative):
+            self._follower.move(entry, Key(original.folder.root, original.relative))
+        return self._of_entry(  # a move may have put its original elsewhere
+            original.folder, original.relative, self._ledger.get(entry.job_id)
+        )
 
     def _copied(self, original: Original) -> str:
         """A second, verified copy of an original in the archive, at the place of a second path.
@@ -206,11 +218,12 @@ class Restorer:
 
     def _published(self, original: Original) -> Identity | None:
         """What the original may replace: lensd's own output, or nothing at all."""
-        folder_fd = open_folder(original.folder.root, os.path.dirname(original.relative))
+        try:
+            folder_fd = open_folder(original.folder.root, os.path.dirname(original.relative))
+        except FileNotFoundError:
+            return None  # the output was deleted with its folder
         try:
             there = identity_at(folder_fd, os.path.basename(original.relative))
-        except FileNotFoundError:
-            return None
         finally:
             os.close(folder_fd)
         if there is None or read_marks(original.folder.root, original.relative) is not None:

@@ -133,6 +133,10 @@ class Follower:
         """Let a row follow to another path. False if it has moved already, or cannot now."""
         watch = self._folders[key.root].name
         with self._lock:
+            now = self._ledger.get(entry.job_id)  # a move just before may have changed it
+            if (now.root, now.path) != (entry.root, entry.path) or self._is_busy(now):
+                return False
+            entry = now
             columns = self._output_columns(entry, key)
             if self._drop_own_link(entry, key) and not entry.redo:
                 columns["archive_path"] = None
@@ -162,6 +166,12 @@ class Follower:
             for entry in self._ledger.archived_at(old):
                 self._ledger.original_moved(old, new, entry.sha256_in or "")
         self._ledger.set_meta(_RENAMING, None)
+
+    def _is_busy(self, entry: Entry) -> bool:
+        """Whether another file's job works under the old path: it may archive there just now."""
+        history = self._ledger.of_path(entry.root, entry.path)
+        under_way = (e for e in history if e.state not in ("queued", "done"))
+        return any(e.job_id != entry.job_id for e in under_way)
 
     def _files(self) -> Iterator[tuple[Key, Identity]]:
         for folder in self._folders.values():

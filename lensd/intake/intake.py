@@ -83,7 +83,8 @@ class Intake:
             for path, identity in scan(
                 folder.root, recursive=folder.recursive, selects=folder.selects
             )
-            if self._follower.look_at_unknown(Key(folder.root, path), identity) is Found.NEW
+            if self._ledger.knows(folder.root, path, identity) is None
+            and self._follower.look_at_unknown(Key(folder.root, path), identity) is Found.NEW
         ]
         left = found if folder.existing == "leave" else []
         self._ledger.baseline(folder.root, folder.name, left)

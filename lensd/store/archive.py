@@ -92,7 +92,7 @@ class Archive:
         """(sha256, path) of the older originals, the one that was moved aside last coming first."""
         self._require_root()
         found = []
-        for sha256 in self._version_folders():
+        for sha256 in self.version_folders():
             path = self._found(f"{VERSIONS}/{sha256}/{_inside(watch, relative)}")
             if path is not None:
                 found.append((os.lstat(path).st_ctime_ns, sha256, path))
@@ -219,7 +219,8 @@ class Archive:
             os.close(folder_fd)
         return f"{self.root}/{inside}" if stat.S_ISREG(found.st_mode) else None
 
-    def _version_folders(self) -> list[str]:
+    def version_folders(self) -> list[str]:
+        """The hashes of all older originals."""
         try:
             names = os.listdir(f"{self.root}/{VERSIONS}")
         except FileNotFoundError:

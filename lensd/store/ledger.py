@@ -189,8 +189,7 @@ class Ledger(Standing):
         entry = self.get(job_id)
         with self._change() as db:
             _replace_older(db, root, path, job_id)
-            if entry.archive_path is not None and entry.sha256_in is not None:
-                _older_originals_moved(db, entry.archive_path, entry.sha256_in)
+            _older_originals_moved(db, entry)
 
     def came_back(self, job_id: str, identity: Identity, archive_path: str, *, gone: bool) -> None:
         """An original was restored: its output is no more; `gone`: nor is it in the archive."""
@@ -356,16 +355,14 @@ def _original_moved(db: sqlite3.Connection, old: str, new: str, sha256: str) -> 
     )
 
 
-def _older_originals_moved(db: sqlite3.Connection, archive_path: str, sha256: str) -> None:
-    query = (
-        "SELECT DISTINCT sha256_in, watch, path FROM files "
-        "WHERE archive_path = ? AND sha256_in <> ?"
-    )
-    for older, watch, path in db.execute(query, (os.fsencode(archive_path), sha256)).fetchall():
-        inside = f"{watch}/{os.fsdecode(path)}"
-        if archive_path.endswith(f"/{inside}"):
-            aside = f"{archive_path.removesuffix(inside)}{VERSIONS}/{older}/{inside}"
-            _original_moved(db, archive_path, aside, older)
+def _older_originals_moved(db: sqlite3.Connection, entry: Entry) -> None:
+    place, inside = entry.archive_path, f"{entry.watch}/{entry.path}"
+    if place is None or entry.sha256_in is None or not place.endswith(f"/{inside}"):
+        return
+    query = "SELECT DISTINCT sha256_in FROM files WHERE archive_path = ? AND sha256_in <> ?"
+    for (older,) in db.execute(query, (os.fsencode(place), entry.sha256_in)).fetchall():
+        aside = f"{place.removesuffix(inside)}{VERSIONS}/{older}/{inside}"
+        _original_moved(db, place, aside, older)
 
 
 def _update(db: sqlite3.Connection, job_id: str, columns: Mapping[str, Any]) -> None:

@@ -130,7 +130,8 @@ def test_two_outputs_that_exchange_their_names(server: HomeServer) -> None:
     (server.loras / "x").rename(b)
     events = [x["event"] for x in server.once() if x["event"].startswith("file.")]
     assert [MOVED, MOVED] == events
-    assert server.status()["totals"]["outcomes"] == {"compressed": 2}
+    assert server.status()["totals"]["outcomes"]["compressed"] == 2
+    assert "replaced" not in server.status()["totals"]["outcomes"]
     assert server.lensd("restore", "--all").returncode == 0
     assert _is_back(a, before["b.safetensors"])
     assert _is_back(b, before["a.safetensors"])
@@ -232,10 +233,12 @@ class Held:
 
     def stop_worker(self) -> Path:
         """Let it stand still, with a job; returns that job's file."""
-        path = self.server.drop("blocks.safetensors", seed=50).path
+        first = self.server.drop("first.safetensors", seed=50).path
         self._worker = self.daemon.wait_for_event("worker.started", 60)["pid"]
+        self.daemon.wait_for_file(first, "file.compressed")
         os.kill(self._worker, signal.SIGSTOP)
-        wait_until(lambda: bool(self.server.status()["running"]), f"a job on {path}")
+        path = self.server.drop("blocks.safetensors", seed=51).path
+        wait_until(lambda: bool(self.server.status()["running"]), f"a job on {path}", 60)
         return path
 
     def go_on(self, number: int = signal.SIGCONT) -> None:
