@@ -12,7 +12,7 @@ from typing import Any
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, LensdError, UsageError
-from lensd.intake.intake import Log
+from lensd.intake.folder import Log
 from lensd.restoring import Original, Restorer
 from lensd.store.archive import Archive
 from lensd.store.entry import Entry

@@ -380,8 +380,8 @@ def test_a_folder_of_all_kinds_is_renamed_while_the_daemon_is_down(
     after = server.status()["totals"]["outcomes"]
     assert {**outcomes, "compressed": outcomes["compressed"] + 1} == after
     assert str(new / "compressed.safetensors") in _listed(server)
-    events = [x["event"] for x in server.once(new / "baseline.safetensors")]
-    assert "file.compressed" in events
+    released = [x["event"] for x in server.once(new / "baseline.safetensors")]
+    assert "file.compressed" in released
 
 
 @pytest.mark.slow
