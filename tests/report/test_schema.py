@@ -16,6 +16,7 @@ CONTRACT = [
     "daemon.ready",
     "daemon.baseline",
     "daemon.degraded",
+    "daemon.rebuilt",
     "daemon.recovered",
     "daemon.reloaded",
     "daemon.refused",
@@ -32,6 +33,7 @@ CONTRACT = [
     "file.failed",
     "file.quarantined",
     "file.restored",
+    "file.moved",
     "file.rescued",
     "worker.started",
     "worker.stopped",
@@ -109,6 +111,14 @@ LINES: dict[str, dict[str, Any]] = {
     "file.failed": {**END, "attempts": 2},
     "file.quarantined": {**END, "attempts": 3},
     "file.restored": {**FILE, "sha256": SHA, "method": "move", "bytes": 9},
+    "daemon.rebuilt": {
+        "watch": "loras",
+        "files": 2,
+        "bytes": 10,
+        "originals": 1,
+        "message": "x",
+    },
+    "file.moved": {**FILE, "job_id": "a", "from_path": "/srv/loras/old.safetensors"},
     "file.rescued": {**FILE, "rescued_path": "/srv/lora-archive/rescued/a", "message": "x"},
 }
 
