@@ -332,7 +332,9 @@ def test_a_file_that_is_renamed_while_it_is_computed(held: Held) -> None:
     new = path.rename(server.loras / "other name.safetensors")
     held.go_on()
     line = daemon.wait_for_file(new, "file.compressed", "file.skipped")
-    settled = next(x for x in daemon.lines if x["event"] == "file.settled")
+    settled = next(
+        x for x in daemon.lines if (x["event"], x.get("path")) == ("file.settled", str(path))
+    )
     assert (line["event"], line["job_id"]) == ("file.compressed", settled["job_id"])
     assert line["sha256_in"] == sha256 == Seen.of(server.archived(new)).sha256
     _settled(server, daemon, "marker")
