@@ -11,6 +11,7 @@ import pytest
 from lensd import __version__
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from tests.support import suites
 from tests.support.home_server import HomeServer
 
 FILES = 10_000
@@ -29,7 +30,10 @@ def _tiny(number: int) -> bytes:
 @pytest.mark.slow
 @pytest.mark.fault("restart")
 def test_ten_thousand_queued_files(server: HomeServer, tell: Callable[[str], None]) -> None:
-    """Killed in the middle: each job ends exactly once, none is lost."""
+    """Killed twice in the middle: each file has one job, which ends once; none is lost.
+
+    Worked off to the end under `make test-all` only.
+    """
     server.state.mkdir()
     ledger = Ledger(str(server.state), __version__)
     ledger.baseline(str(server.loras), "loras", [])
@@ -44,24 +48,33 @@ def test_ten_thousand_queued_files(server: HomeServer, tell: Callable[[str], Non
                 db, str(server.loras), "loras", path.name, identity, job_id=jobs[str(path)]
             )
     ledger.close()
+    ready, ended = [], []
+    for number in (5, 20):
+        with server.daemon() as daemon:
+            ready.append(daemon.wait_for_event("daemon.ready", 120))
+            for _ in range(number):
+                daemon.wait_for_event("file.skipped", 60)
+            daemon.kill()
+        ended += [x for x in daemon.lines if x["event"] == "file.skipped"]
     with server.daemon() as daemon:
-        first = daemon.wait_for_event("daemon.ready", 60)
-        for _ in range(20):
-            daemon.wait_for_event("file.skipped", 60)
-        daemon.kill()
-    before = [x for x in daemon.lines if x["event"] == "file.skipped"]
-    with server.daemon() as daemon:
-        again = daemon.wait_for_event("daemon.ready", 60)
-        left = again["queued"]
-        for _ in range(left):
+        ready.append(daemon.wait_for_event("daemon.ready", 120))
+        for _ in range(ready[-1]["queued"] if suites.FULL else 20):
             daemon.wait_for_event("file.skipped", 120)
         assert daemon.stop() == 0
-    after = [x for x in daemon.lines if x["event"] == "file.skipped"]
-    tell(f"{FILES} queued: ready in {first['seconds']} s; {left} left: {again['seconds']} s")
-    assert first["queued"] == FILES
-    assert 0 < left < FILES
-    assert jobs == {x["path"]: x["job_id"] for x in (*before, *after)}
-    twice = [path for path, n in Counter(x["path"] for x in (*before, *after)).items() if n > 1]
-    assert len(twice) <= 1  # said, but killed before it was written down
-    assert len(after) == left
-    assert server.status()["queued"] == []
+    ended += [x for x in daemon.lines if x["event"] == "file.skipped"]
+    starts = ", ".join(f"{x['seconds']} s with {x['queued']}" for x in ready)
+    tell(f"{FILES} queued files, ready in: {starts}; {len(ended)} worked off")
+    assert ready[0]["queued"] == FILES
+    times = Counter(x["path"] for x in ended)
+    # A line may be said again if the kill came before it was noted: one per kill at most.
+    assert sum(times.values()) - len(times) <= 2
+    assert all(jobs[x["path"]] == x["job_id"] for x in ended)
+    ledger = Ledger(str(server.state), __version__, readonly=True)
+    queued = {e.full_path: e.job_id for e in ledger.unfinished()}
+    done = {e.full_path: e.job_id for e in ledger.with_outcome("skipped")}
+    ledger.close()
+    assert jobs == {**queued, **done}
+    assert len(queued) + len(done) == FILES
+    assert set(times) <= set(done)
+    if suites.FULL:
+        assert {} == queued
