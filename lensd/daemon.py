@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from lensd import __version__, batch, recovery
+from lensd import __version__, batch, rebuild, recovery
 from lensd.config.models import Config, Watch
 from lensd.config.reading import load_for_run
 from lensd.control import Server, Tell
@@ -188,6 +188,7 @@ class House:
         )
         self._shop.away = lambda: self._guard.held
         self._shop.is_away = self._guard.is_degraded
+        self._shop.moved = self._intake.follower.search
         self._runner = Runner(
             self._shop,
             {w.root: w.settings for w in config.watch},
@@ -244,6 +245,7 @@ class House:
         return EXIT_SOME_FAILED if self._failed else EXIT_OK
 
     def _prepare(self) -> None:
+        self._intake.follower.finish()
         recovery.recover(self._shop)
         self._ledger.release(self._ledger.quarantined_before(__version__))
         for watch in self._healthy():
@@ -254,6 +256,8 @@ class House:
 
     def _open(self, watch: Watch) -> None:
         """What a folder needs before its first scan."""
+        rebuild.rebuild(watch, self._ledger, self._shop.archive, self._say)
+        rebuild.clear_strays(watch, self._shop.archive)
         recovery.rescue_strays(watch.root, watch.name, recursive=watch.recursive, shop=self._shop)
         baseline = self._intake.baseline(watch)
         if baseline is not None:
@@ -280,6 +284,7 @@ class House:
 
     def _invite(self, paths: list[str], *, redo: bool) -> None:
         """What `once` was asked to treat, whatever became of it before."""
+        self._intake.follow()
         there = self._config.model_copy(update={"watch": self._healthy()})
         chosen = batch.choose(there, self._ledger, paths, redo=redo)
         self._ledger.release(chosen.released)

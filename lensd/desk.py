@@ -13,7 +13,7 @@ from typing import Any
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, UsageError
-from lensd.intake.intake import Log
+from lensd.intake.folder import Log
 from lensd.pruning import Pruner, Result
 from lensd.report.amounts import size
 from lensd.restoring import Original, Restorer

@@ -150,6 +150,10 @@ def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
     """A file's end other than success, or another beginning for its new version."""
     if shop.is_away(entry.root):
         return None  # no fault of the file's: recovery takes the job up when its folder is back
+    gone = end.reason in ("vanished", "changed") and not _is_published(entry, shop)
+    if gone and shop.moved(entry):
+        shop.again(entry)  # another file may have its old name
+        return None
     if end.reason == "changed" and not entry.redo:  # an output would not be looked at again
         shop.ledger.finish(entry.job_id, "superseded", reason=end.reason, message=str(end))
         shop.again(entry)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from lensd.errors import Failed, Skipped
 from lensd.lora import marks
-from lensd.store.archive import VERSIONS, Archive
-from lensd.store.entry import Entry
+from lensd.store.archive import Archive
+from lensd.store.entry import VERSIONS, Entry
 from lensd.store.faults import disk_faults
 from lensd.store.files import open_folder, open_regular
 from lensd.store.header import read_header

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lensd.errors import Skipped, UsageError
-from lensd.intake.intake import Folder, Log
-from lensd.lora import marks
+from lensd.intake.folder import Folder, Log
+from lensd.intake.following import Follower, newest
+from lensd.intake.output import read_marks
+from lensd.intake.settle import Key
+from lensd.rebuild import rebuild
 from lensd.store import atomic
 from lensd.store.archive import Archive
+from lensd.store.copies import copy_onto_free_name
 from lensd.store.entry import Entry
-from lensd.store.files import identity_at, open_folder
-from lensd.store.header import read_header
+from lensd.store.files import identity_at, make_folders, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 
@@ -28,6 +32,7 @@ class Original:
     sha256: str
     path: str  # in the archive
     entry: Entry | None
+    borrowed: bool = False  # of a file that is still there: this one is a copy of its output
 
     @property
     def home(self) -> str:
@@ -44,13 +49,21 @@ class Restorer:
         self._ledger = ledger
         self._archive = archive
         self._log = log
+        self._follower = Follower(folders, ledger, archive, log)
 
     def everything(self) -> Iterator[Original]:
-        """All originals that the ledger says are in the archive, but for older versions."""
+        """All originals that the ledger says are in the archive, but for older versions.
+
+        Under the path that their outputs have now, also where nobody has noted that yet.
+        """
         roots = {f.root: f for f in self._folders}
+        if not self._ledger.readonly:
+            self._rebuild()
+        moved = newest(self._follower.plan())
         for entry in self._ledger.with_outcome("compressed"):
-            if entry.root in roots and entry.archive_path is not None:  # None: it was pruned
-                yield self._of_entry(roots[entry.root], entry)
+            root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
+            if root in roots and entry.archive_path is not None:
+                yield self._of_entry(roots[root], path, entry)
 
     def of_path(self, path: str, version: str | None = None) -> Original:
         """The original of a path in a watched folder; `version` is its sha256, or how it begins.
@@ -64,20 +77,20 @@ class Restorer:
         if folder is None:
             raise UsageError(f"{path} is in no watched folder; give the path that the original had")
         relative = os.path.relpath(place, folder.root)
+        moved = self._moved_here(folder, relative)
         if version is not None:
-            return self._older(folder, relative, version)
-        entry = self._ledger.find(folder.root, relative)
+            return self._older(folder, relative, version, moved)
+        entry = moved or self._ledger.find(folder.root, relative)
         if entry is not None and entry.outcome == "compressed":
             if entry.archive_path is None:
                 raise UsageError(f"{path} cannot be restored: {entry.message or 'it was pruned'}")
-            return self._of_entry(folder, entry)
-        found = self._archive.find(folder.name, relative)
-        sha256 = _marked(place)
-        if found is None or sha256 is None:
+            return self._of_entry(folder, relative, entry)
+        original = self._of_marks(folder, relative)
+        if original is None:
             raise UsageError(
                 f"the archive has no original of {path}; `lensd restore --list` shows what it has"
             )
-        return Original(folder, relative, sha256, found, None)
+        return original
 
     def put_back(self, original: Original, *, purge: bool = False) -> str:
         """Replace the output by its original, bit for bit; returns move, reflink or copy.
@@ -85,6 +98,7 @@ class Restorer:
         Raises Skipped(`changed`) when the file is no longer lensd's output.
         """
         published = self._published(original)
+        original = self._at_home(original)
         job_id = self._intend(original)
         method = atomic.return_original(
             original.path,
@@ -110,34 +124,111 @@ class Restorer:
         )
         return method
 
-    def _of_entry(self, folder: Folder, entry: Entry) -> Original:
-        path = entry.archive_path or os.path.join(self._archive.root, folder.name, entry.path)
-        return Original(folder, entry.path, entry.sha256_in or "", path, entry)
+    def _rebuild(self) -> None:
+        """The ledger may be lost: what it knew is in the folders and in the archive."""
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                rebuild(folder, self._ledger, self._archive, self._log)
 
-    def _older(self, folder: Folder, relative: str, version: str) -> Original:
-        known = self._archive.versions(folder.name, relative)
-        newest = self._ledger.find(folder.root, relative)
-        if newest is not None and newest.sha256_in and newest.archive_path:
-            known.append((newest.sha256_in, newest.archive_path))
-        fits = [(sha, path) for sha, path in known if sha.startswith(version.lower())]
-        if len({sha for sha, _ in fits}) != 1:
-            has = ", ".join(sha[:12] for sha, _ in known) or "none"
+    def _moved_here(self, folder: Folder, relative: str) -> Entry | None:
+        """The row of an output that was moved to this path, where nobody has noted that yet."""
+        try:
+            identity = Identity.of(os.lstat(os.path.join(folder.root, relative)))
+        except OSError:
+            return None
+        key = Key(folder.root, relative)
+        if self._ledger.knows(*key, identity) is not None:
+            known = self._ledger.find(*key)
+            if known is None or known.outcome != "output":
+                return None
+        entry = self._follower.origin(key, identity) or self._follower.origin_of_output(key)
+        return entry if entry is not None and entry.outcome == "compressed" else None
+
+    def _of_entry(self, folder: Folder, relative: str, entry: Entry) -> Original:
+        sha256, path = entry.sha256_in or "", entry.archive_path or ""
+        if not os.path.lexists(path):  # a crash between the archive and the ledger
+            path = self._archive.locate(entry.watch, entry.path, sha256) or path
+        return Original(folder, relative, sha256, path, entry)
+
+    def _of_marks(self, folder: Folder, relative: str) -> Original | None:
+        """By what the output says of itself: the ledger has no row of it, or it is a copy."""
+        marked = read_marks(folder.root, relative)
+        if marked is None:
+            return None
+        own = self._archive.locate(folder.name, relative, marked.sha256)
+        if own is not None:
+            return Original(folder, relative, marked.sha256, own, None)
+        for entry in self._ledger.of_original(marked.sha256):
+            if entry.archive_path is not None and os.path.lexists(entry.archive_path):
+                path = entry.archive_path
+                return Original(folder, relative, marked.sha256, path, entry, borrowed=True)
+        return None
+
+    def _at_home(self, original: Original) -> Original:
+        """The row where its output is now; a copy of an output gets a copy of the original."""
+        entry = original.entry
+        if original.borrowed:
+            return replace(original, path=self._copied(original), entry=None, borrowed=False)
+        if entry is None or entry.sha256_in != original.sha256:
+            return original  # an older version, or nothing that the ledger knows
+        if (entry.root, entry.path) != (original.folder.root, original.relative):
+            self._follower.move(entry, Key(original.folder.root, original.relative))
+        return self._of_entry(  # a move may have put its original elsewhere
+            original.folder, original.relative, self._ledger.get(entry.job_id)
+        )
+
+    def _copied(self, original: Original) -> str:
+        """A second, verified copy of an original in the archive, at the place of a second path.
+
+        If the place has another original already, that one stays and nothing is restored.
+        """
+        target = self._archive.place(original.folder.name, original.relative)
+        fd = self._archive.open_original(original.path)
+        folder_fd = make_folders(self._archive.root, os.path.dirname(_below(self._archive, target)))
+        try:
+            identity, name = Identity.of(os.fstat(fd)), os.path.basename(target)
+            copy_onto_free_name(fd, identity, original.sha256, folder_fd, name)
+        except FileExistsError:
+            raise UsageError(
+                f"{original.home} is a copy of another output, and {target} holds another "
+                f"original; copy the one that you want by hand: cp -a {original.path} "
+                f"{original.home}"
+            ) from None
+        finally:
+            os.close(folder_fd)
+            os.close(fd)
+        return target
+
+    def _older(self, folder: Folder, relative: str, version: str, moved: Entry | None) -> Original:
+        known = dict(self._archive.versions(folder.name, relative))
+        history = self._ledger.of_path(folder.root, relative)
+        if moved is not None:
+            history += self._ledger.of_path(moved.root, moved.path)
+        for entry in history:
+            if entry.sha256_in and entry.archive_path and os.path.lexists(entry.archive_path):
+                known[entry.sha256_in] = entry.archive_path
+        fits = [(sha, path) for sha, path in known.items() if sha.startswith(version.lower())]
+        if len(fits) != 1:
+            has = ", ".join(sha[:12] for sha in known) or "none"
             raise UsageError(
                 f"{version!r} names {'no' if not fits else 'more than one'} version of {relative}; "
                 f"the archive has: {has}"
             )
-        return Original(folder, relative, *fits[0], newest)
+        return Original(
+            folder, relative, *fits[0], moved or self._ledger.find(folder.root, relative)
+        )
 
     def _published(self, original: Original) -> Identity | None:
         """What the original may replace: lensd's own output, or nothing at all."""
-        folder_fd = open_folder(original.folder.root, os.path.dirname(original.relative))
+        try:
+            folder_fd = open_folder(original.folder.root, os.path.dirname(original.relative))
+        except FileNotFoundError:
+            return None  # the output was deleted with its folder
         try:
             there = identity_at(folder_fd, os.path.basename(original.relative))
-        except FileNotFoundError:
-            return None
         finally:
             os.close(folder_fd)
-        if there is None or _marked(original.home) is not None:
+        if there is None or read_marks(original.folder.root, original.relative) is not None:
             return there
         raise Skipped(
             "changed",
@@ -163,16 +254,5 @@ class Restorer:
         return job_id
 
 
-def _marked(path: str) -> str | None:
-    """The sha256 of the original that an output names; None if the file is no output."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        metadata = read_header(fd, os.fstat(fd).st_size).metadata
-    except Skipped:
-        return None
-    finally:
-        os.close(fd)
-    return metadata[marks.ORIGINAL] if marks.is_output(metadata) else None
+def _below(archive: Archive, path: str) -> str:
+    return os.path.relpath(path, archive.root)

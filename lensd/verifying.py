@@ -14,8 +14,8 @@ from typing import Literal
 from lensd import pruning, rehash
 from lensd.errors import FileError, StorageError
 from lensd.rehash import Reading
-from lensd.store.archive import VERSIONS, Archive
-from lensd.store.entry import Entry
+from lensd.store.archive import Archive
+from lensd.store.entry import VERSIONS, Entry
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 

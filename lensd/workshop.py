@@ -43,6 +43,8 @@ class Log(Protocol):
 class Workshop:
     """All that a job needs. `again(entry)` sends a path back to the intake; `patient`: a disk's
     fault is waited for; `away()`: watched folders that cannot be reached, `is_away(root)` looks.
+    `moved(entry)` is asked when the path does not hold the job's file any more: True if the job
+    goes on under another name.
     """
 
     ledger: Ledger
@@ -56,6 +58,7 @@ class Workshop:
     away: Callable[[], Collection[str]] = tuple
     is_away: Callable[[str], bool] = lambda _: False
     stopping: threading.Event = field(default_factory=threading.Event)
+    moved: Callable[[Entry], bool] = lambda _: False
 
 
 @dataclass(slots=True)

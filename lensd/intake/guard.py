@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from lensd.errors import LockedError, StorageError
 from lensd.intake import coverage, roots
-from lensd.intake.intake import Folder, Intake, Log
+from lensd.intake.folder import Folder, Log
+from lensd.intake.intake import Intake
 from lensd.intake.roots import Found, Problem
 from lensd.intake.watch import Watcher
 from lensd.store.claim import Claims

@@ -6,35 +6,19 @@ import os
 import secrets
 import stat
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from lensd.errors import FileError, Skipped
 from lensd.intake import complete
 from lensd.intake.complete import Kind
+from lensd.intake.folder import Folder, Log
+from lensd.intake.following import Follower, Found
 from lensd.intake.scan import linked_folders, scan
 from lensd.intake.settle import Candidate, Key, Settler
 from lensd.store.archive import Archive
 from lensd.store.files import is_temporary, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
-
-
-class Folder(Protocol):
-    """A watched folder, as lensd.config resolves it."""
-
-    @property
-    def root(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def existing(self) -> str: ...
-    @property
-    def recursive(self) -> bool: ...
-    def selects(self, relative: str) -> bool: ...
-
-
-class Log(Protocol):
-    def __call__(self, event: str, **fields: Any) -> None: ...
 
 
 class Intake:
@@ -53,6 +37,7 @@ class Intake:
         self._ledger = ledger
         self._archive = archive
         self._log = log
+        self._follower = Follower(folders, ledger, archive, log)
         self._first_seen: dict[str, float] = {}
         self._held: frozenset[str] = frozenset()
         ledger.clear_waiting()
@@ -60,6 +45,16 @@ class Intake:
     def next_due(self) -> float | None:
         """When `step` has something to do."""
         return self._settler.next_due()
+
+    @property
+    def follower(self) -> Follower:
+        """Lets rows follow files that moved."""
+        return self._follower
+
+    def follow(self) -> None:
+        """Let rows follow what was moved while nobody looked."""
+        for entry, key in list(self._follower.plan()):
+            self._follower.move(entry, key)
 
     @property
     def pending(self) -> int:
@@ -91,7 +86,14 @@ class Intake:
         """Record a folder that the ledger sees for the first time: (files, bytes) left alone."""
         if self._ledger.knows_root(folder.root):
             return None
-        found = list(scan(folder.root, recursive=folder.recursive, selects=folder.selects))
+        found = [
+            (path, identity)
+            for path, identity in scan(
+                folder.root, recursive=folder.recursive, selects=folder.selects
+            )
+            if self._ledger.knows(folder.root, path, identity) is None
+            and self._follower.look_at_unknown(Key(folder.root, path), identity) is Found.NEW
+        ]
         left = found if folder.existing == "leave" else []
         self._ledger.baseline(folder.root, folder.name, left)
         return len(left), sum(identity.size for _, identity in left)
@@ -100,7 +102,9 @@ class Intake:
         """Look for versions that the ledger does not know."""
         for path, identity in scan(folder.root, recursive=folder.recursive, selects=folder.selects):
             key = Key(folder.root, path)
-            if not self._settler.has(key) and not self._ledger.knows(*key, identity):
+            if self._settler.has(key) or self._ledger.knows(*key, identity):
+                continue
+            if self._follower.look(key, identity) is not Found.FOLLOWED:
                 self._settler.notice(key, now)
 
     def step(self, now: float) -> int:
@@ -152,6 +156,13 @@ class Intake:
         if stat.S_ISDIR(found.st_mode) or self._ledger.knows(*key, identity):
             self._drop(key)
             return 0
+        found_here = self._follower.look(key, identity)
+        if found_here is Found.FOLLOWED:
+            self._drop(key)
+            return 1  # it may be a queued job, under a new name
+        if found_here is Found.BUSY:
+            self._settler.observe(key, identity, now)
+            return 0
         is_new = self._settler.is_new(key)
         if is_new:
             self._say(key, "file.detected", None, bytes=identity.size)
@@ -172,7 +183,8 @@ class Intake:
             return 0
         first_seen = self._drop(key).first_seen
         if verdict.kind is Kind.OWN:
-            self._record(key, facts.identity, outcome="output")
+            if self._follower.look_at_output(key) is Found.NEW:
+                self._record(key, facts.identity, outcome="output")
         elif verdict.refusal is not None:
             self._report(key, verdict.refusal, facts.identity)
         else:

@@ -18,6 +18,7 @@ from typing import Literal
 from lensd.errors import Skipped, StorageError
 from lensd.store.attributes import copy_attributes
 from lensd.store.copies import Stop, copy_onto_free_name, link_open_file, move, require_unchanged
+from lensd.store.entry import VERSIONS
 from lensd.store.faults import disk_faults, path_of
 from lensd.store.files import (
     fsync_folder,
@@ -31,7 +32,6 @@ from lensd.store.files import (
 from lensd.store.identity import Identity
 from lensd.store.reading import sha256_of
 
-VERSIONS = ".versions"
 RESCUED = "rescued"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -95,11 +95,25 @@ class Archive:
         """(sha256, path) of the older originals, the one that was moved aside last coming first."""
         self._require_root()
         found = []
-        for sha256 in self._version_folders():
+        for sha256 in self.version_folders():
             path = self._found(f"{VERSIONS}/{sha256}/{_inside(watch, relative)}")
             if path is not None:
                 found.append((os.lstat(path).st_ctime_ns, sha256, path))
         return [(sha256, path) for _, sha256, path in sorted(found, reverse=True)]
+
+    def locate(
+        self, watch: str, relative: str, sha256: str, stop: Stop | None = None
+    ) -> str | None:
+        """The path of the original with this hash, verified by hashing; None if there is none."""
+        older = dict(self.versions(watch, relative)).get(sha256)
+        for path in filter(None, (older, self.find(watch, relative))):
+            fd = self.open_original(path)
+            try:
+                if sha256_of(fd, stop=stop) == sha256:
+                    return path
+            finally:
+                os.close(fd)
+        return None
 
     def open_original(self, path: str) -> int:
         """A read descriptor of a path that this archive gave out.
@@ -142,6 +156,46 @@ class Archive:
         finally:
             os.close(folder_fd)
         self._drop_empty(folder)
+
+    def name_anew(self, path: str, watch: str, relative: str) -> tuple[str, str | None]:
+        """Give an original the place of another path, for a file that moved; it keeps the old one.
+
+        Without hard links it is renamed. Returns its new path, and the sha256 of the original that
+        had that place, now in `.versions`. Raises FileNotFoundError, FileError, StorageError.
+        """
+        inside = _inside(watch, relative)
+        folder, name = os.path.split(path)
+        fd = self.open_original(path)
+        from_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with self._place(inside) as (folder_fd, target), disk_faults(self.root):
+                there = identity_at(folder_fd, target)
+                displaced = None
+                if there is None or not there.same_inode(Identity.of(os.fstat(fd))):
+                    if there is not None:
+                        displaced = _hash(folder_fd, target, None)
+                        self._make_room(folder_fd, target, watch, relative, None)
+                    if not link_open_file(fd, folder_fd, target):
+                        move(from_fd, name, folder_fd, target)
+                    fsync_folder(folder_fd)
+        finally:
+            os.close(from_fd)
+            os.close(fd)
+        return f"{self.root}/{inside}", displaced
+
+    def drop_name(self, path: str) -> None:
+        """Remove one of two names of an original; the last one stays."""
+        with contextlib.suppress(FileNotFoundError), disk_faults(self.root):
+            if os.lstat(path).st_nlink > 1:
+                os.unlink(path)
+
+    def place(self, watch: str, relative: str) -> str:
+        """Where the newest original of a path belongs."""
+        return f"{self.root}/{_inside(watch, relative)}"
+
+    def aside(self, sha256: str, watch: str, relative: str) -> str:
+        """Where an older original of a path belongs."""
+        return f"{self.root}/{VERSIONS}/{sha256}/{_inside(watch, relative)}"
 
     def sweep(self) -> int:
         """Remove the half copies that a killed lensd left in the archive; returns how many.
@@ -218,7 +272,8 @@ class Archive:
             os.close(folder_fd)
         return f"{self.root}/{inside}" if stat.S_ISREG(found.st_mode) else None
 
-    def _version_folders(self) -> list[str]:
+    def version_folders(self) -> list[str]:
+        """The hashes of all older originals."""
         try:
             names = os.listdir(f"{self.root}/{VERSIONS}")
         except FileNotFoundError:

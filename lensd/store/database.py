@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -13,10 +14,14 @@ from lensd.errors import StorageError
 from lensd.store import schema
 
 LEDGER = "ledger.sqlite3"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Database:
-    """The database in a state folder; `readonly` for those who do not hold its lock."""
+    """The database in a state folder; `readonly` for those who do not hold its lock.
+
+    A damaged one is moved aside and begun anew: `damaged` is then its new path, else None.
+    """
 
     def __init__(self, folder: str, *, readonly: bool = False) -> None:
         self._lock = threading.RLock()
@@ -27,7 +32,11 @@ class Database:
                 f"there is no ledger in {folder} yet: lensd has not run with this configuration; "
                 "`lensd once` or `lensd run` makes it"
             )
+        self.readonly = readonly
+        self.damaged: str | None = None
         try:
+            if not readonly and os.path.exists(path) and not _is_sound(path):
+                self.damaged = _set_aside(path)
             self._db = _connect(path, readonly=readonly)
             if not readonly:
                 schema.prepare(self._db)
@@ -35,7 +44,7 @@ class Database:
         except sqlite3.Error as error:
             raise StorageError(
                 f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; a "
-                "damaged one may be moved away: archive and compressed files stand for themselves"
+                "damaged one is moved aside and rebuilt by the next `lensd run` or `lensd once`"
             ) from None
 
     def close(self) -> None:
@@ -78,6 +87,40 @@ def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
         db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon has to stay small
         os.chmod(path, 0o640)
     return db
+
+
+def _is_sound(path: str) -> bool:
+    """False for what is provably damaged; an error of the disk is none of the database's."""
+    if os.path.getsize(path) == 0:
+        return False
+    try:
+        db = _connect(path, readonly=True)  # who may write would delete a WAL that is damaged
+        try:
+            return [tuple(row) for row in db.execute("PRAGMA quick_check(1)")] == [("ok",)]
+        finally:
+            db.close()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in _DAMAGED:
+            return False
+        raise
+
+
+def _set_aside(path: str) -> str:
+    """Move a damaged database and what belongs to it; nothing is deleted or overwritten."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside, number = f"{path}.damaged-{moment}", 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = f"{path}.damaged-{moment}-{number}"
+    for suffix in ("-wal", "-shm", ""):  # the name that is looked for goes last
+        if os.path.lexists(path + suffix):
+            os.rename(path + suffix, aside + suffix)
+    folder_fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder_fd)
+    finally:
+        os.close(folder_fd)
+    return aside
 
 
 def _quoted(path: str) -> str:

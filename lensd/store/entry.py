@@ -10,11 +10,14 @@ from typing import Any
 
 from lensd.store.identity import Identity
 
+VERSIONS = ".versions"  # the archive's folder of older originals
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One row. Paths are text with surrogate escapes; `path` is relative to `root`."""
 
+    number: int
     job_id: str
     root: str
     watch: str
@@ -45,6 +48,19 @@ class Entry:
     def full_path(self) -> str:
         return os.path.join(self.root, self.path)
 
+    @property
+    def present(self) -> Identity:
+        """What lies under the path by this row: the output of a finished job, else its input."""
+        published = self.state == "published" or self.outcome in ("compressed", "replaced")
+        return self.staged if published and self.staged is not None else self.identity
+
+    def is_about(self, identity: Identity) -> bool:
+        """Whether this is the row's file, whatever its path. Device numbers change with a boot."""
+        known = [self.present]
+        if self.state == "publishing" and self.staged is not None:
+            known.append(self.staged)
+        return any(k[1:4] == identity[1:4] for k in known)
+
 
 def row_key(root: str, path: str) -> tuple[bytes, bytes]:
     """root and path are stored as bytes, since names need not be UTF-8."""
@@ -73,6 +89,7 @@ def entry_of(row: sqlite3.Row) -> Entry:
              "sha256_in", "sha256_out", "bytes_in", "bytes_out", "archive_method", "version",
              "updated", "not_before", "retries", "published")  # fmt: skip
     return Entry(
+        number=fields["id"],
         root=os.fsdecode(fields["root"]),
         path=os.fsdecode(fields["path"]),
         identity=identity,

@@ -22,7 +22,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from lensd.store.entry import Entry, entry_of, row_key, stored
+from lensd.store.entry import VERSIONS, Entry, entry_of, row_key, stored
 from lensd.store.identity import Identity
 from lensd.store.standing import Standing
 
@@ -188,9 +188,14 @@ class Ledger(Standing):
             return int(self._db.execute(query, (*row_key(root, path), sha256)).fetchone()[0])
 
     def replace_older(self, root: str, path: str, job_id: str) -> None:
-        """The output of an earlier job lies under this path no longer; its original is kept."""
+        """The output of an earlier job lies under this path no longer; its original is kept.
+
+        `Archive.keep` has moved that aside when it archived another one under the same name.
+        """
+        entry = self.get(job_id)
         with self._change() as db:
             _replace_older(db, root, path, job_id)
+            _older_originals_moved(db, entry)
 
     def came_back(self, job_id: str, identity: Identity, archive_path: str, *, gone: bool) -> None:
         """An original was restored: its output is no more; `gone`: nor is it in the archive."""
@@ -207,6 +212,67 @@ class Ledger(Standing):
                     "UPDATE files SET archive_path = NULL WHERE archive_path = ?",
                     (os.fsencode(archive_path),),
                 )
+
+    # files that move
+
+    def same_file(self, identity: Identity) -> list[Entry]:
+        """Rows about this inode with this content under whatever path, the newest first."""
+        wanted = identity[1:4]
+        rows = self._all(
+            "inode = ? AND size = ? AND mtime_ns = ? UNION ALL SELECT * FROM files WHERE "
+            "json_extract(staged, '$[1]') = ? AND staged IS NOT NULL",
+            *wanted, identity.inode,
+        )  # fmt: skip
+        about = {e.job_id: e for e in rows if e.outcome != "superseded" and e.is_about(identity)}
+        return sorted(about.values(), key=lambda e: e.number, reverse=True)
+
+    def of_original(self, sha256: str) -> list[Entry]:
+        """Rows of this original that the archive holds, the newest first."""
+        return self._all("sha256_in = ? AND archive_path IS NOT NULL ORDER BY id DESC", sha256)
+
+    def archived_at(self, path: str) -> list[Entry]:
+        """The rows whose original is this file of the archive."""
+        return self._all("archive_path = ? ORDER BY id", os.fsencode(path))
+
+    def of_path(self, root: str, path: str) -> list[Entry]:
+        """The history of a path, the newest row first."""
+        return self._all("root = ? AND path = ? ORDER BY id DESC", *row_key(root, path))
+
+    def move(self, entry: Entry, root: str, watch: str, path: str, **columns: Any) -> bool:
+        """The file of a row has another path now: the row and what came before it go along.
+
+        A job begins again there. `columns` are those of the row itself. False: it moved before.
+        """
+        with self._change() as db:
+            here, there = row_key(entry.root, entry.path), row_key(root, path)
+            moving = "root = ? AND path = ? AND id <= ?"
+            query = f"SELECT max(id), min(id) FROM files WHERE {moving}"  # noqa: S608
+            number, first = db.execute(query, (*here, entry.number)).fetchone()
+            if number != entry.number:
+                return False
+            _replace_older(db, root, path, entry.job_id)
+            # Where a path has had other files, what is there now has to be its newest row.
+            query = (
+                "SELECT max(id), (SELECT max(id) FROM files) FROM files WHERE root = ? AND path = ?"
+            )
+            newest, last = db.execute(query, there).fetchone()
+            later = last - first + 1 if newest is not None and newest > first else 0
+            db.execute(
+                f"UPDATE files SET id = id + ?, root = ?, path = ?, watch = ? WHERE {moving}",  # noqa: S608
+                (later, *there, watch, *here, entry.number),
+            )
+            if entry.state != "done":
+                columns = {"state": "queued", "temporary": None, "staged": None,
+                           "not_before": None, **columns}  # fmt: skip
+            if entry.outcome == "replaced":  # what took its old name did not take the file
+                columns = {"outcome": "compressed", **columns}
+            _update(db, entry.job_id, columns)
+        return True
+
+    def original_moved(self, old: str, new: str, sha256: str) -> None:
+        """An original has another name in the archive."""
+        with self._change() as db:
+            _original_moved(db, old, new, sha256)
 
     def with_outcome(self, *outcomes: str) -> list[Entry]:
         marks = ",".join("?" * len(outcomes))
@@ -297,6 +363,23 @@ def _replace_older(db: sqlite3.Connection, root: str, path: str, job_id: str) ->
         "AND outcome = 'compressed' AND job_id <> ?",
         (*row_key(root, path), job_id),
     )
+
+
+def _original_moved(db: sqlite3.Connection, old: str, new: str, sha256: str) -> None:
+    db.execute(
+        "UPDATE files SET archive_path = ? WHERE archive_path = ? AND sha256_in = ?",
+        (os.fsencode(new), os.fsencode(old), sha256),
+    )
+
+
+def _older_originals_moved(db: sqlite3.Connection, entry: Entry) -> None:
+    place, inside = entry.archive_path, f"{entry.watch}/{entry.path}"
+    if place is None or entry.sha256_in is None or not place.endswith(f"/{inside}"):
+        return
+    query = "SELECT DISTINCT sha256_in FROM files WHERE archive_path = ? AND sha256_in <> ?"
+    for (older,) in db.execute(query, (os.fsencode(place), entry.sha256_in)).fetchall():
+        aside = f"{place.removesuffix(inside)}{VERSIONS}/{older}/{inside}"
+        _original_moved(db, place, aside, older)
 
 
 def _update(db: sqlite3.Connection, job_id: str, columns: Mapping[str, Any]) -> None:

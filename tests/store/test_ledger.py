@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -178,21 +179,81 @@ def test_it_is_durable_at_commit(tmp_path: Path) -> None:
     ledger.close()
 
 
-@pytest.mark.parametrize("content", [b"no database at all, but long enough to be none", None])
-def test_a_ledger_that_cannot_be_opened(tmp_path: Path, content: bytes | None) -> None:
-    """Damaged, or of a later lensd: StorageError with the remedy, and the file stays."""
+def test_a_ledger_of_a_later_lensd_is_refused(tmp_path: Path) -> None:
+    """StorageError with the remedy, and the file stays as it is."""
     path = tmp_path / "ledger.sqlite3"
-    if content is None:
-        with sqlite3.connect(path) as db:
-            db.execute("PRAGMA user_version = 99")
-        db.close()
-    else:
-        path.write_bytes(content)
-    with pytest.raises(StorageError, match=r"moved away|upgrade lensd"):
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StorageError, match="upgrade lensd"):
         Ledger(str(tmp_path), "1.0")
-    if content is not None:
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (99,)
+    db.close()
+
+
+def _filled(folder: Path) -> Path:
+    """A ledger of many pages, all of them in the file itself."""
+    ledger = Ledger(str(folder), "1.0")
+    ledger.baseline(ROOT, WATCH, [(f"{n}.safetensors", FIRST) for n in range(500)])
+    ledger.close()
+    return folder / "ledger.sqlite3"
+
+
+def _truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 + 100)
+
+
+def _garbage_page(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(3 * 4096)
+        file.write(os.urandom(4096))
+
+
+def _no_header(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"no database at all")
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_truncated, _garbage_page, _no_header, _empty])
+def test_a_damaged_ledger_is_moved_aside(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """With what belongs to it, byte for byte; a new one takes its place. A reader changes nothing.
+
+    Of a second one within the same second too.
+    """
+    asides = set()
+    for _ in range(2):
+        path = _filled(tmp_path)
+        damage(path)
+        content = path.read_bytes()
+        wal = path.with_name(path.name + "-wal")
+        wal.write_bytes(b"what belongs to it")
+        with contextlib.suppress(StorageError):
+            _again(tmp_path, readonly=True).close()
         assert content == path.read_bytes()
-    else:
-        with sqlite3.connect(path) as db:
-            assert db.execute("PRAGMA user_version").fetchone() == (99,)
-        db.close()
+        wal.write_bytes(b"what belongs to it")
+        ledger = _again(tmp_path)
+        aside = Path(ledger.damaged or "")
+        assert content == aside.read_bytes()
+        assert not ledger.knows_root(ROOT)
+        ledger.close()
+        asides.add(aside)
+        ledger = _again(tmp_path)
+        assert ledger.damaged is None
+        ledger.close()
+        path.unlink()
+    assert len(asides) == 2
+    assert all(aside.exists() for aside in asides)
+
+
+def test_an_error_of_the_disk_is_no_damage(tmp_path: Path) -> None:
+    """What cannot be read is not moved aside: here the name belongs to a folder."""
+    (tmp_path / "ledger.sqlite3").mkdir()
+    (tmp_path / "ledger.sqlite3" / "x").touch()
+    with pytest.raises(StorageError, match="cannot be opened"):
+        Ledger(str(tmp_path), "1.0")
+    assert (tmp_path / "ledger.sqlite3" / "x").exists()

@@ -1,0 +1,23 @@
+"""What the intake needs to know of a watched folder, and where it tells what it sees."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Folder(Protocol):
+    """A watched folder, as lensd.config resolves it."""
+
+    @property
+    def root(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def existing(self) -> str: ...
+    @property
+    def recursive(self) -> bool: ...
+    def selects(self, relative: str) -> bool: ...
+
+
+class Log(Protocol):
+    def __call__(self, event: str, **fields: object) -> None: ...

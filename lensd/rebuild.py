@@ -1,0 +1,179 @@
+"""A folder that the ledger has never seen may have been lensd's before: the ledger was lost.
+
+What is in the folders and in the archive stands for itself: an output names its original in its
+marks, and the archive's layout says where that is. Originals are not hashed here, which would take
+hours: their size has to be that of the marks, and whoever restores compares the hash. Only those
+that no output names are, since nothing else tells what they are.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lensd.errors import FileError
+from lensd.intake.folder import Folder, Log
+from lensd.intake.output import Marked, read_marks
+from lensd.intake.scan import scan, temporaries
+from lensd.store.archive import Archive
+from lensd.store.files import fsync_folder, identity_at, open_folder, open_regular
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger
+from lensd.store.reading import sha256_of
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What came back to the ledger of one folder; `bytes` are those of the outputs."""
+
+    files: int = 0
+    bytes: int = 0
+    originals: int = 0
+
+
+def rebuild(folder: Folder, ledger: Ledger, archive: Archive, log: Log) -> Rebuilt:
+    """Give a folder that the ledger does not know its rows back; without effect for others.
+
+    Raises OSError when the folder is not there: its turn comes when it is.
+    """
+    rebuilt = Rebuilt()
+    if ledger.knows_root(folder.root):
+        return rebuilt
+    for path, _ in scan(folder.root, recursive=folder.recursive, selects=folder.selects):
+        marked = read_marks(folder.root, path)
+        if marked is not None and ledger.knows(folder.root, path, marked.identity) is None:
+            original = _original(archive, folder, path, marked)
+            if original is not None:
+                _record(ledger, folder, path, marked, original)
+                rebuilt.files += 1
+                rebuilt.bytes += marked.identity.size
+    for place, path, sha256 in _unnamed(folder, ledger, archive):
+        _record_original(ledger, folder, path, place, sha256)
+        rebuilt.originals += 1
+    if rebuilt.files or rebuilt.originals or ledger.damaged is not None:
+        log(
+            "daemon.rebuilt",
+            watch=folder.name,
+            files=rebuilt.files,
+            bytes=rebuilt.bytes,
+            originals=rebuilt.originals,
+            message=_message(ledger.damaged),
+        )
+    return rebuilt
+
+
+def clear_strays(folder: Folder, archive: Archive) -> int:
+    """Unlink temporaries that are archived originals, by inode or by hash; returns how many.
+
+    A crash after an exchange leaves one, and the ledger that knew of it may be lost.
+    """
+    cleared = 0
+    for path in list(temporaries(folder.root, recursive=folder.recursive)):
+        within, name = os.path.split(path)
+        folder_fd = open_folder(folder.root, within)
+        try:
+            if _is_archived(folder_fd, name, archive, folder.name, within):
+                os.unlink(name, dir_fd=folder_fd)
+                fsync_folder(folder_fd)
+                cleared += 1
+        except (OSError, FileError):
+            continue  # it is rescued like any other
+        finally:
+            os.close(folder_fd)
+    return cleared
+
+
+def _original(archive: Archive, folder: Folder, path: str, marked: Marked) -> str | None:
+    """Where the archive has the original that the marks name, None if nowhere under this path."""
+    aside = archive.aside(marked.sha256, folder.name, path)
+    if os.path.isfile(aside):
+        return aside
+    newest = archive.find(folder.name, path)
+    if newest is None or os.lstat(newest).st_size != marked.bytes_in:
+        return None
+    return newest
+
+
+def _record(ledger: Ledger, folder: Folder, path: str, marked: Marked, original: str) -> None:
+    ledger.record(
+        secrets.token_hex(8), folder.root, folder.name, path, Identity.of(os.lstat(original)),
+        outcome="compressed", staged=marked.identity, sha256_in=marked.sha256,
+        bytes_in=marked.bytes_in, bytes_out=marked.identity.size, archive_path=original,
+        archive_method=_method(original), emitted=1, published=marked.identity.ctime_ns / 1e9,
+    )  # fmt: skip
+
+
+def _record_original(ledger: Ledger, folder: Folder, path: str, place: str, sha256: str) -> None:
+    """An original whose output was deleted or moved, or an older one of a path."""
+    found = os.lstat(place)
+    older = f"/.versions/{sha256}/" in place
+    ledger.record(
+        secrets.token_hex(8), folder.root, folder.name, path, Identity.of(found),
+        outcome="replaced" if older else "compressed", sha256_in=sha256, bytes_in=found.st_size,
+        bytes_out=None if older else 0, archive_path=place, archive_method=_method(place),
+        emitted=1, published=found.st_ctime_ns / 1e9,
+    )  # fmt: skip
+
+
+def _method(original: str) -> str:
+    return "link" if os.lstat(original).st_nlink > 1 else "copy"
+
+
+def _unnamed(folder: Folder, ledger: Ledger, archive: Archive) -> Iterator[tuple[str, str, str]]:
+    """(place, path, sha256) of originals that no row has and whose name is free in the folder."""
+    for place, path in _files(os.path.join(archive.root, folder.name)):
+        free = not os.path.lexists(os.path.join(folder.root, path))
+        if free and not ledger.archived_at(place):
+            fd = archive.open_original(place)
+            try:
+                yield place, path, sha256_of(fd, drop_cache=True)
+            finally:
+                os.close(fd)
+    for sha256 in archive.version_folders():
+        for place, path in _files(archive.aside(sha256, folder.name, "x")[:-2]):
+            if not ledger.archived_at(place):
+                yield place, path, sha256
+
+
+def _files(top: str) -> Iterator[tuple[str, str]]:
+    """(path, path below `top`) of the regular files below a folder, if there is one."""
+    for at, _, names in os.walk(top):
+        for name in sorted(names):
+            place = os.path.join(at, name)
+            if os.path.isfile(place) and not os.path.islink(place):
+                yield place, os.path.relpath(place, top)
+
+
+def _is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within: str) -> bool:
+    there = identity_at(folder_fd, name)
+    if there is None:
+        return False
+    ours: str | None = None
+    for place, _ in _files(os.path.join(archive.root, watch, within)):
+        found = Identity.of(os.lstat(place))
+        if found.same_inode(there):
+            return True
+        if found.size == there.size:
+            ours = ours or _hash(open_regular(folder_fd, name))
+            if _hash(archive.open_original(place)) == ours:
+                return identity_at(folder_fd, name) == there
+    return False
+
+
+def _hash(fd: int) -> str:
+    try:
+        return sha256_of(fd, drop_cache=True)
+    finally:
+        os.close(fd)
+
+
+def _message(damaged: str | None) -> str:
+    why = "there was no ledger of this folder"
+    if damaged is not None:
+        why = f"the ledger was damaged and is now {damaged}"
+    return (
+        f"{why}; outputs and originals were told by their marks and by their place in the "
+        "archive. Files without marks come under `existing`"
+    )
