@@ -30,6 +30,8 @@ BITS: dict[str, int] = {
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_ENTRIES = 65_536
 MAX_DIMENSIONS = 64
+# Whoever matches names with patterns takes longer than their length; real ones have some 150.
+MAX_NAME_LENGTH = 1024
 _PREFIX_BYTES = 8
 _SNIFF_BYTES = 512
 _AGAIN = "download the file again, or move it out of the watched folder"
@@ -166,6 +168,8 @@ def _parse(text: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for name in scanner.members():
+        if len(name) > MAX_NAME_LENGTH:
+            raise BadError(f"the header has a tensor name of {len(name)} characters")
         if name == "__metadata__":
             metadata = {key: scanner.string() for key in scanner.members()}
         else:
