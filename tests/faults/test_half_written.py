@@ -57,6 +57,7 @@ def test_half_written_files(
     """Each kind of writer again and again, many at a time, the daemon restarted in between."""
     _skip_without_holes(server.elsewhere)
     server.configure(
+        watch=[{"path": str(server.loras), "existing": "compress"}],
         defaults={"mode": "analyze"},
         settle={"quiet_seconds": QUIET, "unproven_seconds": UNPROVEN, "rescan_seconds": 2},
     )
