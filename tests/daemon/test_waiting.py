@@ -22,6 +22,7 @@ def _waiting(server: HomeServer, path: Path) -> str | None:
     return found[0] if found else None
 
 
+@pytest.mark.fault("half-written")
 def test_a_growing_file_is_no_job_until_it_is_whole(running: Running) -> None:
     """A writer slower than the quiet time, which opens and closes the file for every piece."""
     server, daemon = running
@@ -42,6 +43,7 @@ def test_a_growing_file_is_no_job_until_it_is_whole(running: Running) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".aria2", ".part"])
+@pytest.mark.fault("half-written")
 def test_a_partner_file_holds_the_job_back(running: Running, suffix: str) -> None:
     """A whole file (preallocated, say) beside its download's own: waits until that goes."""
     server, daemon = running
@@ -58,6 +60,7 @@ def test_a_partner_file_holds_the_job_back(running: Running, suffix: str) -> Non
     assert _waiting(server, made.path) is None
 
 
+@pytest.mark.fault("half-written")
 def test_an_open_writer_holds_the_job_back(running: Running) -> None:
     """All bytes are there, but a program still has the file open for writing."""
     server, daemon = running
@@ -99,6 +102,7 @@ def test_a_file_that_is_being_written_shows_in_status(running: Running) -> None:
 
 
 @pytest.mark.parametrize(("change", "reason"), [(-10, "truncated"), (10, "bad_header")])
+@pytest.mark.fault("half-written")
 def test_a_file_of_a_wrong_length_waits_as_long_as_that_lasts(
     running: Running, change: int, reason: str
 ) -> None:
@@ -288,6 +292,7 @@ def test_a_file_that_goes_while_it_waits_is_forgotten(running: Running) -> None:
     partner.unlink()
 
 
+@pytest.mark.fault("written meanwhile")
 def test_bytes_that_come_during_the_job_win(running: Running) -> None:
     """Rewritten in place as soon as it is a job: the newer bytes are what is archived at last."""
     server, daemon = running
@@ -305,6 +310,7 @@ def test_bytes_that_come_during_the_job_win(running: Running) -> None:
     assert Seen.of(made.path).sha256 == line["sha256_out"]
 
 
+@pytest.mark.fault("written meanwhile")
 def test_a_file_that_replaces_another_during_the_job_wins(running: Running) -> None:
     """Renamed over it, as rsync and browsers do."""
     server, daemon = running

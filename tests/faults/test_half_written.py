@@ -85,7 +85,7 @@ def _skip_without_holes(folder: Path) -> None:
 def _cases(server: HomeServer, http: SlowServer, other_disk: Path) -> list[Case]:
     base = server.make("base.safetensors", seed=1).path.read_bytes()
     start = 8 + int.from_bytes(base[:8], "little")
-    cases = []
+    cases: list[Case] = []
     for number in suites.sample(range(FILES), FEW):
         data = bytearray(base)
         data[start], data[start + 2] = number % 256, number // 256  # the low bytes of two numbers
@@ -107,10 +107,12 @@ def _run(server: HomeServer, cases: list[Case]) -> None:
     """Two restarts while the writers are at work; then time for all that may still come."""
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         writing = [pool.submit(_write, case) for case in cases]
-        for part, end in ((1, RunningDaemon.stop), (2, RunningDaemon.kill)):
-            with server.daemon() as daemon:
-                _read_until(daemon, lambda p=part: _share(writing) > p / 3, 600)
-                end(daemon)
+        with server.daemon() as daemon:
+            _read_until(daemon, lambda: _share(writing) > 1 / 3, 600)
+            daemon.stop()
+        with server.daemon() as daemon:
+            _read_until(daemon, lambda: _share(writing) > 2 / 3, 600)
+            daemon.kill()
         with server.daemon() as daemon:
             _read_until(daemon, lambda: _share(writing) == 1, 600)
             expected = {str(c.target): c.kind for c in cases if WRITERS[c.kind].expected != "cut"}

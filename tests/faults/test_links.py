@@ -140,7 +140,7 @@ def test_what_is_no_file_is_left_alone(server: HomeServer) -> None:
         other = server.make("other.safetensors", seed=1).path
         os.link(other, made["hardlink"])
         before = _tree(server.loras), Seen.of(other)
-        reasons = {}
+        reasons: dict[str, str] = {}
         while len(reasons) < len(made):
             line = daemon.wait_for_event("file.skipped", 60)
             reasons[Path(line["path"]).stem] = line["reason"]

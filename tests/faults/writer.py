@@ -1,6 +1,6 @@
-"""A program that writes SOURCE to TARGET slowly: `python writer.py KIND SOURCE TARGET PAUSE PIECES`.
+"""A slow program that writes a file: `python writer.py KIND SOURCE TARGET PAUSE PIECES`.
 
-It stops after PIECES of 4, as one that was killed. Says when it was at its end.
+It stops after PIECES of 4, as one that was killed.
 """
 
 from __future__ import annotations
