@@ -17,7 +17,7 @@ from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
 from lensd.store.entry import Entry
 from lensd.store.faults import Interrupted, disk_faults
-from lensd.store.files import exchange, fsync_folder, identity_at
+from lensd.store.files import exchange, fsync_folder, identity_at, open_regular
 from lensd.store.identity import Identity
 from lensd.workshop import Place, Settings, Workshop
 
@@ -44,9 +44,7 @@ def staged(place: Place, shop: Workshop) -> Iterator[None]:
 
 def dress(place: Place, numbers: dict[str, Any], settings: Settings) -> Identity:
     """Give the staged output what the original has, before anything is changed."""
-    fd = os.open(
-        place.temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder_fd
-    )
+    fd = open_regular(place.folder_fd, place.temporary)
     try:
         found = os.fstat(fd)
         if (found.st_dev, found.st_ino, found.st_size) != (
@@ -91,10 +89,11 @@ def publish(
 ) -> None:
     """Exchange the names and part with the original; `line` is completed and logged.
 
-    Raises Skipped(`changed`) with the newer bytes under the name, Interrupted where lensd stops
-    before it may part with the original (recovery does then).
+    Raises Skipped(`changed`) with the newer bytes under the name, Skipped(`vanished`), Interrupted
+    where lensd stops before it may part with the original (recovery does then).
     """
     entry = place.entry
+    place.require_there()
     expected = Identity.of(os.fstat(place.fd))  # lensd's own link has changed the ctime
     if not expected.same_content(entry.identity):
         raise Skipped("changed", "somebody wrote to the file; it starts over")

@@ -234,6 +234,7 @@ class House:
         self._guard.open()
         self._failed = bool(self._guard.held)
         self._prepare()
+        self._intake.tells_unfinished = False
         self._invite(paths, redo=redo)
         self._runner.start()
         try:
@@ -415,12 +416,11 @@ class House:
             now = time.monotonic()
             if self._intake.step(now):
                 self._runner.wake()
-            if self._intake.pending and now > deadline:
+            if self._intake.pending and now > deadline and not self._intake.hopeful:
                 self._intake.reject_rest()
             if not self._intake.pending and self._is_worked_off():
                 return None
-            due = min(deadline, self._intake.next_due() or now) if self._intake.pending else None
-            message = self._next(math.inf if due is None else due)
+            message = self._next(self._intake.next_due() or math.inf)
             if isinstance(message, Stop):
                 say("daemon.stopping", signal=signal.Signals(message.number).name)
                 return message.number
@@ -430,7 +430,7 @@ class House:
         raise self._runner.error
 
     def _deadline(self) -> float:
-        """When a file that is not whole is given up by `once`."""
+        """When a file that is not whole, and does not become so by waiting, is given up."""
         return time.monotonic() + self._config.settle.quiet_seconds + 1
 
     def _is_worked_off(self) -> bool:

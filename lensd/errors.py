@@ -8,6 +8,7 @@
     └── FileError              -   one file's end, never the daemon's; carries a stable reason
         ├── Kept                   compressing it would not help: the original stays
         ├── Skipped                not a file for lensd, or not one it may touch
+        │   └── Unfinished         not yet: whoever writes it may go on and put it right
         └── Failed                 should have worked and did not
 
 Anything else that escapes is a bug and ends a command with exit code 3.
@@ -71,6 +72,10 @@ class Kept(FileError):
 
 class Skipped(FileError):
     event = "file.skipped"
+
+
+class Unfinished(Skipped):
+    """A file that a program which goes on writing may still make whole."""
 
 
 class Failed(FileError):

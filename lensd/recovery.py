@@ -55,7 +55,10 @@ def rescue_strays(root: str, watch: str, *, recursive: bool, shop: Workshop) -> 
     """Temporaries that no job of the ledger knows (it was lost): kept, never deleted."""
     for path in list(temporaries(root, recursive=recursive)):
         folder, name = os.path.split(path)
-        folder_fd = open_folder(root, folder)
+        try:
+            folder_fd = open_folder(root, folder)
+        except (FileNotFoundError, Skipped):  # it went, or a link has its name by now
+            continue
         try:
             stray = shop.archive.rescue(folder_fd, name, watch, path)
         finally:

@@ -14,7 +14,7 @@ from lensd.errors import Skipped
 from lensd.intake import complete
 from lensd.store.archive import Archive
 from lensd.store.entry import Entry
-from lensd.store.files import open_folder, temporary_name
+from lensd.store.files import open_folder, open_regular, temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
 from lensd.store.ledger import Ledger
@@ -80,15 +80,21 @@ class Place:
     def unbroken(self) -> bool:
         return self.lease is None or not self.lease.broken
 
+    def require_there(self) -> None:
+        """Raises Skipped(`vanished`) when the folder lies elsewhere, or a link has its name."""
+        folder_fd = _folder_of(self.entry)
+        try:
+            if not os.path.sameopenfile(folder_fd, self.folder_fd):
+                raise _vanished()
+        finally:
+            os.close(folder_fd)
+
 
 @contextmanager
 def open_place(entry: Entry, shop: Workshop, waited: float) -> Iterator[Place]:
     """Open the file that the job belongs to, and keep writers away from it where that can be."""
-    folder, name = os.path.split(entry.path)
-    try:
-        folder_fd = open_folder(entry.root, folder)
-    except FileNotFoundError:
-        raise _vanished() from None
+    folder_fd = _folder_of(entry)
+    name = os.path.basename(entry.path)
     try:
         own = shop.archive.find(entry.watch, entry.path)
         try:
@@ -100,9 +106,17 @@ def open_place(entry: Entry, shop: Workshop, waited: float) -> Iterator[Place]:
         for refusal in (facts.kind_refusal, facts.refusal):
             if refusal is not None:
                 raise refusal
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+        if facts.partner is not None:
+            raise Skipped("changed", f"a download goes on, {facts.partner} lies beside it")
         try:
-            entry = replace(entry, identity=Identity.of(os.fstat(fd)))
+            fd = open_regular(folder_fd, name)
+        except (FileNotFoundError, Skipped):  # a link or a pipe by now
+            raise _vanished() from None
+        try:
+            found = Identity.of(os.fstat(fd))
+            if not found.same_content(facts.identity):  # it took the name after the probe
+                raise Skipped("changed", "another file took the name just before its turn")
+            entry = replace(entry, identity=found)
             lease = Lease.take(fd)
             if lease is Refusal.OPEN_WRITER:
                 raise Skipped("changed", "a program opened the file for writing; it starts over")
@@ -126,6 +140,14 @@ def open_place(entry: Entry, shop: Workshop, waited: float) -> Iterator[Place]:
             os.close(fd)
     finally:
         os.close(folder_fd)
+
+
+def _folder_of(entry: Entry) -> int:
+    """The folder that the file lies in. Raises Skipped(`vanished`), also where a link is by now."""
+    try:
+        return open_folder(entry.root, os.path.dirname(entry.path))
+    except (FileNotFoundError, Skipped):
+        raise _vanished() from None
 
 
 def _vanished() -> Skipped:

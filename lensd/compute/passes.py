@@ -118,16 +118,16 @@ class Engine:
 
         return list(self._map("reduce", work, plan.modules))
 
-    def verify(self, path: str, plan: Plan, reduced: Iterable[compress.Reduced]) -> list[Measured]:
+    def verify(
+        self, output: Output, plan: Plan, reduced: Iterable[compress.Reduced]
+    ) -> list[Measured]:
         """Read the output back through the safetensors library and measure what a loader sees.
 
         Raises Failed(`verify_failed`) where the file is not what was planned.
         """
         began = time.monotonic()
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            # by descriptor: the library refuses paths that are not UTF-8
-            with safe_open(f"/proc/self/fd/{fd}", framework="pt") as judge:
+            with safe_open(output.reading_path, framework="pt") as judge:
                 names = judge.keys()
                 _check_shapes(plan, {name: judge.get_slice(name) for name in names})
 
@@ -137,8 +137,6 @@ class Engine:
                 measured = list(self._map("verify", work, list(reduced)))
         except SafetensorError as error:
             raise Failed("verify_failed", f"the output cannot be read back: {error}") from None
-        finally:
-            os.close(fd)
         self.clock.spent["verify"] = time.monotonic() - began
         for m in measured:
             _check_error(m)

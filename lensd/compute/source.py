@@ -54,7 +54,7 @@ class Source:
     def _open(
         cls, path: str, expected: Sequence[int] | None, read: Callable[[Header], Layout]
     ) -> Source:
-        fd = _open(path)
+        fd = _open(path, is_expected=expected is not None)
         try:
             identity = Identity.of(os.fstat(fd))
             if expected is not None and identity != Identity(*expected):
@@ -121,7 +121,7 @@ def _read_any(header: Header) -> Layout:
     )
 
 
-def _open(path: str) -> int:
+def _open(path: str, *, is_expected: bool) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -129,6 +129,8 @@ def _open(path: str) -> int:
     except PermissionError:
         raise unreadable() from None
     except OSError as error:
+        if is_expected and error.errno in (errno.ELOOP, errno.ENOTDIR):  # it was there just now
+            raise Skipped("vanished", "something else has the file's name by now") from None
         if error.errno == errno.ELOOP:
             raise Skipped("symlink", "this is a symbolic link; it is left alone") from None
         raise Failed("io_error", f"the file cannot be opened: {error.strerror}") from None

@@ -19,7 +19,7 @@ from lensd.errors import Failed, FileError, Kept, Skipped
 from lensd.lora import rank
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.planning import Parameters, Plan, Reading, plan
-from lensd.store.output import Output, TensorEntry, output_bytes
+from lensd.store.output import Output, TensorEntry, open_temporary, output_bytes
 from lensd.store.reading import sha256_of
 from lensd.worker import device as devices
 
@@ -94,7 +94,7 @@ def _empty_again(request: Mapping[str, Any]) -> None:
     """Take back what a first try wrote into the temporary, if it is still that file."""
     if "temporary" not in request:
         return
-    fd = os.open(request["temporary"], os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = open_temporary(request["temporary"], os.O_WRONLY)
     try:
         found = os.fstat(fd)
         if [found.st_dev, found.st_ino] == list(request["temporary_inode"]):
@@ -139,7 +139,7 @@ def _written(
             return {}, noisy
         with engine.clock.measure("write"):
             output.sync()
-        measured = engine.verify(request["temporary"], chosen, reduced)
+        measured = engine.verify(output, chosen, reduced)
         error = measures.delta_error(measured)
         output.replace_metadata(output_metadata(old, chosen, origin, error))
         numbers |= measures.of_output(measured)

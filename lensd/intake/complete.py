@@ -1,6 +1,7 @@
 """Whether a quiet file is whole and one for lensd: one probe, small pure decisions.
 
-A file that may still be growing waits; one that never will be a LoRA is refused with a reason.
+A file that may still be growing waits for as long as that lasts; one of which that is only not
+disproved waits for a longer quiet time; one that never will be a LoRA is refused with a reason.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import stat
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from lensd.errors import Failed, FileError, Skipped
+from lensd.errors import Failed, FileError, Skipped, Unfinished
 from lensd.lora.marks import is_output
 from lensd.store.faults import unreadable
 from lensd.store.header import read_header
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
+from lensd.store.reading import read_up_to
 
 # Names that download and sync programs give to the unfinished file beside the whole one's name.
 PARTNERS = (".aria2", ".part", ".crdownload", ".!qB", ".partial", ".incomplete", ".!sync")
-# What may still become right while the same program goes on writing.
-UNFINISHED = frozenset({"empty", "truncated"})
+# How much of a file's end is read. Trained numbers are seldom 0, and here are two at least.
+TAIL_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Facts:
     lease: Refusal | None = None
     refusal: FileError | None = None  # what reading the header gave
     is_output: bool = False
+    holes: bool = False  # parts of it have no place on the disk
+    zero_tail: bool = False
 
 
 class Kind(Enum):
@@ -45,50 +49,73 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a quiet file."""
+    """What becomes of a quiet file.
+
+    A file that waits may have a `refusal` too: what the log should say, once.
+    """
 
     kind: Kind
     reason: str = ""
     refusal: FileError | None = None
+    busy: bool = False  # somebody is at work on it: its quiet time has not begun
+    unproven: bool = False  # nothing speaks against it but that too little time has passed
 
 
-def decide(facts: Facts, quiet: float, unproven_seconds: float) -> Verdict:
-    """The rules, in order. `quiet` is how many seconds nothing about the file has changed."""
-    long_quiet = quiet >= unproven_seconds
+def decide(facts: Facts, quiet: float, quiet_seconds: float, unproven_seconds: float) -> Verdict:
+    """The rules, in order. `quiet`: seconds since anything about the file changed, or was busy."""
     if facts.kind_refusal is not None:
         return Verdict(Kind.REFUSE, refusal=facts.kind_refusal)
     if facts.partner is not None:
-        return Verdict(Kind.WAIT, f"unfinished download: {facts.partner} lies beside it")
+        why = f"unfinished download: {facts.partner} lies beside it"
+        return Verdict(Kind.WAIT, why, busy=True)
     if facts.lease is Refusal.OPEN_WRITER:
-        return Verdict(Kind.WAIT, "a program has it open for writing")
+        return Verdict(Kind.WAIT, "a program has it open for writing", busy=True)
+    if isinstance(facts.refusal, Unfinished):
+        told = facts.refusal if quiet >= unproven_seconds else None
+        return Verdict(Kind.WAIT, f"not whole: {facts.refusal}", told)
     if facts.refusal is not None:
-        if facts.refusal.reason in UNFINISHED and not long_quiet:
-            return Verdict(Kind.WAIT, f"not whole: {facts.refusal.reason}")
         return Verdict(Kind.REFUSE, refusal=facts.refusal)
     if facts.is_output:
         return Verdict(Kind.OWN)
-    if facts.lease is Refusal.UNAVAILABLE and not long_quiet:
-        return Verdict(Kind.WAIT, "nothing proves that no program is writing to it")
+    doubt = _doubt(facts)
+    needed = quiet_seconds if doubt is None else unproven_seconds
+    if quiet < needed:
+        why = doubt or "a program was at work on it until just now"
+        why += f": lensd takes it when nothing has changed for {needed:g} s"
+        return Verdict(Kind.WAIT, why, unproven=True)
     return Verdict(Kind.TAKE)
+
+
+def _doubt(facts: Facts) -> str | None:
+    """Why a file that looks whole may not be: preallocated downloads look so, and real files do."""
+    if facts.lease is Refusal.UNAVAILABLE:
+        return "nothing proves that no program is writing to it"
+    if facts.holes:
+        return "it has holes, as a download that goes on may have"
+    if facts.zero_tail:
+        return "it ends in zeros, as a download that goes on may do"
+    return None
 
 
 def probe(folder_fd: int, name: str, own_inode: int | None = None) -> Facts:
     """Look at a file. `own_inode` is that of lensd's own archive link to it, if there is one.
 
-    Raises FileNotFoundError when nothing has the name.
+    Raises FileNotFoundError when nothing has the name, or by now a link has it.
     """
     found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
     facts = Facts(Identity.of(found), kind_refusal=_wrong_kind(found, own_inode))
     if facts.kind_refusal is not None:
         return facts
-    facts = replace(facts, partner=_partner(folder_fd, name))
+    partner = _partner(folder_fd, name)
+    if partner is not None:  # a lease would only be in the way of the program that downloads
+        return replace(facts, partner=partner)
     try:
         fd = os.open(name, _READ, dir_fd=folder_fd)
     except PermissionError:
         return replace(facts, refusal=unreadable())
     except OSError as error:
-        if error.errno == errno.ENOENT:
-            raise
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            raise FileNotFoundError(errno.ENOENT, "it is gone", name) from error
         return replace(facts, refusal=Failed("io_error", f"it cannot be opened: {error.strerror}"))
     try:
         return _look_inside(fd, facts)
@@ -97,16 +124,40 @@ def probe(folder_fd: int, name: str, own_inode: int | None = None) -> Facts:
 
 
 def _look_inside(fd: int, facts: Facts) -> Facts:
+    identity = Identity.of(os.fstat(fd))
+    if identity != facts.identity:  # another file took the name: `identity` tells the caller
+        return replace(facts, identity=identity)
     lease = Lease.take(fd)
-    if isinstance(lease, Refusal):
-        facts = replace(facts, lease=lease)
-    else:
+    if lease is Refusal.OPEN_WRITER:
+        return replace(facts, lease=lease)
+    if isinstance(lease, Lease):
         lease.release()
+    else:
+        facts = replace(facts, lease=lease)
     try:
-        header = read_header(fd, os.fstat(fd).st_size)
+        header = read_header(fd, identity.size)
+        zero_tail = _ends_in_zeros(fd, identity.size)
     except FileError as refusal:
         return replace(facts, refusal=refusal)
-    return replace(facts, is_output=is_output(header.metadata))
+    holes = _has_holes(fd, identity.size)
+    return replace(facts, is_output=is_output(header.metadata), holes=holes, zero_tail=zero_tail)
+
+
+def _has_holes(fd: int, size: int) -> bool:
+    """Bytes that were never written, or blocks of zeros that the filesystem does not store.
+
+    The kernel counts what is written but not on the disk yet as data. Where it cannot tell, it says
+    that there are none, or refuses the question.
+    """
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE) < size
+    except OSError:
+        return False
+
+
+def _ends_in_zeros(fd: int, size: int) -> bool:
+    tail = read_up_to(fd, TAIL_BYTES, max(0, size - TAIL_BYTES))
+    return not any(tail)
 
 
 def _wrong_kind(found: os.stat_result, own_inode: int | None) -> FileError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +16,21 @@ from lensd.intake.folder import Folder, Log
 from lensd.intake.following import Follower, Found
 from lensd.intake.scan import linked_folders, scan
 from lensd.intake.settle import Candidate, Key, Settler
+from lensd.intake.steady import SteadyClock
 from lensd.store.archive import Archive
 from lensd.store.files import is_temporary, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 
+# After this long `step` looks at no further file: signals are to be heard in between.
+STEP_SECONDS = 0.5
+
 
 class Intake:
-    """Only the main loop calls this; times are monotonic seconds that it passes in."""
+    """Only the main loop calls this; times are monotonic seconds that it passes in.
+
+    Inside, times are steady ones: whatever the clock does, a file has its quiet seconds.
+    """
 
     def __init__(
         self,
@@ -38,13 +46,16 @@ class Intake:
         self._archive = archive
         self._log = log
         self._follower = Follower(folders, ledger, archive, log)
-        self._first_seen: dict[str, float] = {}
+        self._clock = SteadyClock()
+        self._first_seen: dict[str, float] = {}  # readings of the clock
+        self.tells_unfinished = True  # of what has not been whole for long; else `reject_rest` does
         self._held: frozenset[str] = frozenset()
         ledger.clear_waiting()
 
     def next_due(self) -> float | None:
         """When `step` has something to do."""
-        return self._settler.next_due()
+        due = self._settler.next_due()
+        return None if due is None else self._clock.reading(due)
 
     @property
     def follower(self) -> Follower:
@@ -61,9 +72,14 @@ class Intake:
         """Paths that are not settled yet."""
         return len(self._settler)
 
+    @property
+    def hopeful(self) -> bool:
+        """Whether a pending path may settle by time alone, so that it pays to wait for it."""
+        return self._settler.hopeful()
+
     def waited(self, job_id: str, now: float) -> float:
         """Seconds since a job's file was first noticed; 0 after a restart."""
-        return now - self._first_seen.pop(job_id, now)
+        return max(0.0, now - self._first_seen.pop(job_id, now))
 
     def hold(self, roots: frozenset[str]) -> None:
         """What lies under these roots is not what is meant: look at nothing there."""
@@ -74,6 +90,7 @@ class Intake:
 
     def hint(self, path: str, now: float) -> None:
         """An event named an absolute path; or a file has to be looked at again."""
+        now = self._clock.at(now)
         folder = next((f for r, f in self._folders.items() if path.startswith(r + "/")), None)
         if folder is not None and folder.root not in self._held:
             relative = os.path.relpath(path, folder.root)
@@ -100,6 +117,7 @@ class Intake:
 
     def scan(self, folder: Folder, now: float) -> None:
         """Look for versions that the ledger does not know."""
+        now = self._clock.at(now)
         for path, identity in scan(folder.root, recursive=folder.recursive, selects=folder.selects):
             key = Key(folder.root, path)
             if self._settler.has(key) or self._ledger.knows(*key, identity):
@@ -108,8 +126,14 @@ class Intake:
                 self._settler.notice(key, now)
 
     def step(self, now: float) -> int:
-        """Look at what is due; returns how many jobs it made."""
-        return sum(self._look(key, now) for key in list(self._settler.due(now)))
+        """Look at what is due, for a while; returns how many jobs it made."""
+        began, jobs = time.monotonic(), 0
+        for key in self._settler.due(self._clock.at(now)):
+            passed = time.monotonic() - began
+            jobs += self._look(key, self._clock.at(now + passed))
+            if passed > STEP_SECONDS:
+                break
+        return jobs
 
     def reject_rest(self) -> int:
         """`once` is at its end: what is not whole is reported and stays. Returns how many."""
@@ -167,19 +191,25 @@ class Intake:
         if is_new:
             self._say(key, "file.detected", None, bytes=identity.size)
         quiet = self._settler.observe(key, identity, now)
-        if not self._settler.is_quiet(quiet):
+        if quiet < self._settler.quiet_seconds:
             if not is_new:
                 self._wait(key, "it is still being written")
             return 0
         facts = complete.probe(folder_fd, name, self._own_inode(key))
         if facts.identity != identity:
             return 0
-        return self._decide(key, facts, quiet, now)
+        return self._decide(key, facts, now)
 
-    def _decide(self, key: Key, facts: complete.Facts, quiet: float, now: float) -> int:
-        verdict = complete.decide(facts, quiet, self._settler.unproven_seconds)
+    def _decide(self, key: Key, facts: complete.Facts, now: float) -> int:
+        settler = self._settler
+        idle = settler.idle(key, now)
+        verdict = complete.decide(facts, idle, settler.quiet_seconds, settler.unproven_seconds)
+        if verdict.busy:
+            settler.busy(key, now)
         if verdict.kind is Kind.WAIT:
-            self._wait(key, verdict.reason)
+            self._wait(key, verdict.reason, unproven=verdict.unproven)
+            if verdict.refusal and self.tells_unfinished and settler.tell(key):
+                self._report(key, verdict.refusal, None)  # no end: it goes on waiting
             return 0
         first_seen = self._drop(key).first_seen
         if verdict.kind is Kind.OWN:
@@ -192,13 +222,13 @@ class Intake:
             return 1
         return 0
 
-    def _wait(self, key: Key, reason: str) -> None:
-        if self._settler.wait(key, reason):
+    def _wait(self, key: Key, reason: str, *, unproven: bool = False) -> None:
+        if self._settler.wait(key, reason, unproven=unproven):
             self._ledger.set_waiting(*key, self._folders[key.root].name, reason)
 
     def _take(self, key: Key, identity: Identity, first_seen: float, now: float) -> None:
         job_id = secrets.token_hex(8)
-        self._first_seen[job_id] = first_seen  # before the runner can ask for it
+        self._first_seen[job_id] = self._clock.reading(first_seen)  # before the runner can ask
         self._ledger.enqueue(job_id, key.root, self._folders[key.root].name, key.path, identity)
         wait = round(now - first_seen, 3)
         self._say(key, "file.settled", job_id, bytes=identity.size, wait=wait)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from lensd.store.files import is_temporary
+from lensd.errors import Skipped
+from lensd.store.files import is_temporary, open_folder
 from lensd.store.identity import Identity
 
 
@@ -51,17 +52,22 @@ def linked_folders(root: str) -> Iterator[str]:
 
 
 def _folders(root: str, *, recursive: bool) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """Each folder, with what is in it; its entries may be asked until the next one comes."""
     pending = [""]
     while pending:
         folder = pending.pop()
         try:
-            with os.scandir(os.path.join(root, folder)) as found:
-                entries = sorted(found, key=lambda e: e.name)
-        except OSError:
+            fd = open_folder(root, folder)  # and not its path: a link may have its name by now
+        except (OSError, Skipped):
             if not folder:
                 raise
             continue
-        yield folder, entries
-        if recursive:
-            below = [e for e in entries if e.is_dir(follow_symlinks=False)]
-            pending += [f"{folder}{e.name}/" for e in reversed(below)]
+        try:
+            with os.scandir(fd) as found:
+                entries = sorted(found, key=lambda e: e.name)
+            yield folder, entries
+            if recursive:
+                below = [e for e in entries if e.is_dir(follow_symlinks=False)]
+                pending += [f"{folder}{e.name}/" for e in reversed(below)]
+        finally:
+            os.close(fd)

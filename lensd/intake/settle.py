@@ -7,13 +7,17 @@ is looked at again when its quiet time has run out; any difference between two l
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lensd.store.identity import Identity
 
+# How soon a quiet path that has to wait is looked at again: later and later, but not too late.
 LOOK_AGAIN_SECONDS = 1.0
+LOOK_AGAIN_LATEST = 30.0
+LOOK_AGAIN_SHARE = 0.1  # of the time that it has been quiet
 
 
 class Key(NamedTuple):
@@ -27,9 +31,13 @@ class Key(NamedTuple):
 class Candidate:
     first_seen: float
     changed: float  # when the last difference was seen
+    looked: float  # when it was looked at last
     look: float  # when to look next
     identity: Identity | None = None
     waiting: str | None = None
+    busy: float = -math.inf  # when somebody was last seen at work on it
+    unproven: bool = False  # only time is missing
+    told: bool = False  # the log has said of this version that it is not whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +67,19 @@ class Settler:
         return iter(self._candidates)
 
     def notice(self, key: Key, now: float) -> bool:
-        """An event or a scan named a path. True if it is a new candidate."""
-        if key in self._candidates:
-            return False
-        self._candidates[key] = Candidate(first_seen=now, changed=now, look=now)
-        self._put(key, now)
-        return True
+        """An event or a scan named a path. True if it is a new candidate.
+
+        One that is known and waits is looked at soon: what it waits for may have happened.
+        """
+        known = self._candidates.get(key)
+        if known is None:
+            self._candidates[key] = Candidate(first_seen=now, changed=now, looked=now, look=now)
+            self._put(key, now)
+            return True
+        soon = max(now, known.looked + LOOK_AGAIN_SECONDS)
+        if known.waiting is not None and soon < known.look:
+            self._schedule(key, known, soon)
+        return False
 
     def due(self, now: float) -> Iterator[Key]:
         """The candidates whose next look has come."""
@@ -81,27 +96,50 @@ class Settler:
     def observe(self, key: Key, identity: Identity, now: float) -> float:
         """What the path is now. Returns the seconds for which it has been just that."""
         candidate = self._candidates[key]
+        candidate.looked = now
         if candidate.identity != identity:
             candidate.identity, candidate.changed = identity, now
-        quiet = now - candidate.changed
-        missing = self.quiet_seconds - quiet
-        self._schedule(key, candidate, now + (missing if missing > 0 else LOOK_AGAIN_SECONDS))
-        return quiet
+            candidate.unproven = candidate.told = False
+        self._schedule(key, candidate, now + self._until_next(self.idle(key, now)))
+        return now - candidate.changed
 
-    def is_quiet(self, quiet: float, *, proven: bool = True) -> bool:
-        """Whether so much quiet is enough; without proof that nobody writes, more is needed."""
-        return quiet >= (self.quiet_seconds if proven else self.unproven_seconds)
+    def idle(self, key: Key, now: float) -> float:
+        """Seconds since a difference, or somebody at work on it, was last seen."""
+        candidate = self._candidates[key]
+        return now - max(candidate.changed, candidate.busy)
 
-    def wait(self, key: Key, reason: str) -> bool:
-        """Note why a quiet path is not taken yet. True if that is news."""
+    def busy(self, key: Key, now: float) -> None:
+        """Somebody is at work on the path, though it looks as before."""
+        self._candidates[key].busy = now
+
+    def wait(self, key: Key, reason: str, *, unproven: bool = False) -> bool:
+        """Note why a path is not taken yet. True if that is news."""
         candidate = self._candidates[key]
         news = candidate.waiting != reason
-        candidate.waiting = reason
+        candidate.waiting, candidate.unproven = reason, unproven
         return news
+
+    def tell(self, key: Key) -> bool:
+        """Whether the log has to say of this version that it is not whole: True once."""
+        candidate = self._candidates[key]
+        first, candidate.told = not candidate.told, True
+        return first
+
+    def hopeful(self) -> bool:
+        """Whether time alone may settle a path: it was not judged yet, or is only unproven."""
+        return any(c.waiting is None or c.unproven for c in self._candidates.values())
 
     def drop(self, key: Key) -> Candidate:
         """The path is settled, gone or none of lensd's business."""
         return self._candidates.pop(key)
+
+    def _until_next(self, quiet: float) -> float:
+        """Seconds to the next look: just when one of the quiet times is over, or some later."""
+        if quiet < self.quiet_seconds:
+            return self.quiet_seconds - quiet
+        pause = max(LOOK_AGAIN_SECONDS, min(LOOK_AGAIN_SHARE * quiet, LOOK_AGAIN_LATEST))
+        left = self.unproven_seconds - quiet
+        return min(pause, left) if left > 0 else pause
 
     def _schedule(self, key: Key, candidate: Candidate, look: float) -> None:
         candidate.look = look

@@ -15,7 +15,8 @@ from typing import Any
 from lensd.lora.layout import Layout
 
 KEY = "lora_adapter_metadata"
-PLAIN_NAME = re.compile(r"[\w.-]+")
+MOST_COMPARISONS = 50_000_000  # of names with patterns: some ten seconds
+PLAIN_NAME = re.compile(r"[\w.-]{1,1024}")
 # What an entry that makes no sense raises while it is read.
 NONSENSE = (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
@@ -99,6 +100,9 @@ def _given(
 ) -> dict[str, tuple[int, float]]:
     """Module name -> the rank and the lora_alpha that the entry gives it."""
     ranks, alphas = (entry.get(f"{prefix}{k}_pattern") or {} for k in ("rank", "alpha"))
+    names = list(names)
+    if len(names) * (len(ranks) + len(alphas)) > MOST_COMPARISONS:
+        raise ValueError("it has too many patterns")
     rank = entry[prefix + "r"]
     alpha = entry.get(prefix + "lora_alpha", rank)
     return {n: (_matching(ranks, n, rank), float(_matching(alphas, n, alpha))) for n in names}
@@ -142,8 +146,9 @@ def _matching(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
 
 def _keys(names: Iterable[str]) -> dict[str, str]:
     """The pattern that fits each name alone: anchored where the name is the end of another one."""
-    names = list(names)
-    ends = {n[i + 1 :] for n in names for i, letter in enumerate(n) if letter == "."}
+    names = set(names)
+    dotted = (n[i + 1 :] for n in names for i, letter in enumerate(n) if letter == ".")
+    ends = {end for end in dotted if end in names}
     return {n: f"^{n}" if n in ends else _bare(n) for n in names}
 
 

@@ -62,10 +62,13 @@ FAMILIES: tuple[FamilyRule, ...] = (
     _rule("sd2", r"^(lora_te|text_encoder)[._].*q_proj$", 1024),
 )
 
+# The patterns above take time with the square of a name's length; no model has a longer one.
+LONGEST_NAME = 256
+
 
 def family_of(modules: Iterable[tuple[str, int]]) -> str:
     """The base model's family from (name, in_features) of modules; `unknown` if nothing tells."""
-    shapes = list(modules)
+    shapes = [(name, width) for name, width in modules if len(name) <= LONGEST_NAME]
     for rule in FAMILIES:
         if any(rule.width in (None, w) and rule.name.search(n) for n, w in shapes):
             return rule.family

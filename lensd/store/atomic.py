@@ -4,7 +4,8 @@ Who wrote meanwhile is found by what came out of the exchange: inode, size and m
 no later than the exchange, which stamps it on most filesystems (ext4, btrfs, tmpfs, overlayfs; not
 on XFS). It does not stamp both inodes with one time: since Linux 6.13 whichever was looked at in
 the same clock tick gets a finer one. A writer between the last check and the exchange shows in size
-or mtime; one who also sets the old mtime again, only in the lease.
+or mtime; one who also sets the old mtime again, only in the lease. No order of times is asked for
+but that one: a clock may be set back, and the filesystem's need not be this process's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from lensd.store.tensors import StagedWriter
 Published = Literal["exchange", "rename"]
 Returned = Literal["move", "reflink", "copy"]
 _SWAP_BACKS = 8
+_CLOCKS_AGREE_NS = 1_000_000_000
 
 
 def publish(
@@ -61,7 +63,7 @@ def publish(
         out = identity_at(folder_fd, temporary)
         if out is None or not out.same_content(expected):
             return False
-        return expected.ctime_ns <= out.ctime_ns <= exchanged_at and unbroken()
+        return (out == expected or out.ctime_ns <= exchanged_at) and unbroken()
 
     return _replace(folder_fd, name, temporary, staged, untouched, came_out_untouched)
 
@@ -185,7 +187,7 @@ def _replace(
             return _rename_over(folder_fd, name, temporary, untouched)
         except FileNotFoundError:
             raise _vanished() from None
-        exchanged_at = time.time_ns()
+        exchanged_at = _now_on_disk(folder_fd, name)
         try:
             fsync_folder(folder_fd)
             good = came_out_untouched(exchanged_at)
@@ -196,6 +198,18 @@ def _replace(
             _swap_back(folder_fd, name, temporary, incoming)
             raise _changed(name)
     return "exchange"
+
+
+def _now_on_disk(folder_fd: int, name: str) -> int:
+    """The time right after an exchange, in ns, by the clock that the filesystem stamps files with.
+
+    The exchange stamps the folder and what it put under the name. This process's clock is finer,
+    and is asked where the two agree.
+    """
+    named = identity_at(folder_fd, name)
+    stamps = [os.fstat(folder_fd).st_ctime_ns] + ([named.ctime_ns] if named else [])
+    now = time.time_ns()
+    return now if 0 <= now - max(stamps) < _CLOCKS_AGREE_NS else max(stamps)
 
 
 def _rename_over(

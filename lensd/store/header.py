@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lensd.errors import Skipped
+from lensd.errors import Skipped, Unfinished
 from lensd.store.reading import read_up_to
 from lensd.store.scanner import BadError, Scanner
 from lensd.store.sniff import looks_like
@@ -30,9 +30,12 @@ BITS: dict[str, int] = {
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_ENTRIES = 65_536
 MAX_DIMENSIONS = 64
+# Whoever matches names with patterns takes longer than their length; real ones have some 150.
+MAX_NAME_LENGTH = 1024
 _PREFIX_BYTES = 8
 _SNIFF_BYTES = 512
 _AGAIN = "download the file again, or move it out of the watched folder"
+_OR_AGAIN = f"if a download is going on, lensd takes the file when it is whole; else {_AGAIN}"
 
 _NUMBER = r"[ \t\n\r]*(?:0|[1-9][0-9]{0,19})[ \t\n\r]*"
 _NUMBERS = re.compile(rf"{_NUMBER}(?:,{_NUMBER})*|[ \t\n\r]*")
@@ -60,14 +63,15 @@ class Header:
 def read_header(fd: int, size: int) -> Header:
     """The header of the open file `fd` of `size` bytes, whose extents fill the file exactly.
 
-    Raises Skipped: `empty`, `truncated`, `not_safetensors` or `bad_header`.
+    Raises Skipped: `not_safetensors` or `bad_header`, and where the file may only not be whole yet
+    Unfinished: `empty`, `truncated`, or `bad_header` with bytes beyond the last tensor.
     """
     if size == 0:
-        raise Skipped("empty", f"the file has no bytes; {_AGAIN}")
+        raise Unfinished("empty", f"the file has no bytes; {_AGAIN}")
     length = _header_length(read_up_to(fd, min(size, _SNIFF_BYTES), 0), size)
     raw = read_up_to(fd, length, _PREFIX_BYTES)
-    if len(raw) < length or raw.endswith(b"\0"):
-        # JSON never ends in a NUL: a preallocated download whose beginning is not all there yet.
+    if len(raw) < length or b"\0" in raw:
+        # JSON has no NUL: a preallocated download whose beginning is not all there yet.
         raise _truncated("its header is not all there")
     try:
         text = raw.decode()
@@ -122,9 +126,8 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _truncated(what: str) -> Skipped:
-    message = f"{what}: if a download is going on, lensd takes the file when it is whole; else "
-    return Skipped("truncated", message + _AGAIN)
+def _truncated(what: str) -> Unfinished:
+    return Unfinished("truncated", f"{what}: {_OR_AGAIN}")
 
 
 def _header_length(beginning: bytearray, size: int) -> int:
@@ -156,7 +159,8 @@ def _check_size(size: int, needed: int) -> None:
     if size < needed:
         raise _truncated(f"the tensors need {needed} bytes, {size} are there")
     if size > needed:
-        raise Skipped("bad_header", f"{size - needed} bytes lie beyond the last tensor: {_AGAIN}")
+        what = f"{size - needed} bytes lie beyond the last tensor"
+        raise Unfinished("bad_header", f"{what}: {_OR_AGAIN}")
 
 
 def _parse(text: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -164,6 +168,8 @@ def _parse(text: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for name in scanner.members():
+        if len(name) > MAX_NAME_LENGTH:
+            raise BadError(f"the header has a tensor name of {len(name)} characters")
         if name == "__metadata__":
             metadata = {key: scanner.string() for key in scanner.members()}
         else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from lensd.errors import Failed
+from lensd.errors import Failed, Skipped
 from lensd.store.faults import disk_faults
 from lensd.store.header import Header, encode_header, read_header, tensor_bytes
 from lensd.store.reading import read_up_to, sha256_of
@@ -19,6 +20,22 @@ def output_bytes(tensors: Sequence[TensorEntry], metadata: Mapping[str, str]) ->
     """The exact size of a file with these tensors and this metadata."""
     data = sum(tensor_bytes(dtype, shape) for _, dtype, shape in tensors)
     return len(encode_header(tensors, metadata)) + data
+
+
+def open_temporary(path: str, flags: int) -> int:
+    """Open a file that the daemon made. Whoever opens it has to compare its inode.
+
+    Raises Skipped(`vanished`) when it is not there: its folder was moved.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            raise
+        raise Skipped(
+            "vanished",
+            "the folder was moved while the file was compressed; lensd takes it where it is now",
+        ) from error
 
 
 class Output:
@@ -45,7 +62,7 @@ class Output:
             self._places[name] = (start, tensor_bytes(dtype, shape))
             start += tensor_bytes(dtype, shape)
         self.size = start
-        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._fd = open_temporary(path, os.O_RDWR)
         found = os.fstat(self._fd)
         if (found.st_dev, found.st_ino, found.st_size) != (*inode, 0):
             os.close(self._fd)
@@ -62,6 +79,11 @@ class Output:
         trace: TracebackType | None,
     ) -> None:
         os.close(self._fd)
+
+    @property
+    def reading_path(self) -> str:
+        """A path of this very file, whatever its name is (UTF-8 or not) or has become."""
+        return f"/proc/self/fd/{self._fd}"
 
     def write(self, name: str, data: bytearray) -> None:
         """All bytes of one tensor."""

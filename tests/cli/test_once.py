@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.support import delta
-from tests.support.home_server import HomeServer, Seen
+from tests.support.home_server import UNPROVEN, HomeServer, Seen
 
 
 @pytest.fixture
@@ -60,6 +61,29 @@ def test_what_is_not_whole_yet_is_reported_and_stays(server: HomeServer) -> None
     Path(f"{partner}.part").unlink()
     again = [line["path"] for line in server.once() if line["event"] == "file.compressed"]
     assert sorted(again) == sorted(map(str, (partner, written)))
+
+
+def test_what_is_only_unproven_is_waited_for(server: HomeServer) -> None:
+    """A file that ends in zeros is done by the same run. Nothing else is waited for so long."""
+    good = server.drop("good.safetensors", seed=1).path
+    zeros = server.make("zeros.safetensors", seed=2).path
+    data = zeros.read_bytes()
+    zeros.write_bytes(data[:-9000] + bytes(9000))
+    server.move_in(zeros)
+    cut = server.loras / "cut.safetensors"
+    cut.write_bytes(data[:-1])
+    lines = server.once()
+    done = {line["path"]: line for line in lines if line["event"] == "file.compressed"}
+    assert set(done) == {str(good), str(server.loras / zeros.name)}
+    assert done[str(good)]["seconds"]["wait"] < UNPROVEN
+    assert done[str(server.loras / zeros.name)]["seconds"]["wait"] >= UNPROVEN
+    [skipped] = [line for line in lines if line["event"] == "file.skipped"]
+    assert (skipped["path"], skipped["reason"]) == (str(cut), "not_whole_yet")
+    server.configure(settle={"unproven_seconds": 3600})
+    began = time.monotonic()
+    [skipped] = [line for line in server.once() if line["event"] == "file.skipped"]
+    assert (skipped["path"], skipped["reason"]) == (str(cut), "not_whole_yet")
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.slow

@@ -67,6 +67,7 @@ def _is_back(path: Path, before: Seen) -> bool:
     return before == Seen.of(path)._replace(inode=before.inode) and path.name == note
 
 
+@pytest.mark.fault("undo")
 def test_one_file(files: Files) -> None:
     """Bytes, mode, owner, time and attributes; moved out of the archive, which needs no space."""
     server, path, before = files.take("one")
@@ -149,6 +150,7 @@ def test_an_older_version(server: HomeServer) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("undo")
 def test_across_disks(server: HomeServer, other_disk: Path) -> None:
     """Copied and verified; the archive keeps its copy, unless `--purge` says otherwise."""
     server.configure(archive=other_disk)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.home_server import HomeServer
 
 
+@pytest.mark.fault("folder gone")
 def test_a_folder_that_goes_and_comes_back(tmp_path: Path) -> None:
     """One line when it is gone, one when it is there again; then files are taken as before."""
     server = HomeServer(tmp_path)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.daemon.conftest import Running
 
 
+@pytest.mark.fault("two daemons")
 def test_a_second_daemon_names_the_first(running: Running) -> None:
     """Exit 6 with the first one's process id and the remedy; `once` alike; the first goes on."""
     server, daemon = running

@@ -22,6 +22,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("case", NAMES)
+@pytest.mark.fault("names")
 def test_any_name_is_processed(running: Running, case: str) -> None:
     """Compressed, archived under its name and named in one valid line, exact in `path_b64`."""
     server, daemon = running
@@ -43,6 +44,7 @@ def test_any_name_is_processed(running: Running, case: str) -> None:
     assert [] == server.temporaries()
 
 
+@pytest.mark.fault("names")
 def test_a_waiting_file_whose_name_is_not_utf8(running: Running) -> None:
     """The reason names its partner: `status` shows it, the daemon lives on."""
     server, daemon = running
@@ -57,6 +59,7 @@ def test_a_waiting_file_whose_name_is_not_utf8(running: Running) -> None:
     assert base64.b64decode(line["path_b64"]) == target
 
 
+@pytest.mark.fault("names")
 def test_a_refused_file_whose_name_is_not_utf8(running: Running) -> None:
     """A file that ends otherwise than well, under such a name."""
     server, daemon = running

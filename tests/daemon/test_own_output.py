@@ -18,6 +18,7 @@ def _settle_all(server: HomeServer, daemon: RunningDaemon, name: str = "marker")
     daemon.wait_for_file(made.path, "file.compressed")
 
 
+@pytest.mark.fault("own output")
 def test_a_copy_of_an_output_is_not_compressed_again(server: HomeServer) -> None:
     """Under another name, and also after the ledger is lost, whatever `existing` says."""
     made = server.drop("style.safetensors", seed=1)

@@ -151,6 +151,7 @@ CALLS = [
 @pytest.mark.slow
 @needs_program("strace")
 @pytest.mark.parametrize(("call", "number"), CALLS)
+@pytest.mark.fault("killed")
 def test_sigkill_at_a_system_call(server: HomeServer, call: str, number: int) -> None:
     """The name always holds the whole old or new file; a restart finishes; no line is lost."""
     server.configure(watch=[{"path": str(server.loras), "existing": "compress"}])

@@ -2,49 +2,82 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 
 import pytest
 
-from lensd.errors import Failed, Skipped
-from lensd.intake.complete import PARTNERS, Facts, Kind, decide, probe
+from lensd.errors import Failed, Skipped, Unfinished
+from lensd.intake.complete import PARTNERS, TAIL_BYTES, Facts, Kind, decide, probe
+from lensd.store.header import encode_header
 from lensd.store.identity import Identity
 from lensd.store.lease import Refusal, block_lease_signal
 from tests.support.realistic import small_lora
 
+QUIET, UNPROVEN = 5.0, 60.0
 A = Identity(1, 1, 100, 1, 1)
 LINK = Skipped("symlink", "a link")
-TRUNCATED, PAGE = Skipped("truncated", "short"), Skipped("not_safetensors", "a web page")
+TRUNCATED, PAGE = Unfinished("truncated", "short"), Skipped("not_safetensors", "a web page")
+BEYOND = Unfinished("bad_header", "bytes beyond the last tensor")
 FORBIDDEN = Failed("unreadable", "chmod")
+OPEN, NO_LEASE = Refusal.OPEN_WRITER, Refusal.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
-    ("facts", "early", "late"),
+    ("facts", "soon", "early", "late"),
     [
-        (Facts(A), Kind.TAKE, Kind.TAKE),
-        (Facts(A, is_output=True), Kind.OWN, Kind.OWN),
-        (Facts(A, kind_refusal=LINK), Kind.REFUSE, Kind.REFUSE),
-        (Facts(A, kind_refusal=LINK, partner="a.part"), Kind.REFUSE, Kind.REFUSE),
-        (Facts(A, partner="a.part"), Kind.WAIT, Kind.WAIT),
-        (Facts(A, partner="a.part", refusal=TRUNCATED), Kind.WAIT, Kind.WAIT),
-        (Facts(A, lease=Refusal.OPEN_WRITER), Kind.WAIT, Kind.WAIT),
-        (Facts(A, lease=Refusal.OPEN_WRITER, refusal=PAGE), Kind.WAIT, Kind.WAIT),
-        (Facts(A, lease=Refusal.UNAVAILABLE), Kind.WAIT, Kind.TAKE),
-        (Facts(A, lease=Refusal.UNAVAILABLE, is_output=True), Kind.OWN, Kind.OWN),
-        (Facts(A, refusal=TRUNCATED), Kind.WAIT, Kind.REFUSE),
-        (Facts(A, refusal=Skipped("empty", "no bytes")), Kind.WAIT, Kind.REFUSE),
-        (Facts(A, refusal=PAGE), Kind.REFUSE, Kind.REFUSE),
-        (Facts(A, refusal=FORBIDDEN), Kind.REFUSE, Kind.REFUSE),
+        (Facts(A), Kind.WAIT, Kind.TAKE, Kind.TAKE),
+        (Facts(A, is_output=True), Kind.OWN, Kind.OWN, Kind.OWN),
+        (Facts(A, kind_refusal=LINK), Kind.REFUSE, Kind.REFUSE, Kind.REFUSE),
+        (Facts(A, kind_refusal=LINK, partner="a.part"), Kind.REFUSE, Kind.REFUSE, Kind.REFUSE),
+        (Facts(A, partner="a.part"), Kind.WAIT, Kind.WAIT, Kind.WAIT),
+        (Facts(A, partner="a.part", refusal=TRUNCATED), Kind.WAIT, Kind.WAIT, Kind.WAIT),
+        (Facts(A, lease=OPEN), Kind.WAIT, Kind.WAIT, Kind.WAIT),
+        (Facts(A, lease=OPEN, refusal=PAGE), Kind.WAIT, Kind.WAIT, Kind.WAIT),
+        (Facts(A, lease=NO_LEASE), Kind.WAIT, Kind.WAIT, Kind.TAKE),
+        (Facts(A, lease=NO_LEASE, is_output=True), Kind.OWN, Kind.OWN, Kind.OWN),
+        (Facts(A, lease=NO_LEASE, refusal=TRUNCATED), Kind.WAIT, Kind.WAIT, Kind.WAIT),
+        (Facts(A, refusal=TRUNCATED), Kind.WAIT, Kind.WAIT, Kind.WAIT),
+        (Facts(A, refusal=BEYOND), Kind.WAIT, Kind.WAIT, Kind.WAIT),
+        (Facts(A, refusal=Unfinished("empty", "no bytes")), Kind.WAIT, Kind.WAIT, Kind.WAIT),
+        (Facts(A, refusal=PAGE), Kind.REFUSE, Kind.REFUSE, Kind.REFUSE),
+        (Facts(A, refusal=FORBIDDEN), Kind.REFUSE, Kind.REFUSE, Kind.REFUSE),
+        (Facts(A, holes=True), Kind.WAIT, Kind.WAIT, Kind.TAKE),
+        (Facts(A, zero_tail=True), Kind.WAIT, Kind.WAIT, Kind.TAKE),
+        (Facts(A, holes=True, zero_tail=True, lease=NO_LEASE), Kind.WAIT, Kind.WAIT, Kind.TAKE),
+        (Facts(A, holes=True, is_output=True), Kind.OWN, Kind.OWN, Kind.OWN),
+        (Facts(A, holes=True, partner="a.part"), Kind.WAIT, Kind.WAIT, Kind.WAIT),
     ],
 )
-def test_the_rules(facts: Facts, early: Kind, late: Kind) -> None:
-    """After the quiet time, and after the longer one without proof."""
-    for quiet, kind in ((5.0, early), (60.0, late)):
-        verdict = decide(facts, quiet, unproven_seconds=60.0)
+def test_the_rules(facts: Facts, soon: Kind, early: Kind, late: Kind) -> None:
+    """Before the quiet time, after it, and after the longer one without proof."""
+    for quiet, kind in ((QUIET - 0.1, soon), (QUIET, early), (UNPROVEN, late)):
+        verdict = decide(facts, quiet, QUIET, UNPROVEN)
         assert kind is verdict.kind
         assert bool(verdict.reason) == (kind is Kind.WAIT)
-        assert (verdict.refusal is not None) == (kind is Kind.REFUSE)
+        is_told = isinstance(facts.refusal, Unfinished) and quiet >= UNPROVEN
+        is_told = is_told and not verdict.busy
+        assert (verdict.refusal is not None) == (kind is Kind.REFUSE or is_told)
+
+
+@pytest.mark.parametrize(
+    ("facts", "busy", "unproven", "says"),
+    [
+        (Facts(A), False, True, "until just now"),
+        (Facts(A, partner="a.part"), True, False, "a.part"),
+        (Facts(A, lease=OPEN), True, False, "open for writing"),
+        (Facts(A, refusal=TRUNCATED), False, False, "not whole: short"),
+        (Facts(A, lease=NO_LEASE), False, True, "for 60 s"),
+        (Facts(A, holes=True), False, True, "holes"),
+        (Facts(A, zero_tail=True), False, True, "zeros"),
+    ],
+)
+def test_the_reasons_to_wait(facts: Facts, *, busy: bool, unproven: bool, says: str) -> None:
+    """Which of them begin the quiet time anew, and which pass by time alone."""
+    verdict = decide(facts, 0.0, QUIET, UNPROVEN)
+    assert (verdict.busy, verdict.unproven) == (busy, unproven)
+    assert says in verdict.reason
 
 
 @pytest.fixture
@@ -104,3 +137,76 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     assert reasons == ["not_regular", "symlink"]
     with pytest.raises(FileNotFoundError):
         _probe(tmp_path / "nothing")
+
+
+def test_what_is_written_has_no_holes(lora: Path) -> None:
+    """Nor before it is on the disk, nor on it."""
+    with lora.open("r+b") as file:
+        file.seek(-4096, os.SEEK_END)
+        file.write(bytes(4000) + b"x" * 96)
+    assert not _probe(lora).holes
+    os.sync()
+    assert not _probe(lora).holes
+
+
+@pytest.mark.parametrize("how", ["truncate", "fallocate"])
+def test_what_was_never_written_is_a_hole(lora: Path, how: str) -> None:
+    """In the middle of a file whose header and end are there: a download in several pieces."""
+    data = lora.read_bytes()
+    with lora.open("wb") as file:
+        if how == "fallocate":
+            os.posix_fallocate(file.fileno(), 0, len(data))
+        else:
+            file.truncate(len(data))
+        os.pwrite(file.fileno(), data[: len(data) // 3], 0)
+        os.pwrite(file.fileno(), data[-4096:], len(data) - 4096)
+    facts = _probe(lora)
+    if not facts.holes:
+        pytest.skip("this filesystem does not tell holes")
+    assert (facts.refusal, facts.zero_tail) == (None, False)
+
+
+@pytest.mark.parametrize("missing", [TAIL_BYTES, 100, 5000])
+def test_an_end_of_zeros_is_seen(lora: Path, missing: int) -> None:
+    """However little of it is missing, and whatever the filesystem says of holes."""
+    data = lora.read_bytes()
+    lora.write_bytes(data[:-missing] + bytes(missing))
+    facts = _probe(lora)
+    assert facts.zero_tail
+    assert facts.refusal is None
+
+
+def test_only_the_end_is_read(lora: Path) -> None:
+    """Not the whole file at each look: of a file of 4 GB the probe reads some kilobytes."""
+    big = lora.with_name("big.safetensors")
+    size = 4 * 10**9
+    header = encode_header([("a.lora_down.weight", "U8", (size,))], {})
+    with big.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + size)
+    before = _bytes_read()
+    facts = _probe(big)
+    assert (facts.holes, facts.zero_tail) == (True, True)
+    assert _bytes_read() - before < 100_000
+
+
+def _bytes_read() -> int:
+    text = Path("/proc/self/io").read_text()
+    return int(text.split("rchar:")[1].split()[0])
+
+
+def test_a_mapping_is_a_writer_too(lora: Path) -> None:
+    """Also after its descriptor is closed; a lease is granted when it is unmapped."""
+    with lora.open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0)
+    assert _probe(lora).lease is Refusal.OPEN_WRITER
+    mapped.close()
+    assert _probe(lora).lease is None
+
+
+def test_a_file_under_a_partner_is_not_opened(lora: Path) -> None:
+    """A lease, however short, could be in the way of the program that downloads."""
+    Path(f"{lora}.aria2").touch()
+    lora.chmod(0)
+    facts = _probe(lora)
+    assert (facts.partner, facts.refusal) == (f"{lora.name}.aria2", None)

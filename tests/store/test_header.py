@@ -268,6 +268,7 @@ def test_a_header_that_is_not_utf8(tmp_path: Path) -> None:
     ],
     ids=lambda header: f"{len(header)}-{header[:12]!r}",
 )  # fmt: skip
+@pytest.mark.fault("hostile header")
 def test_hostile_headers_cost_little(tmp_path: Path, run_python: RunPython, header: bytes) -> None:
     """Deep nesting, endless lists and huge texts are refused within a second and 300 MB."""
     path = write(tmp_path / "f", header)
@@ -287,6 +288,7 @@ def test_a_large_honest_header_is_read(tmp_path: Path) -> None:
     assert header.metadata == metadata
 
 
+@pytest.mark.fault("hostile header")
 def test_only_reasons_escape_from_mutated_files(tmp_path: Path) -> None:
     """3,000 broken files: each is refused with a reason, or the library reads it as well."""
     chance = random.Random(15)  # noqa: S311
