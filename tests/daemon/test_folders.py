@@ -57,7 +57,7 @@ def test_a_watched_folder_may_be_a_link_but_links_inside_are_not_entered(
 
 
 def test_a_file_that_is_renamed_while_it_waits_its_turn(running: Running) -> None:
-    """The old name's job ends, the new name is compressed and archived under that name."""
+    """Its job follows it: the new name is compressed and archived under that name."""
     server, daemon = running
     worker = _hold_the_worker(server, daemon)
     blocking = server.drop("blocking.safetensors", seed=2).path
@@ -68,11 +68,11 @@ def test_a_file_that_is_renamed_while_it_waits_its_turn(running: Running) -> Non
     new = old.with_name("new.safetensors")
     sha256 = Seen.of(old).sha256
     old.rename(new)
-    daemon.wait_for_file(new, "file.settled")
+    assert daemon.wait_for_file(new, "file.moved")["from_path"] == str(old)
     os.kill(worker, signal.SIGCONT)
     line = daemon.wait_for_file(new)
     assert (line["event"], line["sha256_in"]) == ("file.compressed", sha256)
-    assert daemon.of(old)[2:] == ["file.skipped"]
+    assert daemon.of(old) == ["file.detected", "file.settled"]
     assert not old.exists()
     assert server.archived(new).is_file()
     assert not server.archived(old).exists()
@@ -80,7 +80,7 @@ def test_a_file_that_is_renamed_while_it_waits_its_turn(running: Running) -> Non
 
 
 def test_a_file_that_is_renamed_during_its_job(running: Running) -> None:
-    """Nothing is published under the old name; the new one is compressed."""
+    """Nothing is published under the old name; the job begins again under the new one."""
     server, daemon = running
     worker = _hold_the_worker(server, daemon)
     old = server.drop("before.safetensors", seed=2).path
@@ -88,8 +88,8 @@ def test_a_file_that_is_renamed_during_its_job(running: Running) -> None:
     wait_until(lambda: bool(server.temporaries()), "the job runs")
     new = old.with_name("after.safetensors")
     old.rename(new)
-    daemon.wait_for_file(new, "file.settled")
     os.kill(worker, signal.SIGCONT)
+    assert daemon.wait_for_file(new, "file.moved")["from_path"] == str(old)
     assert daemon.wait_for_file(new)["event"] == "file.compressed"
     assert not old.exists()
     assert [] == server.temporaries()
