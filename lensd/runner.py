@@ -127,9 +127,9 @@ class Runner(threading.Thread):
         """One job, if one may be begun. False if there is nothing to do now."""
         if (self._shop.patient and self._opens_in() > 0) or not self._may_try():
             return False
-        entry = self._next()
+        entry = self.next_job()
         while entry is not None and self._shop.is_away(entry.root):  # from now on in `away`
-            entry = self._next()
+            entry = self.next_job()
         if entry is None:
             return False
         self.idle.clear()  # while its row still says `queued`
@@ -139,7 +139,8 @@ class Runner(threading.Thread):
         self._idle_since = time.monotonic()
         return True
 
-    def _next(self) -> Entry | None:
+    def next_job(self) -> Entry | None:
+        """The job that may be begun next, None if there is none."""
         ledger = self._shop.ledger
         if self._shop.patient:
             return ledger.next_queued(without=self._shop.away())

@@ -6,11 +6,12 @@ import sys
 
 import click
 
-from lensd import batch, daemon
+from lensd import batch
 from lensd.cli.options import config_option
 from lensd.config.folders import printable
 from lensd.config.reading import find_config, load_for_run
 from lensd.estimate import Estimate, estimate
+from lensd.once import once as process
 from lensd.report.amounts import size
 
 
@@ -43,7 +44,7 @@ def once(
         if dry_run or not any(p.files for p in plans):
             return 0
         click.confirm("Go on?", abort=True, err=True)
-    return daemon.once(found, paths=list(paths), redo=redo)
+    return process(found, paths=list(paths), redo=redo)
 
 
 def describe(plan: Estimate) -> str:

@@ -41,7 +41,9 @@ def start() -> Iterator[Start]:
 def folder(tmp_path: Path) -> str:
     """One that everybody can reach and write."""
     for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.geteuid() and parent.name.startswith(("pytest-", "popen-", "test_")):
+        if parent.stat().st_uid == os.geteuid() and parent.name.startswith(
+            ("pytest-", "popen-", "test_")
+        ):
             parent.chmod(0o755)
     found = tmp_path / "folder"
     found.mkdir()

@@ -1,0 +1,257 @@
+"""All parts of a working lensd for one configuration, put together; `daemon` and `once` use them.
+
+Three threads: watchdog's, which only pass on paths; the runner's, which changes files; and the main
+one, which owns the intake. They meet in one inbox and in the ledger.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from lensd import __version__, rebuild, recovery
+from lensd.config.models import Config, Watch
+from lensd.intake.guard import Guard
+from lensd.intake.intake import Intake, linked
+from lensd.intake.settle import Settler
+from lensd.pruning import DailyPass, Pruner
+from lensd.report import log
+from lensd.runner import Runner
+from lensd.schedule import opens_in
+from lensd.store.archive import Archive
+from lensd.store.claim import Claims
+from lensd.store.lease import block_lease_signal
+from lensd.store.ledger import Ledger
+from lensd.store.lock import StateLock
+from lensd.worker.supervisor import Worker
+from lensd.workshop import Workshop
+
+STOP_SECONDS = 8.0
+PATIENCE_SECONDS = 1.0
+LEVELS = {
+    "file.kept": "info",
+    "file.skipped": "warning",
+    "file.postponed": "warning",
+    "file.failed": "error",
+    "file.quarantined": "error",
+    "file.rescued": "warning",
+    "worker.crashed": "error",
+    "daemon.degraded": "error",
+    "daemon.refused": "error",
+}
+FAILURES = ("file.failed", "file.quarantined")
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A signal arrived."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """SIGHUP: read the configuration again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A path may have changed."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """The runner finished something."""
+
+
+Message = Stop | Reload | Look | Wake
+Inbox = SimpleQueue[Message]
+
+
+def listen() -> Inbox:
+    """Turn signals into messages, before there is any other thread."""
+    inbox: Inbox = SimpleQueue()
+    block_lease_signal()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda n, _: inbox.put(Stop(n)))
+    return inbox
+
+
+@contextmanager
+def locked_ledger(config: Config) -> Iterator[Ledger]:
+    """The ledger, for the one lensd that has its state folder and the watched folders.
+
+    The log goes where the configuration says. Raises LockedError, StorageError.
+    """
+    log.configure(config.log.path, config.log.level, config.log.mode_bits)
+    with StateLock(config.state.path):
+        os.makedirs(config.archive.path, mode=0o750, exist_ok=True)
+        ledger = Ledger(config.state.path, __version__)
+        try:
+            require_unclaimed(config)
+            say("daemon.started", version=__version__, pid=os.getpid(), config=config.source)
+            yield ledger
+        finally:
+            ledger.close()
+
+
+def require_unclaimed(config: Config) -> None:
+    """Raises LockedError when another lensd watches one of the folders."""
+    with Claims() as claims:
+        for watch in config.watch:
+            with suppress(OSError):  # it is not there: claimed when it is
+                claims.claim(watch.root)
+
+
+def say(event: str, **fields: Any) -> None:
+    """One log line, at its event's level."""
+    getattr(log.get(), LEVELS.get(event, "info"))(event, **fields)
+
+
+class House:
+    """The parts, and what both ways of using them need."""
+
+    def __init__(self, config: Config, ledger: Ledger, inbox: Inbox, *, patient: bool) -> None:
+        self.config = config
+        self.ledger = ledger
+        self.has_failed = False
+        self._inbox = inbox
+        self.archive = Archive(os.path.realpath(config.archive.path))
+        settler = Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds)
+        self.intake = Intake(config.watch, settler, ledger, self.archive, self.say)
+        self._claims = Claims()
+        self.guard = Guard(
+            config.watch,
+            self.intake,
+            ledger,
+            self._claims,
+            rescan_seconds=config.settle.rescan_seconds,
+            hint=lambda path: inbox.put(Look(path)),
+            returned=self._return,
+            released=self._go_on,
+            log=self.say,
+        )
+        self.shop = self._workshop(patient=patient)
+        self.runner = Runner(
+            self.shop,
+            {w.root: w.settings for w in config.watch},
+            self.intake.waited,
+            lambda: inbox.put(Wake()),
+            lambda: opens_in(config.worker.hours, dt.datetime.now().astimezone()),
+            self._daily_pass(),
+        )
+
+    def _workshop(self, *, patient: bool) -> Workshop:
+        worker = self.config.worker
+        return Workshop(
+            ledger=self.ledger,
+            archive=self.archive,
+            worker=Worker(
+                command=(sys.executable, "-m", "lensd.compute"),
+                tell=say,
+                timeout=worker.timeout,
+                idle_exit=worker.idle_exit,
+                nice=worker.nice,
+                memory_limit=worker.memory_limit,
+            ),
+            log=self.say,
+            device=worker.device,
+            quiet_seconds=self.config.settle.quiet_seconds,
+            again=lambda entry: self._inbox.put(Look(entry.full_path)),
+            patient=patient,
+            away=lambda: self.guard.held,
+            is_away=self.guard.is_degraded,
+            moved=self.intake.follower.search,
+        )
+
+    def _daily_pass(self) -> DailyPass | None:
+        days = self.config.archive.keep_days
+        return (
+            None if days is None else DailyPass(Pruner(self.ledger, self.archive, self.say, days))
+        )
+
+    def say(self, event: str, **fields: Any) -> None:
+        """One log line; remembers whether a file has failed."""
+        self.has_failed = self.has_failed or event in FAILURES
+        say(event, **fields)
+
+    def prepare(self) -> None:
+        """Finish what a crash left, and get to know the folders."""
+        self.intake.follower.finish()
+        recovery.recover(self.shop)
+        self.ledger.release(self.ledger.quarantined_before(__version__))
+        for watch in self.healthy():
+            self._open(watch)
+
+    def healthy(self) -> tuple[Watch, ...]:
+        """The watched folders that can be worked in."""
+        return tuple(w for w in self.config.watch if w.root not in self.guard.held)
+
+    def next(self, due: float) -> Message | None:
+        """The next message, or None when `due` (monotonic seconds) has come, or soon."""
+        # Python runs a signal's handler in this thread, and one that comes just before the wait
+        # begins does not interrupt it: so no wait is long.
+        patience = min(PATIENCE_SECONDS, max(0.0, due - time.monotonic()))
+        try:
+            return self._inbox.get(timeout=patience)
+        except Empty:
+            return None
+
+    def look(self, paths: Iterable[str]) -> None:
+        """Have paths looked at anew. From any thread."""
+        for path in paths:
+            self._inbox.put(Look(path))
+        self.runner.wake()
+
+    def is_worked_off(self) -> bool:
+        """Whether no job is left, and nothing wants to be looked at."""
+        # In this order: the runner takes a job only when it is not idle, and when it is idle
+        # again, what it wants to be looked at anew is in the inbox.
+        if self.runner.next_job() is not None:
+            return False
+        return self.runner.idle.is_set() and self._inbox.empty()
+
+    def close(self) -> None:
+        """End all threads; a job under way begins again with the next start."""
+        if self.runner.is_alive():
+            self.runner.finish(STOP_SECONDS)
+        self.guard.stop()
+        self._claims.close()
+
+    def _go_on(self) -> None:
+        self.runner.wake()
+
+    def _open(self, watch: Watch) -> None:
+        """What a folder needs before its first scan."""
+        rebuild.rebuild(watch, self.ledger, self.archive, self.say)
+        rebuild.clear_strays(watch, self.archive)
+        recovery.rescue_strays(watch.root, watch.name, recursive=watch.recursive, shop=self.shop)
+        baseline = self.intake.baseline(watch)
+        if baseline is not None:
+            files, size = baseline
+            say(
+                "daemon.baseline",
+                watch=watch.name,
+                path=watch.path,
+                files=files,
+                bytes=size,
+                symlinked_folders=linked(watch) if watch.recursive else [],
+            )
+
+    def _return(self, watch: Watch) -> bool:
+        """A folder is back, and its jobs have waited; False while one is still failing."""
+        if self.runner.is_busy_in(watch.root):
+            return False
+        recovery.continue_jobs(self.shop, lambda root: root == watch.root)
+        self._open(watch)
+        return True

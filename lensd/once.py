@@ -1,0 +1,83 @@
+"""`once`: what is there now is settled together and worked off; then it ends."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import signal
+import time
+
+from lensd import batch
+from lensd.config.models import Config
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED
+from lensd.house import House, Look, Stop, listen, locked_ledger, say
+
+
+def once(config: Config, *, paths: list[str], redo: bool) -> int:
+    """Process what is there now, then end. Returns the exit code."""
+    inbox = listen()
+    with locked_ledger(config) as ledger:
+        house = House(config, ledger, inbox, patient=False)
+        house.guard.open()
+        house.has_failed = bool(house.guard.held)
+        house.prepare()
+        house.intake.tells_unfinished = False
+        _invite(house, paths, redo=redo)
+        house.runner.start()
+        try:
+            stopped = _settle_and_work(house)
+        finally:
+            house.close()
+    if stopped is not None:
+        return 128 + stopped
+    return EXIT_SOME_FAILED if house.has_failed else EXIT_OK
+
+
+def _invite(house: House, paths: list[str], *, redo: bool) -> None:
+    """What was asked to be treated, whatever became of it before."""
+    house.intake.follow()
+    there = house.config.model_copy(update={"watch": house.healthy()})
+    chosen = batch.choose(there, house.ledger, paths, redo=redo)
+    house.ledger.release(chosen.released)
+    for entry in chosen.again:
+        house.ledger.enqueue(
+            secrets.token_hex(8),
+            entry.root,
+            entry.watch,
+            entry.path,
+            entry.staged or entry.identity,
+            redo=True,
+            sha256_in=entry.sha256_in,
+            archive_path=entry.archive_path,
+            archive_method=entry.archive_method,
+        )
+    now = time.monotonic()
+    for file in chosen.files:
+        house.intake.hint(os.path.join(file.watch.root, file.path), now)
+
+
+def _settle_and_work(house: House) -> int | None:
+    """Returns the number of the signal that ended it early, if one did."""
+    intake, deadline = house.intake, _deadline(house)
+    while house.runner.error is None:
+        now = time.monotonic()
+        if intake.step(now):
+            house.runner.wake()
+        if intake.pending and now > deadline and not intake.hopeful:
+            intake.reject_rest()
+        if not intake.pending and house.is_worked_off():
+            return None
+        message = house.next(intake.next_due() or math.inf)
+        if isinstance(message, Stop):
+            say("daemon.stopping", signal=signal.Signals(message.number).name)
+            return message.number
+        if isinstance(message, Look):  # somebody wrote to a file while it was its turn
+            intake.hint(message.path, time.monotonic())
+            deadline = _deadline(house)
+    raise house.runner.error
+
+
+def _deadline(house: House) -> float:
+    """When a file that is not whole, and does not become so by waiting, is given up."""
+    return time.monotonic() + house.config.settle.quiet_seconds + 1
