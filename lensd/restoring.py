@@ -93,10 +93,10 @@ class Restorer:
             token=job_id,
         )
         gone = purge or method == "move"
-        if purge and method != "move":
-            os.unlink(original.path)
         identity = Identity.of(os.lstat(original.home))
         self._ledger.came_back(job_id, identity, original.path, gone=gone)
+        if purge and method != "move":
+            self._archive.remove(original.path)  # the ledger may say less than the disk holds
         self._log(
             "file.restored",
             path=original.home,

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Archive:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._lock = threading.Lock()
+        self._placing = 0  # while something is being put in, its folder may be empty and must stay
 
     def keep(
         self,
@@ -136,6 +139,24 @@ class Archive:
             move(folder_fd, name, target_fd, target)
         return f"{self.root}/{inside}"
 
+    def remove(self, path: str) -> None:
+        """Unlink an original durably, and the folders that it leaves empty, but not the watch's.
+
+        Raises FileNotFoundError, Skipped(`symlink` | `not_regular`), Failed(`io_error`), and
+        StorageError for a path that is not in this archive.
+        """
+        self._require_root()
+        folder, name = os.path.split(self._relative(path))
+        folder_fd = open_folder(self.root, folder)
+        try:
+            os.close(open_regular(folder_fd, name))
+            with disk_faults(self.root):
+                os.unlink(name, dir_fd=folder_fd)
+                fsync_folder(folder_fd)
+        finally:
+            os.close(folder_fd)
+        self._drop_empty(folder)
+
     def sweep(self) -> int:
         """Remove the half copies that a killed lensd left in the archive; returns how many.
 
@@ -164,6 +185,38 @@ class Archive:
                 self.rescue(versions_fd, target, watch, relative)  # damaged: not what it should be
             move(folder_fd, name, versions_fd, target)
 
+    def _relative(self, path: str) -> str:
+        """A path of this archive, from its root on."""
+        inside = path.removeprefix(f"{self.root}/")
+        parts = inside.split("/")
+        if inside == path or len(parts) < 2 or not {"", ".", ".."}.isdisjoint(parts):
+            raise StorageError(
+                f"{path} is no original in the archive {self.root}; nothing was removed. If the "
+                "archive has moved, correct archive.path, or delete the file yourself"
+            )
+        return inside
+
+    def _drop_empty(self, folder: str) -> None:
+        """Remove an empty folder and those above it, below the archive's first level."""
+        while "/" in folder:
+            above, name = os.path.split(folder)
+            with self._lock:
+                if self._placing or not self._rmdir(above, name):
+                    return
+            folder = above
+
+    def _rmdir(self, above: str, name: str) -> bool:
+        try:
+            above_fd = open_folder(self.root, above)
+            try:
+                os.rmdir(name, dir_fd=above_fd)
+                fsync_folder(above_fd)
+            finally:
+                os.close(above_fd)
+        except (OSError, Skipped):  # not empty, most of all; an empty folder harms nobody
+            return False
+        return True
+
     def _found(self, inside: str) -> str | None:
         self._require_root()
         folder, name = os.path.split(inside)
@@ -191,11 +244,17 @@ class Archive:
         """The folder that a path below the root lies in, made if missing, and its last part."""
         self._require_root()
         folder, name = os.path.split(inside)
-        folder_fd = make_folders(self.root, folder)
+        with self._lock:
+            self._placing += 1
         try:
-            yield folder_fd, name
+            folder_fd = make_folders(self.root, folder)
+            try:
+                yield folder_fd, name
+            finally:
+                os.close(folder_fd)
         finally:
-            os.close(folder_fd)
+            with self._lock:
+                self._placing -= 1
 
     def _require_root(self) -> None:
         if not os.path.isdir(self.root):

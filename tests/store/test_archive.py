@@ -385,6 +385,72 @@ def test_rescue_across_devices_waits_for_writers(
     assert all_files(other_device) == {}
 
 
+def test_a_removed_original_takes_its_empty_folders_along(archive: Archive, source: Path) -> None:
+    """But for the watch's own folder, and no folder with anything else in it."""
+    first = keep(archive, source)
+    other = keep(archive, source, name="styles/deep/er/other.safetensors")
+    archive.remove(other.path)
+    assert list(all_files(archive.root)) == [f"loras/{NAME}"]
+    assert not Path(other.path).parent.parent.exists()
+    archive.remove(first.path)
+    assert [Path(archive.root, "loras")] == list(Path(archive.root).rglob("*"))
+
+
+def test_an_older_version_is_removed_with_the_folder_of_its_hash(
+    archive: Archive, source: Path
+) -> None:
+    """The newest stays."""
+    keep(archive, source)
+    newest = keep(archive, write(source, b"newer"))
+    [(_, older)] = archive.versions("loras", NAME)
+    archive.remove(older)
+    assert [] == archive.versions("loras", NAME)
+    assert list(all_files(archive.root)) == [f"loras/{NAME}"]
+    assert Path(newest.path).read_bytes() == b"newer"
+    assert list(Path(archive.root, ".versions").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["../loras/ink", "loras/../../loras/ink", "ink", "", "loras//ink", "/etc/hostname"]
+)
+def test_nothing_outside_the_archive_is_removed(archive: Archive, path: str) -> None:
+    """Also where the configuration names another archive than the ledger."""
+    outside = write(Path(archive.root).parent / "loras/ink", b"theirs")
+    with pytest.raises(StorageError, match="no original in the archive"):
+        archive.remove(path if path.startswith("/") else f"{archive.root}/{path}")
+    assert outside.read_bytes() == b"theirs"
+
+
+def test_only_regular_files_are_removed_from_the_archive(archive: Archive, tmp_path: Path) -> None:
+    """No link, no folder, and nothing through a folder that is a link."""
+    target = write(tmp_path / "elsewhere/x", b"theirs")
+    loras = Path(archive.root, "loras")
+    (loras / "folder").mkdir(parents=True)
+    (loras / "link").symlink_to(target)
+    (loras / "linked").symlink_to(target.parent)
+    for name, reason in (
+        ("link", "symlink"), ("folder", "not_regular"), ("linked/x", "symlink"),
+    ):  # fmt: skip
+        with pytest.raises(Skipped) as caught:
+            archive.remove(f"{loras}/{name}")
+        assert caught.value.reason == reason
+    with pytest.raises(FileNotFoundError):
+        archive.remove(f"{loras}/never")
+    assert target.read_bytes() == b"theirs"
+    assert (loras / "link").is_symlink()
+    assert (loras / "folder").is_dir()
+
+
+def test_folders_stay_while_something_is_put_into_the_archive(
+    archive: Archive, source: Path
+) -> None:
+    """Another thread may have made one and not filled it yet."""
+    kept = keep(archive, source)
+    with archive._place("loras/styles/deep/new"):
+        archive.remove(kept.path)
+    assert Path(archive.root, "loras/styles/deep").is_dir()
+
+
 def test_half_copies_of_a_killed_lensd_are_swept(archive: Archive, source: Path) -> None:
     """And nothing else."""
     kept = keep(archive, source)
