@@ -86,6 +86,10 @@ class Ledger:
 
     # what was seen
 
+    def is_empty(self) -> bool:
+        """Whether it never saw a folder: it is new, or an older one was lost."""
+        return self._db.execute("SELECT 1 FROM roots").fetchone() is None
+
     def knows_root(self, root: str) -> bool:
         found = self._db.execute("SELECT 1 FROM roots WHERE root = ?", (os.fsencode(root),))
         return found.fetchone() is not None

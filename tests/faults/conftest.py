@@ -81,7 +81,7 @@ class Stage:
         with ThreadPoolExecutor(len(self.scenes)) as pool:
             wrong = list(filter(None, pool.map(lambda case: self._one(case, act), cases)))
         if wrong:
-            raise Violation("\n".join([f"{len(wrong)} of {len(cases)} cases:", *wrong]))
+            raise Violation("\n".join([f"{len(wrong)} of {len(cases)} cases:", *wrong[:12]]))
 
     def _one(self, case: Case, act: Callable[[Scene, Case], None]) -> str | None:
         scene = self._free.get()
@@ -89,7 +89,7 @@ class Stage:
             scene.fresh()
             act(scene, case)
         except Violation as violation:
-            return f"{case}: {violation}"
+            return f"{case!s:.100}: {violation!s:.300}"
         finally:
             self._free.put(scene)
         return None

@@ -132,13 +132,16 @@ def work(plan: dict[str, Any], say: Any) -> None:
         if plan["redo"]:
             do_again(ledger)
         intake.scan(folder, time.monotonic())
-        while intake.pending or again or ledger.next_queued():
+        patience = 3  # a file that has to wait is left to the next start
+        while (intake.pending or again or ledger.next_queued()) and patience:
             if again:
                 intake.hint(again.pop(), time.monotonic())
             intake.step(time.monotonic())
             entry = ledger.next_queued()
             if entry is not None:
                 job.process(entry, Settings(), shop, 0.0)
+            else:
+                patience -= 1
     finally:
         shop.worker.stop("idle")
         ledger.close()

@@ -268,7 +268,7 @@ class Scene:
 
     def is_finished(self, *ran: Ran) -> None:
         """After a start that nothing disturbed: one output, one original, nothing left over."""
-        self._nothing_left()
+        self.nothing_left()
         original, older = self.prepared.original, self.prepared.newer
         archived = self.archive / "loras" / NAME
         require(self.path.read_bytes() == self.prepared.output(original), "the output is not there")
@@ -302,16 +302,21 @@ class Scene:
         others = [line for r in ran for line in r.lines if line["event"] in ends]
         require(not others, f"another end: {others}")
 
-    def _nothing_left(self) -> None:
+    def nothing_left(self) -> None:
         require(not self.temporaries(), f"temporaries are left: {self.temporaries()}")
         open_rows = [row["state"] for row in self.rows() if row["state"] != "done"]
         require(not open_rows, f"rows are open: {open_rows}")
         wal = self.top / "state/ledger.sqlite3-wal"
         require(not wal.exists(), "the ledger was not closed")
 
+    @property
+    def whole(self) -> tuple[bytes, bytes]:
+        """The original and its output."""
+        return self.prepared.original, self.prepared.output(self.prepared.original)
+
     def newer_is_safe(self) -> None:
         """A writer wrote `newer`: those bytes and the original, if it was replaced, are there."""
-        self._nothing_left()
+        self.nothing_left()
         original, newer = self.prepared.original, self.prepared.newer
         outputs = {self.prepared.output(b): b for b in (original, newer)}
         now = self.path.read_bytes()
