@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -74,6 +75,7 @@ class Server:
         plan: dict[str, Any],
         tracer: Callable[[int], Tracer] | None,
         at_stop: Callable[[], None] | None,
+        then: signal.Signals,
     ) -> tuple[int, str]:
         """The exit code (below 0: the signal) of one process, and what it said to stderr."""
         before = self._errors.stat().st_size
@@ -82,7 +84,7 @@ class Server:
         attached = tracer(pid) if tracer else None
         self._say("!")
         if attached and at_stop:
-            attached.at_stop(at_stop)
+            attached.at_stop(at_stop, then)
         code = self._hear()
         if attached:
             attached.wait()
@@ -175,9 +177,13 @@ class Scene:
         *,
         traced: frozenset[str] = frozenset(),
         at_stop: Callable[[], None] | None = None,
+        then: signal.Signals = signal.SIGCONT,
         kill: str = "",
     ) -> Ran:
-        """One start of lensd. `what` strace does to it; with `traced` its calls can be listed."""
+        """One start of lensd. `what` strace does to it; with `traced` its calls can be listed.
+
+        If it is stopped, `at_stop` is called, and it goes on, or `then` is killed.
+        """
         before = self.log.stat().st_size if self.log.exists() else 0
         code, errors = self._server.run(
             {
@@ -187,6 +193,7 @@ class Scene:
             },
             self._tracer(what, traced),
             at_stop,
+            then,
         )  # fmt: skip
         self.redo = False
         said = self.log.read_bytes()[before:] if self.log.exists() else b""

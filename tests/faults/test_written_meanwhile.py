@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -34,23 +35,31 @@ FEW = 10
 class Writer:
     """Opens the file for writing, as soon as the kernel lets it, and writes `newer` over it."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, *, at_once: bool = True) -> None:
         self._path = scene.path
         self._newer = scene.prepared.newer
+        self._may_write = threading.Event()
+        if at_once:
+            self._may_write.set()
+        self.opened = threading.Event()
         self._thread = threading.Thread(target=self._write)
 
     def begin(self) -> None:
-        """Returns when the kernel knows of it; the writing itself may come later."""
+        """Returns when the kernel knows of it; the opening itself may come later."""
         with contextlib.suppress(BlockingIOError):
             os.close(os.open(self._path, os.O_RDWR | os.O_NONBLOCK))
         self._thread.start()
 
     def end(self) -> None:
+        self._may_write.set()
         self._thread.join(30)
 
     def _write(self) -> None:
-        fd = os.open(self._path, os.O_RDWR | os.O_TRUNC)
-        os.write(fd, self._newer)
+        fd = os.open(self._path, os.O_RDWR)
+        self.opened.set()
+        self._may_write.wait(30)
+        os.pwrite(fd, self._newer, 0)
+        os.ftruncate(fd, len(self._newer))
         os.close(fd)
 
 
@@ -65,10 +74,18 @@ def after_each_call(
     return f"{kind}: after {len(cases)} of the {len(calls)} calls of a commit"
 
 
-def converge(scene: Scene) -> None:
-    """A last look at everything, as a rescan takes it."""
+def converge(scene: Scene) -> Ran:
+    """One more start, with its look at everything."""
     ran = scene.run()
     require(ran.code == 0, f"a start ended with {ran.code}: {ran.errors}")
+    return ran
+
+
+def kill(scene: Scene, call: Call, act: Callable[[], None]) -> Ran:
+    """`act` after the call, then SIGKILL."""
+    ran = scene.run(strace.stopped_after(call), at_stop=act, then=signal.SIGKILL)
+    require(ran.code in (0, -9), f"it ended with {ran.code}: {ran.errors}")
+    return ran
 
 
 def stop(scene: Scene, call: Call, act: Callable[[], None]) -> Ran:
@@ -194,3 +211,91 @@ def test_the_file_is_truncated(stage: MakeStage, tell: Callable[[str], None], ki
         require(all(b in allowed for b in scene.originals), "the archive holds half a file")
 
     tell("truncated, " + after_each_call(stage, kind, act))
+
+
+@pytest.mark.fault("killed")
+@pytest.mark.parametrize("kind", ["no lease", "no lease, archive elsewhere"])
+def test_killed_and_a_writer_had_it_open(
+    stage: MakeStage, tell: Callable[[str], None], kind: str
+) -> None:
+    """What it writes before the next start is in place, or rescued."""
+
+    def act(scene: Scene, call: Call) -> None:
+        fd = os.open(scene.path, os.O_RDWR)
+        first = kill(scene, call, lambda: None)
+        named = os.fstat(fd).st_nlink > 0
+        os.pwrite(fd, scene.prepared.newer, 0)
+        os.close(fd)
+        second = converge(scene)
+        if named:
+            scene.newer_is_safe()
+        else:
+            scene.is_finished(first, second)
+
+    tell("killed, a writer had it open, " + after_each_call(stage, kind, act))
+
+
+@pytest.mark.fault("killed")
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("kind", ["lease", "lease, archive elsewhere"])
+def test_killed_and_a_writer_comes(
+    stage: MakeStage, tell: Callable[[str], None], kind: str, *, late: bool
+) -> None:
+    """The lease goes with the killed; the waiting writer writes before or after the next start."""
+
+    def act(scene: Scene, call: Call) -> None:
+        writer = Writer(scene, at_once=not late)
+        kill(scene, call, writer.begin)
+        require(writer.opened.wait(30), "the writer never got it")
+        if late:
+            converge(scene)
+        writer.end()
+        converge(scene)
+        scene.newer_is_safe()
+
+    when = "after" if late else "before"
+    tell(f"killed, a writer comes {when} the next start, " + after_each_call(stage, kind, act))
+
+
+@pytest.mark.fault("killed")
+@pytest.mark.parametrize("kind", SCENES)
+def test_killed_and_renamed(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
+    """lensd's own link in the archive does not make the new name look hard-linked."""
+
+    def act(scene: Scene, call: Call) -> None:
+        new = scene.path.with_name("paint.safetensors")
+        kill(scene, call, lambda: scene.path.rename(new) and None)
+        converge(scene)
+        is_renamed(scene, new)
+
+    tell("killed and renamed, " + after_each_call(stage, kind, act))
+
+
+@pytest.mark.fault("killed")
+@pytest.mark.parametrize("kind", SCENES)
+def test_killed_and_replaced(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
+    """A newer file that took the name while lensd was down is the one that is compressed."""
+
+    def act(scene: Scene, call: Call) -> None:
+        newer = scene.prepared.newer
+        kill(scene, call, lambda: scene.drop(newer))
+        converge(scene)
+        scene.newer_is_safe()
+        require(scene.path.read_bytes() == scene.prepared.output(newer), "not compressed")
+
+    tell("killed and replaced, " + after_each_call(stage, kind, act))
+
+
+@pytest.mark.fault("killed")
+@pytest.mark.parametrize("kind", ["lease", "no lease", "no exchange"])
+def test_killed_and_deleted(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
+    """It does not come back."""
+
+    def act(scene: Scene, call: Call) -> None:
+        kill(scene, call, scene.path.unlink)
+        converge(scene)
+        scene.nothing_left()
+        require(not scene.path.exists(), "it came back")
+        require(not scene.rescued, "something was rescued")
+
+    tell("killed and deleted, " + after_each_call(stage, kind, act))

@@ -99,11 +99,11 @@ class Tracer:
         self._process = subprocess.Popen([*command, "-e", f"trace={','.join(names)}", *done])
         self._wait(self._is_attached)
 
-    def at_stop(self, act: Callable[[], None]) -> None:
-        """Call it while the process is stopped, if it is; then the process goes on."""
+    def at_stop(self, act: Callable[[], None], then: signal.Signals = signal.SIGCONT) -> None:
+        """Call it while the process is stopped, if it is; then it goes on, or is killed."""
         if self._wait(self._is_stopped):
             act()
-            os.kill(self._pid, signal.SIGCONT)
+            os.kill(self._pid, then)
 
     def wait(self) -> None:
         """Until the process is gone."""
