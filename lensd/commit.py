@@ -5,13 +5,14 @@ The order is that of docs/design.md's invariants. Each step is in the ledger bef
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-from lensd.errors import Failed, Skipped
+from lensd.errors import Failed, LensdError, Skipped
 from lensd.store import atomic
 from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
@@ -35,11 +36,21 @@ def staged(place: Place, shop: Workshop) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        found = identity_at(place.folder_fd, place.temporary)
-        if found is not None and found[:2] == place.staged_inode:
-            os.unlink(place.temporary, dir_fd=place.folder_fd)
-            fsync_folder(place.folder_fd)
+        _clear_away(place, shop)
         raise
+
+
+def _clear_away(place: Place, shop: Workshop) -> None:
+    """The staged output and the link in the archive go, unless the names were exchanged."""
+    found = identity_at(place.folder_fd, place.temporary)
+    original = Identity.of(os.fstat(place.fd))
+    if found is not None and found.same_inode(original):
+        return
+    if found is not None and found[:2] == place.staged_inode:
+        os.unlink(place.temporary, dir_fd=place.folder_fd)
+        fsync_folder(place.folder_fd)
+    with contextlib.suppress(LensdError, OSError):  # why it ended says more
+        shop.archive.unlink_own(place.entry.watch, place.entry.path, original)
 
 
 def dress(place: Place, numbers: dict[str, Any], settings: Settings) -> Identity:

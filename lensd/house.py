@@ -19,6 +19,7 @@ from typing import Any
 
 from lensd import __version__, rebuild, recovery
 from lensd.config.models import Config, Watch
+from lensd.hold import Held
 from lensd.intake.guard import Guard
 from lensd.intake.intake import Intake, linked
 from lensd.intake.settle import Settler
@@ -188,7 +189,9 @@ class House:
     def prepare(self) -> None:
         """Finish what a crash left, and get to know the folders."""
         self.intake.follower.finish()
-        recovery.recover(self.shop)
+        fault = recovery.recover(self.shop)
+        if fault is not None and self.shop.patient:
+            self.runner.hold_up(Held(fault.reason, fault.disk or self.archive.root, str(fault)))
         self.ledger.release(self.ledger.quarantined_before(__version__))
         for watch in self.healthy():
             self._open(watch)

@@ -165,7 +165,6 @@ def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
     outcome = end.event.removeprefix("file.")
     if end.reason == "vanished":
         outcome = "superseded"  # it may come back as it was, here or under another name
-        _unlink_own_link(entry, shop)
     known = {k: end.measures[k] for k in ("sha256_in", "bytes_in") if k in end.measures}
     shop.ledger.finish(entry.job_id, outcome, reason=end.reason, message=str(end), **known)
     shop.log(
@@ -199,15 +198,6 @@ def _waits(entry: Entry, end: FileError, shop: Workshop) -> bool:
         retry_seconds=delay,
     )
     return True
-
-
-def _unlink_own_link(entry: Entry, shop: Workshop) -> None:
-    """A renamed file must not look hard-linked because of what its old name's job archived."""
-    path = shop.archive.find(entry.watch, entry.path)
-    if path is not None:
-        found = os.lstat(path)
-        if found.st_ino == entry.identity.inode and found.st_nlink > 1:
-            os.unlink(path)
 
 
 def _lost(entry: Entry, lost: WorkerLost, shop: Workshop) -> str | None:

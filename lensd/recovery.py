@@ -1,134 +1,210 @@
 """After a crash: each state of the ledger has one continuation. Runs before anything else changes.
 
-A temporary is unlinked only if it is provably the staged output or the archived original.
+A temporary is unlinked only if it is provably the staged output or the archived original. What
+cannot be put right now (a full disk, somebody writing) stays for later, and is said.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 from lensd import commit
-from lensd.errors import Skipped
+from lensd.errors import Failed, FileError, Skipped
 from lensd.intake.scan import temporaries
 from lensd.store import atomic
 from lensd.store.entry import Entry
-from lensd.store.files import fsync_folder, identity_at, open_folder, temporary_name
+from lensd.store.files import fsync_folder, identity_at, open_folder, open_regular, temporary_name
 from lensd.store.identity import Identity
+from lensd.store.lease import Lease, Refusal
 from lensd.store.rename import exchange
 from lensd.workshop import Workshop
 
 
-def recover(shop: Workshop) -> None:
+def recover(shop: Workshop, *, tell: bool = True) -> Failed | None:
     """Finish or take back what a crash left between two steps.
 
-    What lies in a folder that is away cannot be seen now: `continue_jobs` when it is back.
+    What lies in a folder that is away cannot be seen now: `continue_jobs` when it is back. What a
+    disk does not allow now is told (with `tell`) and left; returns the first such fault.
     """
-    shop.archive.sweep()
+    if shop.ledger.is_empty():  # new, or lost: nothing tells where half copies may be
+        shop.archive.sweep()
     away = shop.away()
-    continue_jobs(shop, lambda root: root not in away)
+    return continue_jobs(shop, lambda root: root not in away, tell=tell)
 
 
-def continue_jobs(shop: Workshop, wanted: Callable[[str], bool]) -> None:
-    """The jobs of the wanted roots, in which no job may be running."""
-    for entry in shop.ledger.unfinished():
-        if entry.state == "queued" or not wanted(entry.root):
-            continue
+def continue_jobs(
+    shop: Workshop, wanted: Callable[[str], bool], *, tell: bool = True
+) -> Failed | None:
+    """As `recover`, the jobs of the wanted roots, in which no job may be running."""
+    fault = None
+    under_way = [e for e in shop.ledger.unfinished() if e.state != "queued" and wanted(e.root)]
+    if under_way:
+        shop.archive.sweep_rescued()
+    for entry in under_way:
         try:
-            folder_fd = open_folder(entry.root, os.path.dirname(entry.path))
-        except (FileNotFoundError, Skipped):
-            if entry.state == "published":
-                _complete(entry, shop)
-            else:
-                _begin_again(entry, shop)  # the folder is gone; the job will say so
-            continue
-        try:
-            _continue(entry, folder_fd, shop)
-        finally:
-            os.close(folder_fd)
+            _recover(entry, shop)
+        except (FileError, OSError) as error:
+            end = _end(error)
+            if tell:
+                _tell(shop, end, entry.full_path, entry.watch, entry.job_id)
+            fault = fault or (end if isinstance(end, Failed) else None)
     for entry in shop.ledger.unemitted():
         if wanted(entry.root):
             _announce(entry, shop)
+    return fault
 
 
 def rescue_strays(root: str, watch: str, *, recursive: bool, shop: Workshop) -> None:
     """Temporaries that no job of the ledger knows (it was lost): kept, never deleted."""
-    for path in list(temporaries(root, recursive=recursive)):
-        folder, name = os.path.split(path)
+    known = {_temporary(entry) for entry in shop.ledger.unfinished()}
+    strays = [p for p in temporaries(root, recursive=recursive) if os.path.basename(p) not in known]
+    if strays:
+        shop.archive.sweep_rescued()
+    for path in strays:
         try:
-            folder_fd = open_folder(root, folder)
-        except (FileNotFoundError, Skipped):  # it went, or a link has its name by now
+            _rescue_stray(root, watch, path, shop)
+        except FileNotFoundError:  # it went meanwhile
             continue
-        try:
-            stray = shop.archive.rescue(folder_fd, name, watch, path)
-        finally:
-            os.close(folder_fd)
-        shop.log(
-            "file.rescued",
-            path=os.path.join(root, path),
-            watch=watch,
-            job_id=None,
-            rescued_path=stray,
-            message=f"a temporary that the ledger does not know; it is now {stray}. Delete it if "
-            "nothing is missing",
-        )
+        except (FileError, OSError) as error:
+            _tell(shop, _end(error), os.path.join(root, path), watch, None)
+
+
+def _rescue_stray(root: str, watch: str, path: str, shop: Workshop) -> None:
+    folder, name = os.path.split(path)
+    folder_fd = open_folder(root, folder)
+    try:
+        stray = shop.archive.rescue(folder_fd, name, watch, path)
+    finally:
+        os.close(folder_fd)
+    shop.log(
+        "file.rescued",
+        path=os.path.join(root, path),
+        watch=watch,
+        job_id=None,
+        rescued_path=stray,
+        message=f"a temporary that the ledger does not know; it is now {stray}. Delete it if "
+        "nothing is missing",
+    )
+
+
+def _end(error: FileError | OSError) -> FileError:
+    if isinstance(error, FileError):
+        return error
+    where = f" at {error.filename}" if error.filename else ""
+    return Failed("io_error", f"{error.strerror or error}{where}; check rights and disk")
+
+
+def _tell(shop: Workshop, end: FileError, path: str, watch: str, job_id: str | None) -> None:
+    shop.log(
+        end.event,
+        path=path,
+        watch=watch,
+        job_id=job_id,
+        reason=end.reason,
+        message=f"after a crash: {end}. Nothing was deleted; lensd tries again",
+    )
+
+
+def _recover(entry: Entry, shop: Workshop) -> None:
+    shop.archive.sweep_beside(entry.watch, entry.path)
+    try:
+        folder_fd = open_folder(entry.root, os.path.dirname(entry.path))
+    except (FileNotFoundError, Skipped):
+        if entry.state == "published":
+            _complete(entry, shop)
+        else:
+            _begin_again(entry, shop)  # the folder is gone; the job will say so
+        return
+    try:
+        _continue(entry, folder_fd, shop)
+    finally:
+        os.close(folder_fd)
 
 
 def _continue(entry: Entry, folder_fd: int, shop: Workshop) -> None:
-    temporary = entry.temporary or temporary_name(entry.job_id)
+    temporary = _temporary(entry)
     there = identity_at(folder_fd, temporary)
     if entry.state == "published":
-        _clear(entry, folder_fd, temporary, there, shop)
+        _clear(entry, folder_fd, temporary, shop)
         _complete(entry, shop)
     elif entry.state == "running" or _is(there, entry.staged):
         # The names were not exchanged: the temporary is lensd's own.
-        _remove(folder_fd, temporary, there)
+        if there is not None:
+            atomic.discard(folder_fd, temporary, there)
         _begin_again(entry, shop)
-    elif entry.state == "publishing" and _is(_named(folder_fd, entry), entry.staged):
-        _after_exchange(entry, folder_fd, temporary, there, shop)
+    elif entry.state == "publishing":
+        _publishing(entry, folder_fd, temporary, there, shop)
     else:
-        _clear(entry, folder_fd, temporary, there, shop)
+        _clear(entry, folder_fd, temporary, shop)
         _begin_again(entry, shop)
 
 
-def _after_exchange(
+def _publishing(
     entry: Entry, folder_fd: int, temporary: str, there: Identity | None, shop: Workshop
 ) -> None:
-    """The output is in place. If what came out is not the original any more, it goes back."""
-    if there is None or _is(there, entry.identity):
-        _clear(entry, folder_fd, temporary, there, shop)
+    """The names were exchanged if the output has the one, or the original the other.
+
+    If what came out is not the original any more, and the output is in its place, it goes back.
+    """
+    named = _is(identity_at(folder_fd, os.path.basename(entry.path)), entry.staged)
+    if (there is None and named) or _part(entry, folder_fd, temporary, shop):
         _complete(entry, shop)
         return
-    exchange(folder_fd, os.path.basename(entry.path), temporary)
-    fsync_folder(folder_fd)
-    _remove(folder_fd, temporary, identity_at(folder_fd, temporary))
+    if named:
+        exchange(folder_fd, os.path.basename(entry.path), temporary)
+        fsync_folder(folder_fd)
+        there = identity_at(folder_fd, temporary)
+    if there is not None and _is(there, entry.staged):
+        atomic.discard(folder_fd, temporary, there)
+    else:
+        _clear(entry, folder_fd, temporary, shop)
     _begin_again(entry, shop)
 
 
-def _clear(
-    entry: Entry, folder_fd: int, temporary: str, there: Identity | None, shop: Workshop
-) -> None:
-    """Drop the original that came out of an exchange; rescue anything else."""
-    if there is None:
+def _clear(entry: Entry, folder_fd: int, temporary: str, shop: Workshop) -> None:
+    """Part with the original that came out of an exchange; rescue anything else."""
+    if identity_at(folder_fd, temporary) is None or _part(entry, folder_fd, temporary, shop):
         return
-    if entry.archive_path is not None and _is(there, entry.identity):
-        atomic.discard(folder_fd, temporary, there)
-    else:
-        commit.rescue(shop, entry, folder_fd, temporary)
+    commit.rescue(shop, entry, folder_fd, temporary)
 
 
-def _remove(folder_fd: int, temporary: str, there: Identity | None) -> None:
-    if there is not None:
-        atomic.discard(folder_fd, temporary, there)
+def _part(entry: Entry, folder_fd: int, temporary: str, shop: Workshop) -> bool:
+    """Unlink the archived original, if that is what the temporary is and nobody writes to it."""
+    there = identity_at(folder_fd, temporary)
+    if there is None or entry.archive_path is None or not _is(there, entry.identity):
+        return False
+    fd = open_regular(folder_fd, temporary)
+    try:
+        lease = Lease.take(fd)
+        if lease is Refusal.OPEN_WRITER:
+            return False
+        if not isinstance(lease, Lease):
+            shop.stopping.wait(_unquiet(there, entry, shop.quiet_seconds))
+            return atomic.discard(folder_fd, temporary, there)
+        with lease:
+            return lease.held and atomic.discard(folder_fd, temporary, there)
+    finally:
+        os.close(fd)
+
+
+def _unquiet(there: Identity, entry: Entry, quiet: float) -> float:
+    """How many of the quiet seconds after an exchange are left."""
+    exchanged = max(there.ctime_ns / 1e9, entry.updated)
+    return min(quiet, max(0.0, exchanged + quiet - time.time()))
 
 
 def _begin_again(entry: Entry, shop: Workshop) -> None:
+    shop.archive.unlink_own(entry.watch, entry.path, entry.identity)
     shop.ledger.update(entry.job_id, state="queued", temporary=None, staged=None)
 
 
 def _complete(entry: Entry, shop: Workshop) -> None:
+    shop.ledger.replace_older(
+        entry.root, entry.path, entry.job_id
+    )  # a finished job is not seen again
     shop.ledger.finish(entry.job_id, "compressed")
-    shop.ledger.replace_older(entry.root, entry.path, entry.job_id)
 
 
 def _announce(entry: Entry, shop: Workshop) -> None:
@@ -137,8 +213,8 @@ def _announce(entry: Entry, shop: Workshop) -> None:
         commit.announce(shop, entry.job_id, line)
 
 
-def _named(folder_fd: int, entry: Entry) -> Identity | None:
-    return identity_at(folder_fd, os.path.basename(entry.path))
+def _temporary(entry: Entry) -> str:
+    return entry.temporary or temporary_name(entry.job_id)
 
 
 def _is(found: Identity | None, wanted: Identity | None) -> bool:

@@ -114,7 +114,7 @@ class Runner(threading.Thread):
         try:
             self._daily.run_if_due(lambda: self._shop.stopping.is_set() or self._wake.is_set())
         except StorageError as fault:
-            self._hold_up(fault)
+            self.hold_up(fault)
 
     def _dismiss(self) -> None:
         """Nobody may wait for an errand that will not be run."""
@@ -154,11 +154,12 @@ class Runner(threading.Thread):
         if not self._hold.is_due(time.monotonic()):
             return False
         try:
-            recovery.recover(self._shop)
+            is_well = recovery.recover(self._shop, tell=False) is None
         except (LensdError, OSError):
+            is_well = False
+        if not is_well:
             self._hold.again(time.monotonic())
-            return False
-        return True
+        return is_well
 
     def _one(self, entry: Entry) -> None:
         settings = self._settings.get(entry.root)
@@ -170,12 +171,13 @@ class Runner(threading.Thread):
         try:
             job.process(entry, settings, self._shop, waited)
         except StorageError as fault:
-            self._hold_up(fault)
+            self.hold_up(fault)
         else:
             self._go_on()
         self._done()
 
-    def _hold_up(self, fault: StorageError) -> None:
+    def hold_up(self, fault: StorageError) -> None:
+        """Begin no job until a disk is well again. Raises the fault where there is no patience."""
         if not self._shop.patient:
             raise fault
         if not isinstance(fault, Held):

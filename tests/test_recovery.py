@@ -205,17 +205,58 @@ def test_somebody_wrote_after_it_was_published(crashed: Crashed) -> None:
 
 
 def test_a_newer_file_took_the_name_after_the_exchange(crashed: Crashed) -> None:
-    """A sync program renamed its file over the output: that one stays."""
+    """A sync program renamed its file over the output: that one stays, and is a new version."""
     crashed.stage()
     crashed.archive_it(link=False)
     crashed.exchange()
     other = crashed.loras / "incoming"
     other.write_bytes(NEWER)
     other.rename(crashed.path)
-    assert crashed.recover().state == "queued"
+    assert crashed.recover().outcome == "compressed"
     assert crashed.path.read_bytes() == NEWER
+    newer = Identity.of(crashed.path.lstat())
+    assert crashed.ledger.knows(str(crashed.loras), crashed.path.name, newer) is None
     assert crashed.archived.read_bytes() == ORIGINAL
     assert [] == crashed.rescued
+
+
+def test_the_output_was_renamed_after_the_exchange(crashed: Crashed) -> None:
+    """The original under the temporary shows that it was published: the ledger keeps the tie."""
+    crashed.stage()
+    crashed.archive_it(link=True)
+    crashed.exchange()
+    moved = crashed.path.rename(crashed.path.with_name("moved.safetensors"))
+    done = crashed.recover()
+    assert (done.outcome, done.archive_path) == ("compressed", str(crashed.archived))
+    assert moved.read_bytes() == OUTPUT
+    assert crashed.archived.read_bytes() == ORIGINAL
+    assert ["file.compressed"] == [event for event, _ in crashed.lines]
+
+
+def test_somebody_opened_what_came_out_and_has_not_written_yet(crashed: Crashed) -> None:
+    """The lease went with the killed lensd: the writer's file gets its name back."""
+    crashed.stage()
+    crashed.archive_it(link=False)
+    with crashed.path.open("r+b") as writer:
+        crashed.exchange()
+        assert crashed.recover().state == "queued"
+        writer.write(NEWER)
+    assert crashed.path.read_bytes().startswith(NEWER)
+    assert [] == crashed.rescued
+
+
+def test_somebody_opened_what_was_published(crashed: Crashed) -> None:
+    """What is written through it later lands in `rescued/`."""
+    crashed.stage()
+    crashed.archive_it(link=False)
+    with crashed.path.open("r+b") as writer:
+        crashed.exchange()
+        crashed.step("published", outcome="compressed", emitted=1)
+        assert crashed.recover().outcome == "compressed"
+        writer.truncate()
+        writer.write(NEWER)
+    assert [NEWER] == crashed.rescued
+    assert crashed.path.read_bytes() == OUTPUT
 
 
 def test_the_output_was_deleted_after_the_exchange(crashed: Crashed) -> None:

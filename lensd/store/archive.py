@@ -146,16 +146,19 @@ class Archive:
         StorageError for a path that is not in this archive.
         """
         self._require_root()
-        folder, name = os.path.split(self._relative(path))
-        folder_fd = open_folder(self.root, folder)
-        try:
-            os.close(open_regular(folder_fd, name))
-            with disk_faults(self.root):
-                os.unlink(name, dir_fd=folder_fd)
-                fsync_folder(folder_fd)
-        finally:
-            os.close(folder_fd)
-        self._drop_empty(folder)
+        self._unlink(self._relative(path))
+
+    def unlink_own(self, watch: str, relative: str, original: Identity) -> None:
+        """Take back the link that `keep` made, durably, where the file has another name still.
+
+        A file must not look hard-linked under a new name because of what became of its old one.
+        """
+        path = self.find(watch, relative)
+        if path is None:
+            return
+        found = os.lstat(path)
+        if found.st_nlink > 1 and Identity.of(found)[1:4] == original[1:4]:
+            self._unlink(os.path.relpath(path, self.root))
 
     def name_anew(self, path: str, watch: str, relative: str) -> tuple[str, str | None]:
         """Give an original the place of another path, for a file that moved; it keeps the old one.
@@ -198,16 +201,30 @@ class Archive:
         return f"{self.root}/{VERSIONS}/{sha256}/{_inside(watch, relative)}"
 
     def sweep(self) -> int:
-        """Remove the half copies that a killed lensd left in the archive; returns how many.
+        """Remove all half copies that a killed lensd left in the archive; returns how many.
 
         A temporary in here is always a copy of something that is still where it was.
         """
-        removed = 0
-        for _, _, names, folder_fd in os.fwalk(self.root):
-            for name in filter(is_temporary, names):
-                os.unlink(name, dir_fd=folder_fd)
-                removed += 1
-        return removed
+        return self._sweep_below(self.root)
+
+    def sweep_rescued(self) -> int:
+        """As `sweep`, for what was being rescued."""
+        folder = os.path.join(self.root, RESCUED)
+        return self._sweep_below(folder) if os.path.isdir(folder) else 0
+
+    def sweep_beside(self, watch: str, relative: str) -> int:
+        """As `sweep`, for what was being archived for one file."""
+        try:
+            folder_fd = open_folder(self.root, os.path.dirname(_inside(watch, relative)))
+        except (FileNotFoundError, Skipped):
+            return 0
+        try:
+            return _sweep(folder_fd, os.listdir(folder_fd))
+        finally:
+            os.close(folder_fd)
+
+    def _sweep_below(self, folder: str) -> int:
+        return sum(_sweep(fd, names) for _, _, names, fd in os.fwalk(folder))
 
     def _make_room(
         self, folder_fd: int, name: str, watch: str, relative: str, stop: Stop | None
@@ -224,6 +241,18 @@ class Archive:
                     return
                 self.rescue(versions_fd, target, watch, relative)  # damaged: not what it should be
             move(folder_fd, name, versions_fd, target)
+
+    def _unlink(self, inside: str) -> None:
+        folder, name = os.path.split(inside)
+        folder_fd = open_folder(self.root, folder)
+        try:
+            os.close(open_regular(folder_fd, name))
+            with disk_faults(self.root):
+                os.unlink(name, dir_fd=folder_fd)
+                fsync_folder(folder_fd)
+        finally:
+            os.close(folder_fd)
+        self._drop_empty(folder)
 
     def _relative(self, path: str) -> str:
         """A path of this archive, from its root on."""
@@ -310,6 +339,13 @@ def _inside(watch: str, relative: str) -> str:
     if os.path.basename(relative) in ("", ".", ".."):
         raise ValueError(f"{relative!r} is not the path of a file")
     return f"{watch}/{relative}"
+
+
+def _sweep(folder_fd: int, names: list[str]) -> int:
+    halves = [name for name in names if is_temporary(name)]
+    for name in halves:
+        os.unlink(name, dir_fd=folder_fd)
+    return len(halves)
 
 
 def _hash(folder_fd: int, name: str, stop: Stop | None) -> str:

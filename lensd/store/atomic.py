@@ -179,8 +179,7 @@ def _replace(
     came_out_untouched: Callable[[int], bool],
 ) -> Published:
     with disk_faults(path_of(folder_fd)):
-        if not untouched():
-            raise _changed(name) if identity_at(folder_fd, name) else _vanished()
+        _require(untouched, folder_fd, name)
         try:
             exchange(folder_fd, name, temporary)
         except NotSupported:
@@ -215,11 +214,15 @@ def _now_on_disk(folder_fd: int, name: str) -> int:
 def _rename_over(
     folder_fd: int, name: str, temporary: str, untouched: Callable[[], bool]
 ) -> Published:
-    if not untouched():
-        raise _changed(name)
+    _require(untouched, folder_fd, name)
     os.replace(temporary, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
     fsync_folder(folder_fd)
     return "rename"
+
+
+def _require(untouched: Callable[[], bool], folder_fd: int, name: str) -> None:
+    if not untouched():
+        raise _vanished() if identity_at(folder_fd, name) is None else _changed(name)
 
 
 def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity) -> None:

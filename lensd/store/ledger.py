@@ -44,6 +44,11 @@ class Ledger(Standing):
 
     # what was seen
 
+    def is_empty(self) -> bool:
+        """Whether it never saw a folder: it is new, or an older one was lost."""
+        with self._lock:
+            return self._db.execute("SELECT 1 FROM roots").fetchone() is None
+
     def baseline(self, root: str, watch: str, files: Iterable[tuple[str, Identity]]) -> None:
         """Record a folder seen for the first time, and the files that lie there, as left alone."""
         with self._change() as db:

@@ -98,6 +98,7 @@ class RunningDaemon:
             self.process.stdout.close()
         while (text := self._fresh.get()) is not None:
             self.lines.append(parse_line(text))
+        self._fresh.put(None)  # for a block that was left early by hand
         if hung and error is None:
             raise self._error("SIGTERM did not end it")
 

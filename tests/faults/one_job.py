@@ -1,0 +1,195 @@
+"""lensd's start, and its jobs until none is left, in the main thread of a small process.
+
+`python -S -m tests.faults.one_job` imports once and then forks a process per line of its input. A
+line is a plan in JSON: `top` (with `loras` and `state`), `archive`, `log`, `answers` (for
+worker.py), `kill` (what worker.py is to do), `refuse` (calls that the kernel is to refuse), `quiet`
+seconds and `redo` (compress again what is compressed). It answers with the process's number, which
+waits for one byte more (so that strace can come), and when it has ended with its exit status.
+
+What is missing against `lensd once` is the configuration and torch; recovery, intake, job, commit,
+ledger, archive and the worker's protocol are the real ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import struct
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lensd import job, recovery
+from lensd.errors import StorageError
+from lensd.intake.intake import Intake
+from lensd.intake.settle import Settler
+from lensd.store.archive import Archive
+from lensd.store.lease import block_lease_signal
+from lensd.store.ledger import Ledger
+from lensd.worker.supervisor import Worker
+from lensd.workshop import Workshop
+
+# Moments: the opening of these fails, and shows in a trace.
+OPENED = "/lensd-test-ledger-is-open"
+RECOVERED = "/lensd-test-recovery-is-done"
+STORAGE = 5
+BUG = 3
+
+# (number of the call, argument to look at, its bits, what they must be, the error)
+REFUSALS = {
+    "x86_64": {"lease": (72, 1, 0xFFFFFFFF, 1024, 22), "exchange": (316, 4, 2, 2, 22)},
+    "aarch64": {"lease": (25, 1, 0xFFFFFFFF, 1024, 22), "exchange": (276, 4, 2, 2, 22)},
+}
+
+
+class Folder:
+    """The watched folder, as lensd.config would give it."""
+
+    name, existing, recursive = "loras", "leave", True
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def selects(self, relative: str) -> bool:
+        return relative.endswith(".safetensors")
+
+
+class Settings:
+    """Those of the prepared answers."""
+
+    mode, max_error, min_saving, preserve_mtime = "ultra", None, 0.05, True
+
+    def parameters(self) -> dict[str, Any]:
+        return {}
+
+
+def serve() -> None:
+    for line in sys.stdin.buffer:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(child(json.loads(line)))
+        tell(pid)
+        tell(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+def tell(number: int) -> None:
+    os.write(1, f"{number}\n".encode())
+
+
+def child(plan: dict[str, Any]) -> int:
+    os.read(0, 1)
+    try:
+        return main(plan)
+    except BaseException:  # noqa: BLE001  nothing may go on in this copy of the server
+        traceback.print_exc()
+        return BUG
+
+
+def main(plan: dict[str, Any]) -> int:
+    refuse(plan["refuse"])
+    block_lease_signal()
+    log_fd = os.open(plan["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def say(event: str, **fields: Any) -> None:
+        line = {"event": event, **fields}
+        os.write(log_fd, json.dumps(line, default=list).encode() + b"\n")
+
+    try:
+        work(plan, say)
+    except StorageError as error:
+        say("error", message=str(error))
+        return STORAGE
+    return 0
+
+
+def work(plan: dict[str, Any], say: Any) -> None:
+    ledger = Ledger(f"{plan['top']}/state", "1")
+    mark(OPENED)
+    folder = Folder(f"{plan['top']}/loras")
+    again: list[str] = []
+    worker = str(Path(__file__).with_name("worker.py"))
+    shop = Workshop(
+        ledger=ledger,
+        archive=Archive(plan["archive"]),
+        worker=Worker(
+            (sys.executable, "-S", worker, plan["answers"], plan["kill"]), say, 20, 20, nice=0
+        ),
+        log=say,
+        device="cpu",
+        quiet_seconds=plan["quiet"],
+        again=lambda entry: again.append(entry.full_path),
+    )
+    try:
+        recovery.recover(shop)
+        recovery.rescue_strays(folder.root, folder.name, recursive=True, shop=shop)
+        mark(RECOVERED)
+        intake = Intake([folder], Settler.new(0, 0), ledger, shop.archive, say)
+        intake.baseline(folder)
+        if plan["redo"]:
+            do_again(ledger)
+        intake.scan(folder, time.monotonic())
+        patience = 3  # a file that has to wait is left to the next start
+        while (intake.pending or again or ledger.next_queued()) and patience:
+            if again:
+                intake.hint(again.pop(), time.monotonic())
+            intake.step(time.monotonic())
+            entry = ledger.next_queued()
+            if entry is not None:
+                job.process(entry, Settings(), shop, 0.0)
+            else:
+                patience -= 1
+    finally:
+        shop.worker.stop("idle")
+        ledger.close()
+
+
+def mark(moment: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.open(moment, os.O_RDONLY)
+
+
+def do_again(ledger: Ledger) -> None:
+    """As `lensd once --redo`."""
+    for entry in ledger.with_outcome("compressed"):
+        ledger.enqueue(
+            f"{entry.job_id}-again",
+            entry.root,
+            entry.watch,
+            entry.path,
+            entry.staged or entry.identity,
+            redo=True,
+            sha256_in=entry.sha256_in,
+            archive_path=entry.archive_path,
+            archive_method=entry.archive_method,
+        )
+
+
+def refuse(names: list[str]) -> None:
+    """Let the kernel answer these calls with an error, by a seccomp filter."""
+    if not names:
+        return
+    steps = []
+    for name in names:
+        number, argument, bits, wanted, code = REFUSALS[os.uname().machine][name]
+        steps += [
+            (0x20, 0, 0, 0),  # the call's number
+            (0x15, 0, 4, number),
+            (0x20, 0, 0, 16 + 8 * argument),
+            (0x54, 0, 0, bits),
+            (0x15, 0, 1, wanted),
+            (0x06, 0, 0, 0x00050000 | code),
+        ]
+    steps.append((0x06, 0, 0, 0x7FFF0000))
+    buffer = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program, 0, 0):
+        raise OSError(ctypes.get_errno(), "no seccomp filter")
+
+
+if __name__ == "__main__":
+    serve()

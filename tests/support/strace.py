@@ -1,0 +1,130 @@
+"""A process under strace: its calls that change files, and what can be done to it at each of them.
+
+Only the main thread is traced, not the threads and processes that it starts: strace counts calls
+per thread, and a number must mean one call.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+# Every call that can change what a disk holds. What is not here is no point of a crash matrix.
+CHANGING = frozenset(
+    [
+        "open", "openat", "openat2", "creat", "mkdir", "mkdirat", "mknod", "mknodat", "rmdir",
+        "unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat", "symlink",
+        "symlinkat", "write", "writev", "pwrite64", "pwritev", "pwritev2", "sendfile",
+        "copy_file_range", "splice", "truncate", "ftruncate", "fallocate", "fsync", "fdatasync",
+        "sync", "syncfs", "sync_file_range", "msync", "chmod", "fchmod", "fchmodat", "fchmodat2",
+        "chown", "fchown", "lchown", "fchownat", "utime", "utimes", "utimensat", "futimesat",
+        "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+        "ioctl", "fcntl",
+    ]
+)  # fmt: skip
+READING = frozenset(["read", "pread64", "preadv", "preadv2"])
+_ONLY_IF = {  # these also do what changes nothing
+    "open": re.compile(r"O_(CREAT|WRONLY|RDWR|TRUNC)|/lensd-test-"),
+    "openat": re.compile(r"O_(CREAT|WRONLY|RDWR|TRUNC)|/lensd-test-"),
+    "ioctl": re.compile(r"FICLONE"),
+    "fcntl": re.compile(r"F_SETLEASE"),
+}
+_LINE = re.compile(r"(\w+)\((.*)")
+
+
+class Call(NamedTuple):
+    """One call of a traced process: the `number`th of its `name`."""
+
+    name: str
+    number: int
+    text: str
+
+    def __repr__(self) -> str:
+        return f"{self.name} {self.number}: {self.text[:100]}"
+
+
+def calls(trace: Path, names: frozenset[str] = CHANGING) -> list[Call]:
+    """The calls of a trace, numbered by name; of those that do other things too, only what counts.
+
+    Opening a file that is not there is kept: tests mark moments by it.
+    """
+    counts: dict[str, int] = defaultdict(int)
+    found: list[Call] = []
+    for line in trace.read_text(errors="replace").splitlines():
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        name, text = match.groups()
+        counts[name] += 1
+        if name in names and (name not in _ONLY_IF or _ONLY_IF[name].search(text)):
+            found.append(Call(name, counts[name], text))
+    return found
+
+
+def times_called(trace: Path, name: str) -> int:
+    """How often a traced process came to a call, the one that it did not survive included."""
+    return sum(line.startswith(f"{name}(") for line in trace.read_text().splitlines())
+
+
+def killed_at(call: Call) -> str:
+    """SIGKILL on entering it: the kernel then leaves it out."""
+    return f"{call.name}:signal=SIGKILL:when={call.number}"
+
+
+def failing_at(call: Call, error: str) -> str:
+    """It is not done, and returns this error."""
+    return f"{call.name}:error={error}:when={call.number}"
+
+
+def stopped_after(call: Call) -> str:
+    """SIGSTOP for the whole process, once the call is done."""
+    return f"{call.name}:signal=SIGSTOP:when={call.number}"
+
+
+class Tracer:
+    """strace on a running process. `what` it does there is one of the above, if anything."""
+
+    def __init__(
+        self, pid: int, trace: Path, names: Sequence[str], what: str | None = None
+    ) -> None:
+        done = [] if what is None else ["-e", f"inject={what}"]
+        self._pid = pid
+        self._trace = trace
+        trace.unlink(missing_ok=True)
+        command = ["strace", "-qq", "-s", "128", "-o", str(trace), "-p", str(pid)]
+        self._process = subprocess.Popen([*command, "-e", f"trace={','.join(names)}", *done])
+        self._wait(self._is_attached)
+
+    def at_stop(self, act: Callable[[], None], then: signal.Signals = signal.SIGCONT) -> None:
+        """Call it while the process is stopped, if it is; then it goes on, or is killed."""
+        if self._wait(self._is_stopped):
+            act()
+            os.kill(self._pid, then)
+
+    def wait(self) -> None:
+        """Until the process is gone."""
+        self._process.wait(60)
+
+    def _wait(self, holds: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + 30
+        while not holds():
+            if self._process.poll() is not None:
+                return False
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(0.001)
+        return True
+
+    def _is_attached(self) -> bool:
+        status = Path(f"/proc/{self._pid}/status").read_text()
+        return f"TracerPid:\t{self._process.pid}\n" in status
+
+    def _is_stopped(self) -> bool:
+        return "--- stopped by SIGSTOP ---" in self._trace.read_text(errors="replace")
