@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import quote
 
 from lensd.errors import StorageError
@@ -52,16 +53,25 @@ class Database:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                with self._db:
-                    yield self._db
-            except sqlite3.OperationalError as error:
-                raise StorageError(
-                    f"the ledger in {self._folder} cannot be written: {error}. Free space on its "
-                    "disk, or check it",
-                    self._folder,
-                ) from None
+        with self._lock, self._faults("written"), self._db:
+            yield self._db
+
+    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock, self._faults("read"):
+            return self._db.execute(query, values).fetchall()
+
+    @contextmanager
+    def _faults(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise  # a bug of ours
+        except sqlite3.DatabaseError as error:
+            raise StorageError(
+                f"the ledger in {self._folder} cannot be {done}: {error}. Free space on its "
+                "disk, or check it",
+                self._folder,
+            ) from None
 
 
 def _check_version(path: str, found: int, *, readonly: bool) -> None:

@@ -46,8 +46,7 @@ class Ledger(Standing):
 
     def is_empty(self) -> bool:
         """Whether it never saw a folder: it is new, or an older one was lost."""
-        with self._lock:
-            return self._db.execute("SELECT 1 FROM roots").fetchone() is None
+        return not self._read("SELECT 1 FROM roots LIMIT 1")
 
     def baseline(self, root: str, watch: str, files: Iterable[tuple[str, Identity]]) -> None:
         """Record a folder seen for the first time, and the files that lie there, as left alone."""
@@ -133,9 +132,8 @@ class Ledger(Standing):
     def next_due(self, now: float | None = None) -> float | None:
         """The wall time at which a postponed job may be tried again, None without one."""
         query = "SELECT min(not_before) AS due FROM files WHERE state = 'queued' AND not_before > ?"
-        with self._lock:
-            row = self._db.execute(query, (time.time() if now is None else now,)).fetchone()
-        return None if row["due"] is None else float(row["due"])
+        due = self._read(query, time.time() if now is None else now)[0]["due"]
+        return None if due is None else float(due)
 
     def postpone(self, job_id: str, not_before: float, reason: str, message: str) -> None:
         """The job begins again, but not before a wall time: a disk may be well again by then."""
@@ -189,8 +187,7 @@ class Ledger(Standing):
             "SELECT count(*) FROM files WHERE root = ? AND path = ? AND sha256_in = ? "
             "AND outcome IN ('compressed', 'replaced') AND redo = 0"
         )
-        with self._lock:
-            return int(self._db.execute(query, (*row_key(root, path), sha256)).fetchone()[0])
+        return int(self._read(query, *row_key(root, path), sha256)[0][0])
 
     def replace_older(self, root: str, path: str, job_id: str) -> None:
         """The output of an earlier job lies under this path no longer; its original is kept.
@@ -318,16 +315,16 @@ class Ledger(Standing):
 
     def totals(self) -> dict[str, Any]:
         """Files by outcome; bytes saved in the folders and held by the archive."""
-        counts = self._db.execute(
+        counts = self._read(
             "SELECT outcome, count(*) AS n FROM files WHERE state = 'done' GROUP BY outcome"
         )
-        saved = self._db.execute(
+        saved = self._read(
             "SELECT coalesce(sum(bytes_in - bytes_out), 0) FROM files WHERE outcome = 'compressed'"
-        ).fetchone()[0]
-        held = self._db.execute(
+        )[0][0]
+        held = self._read(
             "SELECT coalesce(sum(bytes_in), 0) FROM (SELECT DISTINCT archive_path, sha256_in, "
             "bytes_in FROM files WHERE archive_path IS NOT NULL AND state = 'done')"
-        ).fetchone()[0]
+        )[0][0]
         return {
             "outcomes": {r["outcome"]: r["n"] for r in counts},
             "saved_in_folders": saved,
@@ -356,10 +353,8 @@ class Ledger(Standing):
         return found[0] if found else None
 
     def _all(self, where: str, *values: Any) -> list[Entry]:
-        with self._lock:
-            query = f"SELECT * FROM files WHERE {where}"  # noqa: S608  `where` is a constant of ours
-            rows = self._db.execute(query, values)
-            return [entry_of(r) for r in rows]
+        query = f"SELECT * FROM files WHERE {where}"  # noqa: S608  `where` is a constant of ours
+        return [entry_of(row) for row in self._read(query, *values)]
 
 
 def _replace_older(db: sqlite3.Connection, root: str, path: str, job_id: str) -> None:

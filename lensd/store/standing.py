@@ -25,9 +25,7 @@ class Standing(Database):
     # roots
 
     def knows_root(self, root: str) -> bool:
-        with self._lock:
-            found = self._db.execute("SELECT 1 FROM roots WHERE root = ?", (os.fsencode(root),))
-            return found.fetchone() is not None
+        return bool(self._read("SELECT 1 FROM roots WHERE root = ?", os.fsencode(root)))
 
     def set_root_identity(self, root: str, device: int, inode: int, mount: str | None) -> None:
         """What a known root is now; without effect for one that was never seen (`baseline`)."""
@@ -40,16 +38,14 @@ class Standing(Database):
     def root_identity(self, root: str) -> RootIdentity | None:
         """None when it was never told."""
         query = "SELECT device, inode, mount FROM roots WHERE root = ? AND device IS NOT NULL"
-        with self._lock:
-            row = self._db.execute(query, (os.fsencode(root),)).fetchone()
-        return None if row is None else RootIdentity(*row)
+        rows = self._read(query, os.fsencode(root))
+        return RootIdentity(*rows[0]) if rows else None
 
     # notes
 
     def get_meta(self, key: str) -> str | None:
-        with self._lock:
-            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row["value"])
+        rows = self._read("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0]["value"]) if rows else None
 
     def set_meta(self, key: str, value: str | None) -> None:
         """Note a text under a key; None removes it."""
@@ -80,8 +76,7 @@ class Standing(Database):
 
     def paused(self) -> list[str]:
         """The paused paths in order; "" is everything."""
-        with self._lock:
-            rows = self._db.execute("SELECT path FROM paused ORDER BY path").fetchall()
+        rows = self._read("SELECT path FROM paused ORDER BY path")
         return [os.fsdecode(row["path"]) for row in rows]
 
     # waiting files
@@ -104,8 +99,7 @@ class Standing(Database):
             db.execute("DELETE FROM waiting")
 
     def waiting(self) -> list[dict[str, Any]]:
-        with self._lock:
-            rows = self._db.execute("SELECT * FROM waiting ORDER BY since").fetchall()
+        rows = self._read("SELECT * FROM waiting ORDER BY since")
         return [
             {"path": os.path.join(os.fsdecode(r["root"]), os.fsdecode(r["path"])),
              "watch": r["watch"], "reason": r["reason"], "since": r["since"]}

@@ -127,6 +127,7 @@ class Scene:
         self.log = top.with_name(f"{top.name}.log")
         self.trace = top.with_name(f"{top.name}.trace")
         self.redo = False
+        self.retry = False
         self._server = Server(top.with_name(f"{top.name}.stderr"))
         self.kept = top.with_name(f"{top.name}.state")  # a ledger that knows the empty folder
         for folder in self._folders:
@@ -189,13 +190,13 @@ class Scene:
             {
                 "top": str(self.top), "archive": str(self.archive), "log": str(self.log),
                 "answers": str(self.prepared.answers), "refuse": self.refuse,
-                "quiet": self.quiet, "kill": kill, "redo": self.redo,
+                "quiet": self.quiet, "kill": kill, "redo": self.redo, "retry": self.retry,
             },
             self._tracer(what, traced),
             at_stop,
             then,
         )  # fmt: skip
-        self.redo = False
+        self.redo = self.retry = False
         said = self.log.read_bytes()[before:] if self.log.exists() else b""
         return Ran(code, [json.loads(text) for text in said.splitlines()], errors)
 
@@ -274,7 +275,12 @@ class Scene:
         require(not self.rescued, "something was rescued, and nobody wrote")
 
     def is_finished(self, *ran: Ran) -> None:
-        """After a start that nothing disturbed: one output, one original, nothing left over."""
+        """After a start that nothing disturbed: published, and said once."""
+        self.is_published()
+        self._said_once(ran, len(self.rows()) - self.jobs_before)
+
+    def is_published(self) -> None:
+        """One output, one original, nothing left over."""
         self.nothing_left()
         original, older = self.prepared.original, self.prepared.newer
         archived = self.archive / "loras" / NAME
@@ -296,7 +302,6 @@ class Scene:
         require(len(compressed) == 1, f"{len(compressed)} compressed rows")
         require(compressed[0]["sha256_in"] == sha(original), "the row has another sha256")
         require(os.fsdecode(compressed[0]["archive_path"]) == str(archived), "archive_path")
-        self._said_once(ran, len(rows) - self.jobs_before)
 
     def _said_once(self, ran: Sequence[Ran], jobs: int) -> None:
         """The line came; if the one who said it was killed before it could note that, twice."""
