@@ -18,7 +18,7 @@ from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
 from lensd.store.entry import Entry
 from lensd.store.faults import Interrupted, disk_faults
-from lensd.store.files import exchange, fsync_folder, identity_at, open_regular
+from lensd.store.files import exchange, fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
 from lensd.workshop import Place, Settings, Workshop
 
@@ -150,6 +150,20 @@ def _take_back(place: Place, shop: Workshop) -> None:
     exchange(place.folder_fd, place.name, place.temporary)
     fsync_folder(place.folder_fd)
     raise Skipped("changed", "a program opened the file for writing; it starts over")
+
+
+def is_in_place(entry: Entry) -> bool:
+    """Whether the staged output has its name: a plain rename cannot be taken back."""
+    folder, name = os.path.split(entry.path)
+    try:
+        folder_fd = open_folder(entry.root, folder)
+    except (OSError, Skipped):
+        return False
+    try:
+        there = identity_at(folder_fd, name)
+    finally:
+        os.close(folder_fd)
+    return there is not None and entry.staged is not None and there[1:4] == entry.staged[1:4]
 
 
 def announce(shop: Workshop, job_id: str, line: dict[str, Any]) -> None:

@@ -239,7 +239,8 @@ def _give_up(entry: Entry, shop: Workshop) -> None:
 
 def _is_published(entry: Entry, shop: Workshop) -> bool:
     """Whether the output has its name already, so that a restart completes the job."""
-    return shop.ledger.get(entry.job_id).state == "published"
+    now = shop.ledger.get(entry.job_id)
+    return now.state == "published" or (now.state == "publishing" and commit.is_in_place(now))
 
 
 def _broken(error: OSError) -> Failed:
