@@ -33,22 +33,24 @@ class Disk:
 
     free: int | None
     writable: bool
+    device: int | None = None
 
     @classmethod
     def at(cls, path: str) -> Disk:
         """Never raises: a disk that cannot be asked is not there."""
         try:
-            found = os.statvfs(path)
+            found, device = os.statvfs(path), os.stat(path).st_dev
         except OSError:
             return cls(None, writable=False)
-        return cls(found.f_bavail * found.f_frsize, not found.f_flag & os.ST_RDONLY)
+        writable = not found.f_flag & os.ST_RDONLY
+        return cls(found.f_bavail * found.f_frsize, writable, device)
 
 
 def is_better(then: Disk, now: Disk) -> bool:
     """Whether it is worth a new try: there again, writable again, or somebody made room."""
     if now.free is None:
         return False
-    if then.free is None or (now.writable and not then.writable):
+    if then.free is None or now.device != then.device or (now.writable and not then.writable):
         return True
     return now.writable and now.free >= then.free + FREED_BYTES
 

@@ -12,6 +12,7 @@ import traceback
 from typing import Any
 
 from lensd import commit
+from lensd.anchor import require_archive
 from lensd.errors import Failed, FileError, Kept, Skipped, StorageError
 from lensd.hold import Held
 from lensd.store.entry import Entry
@@ -60,6 +61,7 @@ def _work(place: Place, settings: Settings, shop: Workshop) -> str | None:
         shop.ledger.finish(entry.job_id, "analyzed", line=line, **_sizes(numbers))
         shop.log("file.analyzed", **line)
         return "file.analyzed"
+    require_archive(shop.archive, shop.ledger)
     with commit.staged(place, shop):
         numbers = _ask(place, settings, shop, op="compress")
         _check_returned(entry, numbers["sha256_in"], shop)

@@ -84,6 +84,29 @@ def test_a_read_only_disk_is_waited_for(server: HomeServer, where: str) -> None:
         assert [] == server.temporaries()
 
 
+@pytest.mark.fault("folder gone")
+def test_an_archive_whose_disk_is_away_is_waited_for(server: HomeServer) -> None:
+    """Nothing is put below its mount point, also after a restart; all goes on when it is back."""
+    with tmpfs(server.archive), server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        first = server.drop("first.safetensors", seed=1).path
+        daemon.wait_for_file(first, "file.compressed")
+    assert list(server.archive.iterdir()) == []
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        path = server.drop("style.safetensors", seed=2).path
+        before = Seen.of(path)
+        alert = daemon.wait_for_event("daemon.degraded", 60)
+        assert str(server.archive) in alert["message"]
+        assert Seen.of(path) == before
+        assert list(server.archive.iterdir()) == []
+        with tmpfs(server.archive):
+            line = daemon.wait_for_file(path, seconds=RESUMED_SECONDS)
+            assert line["event"] == "file.compressed"
+            assert Seen.of(server.archived(path)).sha256 == before.sha256
+            assert daemon.stop() == 0
+
+
 @pytest.mark.fault("disk full")
 def test_once_does_not_wait(server: HomeServer) -> None:
     """It ends with exit code 1 and says why; the file is as it was, and the next run takes it."""
