@@ -75,6 +75,11 @@ class Database:
 
 
 def _check_version(path: str, found: int, *, readonly: bool) -> None:
+    if readonly and found == 0:
+        raise StorageError(
+            f"the ledger {path} is empty: lensd was stopped at its very first start; the next "
+            "`lensd run` or `lensd once` makes it"
+        )
     if readonly and 0 < found < schema.SCHEMA_VERSION:
         raise StorageError(
             f"the ledger {path} was written by an older lensd (schema {found}, this is "

@@ -211,8 +211,8 @@ class Ledger(Standing):
             _replace_older(db, entry.root, entry.path, job_id)
             if gone:
                 db.execute(
-                    "UPDATE files SET archive_path = NULL WHERE archive_path = ?",
-                    (os.fsencode(archive_path),),
+                    "UPDATE files SET archive_path = NULL WHERE archive_path = ? AND sha256_in = ?",
+                    (os.fsencode(archive_path), entry.sha256_in),
                 )
 
     # files that move
