@@ -147,7 +147,8 @@ def test_totals_count_each_archived_original_once(ledger: Ledger) -> None:
     totals = ledger.totals()
     assert totals["outcomes"] == {"compressed": 1, "replaced": 1}
     assert (totals["saved_in_folders"], totals["held_by_archive"], totals["net"]) == (70, 100, -30)
-    ledger.record("back", ROOT, WATCH, "a", FIRST, outcome="restored", archive_path="/archive/a")
+    restored = {"outcome": "restored", "archive_path": "/archive/a", "sha256_in": "abc"}
+    ledger.record("back", ROOT, WATCH, "a", FIRST, **restored)
     ledger.came_back("back", FIRST, "/archive/a", gone=True)
     totals = ledger.totals()
     assert (totals["saved_in_folders"], totals["held_by_archive"]) == (0, 0)
