@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -234,10 +236,16 @@ def test_killed_and_started_while_unmounted(server: HomeServer, disk: Disk) -> N
     """What a kill left in the folder is put right when its disk is back, and not before."""
     with server.daemon(prefix=namespace(disk.mount(server.loras))) as daemon:
         daemon.wait_for_event("daemon.ready", 30)
-        paths = [put(server, daemon.process.pid, f"{n}.safetensors", n) for n in range(6)]
+        paths = [put(server, daemon.process.pid, "0.safetensors", 0)]
+        worker = int(daemon.wait_for_event("worker.started", 60)["pid"])
         daemon.wait_for_event("file.compressed", 60)
-        wait_until(lambda: bool(server.status()["running"]), "a running job")
-        daemon.kill()
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            paths += [put(server, daemon.process.pid, f"{n}.safetensors", n) for n in range(1, 6)]
+            wait_until(lambda: bool(server.status()["running"]), "a running job")
+            daemon.kill()
+        finally:
+            os.kill(worker, signal.SIGCONT)
     with server.daemon(prefix=namespace()) as daemon:
         assert degraded(daemon) == "unmounted"
         pid = daemon.process.pid
