@@ -152,16 +152,17 @@ def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
     """A file's end other than success, or another beginning for its new version."""
     if shop.is_away(entry.root):
         return None  # no fault of the file's: recovery takes the job up when its folder is back
-    gone = end.reason in ("vanished", "changed") and not _is_published(entry, shop)
-    if gone and shop.moved(entry):
+    if shop.ledger.get(entry.job_id).state == "done":
+        return None  # what came after its end cannot change it
+    if _is_published(entry, shop):
+        raise Held(end.reason, end.disk or entry.root, str(end))  # recovery completes it
+    if end.reason in ("vanished", "changed") and shop.moved(entry):
         shop.again(entry)  # another file may have its old name
         return None
     if end.reason == "changed" and not entry.redo:  # an output would not be looked at again
         shop.ledger.finish(entry.job_id, "superseded", reason=end.reason, message=str(end))
         shop.again(entry)
         return None
-    if _is_published(entry, shop):
-        raise Held(end.reason, end.disk or entry.root, str(end))  # recovery completes it
     if shop.patient and _waits(entry, end, shop):
         return None
     outcome = end.event.removeprefix("file.")

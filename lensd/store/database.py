@@ -36,13 +36,13 @@ class Database:
         self.readonly = readonly
         self.damaged: str | None = None
         try:
-            if not readonly and os.path.exists(path) and not _is_sound(path):
+            if not readonly and os.path.exists(path) and _is_damaged(path):
                 self.damaged = _set_aside(path)
             self._db = _connect(path, readonly=readonly)
             if not readonly:
                 schema.prepare(self._db)
             _check_version(path, schema.version_of(self._db), readonly=readonly)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StorageError(
                 f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; a "
                 "damaged one is moved aside and rebuilt by the next `lensd run` or `lensd once`"
@@ -102,6 +102,20 @@ def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
         db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon has to stay small
         os.chmod(path, 0o640)
     return db
+
+
+def _is_damaged(path: str) -> bool:
+    """Twice, and the disk reads it without an error: SQLite calls a page damaged that it cannot
+    read. Raises OSError, sqlite3.Error for a fault of the disk.
+    """
+    if _is_sound(path):
+        return False
+    for name in (path, f"{path}-wal"):
+        if os.path.exists(name):
+            with open(name, "rb") as file:
+                while file.read(1 << 20):
+                    pass
+    return not _is_sound(path)
 
 
 def _is_sound(path: str) -> bool:

@@ -48,6 +48,31 @@ def test_an_io_error_at_each_call(stage: MakeStage, tell: Callable[[str], None],
     tell(f"{kind}: I/O error at {_each(stage, kind, 'EIO', FAILING)}")
 
 
+def test_an_io_error_while_the_ledger_is_opened(
+    stage: MakeStage, tell: Callable[[str], None]
+) -> None:
+    """It is no damaged ledger: it stays where it is, and the next start has it."""
+    play = stage(story="older")
+    scene = play.scenes[0]
+    scene.fresh()
+    scene.is_finished(scene.run(traced=FAILING))
+    calls = scene.calls(FAILING)
+    opened = next(n for n, call in enumerate(calls) if "lensd-test-ledger-is-open" in call.text)
+    calls = [call for call in calls[:opened] if str(scene.log) not in call.text]
+    cases = sample(calls, 10)
+
+    def fail(scene: Scene, call: Call) -> None:
+        first = scene.run(strace.failing_at(call, "EIO"))
+        require(first.code in (DONE, STORAGE), f"it ended with {first.code}: {first.errors}")
+        require(not list(scene.top.glob("state/*damaged*")), "the ledger was set aside")
+        second = scene.run()
+        require(second.code == DONE, f"the next start ended with {second.code}: {second.errors}")
+        scene.is_published()
+
+    play.play(cases, fail)
+    tell(f"I/O error at {len(cases)} of the {len(calls)} calls that open the ledger")
+
+
 def _each(stage: MakeStage, kind: str, error: str, names: frozenset[str]) -> str:
     play = stage(**SCENES[kind])
     calls = _calls(play.scenes[0], names)
