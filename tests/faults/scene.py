@@ -173,14 +173,13 @@ class Scene:
 
     def run(
         self,
-        what: str | None = None,
-        *,
+        *does: str,
         traced: frozenset[str] = frozenset(),
         at_stop: Callable[[], None] | None = None,
         then: signal.Signals = signal.SIGCONT,
         kill: str = "",
     ) -> Ran:
-        """One start of lensd. `what` strace does to it; with `traced` its calls can be listed.
+        """One start of lensd. What strace `does` to it; with `traced` its calls can be listed.
 
         If it is stopped, `at_stop` is called, and it goes on, or `then` is killed.
         """
@@ -191,7 +190,7 @@ class Scene:
                 "answers": str(self.prepared.answers), "refuse": self.refuse,
                 "quiet": self.quiet, "kill": kill, "redo": self.redo,
             },
-            self._tracer(what, traced),
+            self._tracer(does, traced),
             at_stop,
             then,
         )  # fmt: skip
@@ -199,11 +198,11 @@ class Scene:
         said = self.log.read_bytes()[before:] if self.log.exists() else b""
         return Ran(code, [json.loads(text) for text in said.splitlines()], errors)
 
-    def _tracer(self, what: str | None, traced: frozenset[str]) -> Callable[[int], Tracer] | None:
-        if what is None and not traced:
-            return None
-        names = sorted(traced | ({what.partition(":")[0]} if what else set()))
-        return lambda pid: Tracer(pid, self.trace, names, what)
+    def _tracer(
+        self, does: Sequence[str], traced: frozenset[str]
+    ) -> Callable[[int], Tracer] | None:
+        names = sorted(traced | {what.partition(":")[0] for what in does})
+        return (lambda pid: Tracer(pid, self.trace, names, does)) if names else None
 
     def calls(self, names: frozenset[str] = strace.CHANGING) -> list[Call]:
         """Those of the last traced run."""
