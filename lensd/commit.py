@@ -42,14 +42,14 @@ def staged(place: Place, shop: Workshop) -> Iterator[None]:
 
 def _clear_away(place: Place, shop: Workshop) -> None:
     """The staged output and the link in the archive go, unless the names were exchanged."""
-    found = identity_at(place.folder_fd, place.temporary)
     original = Identity.of(os.fstat(place.fd))
-    if found is not None and found.same_inode(original):
-        return
-    if found is not None and found[:2] == place.staged_inode:
-        os.unlink(place.temporary, dir_fd=place.folder_fd)
-        fsync_folder(place.folder_fd)
     with contextlib.suppress(LensdError, OSError):  # why it ended says more
+        found = identity_at(place.folder_fd, place.temporary)
+        if found is not None and found.same_inode(original):
+            return
+        if found is not None and found[:2] == place.staged_inode:
+            os.unlink(place.temporary, dir_fd=place.folder_fd)
+            fsync_folder(place.folder_fd)
         shop.archive.unlink_own(place.entry.watch, place.entry.path, original)
 
 

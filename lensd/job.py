@@ -141,11 +141,15 @@ def _line(place: Place, settings: Settings, numbers: dict[str, Any]) -> dict[str
 
 def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
     """A file's end other than success, or another beginning for its new version."""
-    if end.reason == "changed" and not entry.redo:  # an output would not be looked at again
+    if shop.ledger.get(entry.job_id).state == "done":
+        return None  # what came after its end cannot change it
+    published = _is_published(entry, shop)
+    if end.reason == "changed" and not entry.redo and not published:
+        # with `redo` the file is an output, which would not be looked at again
         shop.ledger.finish(entry.job_id, "superseded", reason=end.reason, message=str(end))
         shop.again(entry)
         return None
-    if not _is_published(entry, shop):
+    if not published:
         outcome = end.event.removeprefix("file.")
         if end.reason == "vanished":
             outcome = "superseded"  # it may come back as it was, here or under another name
@@ -201,8 +205,15 @@ def _give_up(entry: Entry, shop: Workshop) -> None:
 
 
 def _is_published(entry: Entry, shop: Workshop) -> bool:
-    """Whether the output has its name already, so that a restart completes the job."""
-    return shop.ledger.get(entry.job_id).state == "published"
+    """Whether the output has its name already, so that the next start completes the job."""
+    now = shop.ledger.get(entry.job_id)
+    if now.state != "publishing":
+        return now.state == "published"
+    try:
+        named = Identity.of(os.lstat(now.full_path))
+    except OSError:
+        return False
+    return now.staged is not None and named.same_content(now.staged)
 
 
 def _broken(error: OSError) -> Failed:

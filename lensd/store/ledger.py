@@ -75,7 +75,7 @@ class Ledger:
             if not readonly:
                 self._prepare()
             self._check_version(path)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StorageError(
                 f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; a "
                 "damaged one may be moved away: archive and compressed files stand for themselves"
@@ -88,11 +88,10 @@ class Ledger:
 
     def is_empty(self) -> bool:
         """Whether it never saw a folder: it is new, or an older one was lost."""
-        return self._db.execute("SELECT 1 FROM roots").fetchone() is None
+        return not self._rows("SELECT 1 FROM roots LIMIT 1")
 
     def knows_root(self, root: str) -> bool:
-        found = self._db.execute("SELECT 1 FROM roots WHERE root = ?", (os.fsencode(root),))
-        return found.fetchone() is not None
+        return bool(self._rows("SELECT 1 FROM roots WHERE root = ?", os.fsencode(root)))
 
     def baseline(self, root: str, watch: str, files: Iterable[tuple[str, Identity]]) -> None:
         """Record a folder seen for the first time, and the files that lie there, as left alone."""
@@ -192,8 +191,7 @@ class Ledger:
             "SELECT count(*) FROM files WHERE root = ? AND path = ? AND sha256_in = ? "
             "AND outcome IN ('compressed', 'replaced') AND redo = 0"
         )
-        with self._lock:
-            return int(self._db.execute(query, (*row_key(root, path), sha256)).fetchone()[0])
+        return int(self._rows(query, *row_key(root, path), sha256)[0][0])
 
     def replace_older(self, root: str, path: str, job_id: str) -> None:
         """The output of an earlier job lies under this path no longer; its original is kept."""
@@ -240,7 +238,7 @@ class Ledger:
             db.execute("DELETE FROM waiting")
 
     def waiting(self) -> list[dict[str, Any]]:
-        rows = self._db.execute("SELECT * FROM waiting ORDER BY since")
+        rows = self._rows("SELECT * FROM waiting ORDER BY since")
         return [
             {"path": os.path.join(os.fsdecode(r["root"]), os.fsdecode(r["path"])),
              "watch": r["watch"], "reason": r["reason"], "since": r["since"]}
@@ -249,16 +247,16 @@ class Ledger:
 
     def totals(self) -> dict[str, Any]:
         """Files by outcome; bytes saved in the folders and held by the archive."""
-        counts = self._db.execute(
+        counts = self._rows(
             "SELECT outcome, count(*) AS n FROM files WHERE state = 'done' GROUP BY outcome"
         )
-        saved = self._db.execute(
+        [[saved]] = self._rows(
             "SELECT coalesce(sum(bytes_in - bytes_out), 0) FROM files WHERE outcome = 'compressed'"
-        ).fetchone()[0]
-        held = self._db.execute(
+        )
+        [[held]] = self._rows(
             "SELECT coalesce(sum(bytes_in), 0) FROM (SELECT DISTINCT archive_path, sha256_in, "
             "bytes_in FROM files WHERE archive_path IS NOT NULL AND state = 'done')"
-        ).fetchone()[0]
+        )
         return {
             "outcomes": {r["outcome"]: r["n"] for r in counts},
             "saved_in_folders": saved,
@@ -298,25 +296,20 @@ class Ledger:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                with self._db:
-                    yield self._db
-            except sqlite3.OperationalError as error:
-                raise StorageError(
-                    f"the ledger cannot be written: {error}. Free space on the disk of the state "
-                    "folder, or check it"
-                ) from None
+        with self._lock, _disk_faults("written"), self._db:
+            yield self._db
 
     def _one(self, where: str, *values: Any) -> Entry | None:
         found = self._all(where + " LIMIT 1", *values)
         return found[0] if found else None
 
     def _all(self, where: str, *values: Any) -> list[Entry]:
-        with self._lock:
-            query = f"SELECT * FROM files WHERE {where}"  # noqa: S608  `where` is a constant of ours
-            rows = self._db.execute(query, values)
-            return [entry_of(r) for r in rows]
+        query = f"SELECT * FROM files WHERE {where}"  # noqa: S608  `where` is a constant of ours
+        return [entry_of(row) for row in self._rows(query, *values)]
+
+    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock, _disk_faults("read"):
+            return self._db.execute(query, values).fetchall()
 
 
 def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
@@ -329,6 +322,20 @@ def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
         db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon has to stay small
         os.chmod(path, 0o640)
     return db
+
+
+@contextmanager
+def _disk_faults(done: str) -> Iterator[None]:
+    """SQLite calls a page that cannot be read malformed: it cannot know better."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError):
+        raise
+    except sqlite3.DatabaseError as error:
+        raise StorageError(
+            f"the ledger cannot be {done}: {error}. Free space on the disk of the state folder, or "
+            "check it; a damaged ledger may be moved away"
+        ) from None
 
 
 def _quoted(path: str) -> str:

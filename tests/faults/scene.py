@@ -178,6 +178,7 @@ class Scene:
         at_stop: Callable[[], None] | None = None,
         then: signal.Signals = signal.SIGCONT,
         kill: str = "",
+        retry: bool = False,
     ) -> Ran:
         """One start of lensd. What strace `does` to it; with `traced` its calls can be listed.
 
@@ -189,6 +190,7 @@ class Scene:
                 "top": str(self.top), "archive": str(self.archive), "log": str(self.log),
                 "answers": str(self.prepared.answers), "refuse": self.refuse,
                 "quiet": self.quiet, "kill": kill, "redo": self.redo,
+                "retry": retry,
             },
             self._tracer(does, traced),
             at_stop,
@@ -272,8 +274,11 @@ class Scene:
             require(original in self.originals, "replaced, and the archive has no original")
         require(not self.rescued, "something was rescued, and nobody wrote")
 
-    def is_finished(self, *ran: Ran) -> None:
-        """After a start that nothing disturbed: one output, one original, nothing left over."""
+    def is_finished(self, *ran: Ran, failed: bool = False) -> None:
+        """After a start that nothing disturbed: one output, one original, nothing left over.
+
+        With `failed` an earlier try may have ended in a failure, and said so.
+        """
         self.nothing_left()
         original, older = self.prepared.original, self.prepared.newer
         archived = self.archive / "loras" / NAME
@@ -295,7 +300,11 @@ class Scene:
         require(len(compressed) == 1, f"{len(compressed)} compressed rows")
         require(compressed[0]["sha256_in"] == sha(original), "the row has another sha256")
         require(os.fsdecode(compressed[0]["archive_path"]) == str(archived), "archive_path")
-        self._said_once(ran, len(rows) - self.jobs_before)
+        done = [row for row in rows[self.jobs_before :] if row["outcome"] == "compressed"]
+        self._said_once(ran, len(done))
+        ends = {"file.failed", "file.skipped", "file.kept", "file.quarantined", "error"}
+        others = [line for r in ran for line in r.lines if line["event"] in ends]
+        require(failed or not others, f"another end: {others}")
 
     def _said_once(self, ran: Sequence[Ran], jobs: int) -> None:
         """The line came; if the one who said it was killed before it could note that, twice."""
@@ -304,9 +313,6 @@ class Scene:
         require(jobs <= len(said) <= jobs + len(killed), f"{len(said)} lines file.compressed")
         if len(said) > 1:
             require(all(line.get("recovered") for line in said[1:]), "said again as if new")
-        ends = {"file.failed", "file.skipped", "file.kept", "file.quarantined", "error"}
-        others = [line for r in ran for line in r.lines if line["event"] in ends]
-        require(not others, f"another end: {others}")
 
     def nothing_left(self) -> None:
         require(not self.temporaries(), f"temporaries are left: {self.temporaries()}")
