@@ -127,7 +127,6 @@ class Scene:
         self.log = top.with_name(f"{top.name}.log")
         self.trace = top.with_name(f"{top.name}.trace")
         self.redo = False
-        self.retry = False
         self._server = Server(top.with_name(f"{top.name}.stderr"))
         self.kept = top.with_name(f"{top.name}.state")  # a ledger that knows the empty folder
         for folder in self._folders:
@@ -174,14 +173,14 @@ class Scene:
 
     def run(
         self,
-        what: str | None = None,
-        *,
+        *does: str,
         traced: frozenset[str] = frozenset(),
         at_stop: Callable[[], None] | None = None,
         then: signal.Signals = signal.SIGCONT,
         kill: str = "",
+        retry: bool = False,
     ) -> Ran:
-        """One start of lensd. `what` strace does to it; with `traced` its calls can be listed.
+        """One start of lensd. What strace `does` to it; with `traced` its calls can be listed.
 
         If it is stopped, `at_stop` is called, and it goes on, or `then` is killed.
         """
@@ -190,21 +189,22 @@ class Scene:
             {
                 "top": str(self.top), "archive": str(self.archive), "log": str(self.log),
                 "answers": str(self.prepared.answers), "refuse": self.refuse,
-                "quiet": self.quiet, "kill": kill, "redo": self.redo, "retry": self.retry,
+                "quiet": self.quiet, "kill": kill, "redo": self.redo,
+                "retry": retry,
             },
-            self._tracer(what, traced),
+            self._tracer(does, traced),
             at_stop,
             then,
         )  # fmt: skip
-        self.redo = self.retry = False
+        self.redo = False
         said = self.log.read_bytes()[before:] if self.log.exists() else b""
         return Ran(code, [json.loads(text) for text in said.splitlines()], errors)
 
-    def _tracer(self, what: str | None, traced: frozenset[str]) -> Callable[[int], Tracer] | None:
-        if what is None and not traced:
-            return None
-        names = sorted(traced | ({what.partition(":")[0]} if what else set()))
-        return lambda pid: Tracer(pid, self.trace, names, what)
+    def _tracer(
+        self, does: Sequence[str], traced: frozenset[str]
+    ) -> Callable[[int], Tracer] | None:
+        names = sorted(traced | {what.partition(":")[0] for what in does})
+        return (lambda pid: Tracer(pid, self.trace, names, does)) if names else None
 
     def calls(self, names: frozenset[str] = strace.CHANGING) -> list[Call]:
         """Those of the last traced run."""
@@ -274,13 +274,11 @@ class Scene:
             require(original in self.originals, "replaced, and the archive has no original")
         require(not self.rescued, "something was rescued, and nobody wrote")
 
-    def is_finished(self, *ran: Ran) -> None:
-        """After a start that nothing disturbed: published, and said once."""
-        self.is_published()
-        self._said_once(ran, len(self.rows()) - self.jobs_before)
+    def is_finished(self, *ran: Ran, failed: bool = False) -> None:
+        """After a start that nothing disturbed: one output, one original, nothing left over.
 
-    def is_published(self) -> None:
-        """One output, one original, nothing left over."""
+        With `failed` an earlier try may have ended in a failure, and said so.
+        """
         self.nothing_left()
         original, older = self.prepared.original, self.prepared.newer
         archived = self.archive / "loras" / NAME
@@ -302,6 +300,11 @@ class Scene:
         require(len(compressed) == 1, f"{len(compressed)} compressed rows")
         require(compressed[0]["sha256_in"] == sha(original), "the row has another sha256")
         require(os.fsdecode(compressed[0]["archive_path"]) == str(archived), "archive_path")
+        done = [row for row in rows[self.jobs_before :] if row["outcome"] == "compressed"]
+        self._said_once(ran, len(done))
+        ends = {"file.failed", "file.skipped", "file.kept", "file.quarantined", "error"}
+        others = [line for r in ran for line in r.lines if line["event"] in ends]
+        require(failed or not others, f"another end: {others}")
 
     def _said_once(self, ran: Sequence[Ran], jobs: int) -> None:
         """The line came; if the one who said it was killed before it could note that, twice."""
@@ -310,9 +313,6 @@ class Scene:
         require(jobs <= len(said) <= jobs + len(killed), f"{len(said)} lines file.compressed")
         if len(said) > 1:
             require(all(line.get("recovered") for line in said[1:]), "said again as if new")
-        ends = {"file.failed", "file.skipped", "file.kept", "file.quarantined", "error"}
-        others = [line for r in ran for line in r.lines if line["event"] in ends]
-        require(not others, f"another end: {others}")
 
     def nothing_left(self) -> None:
         require(not self.temporaries(), f"temporaries are left: {self.temporaries()}")

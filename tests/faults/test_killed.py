@@ -32,12 +32,12 @@ SCENES: dict[str, dict[str, Any]] = {
 }
 
 
-def commit_calls(scene: Scene) -> list[Call]:
+def commit_calls(scene: Scene, names: frozenset[str] = strace.CHANGING) -> list[Call]:
     """Those of one whole run that nothing disturbs."""
     scene.fresh()
-    ran = scene.run(traced=strace.CHANGING)
+    ran = scene.run(traced=names)
     scene.is_finished(ran)
-    return scene.calls()
+    return scene.calls(names)
 
 
 @pytest.mark.parametrize("kind", SCENES)

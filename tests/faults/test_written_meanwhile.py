@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.conftest import MakeStage
+from tests.faults.conftest import PARALLEL, MakeStage, Stage
 from tests.faults.scene import Ran, Scene, require
 from tests.faults.test_killed import commit_calls
 from tests.support import strace
 from tests.support.marks import needs_program
 from tests.support.strace import Call
-from tests.support.suites import sample
+from tests.support.suites import FULL, sample
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault("written meanwhile"), needs_program("strace")]
 
@@ -35,8 +37,8 @@ FEW = 10
 class Writer:
     """Opens the file for writing, as soon as the kernel lets it, and writes `newer` over it."""
 
-    def __init__(self, scene: Scene, *, at_once: bool = True) -> None:
-        self._path = scene.path
+    def __init__(self, scene: Scene, *, at_once: bool = True, path: str | None = None) -> None:
+        self._path = path or str(scene.path)
         self._newer = scene.prepared.newer
         self._may_write = threading.Event()
         if at_once:
@@ -63,10 +65,23 @@ class Writer:
         os.close(fd)
 
 
-def after_each_call(play_in: MakeStage, kind: str, act: Callable[[Scene, Call], None]) -> str:
-    """`act` for the calls of a commit; what to tell of it."""
+@contextlib.contextmanager
+def reader(scene: Scene) -> Iterator[str]:
+    """A path that leads to the file as it is now, whatever becomes of its name."""
+    fd = os.open(scene.path, os.O_RDONLY)
+    yield f"/proc/self/fd/{fd}"
+    os.close(fd)
+
+
+def after_each_call(
+    play_in: MakeStage,
+    kind: str,
+    act: Callable[[Scene, Call], None],
+    before: Callable[[Call], bool] = lambda _: False,
+) -> str:
+    """`act` for the calls of a commit, up to the one `before` which it ends; what to tell of it."""
     play = play_in(**SCENES[kind])
-    calls = commit_calls(play.scenes[0])
+    calls = list(itertools.takewhile(lambda c: not before(c), commit_calls(play.scenes[0])))
     cases = sample(calls, FEW)
     play.play(cases, act)
     return f"{kind}: after {len(cases)} of the {len(calls)} calls of a commit"
@@ -77,6 +92,15 @@ def converge(scene: Scene) -> Ran:
     ran = scene.run()
     require(ran.code == 0, f"a start ended with {ran.code}: {ran.errors}")
     return ran
+
+
+def is_exchange(call: Call) -> bool:
+    return call.name == "renameat2" and "RENAME_EXCHANGE" in call.text
+
+
+def is_parting(call: Call) -> bool:
+    """The unlink of the original that came out of the exchange."""
+    return call.name == "unlinkat" and ".lensd-" in call.text
 
 
 def kill(scene: Scene, call: Call, act: Callable[[], None]) -> Ran:
@@ -106,6 +130,26 @@ def test_a_writer_comes(stage: MakeStage, tell: Callable[[str], None], kind: str
     tell("a writer comes, " + after_each_call(stage, kind, act))
 
 
+@pytest.mark.parametrize("kind", ["lease", "lease, archive elsewhere"])
+def test_a_reader_becomes_a_writer(
+    stage: MakeStage, tell: Callable[[str], None], kind: str
+) -> None:
+    """It opens again what it has open: also the original that came out of the exchange.
+
+    Not after the original was parted with: no name leads to it then but that in the archive.
+    """
+
+    def act(scene: Scene, call: Call) -> None:
+        with reader(scene) as path:
+            writer = Writer(scene, path=path)
+            stop(scene, call, writer.begin)
+            writer.end()
+            converge(scene)
+        scene.newer_is_safe()
+
+    tell("a reader becomes a writer, " + after_each_call(stage, kind, act, before=is_parting))
+
+
 @pytest.mark.parametrize("kind", ["no lease", "no lease, archive elsewhere"])
 def test_a_writer_had_it_open(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     """It writes through what it opened before the job: as long as the file has a name."""
@@ -123,6 +167,7 @@ def test_a_writer_had_it_open(stage: MakeStage, tell: Callable[[str], None], kin
         converge(scene)
         if named == [True]:
             scene.newer_is_safe()
+            require(not (is_exchange(call) and scene.rescued), "it was not exchanged back")
         else:
             scene.is_finished(ran)
 
@@ -297,3 +342,80 @@ def test_killed_and_deleted(stage: MakeStage, tell: Callable[[str], None], kind:
         require(not scene.rescued, "something was rescued")
 
     tell("killed and deleted, " + after_each_call(stage, kind, act))
+
+
+# Moments between two calls of the matrix above.
+
+
+def call_that(play: Stage, holds: Callable[[Call], bool], *, after: int = 0) -> Call:
+    """The first call of a commit for which that holds, or one that comes so much later."""
+    calls = commit_calls(play.scenes[0])
+    return calls[next(n for n, call in enumerate(calls) if holds(call)) + after]
+
+
+def in_time(scene: Scene, state: str) -> None:
+    """Wait until the ledger says so."""
+    deadline = time.monotonic() + 20
+    while [row["state"] for row in scene.rows()][-1:] != [state]:
+        require(time.monotonic() < deadline, f"the job was never {state}")
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("then", ["goes on", "killed", "killed, and writes after the next start"])
+@pytest.mark.parametrize("kind", ["lease", "lease, archive elsewhere"])
+def test_a_writer_slips_in_before_the_exchange(stage: MakeStage, kind: str, then: str) -> None:
+    """After the last look at the lease: it gets the old file, which comes out of the exchange."""
+    play = stage(**SCENES[kind])
+    exchange = call_that(play, is_exchange)
+    late = [strace.late_at(exchange, 0.7)]
+    if then != "goes on":
+        late.append(strace.killed_at(call_that(play, is_exchange, after=1)))
+
+    def act(scene: Scene, late: list[str]) -> None:
+        writer = Writer(scene, at_once="after" not in then)
+
+        def slip_in() -> None:
+            in_time(scene, "publishing")
+            time.sleep(0.1)
+            writer.begin()
+
+        beside = threading.Thread(target=slip_in)
+        beside.start()
+        ran = scene.run(*late)
+        beside.join()
+        require(writer.opened.wait(30), "the writer never got it")
+        require((ran.code == -9) == (then != "goes on"), f"it ended with {ran.code}")
+        if "after" in then:
+            require(scene.path.read_bytes() != scene.prepared.original, "it came too early")
+            converge(scene)
+        writer.end()
+        converge(scene)
+        scene.newer_is_safe()
+        require(not scene.rescued, "its file was not given its name back")
+
+    play.play([late] * (PARALLEL if FULL else 1), act)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
+@pytest.mark.parametrize("kind", ["no lease", "no lease, archive elsewhere"])
+def test_a_writer_writes_within_the_quiet_time(
+    stage: MakeStage, kind: str, *, killed: bool
+) -> None:
+    """What came out of the exchange is looked at again before it goes, also after a restart."""
+    play = stage(**(SCENES[kind] | {"quiet": 1.0}))
+    last = call_that(play, is_parting, after=-1)
+
+    def act(scene: Scene, last: Call) -> None:
+        fd = os.open(scene.path, os.O_RDWR)
+        writer = threading.Timer(0.4, lambda: os.pwrite(fd, scene.prepared.newer, 0))
+        (kill if killed else stop)(scene, last, writer.start)
+        if killed:
+            require(os.pread(fd, 2**20, 0) == scene.prepared.original, "it wrote too early")
+            converge(scene)
+        writer.join()
+        os.close(fd)
+        require([scene.prepared.newer] == scene.rescued, "its bytes are lost")
+        converge(scene)
+        scene.newer_is_safe()
+
+    play.play([last] * (PARALLEL if FULL else 1), act)

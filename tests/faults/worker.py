@@ -20,6 +20,8 @@ from lensd.worker.protocol import Message, serve
 
 
 def compress(request: Message) -> Message:
+    if not Path(request["path"]).exists():
+        raise Skipped("vanished", "it was renamed or deleted")
     with Path(request["path"]).open("rb") as source:
         if list(Identity.of(os.fstat(source.fileno()))) != request["identity"]:
             raise Skipped("changed", "another file")

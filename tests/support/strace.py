@@ -29,7 +29,8 @@ CHANGING = frozenset(
         "ioctl", "fcntl",
     ]
 )  # fmt: skip
-READING = frozenset(["read", "pread64", "preadv", "preadv2"])
+# Of files by position; `read` is for pipes here.
+READING = frozenset(["pread64", "preadv", "preadv2"])
 _ONLY_IF = {  # these also do what changes nothing
     "open": re.compile(r"O_(CREAT|WRONLY|RDWR|TRUNC)|/lensd-test-"),
     "openat": re.compile(r"O_(CREAT|WRONLY|RDWR|TRUNC)|/lensd-test-"),
@@ -88,13 +89,18 @@ def stopped_after(call: Call) -> str:
     return f"{call.name}:signal=SIGSTOP:when={call.number}"
 
 
+def late_at(call: Call, seconds: float) -> str:
+    """The main thread begins it late; other threads go on."""
+    return f"{call.name}:delay_enter={int(seconds * 1e6)}:when={call.number}"
+
+
 class Tracer:
-    """strace on a running process. `what` it does there is one of the above, if anything."""
+    """strace on a running process. What it `does` there are some of the above."""
 
     def __init__(
-        self, pid: int, trace: Path, names: Sequence[str], what: str | None = None
+        self, pid: int, trace: Path, names: Sequence[str], does: Sequence[str] = ()
     ) -> None:
-        done = [] if what is None else ["-e", f"inject={what}"]
+        done = [argument for what in does for argument in ("-e", f"inject={what}")]
         self._pid = pid
         self._trace = trace
         trace.unlink(missing_ok=True)
