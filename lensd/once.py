@@ -41,17 +41,7 @@ def _invite(house: House, paths: list[str], *, redo: bool) -> None:
     chosen = batch.choose(there, house.ledger, paths, redo=redo)
     house.ledger.release(chosen.released)
     for entry in chosen.again:
-        house.ledger.enqueue(
-            secrets.token_hex(8),
-            entry.root,
-            entry.watch,
-            entry.path,
-            entry.staged or entry.identity,
-            redo=True,
-            sha256_in=entry.sha256_in,
-            archive_path=entry.archive_path,
-            archive_method=entry.archive_method,
-        )
+        house.ledger.redo(secrets.token_hex(8), entry)
     now = time.monotonic()
     for file in chosen.files:
         house.intake.hint(os.path.join(file.watch.root, file.path), now)

@@ -103,6 +103,20 @@ class Ledger(Standing):
             _update(db, job_id, columns)
         return self.get(job_id)
 
+    def redo(self, job_id: str, entry: Entry) -> None:
+        """A new job for a compressed file, which starts from its archived original."""
+        self.enqueue(
+            job_id,
+            entry.root,
+            entry.watch,
+            entry.path,
+            entry.staged or entry.identity,
+            redo=True,
+            sha256_in=entry.sha256_in,
+            archive_path=entry.archive_path,
+            archive_method=entry.archive_method,
+        )
+
     def get(self, job_id: str) -> Entry:
         """The row of a job that is there."""
         return self._all("job_id = ?", job_id)[0]

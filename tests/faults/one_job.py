@@ -158,17 +158,7 @@ def mark(moment: str) -> None:
 def do_again(ledger: Ledger) -> None:
     """As `lensd once --redo`."""
     for entry in ledger.with_outcome("compressed"):
-        ledger.enqueue(
-            f"{entry.job_id}-again",
-            entry.root,
-            entry.watch,
-            entry.path,
-            entry.staged or entry.identity,
-            redo=True,
-            sha256_in=entry.sha256_in,
-            archive_path=entry.archive_path,
-            archive_method=entry.archive_method,
-        )
+        ledger.redo(f"{entry.job_id}-again", entry)
 
 
 def refuse(names: list[str]) -> None:
