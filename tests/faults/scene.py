@@ -116,6 +116,7 @@ class Scene:
         refuse: Sequence[str] = (),
         quiet: float = 0.0,
         story: str = "first",
+        beside: Path | None = None,
     ) -> None:
         self.story = story
         self.top = top
@@ -124,11 +125,12 @@ class Scene:
         self.refuse = refuse
         self.quiet = quiet
         self.path = top / "loras" / NAME
-        self.log = top.with_name(f"{top.name}.log")
-        self.trace = top.with_name(f"{top.name}.trace")
+        beside = beside or top  # where the test's own files lie
+        self.log = beside.with_name(f"{beside.name}.log")
+        self.trace = beside.with_name(f"{beside.name}.trace")
         self.redo = False
-        self._server = Server(top.with_name(f"{top.name}.stderr"))
-        self.kept = top.with_name(f"{top.name}.state")  # a ledger that knows the empty folder
+        self._server = Server(beside.with_name(f"{beside.name}.stderr"))
+        self.kept = beside.with_name(f"{beside.name}.state")  # a ledger that knows the empty folder
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)
         self.run()
