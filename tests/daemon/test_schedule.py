@@ -16,14 +16,15 @@ def _closed() -> str:
 
 def test_outside_of_the_window_jobs_wait(server: HomeServer) -> None:
     """Files are queued, `status` says when; what is asked for is done, and so is `once`."""
-    server.configure(worker={"schedule": _closed()})
+    window = _closed()
+    server.configure(worker={"schedule": window})
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", 30)
         path = server.drop("style.safetensors", seed=1).path
         daemon.wait_for_file(path, "file.settled")
         status = server.status()
         assert [job["path"] for job in status["queued"]] == [str(path)]
-        assert status["schedule"] == {"window": _closed(), "open": False}
+        assert status["schedule"] == {"window": window, "open": False}
         assert server.lensd("retry").returncode == 0
         assert daemon.of(path)[-1] == "file.settled"
         server.configure()

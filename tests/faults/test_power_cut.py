@@ -1,9 +1,9 @@
 """The power goes at a call of a commit: what was not flushed is not there when it comes back.
 
-State, originals and archive lie on ext4 in images. lensd is stopped after a call, and the images are
-copied while they are mounted: what a filesystem holds back in memory is in no image, so that the
-copy is the disk as it would be found. Nothing is written back early: the journal commits
-by itself every 600 s, and `noauto_da_alloc` leaves a rename without its flush as it is.
+State, originals and archive lie on ext4 in images. lensd is stopped after a call, and the images
+are copied while they are mounted: what a filesystem holds back in memory is in no image, so that
+the copy is the disk as it would be found. Nothing is written back early: the journal commits by
+itself every 600 s, and `noauto_da_alloc` leaves a rename without its flush as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.faults.scene import Prepared, Scene, Violation, require, sha
 from tests.faults.test_killed import commit_calls, moment
 from tests.support import strace
 from tests.support.marks import needs_program
-from tests.support.mounts import Mounts, make_ext4
+from tests.support.mounting import Mounts, make_ext4
 from tests.support.strace import Call
 from tests.support.suites import sample
 
@@ -133,9 +133,7 @@ def cut_at(call: Call, scene: Scene, disk: Disks) -> str | None:
     scene.fresh()
     disk.settle()
     try:
-        first = scene.run(
-            strace.stopped_after(call), at_stop=lambda: None, then=signal.SIGKILL
-        )
+        first = scene.run(strace.stopped_after(call), at_stop=lambda: None, then=signal.SIGKILL)
         disk.cut()
         is_behind(scene)
         scene.holds_whole()
