@@ -15,8 +15,8 @@ import pytest
 from lensd.store.identity import Identity
 from lensd.worker.supervisor import Worker
 from tests.faults.scene import Missed, Prepared, Scene, Violation
+from tests.support.disks import Mounts
 from tests.support.home_server import HomeServer
-from tests.support.mounting import Mounts
 from tests.support.realistic import small_lora
 
 Case = TypeVar("Case")

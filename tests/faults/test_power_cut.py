@@ -21,8 +21,8 @@ from tests.faults import one_job
 from tests.faults.scene import Prepared, Scene, Violation, require, sha
 from tests.faults.test_killed import commit_calls, moment
 from tests.support import strace
+from tests.support.disks import Mounts, make_ext4
 from tests.support.marks import needs_program
-from tests.support.mounting import Mounts, make_ext4
 from tests.support.strace import Call
 from tests.support.suites import sample
 

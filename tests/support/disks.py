@@ -1,30 +1,80 @@
-"""Real disks of a chosen size for a test: mounted, and gone again at its end. They need root."""
+"""Other disks below tmp_path, for as long as a test needs them. Skips where they cannot be had."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 
 
+def make_ext4(image: Path, size: str, *options: str) -> None:
+    """An empty filesystem in a new, sparse image file."""
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("needs the program mkfs.ext4")
+    with image.open("wb") as file:
+        os.truncate(file.fileno(), int(size.removesuffix("M")) * 2**20)
+    subprocess.run(["mkfs.ext4", "-q", *options, str(image)], check=True)
+
+
+class Mounts:
+    """Mounts that are gone with the `with` block."""
+
+    def __init__(self) -> None:
+        self._mounted: list[Path] = []
+
+    def tmpfs(self, folder: Path, size: str = "64m") -> Path:
+        """A disk in memory."""
+        return self._mount(folder, "-t", "tmpfs", "-o", f"size={size}", "none")
+
+    def image(self, folder: Path, image: Path, options: str = "") -> Path:
+        """The filesystem in an image file."""
+        return self._mount(folder, "-o", f"loop,{options}".rstrip(","), str(image))
+
+    def ext4_in_memory(self, folder: Path, size: str = "256M") -> Path:
+        """A real disk's system calls without its waits."""
+        image = self.tmpfs(folder.with_name(f"{folder.name}-memory"), "1g") / "image"
+        make_ext4(image, size)
+        return self.image(folder, image)
+
+    def unmount(self, folder: Path) -> None:
+        self._mounted.remove(folder)
+        subprocess.run(["umount", str(folder)], check=True)
+
+    def _mount(self, folder: Path, *what: str) -> Path:
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a disk")
+        folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(["mount", *what, str(folder)], check=False, capture_output=True)
+        if done.returncode:
+            pytest.skip(f"no disk can be mounted here: {done.stderr.decode().strip()}")
+        self._mounted.append(folder)
+        return folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        for folder in reversed(self._mounted):
+            subprocess.run(["umount", str(folder)], check=True)
+
+
 @contextmanager
 def tmpfs(folder: Path, size: str = "64m") -> Iterator[Path]:
-    """A filesystem in memory, mounted at `folder`. Skips the test without the right to mount."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a disk needs root")
-    folder.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    """One disk in memory, mounted at `folder`."""
+    with Mounts() as mounts:
+        yield mounts.tmpfs(folder, size)
 
 
 def remount(folder: Path, *, read_only: bool) -> None:
