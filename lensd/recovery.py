@@ -180,7 +180,9 @@ def _begin_again(entry: Entry, shop: Workshop) -> None:
 
 
 def _complete(entry: Entry, shop: Workshop) -> None:
-    shop.ledger.replace_older(entry.root, entry.path, entry.job_id)  # a finished job is not seen again
+    shop.ledger.replace_older(
+        entry.root, entry.path, entry.job_id
+    )  # a finished job is not seen again
     shop.ledger.finish(entry.job_id, "compressed")
 
 

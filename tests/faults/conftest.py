@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from lensd.store.identity import Identity
 from lensd.worker.supervisor import Worker
-from tests.faults.scene import Prepared, Scene, Violation
+from tests.faults.scene import Prepared, Scene
+from tests.faults.stage import PARALLEL, MakeStage, Stage
 from tests.support.mounts import Mounts
 from tests.support.realistic import small_lora
 
-Case = TypeVar("Case")
-
-PARALLEL = 4
 PARAMETERS = {
     "mode": "ultra", "energy": 0.99, "allocation": "module", "target_size": None, "max_rank": None,
     "constant_rank": False, "float32": "auto", "targets": ["comfyui"],
@@ -67,47 +63,16 @@ def _prepare(worker: Worker, path: Path, folder: Path) -> None:
     (folder / f"{answer['sha256_in']}.json").write_text(json.dumps(answer))
 
 
-class Stage:
-    """Scenes of one kind, and cases that take turns in them."""
-
-    def __init__(self, scenes: Sequence[Scene]) -> None:
-        self.scenes = scenes
-        self._free: SimpleQueue[Scene] = SimpleQueue()
-        for scene in scenes:
-            self._free.put(scene)
-
-    def play(self, cases: Sequence[Case], act: Callable[[Scene, Case], None]) -> None:
-        """`act` on each case in a fresh scene. Raises Violation with all that went wrong."""
-        with ThreadPoolExecutor(len(self.scenes)) as pool:
-            wrong = list(filter(None, pool.map(lambda case: self._one(case, act), cases)))
-        if wrong:
-            raise Violation("\n".join([f"{len(wrong)} of {len(cases)} cases:", *wrong[:12]]))
-
-    def _one(self, case: Case, act: Callable[[Scene, Case], None]) -> str | None:
-        scene = self._free.get()
-        try:
-            scene.fresh()
-            act(scene, case)
-        except Violation as violation:
-            return f"{case!s:.100}: {violation!s:.300}"
-        finally:
-            self._free.put(scene)
-        return None
-
-
-MakeStage = Callable[..., Stage]
-
-
 @pytest.fixture
 def stage(prepared: Prepared, tmp_path: Path) -> Iterator[MakeStage]:
     """`stage(elsewhere=True, refuse=["lease"], quiet=0.1)`: the archive on another disk, ..."""
     made: list[Scene] = []
     with Mounts() as mounts:
-        disk = _disk(mounts, tmp_path)
 
-        def make(*, elsewhere: bool = False, **of_scene: Any) -> Stage:
+        def make(*, elsewhere: bool = False, disk: str = "ext4", **of_scene: Any) -> Stage:
+            folder = _disk(mounts, tmp_path, disk)
             for _ in range(PARALLEL):
-                top = disk / str(len(made))
+                top = folder / str(len(made))
                 if elsewhere:
                     of_scene["archive"] = mounts.tmpfs(tmp_path / f"archive-{len(made)}")
                 made.append(Scene(top, prepared, **of_scene))
@@ -118,9 +83,11 @@ def stage(prepared: Prepared, tmp_path: Path) -> Iterator[MakeStage]:
             scene.close()
 
 
-def _disk(mounts: Mounts, tmp_path: Path) -> Path:
+def _disk(mounts: Mounts, tmp_path: Path, kind: str) -> Path:
     """Where thousands of flushes take no time, if such a disk can be had."""
+    if kind == "btrfs":
+        return mounts.btrfs_in_memory(tmp_path / kind)
     try:
-        return mounts.ext4_in_memory(tmp_path / "disk")
+        return mounts.ext4_in_memory(tmp_path / kind)
     except pytest.skip.Exception:
         return tmp_path

@@ -3,8 +3,9 @@
 `python -S -m tests.faults.one_job` imports once and then forks a process per line of its input. A
 line is a plan in JSON: `top` (with `loras` and `state`), `archive`, `log`, `answers` (for
 worker.py), `kill` (what worker.py is to do), `refuse` (calls that the kernel is to refuse), `quiet`
-seconds, `redo` (compress again what is compressed) and `retry` (try again what failed). It answers with the process's number, which waits for one byte more (so that strace
-can come), and when it has ended with its exit status.
+seconds, `redo` (compress again what is compressed) and `retry` (try again what failed). It answers
+with the process's number, which waits for one byte more (so that strace can come), and when it has
+ended with its exit status.
 
 What is missing against `lensd once` is the configuration and torch; recovery, intake, job, commit,
 ledger, archive and the worker's protocol are the real ones.

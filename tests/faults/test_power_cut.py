@@ -1,8 +1,8 @@
 """The power goes at a call of a commit: what was not flushed is not there when it comes back.
 
-State, originals and archive lie on ext4 in images. lensd is stopped after a call, and the images are
-copied while they are mounted: what a filesystem holds back in memory is in no image, so that the
-copy is the disk as it would be found. Nothing is written back early: the journal commits
+State, originals and archive lie on ext4 in images. lensd is stopped after a call, and the images
+are copied while they are mounted: what a filesystem holds back in memory is in no image, so that
+the copy is the disk as it would be found. Nothing is written back early: the journal commits
 by itself every 600 s, and `noauto_da_alloc` leaves a rename without its flush as it is.
 """
 
@@ -19,10 +19,10 @@ import pytest
 
 from tests.faults import one_job
 from tests.faults.scene import Prepared, Scene, Violation, require, sha
-from tests.faults.test_killed import commit_calls, moment
+from tests.faults.test_killed import commit_calls, kinds, moment
 from tests.support import strace
 from tests.support.marks import needs_program
-from tests.support.mounts import Mounts, make_ext4
+from tests.support.mounts import Mounts, make_filesystem
 from tests.support.strace import Call
 from tests.support.suites import sample
 
@@ -41,7 +41,7 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "the ledger elsewhere, no lease": (("state",), {"refuse": ["lease"]}),
     "the ledger elsewhere, no exchange": (("state",), {"refuse": ["exchange"]}),
     "the ledger elsewhere, an older original": (("state",), {"story": "older"}),
-    "all elsewhere": (("state", "archive"), {}),
+    "archive and ledger elsewhere": (("state", "archive"), {}),
 }
 OPTIONS = "noauto_da_alloc,commit=600"
 FEW = 10
@@ -57,7 +57,7 @@ class Disks:
         self._images = {folder: images / "outer"}
         self._images |= {folder / name: images / name for name in inner}
         for image in self._images.values():
-            make_ext4(image, "24M")
+            make_filesystem("ext4", image, "24M")
         self._mount()
 
     def cut(self) -> None:
@@ -107,7 +107,7 @@ def test_what_was_not_flushed_is_gone(disks: MakeDisks) -> None:
     assert not (disk.folder / "not").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kinds(KINDS))
 def test_the_power_is_cut_at_each_call(
     disks: MakeDisks, prepared: Prepared, tell: Callable[[str], None], kind: str
 ) -> None:
@@ -133,9 +133,7 @@ def cut_at(call: Call, scene: Scene, disk: Disks) -> str | None:
     scene.fresh()
     disk.settle()
     try:
-        first = scene.run(
-            strace.stopped_after(call), at_stop=lambda: None, then=signal.SIGKILL
-        )
+        first = scene.run(strace.stopped_after(call), at_stop=lambda: None, then=signal.SIGKILL)
         disk.cut()
         is_behind(scene)
         scene.holds_whole()

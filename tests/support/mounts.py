@@ -12,13 +12,14 @@ from typing import Self
 import pytest
 
 
-def make_ext4(image: Path, size: str, *options: str) -> None:
-    """An empty filesystem in a new, sparse image file."""
-    if shutil.which("mkfs.ext4") is None:
-        pytest.skip("needs the program mkfs.ext4")
+def make_filesystem(kind: str, image: Path, size: str) -> None:
+    """An empty one in a new, sparse image file."""
+    program = f"mkfs.{kind}"
+    if shutil.which(program) is None:
+        pytest.skip(f"needs the program {program}")
     with image.open("wb") as file:
-        os.truncate(file.fileno(), int(size.removesuffix("M")) * 2**20)
-    subprocess.run(["mkfs.ext4", "-q", *options, str(image)], check=True)
+        file.truncate(int(size.removesuffix("M")) * 2**20)
+    subprocess.run([program, "-q", str(image)], check=True)
 
 
 class Mounts:
@@ -38,7 +39,13 @@ class Mounts:
     def ext4_in_memory(self, folder: Path, size: str = "256M") -> Path:
         """A real disk's system calls without its waits."""
         image = self.tmpfs(folder.with_name(f"{folder.name}-memory"), "1g") / "image"
-        make_ext4(image, size)
+        make_filesystem("ext4", image, size)
+        return self.image(folder, image)
+
+    def btrfs_in_memory(self, folder: Path) -> Path:
+        """A disk that can share blocks between files."""
+        image = self.tmpfs(folder.with_name(f"{folder.name}-memory"), "1g") / "image"
+        make_filesystem("btrfs", image, "512M")
         return self.image(folder, image)
 
     def unmount(self, folder: Path) -> None:

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 # Every call that can change what a disk holds. What is not here is no point of a crash matrix.
-CHANGING = frozenset(
-    """
+_CHANGING = """
     open openat openat2 creat mkdir mkdirat mknod mknodat rmdir unlink unlinkat rename renameat
     renameat2 link linkat symlink symlinkat write writev pwrite64 pwritev pwritev2 sendfile
     copy_file_range splice truncate ftruncate fallocate fsync fdatasync sync syncfs sync_file_range
     msync chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat
     futimesat setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr ioctl fcntl
-    """.split()
-)
+"""
+CHANGING = frozenset(_CHANGING.split())
 # Of files by position; `read` is for pipes here.
 READING = frozenset(["pread64", "preadv", "preadv2"])
 _ONLY_IF = {  # these also do what changes nothing
