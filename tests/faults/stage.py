@@ -8,10 +8,11 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from tests.faults.scene import Scene, Violation
+from tests.support.suites import FULL
 
 Case = TypeVar("Case")
 
-PARALLEL = 4
+PARALLEL = 4 if FULL else 2
 
 
 class Stage:

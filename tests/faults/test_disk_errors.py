@@ -34,7 +34,7 @@ GROWING = strace.CHANGING - {
     "utimensat",
     "fcntl",
 }
-FEW = 12
+FEW = 10
 
 
 def fails_at_each_call(play_in: MakeStage, kind: str, error: str, names: frozenset[str]) -> str:
@@ -75,12 +75,12 @@ def has_ended_well(scene: Scene, ran: Ran, error: str) -> None:
 
 
 @pytest.mark.fault("disk full")
-@pytest.mark.parametrize("kind", kinds(SCENES))
+@pytest.mark.parametrize("kind", kinds(SCENES, 2))
 def test_the_disk_is_full(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     tell(fails_at_each_call(stage, kind, "ENOSPC", GROWING))
 
 
 @pytest.mark.fault("EIO")
-@pytest.mark.parametrize("kind", kinds(SCENES))
+@pytest.mark.parametrize("kind", kinds(SCENES, 2))
 def test_the_disk_reports_errors(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     tell(fails_at_each_call(stage, kind, "EIO", strace.CHANGING | strace.READING))

@@ -44,7 +44,7 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "archive and ledger elsewhere": (("state", "archive"), {}),
 }
 OPTIONS = "noauto_da_alloc,commit=600"
-FEW = 10
+FEW = 8
 
 
 class Disks:

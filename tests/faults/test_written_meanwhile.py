@@ -31,7 +31,7 @@ SCENES: dict[str, dict[str, Any]] = {
     "no lease, archive elsewhere": {"refuse": ["lease"], "elsewhere": True, "quiet": 0.05},
     "no exchange": {"refuse": ["exchange"]},
 }
-FEW = 10
+FEW = 6
 
 
 class Writer:
@@ -117,7 +117,7 @@ def stop(scene: Scene, call: Call, act: Callable[[], None]) -> Ran:
 
 
 @pytest.mark.parametrize(
-    "kind", kinds(["lease", "lease, archive elsewhere", "no lease", "no exchange"])
+    "kind", kinds(["lease", "lease, archive elsewhere", "no lease", "no exchange"], 2)
 )
 def test_a_writer_comes(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     """Its bytes are in place, or rescued; under a lease it waits for no more than a moment."""
@@ -132,7 +132,7 @@ def test_a_writer_comes(stage: MakeStage, tell: Callable[[str], None], kind: str
     tell("a writer comes, " + after_each_call(stage, kind, act))
 
 
-@pytest.mark.parametrize("kind", kinds(["lease", "lease, archive elsewhere"]))
+@pytest.mark.parametrize("kind", kinds(["lease", "lease, archive elsewhere"], 2))
 def test_a_reader_becomes_a_writer(
     stage: MakeStage, tell: Callable[[str], None], kind: str
 ) -> None:
@@ -152,7 +152,7 @@ def test_a_reader_becomes_a_writer(
     tell("a reader becomes a writer, " + after_each_call(stage, kind, act, before=is_parting))
 
 
-@pytest.mark.parametrize("kind", kinds(["no lease", "no lease, archive elsewhere"]))
+@pytest.mark.parametrize("kind", kinds(["no lease", "no lease, archive elsewhere"], 2))
 def test_a_writer_had_it_open(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     """It writes through what it opened before the job: as long as the file has a name."""
 
@@ -176,7 +176,7 @@ def test_a_writer_had_it_open(stage: MakeStage, tell: Callable[[str], None], kin
     tell("a writer had it open, " + after_each_call(stage, kind, act))
 
 
-@pytest.mark.parametrize("kind", kinds(SCENES))
+@pytest.mark.parametrize("kind", kinds(SCENES, 2))
 def test_a_newer_file_takes_the_name(
     stage: MakeStage, tell: Callable[[str], None], kind: str
 ) -> None:
@@ -192,7 +192,7 @@ def test_a_newer_file_takes_the_name(
     tell("a newer file, " + after_each_call(stage, kind, act))
 
 
-@pytest.mark.parametrize("kind", kinds(["lease", "no lease", "no exchange"]))
+@pytest.mark.parametrize("kind", kinds(["lease", "no lease", "no exchange"], 2))
 def test_the_file_is_deleted(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     """It does not come back."""
 
@@ -206,7 +206,7 @@ def test_the_file_is_deleted(stage: MakeStage, tell: Callable[[str], None], kind
     tell("deleted, " + after_each_call(stage, kind, act))
 
 
-@pytest.mark.parametrize("kind", kinds(SCENES))
+@pytest.mark.parametrize("kind", kinds(SCENES, 2))
 def test_the_file_is_renamed(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     """Compressed under its new name, and its original can be had back."""
 
@@ -232,7 +232,7 @@ def is_renamed(scene: Scene, new: Path) -> None:
 
 
 @pytest.mark.fault("truncated meanwhile")
-@pytest.mark.parametrize("kind", kinds(["lease", "no lease", "no lease, archive elsewhere"]))
+@pytest.mark.parametrize("kind", kinds(["lease", "no lease", "no lease, archive elsewhere"], 2))
 def test_the_file_is_truncated(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     """Whoever does that means it; an output is never put over it, and the archive stays true."""
 
@@ -259,7 +259,7 @@ def test_the_file_is_truncated(stage: MakeStage, tell: Callable[[str], None], ki
 
 
 @pytest.mark.fault("killed")
-@pytest.mark.parametrize("kind", kinds(["no lease", "no lease, archive elsewhere"]))
+@pytest.mark.parametrize("kind", kinds(["no lease", "no lease, archive elsewhere"], 2))
 def test_killed_and_a_writer_had_it_open(
     stage: MakeStage, tell: Callable[[str], None], kind: str
 ) -> None:
@@ -282,7 +282,7 @@ def test_killed_and_a_writer_had_it_open(
 
 @pytest.mark.fault("killed")
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("kind", kinds(["lease", "lease, archive elsewhere"]))
+@pytest.mark.parametrize("kind", kinds(["lease", "lease, archive elsewhere"], 2))
 def test_killed_and_a_writer_comes(
     stage: MakeStage, tell: Callable[[str], None], kind: str, *, late: bool
 ) -> None:
@@ -303,7 +303,7 @@ def test_killed_and_a_writer_comes(
 
 
 @pytest.mark.fault("killed")
-@pytest.mark.parametrize("kind", kinds(SCENES))
+@pytest.mark.parametrize("kind", kinds(SCENES, 2))
 def test_killed_and_renamed(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     """lensd's own link in the archive does not make the new name look hard-linked."""
 
@@ -317,7 +317,7 @@ def test_killed_and_renamed(stage: MakeStage, tell: Callable[[str], None], kind:
 
 
 @pytest.mark.fault("killed")
-@pytest.mark.parametrize("kind", kinds(SCENES))
+@pytest.mark.parametrize("kind", kinds(SCENES, 2))
 def test_killed_and_replaced(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     """A newer file that took the name while lensd was down is the one that is compressed."""
 
@@ -332,7 +332,7 @@ def test_killed_and_replaced(stage: MakeStage, tell: Callable[[str], None], kind
 
 
 @pytest.mark.fault("killed")
-@pytest.mark.parametrize("kind", kinds(["lease", "no lease", "no exchange"]))
+@pytest.mark.parametrize("kind", kinds(["lease", "no lease", "no exchange"], 2))
 def test_killed_and_deleted(stage: MakeStage, tell: Callable[[str], None], kind: str) -> None:
     """It does not come back."""
 
@@ -364,7 +364,7 @@ def in_time(scene: Scene, state: str) -> None:
 
 
 @pytest.mark.parametrize("then", ["goes on", "killed", "killed, and writes after the next start"])
-@pytest.mark.parametrize("kind", kinds(["lease", "lease, archive elsewhere"]))
+@pytest.mark.parametrize("kind", kinds(["lease", "lease, archive elsewhere"], 2))
 def test_a_writer_slips_in_before_the_exchange(stage: MakeStage, kind: str, then: str) -> None:
     """After the last look at the lease: it gets the old file, which comes out of the exchange."""
     play = stage(**SCENES[kind])
@@ -399,7 +399,7 @@ def test_a_writer_slips_in_before_the_exchange(stage: MakeStage, kind: str, then
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
-@pytest.mark.parametrize("kind", kinds(["no lease", "no lease, archive elsewhere"]))
+@pytest.mark.parametrize("kind", kinds(["no lease", "no lease, archive elsewhere"], 2))
 def test_a_writer_writes_within_the_quiet_time(
     stage: MakeStage, kind: str, *, killed: bool
 ) -> None:

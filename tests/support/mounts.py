@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,7 +51,7 @@ class Mounts:
 
     def unmount(self, folder: Path) -> None:
         self._mounted.remove(folder)
-        subprocess.run(["umount", str(folder)], check=True)
+        _unmount(folder)
 
     def _mount(self, folder: Path, *what: str) -> Path:
         if os.geteuid() != 0:
@@ -72,4 +73,12 @@ class Mounts:
         at: TracebackType | None,
     ) -> None:
         for folder in reversed(self._mounted):
-            subprocess.run(["umount", str(folder)], check=True)
+            _unmount(folder)
+
+
+def _unmount(folder: Path) -> None:
+    """A process that a test killed may take a moment to let go of its files."""
+    deadline = time.monotonic() + 10
+    while subprocess.run(["umount", str(folder)], check=False, capture_output=True).returncode:
+        assert time.monotonic() < deadline, f"{folder} cannot be unmounted"
+        time.sleep(0.05)
