@@ -201,9 +201,8 @@ def _begin_again(entry: Entry, shop: Workshop) -> None:
 
 
 def _complete(entry: Entry, shop: Workshop) -> None:
-    shop.ledger.replace_older(
-        entry.root, entry.path, entry.job_id
-    )  # a finished job is not seen again
+    # In this order: nobody looks at a finished job again.
+    shop.ledger.replace_older(entry.root, entry.path, entry.job_id)
     shop.ledger.finish(entry.job_id, "compressed")
 
 

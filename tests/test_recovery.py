@@ -46,6 +46,7 @@ class Crashed:
         self.lines: list[tuple[str, dict[str, Any]]] = []
         self.again: list[Entry] = []
         identity = Identity.of(self.path.lstat())
+        self.ledger.baseline(str(self.loras), "loras", [])
         self.ledger.enqueue("job", str(self.loras), "loras", self.path.name, identity)
         self.shop = Workshop(
             ledger=self.ledger,
@@ -280,6 +281,47 @@ def test_a_temporary_without_a_job_is_rescued(crashed: Crashed) -> None:
     [(event, line)] = crashed.lines
     assert (event, line["job_id"]) == ("file.rescued", None)
     assert Path(line["rescued_path"]).read_bytes() == NEWER
+
+
+def test_what_cannot_be_put_right_stays_for_the_next_start(crashed: Crashed) -> None:
+    """Here `rescued` is no folder. lensd starts, says why, and touches nothing."""
+    crashed.stage()
+    crashed.archive_it(link=False)
+    crashed.exchange()
+    crashed.step("published", outcome="compressed", emitted=1)
+    crashed.temporary.write_bytes(NEWER)
+    in_the_way = crashed.archive / "rescued"
+    in_the_way.write_bytes(b"")
+    recovery.recover(crashed.shop)
+    recovery.rescue_strays(str(crashed.loras), "loras", recursive=True, shop=crashed.shop)
+    [(event, line)] = crashed.lines
+    assert (event, line["job_id"]) == ("file.skipped", "job")
+    assert crashed.temporary.read_bytes() == NEWER
+    in_the_way.unlink()
+    assert crashed.recover().state == "done"
+    assert [NEWER] == crashed.rescued
+
+
+def test_half_copies_in_the_archive_are_removed(crashed: Crashed) -> None:
+    """The job was killed while it copied."""
+    crashed.stage()
+    half = crashed.archived.with_name(temporary_name("half"))
+    half.write_bytes(ORIGINAL[:9])
+    crashed.recover()
+    assert not half.exists()
+
+
+def test_a_lost_ledger_does_not_hide_half_copies(crashed: Crashed, tmp_path: Path) -> None:
+    """A new ledger knows no job, so the whole archive is looked through, once."""
+    half = crashed.archive / "loras/deep" / temporary_name("half")
+    half.parent.mkdir()
+    half.write_bytes(ORIGINAL[:9])
+    crashed.recover()
+    assert half.exists()
+    (tmp_path / "new").mkdir()
+    crashed.shop.ledger = Ledger(str(tmp_path / "new"), __version__)
+    recovery.recover(crashed.shop)
+    assert not half.exists()
 
 
 def test_a_folder_that_went_with_its_job(crashed: Crashed) -> None:

@@ -448,6 +448,39 @@ def test_folders_stay_while_something_is_put_into_the_archive(
     assert Path(archive.root, "loras/styles/deep").is_dir()
 
 
+def test_a_link_is_taken_back_while_the_file_has_another_name(
+    archive: Archive, source: Path
+) -> None:
+    """Wherever that is; an original that has no other name stays, and so does another file."""
+    identity = Identity.of(source.stat())
+    kept = Path(keep(archive, source, may_link=True).path)
+    archive.unlink_own("loras", NAME, identity._replace(inode=identity.inode + 1))
+    assert kept.exists()
+    moved = source.rename(source.with_name("moved"))
+    archive.unlink_own("loras", NAME, identity)
+    assert not kept.exists()
+    assert moved.stat().st_nlink == 1
+    kept = Path(keep(archive, moved, may_link=True).path)
+    moved.unlink()
+    archive.unlink_own("loras", NAME, identity)
+    assert kept.exists()
+    archive.unlink_own("loras", "styles/never", identity)
+
+
+def test_half_copies_are_swept_where_a_job_was(archive: Archive, source: Path) -> None:
+    """Beside the place of its original, and in what was being rescued; elsewhere none can be."""
+    beside = Path(keep(archive, source).path).with_name(temporary_name("beside"))
+    elsewhere = write(Path(archive.root, "loras/other", temporary_name("elsewhere")), b"ha")
+    rescued = write(Path(archive.root, "rescued/x/loras", temporary_name("rescued")), b"ha")
+    beside.write_bytes(b"ha")
+    assert archive.sweep_beside("loras", NAME) == 1
+    assert archive.sweep_beside("loras", "never/seen") == 0
+    assert archive.sweep_rescued() == 1
+    assert not beside.exists()
+    assert not rescued.exists()
+    assert elsewhere.exists()
+
+
 def test_half_copies_of_a_killed_lensd_are_swept(archive: Archive, source: Path) -> None:
     """And nothing else."""
     kept = keep(archive, source)

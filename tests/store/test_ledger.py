@@ -155,10 +155,12 @@ def test_totals_count_each_archived_original_once(ledger: Ledger) -> None:
 
 
 def test_a_root_is_new_once(ledger: Ledger) -> None:
-    """Also when it was empty."""
+    """Also when it was empty. A ledger that knows none is new."""
     assert not ledger.knows_root(ROOT)
+    assert ledger.is_empty()
     ledger.baseline(ROOT, WATCH, [])
     assert ledger.knows_root(ROOT)
+    assert not ledger.is_empty()
 
 
 def test_readers_write_nothing(tmp_path: Path, ledger: Ledger) -> None:
@@ -169,6 +171,21 @@ def test_readers_write_nothing(tmp_path: Path, ledger: Ledger) -> None:
     with pytest.raises(StorageError, match="cannot be written"):
         reader.update("job", attempts=1)
     reader.close()
+
+
+def test_a_page_that_cannot_be_read_is_a_fault_of_the_disk(tmp_path: Path) -> None:
+    """SQLite calls it malformed; it is no bug of lensd's, also when it shows late."""
+    ledger = _again(tmp_path)
+    ledger.baseline(ROOT, WATCH, [(f"{n}.safetensors", FIRST) for n in range(500)])
+    ledger.close()
+    ledger = _again(tmp_path)  # sound, so far
+    path = tmp_path / "ledger.sqlite3"
+    content = bytearray(path.read_bytes())
+    content[3 * 4096 :] = b"\xff" * (len(content) - 3 * 4096)
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match="cannot be read"):
+        ledger.with_outcome("baseline")
+    ledger.close()
 
 
 def test_it_is_durable_at_commit(tmp_path: Path) -> None:
