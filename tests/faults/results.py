@@ -1,4 +1,4 @@
-"""Which test causes which fault, and how it went the last time all of them ran."""
+"""Which test causes which fault, and how it went the last time that was written down."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _named(node: ast.AST) -> Iterator[str]:
 
 def table() -> Iterator[str]:
     """The rows for the documentation."""
-    yield "| fault | what lensd promises | shown by | last full run |"
+    yield "| fault | what lensd promises | shown by | last result |"
     yield "|---|---|---|---|"
     last = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     tests = causes()
