@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,16 @@ def make_ext4(image: Path, size: str, *options: str) -> None:
     with image.open("wb") as file:
         os.truncate(file.fileno(), int(size.removesuffix("M")) * 2**20)
     subprocess.run(["mkfs.ext4", "-q", *options, str(image)], check=True)
+
+
+def _unmount(folder: Path) -> None:
+    """A loop device lets go of its image a moment after its filesystem was unmounted."""
+    for _ in range(100):
+        done = subprocess.run(["umount", str(folder)], check=False, capture_output=True)
+        if done.returncode == 0:
+            return
+        time.sleep(0.1)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class Mounts:
@@ -45,7 +56,7 @@ class Mounts:
 
     def unmount(self, folder: Path) -> None:
         self._mounted.remove(folder)
-        subprocess.run(["umount", str(folder)], check=True)
+        _unmount(folder)
 
     def _mount(self, folder: Path, *what: str) -> Path:
         if os.geteuid() != 0:
@@ -67,7 +78,7 @@ class Mounts:
         at: TracebackType | None,
     ) -> None:
         for folder in reversed(self._mounted):
-            subprocess.run(["umount", str(folder)], check=True)
+            _unmount(folder)
 
 
 @contextmanager
