@@ -17,14 +17,14 @@ restored, analyzed, kept, skipped, failed, quarantined, superseded (another vers
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from lensd.store.entry import VERSIONS, Entry, entry_of, row_key, stored
+from lensd.store.entry import Entry, row_key
 from lensd.store.identity import Identity
-from lensd.store.standing import Standing
+from lensd.store.moves import Moves
+from lensd.store.rows import older_originals_moved, replace_older, update
 
 _NOT_PAUSED = """
 NOT EXISTS (
@@ -35,12 +35,8 @@ NOT EXISTS (
 """
 
 
-class Ledger(Standing):
+class Ledger(Moves):
     """Open the ledger in a state folder; `readonly` for those who do not hold its lock."""
-
-    def __init__(self, folder: str, version: str, *, readonly: bool = False) -> None:
-        super().__init__(folder, readonly=readonly)
-        self._version = version
 
     # what was seen
 
@@ -100,7 +96,7 @@ class Ledger(Standing):
         """A settled file becomes a job; with `redo`, one that starts from the archived original."""
         with self._change() as db:
             self._insert(db, root, watch, path, identity, job_id=job_id, redo=redo)
-            _update(db, job_id, columns)
+            update(db, job_id, columns)
         return self.get(job_id)
 
     def redo(self, job_id: str, entry: Entry) -> None:
@@ -116,10 +112,6 @@ class Ledger(Standing):
             archive_path=entry.archive_path,
             archive_method=entry.archive_method,
         )
-
-    def get(self, job_id: str) -> Entry:
-        """The row of a job that is there."""
-        return self._all("job_id = ?", job_id)[0]
 
     def next_queued(
         self,
@@ -153,7 +145,7 @@ class Ledger(Standing):
         """The job begins again, but not before a wall time: a disk may be well again by then."""
         with self._change() as db:
             db.execute("UPDATE files SET retries = retries + 1 WHERE job_id = ?", (job_id,))
-            _update(db, job_id, {
+            update(db, job_id, {
                 "state": "queued", "not_before": not_before, "reason": reason, "message": message,
                 "outcome": None, "temporary": None, "staged": None,
             })  # fmt: skip
@@ -165,7 +157,7 @@ class Ledger(Standing):
     def update(self, job_id: str, **columns: Any) -> None:
         """Write down a step, durably."""
         with self._change() as db:
-            _update(db, job_id, columns)
+            update(db, job_id, columns)
             if columns.get("state") == "published":
                 db.execute("UPDATE files SET published = ? WHERE job_id = ?", (time.time(), job_id))
 
@@ -179,13 +171,13 @@ class Ledger(Standing):
         """A version that is no job: refused, or lensd's own output."""
         with self._change() as db:
             self._insert(db, root, watch, path, identity, job_id=job_id, state="done")
-            _update(db, job_id, columns)
+            update(db, job_id, columns)
 
     def release(self, entries: Iterable[Entry]) -> None:
         """Forget the outcome of these versions: the next look takes them as new."""
         with self._change() as db:
             for entry in entries:
-                _update(db, entry.job_id, {"outcome": "superseded"})
+                update(db, entry.job_id, {"outcome": "superseded"})
 
     def quarantined_before(self, version: str) -> list[Entry]:
         """Files that another version of lensd gave up."""
@@ -210,8 +202,8 @@ class Ledger(Standing):
         """
         entry = self.get(job_id)
         with self._change() as db:
-            _replace_older(db, root, path, job_id)
-            _older_originals_moved(db, entry)
+            replace_older(db, root, path, job_id)
+            older_originals_moved(db, entry)
 
     def came_back(self, job_id: str, identity: Identity, archive_path: str, *, gone: bool) -> None:
         """An original was restored: its output is no more; `gone`: nor is it in the archive."""
@@ -222,73 +214,12 @@ class Ledger(Standing):
                 "WHERE job_id = ?",
                 (*identity, job_id),
             )
-            _replace_older(db, entry.root, entry.path, job_id)
+            replace_older(db, entry.root, entry.path, job_id)
             if gone:
                 db.execute(
                     "UPDATE files SET archive_path = NULL WHERE archive_path = ? AND sha256_in = ?",
                     (os.fsencode(archive_path), entry.sha256_in),
                 )
-
-    # files that move
-
-    def same_file(self, identity: Identity) -> list[Entry]:
-        """Rows about this inode with this content under whatever path, the newest first."""
-        wanted = identity[1:4]
-        rows = self._all(
-            "inode = ? AND size = ? AND mtime_ns = ? UNION ALL SELECT * FROM files WHERE "
-            "json_extract(staged, '$[1]') = ? AND staged IS NOT NULL",
-            *wanted, identity.inode,
-        )  # fmt: skip
-        about = {e.job_id: e for e in rows if e.outcome != "superseded" and e.is_about(identity)}
-        return sorted(about.values(), key=lambda e: e.number, reverse=True)
-
-    def of_original(self, sha256: str) -> list[Entry]:
-        """Rows of this original that the archive holds, the newest first."""
-        return self._all("sha256_in = ? AND archive_path IS NOT NULL ORDER BY id DESC", sha256)
-
-    def archived_at(self, path: str) -> list[Entry]:
-        """The rows whose original is this file of the archive."""
-        return self._all("archive_path = ? ORDER BY id", os.fsencode(path))
-
-    def of_path(self, root: str, path: str) -> list[Entry]:
-        """The history of a path, the newest row first."""
-        return self._all("root = ? AND path = ? ORDER BY id DESC", *row_key(root, path))
-
-    def move(self, entry: Entry, root: str, watch: str, path: str, **columns: Any) -> bool:
-        """The file of a row has another path now: the row and what came before it go along.
-
-        A job begins again there. `columns` are those of the row itself. False: it moved before.
-        """
-        with self._change() as db:
-            here, there = row_key(entry.root, entry.path), row_key(root, path)
-            moving = "root = ? AND path = ? AND id <= ?"
-            query = f"SELECT max(id), min(id) FROM files WHERE {moving}"  # noqa: S608
-            number, first = db.execute(query, (*here, entry.number)).fetchone()
-            if number != entry.number:
-                return False
-            _replace_older(db, root, path, entry.job_id)
-            # Where a path has had other files, what is there now has to be its newest row.
-            query = (
-                "SELECT max(id), (SELECT max(id) FROM files) FROM files WHERE root = ? AND path = ?"
-            )
-            newest, last = db.execute(query, there).fetchone()
-            later = last - first + 1 if newest is not None and newest > first else 0
-            db.execute(
-                f"UPDATE files SET id = id + ?, root = ?, path = ?, watch = ? WHERE {moving}",  # noqa: S608
-                (later, *there, watch, *here, entry.number),
-            )
-            if entry.state != "done":
-                columns = {"state": "queued", "temporary": None, "staged": None,
-                           "not_before": None, **columns}  # fmt: skip
-            if entry.outcome == "replaced":  # what took its old name did not take the file
-                columns = {"outcome": "compressed", **columns}
-            _update(db, entry.job_id, columns)
-        return True
-
-    def original_moved(self, old: str, new: str, sha256: str) -> None:
-        """An original has another name in the archive."""
-        with self._change() as db:
-            _original_moved(db, old, new, sha256)
 
     def with_outcome(self, *outcomes: str) -> list[Entry]:
         marks = ",".join("?" * len(outcomes))
@@ -345,62 +276,6 @@ class Ledger(Standing):
             "held_by_archive": held,
             "net": saved - held,
         }
-
-    # inside
-
-    def _insert(
-        self, db: sqlite3.Connection, root: str, watch: str, path: str, identity: Identity,
-        *, job_id: str | None = None, state: str = "queued", outcome: str | None = None,
-        redo: bool = False,
-    ) -> None:  # fmt: skip
-        now = time.time()
-        db.execute(
-            "INSERT INTO files (job_id, root, watch, path, device, inode, size, mtime_ns, "
-            "ctime_ns, state, outcome, redo, version, created, updated) "
-            "VALUES (coalesce(?, lower(hex(randomblob(8)))), ?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (job_id, os.fsencode(root), watch, os.fsencode(path), *identity, state, outcome, redo,
-             self._version, now, now),
-        )  # fmt: skip
-
-    def _one(self, where: str, *values: Any) -> Entry | None:
-        found = self._all(where + " LIMIT 1", *values)
-        return found[0] if found else None
-
-    def _all(self, where: str, *values: Any) -> list[Entry]:
-        query = f"SELECT * FROM files WHERE {where}"  # noqa: S608  `where` is a constant of ours
-        return [entry_of(row) for row in self._read(query, *values)]
-
-
-def _replace_older(db: sqlite3.Connection, root: str, path: str, job_id: str) -> None:
-    db.execute(
-        "UPDATE files SET outcome = 'replaced' WHERE root = ? AND path = ? "
-        "AND outcome = 'compressed' AND job_id <> ?",
-        (*row_key(root, path), job_id),
-    )
-
-
-def _original_moved(db: sqlite3.Connection, old: str, new: str, sha256: str) -> None:
-    db.execute(
-        "UPDATE files SET archive_path = ? WHERE archive_path = ? AND sha256_in = ?",
-        (os.fsencode(new), os.fsencode(old), sha256),
-    )
-
-
-def _older_originals_moved(db: sqlite3.Connection, entry: Entry) -> None:
-    place, inside = entry.archive_path, f"{entry.watch}/{entry.path}"
-    if place is None or entry.sha256_in is None or not place.endswith(f"/{inside}"):
-        return
-    query = "SELECT DISTINCT sha256_in FROM files WHERE archive_path = ? AND sha256_in <> ?"
-    for (older,) in db.execute(query, (os.fsencode(place), entry.sha256_in)).fetchall():
-        aside = f"{place.removesuffix(inside)}{VERSIONS}/{older}/{inside}"
-        _original_moved(db, place, aside, older)
-
-
-def _update(db: sqlite3.Connection, job_id: str, columns: Mapping[str, Any]) -> None:
-    assignments = ", ".join(f"{name} = ?" for name in (*columns, "updated"))
-    values = [stored(name, value) for name, value in columns.items()] + [time.time()]
-    query = f"UPDATE files SET {assignments} WHERE job_id = ?"  # noqa: S608  keywords of ours
-    db.execute(query, (*values, job_id))
 
 
 def _same_version(known: Identity, now: Identity) -> bool:
