@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from enum import Enum
 
 from lensd.errors import FileError, StorageError
@@ -138,7 +139,7 @@ class Follower:
                 return False
             entry = now
             columns = self._output_columns(entry, key)
-            if self._drop_own_link(entry, key) and not entry.redo:
+            if self._takes_link_back(entry, key) and not entry.redo:
                 columns["archive_path"] = None
             old = self._give_new_name(entry, watch, key.path)
             moved = self._ledger.move(entry, key.root, watch, key.path, **columns)
@@ -160,8 +161,8 @@ class Follower:
             return
         old, new = map(os.fsdecode, (bytes.fromhex(part) for part in json.loads(note)))
         if _same_inode(old, new):
-            unneeded = new if self._ledger.archived_at(old) else old
-            os.unlink(unneeded)
+            with suppress(StorageError):  # archive.path was changed: both names stay in the old one
+                self._archive.drop_name(new if self._ledger.archived_at(old) else old)
         elif not os.path.lexists(old) and os.path.lexists(new):  # a disk without hard links
             for entry in self._ledger.archived_at(old):
                 self._ledger.original_moved(old, new, entry.sha256_in or "")
@@ -197,13 +198,13 @@ class Follower:
             "bytes_out": marked.identity.size,
         }
 
-    def _drop_own_link(self, entry: Entry, key: Key) -> bool:
+    def _takes_link_back(self, entry: Entry, key: Key) -> bool:
         """What the job under the old name had archived must not make the file look hard-linked."""
-        path = self._archive.find(entry.watch, entry.path)
-        if path is None or not _same_inode(path, os.path.join(*key)):
+        try:
+            there = Identity.of(os.lstat(os.path.join(*key)))
+        except OSError:
             return False
-        os.unlink(path)
-        return True
+        return self._archive.unlink_own(entry.watch, entry.path, there)
 
     def _give_new_name(self, entry: Entry, watch: str, relative: str) -> str | None:
         """Let the archived original mirror the new path; returns its old name, still to be dropped.

@@ -118,9 +118,10 @@ class Archive:
     def open_original(self, path: str) -> int:
         """A read descriptor of a path that this archive gave out.
 
-        Raises FileNotFoundError, Skipped(`symlink` | `not_regular`).
+        Raises FileNotFoundError, Skipped(`symlink` | `not_regular`), and StorageError for a path
+        that is not in this archive.
         """
-        folder, name = os.path.split(os.path.relpath(path, self.root))
+        folder, name = os.path.split(self._relative(path))
         folder_fd = open_folder(self.root, folder)
         try:
             return open_regular(folder_fd, name)
@@ -148,17 +149,20 @@ class Archive:
         self._require_root()
         self._unlink(self._relative(path))
 
-    def unlink_own(self, watch: str, relative: str, original: Identity) -> None:
+    def unlink_own(self, watch: str, relative: str, original: Identity) -> bool:
         """Take back the link that `keep` made, durably, where the file has another name still.
 
         A file must not look hard-linked under a new name because of what became of its old one.
+        True if there was such a link.
         """
         path = self.find(watch, relative)
         if path is None:
-            return
+            return False
         found = os.lstat(path)
-        if found.st_nlink > 1 and Identity.of(found)[1:4] == original[1:4]:
-            self._unlink(os.path.relpath(path, self.root))
+        if found.st_nlink < 2 or Identity.of(found)[1:4] != original[1:4]:
+            return False
+        self._unlink(self._relative(path))
+        return True
 
     def name_anew(self, path: str, watch: str, relative: str) -> tuple[str, str | None]:
         """Give an original the place of another path, for a file that moved; it keeps the old one.
@@ -187,10 +191,10 @@ class Archive:
         return f"{self.root}/{inside}", displaced
 
     def drop_name(self, path: str) -> None:
-        """Remove one of two names of an original; the last one stays."""
-        with contextlib.suppress(FileNotFoundError), disk_faults(self.root):
+        """Remove one of two names of an original, durably; the last one stays."""
+        with contextlib.suppress(FileNotFoundError):
             if os.lstat(path).st_nlink > 1:
-                os.unlink(path)
+                self._unlink(self._relative(path))
 
     def place(self, watch: str, relative: str) -> str:
         """Where the newest original of a path belongs."""
@@ -260,8 +264,8 @@ class Archive:
         parts = inside.split("/")
         if inside == path or len(parts) < 2 or not {"", ".", ".."}.isdisjoint(parts):
             raise StorageError(
-                f"{path} is no original in the archive {self.root}; nothing was removed. If the "
-                "archive has moved, correct archive.path, or delete the file yourself"
+                f"{path} is no original in the archive {self.root}. If the archive has moved, "
+                "correct archive.path, or see to the file yourself"
             )
         return inside
 

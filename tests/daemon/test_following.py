@@ -64,6 +64,22 @@ def test_a_compressed_file_that_is_renamed(running: Running) -> None:
     assert output == Seen.of(new)
 
 
+def test_a_rename_when_the_archive_has_another_place(server: HomeServer) -> None:
+    """The original stays where the ledger says, in the old archive; lensd goes on, and restores."""
+    path = server.loras / "style.safetensors"
+    before = _compressed(server, path.name)[path.name]
+    (server.top / "new archive").mkdir()
+    server.configure(archive=server.top / "new archive")
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        new = path.rename(server.loras / "renamed.safetensors")
+        daemon.wait_for_file(new, MOVED)
+        _settled(server, daemon, "later")
+        assert server.lensd("restore", new).returncode == 0
+        assert daemon.stop() == 0
+    assert _is_back(new, before)
+
+
 def test_a_copy_of_an_output_takes_nothing_from_it(running: Running) -> None:
     """Both exist: the row and the original stay with the first."""
     server, daemon = running
