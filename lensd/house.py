@@ -237,7 +237,6 @@ class House:
     def _open(self, watch: Watch) -> None:
         """What a folder needs before its first scan."""
         rebuild.rebuild(watch, self.ledger, self.archive, self.say)
-        rebuild.clear_strays(watch, self.archive)
         recovery.rescue_strays(watch.root, watch.name, recursive=watch.recursive, shop=self.shop)
         baseline = self.intake.baseline(watch)
         if baseline is not None:

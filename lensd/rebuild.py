@@ -13,12 +13,12 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lensd.errors import FileError
 from lensd.intake.folder import Folder, Log
 from lensd.intake.output import Marked, read_marks
-from lensd.intake.scan import scan, temporaries
+from lensd.intake.scan import scan
 from lensd.store.archive import Archive
-from lensd.store.files import fsync_folder, identity_at, open_folder, open_regular
+from lensd.store.entry import VERSIONS
+from lensd.store.files import identity_at, open_regular
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.reading import sha256_of
@@ -64,25 +64,24 @@ def rebuild(folder: Folder, ledger: Ledger, archive: Archive, log: Log) -> Rebui
     return rebuilt
 
 
-def clear_strays(folder: Folder, archive: Archive) -> int:
-    """Unlink temporaries that are archived originals, by inode or by hash; returns how many.
+def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within: str) -> bool:
+    """Whether a temporary is an archived original, by inode or by hash, of a file in its folder.
 
     A crash after an exchange leaves one, and the ledger that knew of it may be lost.
     """
-    cleared = 0
-    for path in list(temporaries(folder.root, recursive=folder.recursive)):
-        within, name = os.path.split(path)
-        folder_fd = open_folder(folder.root, within)
-        try:
-            if _is_archived(folder_fd, name, archive, folder.name, within):
-                os.unlink(name, dir_fd=folder_fd)
-                fsync_folder(folder_fd)
-                cleared += 1
-        except (OSError, FileError):
-            continue  # it is rescued like any other
-        finally:
-            os.close(folder_fd)
-    return cleared
+    there = identity_at(folder_fd, name)
+    if there is None:
+        return False
+    ours: str | None = None
+    for place, _ in _files(os.path.join(archive.root, watch, within)):
+        found = Identity.of(os.lstat(place))
+        if found.same_inode(there):
+            return True
+        if found.size == there.size:
+            ours = ours or _hash(open_regular(folder_fd, name))
+            if _hash(archive.open_original(place)) == ours:
+                return identity_at(folder_fd, name) == there
+    return False
 
 
 def _original(archive: Archive, folder: Folder, path: str, marked: Marked) -> str | None:
@@ -108,7 +107,7 @@ def _record(ledger: Ledger, folder: Folder, path: str, marked: Marked, original:
 def _record_original(ledger: Ledger, folder: Folder, path: str, place: str, sha256: str) -> None:
     """An original whose output was deleted or moved, or an older one of a path."""
     found = os.lstat(place)
-    older = f"/.versions/{sha256}/" in place
+    older = f"/{VERSIONS}/{sha256}/" in place
     ledger.record(
         secrets.token_hex(8), folder.root, folder.name, path, Identity.of(found),
         outcome="replaced" if older else "compressed", sha256_in=sha256, bytes_in=found.st_size,
@@ -144,22 +143,6 @@ def _files(top: str) -> Iterator[tuple[str, str]]:
             place = os.path.join(at, name)
             if os.path.isfile(place) and not os.path.islink(place):
                 yield place, os.path.relpath(place, top)
-
-
-def _is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within: str) -> bool:
-    there = identity_at(folder_fd, name)
-    if there is None:
-        return False
-    ours: str | None = None
-    for place, _ in _files(os.path.join(archive.root, watch, within)):
-        found = Identity.of(os.lstat(place))
-        if found.same_inode(there):
-            return True
-        if found.size == there.size:
-            ours = ours or _hash(open_regular(folder_fd, name))
-            if _hash(archive.open_original(place)) == ours:
-                return identity_at(folder_fd, name) == there
-    return False
 
 
 def _hash(fd: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from lensd import commit
 from lensd.errors import Failed, FileError, Skipped
 from lensd.intake.scan import temporaries
+from lensd.rebuild import is_archived
 from lensd.store import atomic
 from lensd.store.entry import Entry
 from lensd.store.files import fsync_folder, identity_at, open_folder, open_regular, temporary_name
@@ -57,7 +58,7 @@ def continue_jobs(
 
 
 def rescue_strays(root: str, watch: str, *, recursive: bool, shop: Workshop) -> None:
-    """Temporaries that no job of the ledger knows (it was lost): kept, never deleted."""
+    """Temporaries that no job of the ledger knows (it was lost): kept, if not in the archive."""
     known = {_temporary(entry) for entry in shop.ledger.unfinished()}
     strays = [p for p in temporaries(root, recursive=recursive) if os.path.basename(p) not in known]
     if strays:
@@ -75,6 +76,10 @@ def _rescue_stray(root: str, watch: str, path: str, shop: Workshop) -> None:
     folder, name = os.path.split(path)
     folder_fd = open_folder(root, folder)
     try:
+        if _is_archived(folder_fd, name, shop, watch, folder):
+            os.unlink(name, dir_fd=folder_fd)
+            fsync_folder(folder_fd)
+            return
         stray = shop.archive.rescue(folder_fd, name, watch, path)
     finally:
         os.close(folder_fd)
@@ -87,6 +92,13 @@ def _rescue_stray(root: str, watch: str, path: str, shop: Workshop) -> None:
         message=f"a temporary that the ledger does not know; it is now {stray}. Delete it if "
         "nothing is missing",
     )
+
+
+def _is_archived(folder_fd: int, name: str, shop: Workshop, watch: str, folder: str) -> bool:
+    try:
+        return is_archived(folder_fd, name, shop.archive, watch, folder)
+    except (FileError, OSError):  # what cannot be compared is kept
+        return False
 
 
 def _end(error: FileError | OSError) -> FileError:
