@@ -201,10 +201,10 @@ class Restorer:
 
     def _older(self, folder: Folder, relative: str, version: str, moved: Entry | None) -> Original:
         known = dict(self._archive.versions(folder.name, relative))
-        history = self._ledger.of_path(folder.root, relative)
+        history = self._ledger.history(folder.root, relative)
         if moved is not None:
-            history += self._ledger.of_path(moved.root, moved.path)
-        for entry in history:
+            history = [*self._ledger.history(moved.root, moved.path), *history]
+        for entry in reversed(history):
             if entry.sha256_in and entry.archive_path and os.path.lexists(entry.archive_path):
                 known[entry.sha256_in] = entry.archive_path
         fits = [(sha, path) for sha, path in known.items() if sha.startswith(version.lower())]

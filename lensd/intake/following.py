@@ -68,10 +68,13 @@ class Follower:
             return Found.NEW
         return Found.FOLLOWED if self.move(entry, key) else Found.BUSY
 
-    def look_at_unknown(self, key: Key, identity: Identity) -> Found:
-        """Both of the above, for a path that will not be looked at again."""
+    def look_at_unknown(self, key: Key, identity: Identity, *, lost: bool) -> Found:
+        """Both of the above, for a path that will not be looked at again.
+
+        `lost`: what `misses_outputs` said, which looks at every output.
+        """
         found = self.look(key, identity)
-        return self.look_at_output(key) if found is Found.NEW and self.misses_outputs() else found
+        return self.look_at_output(key) if found is Found.NEW and lost else found
 
     def misses_outputs(self) -> bool:
         """Whether an output lies nowhere where the ledger knows of it."""
@@ -170,7 +173,7 @@ class Follower:
 
     def _is_busy(self, entry: Entry) -> bool:
         """Whether another file's job works under the old path: it may archive there just now."""
-        history = self._ledger.of_path(entry.root, entry.path)
+        history = self._ledger.history(entry.root, entry.path)
         under_way = (e for e in history if e.state not in ("queued", "done"))
         return any(e.job_id != entry.job_id for e in under_way)
 

@@ -103,13 +103,15 @@ class Intake:
         """Record a folder that the ledger sees for the first time: (files, bytes) left alone."""
         if self._ledger.knows_root(folder.root):
             return None
+        lost = self._follower.misses_outputs()
         found = [
             (path, identity)
             for path, identity in scan(
                 folder.root, recursive=folder.recursive, selects=folder.selects
             )
             if self._ledger.knows(folder.root, path, identity) is None
-            and self._follower.look_at_unknown(Key(folder.root, path), identity) is Found.NEW
+            and self._follower.look_at_unknown(Key(folder.root, path), identity, lost=lost)
+            is Found.NEW
         ]
         left = found if folder.existing == "leave" else []
         self._ledger.baseline(folder.root, folder.name, left)

@@ -240,10 +240,6 @@ class Ledger(Moves):
             *row_key(root, path),
         )
 
-    def history(self, root: str, path: str) -> list[Entry]:
-        """All rows of a path, oldest first."""
-        return self._all("root = ? AND path = ? ORDER BY id", *row_key(root, path))
-
     def pruned(self, job_id: str) -> None:
         """The archive has this original no more; nor have the other rows of the same file it."""
         entry = self.get(job_id)

@@ -32,9 +32,9 @@ class Moves(Rows):
         """The rows whose original is this file of the archive."""
         return self._all("archive_path = ? ORDER BY id", os.fsencode(path))
 
-    def of_path(self, root: str, path: str) -> list[Entry]:
-        """The history of a path, the newest row first."""
-        return self._all("root = ? AND path = ? ORDER BY id DESC", *row_key(root, path))
+    def history(self, root: str, path: str) -> list[Entry]:
+        """All rows of a path, oldest first."""
+        return self._all("root = ? AND path = ? ORDER BY id", *row_key(root, path))
 
     def move(self, entry: Entry, root: str, watch: str, path: str, **columns: Any) -> bool:
         """The file of a row has another path now: the row and what came before it go along.

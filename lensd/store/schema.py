@@ -41,6 +41,7 @@ ALTER TABLE files ADD COLUMN published REAL;
 UPDATE files SET published = updated WHERE outcome IN ('compressed', 'replaced');
 CREATE INDEX files_by_inode ON files (inode, size, mtime_ns);
 CREATE INDEX files_by_original ON files (sha256_in) WHERE sha256_in IS NOT NULL;
+CREATE INDEX files_by_archive ON files (archive_path) WHERE archive_path IS NOT NULL;
 CREATE INDEX files_by_output ON files (json_extract(staged, '$[1]')) WHERE staged IS NOT NULL;
 CREATE INDEX files_queued ON files (attempts, id) WHERE state = 'queued';
 ALTER TABLE roots ADD COLUMN device INTEGER;
