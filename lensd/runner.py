@@ -131,6 +131,7 @@ class Runner(threading.Thread):
         while entry is not None and self._shop.is_away(entry.root):  # from now on in `away`
             entry = self.next_job()
         if entry is None:
+            self._go_on()  # nobody waits for that disk any more; the next job finds out anew
             return False
         self.idle.clear()  # while its row still says `queued`
         self._working_in = entry.root

@@ -107,6 +107,21 @@ def test_an_archive_whose_disk_is_away_is_waited_for(server: HomeServer) -> None
             assert daemon.stop() == 0
 
 
+def test_a_disk_that_nothing_waits_for_holds_nothing_up(server: HomeServer) -> None:
+    """The alert ends with the fault also when no job is left to try: here they are paused."""
+    with tmpfs(server.archive), server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        remount(server.archive, read_only=True)
+        server.drop("style.safetensors")
+        assert daemon.wait_for_event("daemon.degraded", 60)["reason"] == "read_only"
+        assert server.status()["held"] is not None
+        assert server.lensd("pause").returncode == 0
+        remount(server.archive, read_only=False)
+        daemon.wait_for_event("daemon.recovered", RESUMED_SECONDS)
+        assert server.status()["held"] is None
+        assert daemon.stop() == 0
+
+
 @pytest.mark.fault("disk full")
 def test_once_does_not_wait(server: HomeServer) -> None:
     """It ends with exit code 1 and says why; the file is as it was, and the next run takes it."""
