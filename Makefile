@@ -9,6 +9,8 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
+# Tests of the daemon wait half of their time: for quiet times, for a schedule.
+TESTERS ?= $(shell echo $$((2 * $$(nproc))))
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +26,7 @@ demo: $(READY) ## a real daemon compresses a real 144 MiB LoRA, and gives the or
 	$(BIN)/python -u -m bench.demo $(ARGS)
 
 test: $(READY) ## the tests, without the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -m 'not slow' $(ARGS)
 
 test-slow: $(READY) ## the slow tests, one by one: some change the machine (mounts, sysctl); the longest sampled
 	$(BIN)/python -m pytest -m slow $(ARGS)

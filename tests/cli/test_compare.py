@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
+from tests.cli.conftest import Run, run
 from tests.lora import making
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """a.safetensors, b (its int8 output) and c (without one module)."""
+    folder = tmp_path_factory.mktemp("files")
+    tensors = making.small_file()
+    save_file(tensors, folder / "a.safetensors")
+    part = {k: t for k, t in tensors.items() if not k.startswith("lora_unet_b.")}
+    save_file(part, folder / "c.safetensors")
+    run(folder, "compress", "a.safetensors", "-o", "b.safetensors")
+    return folder
 
 
 @pytest.fixture
-def files(lensd: Run, tmp_path: Path) -> Path:
-    """a.safetensors, b (its int8 output) and c (without one module)."""
-    tensors = making.small_file()
-    save_file(tensors, tmp_path / "a.safetensors")
-    part = {k: t for k, t in tensors.items() if not k.startswith("lora_unet_b.")}
-    save_file(part, tmp_path / "c.safetensors")
-    lensd("compress", "a.safetensors", "-o", "b.safetensors")
-    return tmp_path
+def lensd(files: Path) -> Run:
+    """`lensd(*arguments)` in their folder."""
+    return functools.partial(run, files)
 
 
-@pytest.mark.usefixtures("files")
 def test_json_is_one_document(lensd: Run) -> None:
     """With every module, and the paths as they were given."""
     done = lensd("compare", "a.safetensors", "b.safetensors", "--json")
@@ -37,7 +41,6 @@ def test_json_is_one_document(lensd: Run) -> None:
     assert 0 < found["delta_error"] <= max(m["delta_error"] for m in found["per_module"])
 
 
-@pytest.mark.usefixtures("files")
 def test_text(lensd: Run) -> None:
     """Overall first, then the worst, the worst of them first."""
     done = lensd("compare", "a.safetensors", "b.safetensors")
@@ -49,7 +52,6 @@ def test_text(lensd: Run) -> None:
     assert worst["module"] in lines[lines.index("  the worst:") + 1]
 
 
-@pytest.mark.usefixtures("files")
 def test_what_only_one_has(lensd: Run) -> None:
     """Counted and named."""
     done = lensd("compare", "a.safetensors", "c.safetensors")

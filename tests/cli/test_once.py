@@ -63,6 +63,7 @@ def test_what_is_not_whole_yet_is_reported_and_stays(server: HomeServer) -> None
     assert sorted(again) == sorted(map(str, (partner, written)))
 
 
+@pytest.mark.slow
 def test_what_is_only_unproven_is_waited_for(server: HomeServer) -> None:
     """A file that ends in zeros is done by the same run. Nothing else is waited for so long."""
     good = server.drop("good.safetensors", seed=1).path
@@ -165,6 +166,7 @@ def test_redo_without_an_archived_original_fails_that_file_only(server: HomeServ
     assert before == Seen.of(lost)
 
 
+@pytest.mark.slow
 def test_redo_from_a_damaged_original_changes_nothing(server: HomeServer) -> None:
     """The archive's disk lost a bit: the output is better than what would come of that."""
     path = server.drop("style.safetensors", seed=1).path

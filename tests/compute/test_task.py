@@ -523,6 +523,7 @@ def test_no_descriptor_is_left_open(lora: Path, temporary: Path, tmp_path: Path)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.slow
 def test_real_files_stay_within_their_energy(shared: Path, tmp_path: Path) -> None:
     """Every small trained file that is there, whatever its naming."""
     done, out = 0, tmp_path / "out"

@@ -8,6 +8,8 @@ import socket
 import stat
 from pathlib import Path
 
+import pytest
+
 from lensd.control import NAME
 from tests.daemon.conftest import Running
 from tests.support.home_server import HomeServer, Seen, wait_until
@@ -103,6 +105,7 @@ def test_nonsense_on_the_socket_harms_nobody(running: Running) -> None:
     assert daemon.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_pause_outlives_the_daemon(server: HomeServer) -> None:
     """Set while none runs, kept over a restart, ended while none runs."""
     assert server.lensd("pause").returncode == 0
@@ -133,6 +136,7 @@ def test_a_socket_that_a_killed_daemon_left(tmp_path: Path) -> None:
     assert not (server.state / NAME).exists()
 
 
+@pytest.mark.slow
 def test_a_restore_waits_for_the_job_under_way(server: HomeServer) -> None:
     """The worker is stopped in the middle of a job; the restore is done right after that job."""
     with server.daemon() as daemon:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.home_server import HomeServer, Seen
 from tests.support.realistic import small_lora
 
 
+@pytest.mark.slow
 def test_what_is_there_is_left_and_once_treats_it(server: HomeServer) -> None:
     """`existing: leave`: a baseline line with files and bytes, nothing touched; `once` does it."""
     made = [server.drop(f"{n}.safetensors", seed=n) for n in range(2)]

@@ -64,6 +64,7 @@ def test_a_compressed_file_that_is_renamed(running: Running) -> None:
     assert output == Seen.of(new)
 
 
+@pytest.mark.slow
 def test_a_rename_when_the_archive_has_another_place(server: HomeServer) -> None:
     """The original stays where the ledger says, in the old archive; lensd goes on, and restores."""
     path = server.loras / "style.safetensors"

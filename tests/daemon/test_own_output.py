@@ -19,6 +19,7 @@ def _settle_all(server: HomeServer, daemon: RunningDaemon, name: str = "marker")
 
 
 @pytest.mark.fault("own output")
+@pytest.mark.slow
 def test_a_copy_of_an_output_is_not_compressed_again(server: HomeServer) -> None:
     """Under another name, and also after the ledger is lost, whatever `existing` says."""
     made = server.drop("style.safetensors", seed=1)

@@ -139,10 +139,10 @@ def test_a_refused_file_that_becomes_whole_is_taken(running: Running) -> None:
     assert daemon.wait_for_file(path)["event"] == "file.compressed"
 
 
-@pytest.fixture
-def patient(tmp_path: Path) -> Iterator[Running]:
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A daemon whose longer quiet time is long enough to look at it."""
-    server = HomeServer(tmp_path)
+    server = HomeServer(tmp_path_factory.mktemp("patient"))
     server.configure(settle={"unproven_seconds": PATIENT})
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", 30)
@@ -191,7 +191,7 @@ def test_a_whole_file_that_looks_preallocated_is_taken_later(
 ) -> None:
     """Not refused, only after the longer quiet time; until then `status` says why."""
     server, daemon = patient
-    made = server.make("odd.safetensors", seed=21, rank=32)
+    made = server.make(f"odd{make.__name__}.safetensors", seed=21, rank=32)
     make(made.path)
     sha256 = _sha256(made.path.read_bytes())
     path = server.move_in(made.path)
@@ -225,7 +225,7 @@ def test_a_writer_that_ends_begins_the_quiet_time(patient: Running) -> None:
 
 
 @pytest.mark.fault("half-written")
-@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("end", ["SIGTERM", pytest.param("SIGKILL", marks=pytest.mark.slow)])
 def test_a_restart_in_the_middle_of_a_slow_write(server: HomeServer, end: str) -> None:
     """The next daemon knows nothing of when it was last written: it looks for itself."""
     quiet = 2.0

@@ -92,6 +92,7 @@ def test_a_file_that_kills_the_worker_thrice_is_set_aside(server: HomeServer) ->
     assert [] == server.status()["problems"]
 
 
+@pytest.mark.slow
 def test_once_tries_a_quarantined_file_again(server: HomeServer) -> None:
     """The explicit way."""
     with server.daemon() as daemon:
@@ -131,6 +132,7 @@ def test_a_file_that_needs_more_memory_than_the_worker_may_have_is_set_aside(
         assert daemon.wait_for_file(path, seconds=240)["event"] == "file.compressed"
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_idle_costs_nothing(server: HomeServer) -> None:
     """It is told without a job, and the next file keeps all its attempts."""
     with server.daemon() as daemon:

@@ -27,28 +27,41 @@ def _decoder() -> Any:
     return names["deltas"]
 
 
-def _compressed(path: Path, mode: str) -> Path:
-    out = path.with_name(f"{mode}.safetensors")
-    command = [sys.executable, "-m", "lensd", "compress", str(path), "--mode", mode]
-    subprocess.run([*command, "-o", str(out)], check=True, capture_output=True)
-    return out
+class Outputs:
+    """A small LoRA and what each mode makes of it, once it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.made = small_lora(folder / "a.safetensors")
+
+    def of(self, mode: str) -> Path:
+        out = self.made.path.with_name(f"{mode}.safetensors")
+        if not out.exists():
+            command = [sys.executable, "-m", "lensd", "compress", str(self.made.path)]
+            command += ["--mode", mode, "-o", str(out)]
+            subprocess.run(command, check=True, capture_output=True)
+        return out
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
+    """In a folder of their own."""
+    return Outputs(tmp_path_factory.mktemp("outputs"))
 
 
 @pytest.mark.parametrize("mode", ["rank", "int8", "ultra"])
-def test_the_decoder_on_the_page_reads_outputs(tmp_path: Path, mode: str) -> None:
+def test_the_decoder_on_the_page_reads_outputs(outputs: Outputs, mode: str) -> None:
     """It gives the original's delta weights, as near as the mode says."""
-    made = small_lora(tmp_path / "a.safetensors")
-    found = _decoder()(_compressed(made.path, mode))
+    made = outputs.made
+    found = _decoder()(outputs.of(mode))
     assert set(made.deltas) == set(found)
     apart = sum(float(((found[n] - d.numpy()) ** 2).sum()) for n, d in made.deltas.items())
     norm = sum(float((d.numpy() ** 2).sum()) for d in made.deltas.values())
     assert (apart / norm) ** 0.5 < (0.03 if mode == "int8" else 0.12)
 
 
-def test_tensors_of_an_8_bit_file_are_as_the_page_says(tmp_path: Path) -> None:
+def test_tensors_of_an_8_bit_file_are_as_the_page_says(outputs: Outputs) -> None:
     """I8 within 127 for both factors, one F32 number for alpha, nothing else."""
-    made = small_lora(tmp_path / "a.safetensors")
-    tensors = load_file(_compressed(made.path, "ultra"))
+    made, tensors = outputs.made, load_file(outputs.of("ultra"))
     assert len(tensors) == 3 * len(made.deltas)
     for name in made.deltas:
         up, down = tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"]
@@ -58,14 +71,13 @@ def test_tensors_of_an_8_bit_file_are_as_the_page_says(tmp_path: Path) -> None:
         assert max(np.abs(up.astype(int)).max(), np.abs(down.astype(int)).max()) <= 127
 
 
-def test_the_recipe_for_float_factors_keeps_the_delta(tmp_path: Path) -> None:
+def test_the_recipe_for_float_factors_keeps_the_delta(outputs: Outputs) -> None:
     """sqrt(a / A) times the integers, with alpha A, is the same delta weight."""
-    made = small_lora(tmp_path / "a.safetensors")
-    path = _compressed(made.path, "ultra")
+    path = outputs.of("ultra")
     with safe_open(path, framework="numpy") as file:
         own = float(file.metadata()["lensd.alpha"])
     deltas, tensors = _decoder()(path), load_file(path)
-    for name in made.deltas:
+    for name in outputs.made.deltas:
         rank = tensors[f"{name}.lora_down.weight"].shape[0]
         step = np.sqrt(float(tensors[f"{name}.alpha"]) / own)
         up = tensors[f"{name}.lora_up.weight"].reshape(-1, rank) * step
