@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from tests.faults.promises import PROMISES
 
 TESTS = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results.json")
+# What a crash matrix tells of each of its scenes; the table has their sum, results.json has all.
+CALLS = re.compile(r"(\d+) of the (\d+) calls")
 
 
 class Causing(NamedTuple):
@@ -64,7 +67,10 @@ def table() -> Iterator[str]:
     last = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     tests = causes()
     for fault, promise in PROMISES.items():
-        names = "<br>".join(f"`{c.file.removeprefix('tests/')}::{c.test}`" for c in tests[fault])
+        files: dict[str, list[str]] = defaultdict(list)
+        for cause in tests[fault]:
+            files[cause.file.removeprefix("tests/")].append(f"`{cause.test}`")
+        names = "<br>".join(f"{file}: {', '.join(found)}" for file, found in files.items())
         yield f"| {fault} | {promise} | {names} | {_cell(tests[fault], last)} |"
 
 
@@ -74,8 +80,13 @@ def _cell(tests: list[Causing], last: dict[str, Any]) -> str:
         return "never"
     counts = {word: sum(f[word] for f in found) for word in ("passed", "failed", "skipped")}
     words = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-    told = "; ".join(line for f in found for line in f["told"])
-    return f"{last['date']}: {words}{f' ({told})' if told else ''}"
+    told = [line for f in found for line in f["told"]]
+    calls = [tuple(map(int, m.groups())) for line in told if (m := CALLS.search(line))]
+    others = [line for line in dict.fromkeys(told) if not CALLS.search(line)]
+    if calls:
+        at, of = (sum(numbers) for numbers in zip(*calls, strict=True))
+        others.insert(0, f"at {at:,} of {of:,} system calls, in {len(calls)} scenes")
+    return "; ".join([f"{last['date']}: {words}", *others])
 
 
 def write(terminal: TerminalReporter, told: str) -> None:
