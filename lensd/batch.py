@@ -12,6 +12,7 @@ from lensd.intake.scan import scan
 from lensd.store.entry import Entry
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.paths import is_below, place
 
 # Outcomes that an explicit `once` treats again, and those that only `--redo` does.
 RELEASED = ("baseline", "failed", "quarantined")
@@ -58,7 +59,7 @@ def _files(config: Config, within: Sequence[str]) -> Iterator[File]:
     for watch in config.watch:
         for path, identity in scan(watch.root, recursive=watch.recursive, selects=watch.selects):
             full = os.path.join(watch.root, path)
-            if not within or any(full == p or full.startswith(p + "/") for p in within):
+            if not within or any(is_below(full, p) for p in within):
                 yield File(watch, path, identity)
 
 
@@ -66,22 +67,19 @@ def places(config: Config, paths: Sequence[str]) -> list[str]:
     """The paths resolved. Raises UsageError as `choose` does."""
     found = []
     for path in paths:
-        folder, name = os.path.split(os.path.abspath(path))
-        place = os.path.join(os.path.realpath(folder), name)  # the last part may be a link
-        if os.path.isdir(place):
-            place = os.path.realpath(place)
-        if not os.path.lexists(place):
+        there = place(path)
+        if not os.path.lexists(there):
             raise UsageError(f"{path} is not there; give a file or folder inside a watched folder")
-        if watch_of(config, place) is None:
+        if watch_of(config, there) is None:
             roots = ", ".join(w.path for w in config.watch)
             raise UsageError(
                 f"{path} is in no watched folder ({roots}); add its folder under `watch`, or use "
                 "`lensd compress` for a single file"
             )
-        found.append(place)
+        found.append(there)
     return found
 
 
 def watch_of(config: Config, path: str) -> Watch | None:
     """The watched folder that an absolute, resolved path is in."""
-    return next((w for w in config.watch if path == w.root or path.startswith(w.root + "/")), None)
+    return next((w for w in config.watch if is_below(path, w.root)), None)

@@ -4,12 +4,12 @@ running daemon for it.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lensd.batch import watch_of
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, UsageError
@@ -20,6 +20,7 @@ from lensd.restoring import Original, Restorer
 from lensd.store.archive import Archive
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
+from lensd.store.paths import is_below
 
 Tell = Callable[[str], None]
 
@@ -117,7 +118,7 @@ class Desk:
 
     def _require_watched(self, paths: Sequence[str]) -> None:
         for path in paths:
-            if not any(path == w.root or path.startswith(w.root + "/") for w in self.config.watch):
+            if watch_of(self.config, path) is None:
                 raise UsageError(f"{printable(path)} is in no watched folder")
 
 
@@ -131,13 +132,6 @@ def chosen(
     if everything:
         return list(restorer.everything())
     return [restorer.of_path(path, version) for path in paths]
-
-
-def place(path: str) -> str:
-    """A path as the ledger has it: absolute, its folder resolved; the last part may be a link."""
-    folder, name = os.path.split(os.path.abspath(path))
-    found = os.path.join(os.path.realpath(folder), name)
-    return os.path.realpath(found) if os.path.isdir(found) else found
 
 
 def serve(desk: Desk, verb: str, arguments: dict[str, Any], tell: Tell) -> int:
@@ -160,7 +154,7 @@ def _those(entries: Iterable[Entry], paths: Sequence[str]) -> list[Entry]:
 
 def _is_meant(entry: Entry, paths: Sequence[str]) -> bool:
     full = entry.full_path
-    return not paths or any(full == p or full.startswith(p + "/") for p in paths)
+    return not paths or any(is_below(full, p) for p in paths)
 
 
 def _require_all(paths: Sequence[str], chosen: Sequence[Entry]) -> None:

@@ -11,10 +11,10 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from lensd import rehash
 from lensd.errors import FileError
+from lensd.intake.folder import Log
 from lensd.store.archive import Archive
 from lensd.store.entry import Entry
 from lensd.store.faults import Interrupted
@@ -26,10 +26,6 @@ CLOCK_WAS_SET_SECONDS = 3600.0
 LAST_PASS, UNDER_WAY = "pruned_at", "pruning"  # notes in the ledger
 
 Stop = Callable[[], bool]
-
-
-class Log(Protocol):
-    def __call__(self, event: str, **fields: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

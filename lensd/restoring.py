@@ -21,6 +21,7 @@ from lensd.store.entry import Entry
 from lensd.store.files import identity_at, make_folders, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.paths import is_below, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,11 @@ class Restorer:
 
         Raises UsageError when there is none.
         """
-        place = os.path.join(
-            os.path.realpath(os.path.dirname(os.path.abspath(path))), os.path.basename(path)
-        )
-        folder = next((f for f in self._folders if place.startswith(f.root + "/")), None)
+        there = place(path)
+        folder = next((f for f in self._folders if is_below(there, f.root)), None)
         if folder is None:
             raise UsageError(f"{path} is in no watched folder; give the path that the original had")
-        relative = os.path.relpath(place, folder.root)
+        relative = os.path.relpath(there, folder.root)
         moved = self._moved_here(folder, relative)
         if version is not None:
             return self._older(folder, relative, version, moved)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from lensd.errors import Skipped
 from lensd.intake import complete
+from lensd.intake.folder import Log
 from lensd.store.archive import Archive
 from lensd.store.entry import Entry
 from lensd.store.files import open_folder, open_regular, temporary_name
@@ -33,10 +34,6 @@ class Settings(Protocol):
     @property
     def preserve_mtime(self) -> bool: ...
     def parameters(self) -> dict[str, Any]: ...
-
-
-class Log(Protocol):
-    def __call__(self, event: str, **fields: Any) -> None: ...
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ import click
 from lensd.cli.asking import ask
 from lensd.cli.options import config_option
 from lensd.config.reading import find_config, load
-from lensd.desk import place
+from lensd.store.paths import place
 
 
 @click.command()

@@ -21,6 +21,7 @@ from lensd.store.archive import Archive
 from lensd.store.files import is_temporary, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.paths import is_below
 
 # After this long `step` looks at no further file: signals are to be heard in between.
 STEP_SECONDS = 0.5
@@ -91,7 +92,7 @@ class Intake:
     def hint(self, path: str, now: float) -> None:
         """An event named an absolute path; or a file has to be looked at again."""
         now = self._clock.at(now)
-        folder = next((f for r, f in self._folders.items() if path.startswith(r + "/")), None)
+        folder = next((f for r, f in self._folders.items() if is_below(path, r)), None)
         if folder is not None and folder.root not in self._held:
             relative = os.path.relpath(path, folder.root)
             if self._wanted(folder, relative):

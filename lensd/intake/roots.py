@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lensd.intake.mounts import mount_of, point_of
+from lensd.store.paths import is_below
 from lensd.store.standing import RootIdentity
 
 _LARGEST = 2**63 - 1  # what the ledger can store; some FUSE filesystems have larger inode numbers
@@ -102,4 +103,4 @@ def _is_above(found: str | None, known: str) -> bool:
     above, below = point_of(found), point_of(known)
     if above == below:
         return found < known  # fewer mounts on the same point
-    return below.startswith(above.rstrip("/") + "/")
+    return is_below(below, above)

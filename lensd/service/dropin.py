@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.service.facts import Facts
-from lensd.service.mounts import is_below
 from lensd.service.places import OWN, Places, copied, covering, entries, needed_mounts
 from lensd.service.syntax import argument, mount_unit, path_value
 from lensd.service.users import CAPABILITIES, Identity, identity
+from lensd.store.paths import is_below
 
 FOLDER = "/etc/systemd/system/lensd.service.d"
 HOMES = ("/home", "/root", "/run/user")

@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Iterable
 
+from lensd.store.paths import is_below
+
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -18,11 +20,6 @@ def mount_points(mountinfo: bytes) -> tuple[str, ...]:
 def mount_of(path: str, points: Iterable[str]) -> str:
     """The mount point that an absolute path without links lies on, whether it exists or not."""
     return max((point for point in points if is_below(path, point)), key=len, default="/")
-
-
-def is_below(path: str, folder: str) -> bool:
-    """Whether `path` is `folder` or lies in it, by their names alone (no I/O)."""
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _unescaped(field: bytes) -> bytes:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from lensd.config.models import Config
 from lensd.errors import ConfigError
-from lensd.service.mounts import is_below, mount_of
+from lensd.service.mounts import mount_of
 from lensd.service.syntax import is_expressible
+from lensd.store.paths import is_below
 
 # The unit's StateDirectory= and LogsDirectory=: systemd makes them writable by itself.
 OWN = ("/var/lib/lensd", "/var/log/lensd")
