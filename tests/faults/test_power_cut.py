@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,11 @@ class Disks:
         self._mount()
 
     def settle(self) -> None:
-        """All that was written until now is on the disks."""
+        """All that was written until now is on the disks.
+
+        Taking a mount away flushes it only if no other mount namespace has it too.
+        """
+        subprocess.run(["sync", "--file-system", *self._images], check=True)
         self._unmount()
         self._mount()
 
