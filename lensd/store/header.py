@@ -28,10 +28,10 @@ BITS: dict[str, int] = {
 # The format allows 100 MB, but a LoRA's header is seldom over 1 MB. 32 MiB keep a hostile one
 # within 300 MB of memory and a second of time, and so do the limits on entries and dimensions.
 MAX_HEADER_BYTES = 32 * 2**20
-MAX_ENTRIES = 65_536
-MAX_DIMENSIONS = 64
+MAX_ENTRIES = 16_384
+MAX_DIMENSIONS = 16
 # Whoever matches names with patterns takes longer than their length; real ones have some 150.
-MAX_NAME_LENGTH = 1024
+MAX_NAME_LENGTH = 256
 _PREFIX_BYTES = 8
 _SNIFF_BYTES = 512
 _AGAIN = "download the file again, or move it out of the watched folder"

@@ -72,10 +72,10 @@ ONE: dict[str, tuple[str, list[int], int]] = {"a": ("U8", [1], 1)}
 
 # Just inside the limits, so that all of it is read.
 WORST: dict[str, Callable[[], bytes]] = {
-    "65,000 pairs' tensors": lambda: _pairs([f"unet.m{n}" for n in range(32_500)]),
-    "names of 1,000 letters": lambda: _pairs([f"{n:05}{'down_block' * 98}" for n in range(9_000)]),
-    "names of dots": lambda: _pairs([f"{n:05}" + "." * 980 for n in range(12_000)]),
-    "shapes of 64 dimensions": lambda: _file({f"t{n}": ("U8", [1] * 64, 1) for n in range(60_000)}),
+    "16,000 pairs' tensors": lambda: _pairs([f"unet.m{n}" for n in range(8_000)]),
+    "names of 240 letters": lambda: _pairs([f"{n:05}{'down_block' * 22}" for n in range(8_000)]),
+    "names of dots": lambda: _pairs([f"{n:05}" + "." * 230 for n in range(8_000)]),
+    "shapes of 16 dimensions": lambda: _file({f"t{n}": ("U8", [1] * 16, 1) for n in range(16_000)}),
     "30 MB of metadata": lambda: _file({"a": ("U8", [1], 1)}, json.dumps({"a": "x" * 30_000_000})),
     "a name of 30 MB": lambda: _file({"down_block" * 3_000_000: ("U8", [1], 1)}),
     "30 MB of escapes": lambda: _file(ONE, '{"a":"' + "\\u00e9" * 5_000_000 + '"}'),
@@ -95,5 +95,4 @@ def test_the_worst_headers_cost_little(
     end, seconds, peak = json.loads(_python("-c", READ, str(tmp_path / "f")))
     tell(f"{case}: {end}, {seconds:.2f} s, {peak / 1e6:.0f} MB")
     assert peak < MEMORY_BYTES
-    assert seconds < SECONDS or end in ("unsupported_dtype", "no_lora", "a LoRA")
-    assert seconds < 10 * SECONDS  # on a busy machine; the layout is the worker's business
+    assert seconds < SECONDS

@@ -214,7 +214,7 @@ BAD = {
     "trailing comma and space": (GOOD.replace("[1]", "[1, ]"), 4),
     "overflowing shape": (GOOD.replace("[1]", "[4294967296,4294967296,4294967297]"), 4),
     "overflow hidden by a zero": (json.dumps({"a": entry("F32", [2**40, 2**40, 0], 0, 0)}), 0),
-    "too many dimensions": (GOOD.replace("[1]", str([1] * 65)), 4),
+    "too many dimensions": (GOOD.replace("[1]", str([1] * 17)), 4),
     "offsets do not match": (GOOD.replace("[0,4]", "[0,8]"), 8),
     "offsets reversed": (GOOD.replace("[0,4]", "[4,0]"), 4),
     "one offset": (GOOD.replace("[0,4]", "[4]"), 4),
@@ -279,12 +279,12 @@ def test_hostile_headers_cost_little(tmp_path: Path, run_python: RunPython, head
 
 
 def test_a_large_honest_header_is_read(tmp_path: Path) -> None:
-    """20,000 tensors and 5 MB of training tags are no attack."""
-    tensors = [(f"module_{n}.lora_up.weight", "F16", (1, 0)) for n in range(20_000)]
+    """10,000 tensors and 5 MB of training tags are no attack."""
+    tensors = [(f"module_{n}.lora_up.weight", "F16", (1, 0)) for n in range(10_000)]
     metadata = {"ss_tag_frequency": json.dumps({f"tag {n}": n for n in range(250_000)})}
     (tmp_path / "f").write_bytes(encode_header(tensors, metadata))
     header = read(tmp_path / "f")
-    assert len(header.tensors) == 20_000
+    assert len(header.tensors) == 10_000
     assert header.metadata == metadata
 
 
