@@ -124,9 +124,13 @@ class Service:
         return self.machine.run(*command, sys.executable, "-c", code).stdout
 
     def worker(self) -> int:
-        """The process, as the machine numbers it, of the worker that runs."""
+        """The worker's process, as the machine numbers it; a file starts one if none runs."""
         pid = self.machine.show("lensd", "MainPID")
-        return int(self.machine.shell(f"cat /proc/{pid}/task/*/children").split()[0])
+        children = self.machine.shell(f"cat /proc/{pid}/task/*/children").split()
+        if children:
+            return int(children[0])
+        self.wait_for_file(self.drop(f"{DISK}/loras/first.safetensors", 90))
+        return self.worker()
 
     def drop(
         self, target: str, seed: int, *, owner: tuple[int, int] | None = None, **of_file: Any
