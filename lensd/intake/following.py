@@ -126,19 +126,24 @@ class Follower:
             found = wanted.get(identity[1:4])
             elsewhere = found is not None and key != (found.root, found.path)
             if found is not None and elsewhere and _same_disk(found, identity):
-                self.move(found, key)
+                self.move(found, key, mine=found.job_id == entry.job_id)
                 del wanted[identity[1:4]]
         now = time.monotonic()
         self._nowhere = {e.job_id: now for e in wanted.values()}
         after = self._ledger.get(entry.job_id)
         return (after.root, after.path) != (entry.root, entry.path)
 
-    def move(self, entry: Entry, key: Key) -> bool:
-        """Let a row follow to another path. False if it has moved already, or cannot now."""
+    def move(self, entry: Entry, key: Key, *, mine: bool = False) -> bool:
+        """Let a row follow to another path. False if it has moved already, or cannot now.
+
+        A job that has begun goes on in the runner's thread, and by that (`mine`) alone is it moved.
+        """
         watch = self._folders[key.root].name
         with self._lock:
             now = self._ledger.get(entry.job_id)  # a move just before may have changed it
             if (now.root, now.path) != (entry.root, entry.path) or self._is_busy(now):
+                return False
+            if now.state not in ("queued", "done") and not mine:
                 return False
             entry = now
             columns = self._output_columns(entry, key)
