@@ -11,11 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 import jsonschema
+from jsonschema import Draft202012Validator
 
 from lensd.report import schema
 
@@ -35,10 +37,18 @@ def parse_line(text: str) -> Line:
     """One line of the log. Raises DaemonError when it breaks the schema that the package ships."""
     line: Line = json.loads(text)
     try:
-        jsonschema.validate(line, schema.of_event(line["event"]))
+        _validator(line["event"]).validate(line)
     except (jsonschema.ValidationError, KeyError) as error:
         raise DaemonError(f"a log line is not valid: {text}\n{error}") from None
     return line
+
+
+@cache
+def _validator(event: str) -> Draft202012Validator:
+    """Made once: `jsonschema.validate` would judge the schema itself with every line."""
+    found = schema.of_event(event)
+    Draft202012Validator.check_schema(found)
+    return Draft202012Validator(found)
 
 
 class RunningDaemon:
