@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lensd.compute.passes import available_cores
+from lensd.compute.passes import available_cores, single_threaded_pool
 from lensd.compute.source import Source
 from lensd.compute.strength import strengths
 from lensd.lora import comparison, fidelity
@@ -27,11 +25,10 @@ def compare(a: str, b: str) -> Numbers:
     Overall, a module that only one file has counts whole; `delta_error_common` leaves those out.
     Raises Skipped, Failed, UsageError.
     """
-    torch.set_num_threads(1)
     with (
         Source.open_any(os.path.realpath(a)) as first,
         Source.open_any(os.path.realpath(b)) as second,
-        ThreadPoolExecutor(available_cores()) as pool,
+        single_threaded_pool(available_cores()) as pool,
     ):
         of_a, of_b = _reader(first), _reader(second)
         pairs, only_a, only_b = comparison.pair(first.layout.modules, second.layout.modules)

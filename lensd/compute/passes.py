@@ -1,4 +1,4 @@
-"""The three passes over a file's modules, each a pool of independent single-threaded tasks.
+"""Two passes over a file's modules and one over its output, each a pool of independent tasks.
 
 One intra-op thread per task: several OpenMP threads on a busy machine spin and make the same work
 ten times longer. A task holds one module at a time, so that memory does not grow with the file,
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from lensd.compute.source import Source
 from lensd.errors import Failed
-from lensd.lora import compress, fidelity
+from lensd.lora import compress, fidelity, spectrum
 from lensd.lora.layout import Module
-from lensd.lora.planning import ModulePlan, Plan, Reading
+from lensd.lora.planning import ModulePlan, Parameters, Plan, Reading, columns
 from lensd.store.output import Output
 
 T = TypeVar("T")
@@ -32,6 +32,8 @@ R = TypeVar("R")
 
 # Beyond what rounding explains, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4
+# What the first pass keeps for the second, in memory; of modules beyond that it is computed again.
+KEPT_BYTES = 64 * 2**20
 
 
 @dataclass(slots=True)
@@ -78,12 +80,13 @@ class Engine:
         self.device = torch.device(device)
         self.threads = 1 if self.device.type == "cuda" else available_cores()
         self.clock = Clock(self.threads)
+        self._cores: dict[str, spectrum.Core] = {}
         self._progress = progress
 
-    def first_pass(self) -> list[Reading]:
+    def first_pass(self, p: Parameters) -> list[Reading]:
         """The spectrum of every module. Raises Failed(`not_finite`) naming the first bad one."""
         modules = self.source.layout.modules
-        readings = list(self._map("spectrum", self._read, modules))
+        readings = list(self._kept(self._map("spectrum", lambda m: self._read(m, p), modules)))
         bad = [m.name for m, r in zip(modules, readings, strict=True) if r is None]
         if bad:
             raise Failed(
@@ -93,37 +96,36 @@ class Engine:
             )
         return [r for r in readings if r is not None]
 
-    def reduce(self, plan: Plan, output: Output) -> list[compress.Reduced]:
-        """Compress every module into `output`; the tensors themselves are not kept."""
+    def reduce(self, plan: Plan, output: Output) -> list[Measured]:
+        """Compress every module into `output`; the tensors themselves are not kept.
 
-        def work(m: ModulePlan) -> compress.Reduced:
-            reduced = self._reduce(m)
+        Measured is what a loader will see: `verify` proves that its bytes lie on the disk. Raises
+        Failed(`verify_failed`) where a module is not what was planned.
+        """
+
+        def work(m: ModulePlan) -> Measured:
+            reduced, measured = self._reduce(m)
             with self.clock.measure("write"):
                 for key, tensor in reduced.tensors.items():
                     output.write(key, as_bytes(tensor))
-            return compress.without_tensors(reduced)
+            return measured
 
         results = list(self._map("reduce", work, plan.modules))
         with self.clock.measure("write"):
             for key in plan.layout.untouched:
                 output.copy(key, self.source.fd, self.source.header)
+        for m in results:
+            _check_error(m)
         return results
 
     def rehearse(self, plan: Plan) -> list[Measured]:
         """What the output would be, measured without writing it."""
+        return list(self._map("reduce", lambda m: self._reduce(m)[1], plan.modules))
 
-        def work(m: ModulePlan) -> Measured:
-            reduced = self._reduce(m)
-            return self._measure(compress.without_tensors(reduced), reduced.tensors.__getitem__)
+    def verify(self, output: Output, plan: Plan) -> None:
+        """Read the output back from the disk, through the safetensors library.
 
-        return list(self._map("reduce", work, plan.modules))
-
-    def verify(
-        self, output: Output, plan: Plan, reduced: Iterable[compress.Reduced]
-    ) -> list[Measured]:
-        """Read the output back through the safetensors library and measure what a loader sees.
-
-        Raises Failed(`verify_failed`) where the file is not what was planned.
+        Raises Failed(`verify_failed`) where a tensor is not, byte for byte, what was written.
         """
         began = time.monotonic()
         try:
@@ -131,54 +133,74 @@ class Engine:
                 names = judge.keys()
                 _check_shapes(plan, {name: judge.get_slice(name) for name in names})
 
-                def work(r: compress.Reduced) -> Measured:
-                    return self._measure(r, judge.get_tensor)
+                def work(key: str) -> bool:
+                    return output.is_as_written(key, as_bytes(judge.get_tensor(key)))
 
-                measured = list(self._map("verify", work, list(reduced)))
+                same = list(self._map("verify", work, names))
         except SafetensorError as error:
             raise Failed("verify_failed", f"the output cannot be read back: {error}") from None
         self.clock.spent["verify"] = time.monotonic() - began
-        for m in measured:
-            _check_error(m)
-        return measured
+        if not all(same):
+            bad = names[same.index(False)]
+            raise Failed(
+                "verify_failed",
+                f"tensor {bad} read back from the disk is not what was written to it; nothing was "
+                "replaced: check that disk",
+            )
 
     def seconds(self) -> dict[str, float]:
         """read, compute, write and verify: shares of the wall clock, in seconds."""
         kinds = ("read", "compute", "write", "verify")
         return {kind: round(self.clock.spent.get(kind, 0.0), 4) for kind in kinds}
 
-    def _read(self, module: Module) -> Reading | None:
+    def _read(self, module: Module, p: Parameters) -> Reading | None:
         with self.clock.measure("read"):
             up, down = self.source.factors(module)
             alpha = self.source.alpha(module)
         with self.clock.measure("compute"):
-            return compress.read_module(module, self._there(up), self._there(down), alpha)
+            reading = compress.read_module(module, self._there(up), self._there(down), alpha)
+            if reading is None or reading.core is None:
+                return reading
+            kept = spectrum.leading(reading.core, columns(reading, p))
+            return replace(reading, core=kept)
 
-    def _reduce(self, m: ModulePlan) -> compress.Reduced:
+    def _kept(self, readings: Iterable[Reading | None]) -> Iterator[Reading | None]:
+        """Their cores as long as there is room: by the order of the file, and by nothing else."""
+        room = KEPT_BYTES
+        for reading in readings:
+            if reading is None or reading.core is None:
+                yield reading
+                continue
+            room -= sum(t.nbytes for t in reading.core)
+            if room >= 0:
+                self._cores[reading.module.name] = reading.core
+            yield replace(reading, core=None)
+
+    def _reduce(self, m: ModulePlan) -> tuple[compress.Reduced, Measured]:
         with self.clock.measure("read"):
-            up, down = self.source.factors(m.module)
+            up, down = (self._there(t) for t in self.source.factors(m.module))
         with self.clock.measure("compute"):
-            return compress.reduce(m, self._there(up), self._there(down))
-
-    def _measure(self, r: compress.Reduced, read_back: Callable[[str], Tensor]) -> Measured:
-        m = r.plan
-        up, down = self.source.factors(m.module)
-        up, down = compress.flatten(self._there(up), self._there(down))
-        keys = [m.module.up, m.module.down]
-        if m.encoding == "I8" or m.alpha is not None:
-            keys.append(m.module.alpha_key)
-        seen = compress.decode(m, {k: self._there(read_back(k)) for k in keys})
-        error = fidelity.squared_distance(up.double() * m.scale, down, *seen)
-        return Measured(m, error, r.squared_signal, r.squared_error, r.elements, r.too_noisy)
+            r = compress.reduce(m, up, down, self._cores.get(m.module.name))
+            error = compress.squared_error(r, up, down)
+        return r, Measured(m, error, r.squared_signal, r.squared_error, r.elements, r.too_noisy)
 
     def _there(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device)
 
     def _map(self, stage: str, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        with ThreadPoolExecutor(self.threads) as pool:
+        with single_threaded_pool(self.threads) as pool:
             for done, result in enumerate(pool.map(work, items), 1):
                 self._progress(stage, done)
                 yield result
+
+
+def single_threaded_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads whose torch operations take one core each.
+
+    Each has to be told: until then its first products are split between cores, and so rounded in
+    another way from run to run.
+    """
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def available_cores() -> int:

@@ -74,7 +74,7 @@ def _on_best_device(
             _empty_again(request)
             note = f"{device} ran out of memory; computed on the CPU"
             return _on_cpu(lambda: work(Engine(source, "cpu", progress))) | {"device_note": note}
-    except (FileError, RuntimeError):  # torch's, on numbers that the first pass had not seen
+    except (FileError, RuntimeError, ArithmeticError):  # the last two: numbers that are no numbers
         if source.unchanged():
             raise
         raise _changed() from None  # whatever was wrong with it, it is another file by now
@@ -110,7 +110,7 @@ def _compress(engine: Engine, request: Mapping[str, Any]) -> Numbers:
     p = parameters(request["parameters"])
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(sha256_of, source.fd)
-        readings = engine.first_pass()
+        readings = engine.first_pass(p)
         origin = _origin(request, source, digest.result(), p)
     numbers, noisy = _written(engine, request, choose(source, readings, p, origin), origin)
     in_floats = set(noisy)
@@ -134,12 +134,12 @@ def _written(
     numbers = measures.of_plan(chosen) | {"sha256_in": origin.sha256, "bytes_in": origin.bytes}
     _check_gain(output_bytes(tensors, header), numbers, request["min_saving"])
     with Output(request["temporary"], request["temporary_inode"], tensors, header) as output:
-        reduced = engine.reduce(chosen, output)
-        if noisy := {r.plan.module.name for r in reduced if r.too_noisy}:
+        measured = engine.reduce(chosen, output)
+        if noisy := {m.plan.module.name for m in measured if m.too_noisy}:
             return {}, noisy
         with engine.clock.measure("write"):
             output.sync()
-        measured = engine.verify(output, chosen, reduced)
+        engine.verify(output, chosen)
         error = measures.delta_error(measured)
         output.replace_metadata(output_metadata(old, chosen, origin, error))
         numbers |= measures.of_output(measured)
@@ -150,11 +150,12 @@ def _written(
 def _analyze(engine: Engine, request: Mapping[str, Any]) -> Numbers:
     source = engine.source
     p = parameters(request["parameters"])
+    best = replace(p, mode="ultra")
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(sha256_of, source.fd)
-        readings = engine.first_pass()
+        readings = engine.first_pass(best)
         origin = _origin(request, source, digest.result(), p)
-    chosen, measured, in_floats = _rehearsed(engine, readings, replace(p, mode="ultra"), origin)
+    chosen, measured, in_floats = _rehearsed(engine, readings, best, origin)
     numbers = measures.of_plan(chosen) | measures.of_output(measured)
     numbers |= {
         "sha256_in": origin.sha256,

@@ -1,7 +1,8 @@
 """Two sets of factors -> how far apart their delta weights and their elements are.
 
 Frobenius norms of products need only Gram matrices: ||up down||^2 = tr(up^T up down down^T).
-All sums are float64; the delta weight is never formed.
+Sums are float64, and so are the products unless all factors are float32, which shows six digits of
+what is no difference. The delta weight is never formed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -19,18 +21,35 @@ def squared_norm(up: Tensor, down: Tensor) -> float:
 
 def inner(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> float:
     """<up @ down, other_up @ other_down>: [m, r] [r, n] against [m, k] [k, n]."""
-    left = up.double().T @ other_up.double()  # [r, k]
-    right = down.double() @ other_down.double().T  # [r, k]
-    return float((left * right).sum())
+    up, down, other_up, other_down = _of_one_dtype(up, down, other_up, other_down)
+    left, right = up.T @ other_up, down @ other_down.T  # [r, k]
+    return float((left.double() * right.double()).sum())
 
 
-def squared_distance(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> float:
-    """||up @ down - other_up @ other_down||_F^2, of factors of unequal rank.
+def _of_one_dtype(*factors: Tensor) -> tuple[Tensor, ...]:
+    """float32 if all are, else float64."""
+    dtype = torch.float32 if all(t.dtype == torch.float32 for t in factors) else torch.float64
+    return tuple(t.to(dtype) for t in factors)
 
-    Computed as a difference of norms: exact to some 1e-8 of ||up @ down|| and no further.
+
+def squared_distance(
+    up: Tensor,
+    down: Tensor,
+    other_up: Tensor,
+    other_down: Tensor,
+    *,
+    scale: float = 1.0,
+    own: float | None = None,
+) -> float:
+    """||scale * up @ down - other_up @ other_down||_F^2, of factors of unequal rank.
+
+    Computed as a difference of norms: of float64 factors exact to some 1e-8 of ||up @ down||, and
+    no further. `own` is ||scale * up @ down||_F^2 where that is known.
     """
-    own, other = squared_norm(up, down), squared_norm(other_up, other_down)
-    return max(0.0, own + other - 2 * inner(up, down, other_up, other_down))
+    if own is None:
+        own = squared_norm(up, down) * scale**2
+    other = squared_norm(other_up, other_down)
+    return max(0.0, own + other - 2 * scale * inner(up, down, other_up, other_down))
 
 
 def squared_rounding(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down: Tensor) -> float:
@@ -38,7 +57,7 @@ def squared_rounding(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down:
 
     up down - up' down' = (up - up') down + up' (down - down').
     """
-    up, down, rounded_up, rounded_down = (t.double() for t in (up, down, rounded_up, rounded_down))
+    up, down, rounded_up, rounded_down = _of_one_dtype(up, down, rounded_up, rounded_down)
     error_up, error_down = up - rounded_up, down - rounded_down
     return max(
         0.0,
@@ -46,6 +65,12 @@ def squared_rounding(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down:
         + squared_norm(rounded_up, error_down)
         + 2 * inner(error_up, down, rounded_up, error_down),
     )
+
+
+def largest_element(tensor: Tensor) -> float:
+    """max |tensor|; NaN if any element is."""
+    low, high = tensor.aminmax()
+    return max(-float(low), float(high))
 
 
 @dataclass(slots=True)
@@ -57,13 +82,13 @@ class ElementError:
     squared: float = 0.0
     absolute: float = 0.0
 
-    def add(self, tensor: Tensor, decoded: Tensor) -> None:
-        tensor = tensor.double()
-        error = tensor - decoded.double()
+    def add(self, tensor: Tensor, decoded: Tensor, gain: float = 1.0) -> None:
+        """One tensor against what it decodes to, both times `gain`."""
+        error = tensor - decoded
         self.count += tensor.numel()
-        self.signal += float(tensor.square().sum())
-        self.squared += float(error.square().sum())
-        self.absolute += float(error.abs().sum())
+        self.signal += float(tensor.square().sum()) * gain**2
+        self.squared += float(error.square().sum()) * gain**2
+        self.absolute += float(error.abs().sum()) * gain
 
     def merge(self, other: ElementError) -> None:
         self.count += other.count

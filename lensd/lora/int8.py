@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lensd.lora import fidelity
+from lensd.lora.fidelity import largest_element
 
 LEVELS = 127
 # Loaders that multiply in float16 need up_i8 @ down_i8 within its range of 65504. At 45000 the
@@ -42,6 +43,7 @@ class Quantized(NamedTuple):
     scale: float
     exact_up: Tensor
     exact_down: Tensor
+    squared_noise: float  # ||delta - scale^2 * up @ down||_F^2
 
     def decoded(self) -> tuple[Tensor, Tensor]:
         """Float factors, what a loader's product comes from."""
@@ -57,14 +59,7 @@ def quantize(up: Tensor, down: Tensor, *others: tuple[Tensor, Tensor]) -> Quanti
     """
     candidates = [_turn(up, down, r) for r in rotations(up.shape[1])] + list(others)
     contenders = sorted(candidates, key=_step)[:CONTENDERS]
-    if len(contenders) == 1:
-        return _guarded(*contenders[0])
-    return min((_guarded(*c) for c in contenders), key=squared_noise)
-
-
-def squared_noise(q: Quantized) -> float:
-    """What rounding did: ||delta - scale^2 * up @ down||_F^2."""
-    return fidelity.squared_rounding(q.exact_up, q.exact_down, *q.decoded())
+    return min((_guarded(*c) for c in contenders), key=lambda q: q.squared_noise)
 
 
 def _guarded(up: Tensor, down: Tensor) -> Quantized:
@@ -78,18 +73,23 @@ def _guarded(up: Tensor, down: Tensor) -> Quantized:
     balance = _balance(up, down)
     up, down = up * balance, down / balance
     scale = math.sqrt(step)
-    largest = largest_product((up / scale).float(), (down / scale).float(), GUARD)
-    scale *= math.sqrt(max(1.0, largest / GUARD))
     while True:
-        result = _encode(up, down, scale)
-        largest = largest_product(result.up.float(), result.down.float(), GUARD)
+        rounded = _round(up, scale), _round(down, scale)
+        largest = largest_product(*rounded, GUARD)
         if largest <= GUARD:
-            return result
+            return _quantized(up, down, scale, rounded)
         scale *= math.sqrt(largest / GUARD) * (1 + 1e-4)
 
 
 def _encode(up: Tensor, down: Tensor, scale: float) -> Quantized:
-    return Quantized(_round(up, scale), _round(down, scale), scale, up, down)
+    return _quantized(up, down, scale, (_round(up, scale), _round(down, scale)))
+
+
+def _quantized(up: Tensor, down: Tensor, scale: float, rounded: tuple[Tensor, Tensor]) -> Quantized:
+    """`rounded` are whole numbers still in the factors' float dtype."""
+    noise = fidelity.squared_rounding(up, down, *(t * scale for t in rounded))
+    int_up, int_down = (t.to(torch.int8) for t in rounded)
+    return Quantized(int_up, int_down, scale, up, down, noise)
 
 
 def plain(up: Tensor, down: Tensor) -> Quantized:
@@ -109,18 +109,18 @@ def _turn(up: Tensor, down: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
 def _step(factors: tuple[Tensor, Tensor]) -> float:
     """scale^2 of the balanced pair: the square of the quantization step."""
     up, down = factors
-    return float(up.abs().max()) * float(down.abs().max()) / LEVELS**2
+    return largest_element(up) * largest_element(down) / LEVELS**2
 
 
 def _balance(up: Tensor, down: Tensor) -> float:
     """c such that c up and down / c have the same largest element."""
-    return math.sqrt(float(down.abs().max()) / float(up.abs().max()))
+    return math.sqrt(largest_element(down) / largest_element(up))
 
 
 def _round(factor: Tensor, scale: float) -> Tensor:
     if scale == 0:
-        return torch.zeros_like(factor, dtype=torch.int8)
-    return (factor / scale).round_().clamp_(-LEVELS, LEVELS).to(torch.int8)
+        return torch.zeros_like(factor)
+    return (factor / scale).round_().clamp_(-LEVELS, LEVELS)
 
 
 @lru_cache(maxsize=256)
@@ -154,5 +154,5 @@ def largest_product(up: Tensor, down: Tensor, enough: float) -> float:
     up = up[rows * columns.max() > enough]
     down = down[:, columns * rows.max() > enough]
     height = max(1, BLOCK_ELEMENTS // down.shape[1])
-    largest = [torch.linalg.vector_norm(b @ down, math.inf) for b in up.split(height)]
-    return max(enough * (1 - 1e-9), float(torch.stack(largest).max()))
+    largest = max(largest_element(block @ down) for block in up.split(height))
+    return max(enough * (1 - 1e-9), largest)

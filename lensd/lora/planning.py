@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lensd.lora import portability, rank
 from lensd.lora.layout import ITEM_SIZE, Layout, Module, TensorSpec
+from lensd.lora.spectrum import Core
 
 WIDE_DTYPES = ("F32", "F64")
 
@@ -41,6 +42,7 @@ class Reading:
     values: Tensor  # singular values of delta [r], descending, float64
     exact_bfloat16: bool  # every weight is a bfloat16 number
     largest: float  # max |weight|
+    core: Core | None = field(default=None, repr=False, compare=False)  # of up @ down, for `reduce`
 
     @property
     def scale(self) -> float:
@@ -116,6 +118,14 @@ def plan(
         forced_by=verdict.forced_by if quantized and not verdict.int8 else (),
         float_because=Counter(why for why in because if why and quantized),
     )
+
+
+def columns(reading: Reading, p: Parameters) -> int:
+    """How many singular vectors `reduce` will want of a module; more only where a file decides."""
+    of_file = p.allocation == "file" or p.constant_rank or p.target_size is not None
+    if p.mode == "int8" or of_file:
+        return reading.module.rank
+    return rank.smallest_rank(reading.values, p.energy)
 
 
 def _held(layout: Layout, targets: Sequence[str]) -> set[str]:

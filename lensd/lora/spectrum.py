@@ -41,6 +41,11 @@ class Core(NamedTuple):
     right: Tensor  # [r, r]
 
 
+def leading(c: Core, columns: int) -> Core:
+    """A core with its first singular vectors only, in memory of its own."""
+    return Core(c.values, c.left[:, :columns].clone(), c.right[:, :columns].clone())
+
+
 def core(up: Tensor, down: Tensor) -> Core:
     """Spectrum of up @ down; up [m, r], down [r, n], any float dtype. O((m + n) r^2 + r^3)."""
     up, down = up.double(), down.double()
@@ -80,6 +85,8 @@ def _triangle(tall: Tensor) -> Tensor:
 
 def truncation(c: Core, rank: int) -> tuple[Tensor, Tensor]:
     """A [r, k] and B [k, r] such that (up A)(B down) is the best rank-k approximation.
+
+    The core must have `rank` vectors or more.
 
     Directions whose singular value is zero (or lost in rounding) come out as zeros.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -57,6 +58,7 @@ class Output:
         header = encode_header(tensors, metadata)
         self._header_bytes = len(header)
         self._places = {}
+        self._digests: dict[str, bytes] = {}
         start = len(header)
         for name, dtype, shape in tensors:
             self._places[name] = (start, tensor_bytes(dtype, shape))
@@ -86,10 +88,11 @@ class Output:
         return f"/proc/self/fd/{self._fd}"
 
     def write(self, name: str, data: bytearray) -> None:
-        """All bytes of one tensor."""
+        """All bytes of one tensor, whose hash is kept for `is_as_written`."""
         start, size = self._places[name]
         if len(data) != size:
             raise ValueError(f"{name} has {len(data)} bytes, planned were {size}")
+        self._digests[name] = hashlib.sha256(data).digest()
         self._write_at(start, data)
 
     def copy(self, name: str, source_fd: int, header: Header) -> None:
@@ -97,6 +100,10 @@ class Output:
         tensor = header.tensors[name]
         size = tensor.end - tensor.start
         self.write(name, read_up_to(source_fd, size, header.data_start + tensor.start))
+
+    def is_as_written(self, name: str, data: bytearray) -> bool:
+        """Whether these bytes, read from the disk, are those that were written."""
+        return self._digests.get(name) == hashlib.sha256(data).digest()
 
     def replace_metadata(self, metadata: Mapping[str, str]) -> None:
         """Write the header anew; its length must not change."""

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensd.compute import task
+from lensd.compute import passes, task
 from lensd.compute.source import Source
 from lensd.errors import Failed, Kept, Skipped
 from lensd.lora import compress as numerics
@@ -366,6 +366,18 @@ def test_the_same_file_gives_the_same_bytes(lora: Path, temporary: Path) -> None
             os.sched_setaffinity(0, cores)
         assert alone["sha256_out"] == numbers["sha256_out"]
         assert same_numbers(alone) == same_numbers(numbers)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_not_kept_is_computed_again(
+    lora: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """The first pass keeps what the second wants as far as memory goes: the bytes are the same."""
+    kept = compress(lora, temporary, mode=mode, min_saving=-1.0)
+    for room in (0, 5_000):
+        monkeypatch.setattr(passes, "KEPT_BYTES", room)
+        again = compress(lora, temporary, mode=mode, min_saving=-1.0)
+        assert same_numbers(again) == same_numbers(kept)
 
 
 def same_numbers(numbers: Numbers) -> Numbers:

@@ -197,7 +197,7 @@ def test_the_factors_as_they_are_are_tried_at_the_full_rank() -> None:
     up = torch.randn(60, 2, generator=random, dtype=torch.float64).sign()
     down = torch.randn(2, 80, generator=random, dtype=torch.float64).sign()
     q = int8.quantize(*turned(up, down), (up, down))
-    assert int8.squared_noise(q) <= 1e-9 * float((up @ down).square().sum())
+    assert q.squared_noise <= 1e-9 * float((up @ down).square().sum())
     (name, delta), *_ = making.meaning(
         tensors := making.kohya("lora_unet_x", making.Made(up.half(), down.half(), 4.0))
     ).items()
