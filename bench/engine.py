@@ -1,0 +1,179 @@
+"""How long a warm worker takes for a file, beside what others need for it, and its memory.
+
+Run from the top of the tree with `python -m bench.engine [FILE...]`. Without FILE it writes LoRAs
+with the names, shapes and sizes of real ones, of which the largest have 1.3 GB. One round asks for
+each mode and each reference in turn, so that a noisy machine is noisy to all; printed are medians
+and, in brackets, the smallest and the largest. `bench/results/engine.json` gets them all.
+
+The worker's seconds are from the request to its answer: read, compute, write, flush, read back and
+hash. What it takes in memory is counted above its bare start, torch included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.memory import resident
+from bench.sizes import Recipe, machine, write
+from lensd.lora.planning import Parameters
+from lensd.store.identity import Identity
+from lensd.worker.supervisor import Worker
+
+ROUNDS = 5
+MODES = ("analyze", "rank", "int8", "ultra")
+REFERENCES = ("copy", "qr")
+RESULTS = Path(__file__).with_name("results") / "engine.json"
+RECIPES = (
+    Recipe("SD 1.5, kohya, rank 128", None, "kohya", 128, 64.0, "F16", 24.0),
+    Recipe("SDXL, kohya, rank 32", "sdxl_kohya", "kohya", 32, 16.0, "F16", 12.0),
+    Recipe("SDXL, kohya, rank 128", "sdxl_kohya", "kohya", 128, 64.0, "F16", 24.0),
+    Recipe("FLUX, kohya, rank 16", "flux_kohya", "kohya", 16, 16.0, "BF16", 6.0),
+    Recipe("FLUX, peft, rank 16", "flux_peft", "peft", 16, None, "BF16", 6.0),
+    Recipe("FLUX, kohya, rank 128", "flux_kohya", "kohya", 128, 128.0, "BF16", 24.0),
+    Recipe("FLUX, peft, rank 128", "flux_peft", "peft", 128, None, "BF16", 24.0),
+)
+
+
+class Bench:
+    """A worker process, as the daemon starts it, and what it is asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.pid = 0
+        self._worker = Worker((sys.executable, "-m", "lensd.compute"), self._tell, 600, 600)
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        if event == "worker.started":
+            self.pid = fields["pid"]
+
+    def ask(self, source: Path, mode: str) -> float:
+        """The seconds of one job."""
+        temporary = self._folder / "temporary"
+        temporary.write_bytes(b"")
+        made = temporary.stat()
+        parameters = Parameters(mode="ultra" if mode == "analyze" else mode)
+        request = {
+            "op": "analyze" if mode == "analyze" else "compress",
+            "job_id": "bench",
+            "path": str(source),
+            "identity": list(Identity.of(source.stat())),
+            "name": source.name,
+            "temporary": str(temporary),
+            "temporary_inode": [made.st_dev, made.st_ino],
+            "parameters": {f: getattr(parameters, f) for f in Parameters.__dataclass_fields__},
+            "min_saving": 0.0,
+            "max_error": None,
+            "device": "cpu",
+        }
+        began = time.perf_counter()
+        answer = self._worker.request(request, give_up=lambda: False)
+        took = time.perf_counter() - began
+        if answer["type"] != "result":
+            raise RuntimeError(f"{source}: {answer}")
+        temporary.unlink()
+        return took
+
+    def start(self) -> float:
+        """Have it load all that a job needs; returns its MiB then."""
+        tiny = self._folder / "tiny.safetensors"
+        command = [sys.executable, "-c", TINY, str(tiny)]
+        subprocess.run(command, check=True)
+        for mode in MODES:
+            self.ask(tiny, mode)
+        return resident(self.pid, "VmRSS")
+
+    def peak(self) -> float:
+        """Most MiB since the last call."""
+        found = resident(self.pid, "VmHWM")
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+        return found
+
+    def stop(self) -> None:
+        self._worker.stop("done")
+
+
+# A file that needs no memory to speak of.
+TINY = """
+import sys
+from pathlib import Path
+from tests.support.realistic import small_lora
+small_lora(Path(sys.argv[1]))
+"""
+
+
+def measure(source: Path, folder: Path) -> dict[str, Any]:
+    """Seconds of each mode and reference, round by round, and the worker's memory by mode."""
+    bench = Bench(folder)
+    seconds: dict[str, list[float]] = {name: [] for name in (*REFERENCES, *MODES)}
+    memory: dict[str, float] = {}
+    try:
+        bare = bench.start()
+        bench.peak()
+        for number in range(ROUNDS + 1):
+            for mode in MODES:
+                took = bench.ask(source, mode)
+                memory[mode] = max(memory.get(mode, 0.0), bench.peak() - bare)
+                if number:  # the first one fills caches
+                    seconds[mode].append(took)
+            for name in REFERENCES:
+                seconds[name] += reference(name, source, 1)[: 1 if number else 0]
+    finally:
+        bench.stop()
+    seconds["full"] = reference("full", source, 1)
+    return {"bytes": source.stat().st_size, "seconds": seconds, "mib_above_bare": memory}
+
+
+def reference(name: str, source: Path, rounds: int) -> list[float]:
+    command = [sys.executable, "-m", "bench.references", name, str(source), str(rounds)]
+    found: list[float] = json.loads(subprocess.check_output(command, text=True))
+    return found
+
+
+def report(name: str, found: dict[str, Any]) -> Iterator[str]:
+    seconds = {what: median(rounds) for what, rounds in found["seconds"].items()}
+    yield f"{name}, {found['bytes'] / 1e6:.1f} MB"
+    for what, rounds in found["seconds"].items():
+        line = f"  {what:8}{seconds[what]:9.3f} s  [{min(rounds):.3f} .. {max(rounds):.3f}]"
+        if what in MODES:
+            line += f"  {found['mib_above_bare'][what]:6.0f} MiB"
+            line += f"  {seconds[what] / seconds['copy']:6.1f} x copy"
+            line += f"  {seconds['qr'] / seconds[what]:6.2f} x as fast as qr"
+            line += f"  {seconds['full'] / seconds[what]:7.0f} x as fast as full"
+        yield line
+
+
+def main(arguments: Sequence[str]) -> int:
+    print(machine(), flush=True)
+    results: dict[str, Any] = {"machine": machine(), "files": {}}
+    with tempfile.TemporaryDirectory(prefix="lensd-bench-") as folder:
+        for name, path in _sources(arguments, Path(folder)):
+            found = measure(path, Path(folder))
+            results["files"][name] = found
+            print(*report(name, found), sep="\n", flush=True)
+    if not arguments:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + os.linesep, encoding="utf-8")
+    return 0
+
+
+def _sources(arguments: Sequence[str], folder: Path) -> Iterator[tuple[str, Path]]:
+    for argument in arguments:
+        yield Path(argument).name, Path(argument)
+    for recipe in () if arguments else RECIPES:
+        path = folder / "source.safetensors"
+        write(path, recipe)
+        yield recipe.name, path
+        path.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""What others need for the same file: a copy, QR and SVD of the factors, SVD of the full matrix.
+
+`python -m bench.references WHAT FILE ROUNDS` prints the seconds of each round as JSON, in a process
+that has loaded torch already and read the file once. Nothing of lensd is used here.
+
+- `copy`: the file is copied and hashed (sha256).
+- `qr`: module by module up = Q R, down^T = Q' R' and an SVD of R R'^T; the ranks that hold 99 % of
+  the energy are written as float16. No quantization, no measure, no hash, no flush.
+- `full`: up @ down and its SVD, as kohya's resize_lora.py does it, of the first module of each
+  shape; the seconds of all modules are extrapolated from these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+ENERGY = 0.99
+PAIRS = ((".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight"))
+
+
+def copy(source: Path, folder: Path) -> float | None:
+    shutil.copyfile(source, folder / "copy")
+    with source.open("rb") as file:
+        hashlib.file_digest(file, "sha256").hexdigest()
+    return None
+
+
+def qr(source: Path, folder: Path) -> float | None:
+    tensors = {}
+    with safe_open(source, framework="pt") as file:
+        for down_key, up_key in _pairs(file.keys()):
+            up, down = _flat(file.get_tensor(up_key)), _flat(file.get_tensor(down_key))
+            left, right = torch.linalg.qr(up), torch.linalg.qr(down.T)
+            outer, values, inner = torch.linalg.svd(left.R @ right.R.T)
+            k = _rank(values)
+            root = values[:k].sqrt()
+            tensors[up_key] = (left.Q @ (outer[:, :k] * root)).half()
+            tensors[down_key] = ((root[:, None] * inner[:k]) @ right.Q.T).half()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "qr")
+    return None
+
+
+def full(source: Path, _: Path) -> float | None:
+    """Returns the seconds of all modules, of which only the first of each shape are worked out."""
+    seconds = {}
+    counts: Counter[tuple[int, int]] = Counter()
+    with safe_open(source, framework="pt") as file:
+        for down_key, up_key in _pairs(file.keys()):
+            up, down = _flat(file.get_tensor(up_key)), _flat(file.get_tensor(down_key))
+            shape = len(up), down.shape[1]
+            counts[shape] += 1
+            if shape not in seconds:
+                began = time.perf_counter()
+                values = torch.linalg.svd(up @ down, full_matrices=False).S
+                _rank(values)
+                seconds[shape] = time.perf_counter() - began
+    return sum(seconds[shape] * count for shape, count in counts.items())
+
+
+WAYS: dict[str, Callable[[Path, Path], float | None]] = {"copy": copy, "qr": qr, "full": full}
+
+
+def _pairs(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for key in keys:
+        for down, up in PAIRS:
+            if key.endswith(down):
+                yield key, key.removesuffix(down) + up
+
+
+def _flat(factor: Tensor) -> Tensor:
+    return factor.float().reshape(len(factor), -1)
+
+
+def _rank(values: Tensor) -> int:
+    energy = values.double().square().cumsum(0)
+    return int((energy < ENERGY * energy[-1]).sum()) + 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    way, source, rounds = WAYS[arguments[0]], Path(arguments[1]), int(arguments[2])
+    source.read_bytes()  # into the page cache, as for everybody
+    found = []
+    with tempfile.TemporaryDirectory(prefix="lensd-bench-", dir=source.parent) as folder:
+        for _ in range(rounds):
+            began = time.perf_counter()
+            extrapolated = way(source, Path(folder))
+            took = time.perf_counter() - began
+            found.append(took if extrapolated is None else extrapolated)
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+"""The references do the work that they stand for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from bench import engine, references
+from tests.lora import making
+from tests.support.realistic import small_lora
+
+
+def test_the_qr_reference_keeps_99_percent_of_the_energy(tmp_path: Path) -> None:
+    """Module by module, by fewer ranks; rounding to float16 is all that it adds."""
+    made = small_lora(tmp_path / "a.safetensors")
+    references.qr(made.path, tmp_path)
+    before, after = load_file(made.path), load_file(tmp_path / "qr")
+    assert set(after) == {k for k in before if not k.endswith(".alpha")}
+    for down, up in references._pairs(list(before)):
+        assert after[down].shape[0] < before[down].shape[0]
+        whole, reduced = (
+            making.product(t[up].flatten(1), t[down].flatten(1)) for t in (before, after)
+        )
+        assert making.distance(whole, reduced) <= 0.102
+
+
+@pytest.mark.parametrize("way", references.WAYS)
+def test_each_reference_says_its_seconds(tmp_path: Path, way: str) -> None:
+    """One number a round, as JSON."""
+    made = small_lora(tmp_path / "a.safetensors")
+    found = engine.reference(way, made.path, 2)
+    assert len(found) == 2
+    assert all(0 < seconds < 60 for seconds in found)
+
+
+@pytest.mark.slow
+def test_a_worker_is_measured(tmp_path: Path) -> None:
+    """Every mode in every round, and the memory that each took above the bare process."""
+    made = small_lora(tmp_path / "a.safetensors")
+    code = "import sys; from pathlib import Path; from bench import engine; import json;"
+    code += "engine.ROUNDS = 1; print(json.dumps(engine.measure(*map(Path, sys.argv[1:]))))"
+    said = subprocess.check_output(
+        [sys.executable, "-c", code, str(made.path), str(tmp_path)], text=True
+    )
+    found = json.loads(said)
+    assert found["bytes"] == made.path.stat().st_size
+    assert {what: len(s) for what, s in found["seconds"].items()} == dict.fromkeys(
+        (*engine.REFERENCES, *engine.MODES, "full"), 1
+    )
+    assert set(found["mib_above_bare"]) == set(engine.MODES)
+    assert any("x as fast as qr" in line for line in engine.report("a", found))
