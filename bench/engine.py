@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 from bench.memory import resident
-from bench.sizes import Recipe, machine, write
+from bench.sizes import Recipe, machine, sources
 from lensd.lora.planning import Parameters
 from lensd.store.identity import Identity
 from lensd.worker.supervisor import Worker
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
     print(machine(), flush=True)
     results: dict[str, Any] = {"machine": machine(), "files": {}}
     with tempfile.TemporaryDirectory(prefix="lensd-bench-") as folder:
-        for name, path in _sources(arguments, Path(folder)):
+        for name, path in sources(arguments, Path(folder), RECIPES):
             found = measure(path, Path(folder))
             results["files"][name] = found
             print(*report(name, found), sep="\n", flush=True)
@@ -163,16 +163,6 @@ def main(arguments: Sequence[str]) -> int:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1) + os.linesep, encoding="utf-8")
     return 0
-
-
-def _sources(arguments: Sequence[str], folder: Path) -> Iterator[tuple[str, Path]]:
-    for argument in arguments:
-        yield Path(argument).name, Path(argument)
-    for recipe in () if arguments else RECIPES:
-        path = folder / "source.safetensors"
-        write(path, recipe)
-        yield recipe.name, path
-        path.unlink()
 
 
 if __name__ == "__main__":

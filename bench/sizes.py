@@ -96,11 +96,13 @@ def machine() -> str:
     )
 
 
-def sources(arguments: Sequence[str], folder: Path) -> Iterator[tuple[str, Path]]:
+def sources(
+    arguments: Sequence[str], folder: Path, recipes: Sequence[Recipe] = RECIPES
+) -> Iterator[tuple[str, Path]]:
     """(name, file), each generated one gone again when the next is asked for."""
     for argument in arguments:
         yield Path(argument).name, Path(argument)
-    for recipe in () if arguments else RECIPES:
+    for recipe in () if arguments else recipes:
         path = folder / "source.safetensors"
         write(path, recipe)
         yield recipe.name, path
