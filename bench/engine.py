@@ -24,9 +24,8 @@ from typing import Any
 
 from bench.memory import resident
 from bench.sizes import Recipe, machine, sources
-from lensd.lora.planning import Parameters
-from lensd.store.identity import Identity
 from lensd.worker.supervisor import Worker
+from tests.compute import asking
 
 ROUNDS = 5
 MODES = ("analyze", "rank", "int8", "ultra")
@@ -58,22 +57,11 @@ class Bench:
     def ask(self, source: Path, mode: str) -> float:
         """The seconds of one job."""
         temporary = self._folder / "temporary"
-        temporary.write_bytes(b"")
-        made = temporary.stat()
-        parameters = Parameters(mode="ultra" if mode == "analyze" else mode)
-        request = {
-            "op": "analyze" if mode == "analyze" else "compress",
-            "job_id": "bench",
-            "path": str(source),
-            "identity": list(Identity.of(source.stat())),
-            "name": source.name,
-            "temporary": str(temporary),
-            "temporary_inode": [made.st_dev, made.st_ino],
-            "parameters": {f: getattr(parameters, f) for f in Parameters.__dataclass_fields__},
-            "min_saving": 0.0,
-            "max_error": None,
-            "device": "cpu",
-        }
+        is_analysis = mode == "analyze"
+        request = asking.staged(
+            asking.request(source, mode="ultra" if is_analysis else mode), temporary
+        )
+        request |= {"op": "analyze" if is_analysis else "compress", "job_id": "bench"}
         began = time.perf_counter()
         answer = self._worker.request(request, give_up=lambda: False)
         took = time.perf_counter() - began

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from lensd.store.identity import Identity
 from lensd.worker.supervisor import Worker
+from tests.compute import asking
 from tests.faults.scene import Missed, Prepared, Scene, Violation
 from tests.support.disks import Mounts
 from tests.support.home_server import HomeServer
@@ -22,10 +22,6 @@ from tests.support.realistic import small_lora
 Case = TypeVar("Case")
 
 PARALLEL = 4
-PARAMETERS = {
-    "mode": "ultra", "energy": 0.99, "allocation": "module", "target_size": None, "max_rank": None,
-    "constant_rank": False, "float32": "auto", "targets": ["comfyui"],
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -51,24 +47,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 def _prepare(worker: Worker, path: Path, folder: Path) -> None:
     temporary = folder / "temporary"
-    temporary.touch()
-    inode = temporary.stat()
-    answer = worker.request(
-        {
-            "op": "compress",
-            "job_id": "prepared",
-            "path": str(path),
-            "identity": list(Identity.of(path.stat())),
-            "name": path.name,
-            "temporary": str(temporary),
-            "temporary_inode": [inode.st_dev, inode.st_ino],
-            "parameters": PARAMETERS,
-            "min_saving": 0.05,
-            "max_error": None,
-            "device": "cpu",
-        },
-        give_up=lambda: False,
-    )
+    request = asking.request(path, min_saving=0.05, targets=["comfyui"])
+    request = asking.staged(request, temporary) | {"op": "compress", "job_id": "prepared"}
+    answer = worker.request(request, give_up=lambda: False)
     assert answer.pop("type") == "result"
     temporary.rename(folder / f"{answer['sha256_in']}.output")
     (folder / f"{answer['sha256_in']}.json").write_text(json.dumps(answer))
