@@ -49,6 +49,7 @@ def _swapping(folder_fd: int, one: str, other: str) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+    assert swaps >= SWAPS
 
 
 @pytest.mark.slow
