@@ -157,8 +157,9 @@ def _end(entry: Entry, end: FileError, shop: Workshop) -> str | None:
     if _is_published(entry, shop):
         raise Held(end.reason, end.disk or entry.root, str(end))  # recovery completes it
     if end.reason in ("vanished", "changed") and shop.moved(entry):
-        # The main loop may have moved it just as it began here, before its last step was written.
-        shop.ledger.update(entry.job_id, state="queued", temporary=None, staged=None)
+        if shop.ledger.get(entry.job_id).state not in ("queued", "done"):
+            # The main loop moved it just as it began here, and before its last step was written.
+            shop.ledger.update(entry.job_id, state="queued", temporary=None, staged=None)
         shop.again(entry)  # another file may have its old name
         return None
     if end.reason == "changed" and not entry.redo:  # an output would not be looked at again

@@ -86,9 +86,8 @@ def _triangle(tall: Tensor) -> Tensor:
 def truncation(c: Core, rank: int) -> tuple[Tensor, Tensor]:
     """A [r, k] and B [k, r] such that (up A)(B down) is the best rank-k approximation.
 
-    The core must have `rank` vectors or more.
-
-    Directions whose singular value is zero (or lost in rounding) come out as zeros.
+    The core must have `rank` vectors or more. Directions whose singular value is zero (or lost in
+    rounding) come out as zeros.
     """
     values = c.values[:rank]
     lost = values <= c.values[0] * EPSILON
