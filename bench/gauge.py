@@ -19,6 +19,7 @@ from bench.sizes import machine
 from lensd.compute.source import Source
 from lensd.lora import compress, fidelity, int8, rank, spectrum
 from lensd.lora.int8 import Quantized
+from lensd.lora.reading import flatten
 from tests.support.realistic import write_lora
 
 ENERGY = 0.99
@@ -42,7 +43,7 @@ def noises(path: Path) -> Iterator[tuple[float, float]]:
     """Per module: dB of the plain way, and of lensd's."""
     with Source.open(str(path)) as source:
         for module in source.layout.modules:
-            up, down = compress.flatten(*source.factors(module))
+            up, down = flatten(*source.factors(module))
             core = spectrum.core(up, down)
             left, right = spectrum.truncation(core, rank.smallest_rank(core.values, ENERGY))
             factors = up.double() @ left, right @ down.double()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,8 +23,11 @@ from torch import Tensor
 from lensd.compute.source import Source
 from lensd.errors import Failed
 from lensd.lora import compress, fidelity, spectrum
+from lensd.lora.batches import batches
+from lensd.lora.int8 import Factors
 from lensd.lora.layout import Module
-from lensd.lora.planning import ModulePlan, Parameters, Plan, Reading, columns
+from lensd.lora.planning import ModulePlan, Parameters, Plan, Reading, columns, own_energy
+from lensd.lora.reading import read_modules
 from lensd.store.output import Output
 
 T = TypeVar("T")
@@ -86,15 +89,17 @@ class Engine:
     def first_pass(self, p: Parameters) -> list[Reading]:
         """The spectrum of every module. Raises Failed(`not_finite`) naming the first bad one."""
         modules = self.source.layout.modules
-        readings = list(self._kept(self._map("spectrum", lambda m: self._read(m, p), modules)))
-        bad = [m.name for m, r in zip(modules, readings, strict=True) if r is None]
+        together = batches(modules, self._form, _elements)
+        read = self._map("spectrum", lambda batch: self._read(batch, p), together)
+        found = {r.module.name: r for r in self._kept(read)}
+        bad = [m.name for m in modules if m.name not in found]
         if bad:
             raise Failed(
                 "not_finite",
                 f"{len(bad)} of {len(modules)} modules hold NaN or infinite weights, the first "
                 f"is {bad[0]}; the file is broken: download or train it again",
             )
-        return [r for r in readings if r is not None]
+        return [found[m.name] for m in modules]
 
     def reduce(self, plan: Plan, output: Output) -> list[Measured]:
         """Compress every module into `output`; the tensors themselves are not kept.
@@ -103,14 +108,14 @@ class Engine:
         Failed(`verify_failed`) where a module is not what was planned.
         """
 
-        def work(m: ModulePlan) -> Measured:
-            reduced, measured = self._reduce(m)
+        def work(batch: Sequence[ModulePlan]) -> list[Measured]:
+            reduced, measured = self._reduce(batch)
             with self.clock.measure("write"):
-                for key, tensor in reduced.tensors.items():
+                for key, tensor in (item for r in reduced for item in r.tensors.items()):
                     output.write(key, as_bytes(tensor))
             return measured
 
-        results = list(self._map("reduce", work, plan.modules))
+        results = self._of_plan(plan, work)
         with self.clock.measure("write"):
             for key in plan.layout.untouched:
                 output.copy(key, self.source.fd, self.source.header)
@@ -120,7 +125,7 @@ class Engine:
 
     def rehearse(self, plan: Plan) -> list[Measured]:
         """What the output would be, measured without writing it."""
-        return list(self._map("reduce", lambda m: self._reduce(m)[1], plan.modules))
+        return self._of_plan(plan, lambda batch: self._reduce(batch)[1])
 
     def verify(self, output: Output, plan: Plan) -> None:
         """Read the output back from the disk, through the safetensors library.
@@ -133,8 +138,8 @@ class Engine:
                 names = judge.keys()
                 _check_shapes(plan, {name: judge.get_slice(name) for name in names})
 
-                def work(key: str) -> bool:
-                    return output.is_as_written(key, as_bytes(judge.get_tensor(key)))
+                def work(key: str) -> tuple[bool]:
+                    return (output.is_as_written(key, as_bytes(judge.get_tensor(key))),)
 
                 same = list(self._map("verify", work, names))
         except SafetensorError as error:
@@ -153,45 +158,85 @@ class Engine:
         kinds = ("read", "compute", "write", "verify")
         return {kind: round(self.clock.spent.get(kind, 0.0), 4) for kind in kinds}
 
-    def _read(self, module: Module, p: Parameters) -> Reading | None:
-        with self.clock.measure("read"):
-            up, down = self.source.factors(module)
-            alpha = self.source.alpha(module)
-        with self.clock.measure("compute"):
-            reading = compress.read_module(module, self._there(up), self._there(down), alpha)
-            if reading is None or reading.core is None:
-                return reading
-            kept = spectrum.leading(reading.core, columns(reading, p))
-            return replace(reading, core=kept)
+    def _form(self, module: Module) -> tuple[object, ...]:
+        """What modules of one batch have in common."""
+        dtypes = self.source.specs[module.up].dtype, self.source.specs[module.down].dtype
+        return module.out_features, module.rank, module.in_features, dtypes
 
-    def _kept(self, readings: Iterable[Reading | None]) -> Iterator[Reading | None]:
-        """Their cores as long as there is room: by the order of the file, and by nothing else."""
+    def _read(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
+        with self.clock.measure("read"):
+            stored = self._there(self.source.matrices(modules))
+            alphas = [self.source.alpha(m) for m in modules]
+        with self.clock.measure("compute"):
+            found = read_modules(modules, *stored, alphas, own_energy(p))
+            return [r and _with_leading_columns(r, p) for r in found]
+
+    def _kept(self, readings: Iterable[Reading | None]) -> Iterator[Reading]:
+        """Their cores as long as there is room: by the order of the batches, and nothing else."""
         room = KEPT_BYTES
         for reading in readings:
             if reading is None or reading.core is None:
-                yield reading
                 continue
             room -= sum(t.nbytes for t in reading.core)
             if room >= 0:
                 self._cores[reading.module.name] = reading.core
             yield replace(reading, core=None)
 
-    def _reduce(self, m: ModulePlan) -> tuple[compress.Reduced, Measured]:
+    def _of_plan(
+        self, plan: Plan, work: Callable[[Sequence[ModulePlan]], list[Measured]]
+    ) -> list[Measured]:
+        """Modules of similar rank share a batch: the others are padded to the largest."""
+        together = batches(
+            sorted(plan.modules, key=lambda m: m.rank),
+            lambda m: (*self._form(m.module), *compress.alike(m, self._core(m))),
+            lambda m: _elements(m.module),
+        )
+        found = {m.plan.module.name: m for m in self._map("reduce", work, together)}
+        return [found[m.module.name] for m in plan.modules]
+
+    def _reduce(
+        self, plans: Sequence[ModulePlan]
+    ) -> tuple[list[compress.Reduced], list[Measured]]:
         with self.clock.measure("read"):
-            up, down = (self._there(t) for t in self.source.factors(m.module))
+            stored = self._there(self.source.matrices([m.module for m in plans]))
         with self.clock.measure("compute"):
-            r = compress.reduce(m, up, down, self._cores.get(m.module.name))
-            error = compress.squared_error(r, up, down)
-        return r, Measured(m, error, r.squared_signal, r.squared_error, r.elements, r.too_noisy)
+            cores = [self._core(m) for m in plans]
+            reduced = compress.reduce_all(plans, stored, cores)
+            errors = compress.squared_errors(reduced, stored, compress.precision(cores))
+        pairs = zip(reduced, errors, strict=True)
+        return reduced, [
+            Measured(r.plan, e, r.squared_signal, r.squared_error, r.elements, r.too_noisy)
+            for r, e in pairs
+        ]
 
-    def _there(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device)
+    def _core(self, m: ModulePlan) -> spectrum.Core | None:
+        return self._cores.get(m.module.name)
 
-    def _map(self, stage: str, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    def _there(self, factors: Factors) -> Factors:
+        if self.device.type == "cpu":
+            return factors
+        return Factors(*(t.pin_memory().to(self.device, non_blocking=True) for t in factors))
+
+    def _map(
+        self, stage: str, work: Callable[[T], Iterable[R]], items: Iterable[T]
+    ) -> Iterator[R]:
+        """The results of all items, in their order; progress counts results."""
         with single_threaded_pool(self.threads) as pool:
-            for done, result in enumerate(pool.map(work, items), 1):
+            results = (result for part in pool.map(work, items) for result in part)
+            for done, result in enumerate(results, 1):
                 self._progress(stage, done)
                 yield result
+
+
+def _elements(module: Module) -> int:
+    return module.rank * (module.out_features + module.in_features)
+
+
+def _with_leading_columns(reading: Reading, p: Parameters) -> Reading:
+    """Without the singular vectors that no plan will ask for."""
+    if reading.core is None:
+        return reading
+    return replace(reading, core=spectrum.leading(reading.core, columns(reading, p)))
 
 
 def single_threaded_pool(threads: int) -> ThreadPoolExecutor:

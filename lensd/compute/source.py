@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from lensd.errors import Failed, Skipped
 from lensd.lora import compress, marks
+from lensd.lora.int8 import Factors
 from lensd.lora.layout import Layout, Module, TensorSpec, read_layout
 from lensd.store.faults import unreadable
 from lensd.store.header import Header, read_header
@@ -78,9 +80,21 @@ class Source:
 
     def tensor(self, key: str) -> Tensor:
         """One tensor as stored, on the CPU, in memory of its own."""
-        spec = self.specs[key]
-        data = read_into(self.fd, self.header, key)
-        return torch.frombuffer(data, dtype=compress.TORCH_DTYPE[spec.dtype]).reshape(spec.shape)
+        return self._stack([key])[0]
+
+    def _stack(self, keys: Sequence[str]) -> Tensor:
+        """Tensors of one dtype and shape, one after the other: [b, ...]."""
+        spec = self.specs[keys[0]]
+        result = torch.empty(len(keys), prod(spec.shape), dtype=compress.TORCH_DTYPE[spec.dtype])
+        for row, key in zip(result.view(torch.uint8).numpy(), keys, strict=True):
+            read_into(memoryview(row), self.fd, self.header, key)
+        return result.reshape(len(keys), *spec.shape)
+
+    def matrices(self, modules: Sequence[Module]) -> Factors:
+        """up [b, out, r] and down [b, r, in] of modules alike in shape and dtypes."""
+        up, down = self._stack([m.up for m in modules]), self._stack([m.down for m in modules])
+        wide = torch.promote_types(up.dtype, down.dtype)
+        return Factors(up.flatten(2).reshape(up.shape[:3]).to(wide), down.flatten(2).to(wide))
 
     def is_int8(self, module: Module) -> bool:
         return self.specs[module.up].dtype == self.specs[module.down].dtype == "I8"

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lensd.lora import fidelity
-from lensd.lora.compress import flatten
 from lensd.lora.layout import Module
 from lensd.lora.names import canonical
+from lensd.lora.reading import flatten
 
 
 class Pairing(NamedTuple):

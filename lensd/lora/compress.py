@@ -1,6 +1,6 @@
-"""reduce: one module's factors -> its output tensors, as its plan has it; and back.
+"""reduce: modules' factors -> their output tensors, as the plan has it; and back.
 
-Module by module, so that neither input nor output is ever whole in memory.
+A few modules at a time, so that neither input nor output is ever whole in memory.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from lensd.lora import fidelity, int8, spectrum
-from lensd.lora.layout import Module
-from lensd.lora.planning import WIDE_DTYPES, ModulePlan, Reading
+from lensd.lora.fidelity import ElementError, largest_elements
+from lensd.lora.int8 import Factors
+from lensd.lora.planning import WIDE_DTYPES, ModulePlan
+from lensd.lora.products import product
+from lensd.lora.reading import flatten
 from lensd.lora.spectrum import Core
 
 TORCH_DTYPE = {
@@ -30,7 +33,6 @@ TORCH_DTYPE = {
 }
 # Relative delta error of the quantization alone. Typical is 0.015; truncation at 99 % has 0.1.
 MAX_NOISE = 0.05
-FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Reduced:
     tensors: Mapping[str, Tensor]
     squared_signal: float  # ||delta_k||_F^2 of the truncation
     squared_error: float  # ||delta_k - encoded||_F^2
-    elements: fidelity.ElementError = field(default_factory=fidelity.ElementError)
+    elements: ElementError = field(default_factory=ElementError)
 
     @property
     def too_noisy(self) -> bool:
@@ -50,147 +52,198 @@ class Reduced:
         return self.plan.encoding == "I8" and loss > MAX_NOISE**2
 
 
-def read_module(module: Module, up: Tensor, down: Tensor, alpha: float | None) -> Reading | None:
-    """First pass over one module: up [out, r, ...], down [r, in, ...], as stored.
-
-    None if a weight, the alpha or the delta weight is NaN or infinite, in float32 at the latest.
-    """
-    up, down = flatten(up, down)
-    sizes = fidelity.largest_element(up), fidelity.largest_element(down)
-    alpha = alpha or float(module.rank)  # kohya: 0 means the rank
-    if not all(x <= FLOAT32_MAX for x in (*sizes, abs(alpha))):  # NaN compares as false
-        return None
-    core = spectrum.core(up, down)
-    values = core.values.cpu() * abs(alpha / module.rank)
-    if not float(values[0]) <= FLOAT32_MAX:
-        return None
-    exact = module.dtype in WIDE_DTYPES and _is_bfloat16(up) and _is_bfloat16(down)
-    return Reading(module, alpha, values, exact, max(sizes), core)
-
-
-def flatten(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """Convolution factors as matrices: up [out, r], down [r, in * kh * kw]."""
-    return up.reshape(up.shape[0], up.shape[1]), down.reshape(down.shape[0], -1)
-
-
-def _is_bfloat16(tensor: Tensor) -> bool:
-    return bool((tensor.bfloat16().to(tensor.dtype) == tensor).all())
-
-
 def reduce(m: ModulePlan, up: Tensor, down: Tensor, core: Core | None = None) -> Reduced:
     """One module's factors, as stored -> its output tensors, by key.
 
     `core` is what the first pass found; without it, or with too few of its vectors, it is computed
-    again, with the same result.
+    again.
     """
-    shapes = m.module.shapes_at(m.rank)
-    if m.same:
-        tensors = {m.module.up: up, m.module.down: down}
-        return _reduced(m, tensors, m.energy, 0.0)
     up, down = flatten(up, down)
-    if m.encoding == "I8":
-        # At the full rank the factors as they are may have the smaller elements.
-        originals = [_balanced(up.double() * m.scale, down)] if m.rank == m.module.rank else []
-        return _to_int8(m, *_truncate(m, up, down, core), shapes, originals)
-    left, right = _float_factors(m, up, down, core)
-    dtype = TORCH_DTYPE[m.encoding]
-    tensors = {m.module.up: left.to(dtype), m.module.down: right.to(dtype)}
-    error = fidelity.squared_rounding(left, right, *tensors.values()) * m.out_scale**2
-    tensors = {k: t.reshape(s) for (k, t), s in zip(tensors.items(), shapes, strict=True)}
-    return _reduced(m, tensors, m.energy * m.retained, error)
+    return reduce_all([m], Factors(up[None], down[None]), [core])[0]
+
+
+def alike(m: ModulePlan, core: Core | None) -> tuple[object, ...]:
+    """What modules that `reduce_all` takes together have in common, beside their factors."""
+    return m.same, m.encoding, m.rank == m.module.rank, precision([core])
+
+
+def reduce_all(
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> list[Reduced]:
+    """The same of b modules of one shape and dtype that are `alike`."""
+    if plans[0].same:
+        pairs = zip(plans, *stored, strict=True)
+        return [Reduced(m, _tensors(m, *pair, m.alpha), m.energy, 0.0) for m, *pair in pairs]
+    if plans[0].encoding == "I8":
+        return _to_int8(plans, stored, cores)
+    return _to_floats(plans, stored, cores)
+
+
+def _to_floats(
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> list[Reduced]:
+    exact = _float_factors(plans, stored, cores)
+    encoded = Factors(*(t.to(TORCH_DTYPE[plans[0].encoding]) for t in exact))
+    errors = fidelity.squared_roundings(*exact, *encoded).tolist()
+    return [
+        Reduced(
+            m,
+            _tensors(m, encoded.up[at, :, : m.rank], encoded.down[at, : m.rank], m.alpha),
+            m.energy * m.retained,
+            errors[at] * m.out_scale**2,
+        )
+        for at, m in enumerate(plans)
+    ]
 
 
 def _float_factors(
-    m: ModulePlan, up: Tensor, down: Tensor, core: Core | None
-) -> tuple[Tensor, Tensor]:
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> Factors:
     """Factors with delta = out_scale * up @ down, float64 or float32."""
-    ratio = m.scale / m.out_scale
+    m = plans[0]
     if m.rank != m.module.rank:
-        left, right = _truncate(m, up, down, core)
-        spread = abs(m.out_scale) ** -0.5
-        return left * math.copysign(spread, m.out_scale), right * spread
+        left, right = truncate_all(plans, stored, cores)
+        spread = [abs(m.out_scale) ** -0.5 for m in plans]
+        signed = [math.copysign(s, m.out_scale) for s, m in zip(spread, plans, strict=True)]
+        return Factors(left * _column(signed, left), right * _column(spread, right))
     # The rescale goes into `up`; `down` is only converted. Into float16 a power of two moves over
     # as well: small weights of a wider format would vanish below what it can hold.
     narrowed = m.module.dtype in WIDE_DTYPES and m.encoding == "F16"
-    balance = _balance(up, down) if narrowed else 1.0
-    return up.double() * (ratio * balance), down.double() / balance
+    balances = _balances(stored) if narrowed else [1.0] * len(plans)
+    ratios = [m.scale / m.out_scale * c for m, c in zip(plans, balances, strict=True)]
+    up, down = (t.double() for t in stored)
+    return Factors(up * _column(ratios, up), down / _column(balances, down))
 
 
-def _balance(up: Tensor, down: Tensor) -> float:
-    """The power of two c that brings the largest elements of c up and down / c together."""
-    high, low = fidelity.largest_element(down), fidelity.largest_element(up)
-    return 2.0 ** round(math.log2(high / low) / 2) if high > 0 and low > 0 else 1.0
+def _balances(factors: Factors) -> list[float]:
+    """The powers of two c that bring the largest elements of c up and down / c together."""
+    highs, lows = (largest_elements(t).tolist() for t in (factors.down, factors.up))
+    return [
+        2.0 ** round(math.log2(high / low) / 2) if high > 0 and low > 0 else 1.0
+        for high, low in zip(highs, lows, strict=True)
+    ]
 
 
-def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product with both factors well within float32."""
-    up, down = up.double(), down.double()
-    balance = _balance(up, down)
-    return up * balance, down / balance
+def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """One number for each matrix [b, ...] of `like`."""
+    return like.new_tensor(numbers)[:, None, None]
 
 
-def _truncate(
-    m: ModulePlan, up: Tensor, down: Tensor, core: Core | None = None
-) -> tuple[Tensor, Tensor]:
+def truncate_all(
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> Factors:
     """delta's best approximation of the planned rank, singular values split evenly.
 
     float32, exact far beyond 8 or 16 bits, unless the output is to have more or the numbers are
-    near the ends of its range; then float64.
+    near the ends of its range; then float64. Zero beyond a module's own rank.
     """
-    if core is None or core.left.shape[1] < m.rank:
-        core = spectrum.core(up, down)
-    left, right = spectrum.truncation(core, m.rank)
-    spread = abs(m.scale) ** 0.5
-    left, right = left * math.copysign(spread, m.scale), right * spread
-    if m.encoding not in WIDE_DTYPES and _is_tame(left) and _is_tame(right):
-        result = up.float() @ left.float(), right.float() @ down.float()
-        if all(map(_is_tame, result)):
+    halves = _halves(plans, stored, cores)
+    if plans[0].encoding not in WIDE_DTYPES and _are_tame(halves):
+        up, down = (t.float() for t in halves)
+        result = Factors(product(stored.up.float(), up), product(down, stored.down.float()))
+        if _are_tame(result):
             return result
-    return up.double() @ left, right @ down.double()
+    return Factors(
+        product(stored.up.double(), halves.up.double()),
+        product(halves.down.double(), stored.down.double()),
+    )
 
 
-def _is_tame(tensor: Tensor) -> bool:
-    """Whether float32 holds it with room for products."""
-    return 1e-15 < fidelity.largest_element(tensor) < 1e15
+def _halves(
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> Factors:
+    """A [b, r, k] and B [b, k, r] with delta_k = (up A)(B down), in the cores' precision."""
+    known = [
+        spectrum.core(*pair) if core is None or core.left.shape[1] < m.rank else core
+        for m, core, *pair in zip(plans, cores, *stored, strict=True)
+    ]
+    rank, size = stored.up.shape[-1], max(m.rank for m in plans)
+    up = stored.up.new_zeros(len(plans), rank, size, dtype=precision(known))
+    down = torch.zeros_like(up.mT)
+    for at, (m, core) in enumerate(zip(plans, known, strict=True)):
+        left, right = spectrum.truncation(core, m.rank)
+        spread = abs(m.scale) ** 0.5
+        up[at, :, : m.rank] = left * math.copysign(spread, m.scale)
+        down[at, : m.rank] = right * spread
+    return Factors(up, down)
+
+
+def precision(cores: Sequence[Core | None]) -> torch.dtype:
+    """float32 where all of them are."""
+    quick = all(core is not None and core.left.dtype == torch.float32 for core in cores)
+    return torch.float32 if quick else torch.float64
+
+
+def _are_tame(factors: Factors) -> bool:
+    """Whether float32 holds them with room for products."""
+    sizes = torch.stack([largest_elements(t) for t in factors])
+    return bool(((sizes == 0) | (1e-15 < sizes) & (sizes < 1e15)).all())
 
 
 def _to_int8(
-    m: ModulePlan,
-    up: Tensor,
-    down: Tensor,
-    shapes: tuple[tuple[int, ...], tuple[int, ...]],
-    others: Sequence[tuple[Tensor, Tensor]],
-) -> Reduced:
-    q = int8.quantize(up.float(), down.float(), *((f.float(), g.float()) for f, g in others))
-    alpha = torch.tensor(q.scale**2 * m.rank, dtype=torch.float32)
-    tensors = {m.module.up: q.up.reshape(shapes[0]), m.module.down: q.down.reshape(shapes[1])}
-    tensors[m.module.alpha_key] = alpha
-    decoded = q.decoded()
-    elements = fidelity.ElementError()
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> list[Reduced]:
+    others = []
+    if plans[0].rank == plans[0].module.rank:
+        # At the full rank the factors as they are may have the smaller elements.
+        others = [_balanced(plans, stored)]
+    factors = Factors(*(t.float() for t in truncate_all(plans, stored, cores)))
+    quantized = int8.quantize_all(factors, [m.rank for m in plans], *others)
+    return [_as_int8(m, q) for m, q in zip(plans, quantized, strict=True)]
+
+
+def _balanced(plans: Sequence[ModulePlan], stored: Factors) -> Factors:
+    """delta's factors as they are, float32, both well within its range."""
+    up = stored.up.double() * _column([m.scale for m in plans], stored.up.double())
+    factors = Factors(up, stored.down.double())
+    balance = _column(_balances(factors), up)
+    return Factors((factors.up * balance).float(), (factors.down / balance).float())
+
+
+def _as_int8(m: ModulePlan, q: int8.Quantized) -> Reduced:
     gain = abs(m.out_scale) ** -0.5  # the float factors of a file with this alpha
-    for exact, rounded in zip((q.exact_up, q.exact_down), decoded, strict=True):
-        elements.add(exact, rounded, gain)
-    return Reduced(m, tensors, m.energy * m.retained, q.squared_noise, elements)
+    tensors = _tensors(m, q.up, q.down, q.scale**2 * m.rank)
+    return Reduced(m, tensors, m.energy * m.retained, q.squared_noise, q.elements.scaled(gain))
 
 
-def _reduced(m: ModulePlan, tensors: dict[str, Tensor], signal: float, error: float) -> Reduced:
-    if m.alpha is not None:
-        tensors[m.module.alpha_key] = torch.tensor(m.alpha, dtype=torch.float32)
-    return Reduced(m, tensors, signal, error)
+def _tensors(m: ModulePlan, up: Tensor, down: Tensor, alpha: float | None) -> dict[str, Tensor]:
+    """By key: up [out, k] and down [k, in], already in the output's dtype, and alpha."""
+    up_shape, down_shape = m.module.shapes_at(m.rank)
+    tensors = {m.module.up: up.reshape(up_shape), m.module.down: down.reshape(down_shape)}
+    if alpha is not None:
+        tensors[m.module.alpha_key] = torch.tensor(alpha, dtype=torch.float32)
+    return tensors
 
 
-def decode(m: ModulePlan, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What a loader computes with: float64 up [out, k] and down [k, in] with delta = up @ down."""
-    up, down = flatten(tensors[m.module.up], tensors[m.module.down])
-    alpha = tensors.get(m.module.alpha_key)
-    scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-    return up.double() * scale, down.double()
+def squared_errors(
+    reduced: Sequence[Reduced], stored: Factors, dtype: torch.dtype
+) -> list[float]:
+    """||delta - what a loader sees||_F^2 of modules reduced together, against their factors.
+
+    A difference of norms: exact to some 1e-8 of ||delta|| in float64, 3e-4 in float32.
+    """
+    if reduced[0].plan.same:
+        return [0.0] * len(reduced)
+    up, down = (t.to(dtype) for t in stored)
+    seen = _seen(reduced, up, down)
+    shared = fidelity.inners(up, down, *seen).tolist()
+    own = fidelity.inners(*seen, *seen).tolist()
+    columns = zip((r.plan for r in reduced), shared, own, strict=True)
+    return [max(0.0, m.energy + after - 2 * m.scale * both) for m, both, after in columns]
 
 
-def squared_error(r: Reduced, up: Tensor, down: Tensor) -> float:
-    """||delta - what a loader sees||_F^2 of a module, against its factors as stored."""
-    if r.plan.same:
-        return 0.0
-    up, down = (t.double() for t in flatten(up, down))
-    seen = decode(r.plan, r.tensors)
-    return fidelity.squared_distance(up, down, *seen, scale=r.plan.scale, own=r.plan.energy)
+def _seen(reduced: Sequence[Reduced], up: Tensor, down: Tensor) -> Factors:
+    """What a loader computes with, delta = up @ down; zero beyond a module's own rank."""
+    size = max(r.plan.rank for r in reduced)
+    seen = Factors(
+        up.new_zeros(len(reduced), up.shape[1], size),
+        down.new_zeros(len(reduced), size, down.shape[2]),
+    )
+    for at, r in enumerate(reduced):
+        m = r.plan
+        alpha = r.tensors.get(m.module.alpha_key)
+        scale = 1.0 if alpha is None else float(alpha) / m.rank
+        seen.up[at, :, : m.rank] = r.tensors[m.module.up].reshape(-1, m.rank)
+        seen.up[at] *= scale
+        seen.down[at, : m.rank] = r.tensors[m.module.down].reshape(m.rank, -1)
+    return seen

@@ -8,10 +8,13 @@ what is no difference. The delta weight is never formed.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from lensd.lora.products import gram, product
 
 
 def squared_norm(up: Tensor, down: Tensor) -> float:
@@ -21,9 +24,17 @@ def squared_norm(up: Tensor, down: Tensor) -> float:
 
 def inner(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> float:
     """<up @ down, other_up @ other_down>: [m, r] [r, n] against [m, k] [k, n]."""
+    return float(inners(up, down, other_up, other_down))
+
+
+def inners(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> Tensor:
+    """The same of many modules [...] in leading dimensions of all factors; float64."""
     up, down, other_up, other_down = _of_one_dtype(up, down, other_up, other_down)
-    left, right = up.T @ other_up, down @ other_down.T  # [r, k]
-    return float((left.double() * right.double()).sum())
+    if up is other_up and down is other_down:
+        left, right = gram(up.mT), gram(down)
+    else:
+        left, right = product(up.mT, other_up), product(down, other_down.mT)  # [..., r, k]
+    return (left.double() * right.double()).sum((-2, -1))
 
 
 def _of_one_dtype(*factors: Tensor) -> tuple[Tensor, ...]:
@@ -32,45 +43,41 @@ def _of_one_dtype(*factors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(dtype) for t in factors)
 
 
-def squared_distance(
-    up: Tensor,
-    down: Tensor,
-    other_up: Tensor,
-    other_down: Tensor,
-    *,
-    scale: float = 1.0,
-    own: float | None = None,
-) -> float:
-    """||scale * up @ down - other_up @ other_down||_F^2, of factors of unequal rank.
+def squared_distance(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> float:
+    """||up @ down - other_up @ other_down||_F^2, of factors of unequal rank.
 
     Computed as a difference of norms: of float64 factors exact to some 1e-8 of ||up @ down||, and
-    no further. `own` is ||scale * up @ down||_F^2 where that is known.
+    no further.
     """
-    if own is None:
-        own = squared_norm(up, down) * scale**2
-    other = squared_norm(other_up, other_down)
-    return max(0.0, own + other - 2 * scale * inner(up, down, other_up, other_down))
+    own, other = squared_norm(up, down), squared_norm(other_up, other_down)
+    return max(0.0, own + other - 2 * inner(up, down, other_up, other_down))
 
 
 def squared_rounding(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down: Tensor) -> float:
-    """The same for equal shapes, where a difference of norms would drown what rounding does.
+    """The same for equal shapes, where a difference of norms would drown what rounding does."""
+    return float(squared_roundings(up, down, rounded_up, rounded_down))
 
-    up down - up' down' = (up - up') down + up' (down - down').
-    """
+
+def squared_roundings(
+    up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down: Tensor
+) -> Tensor:
+    """The same of many modules [...]: up down - up' down' = (up - up') down + up' (down - down')."""
     up, down, rounded_up, rounded_down = _of_one_dtype(up, down, rounded_up, rounded_down)
-    error_up, error_down = up - rounded_up, down - rounded_down
-    return max(
-        0.0,
-        squared_norm(error_up, down)
-        + squared_norm(rounded_up, error_down)
-        + 2 * inner(error_up, down, rounded_up, error_down),
-    )
+    left = torch.cat([up - rounded_up, rounded_up], dim=-1)
+    right = torch.cat([down, down - rounded_down], dim=-2)
+    return inners(left, right, left, right).clamp_min(0)
 
 
 def largest_element(tensor: Tensor) -> float:
     """max |tensor|; NaN if any element is."""
     low, high = tensor.aminmax()
     return max(-float(low), float(high))
+
+
+def largest_elements(matrices: Tensor) -> Tensor:
+    """max |matrix| of each [...]; NaN where any element is. float64."""
+    high, low = matrices.amax((-2, -1)), matrices.amin((-2, -1))
+    return torch.maximum(high, -low).double()
 
 
 @dataclass(slots=True)
@@ -82,13 +89,12 @@ class ElementError:
     squared: float = 0.0
     absolute: float = 0.0
 
-    def add(self, tensor: Tensor, decoded: Tensor, gain: float = 1.0) -> None:
-        """One tensor against what it decodes to, both times `gain`."""
-        error = tensor - decoded
-        self.count += tensor.numel()
-        self.signal += float(tensor.square().sum()) * gain**2
-        self.squared += float(error.square().sum()) * gain**2
-        self.absolute += float(error.abs().sum()) * gain
+    def scaled(self, gain: float) -> ElementError:
+        """Of the same tensors, all times `gain`."""
+        squared = gain**2
+        return ElementError(
+            self.count, self.signal * squared, self.squared * squared, self.absolute * gain
+        )
 
     def merge(self, other: ElementError) -> None:
         self.count += other.count
@@ -107,6 +113,18 @@ class ElementError:
     @property
     def snr_db(self) -> float | None:
         return decibels(self.signal, self.squared)
+
+
+def element_errors(
+    pairs: Iterable[tuple[Tensor, Tensor]], counts: Sequence[int]
+) -> list[ElementError]:
+    """Tensors [b, ...] against what they decode to; of b modules, which have `counts` elements."""
+    sums = torch.zeros(len(counts), 3, dtype=torch.float64)
+    for exact, decoded in pairs:
+        error = exact - decoded
+        parts = exact.square(), error.square(), error.abs_()
+        sums += torch.stack([p.flatten(1).sum(1).double() for p in parts], dim=1).cpu()
+    return [ElementError(n, *row) for n, row in zip(counts, sums.tolist(), strict=True)]
 
 
 def decibels(signal: float, noise: float) -> float | None:

@@ -14,6 +14,7 @@ byte more; c then makes one scale serve both factors.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,15 +22,16 @@ import torch
 from torch import Tensor
 
 from lensd.lora import fidelity
-from lensd.lora.fidelity import largest_element
+from lensd.lora.fidelity import ElementError, largest_element, largest_elements
+from lensd.lora.products import product
 
 LEVELS = 127
 # Loaders that multiply in float16 need up_i8 @ down_i8 within its range of 65504. At 45000 the
 # sum keeps 30 % of room, and a measured 1.4 dB less noise than a guard of 30000 leaves.
 GUARD = 45000.0
-ROTATIONS = 6
-CONTENDERS = 2  # candidates that are tried; more of them cost as much again for 0.05 dB
-BLOCK_ELEMENTS = 1 << 22  # of float32: 16 MB, the largest piece of a product that is ever formed
+ROTATIONS = 4
+ROUNDING = 1e-5  # of a norm in float32, generously
+BLOCK_ROWS, BLOCK_COLUMNS = 64, 4096  # of a product: as float32 they fit a core's own cache
 
 
 class Quantized(NamedTuple):
@@ -44,83 +46,138 @@ class Quantized(NamedTuple):
     exact_up: Tensor
     exact_down: Tensor
     squared_noise: float  # ||delta - scale^2 * up @ down||_F^2
+    elements: ElementError  # of exact_up and exact_down
 
     def decoded(self) -> tuple[Tensor, Tensor]:
         """Float factors, what a loader's product comes from."""
         return self.up.to(self.exact_up) * self.scale, self.down.to(self.exact_down) * self.scale
 
 
+class Factors(NamedTuple):
+    """up [b, m, k] and down [b, k, n] of b modules."""
+
+    up: Tensor
+    down: Tensor
+
+    def turned(self, rotation: Tensor) -> Factors:
+        """The same products; rotation [b, k, k]."""
+        return Factors(product(self.up, rotation), product(rotation.mT, self.down))
+
+    def steps(self) -> Tensor:
+        """scale^2 of each balanced pair: the square of the quantization step."""
+        return largest_elements(self.up) * largest_elements(self.down) / LEVELS**2
+
+    def balanced(self) -> Factors:
+        """Both with the same largest element; zeros as they are."""
+        balance = (largest_elements(self.down) / largest_elements(self.up)).sqrt()
+        balance = balance.nan_to_num(1.0, 1.0).masked_fill(balance == 0, 1.0).to(self.up)
+        return Factors(self.up * balance[:, None, None], self.down / balance[:, None, None])
+
+
 def quantize(up: Tensor, down: Tensor, *others: tuple[Tensor, Tensor]) -> Quantized:
     """Quantize delta = up @ down, up [m, k], down [k, n], float32 or float64, all finite.
 
-    Candidates are the rotations of these factors, and `others`: more factors of the same delta.
-    The error grows with the product of the largest elements, so that only the CONTENDERS with the
-    smallest are tried; the one of least measured error is taken, the first among equals.
+    `others`: more factors of the same delta.
     """
-    candidates = [_turn(up, down, r) for r in rotations(up.shape[1])] + list(others)
-    contenders = sorted(candidates, key=_step)[:CONTENDERS]
-    return min((_guarded(*c) for c in contenders), key=lambda q: q.squared_noise)
+    pairs = [Factors(f[None], g[None]) for f, g in others]
+    return quantize_all(Factors(up[None], down[None]), [up.shape[1]], *pairs)[0]
 
 
-def _guarded(up: Tensor, down: Tensor) -> Quantized:
-    """Balanced factors, rounded at the smallest scale that they and the guard allow.
+def quantize_all(factors: Factors, ranks: Sequence[int], *others: Factors) -> list[Quantized]:
+    """The same for b modules, whose columns of up and rows of down are zero from ranks[i] on.
 
-    A delta whose scale no float32 alpha could carry becomes zero.
+    Candidates are the rotations of these factors, and `others`. The error grows with the product
+    of the largest elements: the candidate with the smallest is taken, the first among equals.
     """
-    step = _step((up, down))
-    if step < torch.finfo(torch.float32).tiny:
-        return _encode(up, down, 0.0)
-    balance = _balance(up, down)
-    up, down = up * balance, down / balance
-    scale = math.sqrt(step)
-    while True:
-        rounded = _round(up, scale), _round(down, scale)
-        largest = largest_product(*rounded, GUARD)
-        if largest <= GUARD:
-            return _quantized(up, down, scale, rounded)
-        scale *= math.sqrt(largest / GUARD) * (1 + 1e-4)
+    chosen = _best_gauge(factors, ranks, others)
+    steps = chosen.steps()
+    # a delta whose scale no float32 alpha could carry becomes zero
+    steps = steps.masked_fill(steps < torch.finfo(torch.float32).tiny, 0.0)
+    chosen = chosen.balanced()
+    scales = steps.sqrt()
+    rounded = Factors(_round(chosen.up, scales), _round(chosen.down, scales))
+    for at, rank in enumerate(ranks):
+        scales[at] = _keep_guard(chosen, rounded, at, rank, float(scales[at]))
+    return _quantized(chosen, rounded, scales, ranks)
 
 
-def _encode(up: Tensor, down: Tensor, scale: float) -> Quantized:
-    return _quantized(up, down, scale, (_round(up, scale), _round(down, scale)))
+def _best_gauge(factors: Factors, ranks: Sequence[int], others: Sequence[Factors]) -> Factors:
+    candidates = [_rotations(ranks, number, factors.up) for number in range(1, ROTATIONS)]
+    steps = [factors.steps(), *(factors.turned(r).steps() for r in candidates)]
+    steps += [other.steps() for other in others]
+    columns = zip(*(s.tolist() for s in steps), strict=True)
+    best = [min(range(len(steps)), key=column.__getitem__) for column in columns]
+    rotation = torch.stack(
+        [candidates[b - 1][at] if 0 < b < ROTATIONS else candidates[0][at] for at, b in enumerate(best)]
+    )
+    chosen = factors.turned(rotation)
+    for at, b in enumerate(best):
+        source = factors if b == 0 else others[b - ROTATIONS] if b >= ROTATIONS else None
+        if source is not None:
+            chosen.up[at], chosen.down[at] = source.up[at], source.down[at]
+    return chosen
 
 
-def _quantized(up: Tensor, down: Tensor, scale: float, rounded: tuple[Tensor, Tensor]) -> Quantized:
+def _keep_guard(exact: Factors, rounded: Factors, at: int, rank: int, scale: float) -> float:
+    """Round one module again at a larger scale until no product passes the guard."""
+    up, down = rounded.up[at, :, :rank], rounded.down[at, :rank]
+    while (largest := largest_product(up, down, GUARD)) > GUARD:
+        scale *= math.sqrt(largest / GUARD) * (1 + 1e-3)
+        scales = torch.tensor([scale], dtype=torch.float64)
+        up.copy_(_round(exact.up[at : at + 1, :, :rank], scales)[0])
+        down.copy_(_round(exact.down[at : at + 1, :rank], scales)[0])
+    return scale
+
+
+def _quantized(
+    exact: Factors, rounded: Factors, scales: Tensor, ranks: Sequence[int]
+) -> list[Quantized]:
     """`rounded` are whole numbers still in the factors' float dtype."""
-    noise = fidelity.squared_rounding(up, down, *(t * scale for t in rounded))
+    scale = scales.to(exact.up)[:, None, None]
+    decoded = Factors(rounded.up * scale, rounded.down * scale)
+    noises = fidelity.squared_roundings(*exact, *decoded).tolist()
+    width = exact.up.shape[1] + exact.down.shape[2]
+    elements = fidelity.element_errors(
+        zip(exact, decoded, strict=True), [k * width for k in ranks]
+    )
     int_up, int_down = (t.to(torch.int8) for t in rounded)
-    return Quantized(int_up, int_down, scale, up, down, noise)
+    return [
+        Quantized(
+            int_up[at, :, :k],
+            int_down[at, :k],
+            float(scales[at]),
+            exact.up[at, :, :k],
+            exact.down[at, :k],
+            noises[at],
+            elements[at],
+        )
+        for at, k in enumerate(ranks)
+    ]
 
 
 def plain(up: Tensor, down: Tensor) -> Quantized:
     """The textbook way: scale = max|tensor| / 127 for each factor as it is. For comparison."""
-    step = _step((up, down))
-    if step < torch.finfo(torch.float32).tiny:
-        return _encode(up, down, 0.0)
-    balance = _balance(up, down)
-    return _encode(up * balance, down / balance, math.sqrt(step))
+    factors = Factors(up[None], down[None])
+    scales = factors.steps().sqrt()
+    exact = factors.balanced()
+    rounded = Factors(_round(exact.up, scales), _round(exact.down, scales))
+    return _quantized(exact, rounded, scales, [up.shape[1]])[0]
 
 
-def _turn(up: Tensor, down: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
-    rotation = rotation.to(up)
-    return up @ rotation, rotation.T @ down
+def _round(matrices: Tensor, scales: Tensor) -> Tensor:
+    """To whole steps of scales [b]; of a scale of zero there are none."""
+    scale = scales.to(matrices)
+    scale = scale.masked_fill(scale == 0, math.inf)[:, None, None]
+    return (matrices / scale).round_().clamp_(-LEVELS, LEVELS)
 
 
-def _step(factors: tuple[Tensor, Tensor]) -> float:
-    """scale^2 of the balanced pair: the square of the quantization step."""
-    up, down = factors
-    return largest_element(up) * largest_element(down) / LEVELS**2
-
-
-def _balance(up: Tensor, down: Tensor) -> float:
-    """c such that c up and down / c have the same largest element."""
-    return math.sqrt(largest_element(down) / largest_element(up))
-
-
-def _round(factor: Tensor, scale: float) -> Tensor:
-    if scale == 0:
-        return torch.zeros_like(factor)
-    return (factor / scale).round_().clamp_(-LEVELS, LEVELS)
+def _rotations(ranks: Sequence[int], number: int, like: Tensor) -> Tensor:
+    """Rotation `number` of each rank, [b, k, k] for the largest rank k, zero beyond its own."""
+    size = like.shape[-1]
+    result = like.new_zeros(len(ranks), size, size)
+    for at, rank in enumerate(ranks):
+        result[at, :rank, :rank] = rotations(rank)[number]
+    return result
 
 
 @lru_cache(maxsize=256)
@@ -130,8 +187,6 @@ def rotations(rank: int) -> tuple[Tensor, ...]:
     The cosine transform (DCT-II) exists for every k and has no element above sqrt(2 / k); the
     signs, from multiples of the golden ratio, only make the candidates differ.
     """
-    if rank == 1:
-        return (torch.ones(1, 1, dtype=torch.float64),)
     index = torch.arange(rank, dtype=torch.float64)
     cosine = torch.cos(math.pi / rank * index[:, None] * (index[None, :] + 0.5))
     cosine *= math.sqrt(2 / rank)
@@ -144,15 +199,28 @@ def rotations(rank: int) -> tuple[Tensor, ...]:
 def largest_product(up: Tensor, down: Tensor, enough: float) -> float:
     """max |up @ down|, or a proven upper bound of it once that is at most `enough`.
 
-    No element exceeds its row's norm times its column's (Cauchy and Schwarz), so that only the
-    rows and columns that can pass `enough` are multiplied, in blocks.
+    No element exceeds its row's norm times its column's (Cauchy and Schwarz). Longest rows and
+    columns come first, so that few blocks are formed before no other can hold a larger element.
     """
-    rows, columns = up.norm(dim=1), down.norm(dim=0)
-    bound = float(rows.max()) * float(columns.max())
-    if bound <= enough:
-        return bound
-    up = up[rows * columns.max() > enough]
-    down = down[:, columns * rows.max() > enough]
-    height = max(1, BLOCK_ELEMENTS // down.shape[1])
-    largest = max(largest_element(block @ down) for block in up.split(height))
-    return max(enough * (1 - 1e-9), largest)
+    rows, columns = up.square().sum(1).sqrt(), down.square().sum(0).sqrt()
+    largest = enough * (1 - ROUNDING)
+    longest_row, longest_column = float(rows.max()), float(columns.max())
+    if longest_row * longest_column <= largest:
+        return largest
+    order, rows = _longest(rows, largest / longest_column)
+    across, columns = _longest(columns, largest / longest_row)
+    up, down, ascending = up[order], down[:, across], columns.flip(0)
+    for longest, block in zip(rows[::BLOCK_ROWS].tolist(), up.split(BLOCK_ROWS), strict=False):
+        reach = len(columns) - int(torch.searchsorted(ascending, largest / longest))
+        if reach == 0:
+            break
+        for part in down[:, :reach].split(BLOCK_COLUMNS, dim=1):
+            largest = max(largest, largest_element(product(block, part)))
+    return largest
+
+
+def _longest(lengths: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """Which of them are above `least`, and these lengths, descending."""
+    index = (lengths > least).nonzero().flatten()
+    found, order = lengths[index].sort(descending=True)
+    return index[order], found

@@ -120,12 +120,16 @@ def plan(
     )
 
 
+def own_energy(p: Parameters) -> float | None:
+    """The energy that each module has to keep, where nothing else is asked of its spectrum."""
+    of_file = p.allocation == "file" or p.constant_rank or p.target_size is not None
+    return None if p.mode == "int8" or of_file else p.energy
+
+
 def columns(reading: Reading, p: Parameters) -> int:
     """How many singular vectors `reduce` will want of a module; more only where a file decides."""
-    of_file = p.allocation == "file" or p.constant_rank or p.target_size is not None
-    if p.mode == "int8" or of_file:
-        return reading.module.rank
-    return rank.smallest_rank(reading.values, p.energy)
+    energy = own_energy(p)
+    return reading.module.rank if energy is None else rank.smallest_rank(reading.values, energy)
 
 
 def _held(layout: Layout, targets: Sequence[str]) -> set[str]:

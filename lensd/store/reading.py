@@ -14,15 +14,25 @@ CHUNK_BYTES = 2**20
 def read_up_to(fd: int, count: int, offset: int) -> bytearray:
     """`count` bytes from `offset`, fewer where the file ends. Raises Failed(`io_error`)."""
     buffer = bytearray(count)
+    with memoryview(buffer) as view:
+        filled = fill(view, fd, offset)
+    del buffer[filled:]
+    return buffer
+
+
+def fill(view: memoryview, fd: int, offset: int) -> int:
+    """Read from `offset` until `view` is full or the file ends; how many bytes that were.
+
+    Raises Failed(`io_error`).
+    """
     filled = 0
-    with memoryview(buffer) as view, disk_faults(path_of(fd)):
-        while filled < count:
+    with disk_faults(path_of(fd)):
+        while filled < len(view):
             got = os.preadv(fd, [view[filled:]], offset + filled)
             if got == 0:
                 break
             filled += got
-    del buffer[filled:]
-    return buffer
+    return filled
 
 
 def chunks(fd: int, stop: Callable[[], bool] | None = None) -> Iterator[memoryview]:

@@ -11,25 +11,24 @@ from lensd.errors import Skipped
 from lensd.store.faults import disk_faults, path_of
 from lensd.store.files import fsync_folder
 from lensd.store.header import Header
-from lensd.store.reading import read_up_to, sha256_of
+from lensd.store.reading import fill, sha256_of
 
 __all__ = ["StagedWriter", "read_into", "sha256_of"]
 
 _WRITE_BYTES = 8 * 2**20
 
 
-def read_into(fd: int, header: Header, name: str) -> bytearray:
-    """The bytes of tensor `name`. Skipped(`truncated`) when the file has become shorter."""
-    tensor = header.tensors[name]
-    count = tensor.end - tensor.start
-    data = read_up_to(fd, count, header.data_start + tensor.start)
-    if len(data) < count:
+def read_into(view: memoryview, fd: int, header: Header, name: str) -> None:
+    """Fill `view`, of bytes, with tensor `name`, which has as many.
+
+    Raises Failed(`io_error`), Skipped(`truncated`) when the file has become shorter.
+    """
+    if fill(view, fd, header.data_start + header.tensors[name].start) < len(view):
         raise Skipped(
             "truncated",
             f"the file became shorter while tensor {name!r} was read: lensd takes it again "
             "when it is whole",
         )
-    return data
 
 
 class StagedWriter:

@@ -41,7 +41,7 @@ class _Process:
     """A running worker process and the lines it says."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -12,6 +12,7 @@ from torch import Tensor
 from lensd.lora import compress, planning
 from lensd.lora.layout import Layout, TensorSpec, read_layout
 from lensd.lora.planning import Parameters, Plan, Reading
+from lensd.lora.reading import read_module
 
 DTYPES = {
     "F16": torch.float16,
@@ -164,7 +165,7 @@ def read(tensors: Mapping[str, Tensor]) -> tuple[Layout, list[Reading]]:
     readings = []
     for m in layout.modules:
         alpha = float(tensors[m.alpha]) if m.alpha else None
-        reading = compress.read_module(m, *pair_of(tensors, m.up, m.down), alpha)
+        reading = read_module(m, *pair_of(tensors, m.up, m.down), alpha)
         assert reading is not None
         readings.append(reading)
     return layout, readings

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lensd.lora import compress
 from lensd.lora.planning import Parameters
+from lensd.lora.reading import read_module
 from tests.lora import making
 from tests.lora.making import Made
 
@@ -206,7 +207,7 @@ def test_a_module_with_no_finite_meaning_is_not_read(bad: float, where: str) -> 
     if where != "alpha":
         getattr(one, where)[1, 1] = bad
     alpha = bad if where == "alpha" else 1.0
-    assert compress.read_module(layout.modules[0], one.up, one.down, alpha) is None
+    assert read_module(layout.modules[0], one.up, one.down, alpha) is None
 
 
 def test_one_rank_for_all_modules_where_asked() -> None:

@@ -74,9 +74,8 @@ def test_element_errors_are_the_textbook_sums_over_all_tensors(sizes: list[int],
     decoded = [np.round(x * 20) / 20 for x in exact]
     total = ElementError()
     for x, y in zip(exact, decoded, strict=True):
-        part = ElementError()
-        part.add(torch.from_numpy(x), torch.from_numpy(y))
-        total.merge(part)
+        pair = torch.from_numpy(x)[None], torch.from_numpy(y)[None]
+        total.merge(*fidelity.element_errors([pair], [x.size]))
     everything, rounded = np.concatenate(exact), np.concatenate(decoded)
     noise = everything - rounded
     assert total.count == everything.size
@@ -90,8 +89,7 @@ def test_nothing_quantized_has_no_figures() -> None:
     """None, not NaN and not infinity: the log is JSON."""
     nothing = ElementError()
     assert (nothing.mse, nothing.mae, nothing.snr_db) == (None, None, None)
-    exact = ElementError()
-    exact.add(torch.ones(3), torch.ones(3))
+    (exact,) = fidelity.element_errors([(torch.ones(1, 3), torch.ones(1, 3))], [3])
     assert (exact.mse, exact.mae, exact.snr_db) == (0.0, 0.0, None)
     assert fidelity.decibels(0.0, 1.0) is None
     assert fidelity.decibels(1000.0, 1.0) == pytest.approx(30.0)

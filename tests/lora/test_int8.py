@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lensd.lora import compress, fidelity, int8
-from lensd.lora.int8 import Quantized
+from lensd.lora.int8 import Factors, Quantized
 from lensd.lora.planning import Parameters
+from lensd.lora.reading import flatten
 from tests.lora import making
 from tests.support.architectures import sd15
 from tests.support.realistic import write_lora
@@ -107,7 +108,8 @@ def test_the_largest_product_is_found_or_bounded(
 def test_the_largest_product_is_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few rows see the same maximum as one product."""
     up, down = making.factors("random", 64, 50, 8, 0)
-    monkeypatch.setattr(int8, "BLOCK_ELEMENTS", 120)
+    monkeypatch.setattr(int8, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(int8, "BLOCK_COLUMNS", 7)
     assert int8.largest_product(up, down, 0.0) == pytest.approx(float((up @ down).abs().max()))
 
 
@@ -162,8 +164,9 @@ def test_the_gauge_gains_2_db_over_the_plain_way_at_the_same_bytes(tmp_path: Pat
     tensors = load_file(path)
     gains = []
     for m in making.plan_of(tensors, Parameters()).modules:
-        up, down = making.pair_of(tensors, m.module.up, m.module.down)
-        factors = compress._truncate(m, *compress.flatten(up, down))
+        up, down = flatten(*making.pair_of(tensors, m.module.up, m.module.down))
+        (left,), (right,) = compress.truncate_all([m], Factors(up[None], down[None]), [None])
+        factors = left, right
         ours, plain = int8.quantize(*factors), int8.plain(*factors)
         assert ours.up.shape == plain.up.shape
         assert ours.down.shape == plain.down.shape

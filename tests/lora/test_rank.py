@@ -14,6 +14,7 @@ from torch import Tensor
 from lensd.lora import compress, rank
 from lensd.lora.layout import read_layout
 from lensd.lora.rank import Demand
+from lensd.lora.reading import read_module
 from tests.lora import making
 from tests.lora.making import Made
 
@@ -32,7 +33,7 @@ def test_ranks_are_those_of_float64_svd(made: Made) -> None:
     tensors = making.kohya("lora_unet_x", made)
     module = read_layout(making.specs_of(tensors)).modules[0]
     alpha = float(tensors[module.alpha]) if module.alpha else None
-    reading = compress.read_module(module, made.up, made.down, alpha)
+    reading = read_module(module, made.up, made.down, alpha)
     assert reading is not None
     squares = making.spectrum(making.product(made.up, made.down)).square()
     if not squares.any():

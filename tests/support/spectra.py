@@ -27,11 +27,11 @@ NOISE = 0.002
 def spectrum(profile: str, rank: int, effective: float) -> Floats:
     """`rank` falling values of unit norm, of which the first `effective` hold 99 % of the energy.
 
-    Where the profile cannot reach that (an effective rank near the rank itself), the flattest or
+    Of a fraction, as trained files have it, the next value counts in part. Where the profile cannot reach that (an effective rank near the rank itself), the flattest or
     steepest spectrum that it has is returned.
     """
     k = np.arange(rank, dtype=np.float64)
-    kept = int(np.clip(round(effective), 1, rank))
+    counted = np.clip(np.clip(effective, 1, rank) - k, 0, 1)
 
     def energies(t: float) -> Floats:
         fall = PROFILES[profile](k, t)
@@ -40,7 +40,7 @@ def spectrum(profile: str, rank: int, effective: float) -> Floats:
     flat, steep = 0.0, 64.0
     for _ in range(60):
         middle = (flat + steep) / 2.0
-        if energies(middle)[:kept].sum() < 0.99:
+        if energies(middle) @ counted < 0.99:
             flat = middle
         else:
             steep = middle
