@@ -17,7 +17,7 @@ import torch
 
 from bench.sizes import machine
 from lensd.compute.source import Source
-from lensd.lora import compress, fidelity, int8, rank, spectrum
+from lensd.lora import fidelity, int8, rank, spectrum
 from lensd.lora.int8 import Quantized
 from lensd.lora.reading import flatten
 from tests.support.realistic import write_lora

@@ -55,6 +55,7 @@ def expand(path: str, temporary: str, inode: Sequence[int]) -> dict[str, Any]:
                     output.write(key, as_bytes(tensor))
             for key in source.layout.untouched:
                 output.copy(key, source.fd, source.header)
+            output.sync()
             digest = output.digest()
             return {
                 "bytes_in": source.identity.size,

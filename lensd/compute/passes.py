@@ -25,10 +25,12 @@ from lensd.errors import Failed
 from lensd.lora import compress, fidelity, spectrum
 from lensd.lora.batches import batches
 from lensd.lora.int8 import Factors
-from lensd.lora.layout import Module
+from lensd.lora.layout import Module, TensorSpec
 from lensd.lora.planning import ModulePlan, Parameters, Plan, Reading, columns, own_energy
 from lensd.lora.reading import read_modules
+from lensd.store.header import tensor_bytes
 from lensd.store.output import Output
+from lensd.worker import memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,7 +38,9 @@ R = TypeVar("R")
 # Beyond what rounding explains, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4
 # What the first pass keeps for the second, in memory; of modules beyond that it is computed again.
-KEPT_BYTES = 64 * 2**20
+KEPT_BYTES = 32 * 2**20
+# What of the output is mapped at a time to read it back: mapped pages count as the worker's memory.
+MAPPED_BYTES = 32 * 2**20
 
 
 @dataclass(slots=True)
@@ -133,25 +137,19 @@ class Engine:
         Raises Failed(`verify_failed`) where a tensor is not, byte for byte, what was written.
         """
         began = time.monotonic()
+        done = 0
         try:
-            with safe_open(output.reading_path, framework="pt") as judge:
-                names = judge.keys()
-                _check_shapes(plan, {name: judge.get_slice(name) for name in names})
-
-                def work(key: str) -> tuple[bool]:
-                    return (output.is_as_written(key, as_bytes(judge.get_tensor(key))),)
-
-                same = list(self._map("verify", work, names))
+            for names in _by_size(plan.tensors, MAPPED_BYTES):
+                with safe_open(output.reading_path, framework="pt") as judge:
+                    if not done:
+                        _check_shapes(plan, {n: judge.get_slice(n) for n in judge.keys()})  # noqa: SIM118
+                    for name in names:
+                        _check_bytes(output, name, judge.get_tensor(name))
+                        done += 1
+                        self._progress("verify", done)
         except SafetensorError as error:
             raise Failed("verify_failed", f"the output cannot be read back: {error}") from None
         self.clock.spent["verify"] = time.monotonic() - began
-        if not all(same):
-            bad = names[same.index(False)]
-            raise Failed(
-                "verify_failed",
-                f"tensor {bad} read back from the disk is not what was written to it; nothing was "
-                "replaced: check that disk",
-            )
 
     def seconds(self) -> dict[str, float]:
         """read, compute, write and verify: shares of the wall clock, in seconds."""
@@ -189,14 +187,12 @@ class Engine:
         together = batches(
             sorted(plan.modules, key=lambda m: m.rank),
             lambda m: (*self._form(m.module), *compress.alike(m, self._core(m))),
-            lambda m: _elements(m.module),
+            _elements_at_work,
         )
         found = {m.plan.module.name: m for m in self._map("reduce", work, together)}
         return [found[m.module.name] for m in plan.modules]
 
-    def _reduce(
-        self, plans: Sequence[ModulePlan]
-    ) -> tuple[list[compress.Reduced], list[Measured]]:
+    def _reduce(self, plans: Sequence[ModulePlan]) -> tuple[list[compress.Reduced], list[Measured]]:
         with self.clock.measure("read"):
             stored = self._there(self.source.matrices([m.module for m in plans]))
         with self.clock.measure("compute"):
@@ -217,19 +213,23 @@ class Engine:
             return factors
         return Factors(*(t.pin_memory().to(self.device, non_blocking=True) for t in factors))
 
-    def _map(
-        self, stage: str, work: Callable[[T], Iterable[R]], items: Iterable[T]
-    ) -> Iterator[R]:
+    def _map(self, stage: str, work: Callable[[T], Iterable[R]], items: Iterable[T]) -> Iterator[R]:
         """The results of all items, in their order; progress counts results."""
         with single_threaded_pool(self.threads) as pool:
             results = (result for part in pool.map(work, items) for result in part)
             for done, result in enumerate(results, 1):
                 self._progress(stage, done)
                 yield result
+        memory.give_back()  # the next pass cuts it in other pieces
 
 
 def _elements(module: Module) -> int:
     return module.rank * (module.out_features + module.in_features)
+
+
+def _elements_at_work(m: ModulePlan) -> int:
+    """Of factors before and after, and what lies between them."""
+    return _elements(m.module) // m.module.rank * max(m.module.rank, 3 * m.rank)
 
 
 def _with_leading_columns(reading: Reading, p: Parameters) -> Reading:
@@ -252,10 +252,32 @@ def available_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)))
 
 
-def as_bytes(tensor: Tensor) -> bytearray:
+def as_bytes(tensor: Tensor) -> memoryview:
     """The little-endian bytes of a tensor, as safetensors stores them."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return bytearray(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
+
+
+def _by_size(tensors: Iterable[tuple[str, TensorSpec]], most: int) -> Iterator[list[str]]:
+    """Names of tensors that follow each other, with at most so many bytes together."""
+    names: list[str] = []
+    size = 0
+    for name, spec in tensors:
+        size += tensor_bytes(spec.dtype, spec.shape)
+        if names and size > most:
+            yield names
+            names, size = [], tensor_bytes(spec.dtype, spec.shape)
+        names.append(name)
+    yield names
+
+
+def _check_bytes(output: Output, name: str, found: Tensor) -> None:
+    if not output.is_as_written(name, as_bytes(found)):
+        raise Failed(
+            "verify_failed",
+            f"tensor {name} read back from the disk is not what was written to it; nothing was "
+            "replaced: check that disk",
+        )
 
 
 def _check_shapes(plan: Plan, found: dict[str, Any]) -> None:

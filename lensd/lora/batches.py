@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 # Of both factors together. As float64 16 MB; a single larger module is a batch of its own.
-ELEMENTS = 2**20
+ELEMENTS = 2**21
 
 
 def batches(

@@ -16,7 +16,7 @@ from lensd.lora import fidelity, int8, spectrum
 from lensd.lora.fidelity import ElementError, largest_elements
 from lensd.lora.int8 import Factors
 from lensd.lora.planning import WIDE_DTYPES, ModulePlan
-from lensd.lora.products import product
+from lensd.lora.products import gram, product
 from lensd.lora.reading import flatten
 from lensd.lora.spectrum import Core
 
@@ -46,6 +46,23 @@ class Reduced:
     elements: ElementError = field(default_factory=ElementError)
 
     @property
+    def up(self) -> Tensor:
+        """[k, out], as a loader reads it."""
+        up = self.tensors[self.plan.module.up]
+        return up.reshape(len(up), -1).T
+
+    @property
+    def down(self) -> Tensor:
+        """[k, in * kernel]."""
+        return self.tensors[self.plan.module.down].flatten(1)
+
+    @property
+    def scale(self) -> float:
+        """What a loader multiplies their product by."""
+        alpha = self.tensors.get(self.plan.module.alpha_key)
+        return 1.0 if alpha is None else float(alpha) / self.plan.rank
+
+    @property
     def too_noisy(self) -> bool:
         """Whether int8 costs this module too much, as the guard can do: it is better a float."""
         loss = self.squared_error / self.squared_signal if self.squared_signal else 0.0
@@ -73,7 +90,7 @@ def reduce_all(
     """The same of b modules of one shape and dtype that are `alike`."""
     if plans[0].same:
         pairs = zip(plans, *stored, strict=True)
-        return [Reduced(m, _tensors(m, *pair, m.alpha), m.energy, 0.0) for m, *pair in pairs]
+        return [Reduced(m, _tensors(m, u, d, m.alpha), m.energy, 0.0) for m, u, d in pairs]
     if plans[0].encoding == "I8":
         return _to_int8(plans, stored, cores)
     return _to_floats(plans, stored, cores)
@@ -84,7 +101,8 @@ def _to_floats(
 ) -> list[Reduced]:
     exact = _float_factors(plans, stored, cores)
     encoded = Factors(*(t.to(TORCH_DTYPE[plans[0].encoding]) for t in exact))
-    errors = fidelity.squared_roundings(*exact, *encoded).tolist()
+    decoded = Factors(*(t.to(e) for t, e in zip(encoded, exact, strict=True)))
+    errors = fidelity.squared_roundings(*exact, *decoded).tolist()
     return [
         Reduced(
             m,
@@ -149,9 +167,7 @@ def truncate_all(
     )
 
 
-def _halves(
-    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
-) -> Factors:
+def _halves(plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]) -> Factors:
     """A [b, r, k] and B [b, k, r] with delta_k = (up A)(B down), in the cores' precision."""
     known = [
         spectrum.core(*pair) if core is None or core.left.shape[1] < m.rank else core
@@ -177,27 +193,34 @@ def precision(cores: Sequence[Core | None]) -> torch.dtype:
 def _are_tame(factors: Factors) -> bool:
     """Whether float32 holds them with room for products."""
     sizes = torch.stack([largest_elements(t) for t in factors])
-    return bool(((sizes == 0) | (1e-15 < sizes) & (sizes < 1e15)).all())
+    return bool(((sizes == 0) | (sizes > 1e-15) & (sizes < 1e15)).all())
 
 
 def _to_int8(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> list[Reduced]:
-    others = []
-    if plans[0].rank == plans[0].module.rank:
-        # At the full rank the factors as they are may have the smaller elements.
-        others = [_balanced(plans, stored)]
-    factors = Factors(*(t.float() for t in truncate_all(plans, stored, cores)))
-    quantized = int8.quantize_all(factors, [m.rank for m in plans], *others)
+    quantized = int8.quantize_all(_in_best_gauge(plans, stored, cores), [m.rank for m in plans])
     return [_as_int8(m, q) for m, q in zip(plans, quantized, strict=True)]
+
+
+def _in_best_gauge(
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> Factors:
+    """float32 factors of delta_k."""
+    factors = Factors(*(t.float() for t in truncate_all(plans, stored, cores)))
+    ranks = [m.rank for m in plans]
+    if plans[0].rank != plans[0].module.rank:
+        return int8.best_gauge(factors, ranks)
+    # At the full rank the factors as they are may have the smaller elements.
+    return int8.best_gauge(factors, ranks, _balanced(plans, stored))
 
 
 def _balanced(plans: Sequence[ModulePlan], stored: Factors) -> Factors:
     """delta's factors as they are, float32, both well within its range."""
-    up = stored.up.double() * _column([m.scale for m in plans], stored.up.double())
-    factors = Factors(up, stored.down.double())
-    balance = _column(_balances(factors), up)
-    return Factors((factors.up * balance).float(), (factors.down / balance).float())
+    factors = Factors(*(t.to(torch.float64, copy=True) for t in stored))
+    factors.up.mul_(_column([m.scale for m in plans], factors.up))
+    balance = _column(_balances(factors), factors.up)
+    return Factors(factors.up.mul_(balance).float(), factors.down.div_(balance).float())
 
 
 def _as_int8(m: ModulePlan, q: int8.Quantized) -> Reduced:
@@ -215,35 +238,32 @@ def _tensors(m: ModulePlan, up: Tensor, down: Tensor, alpha: float | None) -> di
     return tensors
 
 
-def squared_errors(
-    reduced: Sequence[Reduced], stored: Factors, dtype: torch.dtype
-) -> list[float]:
+def squared_errors(reduced: Sequence[Reduced], stored: Factors, dtype: torch.dtype) -> list[float]:
     """||delta - what a loader sees||_F^2 of modules reduced together, against their factors.
 
     A difference of norms: exact to some 1e-8 of ||delta|| in float64, 3e-4 in float32.
     """
     if reduced[0].plan.same:
         return [0.0] * len(reduced)
-    up, down = (t.to(dtype) for t in stored)
-    seen = _seen(reduced, up, down)
-    shared = fidelity.inners(up, down, *seen).tolist()
-    own = fidelity.inners(*seen, *seen).tolist()
-    columns = zip((r.plan for r in reduced), shared, own, strict=True)
-    return [max(0.0, m.energy + after - 2 * m.scale * both) for m, both, after in columns]
-
-
-def _seen(reduced: Sequence[Reduced], up: Tensor, down: Tensor) -> Factors:
-    """What a loader computes with, delta = up @ down; zero beyond a module's own rank."""
-    size = max(r.plan.rank for r in reduced)
-    seen = Factors(
-        up.new_zeros(len(reduced), up.shape[1], size),
-        down.new_zeros(len(reduced), size, down.shape[2]),
+    # one side after the other: at full rank both together are 100 MB of float64
+    crossed, squared = zip(
+        _crossed_and_squared(stored.up.mT, [r.up for r in reduced], dtype),
+        _crossed_and_squared(stored.down, [r.down for r in reduced], dtype),
+        strict=True,
     )
-    for at, r in enumerate(reduced):
-        m = r.plan
-        alpha = r.tensors.get(m.module.alpha_key)
-        scale = 1.0 if alpha is None else float(alpha) / m.rank
-        seen.up[at, :, : m.rank] = r.tensors[m.module.up].reshape(-1, m.rank)
-        seen.up[at] *= scale
-        seen.down[at, : m.rank] = r.tensors[m.module.down].reshape(m.rank, -1)
-    return seen
+    shared = (crossed[0] * crossed[1]).sum((-2, -1)).tolist()
+    after = (squared[0] * squared[1]).sum((-2, -1)).tolist()
+    return [
+        max(0.0, m.energy + r.scale**2 * own - 2 * m.scale * r.scale * both)
+        for r, m, both, own in zip(reduced, (r.plan for r in reduced), shared, after, strict=True)
+    ]
+
+
+def _crossed_and_squared(
+    stored: Tensor, encoded: Sequence[Tensor], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """X Y^T [b, r, k] and Y Y^T [b, k, k] of X [b, r, n] and each Y [ki, n]; float64."""
+    seen = stored.new_zeros(len(encoded), max(map(len, encoded)), stored.shape[-1], dtype=dtype)
+    for at, factor in enumerate(encoded):
+        seen[at, : len(factor)] = factor
+    return product(stored.to(dtype), seen.mT).double(), gram(seen).double()

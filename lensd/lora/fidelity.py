@@ -58,10 +58,11 @@ def squared_rounding(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down:
     return float(squared_roundings(up, down, rounded_up, rounded_down))
 
 
-def squared_roundings(
-    up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down: Tensor
-) -> Tensor:
-    """The same of many modules [...]: up down - up' down' = (up - up') down + up' (down - down')."""
+def squared_roundings(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down: Tensor) -> Tensor:
+    """The same of many modules [...].
+
+    up down - up' down' = (up - up') down + up' (down - down').
+    """
     up, down, rounded_up, rounded_down = _of_one_dtype(up, down, rounded_up, rounded_down)
     left = torch.cat([up - rounded_up, rounded_up], dim=-1)
     right = torch.cat([down, down - rounded_down], dim=-2)

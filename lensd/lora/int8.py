@@ -80,41 +80,40 @@ def quantize(up: Tensor, down: Tensor, *others: tuple[Tensor, Tensor]) -> Quanti
     `others`: more factors of the same delta.
     """
     pairs = [Factors(f[None], g[None]) for f, g in others]
-    return quantize_all(Factors(up[None], down[None]), [up.shape[1]], *pairs)[0]
+    ranks = [up.shape[1]]
+    return quantize_all(best_gauge(Factors(up[None], down[None]), ranks, *pairs), ranks)[0]
 
 
-def quantize_all(factors: Factors, ranks: Sequence[int], *others: Factors) -> list[Quantized]:
+def quantize_all(factors: Factors, ranks: Sequence[int]) -> list[Quantized]:
     """The same for b modules, whose columns of up and rows of down are zero from ranks[i] on.
 
-    Candidates are the rotations of these factors, and `others`. The error grows with the product
-    of the largest elements: the candidate with the smallest is taken, the first among equals.
+    In the gauge that they have.
     """
-    chosen = _best_gauge(factors, ranks, others)
-    steps = chosen.steps()
+    factors = factors.balanced()
+    steps = factors.steps()
     # a delta whose scale no float32 alpha could carry becomes zero
-    steps = steps.masked_fill(steps < torch.finfo(torch.float32).tiny, 0.0)
-    chosen = chosen.balanced()
-    scales = steps.sqrt()
-    rounded = Factors(_round(chosen.up, scales), _round(chosen.down, scales))
+    scales = steps.masked_fill(steps < torch.finfo(torch.float32).tiny, 0.0).sqrt()
+    rounded = Factors(_round(factors.up, scales), _round(factors.down, scales))
     for at, rank in enumerate(ranks):
-        scales[at] = _keep_guard(chosen, rounded, at, rank, float(scales[at]))
-    return _quantized(chosen, rounded, scales, ranks)
+        scales[at] = _keep_guard(factors, rounded, at, rank, float(scales[at]))
+    return _quantized(factors, rounded, scales, ranks)
 
 
-def _best_gauge(factors: Factors, ranks: Sequence[int], others: Sequence[Factors]) -> Factors:
-    candidates = [_rotations(ranks, number, factors.up) for number in range(1, ROTATIONS)]
-    steps = [factors.steps(), *(factors.turned(r).steps() for r in candidates)]
+def best_gauge(factors: Factors, ranks: Sequence[int], *others: Factors) -> Factors:
+    """Of the rotations of these factors, and of `others`, those with the smallest step.
+
+    The error grows with it. The first among equals, for each module.
+    """
+    turns = [_rotations(ranks, number, factors.up) for number in range(ROTATIONS)]
+    steps = [factors.steps(), *(factors.turned(r).steps() for r in turns[1:])]
     steps += [other.steps() for other in others]
     columns = zip(*(s.tolist() for s in steps), strict=True)
     best = [min(range(len(steps)), key=column.__getitem__) for column in columns]
-    rotation = torch.stack(
-        [candidates[b - 1][at] if 0 < b < ROTATIONS else candidates[0][at] for at, b in enumerate(best)]
-    )
-    chosen = factors.turned(rotation)
+    turn = [turns[b][at] if b < ROTATIONS else turns[0][at] for at, b in enumerate(best)]
+    chosen = factors.turned(torch.stack(turn))
     for at, b in enumerate(best):
-        source = factors if b == 0 else others[b - ROTATIONS] if b >= ROTATIONS else None
-        if source is not None:
-            chosen.up[at], chosen.down[at] = source.up[at], source.down[at]
+        if b >= ROTATIONS:
+            chosen.up[at], chosen.down[at] = (t[at] for t in others[b - ROTATIONS])
     return chosen
 
 
@@ -132,15 +131,12 @@ def _keep_guard(exact: Factors, rounded: Factors, at: int, rank: int, scale: flo
 def _quantized(
     exact: Factors, rounded: Factors, scales: Tensor, ranks: Sequence[int]
 ) -> list[Quantized]:
-    """`rounded` are whole numbers still in the factors' float dtype."""
-    scale = scales.to(exact.up)[:, None, None]
-    decoded = Factors(rounded.up * scale, rounded.down * scale)
+    """`rounded` are whole numbers still in the factors' float dtype, which are used up."""
+    int_up, int_down = (t.to(torch.int8) for t in rounded)
+    decoded = Factors(*(t.mul_(scales.to(t)[:, None, None]) for t in rounded))
     noises = fidelity.squared_roundings(*exact, *decoded).tolist()
     width = exact.up.shape[1] + exact.down.shape[2]
-    elements = fidelity.element_errors(
-        zip(exact, decoded, strict=True), [k * width for k in ranks]
-    )
-    int_up, int_down = (t.to(torch.int8) for t in rounded)
+    elements = fidelity.element_errors(zip(exact, decoded, strict=True), [k * width for k in ranks])
     return [
         Quantized(
             int_up[at, :, :k],

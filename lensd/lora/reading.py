@@ -51,9 +51,7 @@ def read_modules(
     exact = _are_bfloat16(modules[0], up, down)
     largest = sizes.amax(0).tolist()
     return [
-        _reading(module, alpha, cores[at], exact[at], largest[at])
-        if sound[at]
-        else None
+        _reading(module, alpha, cores[at], largest[at], exact=exact[at]) if sound[at] else None
         for at, (module, alpha) in enumerate(zip(modules, alphas, strict=True))
     ]
 
@@ -75,7 +73,7 @@ def _each(cores: Core) -> list[Core]:
 
 
 def _reading(
-    module: Module, alpha: float | None, core: Core, exact: bool, largest: float
+    module: Module, alpha: float | None, core: Core, largest: float, *, exact: bool
 ) -> Reading | None:
     alpha = alpha or float(module.rank)  # kohya: 0 means the rank
     values = core.values.cpu() * abs(alpha / module.rank)
@@ -89,4 +87,4 @@ def _are_bfloat16(module: Module, *factors: Tensor) -> list[bool]:
     if module.dtype not in WIDE_DTYPES:
         return [False] * len(factors[0])
     same = [(t.bfloat16().to(t.dtype) == t).flatten(1).all(1) for t in factors]
-    return torch.stack(same).all(0).tolist()  # type: ignore[no-any-return]
+    return torch.stack(same).all(0).tolist()

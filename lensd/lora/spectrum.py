@@ -79,32 +79,37 @@ def core(up: Tensor, down: Tensor) -> Core:
 def quick_core(up: Tensor, down: Tensor, energy: float) -> tuple[Core, Tensor]:
     """Spectra in float32, of up [b, m, r] and down [b, r, n], at half the time; and which hold [b].
 
-    Those hold whose smallest rank for `energy` is beyond doubt, whose energy and truncation at it
-    are exact to some 1e-6. The others may be anything.
+    Those hold whose smallest rank for `energy` is beyond doubt, and whose energy and truncation at
+    it are exact to some 1e-6. The others may be anything. There are only as many vectors as the
+    largest of these ranks wants.
     """
     up, down = up.float(), down.float()
     gram_up, gram_down = gram(up.mT), gram(down)
     root, info = torch.linalg.cholesky_ex(gram_up)
     root = root.where((info == 0)[:, None, None], 0.0)
     squares, vectors = torch.linalg.eigh(product(product(root.mT, gram_down), root))
-    squares, vectors = squares.flip(-1).clamp_min(0).double(), vectors.flip(-1)
-    right = product(root, vectors)
-    inverse = squares.rsqrt().masked_fill(squares == 0, 0.0).float()
-    found = Core(squares.sqrt(), product(gram_down, right) * inverse[:, None, :], right)
-    factors = _norm(gram_up) * _norm(gram_down)
-    return found, _hold(squares, factors, energy)
+    squares = squares.flip(-1).clamp_min(0).double()
+    ranks, hold = _quick_ranks(squares, _norm(gram_up) * _norm(gram_down), energy)
+    wanted = int((ranks * hold).amax())
+    right = product(root, vectors.flip(-1)[:, :, :wanted])
+    inverse = squares[:, None, :wanted].rsqrt().nan_to_num(0.0, 0.0).float()
+    return Core(squares.sqrt(), product(gram_down, right) * inverse, right), hold
 
 
-def _hold(squares: Tensor, factors: Tensor, energy: float) -> Tensor:
-    """Of squares [b, r] in float32's precision; factors [b] is ||Gu|| ||Gd||."""
+def _quick_ranks(squares: Tensor, factors: Tensor, energy: float) -> tuple[Tensor, Tensor]:
+    """The smallest ranks for squares [b, r] in float32's precision, and which are beyond doubt.
+
+    `factors` [b] is ||Gu|| ||Gd||.
+    """
     total = squares.sum(-1)
     margin = FLOAT32_ERROR * factors / total  # of a cumulative share of the energy
     shares = squares.cumsum(-1) / total[:, None]
-    rank = (shares < energy).sum(-1, keepdim=True).clamp_max(shares.shape[-1] - 1)
-    last = squares.gather(-1, rank)[:, 0]
+    below = (shares < energy).sum(-1).clamp_max(shares.shape[-1] - 1)
+    last = squares.gather(-1, below[:, None])[:, 0]
     doubtful = ((shares - energy).abs() <= margin[:, None]).any(-1)
     # NaN compares as false
-    return (margin < (1 - energy) / 100) & (last > QUICK_RANGE * squares[:, 0]) & ~doubtful
+    hold = (margin < (1 - energy) / 100) & (last > QUICK_RANGE * squares[:, 0]) & ~doubtful
+    return below + 1, hold
 
 
 def _norm(matrices: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Self
 
 from lensd.errors import Failed, Skipped
 from lensd.store.faults import disk_faults
-from lensd.store.header import Header, encode_header, read_header, tensor_bytes
+from lensd.store.header import Header, encode_header, tensor_bytes
 from lensd.store.reading import read_up_to, sha256_of
 
 TensorEntry = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
@@ -55,11 +55,10 @@ class Output:
     ) -> None:
         self.path = path
         self._tensors = tensors
-        header = encode_header(tensors, metadata)
-        self._header_bytes = len(header)
+        self._header = encode_header(tensors, metadata)
         self._places = {}
         self._digests: dict[str, bytes] = {}
-        start = len(header)
+        start = len(self._header)
         for name, dtype, shape in tensors:
             self._places[name] = (start, tensor_bytes(dtype, shape))
             start += tensor_bytes(dtype, shape)
@@ -69,7 +68,7 @@ class Output:
         if (found.st_dev, found.st_ino, found.st_size) != (*inode, 0):
             os.close(self._fd)
             raise Failed("io_error", f"the temporary {path} is not the one lensd made; try again")
-        self._write_at(0, header)
+        self._write_at(0, self._header)
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +86,7 @@ class Output:
         """A path of this very file, whatever its name is (UTF-8 or not) or has become."""
         return f"/proc/self/fd/{self._fd}"
 
-    def write(self, name: str, data: bytearray) -> None:
+    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
         """All bytes of one tensor, whose hash is kept for `is_as_written`."""
         start, size = self._places[name]
         if len(data) != size:
@@ -101,15 +100,16 @@ class Output:
         size = tensor.end - tensor.start
         self.write(name, read_up_to(source_fd, size, header.data_start + tensor.start))
 
-    def is_as_written(self, name: str, data: bytearray) -> bool:
+    def is_as_written(self, name: str, data: bytes | bytearray | memoryview) -> bool:
         """Whether these bytes, read from the disk, are those that were written."""
         return self._digests.get(name) == hashlib.sha256(data).digest()
 
     def replace_metadata(self, metadata: Mapping[str, str]) -> None:
         """Write the header anew; its length must not change."""
         header = encode_header(self._tensors, metadata)
-        if len(header) != self._header_bytes:
+        if len(header) != len(self._header):
             raise ValueError("the header's length changed")
+        self._header = header
         self._write_at(0, header)
 
     def sync(self) -> None:
@@ -119,12 +119,20 @@ class Output:
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def digest(self) -> str:
-        """sha256 of the file as it lies on the disk, after its header was read strictly."""
-        self.sync()
-        read_header(self._fd, os.fstat(self._fd).st_size)
+        """sha256 of the file as it lies on the disk. After `sync`.
+
+        Raises Failed(`verify_failed`) where size or header are not what was written.
+        """
+        header = read_up_to(self._fd, len(self._header), 0)
+        if header != self._header or os.fstat(self._fd).st_size != self.size:
+            raise Failed(
+                "verify_failed",
+                "the output's header read back from the disk is not what was written to it; "
+                "nothing was replaced: check that disk",
+            )
         return sha256_of(self._fd)
 
-    def _write_at(self, offset: int, data: bytes | bytearray) -> None:
+    def _write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
         with disk_faults(self.path):
             while view:

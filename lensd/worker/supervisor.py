@@ -21,6 +21,12 @@ SILENCE_SECONDS = 60.0  # without a heartbeat
 STUCK_SECONDS = 60.0  # between two looks at the pipe: whoever looks hangs itself
 POLL_SECONDS = 0.2
 CUDA_IDLE_SECONDS = 30.0
+# A core for each thread of the worker's own. And glibc's malloc keeps what is freed: it would hand
+# back and fetch anew every block of some MB, whose pages the kernel fills with zeros each time.
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(64 * 2**20)),
+}
 
 Tell = Callable[..., None]
 
@@ -41,12 +47,11 @@ class _Process:
     """A running worker process and the lines it says."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **threads},
+            env={**os.environ, **ENVIRONMENT},
             bufsize=0,
         )
         self._stdin = cast("IO[bytes]", self._process.stdin)

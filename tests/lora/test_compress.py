@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensd.lora import compress
 from lensd.lora.planning import Parameters
 from lensd.lora.reading import read_module
 from tests.lora import making

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lensd.lora import compress, rank
+from lensd.lora import rank
 from lensd.lora.layout import read_layout
 from lensd.lora.rank import Demand
 from lensd.lora.reading import read_module

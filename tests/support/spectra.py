@@ -27,8 +27,9 @@ NOISE = 0.002
 def spectrum(profile: str, rank: int, effective: float) -> Floats:
     """`rank` falling values of unit norm, of which the first `effective` hold 99 % of the energy.
 
-    Of a fraction, as trained files have it, the next value counts in part. Where the profile cannot reach that (an effective rank near the rank itself), the flattest or
-    steepest spectrum that it has is returned.
+    Of a fraction, as trained files have it, the next value counts in part. Where the profile
+    cannot reach that (an effective rank near the rank itself), the flattest or steepest spectrum
+    that it has is returned.
     """
     k = np.arange(rank, dtype=np.float64)
     counted = np.clip(np.clip(effective, 1, rank) - k, 0, 1)

@@ -1,0 +1,106 @@
+"""Spectra in float32: where they are said to hold, ranks are float64's and numbers good to 1e-5."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lensd.lora import rank, reading, spectrum
+from tests.lora import making
+
+RANK = 72
+THRESHOLDS = (0.9, 0.95, 0.99, 0.999, 0.99999)
+
+
+def stack(kind: str, seeds: list[int], spread: float = 3.0) -> tuple[Tensor, Tensor]:
+    """up [b, 160, 72] and down [b, 72, 200] as float16; values fall by exp(-spread)."""
+    pairs = [making.factors(kind, 160, 200, RANK, seed) for seed in seeds]
+    fall = torch.exp(-torch.arange(RANK, dtype=torch.float64) * spread / RANK)
+    up, down = (torch.stack(factors) for factors in zip(*pairs, strict=True))
+    return (up * fall).half(), down.half()
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(making.KINDS),
+    st.lists(st.integers(0, 2**32), min_size=1, max_size=3),
+    st.floats(0.5, 12),
+    st.sampled_from(THRESHOLDS),
+)
+def test_what_holds_is_what_float64_finds(
+    kind: str, seeds: list[int], spread: float, energy: float
+) -> None:
+    """The same rank; energy, retained share and truncation within 1e-5."""
+    up, down = stack(kind, seeds, spread)
+    quick, hold = spectrum.quick_core(up, down, energy)
+    for at in hold.nonzero().flatten().tolist():
+        full = making.product(up[at], down[at])
+        true = making.spectrum(full)
+        k = rank.smallest_rank(true, energy)
+        values = quick.values[at]
+        assert rank.smallest_rank(values, energy) == k
+        assert float(values.square().sum()) == pytest.approx(float(full.square().sum()), rel=1e-5)
+        assert rank.retained(values, k) == pytest.approx(rank.retained(true, k), abs=1e-5)
+        left, right = spectrum.truncation(spectrum.Core(*(t[at] for t in quick)), k)
+        kept = (up[at].double() @ left.double()) @ (right.double() @ down[at].double())
+        error = float((full - kept).norm())
+        rounding = 1e-6 * float(full.norm())
+        assert error == pytest.approx(making.tail(true, k), rel=1e-4, abs=rounding)
+
+
+def test_trained_spectra_hold() -> None:
+    """Of falling spectra nearly all do, else the way would be of no use."""
+    up, down = stack("random", list(range(40)))
+    assert int(spectrum.quick_core(up, down, 0.99)[1].sum()) >= 36
+
+
+def test_a_rank_in_doubt_does_not_hold() -> None:
+    """A threshold that lies on a cumulative energy, to float32's precision."""
+    up, down = stack("random", [1])
+    squares = making.spectrum(making.product(up[0], down[0])).square()
+    shares = squares.cumsum(0) / squares.sum()
+    for k in (10, 30, 50):
+        for off in (-3e-7, 0.0, 3e-7):
+            assert not spectrum.quick_core(up, down, float(shares[k]) + off)[1].any()
+        assert spectrum.quick_core(up, down, float(shares[k : k + 2].mean()))[1].all()
+
+
+@pytest.mark.parametrize("kind", ["zero", "gauge", "deficient"])
+def test_what_float32_cannot_tell_does_not_hold(kind: str) -> None:
+    """Nothing at all, factors far larger than their product, factors that lost rank."""
+    up, down = stack(kind, [1, 2], spread=0.5)
+    assert not spectrum.quick_core(up * 0 if kind == "zero" else up, down, 0.99999)[1].any()
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from(making.KINDS), min_size=1, max_size=5), st.integers(0, 2**32))
+def test_modules_side_by_side_get_the_ranks_that_they_get_alone(
+    kinds: list[str], seed: int
+) -> None:
+    """Whatever stands beside: zeros, NaN, factors that only float64 resolves."""
+    parts = [stack(kind, [seed + at]) for at, kind in enumerate(kinds)]
+    up, down = (torch.cat(t) for t in zip(*parts, strict=True))
+    broken = up.clone()
+    broken[0, 0, 0] = math.nan
+    module = making.read(making.kohya("lora_unet_x", making.Made(up[0], down[0], 8.0)))[0].modules[
+        0
+    ]
+    count = len(kinds)
+    for factors in (up, broken):
+        found = reading.read_modules([module] * count, factors, down, [8.0] * count, 0.99)
+        for at, one in enumerate(found):
+            alone = reading.read_module(module, factors[at], down[at], 8.0)
+            assert (one is None) == (alone is None) == bool(factors[at].isnan().any())
+            if one is None or alone is None:
+                continue
+            ranks = [rank.smallest_rank(r.values, 0.99) for r in (one, alone)]
+            assert ranks[0] == ranks[1]
+            assert one.energy == pytest.approx(alone.energy, rel=1e-5)
+            assert one.largest == alone.largest
+            assert one.core is not None
+            assert one.core.left.shape[1] >= ranks[0]
