@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import torch
@@ -18,6 +19,7 @@ def handle(request: Message) -> Message:
 
 
 def main() -> None:
+    gc.freeze()  # what torch consists of is there to stay: no need to look through it ever again
     give_way(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     serve(handle, {"device": device, "torch": torch.__version__})

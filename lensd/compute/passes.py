@@ -175,7 +175,7 @@ class Engine:
         for reading in readings:
             if reading is None or reading.core is None:
                 continue
-            room -= sum(t.nbytes for t in reading.core)
+            room -= spectrum.core_bytes(reading.core)
             if room >= 0:
                 self._cores[reading.module.name] = reading.core
             yield replace(reading, core=None)

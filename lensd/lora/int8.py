@@ -16,14 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lensd.lora import fidelity
-from lensd.lora.fidelity import ElementError, largest_element, largest_elements
+from lensd.lora.fidelity import ElementError, largest_elements
 from lensd.lora.products import product
+
+Floats = NDArray[Any]  # float32 or float64
 
 LEVELS = 127
 # Loaders that multiply in float16 need up_i8 @ down_i8 within its range of 65504. At 45000 the
@@ -118,13 +122,20 @@ def best_gauge(factors: Factors, ranks: Sequence[int], *others: Factors) -> Fact
 
 
 def _keep_guard(exact: Factors, rounded: Factors, at: int, rank: int, scale: float) -> float:
-    """Round one module again at a larger scale until no product passes the guard."""
-    up, down = rounded.up[at, :, :rank], rounded.down[at, :rank]
-    while (largest := largest_product(up, down, GUARD)) > GUARD:
+    """Round one module again at a larger scale until no product passes the guard.
+
+    In numpy, on the CPU: these are many small steps that depend on each other.
+    """
+    views = exact.up[at, :, :rank], exact.down[at, :rank]
+    floats = [t.cpu().numpy() for t in views]
+    steps = [t.cpu().numpy() for t in (rounded.up[at, :, :rank], rounded.down[at, :rank])]
+    first = scale
+    while (largest := largest_product(steps[0], steps[1], GUARD)) > GUARD:
         scale *= math.sqrt(largest / GUARD) * (1 + 1e-3)
-        scales = torch.tensor([scale], dtype=torch.float64)
-        up.copy_(_round(exact.up[at : at + 1, :, :rank], scales)[0])
-        down.copy_(_round(exact.down[at : at + 1, :rank], scales)[0])
+        for whole, factor in zip(steps, floats, strict=True):
+            np.rint(np.divide(factor, scale, out=whole), out=whole)
+    if scale != first:
+        rounded.up[at, :, :rank], rounded.down[at, :rank] = map(torch.from_numpy, steps)
     return scale
 
 
@@ -172,8 +183,13 @@ def _rotations(ranks: Sequence[int], number: int, like: Tensor) -> Tensor:
     size = like.shape[-1]
     result = like.new_zeros(len(ranks), size, size)
     for at, rank in enumerate(ranks):
-        result[at, :rank, :rank] = rotations(rank)[number]
+        result[at, :rank, :rank] = _rotation(rank, number, like.dtype)
     return result
+
+
+@lru_cache(maxsize=1024)
+def _rotation(rank: int, number: int, dtype: torch.dtype) -> Tensor:
+    return rotations(rank)[number].to(dtype)
 
 
 @lru_cache(maxsize=256)
@@ -192,31 +208,30 @@ def rotations(rank: int) -> tuple[Tensor, ...]:
     return (torch.eye(rank, dtype=torch.float64), *(f[:, None] * cosine for f in flips))
 
 
-def largest_product(up: Tensor, down: Tensor, enough: float) -> float:
+def largest_product(up: Floats, down: Floats, enough: float) -> float:
     """max |up @ down|, or a proven upper bound of it once that is at most `enough`.
 
     No element exceeds its row's norm times its column's (Cauchy and Schwarz). Longest rows and
     columns come first, so that few blocks are formed before no other can hold a larger element.
     """
-    rows, columns = up.square().sum(1).sqrt(), down.square().sum(0).sqrt()
+    rows = np.sqrt(np.einsum("ij,ij->i", up, up))
+    columns = np.sqrt(np.einsum("ij,ij->j", down, down))
     largest = enough * (1 - ROUNDING)
-    longest_row, longest_column = float(rows.max()), float(columns.max())
-    if longest_row * longest_column <= largest:
+    if rows.max() * columns.max() <= largest:
         return largest
-    order, rows = _longest(rows, largest / longest_column)
-    across, columns = _longest(columns, largest / longest_row)
-    up, down, ascending = up[order], down[:, across], columns.flip(0)
-    for longest, block in zip(rows[::BLOCK_ROWS].tolist(), up.split(BLOCK_ROWS), strict=False):
-        reach = len(columns) - int(torch.searchsorted(ascending, largest / longest))
-        if reach == 0:
-            break
-        for part in down[:, :reach].split(BLOCK_COLUMNS, dim=1):
-            largest = max(largest, largest_element(product(block, part)))
+    order = _longest(rows, largest / columns.max())
+    across = _longest(columns, largest / rows.max())
+    up, down, rows, columns = up[order], down[:, across], rows[order], columns[across]
+    for top in range(0, len(rows), BLOCK_ROWS):
+        reach = int(np.searchsorted(-columns, -largest / rows[top]))
+        for left in range(0, reach, BLOCK_COLUMNS):
+            right = min(reach, left + BLOCK_COLUMNS)
+            block = np.matmul(up[top : top + BLOCK_ROWS], down[:, left:right])
+            largest = max(largest, float(block.max()), -float(block.min()))
     return largest
 
 
-def _longest(lengths: Tensor, least: float) -> tuple[Tensor, Tensor]:
-    """Which of them are above `least`, and these lengths, descending."""
-    index = (lengths > least).nonzero().flatten()
-    found, order = lengths[index].sort(descending=True)
-    return index[order], found
+def _longest(lengths: Floats, least: float) -> NDArray[np.intp]:
+    """Which of them are above `least`, the longest first."""
+    index = np.flatnonzero(lengths > least)
+    return index[np.argsort(-lengths[index], kind="stable")]

@@ -54,6 +54,11 @@ def leading(c: Core, columns: int) -> Core:
     return Core(c.values, c.left[:, :columns].clone(), c.right[:, :columns].clone())
 
 
+def core_bytes(c: Core) -> int:
+    """What one module's core takes in memory."""
+    return 2 * c.left.numel() * c.left.element_size() + 8 * len(c.values)
+
+
 def core(up: Tensor, down: Tensor) -> Core:
     """Spectra of up @ down; up [..., m, r], down [..., r, n], any float dtype.
 

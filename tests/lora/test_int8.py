@@ -97,7 +97,7 @@ def test_the_largest_product_is_found_or_bounded(
     up, down = making.factors(kind, 30, 50, rank, seed)
     true = float((up @ down).abs().max())
     enough = share * true
-    found = int8.largest_product(up, down, enough)
+    found = int8.largest_product(up.numpy(), down.numpy(), enough)
     assert found >= true * (1 - 1e-8)
     if true > enough:
         assert found == pytest.approx(true, rel=1e-8)
@@ -110,7 +110,9 @@ def test_the_largest_product_is_found_across_blocks(monkeypatch: pytest.MonkeyPa
     up, down = making.factors("random", 64, 50, 8, 0)
     monkeypatch.setattr(int8, "BLOCK_ROWS", 3)
     monkeypatch.setattr(int8, "BLOCK_COLUMNS", 7)
-    assert int8.largest_product(up, down, 0.0) == pytest.approx(float((up @ down).abs().max()))
+    assert int8.largest_product(up.numpy(), down.numpy(), 0.0) == pytest.approx(
+        float((up @ down).abs().max())
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 7, 16, 31, 128])
