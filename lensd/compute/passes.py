@@ -196,6 +196,8 @@ class Engine:
         with self.clock.measure("read"):
             stored = self._there(self.source.matrices([m.module for m in plans]))
         with self.clock.measure("compute"):
+            if stored.up.itemsize < 4 and not plans[0].same:
+                stored = Factors(stored.up.float(), stored.down.float())  # once for all
             cores = [self._core(m) for m in plans]
             reduced = compress.reduce_all(plans, stored, cores)
             errors = compress.squared_errors(reduced, stored, compress.precision(cores))

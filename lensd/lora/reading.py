@@ -43,6 +43,8 @@ def read_modules(
     With `energy` nothing is asked of them but the smallest rank for it, and large ones may be
     worked out in float32.
     """
+    if up.itemsize < 4:  # exact, and torch is slow with these
+        up, down = up.float(), down.float()
     sizes = torch.stack([largest_elements(up), largest_elements(down)])
     sound = (sizes <= FLOAT32_MAX).all(0)  # NaN compares as false
     if not sound.all():

@@ -19,7 +19,7 @@ from lensd.errors import Skipped, StorageError
 from lensd.store.attributes import copy_attributes
 from lensd.store.copies import Stop, copy_onto_free_name, link_open_file, move, require_unchanged
 from lensd.store.entry import VERSIONS
-from lensd.store.faults import disk_faults, path_of
+from lensd.store.faults import disk_faults
 from lensd.store.files import (
     fsync_folder,
     identity_at,
@@ -72,7 +72,7 @@ class Archive:
         """
         inside = _inside(watch, relative)
         require_unchanged(source_fd, identity)
-        with disk_faults(path_of(source_fd)):
+        with disk_faults(source_fd):
             os.fsync(source_fd)  # the program that wrote it may not have
         with self._place(inside) as (folder_fd, name), disk_faults(self.root):
             method = _adopt(folder_fd, name, source_fd, sha256, may_link=may_link, stop=stop)

@@ -17,7 +17,7 @@ from typing import Literal
 
 from lensd.errors import Failed, Skipped
 from lensd.store.copies import Stop, fill, link_open_file
-from lensd.store.faults import disk_faults, path_of
+from lensd.store.faults import disk_faults
 from lensd.store.files import (
     fsync_folder,
     identity_at,
@@ -80,7 +80,7 @@ def discard(
         return True
     if not found.same_content(identity) or (exact_ctime and found != identity):
         return False
-    with disk_faults(path_of(folder_fd)):
+    with disk_faults(folder_fd):
         os.unlink(temporary, dir_fd=folder_fd)
         fsync_folder(folder_fd)
     return True
@@ -178,7 +178,7 @@ def _replace(
     untouched: Callable[[], bool],
     came_out_untouched: Callable[[int], bool],
 ) -> Published:
-    with disk_faults(path_of(folder_fd)):
+    with disk_faults(folder_fd):
         _require(untouched, folder_fd, name)
         try:
             exchange(folder_fd, name, temporary)

@@ -8,7 +8,7 @@ import os
 import stat
 
 from lensd.errors import Skipped
-from lensd.store.faults import disk_faults, path_of
+from lensd.store.faults import disk_faults
 
 _ACL = "system.posix_acl_access"
 _DENIED = (errno.EPERM, errno.EACCES, errno.ENOTSUP)
@@ -22,7 +22,7 @@ def copy_attributes(source_fd: int, target_fd: int, *, preserve_mtime: bool) -> 
     content with less can go on. The owner comes last: afterwards the rest may be out of reach.
     """
     source = os.fstat(source_fd)
-    with disk_faults(path_of(target_fd)):
+    with disk_faults(target_fd):
         denied = _copy_extended(source_fd, target_fd)
         _try_chmod(target_fd, source.st_mode & 0o777)
         if preserve_mtime:

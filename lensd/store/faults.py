@@ -15,13 +15,17 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def disk_faults(path: str) -> Iterator[None]:
-    """Turn a full or broken disk at `path` into Failed(`no_space` | `read_only` | `io_error`)."""
+def disk_faults(where: str | int) -> Iterator[None]:
+    """Turn a full or broken disk into Failed(`no_space` | `read_only` | `io_error`).
+
+    `where` is a path on it, or the descriptor of a file or folder there.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in _FAULTS:
             raise
+        path = path_of(where) if isinstance(where, int) else where
         reason, message = _FAULTS[error.errno]
         failed = Failed(reason, message.format(path))
         failed.disk = path

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 
-from lensd.store.faults import Interrupted, disk_faults, path_of
+from lensd.store.faults import Interrupted, disk_faults
 
 CHUNK_BYTES = 2**20
 
@@ -26,7 +26,7 @@ def fill(view: memoryview, fd: int, offset: int) -> int:
     Raises Failed(`io_error`).
     """
     filled = 0
-    with disk_faults(path_of(fd)):
+    with disk_faults(fd):
         while filled < len(view):
             got = os.preadv(fd, [view[filled:]], offset + filled)
             if got == 0:
@@ -42,7 +42,7 @@ def chunks(fd: int, stop: Callable[[], bool] | None = None) -> Iterator[memoryvi
     while True:
         if stop is not None and stop():
             raise Interrupted
-        with disk_faults(path_of(fd)):
+        with disk_faults(fd):
             got = os.preadv(fd, [buffer], offset)
         if got == 0:
             return
