@@ -41,9 +41,15 @@ lint: $(READY) ## style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(READY) ## sizes, errors, seconds and memory per mode; ARGS=FILE measures that file
-	$(BIN)/python -m bench.speed $(ARGS)
+bench: $(READY) ## all measurements, some hours; ARGS=FILE measures what its modes cost
+	$(BIN)/python -m bench.engine $(ARGS)
 	$(BIN)/python -m bench.sizes $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m bench.plot
+	$(BIN)/python -m bench.scale
+	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.gauge
+endif
 
 clean: ## remove what make made, .venv too
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

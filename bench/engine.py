@@ -1,9 +1,11 @@
 """How long a warm worker takes for a file, beside what others need for it, and its memory.
 
-Run from the top of the tree with `python -m bench.engine [FILE...]`. Without FILE it writes LoRAs
-with the names, shapes and sizes of real ones, of which the largest have 1.3 GB. One round asks for
-each mode and each reference in turn, so that a noisy machine is noisy to all; printed are medians
-and, in brackets, the smallest and the largest. `bench/results/engine.json` gets them all.
+Run from the top of the tree with `make bench` or `python -m bench.engine [FILE...]`. Without FILE
+it writes LoRAs with the names, shapes and sizes of real ones, of which the largest have 1.3 GB. One
+round asks for each mode and each reference in turn, so that a noisy machine is noisy to all;
+printed are medians and, in brackets, the smallest and the largest. `busy` is ultra again, with as
+many processes beside the worker as there are cores, which never rest and are as nice as it is.
+`bench/results/engine.json` gets them all.
 
 The worker's seconds are from the request to its answer: read, compute, write, flush, read back and
 hash. What it takes in memory is counted above its bare start, torch included.
@@ -30,6 +32,7 @@ from tests.compute import asking
 ROUNDS = 5
 MODES = ("analyze", "rank", "int8", "ultra")
 REFERENCES = ("copy", "qr")
+ROWS = (*MODES, "busy")
 RESULTS = Path(__file__).with_name("results") / "engine.json"
 RECIPES = (
     Recipe("SD 1.5, kohya, rank 128", None, "kohya", 128, 64.0, "F16", 24.0),
@@ -48,14 +51,15 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.pid = 0
-        self._worker = Worker((sys.executable, "-m", "lensd.compute"), self._tell, 600, 600)
+        command = sys.executable, "-m", "lensd.compute"
+        self._worker = Worker(command, self._tell, timeout=600, idle_exit=600, nice=0)
 
     def _tell(self, event: str, **fields: Any) -> None:
         if event == "worker.started":
             self.pid = fields["pid"]
 
-    def ask(self, source: Path, mode: str) -> float:
-        """The seconds of one job."""
+    def ask(self, source: Path, mode: str) -> tuple[float, int]:
+        """The seconds of one job, and the bytes of its output; of `analyze`, of its input."""
         temporary = self._folder / "temporary"
         is_analysis = mode == "analyze"
         request = asking.staged(
@@ -68,7 +72,17 @@ class Bench:
         if answer["type"] != "result":
             raise RuntimeError(f"{source}: {answer}")
         temporary.unlink()
-        return took
+        return took, answer.get("bytes_out", source.stat().st_size)
+
+    def ask_among_others(self, source: Path, mode: str) -> float:
+        """The seconds of one job while every core has another process to run."""
+        others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in os.sched_getaffinity(0)]
+        try:
+            return self.ask(source, mode)[0]
+        finally:
+            for other in others:
+                other.kill()
+                other.wait()
 
     def start(self) -> float:
         """Have it load all that a job needs; returns its MiB then."""
@@ -89,6 +103,7 @@ class Bench:
         self._worker.stop("done")
 
 
+BUSY = "while True: pass"
 # A file that needs no memory to speak of.
 TINY = """
 import sys
@@ -99,25 +114,33 @@ small_lora(Path(sys.argv[1]))
 
 
 def measure(source: Path, folder: Path) -> dict[str, Any]:
-    """Seconds of each mode and reference, round by round, and the worker's memory by mode."""
+    """Seconds of each row and reference, round by round; memory and output by mode."""
     bench = Bench(folder)
-    seconds: dict[str, list[float]] = {name: [] for name in (*REFERENCES, *MODES)}
+    seconds: dict[str, list[float]] = {name: [] for name in (*REFERENCES, *ROWS)}
     memory: dict[str, float] = {}
+    size: dict[str, int] = {}
     try:
         bare = bench.start()
         bench.peak()
         for number in range(ROUNDS + 1):
             for mode in MODES:
-                took = bench.ask(source, mode)
+                took, size[mode] = bench.ask(source, mode)
                 memory[mode] = max(memory.get(mode, 0.0), bench.peak() - bare)
                 if number:  # the first one fills caches
                     seconds[mode].append(took)
+            if number:
+                seconds["busy"].append(bench.ask_among_others(source, "ultra"))
             for name in REFERENCES:
                 seconds[name] += reference(name, source, 1)[: 1 if number else 0]
     finally:
         bench.stop()
     seconds["full"] = reference("full", source, 1)
-    return {"bytes": source.stat().st_size, "seconds": seconds, "mib_above_bare": memory}
+    return {
+        "bytes": source.stat().st_size,
+        "bytes_out": size,
+        "seconds": seconds,
+        "mib_above_bare": memory,
+    }
 
 
 def reference(name: str, source: Path, rounds: int) -> list[float]:
@@ -130,13 +153,17 @@ def report(name: str, found: dict[str, Any]) -> Iterator[str]:
     seconds = {what: median(rounds) for what, rounds in found["seconds"].items()}
     yield f"{name}, {found['bytes'] / 1e6:.1f} MB"
     for what, rounds in found["seconds"].items():
-        line = f"  {what:8}{seconds[what]:9.3f} s  [{min(rounds):.3f} .. {max(rounds):.3f}]"
-        if what in MODES:
-            line += f"  {found['mib_above_bare'][what]:6.0f} MiB"
-            line += f"  {seconds[what] / seconds['copy']:6.1f} x copy"
-            line += f"  {seconds['qr'] / seconds[what]:6.2f} x as fast as qr"
-            line += f"  {seconds['full'] / seconds[what]:7.0f} x as fast as full"
-        yield line
+        yield (
+            f"  {what:8}{seconds[what]:9.3f} s  [{min(rounds):.3f} .. {max(rounds):.3f}]"
+            f"{1e9 * seconds[what] / found['bytes']:8.2f} ms/MB"
+            f"{seconds[what] / seconds['copy']:8.1f} x copy"
+            f"{seconds['qr'] / seconds[what]:8.2f} x as fast as qr"
+            f"{seconds['full'] / seconds[what]:8.0f} x as fast as full"
+        )
+    for mode, memory in found["mib_above_bare"].items():
+        smaller = found["bytes"] / found["bytes_out"][mode]
+        yield f"  {mode:8}{memory:9.0f} MiB above a bare worker, {smaller:.1f} times smaller"
+    yield f"  busy    {seconds['busy'] / seconds['ultra']:9.2f} x the time of ultra alone"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,8 +6,9 @@ that has loaded torch already and read the file once. Nothing of lensd is used h
 - `copy`: the file is copied and hashed (sha256).
 - `qr`: module by module up = Q R, down^T = Q' R' and an SVD of R R'^T; the ranks that hold 99 % of
   the energy are written as float16. No quantization, no measure, no hash, no flush.
-- `full`: up @ down and its whole SVD, as kohya's resize_lora.py does it unless told to approximate,
-  of the first module of each shape; the seconds of all modules are extrapolated from these.
+- `full`: up @ down and its SVD, as kohya's resize_lora.py does it (of more than 2048 rows and
+  columns only twice the rank, by iteration), of the first module of each shape; the seconds of all
+  modules are extrapolated from these.
 """
 
 from __future__ import annotations
@@ -64,10 +65,16 @@ def full(source: Path, _: Path) -> float | None:
             counts[shape] += 1
             if shape not in seconds:
                 began = time.perf_counter()
-                values = torch.linalg.svd(up @ down).S
-                _rank(values)
+                _rank(_spectrum(up, down))
                 seconds[shape] = time.perf_counter() - began
     return sum(seconds[shape] * count for shape, count in counts.items())
+
+
+def _spectrum(up: Tensor, down: Tensor) -> Tensor:
+    whole = up @ down
+    if min(whole.shape) > 2048:
+        return torch.svd_lowrank(whole, q=min(2 * len(down), *whole.shape), niter=2)[1]
+    return torch.linalg.svd(whole).S
 
 
 WAYS: dict[str, Callable[[Path, Path], float | None]] = {"copy": copy, "qr": qr, "full": full}

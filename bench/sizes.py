@@ -1,6 +1,6 @@
 """What each mode makes of LoRA files of real size: bytes, error, ranks, seconds, as a table.
 
-Run from the top of the tree with `make bench`, or `python -m bench.sizes [FILE...]`. Without FILE
+Run from the top of the tree with `make bench` or `python -m bench.sizes [FILE...]`. Without FILE
 it writes four files with names, shapes and sizes as trainers write them. How small they become is
 decided by the spectrum that they were given: the ranks that hold 99 % of the energy in half of the
 modules are 24 of 128, 12 of 32 and 6 of 16, as in typical published files.

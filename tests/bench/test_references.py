@@ -50,7 +50,9 @@ def test_a_worker_is_measured(tmp_path: Path) -> None:
     found = json.loads(said)
     assert found["bytes"] == made.path.stat().st_size
     assert {what: len(s) for what, s in found["seconds"].items()} == dict.fromkeys(
-        (*engine.REFERENCES, *engine.MODES, "full"), 1
+        (*engine.REFERENCES, *engine.ROWS, "full"), 1
     )
-    assert set(found["mib_above_bare"]) == set(engine.MODES)
-    assert any("x as fast as qr" in line for line in engine.report("a", found))
+    assert set(found["mib_above_bare"]) == set(found["bytes_out"]) == set(engine.MODES)
+    assert found["bytes_out"]["ultra"] < found["bytes_out"]["rank"] < found["bytes"]
+    said = "\n".join(engine.report("a", found))
+    assert all(words in said for words in ("x as fast as qr", "times smaller", "of ultra alone"))
