@@ -199,20 +199,12 @@ def _are_tame(factors: Factors) -> bool:
 def _to_int8(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> list[Reduced]:
-    quantized = int8.quantize_all(_in_best_gauge(plans, stored, cores), [m.rank for m in plans])
-    return [_as_int8(m, q) for m, q in zip(plans, quantized, strict=True)]
-
-
-def _in_best_gauge(
-    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
-) -> Factors:
-    """float32 factors of delta_k."""
-    factors = Factors(*(t.float() for t in truncate_all(plans, stored, cores)))
     ranks = [m.rank for m in plans]
-    if plans[0].rank != plans[0].module.rank:
-        return int8.best_gauge(factors, ranks)
+    factors = Factors(*(t.float() for t in truncate_all(plans, stored, cores)))
     # At the full rank the factors as they are may have the smaller elements.
-    return int8.best_gauge(factors, ranks, _balanced(plans, stored))
+    is_full = plans[0].rank == plans[0].module.rank
+    quantized = int8.quantize_all(factors, ranks, *([_balanced(plans, stored)] if is_full else []))
+    return [_as_int8(m, q) for m, q in zip(plans, quantized, strict=True)]
 
 
 def _balanced(plans: Sequence[ModulePlan], stored: Factors) -> Factors:
