@@ -87,7 +87,7 @@ class Daemon:
         say(
             "daemon.ready",
             watches=[w.name for w in self._config.watch],
-            queued=len(self._house.ledger.unfinished()),
+            queued=self._house.ledger.count_unfinished(),
             seconds=round(time.monotonic() - self._began, 4),
         )
 

@@ -6,7 +6,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lensd.errors import FileError, Skipped
@@ -14,7 +14,7 @@ from lensd.intake import complete
 from lensd.intake.complete import Kind
 from lensd.intake.folder import Folder, Log
 from lensd.intake.following import Follower, Found
-from lensd.intake.scan import linked_folders, scan
+from lensd.intake.scan import in_batches, linked_folders, scan
 from lensd.intake.settle import Candidate, Key, Settler
 from lensd.intake.steady import SteadyClock
 from lensd.store.archive import Archive
@@ -104,29 +104,38 @@ class Intake:
         """Record a folder that the ledger sees for the first time: (files, bytes) left alone."""
         if self._ledger.knows_root(folder.root):
             return None
+        files = size = 0
+        for unknown in self._unknown_to(folder):
+            left = unknown if folder.existing == "leave" else []
+            self._ledger.leave(folder.root, folder.name, left)
+            files += len(left)
+            size += sum(identity.size for _, identity in left)
+        self._ledger.baseline(folder.root, folder.name)
+        return files, size
+
+    def _unknown_to(self, folder: Folder) -> Iterator[list[tuple[str, Identity]]]:
+        """Files, a few hundred at a time, that have no row and are not known from elsewhere."""
         lost = self._follower.misses_outputs()
-        found = [
-            (path, identity)
-            for path, identity in scan(
-                folder.root, recursive=folder.recursive, selects=folder.selects
-            )
-            if self._ledger.knows(folder.root, path, identity) is None
-            and self._follower.look_at_unknown(Key(folder.root, path), identity, lost=lost)
-            is Found.NEW
-        ]
-        left = found if folder.existing == "leave" else []
-        self._ledger.baseline(folder.root, folder.name, left)
-        return len(left), sum(identity.size for _, identity in left)
+        look = self._follower.look_at_unknown
+        for batch in in_batches(self._scan(folder)):
+            yield [
+                (path, identity)
+                for path, identity in self._ledger.unknown(folder.root, batch)
+                if look(Key(folder.root, path), identity, lost=lost) is Found.NEW
+            ]
+
+    def _scan(self, folder: Folder) -> Iterator[tuple[str, Identity]]:
+        return scan(folder.root, recursive=folder.recursive, selects=folder.selects)
 
     def scan(self, folder: Folder, now: float) -> None:
         """Look for versions that the ledger does not know."""
         now = self._clock.at(now)
-        for path, identity in scan(folder.root, recursive=folder.recursive, selects=folder.selects):
-            key = Key(folder.root, path)
-            if self._settler.has(key) or self._ledger.knows(*key, identity):
-                continue
-            if self._follower.look(key, identity) is not Found.FOLLOWED:
-                self._settler.notice(key, now)
+        for batch in in_batches(self._scan(folder)):
+            unsettled = [f for f in batch if not self._settler.has(Key(folder.root, f[0]))]
+            for path, identity in self._ledger.unknown(folder.root, unsettled):
+                key = Key(folder.root, path)
+                if self._follower.look(key, identity) is not Found.FOLLOWED:
+                    self._settler.notice(key, now)
 
     def step(self, now: float) -> int:
         """Look at what is due, for a while; returns how many jobs it made."""
