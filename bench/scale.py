@@ -7,6 +7,7 @@ measured over a temporary folder, from outside: what the kernel says of its proc
 - `known`: a ledger with a row for each file, as after years; in folders of 1,000 files each
 - `one folder`: the same files in a single folder
 - `lost`: no ledger any more; each file is told by its marks, each original by its place
+- `new`: neither ledger nor archive; the files are there when lensd starts for the first time
 
 A rescan is one that a watched folder brings about which was away and is back: all of it is looked
 through. It ends when the process comes to rest. CPU seconds are those of the process's threads,
@@ -99,8 +100,13 @@ class Home:
 
     def clear(self) -> None:
         """No file, no original, no ledger."""
-        server = self.server
-        for folder in (server.loras, server.archive, server.state):
+        shutil.rmtree(self.server.loras)
+        self.server.loras.mkdir()
+        self.forget()
+
+    def forget(self) -> None:
+        """No original, no ledger."""
+        for folder in (self.server.archive, self.server.state):
             shutil.rmtree(folder)
             folder.mkdir()
 
@@ -275,6 +281,8 @@ def standings(home: Home, files: int, idle: float) -> Iterator[Standing]:
     if files:
         shutil.rmtree(home.server.state)
         yield measure(home.server, files, "lost", idle)
+        home.forget()
+        yield measure(home.server, files, "new", idle)
     if files > PER_FOLDER:
         home.clear()
         home.fill(files, files)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lensd.intake.folder import Folder, Log
@@ -33,20 +33,32 @@ class Rebuilt:
     originals: int = 0
 
 
-def rebuild(folder: Folder, ledger: Ledger, archive: Archive, log: Log) -> Rebuilt:
+def rebuild(
+    folder: Folder,
+    ledger: Ledger,
+    archive: Archive,
+    log: Log,
+    progress: Callable[[], None] = lambda: None,
+) -> Rebuilt:
     """Give a folder that the ledger does not know its rows back; without effect for others.
 
-    Raises OSError when the folder is not there: its turn comes when it is.
+    `progress` is called time and again meanwhile. Raises OSError when the folder is not there: its
+    turn comes when it is.
     """
     rebuilt = Rebuilt()
     if ledger.knows_root(folder.root):
         return rebuilt
+    has_older = bool(archive.version_folders())
     found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
     for batch in in_batches(found):
+        progress()
         with ledger.together():  # after a crash what has no row yet is found again
             for path, _ in ledger.unknown(folder.root, batch):
-                _rebuild_output(folder, ledger, archive, path, rebuilt)
+                # No header is read in vain: a new installation has no original of any file.
+                if has_older or os.path.lexists(archive.place(folder.name, path)):
+                    _rebuild_output(folder, ledger, archive, path, rebuilt)
     for place, path, sha256 in _unnamed(folder, ledger, archive):
+        progress()
         _record_original(ledger, folder, path, place, sha256)
         rebuilt.originals += 1
     if rebuilt.files or rebuilt.originals or ledger.damaged is not None:

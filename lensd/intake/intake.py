@@ -6,7 +6,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lensd.errors import FileError, Skipped
@@ -23,6 +23,8 @@ from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.paths import is_below
 
+# A look through a folder takes up no more than this at once: 100,000 candidates have 75 MB.
+MOST_CANDIDATES = 20_000
 # After this long `step` looks at no further file: signals are to be heard in between.
 STEP_SECONDS = 0.5
 
@@ -40,12 +42,19 @@ class Intake:
         ledger: Ledger,
         archive: Archive,
         log: Log,
+        progress: Callable[[], None] = lambda: None,
+        most: int = MOST_CANDIDATES,
     ) -> None:
+        """`progress` is called time and again while all files of a folder are looked at, of which
+        `most` are taken up at once.
+        """
         self._folders = {f.root: f for f in folders}
         self._settler = settler
         self._ledger = ledger
         self._archive = archive
         self._log = log
+        self._progress = progress
+        self._most = most
         self._follower = Follower(folders, ledger, archive, log)
         self._clock = SteadyClock()
         self._first_seen: dict[str, float] = {}  # readings of the clock
@@ -118,6 +127,7 @@ class Intake:
         lost = self._follower.misses_outputs()
         look = self._follower.look_at_unknown
         for batch in in_batches(self._scan(folder)):
+            self._progress()
             yield [
                 (path, identity)
                 for path, identity in self._ledger.unknown(folder.root, batch)
@@ -127,15 +137,24 @@ class Intake:
     def _scan(self, folder: Folder) -> Iterator[tuple[str, Identity]]:
         return scan(folder.root, recursive=folder.recursive, selects=folder.selects)
 
-    def scan(self, folder: Folder, now: float) -> None:
-        """Look for versions that the ledger does not know."""
+    def scan(self, folder: Folder, now: float) -> bool:
+        """Look for versions that the ledger does not know.
+
+        False: there are too many at once, and another look has to come when they have settled.
+        """
         now = self._clock.at(now)
+        room = self._most - self._settler.undecided()
         for batch in in_batches(self._scan(folder)):
+            self._progress()
             unsettled = [f for f in batch if not self._settler.has(Key(folder.root, f[0]))]
             for path, identity in self._ledger.unknown(folder.root, unsettled):
                 key = Key(folder.root, path)
                 if self._follower.look(key, identity) is not Found.FOLLOWED:
+                    if room <= 0:
+                        return False
                     self._settler.notice(key, now)
+                    room -= 1
+        return True
 
     def step(self, now: float) -> int:
         """Look at what is due, for a while; returns how many jobs it made."""

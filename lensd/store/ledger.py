@@ -152,6 +152,8 @@ class Ledger(Moves):
         Not one that is paused (with `heed_pauses`), nor one that was postponed beyond `now` (wall
         time; default: now), nor one in a root of `without`.
         """
+        if heed_pauses and "" in self.paused():  # or it would be found out for each of them
+            return None
         moment = time.time() if now is None else now
         marks = ",".join("?" * len(without))
         return self._one(
