@@ -284,7 +284,7 @@ class Ledger(Moves):
     def current(self, root: str, path: str) -> Entry | None:
         """The compressed row whose output should lie under a path."""
         return self._one(
-            "root = ? AND path = ? AND outcome = 'compressed' ORDER BY id DESC",
+            "root = ? AND path = ? AND +outcome = 'compressed' ORDER BY id DESC",
             *row_key(root, path),
         )
 

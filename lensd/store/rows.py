@@ -68,9 +68,10 @@ class Rows(Standing):
 
 
 def replace_older(db: sqlite3.Connection, root: str, path: str, job_id: str) -> None:
+    # + keeps SQLite from looking at all compressed rows: 58 ms beside 100,000, for each job
     db.execute(
         "UPDATE files SET outcome = 'replaced' WHERE root = ? AND path = ? "
-        "AND outcome = 'compressed' AND job_id <> ?",
+        "AND +outcome = 'compressed' AND job_id <> ?",
         (*row_key(root, path), job_id),
     )
 
