@@ -38,8 +38,8 @@ def _known(archive: Archive, ledger: Ledger) -> RootIdentity | None:
 
 def _is_familiar(ledger: Ledger) -> bool:
     """Whether the originals that came last are in it: it was moved to another disk."""
-    kept = [e.archive_path for e in ledger.with_outcome("compressed") if e.archive_path][-8:]
-    return any(os.path.lexists(path) for path in kept)
+    kept = ledger.archived_last(8)
+    return any(os.path.lexists(e.archive_path) for e in kept if e.archive_path)
 
 
 def _away(archive: Archive, why: str) -> StorageError:

@@ -25,7 +25,7 @@ from lensd.house import (
     require_unclaimed,
     say,
 )
-from lensd.notify import Pulse, notify, notify_reloading
+from lensd.notify import notify, notify_reloading
 from lensd.report import log
 from lensd.store.ledger import Ledger
 
@@ -87,15 +87,15 @@ class Daemon:
         say(
             "daemon.ready",
             watches=[w.name for w in self._config.watch],
-            queued=len(self._house.ledger.unfinished()),
+            queued=self._house.ledger.count_unfinished(),
             seconds=round(time.monotonic() - self._began, 4),
         )
 
     def _loop(self) -> Config | None:
-        house, pulse = self._house, Pulse()
+        house = self._house
         while house.runner.error is None:
             if house.guard.alive and house.shop.worker.is_fresh(time.monotonic()):
-                pulse.beat(time.monotonic())
+                house.pulse.beat(time.monotonic())
             message = house.next(min(house.guard.next_due(), house.intake.next_due() or math.inf))
             if isinstance(message, Stop):
                 say("daemon.stopping", signal=signal.Signals(message.number).name)

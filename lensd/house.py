@@ -23,6 +23,7 @@ from lensd.hold import Held
 from lensd.intake.guard import Guard
 from lensd.intake.intake import Intake, linked
 from lensd.intake.settle import Settler
+from lensd.notify import Pulse
 from lensd.pruning import DailyPass, Pruner
 from lensd.report import log
 from lensd.runner import Runner
@@ -76,12 +77,42 @@ class Wake:
 
 
 Message = Stop | Reload | Look | Wake
-Inbox = SimpleQueue[Message]
+
+
+class Inbox:
+    """Messages to the main loop, from any thread and from handlers of signals.
+
+    A path that is to be looked at is in it once, however many events there are.
+    """
+
+    def __init__(self) -> None:
+        self._messages: SimpleQueue[Message] = SimpleQueue()
+        self._looks: set[Look] = set()
+
+    def put(self, message: Message) -> None:
+        if isinstance(message, Look):
+            if message in self._looks:
+                return
+            self._looks.add(message)
+        self._messages.put(message)
+
+    def get(self, seconds: float) -> Message | None:
+        """The oldest message, None when none comes in time."""
+        try:
+            message = self._messages.get(timeout=seconds)
+        except Empty:
+            return None
+        if isinstance(message, Look):
+            self._looks.discard(message)  # before anybody looks: what happens then counts anew
+        return message
+
+    def empty(self) -> bool:
+        return self._messages.empty()
 
 
 def listen() -> Inbox:
     """Turn signals into messages, before there is any other thread."""
-    inbox: Inbox = SimpleQueue()
+    inbox = Inbox()
     block_lease_signal()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: inbox.put(Stop(n)))
@@ -129,7 +160,10 @@ class House:
         self._inbox = inbox
         self.archive = Archive(os.path.realpath(config.archive.path))
         settler = Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds)
-        self.intake = Intake(config.watch, settler, ledger, self.archive, self.say)
+        self.pulse = Pulse()
+        self.intake = Intake(
+            config.watch, settler, ledger, self.archive, self.say, self.pulse.progress
+        )
         self._claims = Claims()
         self.guard = Guard(
             config.watch,
@@ -205,10 +239,7 @@ class House:
         # Python runs a signal's handler in this thread, and one that comes just before the wait
         # begins does not interrupt it: so no wait is long.
         patience = min(PATIENCE_SECONDS, max(0.0, due - time.monotonic()))
-        try:
-            return self._inbox.get(timeout=patience)
-        except Empty:
-            return None
+        return self._inbox.get(patience)
 
     def look(self, paths: Iterable[str]) -> None:
         """Have paths looked at anew. From any thread."""
@@ -236,7 +267,7 @@ class House:
 
     def _open(self, watch: Watch) -> None:
         """What a folder needs before its first scan."""
-        rebuild.rebuild(watch, self.ledger, self.archive, self.say)
+        rebuild.rebuild(watch, self.ledger, self.archive, self.say, self.pulse.progress)
         recovery.rescue_strays(watch.root, watch.name, recursive=watch.recursive, shop=self.shop)
         baseline = self.intake.baseline(watch)
         if baseline is not None:

@@ -27,6 +27,10 @@ def notify_reloading() -> None:
     notify(f"RELOADING=1\nMONOTONIC_USEC={moment}")
 
 
+PROGRESS_SECONDS = 10.0
+_GOES_ON = "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=120000000"
+
+
 class Pulse:
     """WATCHDOG=1 twice in each of systemd's intervals ($WATCHDOG_USEC), as long as all is well."""
 
@@ -35,9 +39,21 @@ class Pulse:
         interval = os.environ.get("WATCHDOG_USEC", "") if pid == str(os.getpid()) else ""
         self._seconds = int(interval) / 2e6 if interval.isdigit() else None
         self._next = 0.0
+        self._pause = min(PROGRESS_SECONDS, self._seconds or PROGRESS_SECONDS)
+        self._told = time.monotonic()
 
     def beat(self, now: float) -> None:
         """Called by the main loop in each of its turns that finds everything alive."""
         if self._seconds is not None and now >= self._next:
             self._next = now + self._seconds
             notify("WATCHDOG=1")
+
+    def progress(self) -> None:
+        """Called in long work of the main loop, each time that it has come further.
+
+        A first look at 100,000 files may take longer than systemd waits for READY=1, or WATCHDOG=1.
+        """
+        now = time.monotonic()
+        if now >= self._told + self._pause:
+            self._told = now
+            notify(_GOES_ON)

@@ -78,17 +78,21 @@ class Pruner:
 
     def daily(self, now: float, stop: Stop) -> None:
         """The daemon's pass: as `prune`, with one line that sums it up."""
-        results = list(self.prune(now, stop))
+        files = size = kept = 0
+        for result in self.prune(now, stop):
+            if result.stays is None:
+                files, size = files + 1, size + result.bytes
+            else:
+                kept += 1
         if stop():
             return
         self._ledger.set_meta(LAST_PASS, repr(now))
-        gone = [r for r in results if r.stays is None]
-        if results:
+        if files or kept:
             self._log(
                 "daemon.pruned",
-                files=len(gone),
-                bytes=sum(r.bytes for r in gone),
-                kept=len(results) - len(gone),
+                files=files,
+                bytes=size,
+                kept=kept,
                 message="originals that stay beyond archive.keep_days are listed, with the reason, "
                 "by `lensd prune --dry-run`",
             )

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lensd.intake.folder import Folder, Log
 from lensd.intake.output import Marked, read_marks
-from lensd.intake.scan import scan
+from lensd.intake.scan import in_batches, scan
 from lensd.store.archive import Archive
 from lensd.store.entry import VERSIONS
 from lensd.store.files import identity_at, open_regular
@@ -33,23 +33,32 @@ class Rebuilt:
     originals: int = 0
 
 
-def rebuild(folder: Folder, ledger: Ledger, archive: Archive, log: Log) -> Rebuilt:
+def rebuild(
+    folder: Folder,
+    ledger: Ledger,
+    archive: Archive,
+    log: Log,
+    progress: Callable[[], None] = lambda: None,
+) -> Rebuilt:
     """Give a folder that the ledger does not know its rows back; without effect for others.
 
-    Raises OSError when the folder is not there: its turn comes when it is.
+    `progress` is called time and again meanwhile. Raises OSError when the folder is not there: its
+    turn comes when it is.
     """
     rebuilt = Rebuilt()
     if ledger.knows_root(folder.root):
         return rebuilt
-    for path, _ in scan(folder.root, recursive=folder.recursive, selects=folder.selects):
-        marked = read_marks(folder.root, path)
-        if marked is not None and ledger.knows(folder.root, path, marked.identity) is None:
-            original = _original(archive, folder, path, marked)
-            if original is not None:
-                _record(ledger, folder, path, marked, original)
-                rebuilt.files += 1
-                rebuilt.bytes += marked.identity.size
+    has_older = bool(archive.version_folders())
+    found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
+    for batch in in_batches(found):
+        progress()
+        with ledger.together():  # after a crash what has no row yet is found again
+            for path, _ in ledger.unknown(folder.root, batch):
+                # No header is read in vain: a new installation has no original of any file.
+                if has_older or os.path.lexists(archive.place(folder.name, path)):
+                    _rebuild_output(folder, ledger, archive, path, rebuilt)
     for place, path, sha256 in _unnamed(folder, ledger, archive):
+        progress()
         _record_original(ledger, folder, path, place, sha256)
         rebuilt.originals += 1
     if rebuilt.files or rebuilt.originals or ledger.damaged is not None:
@@ -62,6 +71,18 @@ def rebuild(folder: Folder, ledger: Ledger, archive: Archive, log: Log) -> Rebui
             message=_message(ledger.damaged),
         )
     return rebuilt
+
+
+def _rebuild_output(
+    folder: Folder, ledger: Ledger, archive: Archive, path: str, rebuilt: Rebuilt
+) -> None:
+    """The row of a file, if its marks say that it is an output and the archive has its original."""
+    marked = read_marks(folder.root, path)
+    original = None if marked is None else _original(archive, folder, path, marked)
+    if marked is not None and original is not None:
+        _record(ledger, folder, path, marked, original)
+        rebuilt.files += 1
+        rebuilt.bytes += marked.identity.size
 
 
 def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within: str) -> bool:

@@ -40,7 +40,7 @@ def continue_jobs(
 ) -> Failed | None:
     """As `recover`, the jobs of the wanted roots, in which no job may be running."""
     fault = None
-    under_way = [e for e in shop.ledger.unfinished() if e.state != "queued" and wanted(e.root)]
+    under_way = [e for e in shop.ledger.under_way() if wanted(e.root)]
     if under_way:
         shop.archive.sweep_rescued()
     for entry in under_way:
@@ -59,8 +59,11 @@ def continue_jobs(
 
 def rescue_strays(root: str, watch: str, *, recursive: bool, shop: Workshop) -> None:
     """Temporaries that no job of the ledger knows (it was lost): kept, if not in the archive."""
+    found = list(temporaries(root, recursive=recursive))
+    if not found:
+        return
     known = {_temporary(entry) for entry in shop.ledger.unfinished()}
-    strays = [p for p in temporaries(root, recursive=recursive) if os.path.basename(p) not in known]
+    strays = [path for path in found if os.path.basename(path) not in known]
     if strays:
         shop.archive.sweep_rescued()
     for path in strays:

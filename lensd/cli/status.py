@@ -45,7 +45,7 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
 
 
 def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
-    jobs = ledger.unfinished()
+    jobs = list(ledger.unfinished())
     problems = ledger.with_outcome("failed", "quarantined")
     report: dict[str, Any] = {
         "daemon": holder(config.state.path),

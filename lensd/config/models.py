@@ -43,9 +43,9 @@ class Watch(Part):
 
     def selects(self, relative: str) -> bool:
         """Whether the file at this path inside the folder is one to look at (no I/O)."""
-        return _matches([relative], self.include) and not _matches(
-            _with_parents(relative), self.exclude
-        )
+        if not _matches([relative], self.include):
+            return False
+        return not (self.exclude and _matches(_with_parents(relative), self.exclude))
 
 
 class Config(Part):

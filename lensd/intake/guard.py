@@ -30,6 +30,7 @@ from lensd.store.ledger import Ledger
 
 CHECK_SECONDS = 5.0
 RARELY_SECONDS = 6 * 3600.0
+MORE_SECONDS = 10.0  # there is more than the intake takes up at once
 NEW_FOLDER_SECONDS = 2.0  # a tree that is being copied in is looked at when most of it is there
 META = "degraded"  # under this key the ledger has, for `status`, what `Guard.report` gives
 
@@ -269,7 +270,7 @@ class Guard:
         """Make sure that it is watched, then scan it: in this order nothing falls between."""
         try:
             is_proven = self._cover(root)
-            self._intake.scan(root.folder, now)
+            is_all = self._intake.scan(root.folder, now)
         except OSError as error:
             self._degrade(root, roots.unreachable(error))
             self._publish()
@@ -277,7 +278,8 @@ class Guard:
         root.audit_at = math.inf
         is_local = root.seen is not None and not root.seen.is_remote
         rarely = max(RARELY_SECONDS, 12 * self._rescan_seconds)
-        root.scan_at = now + (rarely if is_proven and is_local else self._rescan_seconds)
+        next_look = rarely if is_proven and is_local else self._rescan_seconds
+        root.scan_at = now + (next_look if is_all else min(MORE_SECONDS, next_look))
 
     def _audit_after_new_folder(self, root: _Root, now: float) -> None:
         root.audit_at = math.inf

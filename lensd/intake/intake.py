@@ -6,7 +6,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lensd.errors import FileError, Skipped
@@ -14,7 +14,7 @@ from lensd.intake import complete
 from lensd.intake.complete import Kind
 from lensd.intake.folder import Folder, Log
 from lensd.intake.following import Follower, Found
-from lensd.intake.scan import linked_folders, scan
+from lensd.intake.scan import in_batches, linked_folders, scan
 from lensd.intake.settle import Candidate, Key, Settler
 from lensd.intake.steady import SteadyClock
 from lensd.store.archive import Archive
@@ -23,6 +23,8 @@ from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.paths import is_below
 
+# A look through a folder takes up no more than this at once: 100,000 candidates have 75 MB.
+MOST_CANDIDATES = 20_000
 # After this long `step` looks at no further file: signals are to be heard in between.
 STEP_SECONDS = 0.5
 
@@ -40,12 +42,19 @@ class Intake:
         ledger: Ledger,
         archive: Archive,
         log: Log,
+        progress: Callable[[], None] = lambda: None,
+        most: int = MOST_CANDIDATES,
     ) -> None:
+        """`progress` is called time and again while all files of a folder are looked at, of which
+        `most` are taken up at once.
+        """
         self._folders = {f.root: f for f in folders}
         self._settler = settler
         self._ledger = ledger
         self._archive = archive
         self._log = log
+        self._progress = progress
+        self._most = most
         self._follower = Follower(folders, ledger, archive, log)
         self._clock = SteadyClock()
         self._first_seen: dict[str, float] = {}  # readings of the clock
@@ -104,29 +113,48 @@ class Intake:
         """Record a folder that the ledger sees for the first time: (files, bytes) left alone."""
         if self._ledger.knows_root(folder.root):
             return None
-        lost = self._follower.misses_outputs()
-        found = [
-            (path, identity)
-            for path, identity in scan(
-                folder.root, recursive=folder.recursive, selects=folder.selects
-            )
-            if self._ledger.knows(folder.root, path, identity) is None
-            and self._follower.look_at_unknown(Key(folder.root, path), identity, lost=lost)
-            is Found.NEW
-        ]
-        left = found if folder.existing == "leave" else []
-        self._ledger.baseline(folder.root, folder.name, left)
-        return len(left), sum(identity.size for _, identity in left)
+        files = size = 0
+        for unknown in self._unknown_to(folder):
+            left = unknown if folder.existing == "leave" else []
+            self._ledger.leave(folder.root, folder.name, left)
+            files += len(left)
+            size += sum(identity.size for _, identity in left)
+        self._ledger.baseline(folder.root, folder.name)
+        return files, size
 
-    def scan(self, folder: Folder, now: float) -> None:
-        """Look for versions that the ledger does not know."""
+    def _unknown_to(self, folder: Folder) -> Iterator[list[tuple[str, Identity]]]:
+        """Files, a few hundred at a time, that have no row and are not known from elsewhere."""
+        lost = self._follower.misses_outputs()
+        look = self._follower.look_at_unknown
+        for batch in in_batches(self._scan(folder)):
+            self._progress()
+            yield [
+                (path, identity)
+                for path, identity in self._ledger.unknown(folder.root, batch)
+                if look(Key(folder.root, path), identity, lost=lost) is Found.NEW
+            ]
+
+    def _scan(self, folder: Folder) -> Iterator[tuple[str, Identity]]:
+        return scan(folder.root, recursive=folder.recursive, selects=folder.selects)
+
+    def scan(self, folder: Folder, now: float) -> bool:
+        """Look for versions that the ledger does not know.
+
+        False: there are too many at once, and another look has to come when they have settled.
+        """
         now = self._clock.at(now)
-        for path, identity in scan(folder.root, recursive=folder.recursive, selects=folder.selects):
-            key = Key(folder.root, path)
-            if self._settler.has(key) or self._ledger.knows(*key, identity):
-                continue
-            if self._follower.look(key, identity) is not Found.FOLLOWED:
-                self._settler.notice(key, now)
+        room = self._most - self._settler.undecided()
+        for batch in in_batches(self._scan(folder)):
+            self._progress()
+            unsettled = [f for f in batch if not self._settler.has(Key(folder.root, f[0]))]
+            for path, identity in self._ledger.unknown(folder.root, unsettled):
+                key = Key(folder.root, path)
+                if self._follower.look(key, identity) is not Found.FOLLOWED:
+                    if room <= 0:
+                        return False
+                    self._settler.notice(key, now)
+                    room -= 1
+        return True
 
     def step(self, now: float) -> int:
         """Look at what is due, for a while; returns how many jobs it made."""

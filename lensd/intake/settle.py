@@ -63,6 +63,10 @@ class Settler:
         """Whether it was noticed but never looked at."""
         return self._candidates[key].identity is None
 
+    def undecided(self) -> int:
+        """How many candidates there are of which nothing is said yet, so that time settles them."""
+        return sum(candidate.waiting is None for candidate in self._candidates.values())
+
     def keys(self) -> Iterator[Key]:
         return iter(self._candidates)
 

@@ -52,9 +52,23 @@ class Database:
         self._db.close()
 
     @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
+    def together(self) -> Iterator[None]:
+        """One commit for all changes within: all of them or, after an exception, none.
+
+        Other threads wait meanwhile. Not around anything that counts on a change being durable.
+        """
         with self._lock, self._faults("written"), self._db:
-            yield self._db
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._faults("written"):
+            if self._db.in_transaction:  # within `together`
+                yield self._db
+                return
+            with self._db:
+                yield self._db
 
     def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock, self._faults("read"):

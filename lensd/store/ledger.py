@@ -16,15 +16,20 @@ restored, analyzed, kept, skipped, failed, quarantined, superseded (another vers
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from lensd.store.entry import Entry, row_key
 from lensd.store.identity import Identity
 from lensd.store.moves import Moves
-from lensd.store.rows import older_originals_moved, replace_older, update
+from lensd.store.rows import PAGE, older_originals_moved, replace_older, update
+
+_UNDER_WAY = ("running", "staged", "publishing", "published")
 
 _NOT_PAUSED = """
 NOT EXISTS (
@@ -44,11 +49,20 @@ class Ledger(Moves):
         """Whether it never saw a folder: it is new, or an older one was lost."""
         return not self._read("SELECT 1 FROM roots LIMIT 1")
 
-    def baseline(self, root: str, watch: str, files: Iterable[tuple[str, Identity]]) -> None:
-        """Record a folder seen for the first time, and the files that lie there, as left alone."""
+    def leave(self, root: str, watch: str, files: Iterable[tuple[str, Identity]]) -> None:
+        """Record files of a folder that is seen for the first time as left alone."""
         with self._change() as db:
             for path, identity in files:
                 self._insert(db, root, watch, path, identity, state="done", outcome="baseline")
+
+    def baseline(self, root: str, watch: str, files: Iterable[tuple[str, Identity]] = ()) -> None:
+        """Record a folder as seen, and the files that lie there, or the last of them, as left."""
+        with self.together():
+            self.leave(root, watch, files)
+            self._know_root(root, watch)
+
+    def _know_root(self, root: str, watch: str) -> None:
+        with self._change() as db:
             db.execute(
                 "INSERT OR IGNORE INTO roots (root, watch, first_seen) VALUES (?, ?, ?)",
                 (os.fsencode(root), watch, time.time()),
@@ -57,8 +71,10 @@ class Ledger(Moves):
     def newest(self, root: str, count: int) -> list[Entry]:
         """Of the files of a root, those that came last and had an end."""
         return self._all(
-            "id IN (SELECT max(id) FROM files WHERE root = ? AND state = 'done' "
-            "AND outcome <> 'superseded' GROUP BY path) ORDER BY id DESC LIMIT ?",
+            "root = ? AND state = 'done' AND outcome <> 'superseded' AND NOT EXISTS ("
+            "SELECT 1 FROM files AS newer WHERE newer.root = files.root "
+            "AND newer.path = files.path AND newer.id > files.id "
+            "AND newer.state = 'done' AND newer.outcome <> 'superseded') ORDER BY id DESC LIMIT ?",
             os.fsencode(root),
             count,
         )
@@ -74,12 +90,23 @@ class Ledger(Moves):
         with a chmod: size, mtime and one of inode and ctime are enough.
         """
         entry = self.find(root, path)
-        if entry is None or entry.outcome == "superseded":
+        if entry is None:
             return None
-        known = [entry.staged or entry.identity]
-        if entry.state != "done":  # the exchange may come between the event and the ledger
-            known.append(entry.identity)
-        return entry if any(_same_version(k, identity) for k in known) else None
+        row = entry.state, entry.outcome, entry.identity, entry.staged
+        return entry if _knows(*row, identity) else None
+
+    def unknown(
+        self, root: str, files: Sequence[tuple[str, Identity]]
+    ) -> list[tuple[str, Identity]]:
+        """Of a few hundred files of a root those that `knows` does not know, by one query."""
+        marks = ",".join("?" * len(files))
+        query = (
+            "SELECT id, path, state, outcome, device, inode, size, mtime_ns, ctime_ns, staged "  # noqa: S608
+            f"FROM files WHERE root = ? AND path IN ({marks})"
+        )
+        rows = self._read(query, os.fsencode(root), *(os.fsencode(path) for path, _ in files))
+        newest = {row["path"]: row for row in sorted(rows, key=itemgetter(0))}
+        return [f for f in files if not _row_knows(newest.get(os.fsencode(f[0])), f[1])]
 
     def output(self, root: str, path: str, identity: Identity) -> Entry | None:
         """The compressed row whose output lies under a path, whatever was tried with it since."""
@@ -125,6 +152,8 @@ class Ledger(Moves):
         Not one that is paused (with `heed_pauses`), nor one that was postponed beyond `now` (wall
         time; default: now), nor one in a root of `without`.
         """
+        if heed_pauses and "" in self.paused():  # or it would be found out for each of them
+            return None
         moment = time.time() if now is None else now
         marks = ",".join("?" * len(without))
         return self._one(
@@ -150,9 +179,17 @@ class Ledger(Moves):
                 "outcome": None, "temporary": None, "staged": None,
             })  # fmt: skip
 
-    def unfinished(self) -> list[Entry]:
+    def unfinished(self) -> Iterator[Entry]:
         """Jobs under way or waiting, oldest first."""
-        return self._all("state <> 'done' ORDER BY id")
+        return self._each("state", "queued", *_UNDER_WAY, also="state <> 'done'")
+
+    def under_way(self) -> list[Entry]:
+        """Jobs that have begun, oldest first."""
+        return list(self._each("state", *_UNDER_WAY, also="state <> 'done'"))
+
+    def count_unfinished(self) -> int:
+        """How many jobs are under way or waiting."""
+        return int(self._read("SELECT count(*) FROM files WHERE state <> 'done'")[0][0])
 
     def update(self, job_id: str, **columns: Any) -> None:
         """Write down a step, durably."""
@@ -221,22 +258,33 @@ class Ledger(Moves):
                     (os.fsencode(archive_path), entry.sha256_in),
                 )
 
-    def with_outcome(self, *outcomes: str) -> list[Entry]:
-        marks = ",".join("?" * len(outcomes))
-        return self._all(f"outcome IN ({marks}) ORDER BY id", *outcomes)
+    def with_outcome(self, *outcomes: str) -> Iterator[Entry]:
+        """Rows with one of these outcomes, oldest first."""
+        return self._each("outcome", *outcomes)
 
-    def older_than(self, moment: float) -> list[Entry]:
-        """Archived originals of outputs that were published before a wall time, oldest first."""
+    def archived_last(self, count: int) -> list[Entry]:
+        """Of the compressed files with an original in the archive those that came last."""
         return self._all(
-            "outcome IN ('compressed', 'replaced') AND archive_path IS NOT NULL "
-            "AND published < ? ORDER BY published, id",
-            moment,
+            "outcome = 'compressed' AND archive_path IS NOT NULL ORDER BY id DESC LIMIT ?", count
         )
+
+    def older_than(self, moment: float) -> Iterator[Entry]:
+        """Archived originals of outputs that were published before a wall time, oldest first."""
+        last = -1.0, 0
+        while page := self._all(  # with +, or else SQLite reads all compressed rows for each page
+            "+outcome IN ('compressed', 'replaced') AND archive_path IS NOT NULL "
+            "AND published < ? AND (published, id) > (?, ?) "
+            f"ORDER BY published, id LIMIT {PAGE}",
+            moment,
+            *last,
+        ):
+            yield from page
+            last = page[-1].published or 0.0, page[-1].number
 
     def current(self, root: str, path: str) -> Entry | None:
         """The compressed row whose output should lie under a path."""
         return self._one(
-            "root = ? AND path = ? AND outcome = 'compressed' ORDER BY id DESC",
+            "root = ? AND path = ? AND +outcome = 'compressed' ORDER BY id DESC",
             *row_key(root, path),
         )
 
@@ -260,7 +308,8 @@ class Ledger(Moves):
             "SELECT outcome, count(*) AS n FROM files WHERE state = 'done' GROUP BY outcome"
         )
         saved = self._read(
-            "SELECT coalesce(sum(bytes_in - bytes_out), 0) FROM files WHERE outcome = 'compressed'"
+            "SELECT coalesce(sum(bytes_in - bytes_out), 0) FROM files "
+            "WHERE state = 'done' AND outcome = 'compressed'"
         )[0][0]
         held = self._read(
             "SELECT coalesce(sum(bytes_in), 0) FROM (SELECT DISTINCT archive_path, sha256_in, "
@@ -272,6 +321,26 @@ class Ledger(Moves):
             "held_by_archive": held,
             "net": saved - held,
         }
+
+
+def _knows(
+    state: str, outcome: str | None, identity: Identity, staged: Identity | None, now: Identity
+) -> bool:
+    """Whether a path's newest row is about what lies there now."""
+    if outcome == "superseded":
+        return False
+    if _same_version(staged or identity, now):
+        return True
+    # the exchange may come between the event and the ledger
+    return state != "done" and _same_version(identity, now)
+
+
+def _row_knows(row: sqlite3.Row | None, now: Identity) -> bool:
+    if row is None:
+        return False
+    _, _, state, outcome, *numbers, staged = row
+    output = Identity(*json.loads(staged)) if staged else None
+    return _knows(state, outcome, Identity(*numbers), output, now)
 
 
 def _same_version(known: Identity, now: Identity) -> bool:

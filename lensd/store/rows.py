@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from heapq import merge
+from operator import attrgetter
 from typing import Any
 
 from lensd.store.entry import VERSIONS, Entry, entry_of, row_key, stored
 from lensd.store.identity import Identity
 from lensd.store.standing import Standing
+
+PAGE = 500  # rows; those of 100,000 files would take 200 MB
 
 
 class Rows(Standing):
@@ -42,15 +46,32 @@ class Rows(Standing):
         found = self._all(where + " LIMIT 1", *values)
         return found[0] if found else None
 
+    def _each(self, column: str, *values: str, also: str = "TRUE") -> Iterator[Entry]:
+        """Rows of which a column has one of some values, oldest first; few at a time in memory.
+
+        A row that changes meanwhile is given as it is when its page is read.
+        """
+        return merge(
+            *(self._pages(f"{column} = ? AND {also}", value) for value in values),
+            key=attrgetter("number"),
+        )
+
+    def _pages(self, where: str, value: str) -> Iterator[Entry]:
+        last = 0
+        while page := self._all(f"{where} AND id > ? ORDER BY id LIMIT {PAGE}", value, last):
+            yield from page
+            last = page[-1].number
+
     def _all(self, where: str, *values: Any) -> list[Entry]:
         query = f"SELECT * FROM files WHERE {where}"  # noqa: S608  `where` is a constant of ours
         return [entry_of(row) for row in self._read(query, *values)]
 
 
 def replace_older(db: sqlite3.Connection, root: str, path: str, job_id: str) -> None:
+    # + keeps SQLite from looking at all compressed rows: 58 ms beside 100,000, for each job
     db.execute(
         "UPDATE files SET outcome = 'replaced' WHERE root = ? AND path = ? "
-        "AND outcome = 'compressed' AND job_id <> ?",
+        "AND +outcome = 'compressed' AND job_id <> ?",
         (*row_key(root, path), job_id),
     )
 

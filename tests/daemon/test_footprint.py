@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from lensd.intake.scan import BATCH
 from tests.support.home_server import HomeServer, wait_until
 
 
@@ -79,6 +80,22 @@ def test_the_watchdog_hears_of_a_loop_that_turns_and_of_a_reload(server: HomeSer
             assert reloading is not None
             assert reloading.startswith(b"RELOADING=1\nMONOTONIC_USEC=")
             assert _next_but_beats(channel, 30) == b"READY=1"
+            assert daemon.stop(10) == 0
+
+
+def test_a_long_look_at_many_files_asks_for_time(server: HomeServer) -> None:
+    """Neither the start's timeout nor the watchdog ends a daemon that comes further."""
+    for number in range(3 * BATCH):
+        (server.loras / f"{number}.safetensors").write_bytes(b"no LoRA")
+    address = str(server.top / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(address)
+        channel.settimeout(30)
+        with server.daemon(env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000"}) as daemon:
+            words: list[bytes] = []
+            while not words or words[-1] != b"READY=1":
+                words.append(channel.recv(64))
+            assert set(words[:-1]) == {b"WATCHDOG=1\nEXTEND_TIMEOUT_USEC=120000000"}
             assert daemon.stop(10) == 0
 
 

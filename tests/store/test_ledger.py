@@ -184,7 +184,7 @@ def test_a_page_that_cannot_be_read_is_a_fault_of_the_disk(tmp_path: Path) -> No
     content[3 * 4096 :] = b"\xff" * (len(content) - 3 * 4096)
     path.write_bytes(content)
     with pytest.raises(StorageError, match="cannot be read"):
-        ledger.with_outcome("baseline")
+        list(ledger.with_outcome("baseline"))
     ledger.close()
 
 

@@ -135,10 +135,10 @@ def test_originals_are_pruned_by_the_time_of_publishing(ledger: Ledger) -> None:
     assert published is not None
     ledger.update("redone", emitted=1)
     assert ledger.get("redone").published == published
-    assert [] == ledger.older_than(ledger.get("one").published or 0)
+    assert [] == list(ledger.older_than(ledger.get("one").published or 0))
     assert ["one", "redone"] == [e.job_id for e in ledger.older_than(published + 1)]
     ledger.pruned("one")
-    assert [] == ledger.older_than(published + 1)
+    assert [] == list(ledger.older_than(published + 1))
     assert ledger.totals()["held_by_archive"] == 0
     ledger.pruned("kept")
 
