@@ -96,7 +96,7 @@ def quick_core(up: Tensor, down: Tensor, energy: float) -> tuple[Core, Tensor]:
     squares = squares.flip(-1).clamp_min(0).double()
     ranks, hold = _quick_ranks(squares, _norm(gram_up) * _norm(gram_down), energy)
     wanted = int((ranks * hold).amax())
-    right = product(root, vectors.flip(-1)[:, :, :wanted])
+    right = product(root, vectors[:, :, vectors.shape[-1] - wanted :].flip(-1))
     inverse = squares[:, None, :wanted].rsqrt().nan_to_num(0.0, 0.0).float()
     return Core(squares.sqrt(), product(gram_down, right) * inverse, right), hold
 
