@@ -29,7 +29,7 @@ from bench.sizes import Recipe, machine, sources
 from lensd.worker.supervisor import Worker
 from tests.compute import asking
 
-ROUNDS = 5
+ROUNDS = 3
 MODES = ("analyze", "rank", "int8", "ultra")
 REFERENCES = ("copy", "qr")
 ROWS = (*MODES, "busy")
