@@ -5,6 +5,7 @@ it writes LoRAs with the names, shapes and sizes of real ones, of which the larg
 round asks for each mode and each reference in turn, so that a noisy machine is noisy to all;
 printed are medians and, in brackets, the smallest and the largest. `busy` is ultra again, with as
 many processes beside the worker as there are cores, which never rest and are as nice as it is.
+Where the worker finds CUDA, each mode is measured on that device too.
 `bench/results/engine.json` gets them all.
 
 The worker's seconds are from the request to its answer: read, compute, write, flush, read back and
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -51,20 +53,27 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.pid = 0
+        self._has_cuda = False
         command = sys.executable, "-m", "lensd.compute"
         self._worker = Worker(command, self._tell, timeout=600, idle_exit=600, nice=0)
 
     def _tell(self, event: str, **fields: Any) -> None:
         if event == "worker.started":
             self.pid = fields["pid"]
+            self._has_cuda = fields["device"] == "cuda"
 
     def ask(self, source: Path, mode: str) -> tuple[float, int]:
-        """The seconds of one job, and the bytes of its output; of `analyze`, of its input."""
+        """The seconds of one job, and the bytes of its output; of `analyze`, of its input.
+
+        Behind the mode stands the device: `ultra cuda`.
+        """
         temporary = self._folder / "temporary"
+        mode, _, device = mode.partition(" ")
         is_analysis = mode == "analyze"
-        request = asking.staged(
-            asking.request(source, mode="ultra" if is_analysis else mode), temporary
+        asked = asking.request(
+            source, mode="ultra" if is_analysis else mode, device=device or "cpu"
         )
+        request = asking.staged(asked, temporary)
         request |= {"op": "analyze" if is_analysis else "compress", "job_id": "bench"}
         began = time.perf_counter()
         answer = self._worker.request(request, give_up=lambda: False)
@@ -84,12 +93,17 @@ class Bench:
                 other.kill()
                 other.wait()
 
+    @property
+    def modes(self) -> list[str]:
+        return [*MODES, *(f"{mode} cuda" for mode in MODES if self._has_cuda)]
+
     def start(self) -> float:
         """Have it load all that a job needs; returns its MiB then."""
         tiny = self._folder / "tiny.safetensors"
         command = [sys.executable, "-c", TINY, str(tiny)]
         subprocess.run(command, check=True)
-        for mode in MODES:
+        self.ask(tiny, "ultra")
+        for mode in self.modes:
             self.ask(tiny, mode)
         return resident(self.pid, "VmRSS")
 
@@ -116,22 +130,22 @@ small_lora(Path(sys.argv[1]))
 def measure(source: Path, folder: Path) -> dict[str, Any]:
     """Seconds of each row and reference, round by round; memory and output by mode."""
     bench = Bench(folder)
-    seconds: dict[str, list[float]] = {name: [] for name in (*REFERENCES, *ROWS)}
+    seconds: dict[str, list[float]] = defaultdict(list)
     memory: dict[str, float] = {}
     size: dict[str, int] = {}
     try:
         bare = bench.start()
         bench.peak()
         for number in range(ROUNDS + 1):
-            for mode in MODES:
+            for name in REFERENCES:
+                seconds[name] += reference(name, source, 1)[: 1 if number else 0]
+            for mode in bench.modes:
                 took, size[mode] = bench.ask(source, mode)
                 memory[mode] = max(memory.get(mode, 0.0), bench.peak() - bare)
                 if number:  # the first one fills caches
                     seconds[mode].append(took)
             if number:
                 seconds["busy"].append(bench.ask_among_others(source, "ultra"))
-            for name in REFERENCES:
-                seconds[name] += reference(name, source, 1)[: 1 if number else 0]
     finally:
         bench.stop()
     seconds["full"] = reference("full", source, 1)
@@ -154,7 +168,7 @@ def report(name: str, found: dict[str, Any]) -> Iterator[str]:
     yield f"{name}, {found['bytes'] / 1e6:.1f} MB"
     for what, rounds in found["seconds"].items():
         yield (
-            f"  {what:8}{seconds[what]:9.3f} s  [{min(rounds):.3f} .. {max(rounds):.3f}]"
+            f"  {what:13}{seconds[what]:9.3f} s  [{min(rounds):.3f} .. {max(rounds):.3f}]"
             f"{1e9 * seconds[what] / found['bytes']:8.2f} ms/MB"
             f"{seconds[what] / seconds['copy']:8.1f} x copy"
             f"{seconds['qr'] / seconds[what]:8.2f} x as fast as qr"
@@ -162,8 +176,8 @@ def report(name: str, found: dict[str, Any]) -> Iterator[str]:
         )
     for mode, memory in found["mib_above_bare"].items():
         smaller = found["bytes"] / found["bytes_out"][mode]
-        yield f"  {mode:8}{memory:9.0f} MiB above a bare worker, {smaller:.1f} times smaller"
-    yield f"  busy    {seconds['busy'] / seconds['ultra']:9.2f} x the time of ultra alone"
+        yield f"  {mode:13}{memory:9.0f} MiB above a bare worker, {smaller:.1f} times smaller"
+    yield f"  busy         {seconds['busy'] / seconds['ultra']:9.2f} x the time of ultra alone"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -38,7 +38,7 @@ R = TypeVar("R")
 # Beyond what rounding explains, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4
 # What the first pass keeps for the second, in memory; of modules beyond that it is computed again.
-KEPT_BYTES = 32 * 2**20
+KEPT_BYTES = 24 * 2**20
 # What of the output is mapped at a time to read it back: mapped pages count as the worker's memory.
 MAPPED_BYTES = 32 * 2**20
 
@@ -196,11 +196,11 @@ class Engine:
         with self.clock.measure("read"):
             stored = self._there(self.source.matrices([m.module for m in plans]))
         with self.clock.measure("compute"):
-            if stored.up.itemsize < 4 and not plans[0].same:
+            if stored.up.itemsize < 4 and plans[0].rank < plans[0].module.rank:
                 stored = Factors(stored.up.float(), stored.down.float())  # once for all
             cores = [self._core(m) for m in plans]
             reduced = compress.reduce_all(plans, stored, cores)
-            errors = compress.squared_errors(reduced, stored, compress.precision(cores))
+            errors = compress.squared_errors(reduced, stored, cores)
         pairs = zip(reduced, errors, strict=True)
         return reduced, [
             Measured(r.plan, e, r.squared_signal, r.squared_error, r.elements, r.too_noisy)

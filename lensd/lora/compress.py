@@ -6,7 +6,7 @@ A few modules at a time, so that neither input nor output is ever whole in memor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,6 +33,7 @@ TORCH_DTYPE = {
 }
 # Relative delta error of the quantization alone. Typical is 0.015; truncation at 99 % has 0.1.
 MAX_NOISE = 0.05
+CLEAR_LOSS = 1e-3  # of the energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def reduce(m: ModulePlan, up: Tensor, down: Tensor, core: Core | None = None) ->
 
 def alike(m: ModulePlan, core: Core | None) -> tuple[object, ...]:
     """What modules that `reduce_all` takes together have in common, beside their factors."""
-    return m.same, m.encoding, m.rank == m.module.rank, precision([core])
+    return m.same, m.encoding, m.rank == m.module.rank, precision([core]), _measured_in(m, core)
 
 
 def reduce_all(
@@ -127,18 +128,19 @@ def _float_factors(
     # The rescale goes into `up`; `down` is only converted. Into float16 a power of two moves over
     # as well: small weights of a wider format would vanish below what it can hold.
     narrowed = m.module.dtype in WIDE_DTYPES and m.encoding == "F16"
-    balances = _balances(stored) if narrowed else [1.0] * len(plans)
+    ones = [1.0] * len(plans)
+    balances = _balances(stored, ones) if narrowed else ones
     ratios = [m.scale / m.out_scale * c for m, c in zip(plans, balances, strict=True)]
     up, down = (t.double() for t in stored)
     return Factors(up * _column(ratios, up), down / _column(balances, down))
 
 
-def _balances(factors: Factors) -> list[float]:
-    """The powers of two c that bring the largest elements of c up and down / c together."""
+def _balances(factors: Factors, scales: Iterable[float]) -> list[float]:
+    """Powers of two c that bring the largest elements of c scale up and down / c together."""
     highs, lows = (largest_elements(t).tolist() for t in (factors.down, factors.up))
     return [
-        2.0 ** round(math.log2(high / low) / 2) if high > 0 and low > 0 else 1.0
-        for high, low in zip(highs, lows, strict=True)
+        2.0 ** round(math.log2(high / low / scale) / 2) if min(high, low, scale) > 0 else 1.0
+        for high, low, scale in zip(highs, lows, scales, strict=True)
     ]
 
 
@@ -199,20 +201,31 @@ def _are_tame(factors: Factors) -> bool:
 def _to_int8(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> list[Reduced]:
+    quantized = int8.quantize_all(*_in_best_gauge(plans, stored, cores), [m.rank for m in plans])
+    return [_as_int8(m, q) for m, q in zip(plans, quantized, strict=True)]
+
+
+def _in_best_gauge(
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> tuple[Factors, list[float]]:
+    """float32 factors of delta_k, and their steps. What they were chosen from is free again."""
     ranks = [m.rank for m in plans]
     factors = Factors(*(t.float() for t in truncate_all(plans, stored, cores)))
+    if plans[0].rank != plans[0].module.rank:
+        return int8.best_gauge(factors, ranks)
     # At the full rank the factors as they are may have the smaller elements.
-    is_full = plans[0].rank == plans[0].module.rank
-    quantized = int8.quantize_all(factors, ranks, *([_balanced(plans, stored)] if is_full else []))
-    return [_as_int8(m, q) for m, q in zip(plans, quantized, strict=True)]
+    return int8.best_gauge(factors, ranks, _balanced(plans, stored))
 
 
 def _balanced(plans: Sequence[ModulePlan], stored: Factors) -> Factors:
     """delta's factors as they are, float32, both well within its range."""
-    factors = Factors(*(t.to(torch.float64, copy=True) for t in stored))
-    factors.up.mul_(_column([m.scale for m in plans], factors.up))
-    balance = _column(_balances(factors), factors.up)
-    return Factors(factors.up.mul_(balance).float(), factors.down.div_(balance).float())
+    # the range of float64 for one side at a time
+    balances = _balances(stored, [abs(m.scale) for m in plans])
+    gains = [m.scale * c for m, c in zip(plans, balances, strict=True)]
+    up = stored.up.to(torch.float64, copy=True)
+    up = up.mul_(_column(gains, up)).float()
+    down = stored.down.to(torch.float64, copy=True)
+    return Factors(up, down.div_(_column(balances, down)).float())
 
 
 def _as_int8(m: ModulePlan, q: int8.Quantized) -> Reduced:
@@ -230,13 +243,23 @@ def _tensors(m: ModulePlan, up: Tensor, down: Tensor, alpha: float | None) -> di
     return tensors
 
 
-def squared_errors(reduced: Sequence[Reduced], stored: Factors, dtype: torch.dtype) -> list[float]:
+def _measured_in(m: ModulePlan, core: Core | None) -> torch.dtype:
+    """float32 for an error that stands out of what float32 leaves of a difference of norms."""
+    is_clear = 1 - m.retained > CLEAR_LOSS
+    return torch.float32 if is_clear and precision([core]) == torch.float32 else torch.float64
+
+
+def squared_errors(
+    reduced: Sequence[Reduced], stored: Factors, cores: Sequence[Core | None]
+) -> list[float]:
     """||delta - what a loader sees||_F^2 of modules reduced together, against their factors.
 
-    A difference of norms: exact to some 1e-8 of ||delta|| in float64, 3e-4 in float32.
+    A difference of norms: exact to 1e-14 of ||delta||_F^2 in float64 and some 1e-7 in float32,
+    which is used where that is below 1e-4 of the error.
     """
     if reduced[0].plan.same:
         return [0.0] * len(reduced)
+    dtype = _measured_in(reduced[0].plan, cores[0])
     # one side after the other: at full rank both together are 100 MB of float64
     crossed, squared = zip(
         _crossed_and_squared(stored.up.mT, [r.up for r in reduced], dtype),

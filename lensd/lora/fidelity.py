@@ -64,9 +64,12 @@ def squared_roundings(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down
     up down - up' down' = (up - up') down + up' (down - down').
     """
     up, down, rounded_up, rounded_down = _of_one_dtype(up, down, rounded_up, rounded_down)
-    left = torch.cat([up - rounded_up, rounded_up], dim=-1)
-    right = torch.cat([down, down - rounded_down], dim=-2)
-    return inners(left, right, left, right).clamp_min(0)
+    error_up, error_down = up - rounded_up, down - rounded_down
+    return (
+        inners(error_up, down, error_up, down)
+        + inners(rounded_up, error_down, rounded_up, error_down)
+        + 2 * inners(error_up, down, rounded_up, error_down)
+    ).clamp_min(0)
 
 
 def largest_element(tensor: Tensor) -> float:

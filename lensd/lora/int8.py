@@ -14,7 +14,6 @@ byte more; c then makes one scale serve both factors.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -73,11 +72,12 @@ class Factors(NamedTuple):
         """scale^2 of each balanced pair: the square of the quantization step."""
         return largest_elements(self.up) * largest_elements(self.down) / LEVELS**2
 
-    def balanced(self) -> Factors:
-        """Both with the same largest element; zeros as they are."""
+    def balance(self) -> None:
+        """Give both the same largest element, in place; zeros stay as they are."""
         balance = (largest_elements(self.down) / largest_elements(self.up)).sqrt()
         balance = balance.nan_to_num(1.0, 1.0).masked_fill(balance == 0, 1.0).to(self.up)
-        return Factors(self.up * balance[:, None, None], self.down / balance[:, None, None])
+        self.up.mul_(balance[:, None, None])
+        self.down.div_(balance[:, None, None])
 
 
 def quantize(up: Tensor, down: Tensor, *others: tuple[Tensor, Tensor]) -> Quantized:
@@ -86,12 +86,12 @@ def quantize(up: Tensor, down: Tensor, *others: tuple[Tensor, Tensor]) -> Quanti
     `others`: more factors of the same delta.
     """
     pairs = [Factors(f[None], g[None]) for f, g in others]
-    return quantize_all(Factors(up[None], down[None]), [up.shape[1]], *pairs)[0]
+    ranks = [up.shape[1]]
+    return quantize_all(*best_gauge(Factors(up[None], down[None]), ranks, *pairs), ranks)[0]
 
 
-def quantize_all(factors: Factors, ranks: Sequence[int], *others: Factors) -> list[Quantized]:
-    """The same for b modules, whose columns of up and rows of down are zero from ranks[i] on."""
-    exact, steps = _best_gauge(factors, ranks, others)
+def quantize_all(exact: Factors, steps: Sequence[float], ranks: Sequence[int]) -> list[Quantized]:
+    """The same for b modules in the gauge that `best_gauge` found."""
     # a delta whose scale no float32 alpha could carry becomes zero
     tiny = torch.finfo(torch.float32).tiny
     scales = torch.tensor([s if s >= tiny else 0.0 for s in steps], dtype=torch.float64).sqrt()
@@ -101,39 +101,42 @@ def quantize_all(factors: Factors, ranks: Sequence[int], *others: Factors) -> li
     return _quantized(exact, rounded, scales, ranks)
 
 
-def _best_gauge(
-    factors: Factors, ranks: Sequence[int], others: Sequence[Factors]
+def best_gauge(
+    factors: Factors, ranks: Sequence[int], *others: Factors
 ) -> tuple[Factors, list[float]]:
     """Balanced factors of the same deltas, and the steps (squares) that they and the guard allow.
 
-    Candidates are the rotations of these factors, and `others`. The error grows with the step: the
-    candidate with the smallest is taken, the first among equals. Where the guard asks for a larger
-    step than the first rotation does, as it mostly does, no other candidate can be better.
+    Of b modules, whose columns of up and rows of down are zero from ranks[i] on. Candidates are the
+    rotations of these factors, and `others`. The error grows with the step: the candidate with the
+    smallest is taken. Where the guard asks for a larger step than the first ones have, as it mostly
+    does, no other candidate can be better.
     """
-    first = factors.turned(_rotations(ranks, 1, factors.up))
-    chosen, steps = _smallest([factors, first, *others])
-    guarded = [_guarded(chosen, at, *own) for at, own in enumerate(zip(ranks, steps, strict=True))]
-    free = [at for at, step in enumerate(steps) if 0 < step == guarded[at]]
+    best = factors.turned(_rotations(ranks, 1, factors.up))
+    steps = best.steps().tolist()
+    every = range(len(ranks))
+    for other in (factors, *others):
+        _take_smaller(best, steps, other, every)
+    del other, others  # at full rank tens of MB
+    best.balance()
+    guarded = [_guarded(best, at, ranks[at], steps[at]) for at in every]
+    free = [at for at in every if 0 < steps[at] == guarded[at]]
     if free:
-        own_ranks, own = [ranks[at] for at in free], Factors(*(t[free] for t in factors))
-        more = [own.turned(_rotations(own_ranks, n, own.up)) for n in range(2, ROTATIONS)]
-        better, steps = _smallest([Factors(*(t[free] for t in chosen)), *more])
-        for at, up, down, step in zip(free, *better, steps, strict=True):
-            chosen.up[at], chosen.down[at] = up, down
-            guarded[at] = _guarded(chosen, at, ranks[at], step)
-    return chosen, guarded
+        own_ranks = [ranks[at] for at in free]
+        own = factors if len(free) == len(ranks) else Factors(*(t[free] for t in factors))
+        for number in range(2, ROTATIONS):
+            _take_smaller(best, steps, own.turned(_rotations(own_ranks, number, own.up)), free)
+        best.balance()
+        for at in free:
+            guarded[at] = _guarded(best, at, ranks[at], steps[at])
+    return best, guarded
 
 
-def _smallest(candidates: Sequence[Factors]) -> tuple[Factors, list[float]]:
-    """Of each module the candidate with the smallest step, balanced; and these steps."""
-    steps = zip(*(c.steps().tolist() for c in candidates), strict=True)
-    best = [min(enumerate(own), key=lambda pair: pair[1]) for own in steps]
-    usual = statistics.mode(which for which, _ in best)
-    chosen = Factors(*(t.clone() for t in candidates[usual]))
-    for at, (which, _) in enumerate(best):
-        if which != usual:
-            chosen.up[at], chosen.down[at] = (t[at] for t in candidates[which])
-    return chosen.balanced(), [step for _, step in best]
+def _take_smaller(best: Factors, steps: list[float], other: Factors, places: Sequence[int]) -> None:
+    """Replace the best of each place by what has a smaller step; other's first is of places[0]."""
+    for at, step, up, down in zip(places, other.steps().tolist(), *other, strict=True):
+        if step < steps[at]:
+            steps[at] = step
+            best.up[at], best.down[at] = up, down
 
 
 def _guarded(exact: Factors, at: int, rank: int, step: float) -> float:
@@ -186,9 +189,9 @@ def _quantized(
 
 def plain(up: Tensor, down: Tensor) -> Quantized:
     """The textbook way: scale = max|tensor| / 127 for each factor as it is. For comparison."""
-    factors = Factors(up[None], down[None])
-    scales = factors.steps().sqrt()
-    exact = factors.balanced()
+    exact = Factors(up[None].clone(), down[None].clone())
+    scales = exact.steps().sqrt()
+    exact.balance()
     rounded = Factors(_round(exact.up, scales), _round(exact.down, scales))
     return _quantized(exact, rounded, scales, [up.shape[1]])[0]
 
@@ -243,13 +246,13 @@ def largest_product(up: Floats, down: Floats, enough: float) -> float:
         return largest
     order = _longest(rows, largest / columns.max())
     across = _longest(columns, largest / rows.max())
-    up, down, rows, columns = up[order], down[:, across], rows[order], columns[across]
-    for top in range(0, len(rows), BLOCK_ROWS):
-        reach = int(np.searchsorted(-columns, -largest / rows[top]))
+    down, columns = down[:, across], columns[across]
+    for top in range(0, len(order), BLOCK_ROWS):
+        block = order[top : top + BLOCK_ROWS]
+        reach = int(np.searchsorted(-columns, -largest / rows[block[0]]))
         for left in range(0, reach, BLOCK_COLUMNS):
-            right = min(reach, left + BLOCK_COLUMNS)
-            block = np.matmul(up[top : top + BLOCK_ROWS], down[:, left:right])
-            largest = max(largest, float(block.max()), -float(block.min()))
+            part = np.matmul(up[block], down[:, left : min(reach, left + BLOCK_COLUMNS)])
+            largest = max(largest, float(part.max()), -float(part.min()))
     return largest
 
 

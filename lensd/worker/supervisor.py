@@ -23,9 +23,11 @@ POLL_SECONDS = 0.2
 CUDA_IDLE_SECONDS = 30.0
 # A core for each thread of the worker's own. And glibc's malloc keeps what is freed: it would hand
 # back and fetch anew every block of some MB, whose pages the kernel fills with zeros each time.
+# All threads share one heap, since malloc_trim does not reach the end of any other.
 ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(64 * 2**20)),
+    "MALLOC_ARENA_MAX": "1",
 }
 
 Tell = Callable[..., None]
