@@ -41,7 +41,7 @@ lint: $(READY) ## style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(READY) ## all measurements, some hours; ARGS=FILE measures what its modes cost
+bench: $(READY) ## all measurements, half an hour; ARGS=FILE measures what its modes cost
 	$(BIN)/python -m bench.engine $(ARGS)
 	$(BIN)/python -m bench.sizes $(ARGS)
 ifeq ($(strip $(ARGS)),)
@@ -49,6 +49,7 @@ ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m bench.scale
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.gauge
+	$(BIN)/python -m tests.docs.rendering
 endif
 
 clean: ## remove what make made, .venv too

@@ -44,6 +44,7 @@ def draw(results: dict[str, Any]) -> Figure:
     axes.set_yticks(range(len(files)), labels)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("seconds, median")
     axes.set_title(results["machine"], fontsize=8)
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.12), ncols=3, fontsize=8)

@@ -16,6 +16,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from bench import tables
 from lensd.cli import LAZY, main
 from lensd.config.document import Document, Settings, WatchEntry
 from lensd.config.explain import section_at
@@ -146,6 +147,9 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "namings": namings,
     "portability": portability,
     "programs": programs,
+    "savings": tables.savings,
+    "scale": tables.scale,
+    "speed": tables.speed,
 }
 
 

@@ -1,0 +1,75 @@
+"""`bench/results/*.json` -> the tables of docs/measurements.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+COLUMNS = {
+    "copy": "copy and hash",
+    "analyze": "analyze",
+    "rank": "rank",
+    "int8": "int8",
+    "ultra": "ultra",
+    "busy": "ultra, busy machine",
+    "qr": "QR and SVD",
+    "full": "full SVD",
+}
+
+
+def speed() -> Iterator[str]:
+    """Median seconds of each file's rows."""
+    results = _read("engine.json")
+    yield f"| file | MB | {' | '.join(COLUMNS.values())} |"
+    yield "|---|---:" + "|---:" * len(COLUMNS) + "|"
+    for name, found in results["files"].items():
+        seconds = [f"{median(found['seconds'][row]):.3g}" for row in COLUMNS]
+        yield f"| {name} | {found['bytes'] / 1e6:.0f} | {' | '.join(seconds)} |"
+    yield ""
+    yield f"Seconds, medians; {results['machine']}."
+
+
+def savings() -> Iterator[str]:
+    """How many times smaller each file becomes, and what the worker takes for it."""
+    results = _read("engine.json")
+    modes = ("rank", "int8", "ultra")
+    yield "| file | " + " | ".join(f"`{m}`: smaller by | memory" for m in modes) + " |"
+    yield "|---" + "|---:|---:" * len(modes) + "|"
+    for name, found in results["files"].items():
+        cells = [
+            f"{found['bytes'] / found['bytes_out'][m]:.1f} | {found['mib_above_bare'][m]:.0f} MiB"
+            for m in modes
+        ]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def scale() -> Iterator[str]:
+    """What numbers of files cost the daemon."""
+    results = _read("scale.json")
+    yield "| files | ledger | ready after | CPU of a rescan | memory, most | idle, of a core |"
+    yield "|---:|---|---:|---:|---:|---:|"
+    for row in results["standing"]:
+        yield (
+            f"| {row['files']:,} | {row['ledger']} | {row['ready_seconds']:.1f} s "
+            f"| {row['rescan_cpu']:.2f} s | {row['mb_most']:.0f} MB | {row['idle_percent']:.2f} % |"
+        )
+    traffic = results["traffic"]
+    together = traffic["together"]
+    yield ""
+    yield (
+        f"From a file's last byte to its publication, beyond the quiet time: "
+        f"{1000 * median(traffic['latencies']):.0f} ms for a small file."
+    )
+    yield (
+        f"{together['files']} small files at once: {together['files_per_minute']:,.0f} a minute. "
+        f"{results['machine']}."
+    )
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return found
