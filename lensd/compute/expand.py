@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lensd.compute.passes import as_bytes
+from lensd.compute.readback import as_bytes
 from lensd.compute.source import Source
 from lensd.compute.strength import strengths
 from lensd.errors import UsageError

@@ -1,8 +1,8 @@
-"""Two passes over a file's modules and one over its output, each a pool of independent tasks.
+"""Two passes over a file's modules, each a pool of independent tasks.
 
 One intra-op thread per task: several OpenMP threads on a busy machine spin and make the same work
-ten times longer. A task holds one module at a time, so that memory does not grow with the file,
-and its result does not depend on how many run beside it.
+ten times longer. A task holds a few modules of one shape, so that memory does not grow with the
+file, and its result does not depend on how many run beside it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from lensd.compute import readback
+from lensd.compute.readback import as_bytes
 from lensd.compute.source import Source
 from lensd.errors import Failed
 from lensd.lora import compress, fidelity, spectrum
 from lensd.lora.batches import batches
 from lensd.lora.int8 import Factors
-from lensd.lora.layout import Module, TensorSpec
+from lensd.lora.layout import Module
 from lensd.lora.planning import ModulePlan, Parameters, Plan, Reading, columns, own_energy
 from lensd.lora.reading import read_modules
-from lensd.store.header import tensor_bytes
 from lensd.store.output import Output
 from lensd.worker import memory
 
@@ -39,8 +38,6 @@ R = TypeVar("R")
 VERIFY_SLACK = 1e-4
 # What the first pass keeps for the second, in memory; of modules beyond that it is computed again.
 KEPT_BYTES = 24 * 2**20
-# What of the output is mapped at a time to read it back: mapped pages count as the worker's memory.
-MAPPED_BYTES = 32 * 2**20
 
 
 @dataclass(slots=True)
@@ -132,23 +129,9 @@ class Engine:
         return self._of_plan(plan, lambda batch: self._reduce(batch)[1])
 
     def verify(self, output: Output, plan: Plan) -> None:
-        """Read the output back from the disk, through the safetensors library.
-
-        Raises Failed(`verify_failed`) where a tensor is not, byte for byte, what was written.
-        """
+        """Read the output back. Raises Failed(`verify_failed`)."""
         began = time.monotonic()
-        done = 0
-        try:
-            for names in _by_size(plan.tensors, MAPPED_BYTES):
-                with safe_open(output.reading_path, framework="pt") as judge:
-                    if not done:
-                        _check_shapes(plan, {n: judge.get_slice(n) for n in judge.keys()})  # noqa: SIM118
-                    for name in names:
-                        _check_bytes(output, name, judge.get_tensor(name))
-                        done += 1
-                        self._progress("verify", done)
-        except SafetensorError as error:
-            raise Failed("verify_failed", f"the output cannot be read back: {error}") from None
+        readback.verify(output, plan, self._progress)
         self.clock.spent["verify"] = time.monotonic() - began
 
     def seconds(self) -> dict[str, float]:
@@ -252,44 +235,6 @@ def single_threaded_pool(threads: int) -> ThreadPoolExecutor:
 
 def available_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)))
-
-
-def as_bytes(tensor: Tensor) -> memoryview:
-    """The little-endian bytes of a tensor, as safetensors stores them."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
-
-
-def _by_size(tensors: Iterable[tuple[str, TensorSpec]], most: int) -> Iterator[list[str]]:
-    """Names of tensors that follow each other, with at most so many bytes together."""
-    names: list[str] = []
-    size = 0
-    for name, spec in tensors:
-        size += tensor_bytes(spec.dtype, spec.shape)
-        if names and size > most:
-            yield names
-            names, size = [], tensor_bytes(spec.dtype, spec.shape)
-        names.append(name)
-    yield names
-
-
-def _check_bytes(output: Output, name: str, found: Tensor) -> None:
-    if not output.is_as_written(name, as_bytes(found)):
-        raise Failed(
-            "verify_failed",
-            f"tensor {name} read back from the disk is not what was written to it; nothing was "
-            "replaced: check that disk",
-        )
-
-
-def _check_shapes(plan: Plan, found: dict[str, Any]) -> None:
-    """`found`: what safe_open's get_slice says of each tensor that the output has."""
-    for key, spec in plan.tensors:
-        there = found.pop(key, None)
-        if there is None or (there.get_dtype(), tuple(there.get_shape())) != spec:
-            raise Failed("verify_failed", f"the output's tensor {key} is not as planned")
-    if found:
-        raise Failed("verify_failed", f"the output has a tensor too many: {next(iter(found))}")
 
 
 def _check_error(m: Measured) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensd.compute import passes, task
+from lensd.compute import passes, readback, task
 from lensd.compute.source import Source
 from lensd.errors import Failed, Kept, Skipped
 from lensd.lora import compress as numerics
@@ -332,16 +332,24 @@ def test_a_writer_meanwhile_is_noticed(lora: Path, temporary: Path, stage: str, 
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("where", [0.5, 0.99])
+@pytest.mark.parametrize("mapped", [500, 2**20])
 def test_a_disk_that_writes_something_else_is_noticed(
-    lora: Path, temporary: Path, mode: str
+    lora: Path,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    where: float,
+    mapped: int,
 ) -> None:
-    """verify_failed: the bytes read back are not those of the plan."""
+    """verify_failed: the bytes read back, piece by piece, are not those of the plan."""
+    monkeypatch.setattr(readback, "MAPPED_BYTES", mapped)
 
     def corrupt(at: str, done: int) -> None:
         if (at, done) == ("reduce", 6):
             with temporary.open("r+b") as file:
-                file.seek(size(temporary) // 2)
-                file.write(b"\x3a" * 2000)
+                file.seek(int(size(temporary) * where))
+                file.write(b"\x3a" * 40)
 
     asked = asking.staged(asking.request(lora, mode=mode, min_saving=0.0), temporary)
     with pytest.raises(Failed) as caught:
