@@ -33,7 +33,6 @@ TORCH_DTYPE = {
 }
 # Relative delta error of the quantization alone. Typical is 0.015; truncation at 99 % has 0.1.
 MAX_NOISE = 0.05
-CLEAR_LOSS = 1e-3  # of the energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def reduce(m: ModulePlan, up: Tensor, down: Tensor, core: Core | None = None) ->
 
 def alike(m: ModulePlan, core: Core | None) -> tuple[object, ...]:
     """What modules that `reduce_all` takes together have in common, beside their factors."""
-    return m.same, m.encoding, m.rank == m.module.rank, precision([core]), _measured_in(m, core)
+    return m.same, m.encoding, m.rank == m.module.rank, precision([core])
 
 
 def reduce_all(
@@ -243,27 +242,17 @@ def _tensors(m: ModulePlan, up: Tensor, down: Tensor, alpha: float | None) -> di
     return tensors
 
 
-def _measured_in(m: ModulePlan, core: Core | None) -> torch.dtype:
-    """float32 for an error that stands out of what float32 leaves of a difference of norms."""
-    is_clear = 1 - m.retained > CLEAR_LOSS
-    return torch.float32 if is_clear and precision([core]) == torch.float32 else torch.float64
-
-
-def squared_errors(
-    reduced: Sequence[Reduced], stored: Factors, cores: Sequence[Core | None]
-) -> list[float]:
+def squared_errors(reduced: Sequence[Reduced], stored: Factors) -> list[float]:
     """||delta - what a loader sees||_F^2 of modules reduced together, against their factors.
 
-    A difference of norms: exact to 1e-14 of ||delta||_F^2 in float64 and some 1e-7 in float32,
-    which is used where that is below 1e-4 of the error.
+    A difference of norms, in float64: exact to some 1e-8 of ||delta||.
     """
     if reduced[0].plan.same:
         return [0.0] * len(reduced)
-    dtype = _measured_in(reduced[0].plan, cores[0])
     # one side after the other: at full rank both together are 100 MB of float64
     crossed, squared = zip(
-        _crossed_and_squared(stored.up.mT, [r.up for r in reduced], dtype),
-        _crossed_and_squared(stored.down, [r.down for r in reduced], dtype),
+        _crossed_and_squared(stored.up.mT, [r.up for r in reduced]),
+        _crossed_and_squared(stored.down, [r.down for r in reduced]),
         strict=True,
     )
     shared = (crossed[0] * crossed[1]).sum((-2, -1)).tolist()
@@ -274,11 +263,10 @@ def squared_errors(
     ]
 
 
-def _crossed_and_squared(
-    stored: Tensor, encoded: Sequence[Tensor], dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _crossed_and_squared(stored: Tensor, encoded: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """X Y^T [b, r, k] and Y Y^T [b, k, k] of X [b, r, n] and each Y [ki, n]; float64."""
-    seen = stored.new_zeros(len(encoded), max(map(len, encoded)), stored.shape[-1], dtype=dtype)
+    most = max(map(len, encoded))
+    seen = stored.new_zeros(len(encoded), most, stored.shape[-1], dtype=torch.float64)
     for at, factor in enumerate(encoded):
         seen[at, : len(factor)] = factor
-    return product(stored.to(dtype), seen.mT).double(), gram(seen).double()
+    return product(stored.double(), seen.mT), gram(seen)

@@ -82,18 +82,20 @@ def core(up: Tensor, down: Tensor) -> Core:
 
 
 def quick_core(up: Tensor, down: Tensor, energy: float) -> tuple[Core, Tensor]:
-    """Spectra in float32, of up [b, m, r] and down [b, r, n], at half the time; and which hold [b].
+    """Spectra of up [b, m, r] and down [b, r, n], solved in float32; and which of them hold [b].
 
-    Those hold whose smallest rank for `energy` is beyond doubt, and whose energy and truncation at
-    it are exact to some 1e-6. The others may be anything. There are only as many vectors as the
-    largest of these ranks wants.
+    Those hold whose smallest rank for `energy` is beyond doubt, and whose truncation at it is exact
+    to some 1e-6; their whole energy is float64's. The others may be anything. There are only as
+    many vectors as the largest of these ranks wants.
     """
-    up, down = up.float(), down.float()
-    gram_up, gram_down = gram(up.mT), gram(down)
+    gram_up, gram_down = gram(up.double().mT), gram(down.double())
+    total = (gram_up * gram_down).sum((-2, -1))
+    gram_up, gram_down = gram_up.float(), gram_down.float()
     root, info = torch.linalg.cholesky_ex(gram_up)
     root = root.where((info == 0)[:, None, None], 0.0)
     squares, vectors = torch.linalg.eigh(product(product(root.mT, gram_down), root))
     squares = squares.flip(-1).clamp_min(0).double()
+    squares *= (total / squares.sum(-1))[:, None]
     ranks, hold = _quick_ranks(squares, _norm(gram_up) * _norm(gram_down), energy)
     wanted = int((ranks * hold).amax())
     right = product(root, vectors[:, :, vectors.shape[-1] - wanted :].flip(-1))

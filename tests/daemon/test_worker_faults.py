@@ -110,7 +110,7 @@ def test_a_file_that_needs_more_memory_than_the_worker_may_have_is_set_aside(
 ) -> None:
     """After three workers, untouched, with limit and remedy; others go on; with more it is done."""
     server.configure(worker={"memory_limit": "256MiB"})
-    made = server.make("large.safetensors", modules=LARGE, rank=1024, dtype="F32")
+    made = server.make("large.safetensors", modules=LARGE, rank=2048, dtype="F32")
     before = Seen.of(made.path)
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", 30)
