@@ -1,7 +1,7 @@
 """Products of stacks of matrices, float32 or float64, on whatever device they are.
 
-On the CPU they are numpy's: its BLAS takes the widest vectors that the processor has, where
-torch's takes those of AMD for older ones, and it forms but one half of a symmetric product.
+On the CPU they are numpy's: its BLAS was found faster than torch's on AMD processors, and it forms
+but one half of a symmetric product.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ EPSILON = torch.finfo(torch.float64).eps
 # Gram matrices give squared singular values to some EPSILON ||up||^2 ||down||^2. Beyond this ratio
 # of that product to the largest square, a cumulative energy could be off by more than 1e-11.
 CANCELLATION = 1e4
-# In float32 they have some 2e-7 of it; ten times that is allowed for.
+# An eigenproblem in float32 has some 2e-7 of it; ten times that is allowed for.
 FLOAT32_ERROR = 2e-6
 # Singular vectors in float32 are good for squares down to this share of the largest.
 QUICK_RANGE = 1e-4
