@@ -2,3 +2,8 @@
 
 Here the pure numerics of `lora` meet the files of `store`; nothing in here publishes or archives.
 """
+
+import os
+
+# numpy's BLAS reads it when it is loaded: it would have threads of its own for each of ours.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,12 @@ def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
     assert (refused["event"], refused["reason"]) == ("file.skipped", "already_compressed")
     assert "unheard of" in bug["message"]
     assert int(niceness) >= 5
+
+
+def test_products_run_on_the_thread_that_asks_for_them() -> None:
+    """numpy's BLAS brings no threads of its own, on the command line either."""
+    code = "import os; from lensd.compute import passes; import numpy; x = numpy.ones((900, 900));"
+    code += "x @ x; print(len(os.listdir('/proc/self/task')))"
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    said = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    assert int(said) == 1
