@@ -113,7 +113,7 @@ class Home:
     def fill(self, files: int, per_folder: int) -> None:
         """Published files, their originals, and the rows that lensd would have of them."""
         ledger = Ledger(str(self.server.state), __version__)
-        ledger.baseline(str(self.server.loras), self.server.loras.name, [])
+        ledger.baseline(str(self.server.loras), self.server.loras.name)
         with ledger.together():  # one commit for all of them
             for number in range(files):
                 relative = f"{number // per_folder:03}/{number:06}.safetensors"

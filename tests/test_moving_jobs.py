@@ -34,7 +34,7 @@ class House:
             (top / name).mkdir(parents=True)
         self.root = str(top / "loras")
         self.ledger = Ledger(str(top / "state"), __version__)
-        self.ledger.baseline(self.root, "loras", [])
+        self.ledger.baseline(self.root, "loras")
         path = small_lora(top / "loras/set/style.safetensors").path
         self.identity = Identity.of(path.lstat())
         self.ledger.enqueue("job", self.root, "loras", "set/style.safetensors", self.identity)

@@ -46,7 +46,7 @@ class Crashed:
         self.lines: list[tuple[str, dict[str, Any]]] = []
         self.again: list[Entry] = []
         identity = Identity.of(self.path.lstat())
-        self.ledger.baseline(str(self.loras), "loras", [])
+        self.ledger.baseline(str(self.loras), "loras")
         self.ledger.enqueue("job", str(self.loras), "loras", self.path.name, identity)
         self.shop = Workshop(
             ledger=self.ledger,
@@ -351,7 +351,7 @@ def test_a_file_that_was_archived_and_then_renamed(tmp_path: Path) -> None:
     server.state.mkdir()
     ledger = Ledger(str(server.state), __version__)
     root = str(server.loras)
-    ledger.baseline(root, "loras", [])
+    ledger.baseline(root, "loras")
     identity = Identity.of(path.lstat())
     ledger.enqueue("job", root, "loras", path.name, identity)
     server.archived(path).parent.mkdir()

@@ -55,13 +55,8 @@ class Ledger(Moves):
             for path, identity in files:
                 self._insert(db, root, watch, path, identity, state="done", outcome="baseline")
 
-    def baseline(self, root: str, watch: str, files: Iterable[tuple[str, Identity]] = ()) -> None:
-        """Record a folder as seen, and the files that lie there, or the last of them, as left."""
-        with self.together():
-            self.leave(root, watch, files)
-            self._know_root(root, watch)
-
-    def _know_root(self, root: str, watch: str) -> None:
+    def baseline(self, root: str, watch: str) -> None:
+        """Record a folder as seen: all of its files that were there are written down."""
         with self._change() as db:
             db.execute(
                 "INSERT OR IGNORE INTO roots (root, watch, first_seen) VALUES (?, ?, ?)",

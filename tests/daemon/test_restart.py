@@ -36,7 +36,7 @@ def test_ten_thousand_queued_files(server: HomeServer, tell: Callable[[str], Non
     """
     server.state.mkdir()
     ledger = Ledger(str(server.state), __version__)
-    ledger.baseline(str(server.loras), "loras", [])
+    ledger.baseline(str(server.loras), "loras")
     jobs = {}
     with ledger._change() as db:  # one commit for all of them
         for number in range(FILES):

@@ -104,7 +104,8 @@ def test_the_queue_is_in_order_and_failed_attempts_come_last(ledger: Ledger) -> 
 
 def test_a_released_version_is_unknown_again(ledger: Ledger) -> None:
     """`once` asked for it, or a new version of lensd gave it another chance."""
-    ledger.baseline(ROOT, WATCH, [("a", FIRST), ("b", FIRST)])
+    ledger.leave(ROOT, WATCH, [("a", FIRST), ("b", FIRST)])
+    ledger.baseline(ROOT, WATCH)
     entry = ledger.knows(ROOT, "a", FIRST)
     assert entry is not None
     assert entry.outcome == "baseline"
@@ -158,7 +159,7 @@ def test_a_root_is_new_once(ledger: Ledger) -> None:
     """Also when it was empty. A ledger that knows none is new."""
     assert not ledger.knows_root(ROOT)
     assert ledger.is_empty()
-    ledger.baseline(ROOT, WATCH, [])
+    ledger.baseline(ROOT, WATCH)
     assert ledger.knows_root(ROOT)
     assert not ledger.is_empty()
 
@@ -176,7 +177,8 @@ def test_readers_write_nothing(tmp_path: Path, ledger: Ledger) -> None:
 def test_a_page_that_cannot_be_read_is_a_fault_of_the_disk(tmp_path: Path) -> None:
     """SQLite calls it malformed; it is no bug of lensd's, also when it shows late."""
     ledger = _again(tmp_path)
-    ledger.baseline(ROOT, WATCH, [(f"{n}.safetensors", FIRST) for n in range(500)])
+    ledger.leave(ROOT, WATCH, [(f"{n}.safetensors", FIRST) for n in range(500)])
+    ledger.baseline(ROOT, WATCH)
     ledger.close()
     ledger = _again(tmp_path)  # sound, so far
     path = tmp_path / "ledger.sqlite3"
@@ -213,7 +215,8 @@ def test_a_ledger_of_a_later_lensd_is_refused(tmp_path: Path) -> None:
 def _filled(folder: Path) -> Path:
     """A ledger of many pages, all of them in the file itself."""
     ledger = Ledger(str(folder), "1.0")
-    ledger.baseline(ROOT, WATCH, [(f"{n}.safetensors", FIRST) for n in range(500)])
+    ledger.leave(ROOT, WATCH, [(f"{n}.safetensors", FIRST) for n in range(500)])
+    ledger.baseline(ROOT, WATCH)
     ledger.close()
     return folder / "ledger.sqlite3"
 

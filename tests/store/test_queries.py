@@ -22,7 +22,7 @@ FIRST = Identity(1, 10, 100, 5_000, 6_000)
 CALLS: dict[str, Callable[[Ledger], Any]] = {
     "archived_at": lambda ledger: ledger.archived_at("/archive/4"),
     "archived_last": lambda ledger: ledger.archived_last(8),
-    "baseline": lambda ledger: ledger.baseline(ROOT, WATCH, [("new", FIRST)]),
+    "baseline": lambda ledger: ledger.baseline(ROOT, WATCH),
     "came_back": lambda ledger: ledger.came_back("job5", FIRST, "/archive/5", gone=True),
     "clear_waiting": lambda ledger: ledger.clear_waiting(),
     "count_unfinished": lambda ledger: ledger.count_unfinished(),

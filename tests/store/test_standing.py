@@ -109,7 +109,7 @@ def test_notes(tmp_path: Path, ledger: Ledger) -> None:
 
 def test_what_a_root_is(tmp_path: Path, ledger: Ledger) -> None:
     """Unknown until it is told; a root that was never seen has none."""
-    ledger.baseline(ROOT, WATCH, [])
+    ledger.baseline(ROOT, WATCH)
     assert ledger.root_identity(ROOT) is None
     ledger.set_root_identity(ROOT, 1, 2, None)
     assert ledger.root_identity(ROOT) == (1, 2, None)
@@ -119,7 +119,7 @@ def test_what_a_root_is(tmp_path: Path, ledger: Ledger) -> None:
     again = Ledger(str(tmp_path), "1.0")
     assert again.root_identity(ROOT) == (3, 4, "/dev/sda1 ext4")
     assert again.root_identity("/never") is None
-    again.baseline(ROOT, WATCH, [])
+    again.baseline(ROOT, WATCH)
     assert again.root_identity(ROOT) == (3, 4, "/dev/sda1 ext4")
     again.close()
 
