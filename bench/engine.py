@@ -34,7 +34,6 @@ from tests.compute import asking
 ROUNDS = 3
 MODES = ("analyze", "rank", "int8", "ultra")
 REFERENCES = ("copy", "qr")
-ROWS = (*MODES, "busy")
 RESULTS = Path(__file__).with_name("results") / "engine.json"
 RECIPES = (
     Recipe("SD 1.5, kohya, rank 128", None, "kohya", 128, 64.0, "F16", 24.0),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from bench import engine, references
@@ -48,11 +49,13 @@ def test_a_worker_is_measured(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(made.path), str(tmp_path)], text=True
     )
     found = json.loads(said)
+    on_gpu = [f"{mode} cuda" for mode in engine.MODES] if torch.cuda.is_available() else []
+    modes = [*engine.MODES, *on_gpu]
     assert found["bytes"] == made.path.stat().st_size
     assert {what: len(s) for what, s in found["seconds"].items()} == dict.fromkeys(
-        (*engine.REFERENCES, *engine.ROWS, "full"), 1
+        (*engine.REFERENCES, *modes, "busy", "full"), 1
     )
-    assert set(found["mib_above_bare"]) == set(found["bytes_out"]) == set(engine.MODES)
+    assert set(found["mib_above_bare"]) == set(found["bytes_out"]) == set(modes)
     assert found["bytes_out"]["ultra"] < found["bytes_out"]["rank"] < found["bytes"]
     said = "\n".join(engine.report("a", found))
     assert all(words in said for words in ("x as fast as qr", "times smaller", "of ultra alone"))
