@@ -6,4 +6,4 @@ Here the pure numerics of `lora` meet the files of `store`; nothing in here publ
 import os
 
 # numpy's BLAS reads it when it is loaded: it would have threads of its own for each of ours.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ["OPENBLAS_NUM_THREADS"] = "1"

@@ -25,7 +25,7 @@ CUDA_IDLE_SECONDS = 30.0
 # back and fetch anew every block of some MB, whose pages the kernel fills with zeros each time.
 # All threads share one heap, since malloc_trim does not reach the end of any other.
 ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(64 * 2**20)),
     "MALLOC_ARENA_MAX": "1",
 }
