@@ -53,8 +53,7 @@ def noises(path: Path) -> Iterator[tuple[float, float]]:
 
 def decibels(q: Quantized) -> float:
     signal = fidelity.squared_norm(q.exact_up, q.exact_down)
-    noise = fidelity.squared_rounding(q.exact_up, q.exact_down, *q.decoded())
-    return fidelity.decibels(signal, noise) or float("inf")
+    return fidelity.decibels(signal, q.squared_noise) or float("inf")
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ class Engine:
         """Modules of similar rank share a batch: the others are padded to the largest."""
         together = batches(
             sorted(plan.modules, key=lambda m: m.rank),
-            lambda m: (*self._form(m.module), *compress.alike(m, self._core(m))),
+            lambda m: (*self._form(m.module), *compress.alike(m)),
             _elements_at_work,
         )
         found = {m.plan.module.name: m for m in self._map("reduce", work, together)}
@@ -181,7 +181,7 @@ class Engine:
         with self.clock.measure("compute"):
             if stored.up.itemsize < 4 and plans[0].rank < plans[0].module.rank:
                 stored = Factors(stored.up.float(), stored.down.float())  # once for all
-            cores = [self._core(m) for m in plans]
+            cores = [self._cores.get(m.module.name) for m in plans]
             reduced = compress.reduce_all(plans, stored, cores)
             errors = compress.squared_errors(reduced, stored)
         pairs = zip(reduced, errors, strict=True)
@@ -189,9 +189,6 @@ class Engine:
             Measured(r.plan, e, r.squared_signal, r.squared_error, r.elements, r.too_noisy)
             for r, e in pairs
         ]
-
-    def _core(self, m: ModulePlan) -> spectrum.Core | None:
-        return self._cores.get(m.module.name)
 
     def _there(self, factors: Factors) -> Factors:
         if self.device.type == "cpu":

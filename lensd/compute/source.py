@@ -92,18 +92,22 @@ class Source:
 
     def matrices(self, modules: Sequence[Module]) -> Factors:
         """up [b, out, r] and down [b, r, in] of modules alike in shape and dtypes."""
+        up, down = self._pairs(modules)
+        return Factors(up.flatten(2).reshape(up.shape[:3]), down.flatten(2))
+
+    def _pairs(self, modules: Sequence[Module]) -> tuple[Tensor, Tensor]:
+        """up and down as stored, [b, ...], in a dtype that holds both."""
         up, down = self._stack([m.up for m in modules]), self._stack([m.down for m in modules])
         wide = torch.promote_types(up.dtype, down.dtype)
-        return Factors(up.flatten(2).reshape(up.shape[:3]).to(wide), down.flatten(2).to(wide))
+        return up.to(wide), down.to(wide)
 
     def is_int8(self, module: Module) -> bool:
         return self.specs[module.up].dtype == self.specs[module.down].dtype == "I8"
 
     def factors(self, module: Module) -> tuple[Tensor, Tensor]:
         """up and down, in a dtype that holds both."""
-        up, down = self.tensor(module.up), self.tensor(module.down)
-        wide = torch.promote_types(up.dtype, down.dtype)
-        return up.to(wide), down.to(wide)
+        up, down = self._pairs([module])
+        return up[0], down[0]
 
     def alpha(self, module: Module) -> float | None:
         return float(self.tensor(module.alpha)) if module.alpha else None

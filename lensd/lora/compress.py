@@ -69,25 +69,25 @@ class Reduced:
         return self.plan.encoding == "I8" and loss > MAX_NOISE**2
 
 
-def reduce(m: ModulePlan, up: Tensor, down: Tensor, core: Core | None = None) -> Reduced:
-    """One module's factors, as stored -> its output tensors, by key.
-
-    `core` is what the first pass found; without it, or with too few of its vectors, it is computed
-    again.
-    """
+def reduce(m: ModulePlan, up: Tensor, down: Tensor) -> Reduced:
+    """One module's factors, as stored -> its output tensors, by key."""
     up, down = flatten(up, down)
-    return reduce_all([m], Factors(up[None], down[None]), [core])[0]
+    return reduce_all([m], Factors(up[None], down[None]), [None])[0]
 
 
-def alike(m: ModulePlan, core: Core | None) -> tuple[object, ...]:
+def alike(m: ModulePlan) -> tuple[object, ...]:
     """What modules that `reduce_all` takes together have in common, beside their factors."""
-    return m.same, m.encoding, m.rank == m.module.rank, precision([core])
+    return m.same, m.encoding, m.rank == m.module.rank
 
 
 def reduce_all(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> list[Reduced]:
-    """The same of b modules of one shape and dtype that are `alike`."""
+    """The same of b modules of one shape and dtype that are `alike`.
+
+    `cores` are what the first pass found; without one, or with too few of its vectors, it is
+    computed again.
+    """
     if plans[0].same:
         pairs = zip(plans, *stored, strict=True)
         return [Reduced(m, _tensors(m, u, d, m.alpha), m.energy, 0.0) for m, u, d in pairs]
@@ -163,32 +163,25 @@ def truncate_all(
         if _are_tame(result):
             return result
     return Factors(
-        product(stored.up.double(), halves.up.double()),
-        product(halves.down.double(), stored.down.double()),
+        product(stored.up.double(), halves.up), product(halves.down, stored.down.double())
     )
 
 
 def _halves(plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]) -> Factors:
-    """A [b, r, k] and B [b, k, r] with delta_k = (up A)(B down), in the cores' precision."""
-    known = [
-        spectrum.core(*pair) if core is None or core.left.shape[1] < m.rank else core
-        for m, core, *pair in zip(plans, cores, *stored, strict=True)
-    ]
+    """A [b, r, k] and B [b, k, r] with delta_k = (up A)(B down), float64."""
     rank, size = stored.up.shape[-1], max(m.rank for m in plans)
-    up = stored.up.new_zeros(len(plans), rank, size, dtype=precision(known))
+    up = stored.up.new_zeros(len(plans), rank, size, dtype=torch.float64)
     down = torch.zeros_like(up.mT)
-    for at, (m, core) in enumerate(zip(plans, known, strict=True)):
+    for at, (m, found) in enumerate(zip(plans, cores, strict=True)):
+        if found is not None and found.left.shape[1] >= m.rank:
+            core = found
+        else:
+            core = spectrum.core(stored.up[at], stored.down[at])
         left, right = spectrum.truncation(core, m.rank)
         spread = abs(m.scale) ** 0.5
         up[at, :, : m.rank] = left * math.copysign(spread, m.scale)
         down[at, : m.rank] = right * spread
     return Factors(up, down)
-
-
-def precision(cores: Sequence[Core | None]) -> torch.dtype:
-    """float32 where all of them are."""
-    quick = all(core is not None and core.left.dtype == torch.float32 for core in cores)
-    return torch.float32 if quick else torch.float64
 
 
 def _are_tame(factors: Factors) -> bool:

@@ -72,12 +72,6 @@ def squared_roundings(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down
     ).clamp_min(0)
 
 
-def largest_element(tensor: Tensor) -> float:
-    """max |tensor|; NaN if any element is."""
-    low, high = tensor.aminmax()
-    return max(-float(low), float(high))
-
-
 def largest_elements(matrices: Tensor) -> Tensor:
     """max |matrix| of each [...]; NaN where any element is. float64."""
     high, low = matrices.amax((-2, -1)), matrices.amin((-2, -1))

@@ -64,6 +64,10 @@ class Factors(NamedTuple):
     up: Tensor
     down: Tensor
 
+    def own(self, at: int, rank: int) -> tuple[Floats, Floats]:
+        """One module's, of its own rank, in numpy: for many small steps that hang on each other."""
+        return self.up[at, :, :rank].cpu().numpy(), self.down[at, :rank].cpu().numpy()
+
     def turned(self, rotation: Tensor) -> Factors:
         """The same products; rotation [b, k, k]."""
         return Factors(product(self.up, rotation), product(rotation.mT, self.down))
@@ -141,26 +145,17 @@ def _take_smaller(best: Factors, steps: list[float], other: Factors, places: Seq
 
 def _guarded(exact: Factors, at: int, rank: int, step: float) -> float:
     """The step, or a larger one that keeps the guard, as far as can be said before rounding."""
-    up, down = exact.up[at, :, :rank].cpu().numpy(), exact.down[at, :rank].cpu().numpy()
-    largest = largest_product(up, down, GUARD * step)
+    largest = largest_product(*exact.own(at, rank), GUARD * step)
     return step if largest <= GUARD * step else largest / GUARD * SLACK**2
 
 
 def _keep_guard(exact: Factors, rounded: Factors, at: int, rank: int, scale: float) -> float:
-    """Round one module again at a larger scale until no product passes the guard.
-
-    In numpy, on the CPU: these are many small steps that depend on each other.
-    """
-    views = exact.up[at, :, :rank], exact.down[at, :rank]
-    floats = [t.cpu().numpy() for t in views]
-    steps = [t.cpu().numpy() for t in (rounded.up[at, :, :rank], rounded.down[at, :rank])]
-    first = scale
-    while (largest := largest_product(steps[0], steps[1], GUARD)) > GUARD:
+    """Round one module again at a larger scale until no product passes the guard."""
+    while (largest := largest_product(*rounded.own(at, rank), GUARD)) > GUARD:
         scale *= math.sqrt(largest / GUARD) * SLACK
-        for whole, factor in zip(steps, floats, strict=True):
-            np.rint(np.divide(factor, scale, out=whole), out=whole)
-    if scale != first:
-        rounded.up[at, :, :rank], rounded.down[at, :rank] = map(torch.from_numpy, steps)
+        scales = torch.tensor([scale], dtype=torch.float64)
+        for whole, factor in zip(rounded, exact, strict=True):
+            whole[at] = _round(factor[at : at + 1], scales)[0]
     return scale
 
 

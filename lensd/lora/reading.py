@@ -41,7 +41,7 @@ def read_modules(
     """The same of b modules of one shape: up [b, out, r], down [b, r, in].
 
     With `energy` nothing is asked of them but the smallest rank for it, and large ones may be
-    worked out in float32.
+    solved in float32.
     """
     if up.itemsize < 4:  # exact, and torch is slow with these
         up, down = up.float(), down.float()
