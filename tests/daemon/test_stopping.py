@@ -24,15 +24,18 @@ from tests.support.running import RunningDaemon
 
 
 @contextmanager
-def _held_job(server: HomeServer) -> Iterator[tuple[RunningDaemon, Path, int]]:
+def _held_job(
+    server: HomeServer, held: Path | None = None
+) -> Iterator[tuple[RunningDaemon, Path, int]]:
     """A daemon in the middle of a job, its file, and the worker that does not move."""
+    held = held or server.make("held.safetensors", seed=2).path
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", 30)
         first = server.drop("first.safetensors", seed=1)
         pid = daemon.wait_for_event("worker.started", 60)["pid"]
         daemon.wait_for_file(first.path, "file.compressed")
         os.kill(pid, signal.SIGSTOP)
-        path = server.drop("held.safetensors", seed=2).path
+        path = server.move_in(held)
         daemon.wait_for_file(path, "file.settled")
         wait_until(lambda: bool(server.temporaries()), "the job runs")
         yield daemon, path, pid
@@ -72,13 +75,11 @@ def test_sigterm_in_the_middle_of_a_job(server: HomeServer) -> None:
 
 @pytest.mark.slow
 def test_sigterm_while_a_large_file_is_computed(server: HomeServer) -> None:
-    """As above, with a worker that really computes."""
-    made = write_lora(server.elsewhere / "large.safetensors", rank=64)
-    before = Seen.of(made.path)
-    with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
-        path = server.move_in(made.path)
-        daemon.wait_for_event("worker.started", 60)
+    """As above, with a worker that computes on meanwhile, and has the most of its work before it."""
+    large = write_lora(server.elsewhere / "large.safetensors").path
+    with _held_job(server, large) as (daemon, path, worker):
+        before = Seen.of(path)
+        os.kill(worker, signal.SIGCONT)
         assert daemon.stop(10) == 0
     assert before == Seen.of(path)
     assert [] == server.temporaries()
