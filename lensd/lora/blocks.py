@@ -1,0 +1,39 @@
+"""Module names -> the block of the base model that a module belongs to, for tables and plots."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from lensd.lora.names import canonical
+
+ELSEWHERE = "other"
+_NUMBERED = re.compile(
+    r"(?P<part>\w*?(?:blocks|block|layers|layer|refiner))_(?P<number>\d+)(?:_|$)"
+)
+_IN_ENCODER = re.compile(r"(?:layers|layer|block)_(?P<number>\d+)(?:_|$)")
+
+
+class Block(NamedTuple):
+    """A part of the base model (`down_blocks`, `double_blocks`, `te1`) and a number in it.
+
+    Sorts by part, then by number; a part without numbers (`mid_block`) has -1.
+    """
+
+    part: str
+    number: int = -1
+
+    def __str__(self) -> str:
+        return self.part if self.number < 0 else f"{self.part}.{self.number}"
+
+
+def block_of(module: str) -> Block:
+    """The block of a module, whichever naming its name is in; `other` where the name tells none."""
+    component, _, path = canonical(module).partition("/")
+    if component != "denoiser":
+        found = _IN_ENCODER.search(path)
+        return Block(component, int(found["number"]) if found else -1)
+    if path.startswith("mid_block_"):
+        return Block("mid_block")
+    found = _NUMBERED.match(path)
+    return Block(found["part"], int(found["number"])) if found else Block(ELSEWHERE)
