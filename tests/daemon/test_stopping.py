@@ -75,9 +75,9 @@ def test_sigterm_in_the_middle_of_a_job(server: HomeServer) -> None:
 
 @pytest.mark.slow
 def test_sigterm_while_a_large_file_is_computed(server: HomeServer) -> None:
-    """As above, with a worker that computes on meanwhile, and has the most of its work before it."""
-    large = write_lora(server.elsewhere / "large.safetensors").path
-    with _held_job(server, large) as (daemon, path, worker):
+    """As above, with a worker that computes on, and has most of its work still before it."""
+    made = write_lora(server.elsewhere / "large.safetensors")
+    with _held_job(server, made.path) as (daemon, path, worker):
         before = Seen.of(path)
         os.kill(worker, signal.SIGCONT)
         assert daemon.stop(10) == 0
