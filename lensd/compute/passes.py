@@ -183,7 +183,7 @@ class Engine:
                 stored = Factors(stored.up.float(), stored.down.float())  # once for all
             cores = [self._cores.get(m.module.name) for m in plans]
             reduced = compress.reduce_all(plans, stored, cores)
-            errors = compress.squared_errors(reduced, stored)
+            errors = compress.squared_errors(reduced, stored, cores)
         pairs = zip(reduced, errors, strict=True)
         return reduced, [
             Measured(r.plan, e, r.squared_signal, r.squared_error, r.elements, r.too_noisy)

@@ -16,8 +16,8 @@ from lensd.lora import fidelity, int8, spectrum
 from lensd.lora.fidelity import ElementError, largest_elements
 from lensd.lora.int8 import Factors
 from lensd.lora.planning import WIDE_DTYPES, ModulePlan
-from lensd.lora.products import gram, product
-from lensd.lora.reading import flatten
+from lensd.lora.products import gram, product, quick_gram
+from lensd.lora.reading import QUICK_RANK, flatten
 from lensd.lora.spectrum import Core
 
 TORCH_DTYPE = {
@@ -31,6 +31,8 @@ TORCH_DTYPE = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+# Of the energy, times the cancellation: where a squared error is larger, float32 tells six digits.
+QUICK_ERROR = 3e-3
 # Relative delta error of the quantization alone. Typical is 0.015; truncation at 99 % has 0.1.
 MAX_NOISE = 0.05
 
@@ -235,17 +237,39 @@ def _tensors(m: ModulePlan, up: Tensor, down: Tensor, alpha: float | None) -> di
     return tensors
 
 
-def squared_errors(reduced: Sequence[Reduced], stored: Factors) -> list[float]:
+def squared_errors(
+    reduced: Sequence[Reduced], stored: Factors, cores: Sequence[Core | None]
+) -> list[float]:
     """||delta - what a loader sees||_F^2 of modules reduced together, against their factors.
 
-    A difference of norms, in float64: exact to some 1e-8 of ||delta||.
+    A difference of norms. In float64 it is exact to some 1e-8 of ||delta||; in float32, for large
+    ranks and where the difference is not small, to some 1e-6 of itself.
     """
-    if reduced[0].plan.same:
+    m = reduced[0].plan
+    if m.same:
         return [0.0] * len(reduced)
+    large = m.module.rank >= QUICK_RANK and m.rank < m.module.rank
+    if stored.up.dtype != torch.float32 or not large:
+        return _differences(reduced, stored, torch.float64)
+    found = _differences(reduced, stored, torch.float32)
+    small = [at for at, r in enumerate(reduced) if not found[at] >= _least(r.plan, cores[at])]
+    if small:
+        few, theirs = [reduced[at] for at in small], Factors(*(t[small] for t in stored))
+        for at, careful in zip(small, _differences(few, theirs, torch.float64), strict=True):
+            found[at] = careful
+    return found
+
+
+def _least(m: ModulePlan, core: Core | None) -> float:
+    """The smallest squared error that float32 tells."""
+    return math.inf if core is None else QUICK_ERROR * float(core.cancellation) * m.energy
+
+
+def _differences(reduced: Sequence[Reduced], stored: Factors, dtype: torch.dtype) -> list[float]:
     # one side after the other: at full rank both together are 100 MB of float64
     crossed, squared = zip(
-        _crossed_and_squared(stored.up.mT, [r.up for r in reduced]),
-        _crossed_and_squared(stored.down, [r.down for r in reduced]),
+        _crossed_and_squared(stored.up.mT, [r.up for r in reduced], dtype),
+        _crossed_and_squared(stored.down, [r.down for r in reduced], dtype),
         strict=True,
     )
     shared = (crossed[0] * crossed[1]).sum((-2, -1)).tolist()
@@ -256,10 +280,13 @@ def squared_errors(reduced: Sequence[Reduced], stored: Factors) -> list[float]:
     ]
 
 
-def _crossed_and_squared(stored: Tensor, encoded: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """X Y^T [b, r, k] and Y Y^T [b, k, k] of X [b, r, n] and each Y [ki, n]; float64."""
+def _crossed_and_squared(
+    stored: Tensor, encoded: Sequence[Tensor], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """X Y^T [b, r, k] and Y Y^T [b, k, k] of X [b, r, n] and each Y [ki, n]; as float64."""
     most = max(map(len, encoded))
-    seen = stored.new_zeros(len(encoded), most, stored.shape[-1], dtype=torch.float64)
+    seen = stored.new_zeros(len(encoded), most, stored.shape[-1], dtype=dtype)
     for at, factor in enumerate(encoded):
         seen[at, : len(factor)] = factor
-    return product(stored.double(), seen.mT), gram(seen)
+    squared = quick_gram(seen) if dtype == torch.float32 else gram(seen)
+    return product(stored.to(dtype), seen.mT).double(), squared

@@ -8,8 +8,9 @@ L^T Gd L = W diag(s^2) W^T. With the k leading columns of W and values of s,
     B down with B = s^(-1/2) W^T L^T   [k, r]
 
 are the two halves of the rank-k truncation, singular values split evenly (Eckart and Young, 1936).
-No inverse of L occurs, so modules whose factors are rank-deficient need no second way. All of it
+No inverse of L occurs, so modules whose factors are rank-deficient need no second way. `core`
 is float64: squares of singular values lose half the digits, and a rank is chosen from their sums.
+`quick_core` is float32, and says where that leaves no doubt.
 
 Where the factors are far larger than their product, the squares would lose all of them. Then
 up = Q R, down^T = Q' R' and an SVD of R' R^T = P diag(s) W^T give the same (with Gd L W / s =
@@ -25,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lensd.lora.products import gram, product
+from lensd.lora.products import gram, product, quick_gram
 
 EPSILON = torch.finfo(torch.float64).eps
 # Gram matrices give squared singular values to some EPSILON ||up||^2 ||down||^2. Beyond this ratio
@@ -47,11 +48,12 @@ class Core(NamedTuple):
     values: Tensor
     left: Tensor  # [..., r, k], k = r where nothing else is said
     right: Tensor  # [..., r, k]
+    cancellation: Tensor  # [...] ||Gu|| ||Gd|| / ||up @ down||^2: what sums of products lose
 
 
 def leading(c: Core, columns: int) -> Core:
     """One module's core with its first singular vectors only, in memory of its own."""
-    return Core(c.values, c.left[:, :columns].clone(), c.right[:, :columns].clone())
+    return c._replace(left=c.left[:, :columns].clone(), right=c.right[:, :columns].clone())
 
 
 def core_bytes(c: Core) -> int:
@@ -73,22 +75,23 @@ def core(up: Tensor, down: Tensor) -> Core:
     # what the eigenproblem leaves of a zero is rounding, of some r EPSILON of the largest square
     lost = squares <= squares[..., :1] * (EPSILON * squares.shape[-1])
     inverse = squares.rsqrt().masked_fill(lost, 0.0)
-    found = Core(squares.sqrt(), product(gram_down, right) * inverse[..., None, :], right)
     factors = _norm(gram_up) * _norm(gram_down)
+    left = product(gram_down, right) * inverse[..., None, :]
+    found = Core(squares.sqrt(), left, right, factors / squares.sum(-1))
     for at in (factors > CANCELLATION * squares[..., 0]).nonzero().tolist():
-        for whole, part in zip(found, _careful_core(up[*at], down[*at]), strict=True):
+        for whole, part in zip(found, _careful_core(up[*at], down[*at]), strict=False):
             whole[*at] = part
     return found
 
 
 def quick_core(up: Tensor, down: Tensor, energy: float) -> tuple[Core, Tensor]:
-    """Spectra of up [b, m, r] and down [b, r, n], solved in float32; and which of them hold [b].
+    """Spectra of float32 up [b, m, r] and down [b, r, n], solved so; and which of them hold [b].
 
     Those hold whose smallest rank for `energy` is beyond doubt, and whose truncation at it is exact
-    to some 1e-6; their whole energy is float64's. The others may be anything. There are only as
-    many vectors as the largest of these ranks wants.
+    to some 1e-6; their whole energy is so to some 1e-8 times their cancellation. The others may be
+    anything. There are only as many vectors as the largest of these ranks wants.
     """
-    gram_up, gram_down = gram(up.double().mT), gram(down.double())
+    gram_up, gram_down = quick_gram(up.mT), quick_gram(down)
     total = (gram_up * gram_down).sum((-2, -1))
     gram_up, gram_down = gram_up.float(), gram_down.float()
     root, info = torch.linalg.cholesky_ex(gram_up)
@@ -96,21 +99,21 @@ def quick_core(up: Tensor, down: Tensor, energy: float) -> tuple[Core, Tensor]:
     squares, vectors = torch.linalg.eigh(product(product(root.mT, gram_down), root))
     squares = squares.flip(-1).clamp_min(0).double()
     squares *= (total / squares.sum(-1))[:, None]
-    ranks, hold = _quick_ranks(squares, _norm(gram_up) * _norm(gram_down), energy)
+    cancellation = (_norm(gram_up) * _norm(gram_down)).double() / total
+    ranks, hold = _quick_ranks(squares, FLOAT32_ERROR * cancellation, energy)
     wanted = int((ranks * hold).amax())
     right = product(root, vectors[:, :, vectors.shape[-1] - wanted :].flip(-1))
     inverse = squares[:, None, :wanted].rsqrt().nan_to_num(0.0, 0.0).float()
-    return Core(squares.sqrt(), product(gram_down, right) * inverse, right), hold
+    left = product(gram_down, right) * inverse
+    return Core(squares.sqrt(), left, right, cancellation), hold
 
 
-def _quick_ranks(squares: Tensor, factors: Tensor, energy: float) -> tuple[Tensor, Tensor]:
+def _quick_ranks(squares: Tensor, margin: Tensor, energy: float) -> tuple[Tensor, Tensor]:
     """The smallest ranks for squares [b, r] in float32's precision, and which are beyond doubt.
 
-    `factors` [b] is ||Gu|| ||Gd||.
+    `margin` [b]: how far off a cumulative share of the energy may be.
     """
-    total = squares.sum(-1)
-    margin = FLOAT32_ERROR * factors / total  # of a cumulative share of the energy
-    shares = squares.cumsum(-1) / total[:, None]
+    shares = squares.cumsum(-1) / squares.sum(-1, keepdim=True)
     below = (shares < energy).sum(-1).clamp_max(shares.shape[-1] - 1)
     last = squares.gather(-1, below[:, None])[:, 0]
     doubtful = ((shares - energy).abs() <= margin[:, None]).any(-1)
@@ -132,10 +135,11 @@ def square_root(gram: Tensor) -> Tensor:
     return lower
 
 
-def _careful_core(up: Tensor, down: Tensor) -> Core:
+def _careful_core(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A core's values, left and right."""
     root_up, root_down = _triangle(up), _triangle(down.T)
     outer, values, inner = torch.linalg.svd(root_down @ root_up.T)
-    return Core(values, root_down.T @ outer, root_up.T @ inner.T)
+    return values, root_down.T @ outer, root_up.T @ inner.T
 
 
 def _triangle(tall: Tensor) -> Tensor:

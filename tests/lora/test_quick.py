@@ -18,11 +18,11 @@ THRESHOLDS = (0.9, 0.95, 0.99, 0.999, 0.99999)
 
 
 def stack(kind: str, seeds: list[int], spread: float = 3.0) -> tuple[Tensor, Tensor]:
-    """up [b, 160, 72] and down [b, 72, 200] as float16; values fall by exp(-spread)."""
+    """up [b, 160, 72] and down [b, 72, 200], float16 numbers as float32; values fall by e^-spread."""
     pairs = [making.factors(kind, 160, 200, RANK, seed) for seed in seeds]
     fall = torch.exp(-torch.arange(RANK, dtype=torch.float64) * spread / RANK)
     up, down = (torch.stack(factors) for factors in zip(*pairs, strict=True))
-    return (up * fall).half(), down.half()
+    return (up * fall).half().float(), down.half().float()
 
 
 @settings(max_examples=60)
@@ -35,7 +35,7 @@ def stack(kind: str, seeds: list[int], spread: float = 3.0) -> tuple[Tensor, Ten
 def test_what_holds_is_what_float64_finds(
     kind: str, seeds: list[int], spread: float, energy: float
 ) -> None:
-    """The same rank and energy; retained share and truncation within 1e-5."""
+    """The same rank; energy, retained share and truncation within what is promised."""
     up, down = stack(kind, seeds, spread)
     quick, hold = spectrum.quick_core(up, down, energy)
     for at in hold.nonzero().flatten().tolist():
@@ -44,7 +44,8 @@ def test_what_holds_is_what_float64_finds(
         k = rank.smallest_rank(true, energy)
         values = quick.values[at]
         assert rank.smallest_rank(values, energy) == k
-        assert float(values.square().sum()) == pytest.approx(float(full.square().sum()), rel=1e-9)
+        whole = 3e-8 * float(quick.cancellation[at])
+        assert float(values.square().sum()) == pytest.approx(float(full.square().sum()), rel=whole)
         assert rank.retained(values, k) == pytest.approx(rank.retained(true, k), abs=1e-5)
         left, right = spectrum.truncation(spectrum.Core(*(t[at] for t in quick)), k)
         kept = (up[at].double() @ left.double()) @ (right.double() @ down[at].double())
@@ -100,7 +101,8 @@ def test_modules_side_by_side_get_the_ranks_that_they_get_alone(
                 continue
             ranks = [rank.smallest_rank(r.values, 0.99) for r in (one, alone)]
             assert ranks[0] == ranks[1]
-            assert one.energy == pytest.approx(alone.energy, rel=1e-9)
-            assert one.largest == alone.largest
             assert one.core is not None
+            whole = 3e-8 * max(1.0, float(one.core.cancellation))
+            assert one.energy == pytest.approx(alone.energy, rel=whole)
+            assert one.largest == alone.largest
             assert one.core.left.shape[1] >= ranks[0]
