@@ -18,7 +18,7 @@ THRESHOLDS = (0.9, 0.95, 0.99, 0.999, 0.99999)
 
 
 def stack(kind: str, seeds: list[int], spread: float = 3.0) -> tuple[Tensor, Tensor]:
-    """up [b, 160, 72] and down [b, 72, 200], float16 numbers as float32; values fall by e^-spread."""
+    """up [b, 160, 72] and down [b, 72, 200], float16 numbers in float32; falling by e^-spread."""
     pairs = [making.factors(kind, 160, 200, RANK, seed) for seed in seeds]
     fall = torch.exp(-torch.arange(RANK, dtype=torch.float64) * spread / RANK)
     up, down = (torch.stack(factors) for factors in zip(*pairs, strict=True))
