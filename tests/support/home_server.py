@@ -62,6 +62,8 @@ class HomeServer:
         settle: Mapping[str, Any] | None = None,
         archive: Path | None = None,
         keep_days: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        log: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the configuration anew."""
         document = {
@@ -71,6 +73,8 @@ class HomeServer:
             "state": {"path": str(self.state)},
             "settle": {"quiet_seconds": QUIET, "unproven_seconds": UNPROVEN, **(settle or {})},
             "worker": {"device": "cpu", **(worker or {})},
+            "metrics": metrics or {},
+            "log": log or {},
         }
         self.config.write_text(json.dumps(document))  # JSON is YAML
 
