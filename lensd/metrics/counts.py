@@ -89,21 +89,23 @@ class Counts:
                 return False
         return True
 
+    @property
+    def families(self) -> tuple[Family | Histogram, ...]:
+        return (
+            self._files,
+            self._left,
+            self._compressed,
+            self._bytes_in,
+            self._bytes_out,
+            self._error,
+            self._seconds,
+            self._crashes,
+            self._last,
+        )
+
     def text(self) -> bytes:
         with self._lock:
-            return text(
-                (
-                    self._files,
-                    self._left,
-                    self._compressed,
-                    self._bytes_in,
-                    self._bytes_out,
-                    self._error,
-                    self._seconds,
-                    self._crashes,
-                    self._last,
-                )
-            )
+            return text(self.families)
 
     def _end(self, outcome: str, fields: Mapping[str, Any]) -> None:
         self._files.add(1, fields["watch"], outcome)

@@ -1,10 +1,17 @@
-"""A textfile as Prometheus reads it."""
+"""A textfile as Prometheus reads it, and what lensd writes into one."""
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from lensd.metrics.counts import Counts
+from lensd.metrics.exposition import Family, Histogram
+from lensd.metrics.standing import Standing
+from lensd.store.ledger import Ledger
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -32,3 +39,13 @@ class Textfile:
         """Over all samples that have these labels, and maybe more."""
         wanted = set(labels.items())
         return sum(v for (n, found), v in self._samples.items() if n == name and wanted <= found)
+
+
+def families() -> list[Family | Histogram]:
+    """All that lensd knows, in the order of the file."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(Ledger(folder, "0.1.0")) as ledger,
+    ):
+        now = list(Standing("0.1.0", ledger, ("loras",), tuple).families(up=True))
+    return [*now, *Counts(("loras",)).families]
