@@ -16,7 +16,7 @@ from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.config.reading import find_config, load
 from lensd.intake.guard import META
-from lensd.report import hashes as names
+from lensd.report import hashes as hash_table
 from lensd.report.amounts import size
 from lensd.schedule import is_open
 from lensd.store.entry import Entry
@@ -43,7 +43,7 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
     if as_json:
         click.echo(json.dumps(report, indent=2))
     elif hashes:
-        write = names.blocks if sys.stdout.isatty() else names.tsv
+        write = hash_table.blocks if sys.stdout.isatty() else hash_table.tsv
         click.echo("\n".join(write(report["hashes"])))
     else:
         click.echo(printable("\n".join(_lines(report))))
@@ -68,7 +68,7 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
     }
     if hashes:
         report["hashes"] = [
-            names.of(e) | {"path": printable(e.full_path)}
+            hash_table.of(e) | {"path": printable(e.full_path)}
             for e in ledger.with_outcome("compressed")
         ]
     return report

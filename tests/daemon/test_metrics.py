@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import time
 from pathlib import Path
@@ -105,3 +106,26 @@ def test_once_leaves_its_numbers(server: HomeServer, textfile: Path) -> None:
     assert found.get("lensd_problem_files") == 1
     assert found.get("lensd_paused") == 1
     assert found.get("lensd_up") == 0
+
+
+@pytest.mark.slow
+def test_a_reload_may_move_it_or_end_it(server: HomeServer, textfile: Path) -> None:
+    """SIGHUP: the old file says that nobody writes it any more; counters begin anew in the new."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        path = server.drop("style.safetensors", seed=1).path
+        daemon.wait_for_file(path, "file.compressed")
+        other = textfile.with_name("other.prom")
+        for metrics in ({"textfile": str(other)}, {}):
+            server.configure(metrics=metrics)
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_for_event("daemon.reloaded", 30)
+            daemon.wait_for_event("daemon.ready", 30)
+            if metrics:
+                wait_until(other.exists, "the new one is there")
+                assert Textfile(textfile).get("lensd_up") == 0
+                assert Textfile(textfile).sum("lensd_compressed_files_total") == 1
+                assert Textfile(other).sum("lensd_compressed_files_total") == 0
+                assert Textfile(other).get("lensd_ledger_files", outcome="compressed") == 1
+        assert Textfile(other).get("lensd_up") == 0
+        assert daemon.stop(10) == 0
