@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lensd import __version__, rebuild, recovery
 from lensd.config.models import Config, Watch
@@ -35,6 +35,9 @@ from lensd.store.ledger import Ledger
 from lensd.store.lock import StateLock
 from lensd.worker.supervisor import Worker
 from lensd.workshop import Workshop
+
+if TYPE_CHECKING:
+    from lensd.metrics.exporter import Exporter
 
 STOP_SECONDS = 8.0
 PATIENCE_SECONDS = 1.0
@@ -176,6 +179,7 @@ class House:
             released=self._go_on,
             log=self.say,
         )
+        self._exporter = self._metrics()
         self.shop = self._workshop(patient=patient)
         self.runner = Runner(
             self.shop,
@@ -193,7 +197,7 @@ class House:
             archive=self.archive,
             worker=Worker(
                 command=(sys.executable, "-m", "lensd.compute"),
-                tell=say,
+                tell=self.say,
                 timeout=worker.timeout,
                 idle_exit=worker.idle_exit,
                 nice=worker.nice,
@@ -215,9 +219,27 @@ class House:
             None if days is None else DailyPass(Pruner(self.ledger, self.archive, self.say, days))
         )
 
+    def _metrics(self) -> Exporter | None:
+        path = self.config.metrics.textfile
+        if path is None:
+            return None
+        from lensd.metrics.exporter import Exporter  # only for who wants it
+
+        names = {w.root: w.name for w in self.config.watch}
+        return Exporter(
+            path,
+            __version__,
+            self.ledger,
+            tuple(names.values()),
+            lambda: {names[root] for root in self.guard.degraded},
+            self.say,
+        )
+
     def say(self, event: str, **fields: Any) -> None:
         """One log line; remembers whether a file has failed."""
         self.has_failed = self.has_failed or event in FAILURES
+        if self._exporter is not None:
+            self._exporter.note(event, fields)
         say(event, **fields)
 
     def prepare(self) -> None:
@@ -229,6 +251,8 @@ class House:
         self.ledger.release(self.ledger.quarantined_before(__version__))
         for watch in self.healthy():
             self._open(watch)
+        if self._exporter is not None:
+            self._exporter.start()
 
     def healthy(self) -> tuple[Watch, ...]:
         """The watched folders that can be worked in."""
@@ -260,6 +284,8 @@ class House:
         if self.runner.is_alive():
             self.runner.finish(STOP_SECONDS)
         self.guard.stop()
+        if self._exporter is not None:
+            self._exporter.finish(STOP_SECONDS)
         self._claims.close()
 
     def _go_on(self) -> None:

@@ -38,6 +38,7 @@ LAZY: dict[str, tuple[str, str]] = {
     "compress": ("lensd.cli.compress:compress", "Compress a file to a new one, without a daemon."),
     "expand": ("lensd.cli.expand:expand", "Make an int8 LoRA float16 again, for any program."),
     "compare": ("lensd.cli.compare:compare", "Tell how far two LoRAs are apart, by module."),
+    "schema": ("lensd.cli.schema:schema", "Print the JSON Schema of the log or of a --json."),
 }
 
 

@@ -62,6 +62,8 @@ def _summary(path: str, config: Config) -> Iterator[str]:
     yield f"  archive  {config.archive.path}, originals are kept"
     yield f"  state    {config.state.path}"
     yield f"  log      {config.log.path or 'stdout'}, level {config.log.level}"
+    if config.metrics.textfile is not None:
+        yield f"  metrics  {config.metrics.textfile}"
     for warning in folder_warnings(config):
         yield f"warning: {warning.render(path)}"
 

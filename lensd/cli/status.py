@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.config.reading import find_config, load
 from lensd.intake.guard import META
+from lensd.report import hashes as hash_table
 from lensd.report.amounts import size
 from lensd.schedule import is_open
 from lensd.store.entry import Entry
@@ -25,11 +27,12 @@ from lensd.store.lock import holder
 @click.command()
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@click.option("--hashes", is_flag=True, help="The sha256 of every original and its output.")
+@click.option("--hashes", is_flag=True, help="sha256, AutoV2 and AutoV3 of originals and outputs.")
 def status(config: str | None, as_json: bool, hashes: bool) -> int:
     """Show the queue, the running job, what waits and why, and the totals.
 
-    Works with and without a running daemon, and changes nothing.
+    Works with and without a running daemon, and changes nothing. --hashes lists by which hashes
+    other programs know each compressed file, before and after: as tab-separated values in a pipe.
     """
     found = load(find_config(config))
     ledger = Ledger(found.state.path, __version__, readonly=True)
@@ -39,6 +42,9 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
         ledger.close()
     if as_json:
         click.echo(json.dumps(report, indent=2))
+    elif hashes:
+        write = hash_table.blocks if sys.stdout.isatty() else hash_table.tsv
+        click.echo("\n".join(write(report["hashes"])))
     else:
         click.echo(printable("\n".join(_lines(report))))
     return 0
@@ -62,7 +68,7 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
     }
     if hashes:
         report["hashes"] = [
-            {"path": printable(e.full_path), "original": e.sha256_in, "output": e.sha256_out}
+            hash_table.of(e) | {"path": printable(e.full_path)}
             for e in ledger.with_outcome("compressed")
         ]
     return report
@@ -112,5 +118,3 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         f"bytes: {size(totals['saved_in_folders'])} saved in the folders, "
         f"{size(totals['held_by_archive'])} held by the archive, net {size(totals['net'])}"
     )
-    for line in report.get("hashes", ()):
-        yield f"{line['original']}  {line['output']}  {line['path']}"

@@ -56,7 +56,7 @@ def expand(path: str, temporary: str, inode: Sequence[int]) -> dict[str, Any]:
             for key in source.layout.untouched:
                 output.copy(key, source.fd, source.header)
             output.sync()
-            digest = output.digest()
+            digest = output.hashes().file
             return {
                 "bytes_in": source.identity.size,
                 "bytes_out": output.size,

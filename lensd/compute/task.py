@@ -20,7 +20,7 @@ from lensd.lora import rank
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.planning import Parameters, Plan, Reading, plan
 from lensd.store.output import Output, TensorEntry, open_temporary, output_bytes
-from lensd.store.reading import sha256_of
+from lensd.store.reading import hashes_of
 from lensd.worker import device as devices
 
 Numbers = measures.Numbers
@@ -109,9 +109,10 @@ def _compress(engine: Engine, request: Mapping[str, Any]) -> Numbers:
         raise _ruled_from_outside()
     p = parameters(request["parameters"])
     with ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(sha256_of, source.fd)
+        hashing = beside.submit(hashes_of, source.fd, source.header.data_start)
         readings = engine.first_pass(p)
-        origin = _origin(request, source, digest.result(), p)
+        hashes = hashing.result()
+    origin = _origin(request, source, hashes.file, p)
     numbers, noisy = _written(engine, request, choose(source, readings, p, origin), origin)
     in_floats = set(noisy)
     while noisy:  # seldom: modules whose products of int8 elements would leave float16's range
@@ -122,7 +123,7 @@ def _compress(engine: Engine, request: Mapping[str, Any]) -> Numbers:
     if not source.unchanged():
         raise _changed()
     _check_error(numbers, request["max_error"])
-    return numbers | {"seconds": engine.seconds()}
+    return numbers | {"data_sha256_in": hashes.data, "seconds": engine.seconds()}
 
 
 def _written(
@@ -142,10 +143,12 @@ def _written(
         with engine.clock.measure("write"):
             output.sync()
         with ThreadPoolExecutor(1) as beside:
-            digest = beside.submit(output.digest)
+            hashing = beside.submit(output.hashes)
             engine.verify(output, chosen)
+        hashes = hashing.result()
         numbers |= measures.of_output(measured)
-        numbers |= {"sha256_out": digest.result(), "bytes_out": output.size}
+        numbers |= {"sha256_out": hashes.file, "data_sha256_out": hashes.data}
+        numbers |= {"bytes_out": output.size}
     return numbers, set()
 
 
@@ -154,13 +157,15 @@ def _analyze(engine: Engine, request: Mapping[str, Any]) -> Numbers:
     p = parameters(request["parameters"])
     best = replace(p, mode="ultra")
     with ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(sha256_of, source.fd)
+        hashing = beside.submit(hashes_of, source.fd, source.header.data_start)
         readings = engine.first_pass(best)
-        origin = _origin(request, source, digest.result(), p)
+        hashes = hashing.result()
+    origin = _origin(request, source, hashes.file, p)
     chosen, measured, in_floats = _rehearsed(engine, readings, best, origin)
     numbers = measures.of_plan(chosen) | measures.of_output(measured)
     numbers |= {
         "sha256_in": origin.sha256,
+        "data_sha256_in": hashes.data,
         "bytes_in": origin.bytes,
         "predicted": {
             m: predicted_bytes(source, readings, replace(p, mode=m), origin, in_floats)

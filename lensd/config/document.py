@@ -18,7 +18,6 @@ from lensd.config.values import (
     LogMode,
     MemoryLimit,
     Mode,
-    NotYet,
     OneProcess,
     Patterns,
     Schedule,
@@ -26,6 +25,7 @@ from lensd.config.values import (
     Size,
     SomeSeconds,
     Targets,
+    TextFile,
 )
 from lensd.schedule import Window, parse
 
@@ -282,7 +282,14 @@ class Log(Part):
 class Metrics(Part):
     """Numbers for Prometheus."""
 
-    textfile: Annotated[NotYet, Field(description="Not available yet: leave it null.")] = None
+    textfile: Annotated[
+        TextFile | None,
+        Field(
+            description="A file that node_exporter's textfile collector reads, e.g. "
+            "/var/lib/prometheus/node-exporter/lensd.prom. It is written after each file and once "
+            "a minute. null: none."
+        ),
+    ] = None
 
 
 class Document(Part):

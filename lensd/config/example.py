@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 _WIDTH = 88
+# The form is that of the YAML language server, which most editors use. A path is one beside the
+# file: nothing is fetched from a network.
+SCHEMA_FILE = "lensd.schema.json"
+_MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
+_EDITORS = "Many editors complete and check this file when its schema lies beside it:"
 _HEAD = """\
 The configuration of lensd. Change what you need, then test it with: lensd check. Every key
 but `path` may be left out, and then has the value that is written here."""
@@ -24,7 +29,7 @@ _OVERRIDES = "Any key of `defaults` below can be set here for this folder alone,
 
 def example() -> str:
     """A complete configuration with every key, its default and its meaning in plain words."""
-    blocks = ["\n".join(_comment(_HEAD, ""))]
+    blocks = ["\n".join(_for_editors()), "\n".join(_comment(_HEAD, ""))]
     for name, field in Document.model_fields.items():
         lines = [*_comment(field.description or "", ""), f"{name}:"]
         lines += _entry() if name == "watch" else _section(name)
@@ -41,6 +46,12 @@ def schema() -> dict[str, Any]:
         own_keys[key].pop("default", None)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return head | found | {"title": "lensd configuration"}
+
+
+def _for_editors() -> Iterator[str]:
+    yield _MODELINE
+    yield from _comment(_EDITORS, "")
+    yield f"#   lensd config schema > {SCHEMA_FILE}"
 
 
 def _entry() -> Iterator[str]:

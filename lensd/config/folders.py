@@ -114,6 +114,8 @@ def _keeping_faults(config: Config) -> Iterator[Fault]:
         yield config.fault("state.path", message, "write a folder outside it")
     if config.log.path is not None:
         yield from _log_faults(config, config.log.path)
+    if config.metrics.textfile is not None:
+        yield from _textfile_faults(config, config.metrics.textfile)
 
 
 def _nesting(config: Config, key: str, path: str) -> Iterator[Fault]:
@@ -136,6 +138,26 @@ def _log_faults(config: Config, path: str) -> Iterator[Fault]:
         yield config.fault("log.path", f"{path} cannot be written", _rights_remedy(path))
     else:
         yield from _unwritable(config, "log.path", os.path.dirname(path))
+
+
+def _textfile_faults(config: Config, path: str) -> Iterator[Fault]:
+    """Its folder is another program's, so it is not created."""
+    key, folder = "metrics.textfile", os.path.dirname(path)
+    remedy = "write it into the folder of node_exporter's --collector.textfile.directory"
+    for kind, place in (*(("watched folder", w.root) for w in config.watch), _archive(config)):
+        if is_inside(path, place):
+            yield config.fault(key, f"{path} lies inside the {kind} {place}", remedy)
+            return
+    if os.path.isdir(path):
+        yield config.fault(key, f"{path} is a folder", f"write a file's path: {path}/lensd.prom")
+    elif not os.path.isdir(folder):
+        yield config.fault(key, f"there is no folder {folder}", f"{remedy}; or mkdir -p '{folder}'")
+    elif not _takes_files(folder, ours=True):
+        yield config.fault(key, f"{folder} cannot be written", _rights_remedy(folder))
+
+
+def _archive(config: Config) -> tuple[str, str]:
+    return "archive", config.archive.path
 
 
 def _unwritable(config: Config, key: str, folder: str) -> Iterator[Fault]:

@@ -95,10 +95,11 @@ def _schedule(value: Any) -> Any:
     return value
 
 
-def _not_yet(value: Any) -> Any:
-    if value is None:
-        return value
-    raise fault(f"not available in lensd {__version__}", "remove the line")
+def _textfile(path: str) -> str:
+    if not path.endswith(".prom"):
+        remedy = "let the name end in .prom, e.g. /var/lib/prometheus/node-exporter/lensd.prom"
+        raise fault("node_exporter reads files whose names end in .prom only", remedy)
+    return path
 
 
 def _one(value: Any) -> Any:
@@ -148,7 +149,9 @@ Device = Annotated[
 LogMode = Annotated[
     str, BeforeValidator(_log_mode), Field(json_schema_extra={"pattern": "^0?[67][0-7]{2}$"})
 ]
-NotYet = Annotated[None, BeforeValidator(_not_yet)]
+TextFile = Annotated[
+    FilePath, AfterValidator(_textfile), Field(json_schema_extra={"pattern": r"\.prom$"})
+]
 OneProcess = Annotated[int, BeforeValidator(_one), Field(ge=1, json_schema_extra={"maximum": 1})]
 Seconds = Annotated[float, Field(ge=0)]
 SomeSeconds = Annotated[float, Field(gt=0)]

@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.service.facts import Facts
-from lensd.service.places import OWN, Places, copied, covering, entries, needed_mounts
+from lensd.service.places import (
+    OWN,
+    Places,
+    copied,
+    covering,
+    entries,
+    needed_mounts,
+    optional_entries,
+)
 from lensd.service.syntax import argument, mount_unit, path_value
 from lensd.service.users import CAPABILITIES, Identity, identity
 from lensd.store.paths import is_below
@@ -119,6 +127,9 @@ def _program(config: Config, facts: Facts) -> Iterator[str]:
 
 
 def _folders(places: Places, facts: Facts) -> Iterator[str]:
+    for path in optional_entries(places, facts.mounts):
+        yield "# The metrics' textfile. The minus: lensd starts without the folder, too."
+        yield f"ReadWritePaths={path_value(f'-{path}')}"
     opened = entries(places, facts.mounts)
     if not opened:
         return

@@ -29,21 +29,24 @@ class Places:
     archive: str
     kept: tuple[str, ...]  # state, and the log's folder
     analyzed: tuple[str, ...] = ()  # watched, and never written to
+    metrics: tuple[str, ...] = ()  # the textfile's folder: lensd works without it
 
     @classmethod
     def of(cls, config: Config) -> Places:
         log = () if config.log.path is None else (os.path.dirname(config.log.path),)
+        textfile = config.metrics.textfile
         writing = {w.root: w.settings.mode != "analyze" for w in config.watch}
         return cls(
             watched=tuple(root for root, writes in writing.items() if writes),
             archive=os.path.realpath(config.archive.path),
             kept=tuple(os.path.realpath(path) for path in (config.state.path, *log)),
             analyzed=tuple(root for root, writes in writing.items() if not writes),
+            metrics=() if textfile is None else (os.path.realpath(os.path.dirname(textfile)),),
         )
 
     @property
     def all(self) -> tuple[str, ...]:
-        return (*self.watched, self.archive, *self.kept, *self.analyzed)
+        return (*self.watched, self.archive, *self.kept, *self.analyzed, *self.metrics)
 
 
 def entries(places: Places, points: Sequence[str]) -> list[str]:
@@ -59,6 +62,12 @@ def entries(places: Places, points: Sequence[str]) -> list[str]:
         found.append(path if point == "/" else _above(point))
     found = [path for path in map(_expressible, found) if not covering(path, OWN)]
     return sorted({path for path in found if covering(path, found) == path})
+
+
+def optional_entries(places: Places, points: Sequence[str]) -> list[str]:
+    """Further folders for ReadWritePaths=, which may be missing at the start."""
+    opened = (*entries(places, points), *OWN)
+    return [_expressible(path) for path in places.metrics if not covering(path, opened)]
 
 
 def covering(path: str, folders: Iterable[str]) -> str | None:

@@ -48,6 +48,8 @@ def _wanted(config: Config) -> Iterator[tuple[str, str]]:
     yield "state.path", os.path.realpath(config.state.path)
     if config.log.path is not None:
         yield "log.path", os.path.realpath(os.path.dirname(config.log.path))
+    if config.metrics.textfile is not None:
+        yield "metrics.textfile", os.path.realpath(os.path.dirname(config.metrics.textfile))
 
 
 def _message(process: Process, path: str, why: Denial) -> str:

@@ -12,7 +12,7 @@ from typing import Self
 from lensd.errors import Failed, Skipped
 from lensd.store.faults import disk_faults
 from lensd.store.header import Header, encode_header, tensor_bytes
-from lensd.store.reading import read_up_to, sha256_of
+from lensd.store.reading import Hashes, hashes_of, read_up_to
 
 TensorEntry = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
@@ -118,8 +118,8 @@ class Output:
             os.fsync(self._fd)
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def digest(self) -> str:
-        """sha256 of the file as it lies on the disk. After `sync`.
+    def hashes(self) -> Hashes:
+        """Of the file as it lies on the disk. After `sync`.
 
         Raises Failed(`verify_failed`) where size or header are not what was written.
         """
@@ -130,7 +130,7 @@ class Output:
                 "the output's header read back from the disk is not what was written to it; "
                 "nothing was replaced: check that disk",
             )
-        return sha256_of(self._fd)
+        return hashes_of(self._fd, len(header))
 
     def _write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from lensd.store.faults import Interrupted, disk_faults
 
@@ -61,3 +62,24 @@ def sha256_of(fd: int, *, drop_cache: bool = False, stop: Callable[[], bool] | N
     for chunk in chunks(fd, stop):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+class Hashes(NamedTuple):
+    """Hex sha256 of a safetensors file: all of it, and its tensors' bytes without the header.
+
+    Programs call the first 10 digits of the one AutoV2, the first 12 of the other AutoV3.
+    """
+
+    file: str
+    data: str
+
+
+def hashes_of(fd: int, data_start: int) -> Hashes:
+    """Both from one reading. Raises Failed(`io_error`)."""
+    file, data = hashlib.sha256(), hashlib.sha256()
+    offset = 0
+    for chunk in chunks(fd):
+        file.update(chunk)
+        data.update(chunk[max(0, data_start - offset) :])
+        offset += len(chunk)
+    return Hashes(file.hexdigest(), data.hexdigest())

@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 
+from tests.support import outputs
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def run(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """One call of `lensd` in a folder."""
+    """One call of `lensd` in a folder. What it prints with `--json` is valid under its schema."""
     command = [sys.executable, "-m", "lensd", *arguments]
     options = {"capture_output": True, "cwd": folder, "timeout": 60, **options}
-    return subprocess.run(command, text=True, check=False, **options)
+    done = subprocess.run(command, text=True, check=False, **options)
+    outputs.check(arguments, done.stdout or "")
+    return done
 
 
 @pytest.fixture

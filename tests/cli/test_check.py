@@ -23,6 +23,15 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
+def test_the_textfile_is_told_where_there_is_one(lensd: Run, config: Path) -> None:
+    """Beside the log; only then."""
+    (config.parent / "m").mkdir()
+    config.write_text(f"{config.read_text()}metrics: {{textfile: m/lensd.prom}}\n")
+    done = lensd("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"  metrics  {config.parent}/m/lensd.prom\n")
+
+
 def test_a_good_configuration_is_told_in_short(lensd: Run, config: Path) -> None:
     """What is watched, where the originals go, and nothing on stderr."""
     done = lensd("check")

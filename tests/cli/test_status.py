@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
+from lensd.report import hashes
 from tests.support.home_server import HomeServer, Seen
 
 
@@ -53,11 +63,52 @@ def test_the_text_says_the_same(server: HomeServer) -> None:
 
 
 def test_hashes(server: HomeServer) -> None:
-    """The sha256 of every original and of its output, as they are on the disk."""
+    """Original and output by sha256, AutoV2 and AutoV3, as they are on the disk: TSV in a pipe.
+
+    The original's AutoV3 is what its trainer wrote into it, and the output still has.
+    """
     path = server.loras / "good.safetensors"
     original, output = Seen.of(server.archived(path)).sha256, Seen.of(path).sha256
+    with safe_open(path, "pt") as file:
+        model_hash = file.metadata()["sshs_model_hash"]
+    own = _data_sha256(path)
+    cells = [original, original[:10], model_hash[:12], output, output[:10], own[:12], str(path)]
     done = server.lensd("status", "--hashes")
-    assert f"{original}  {output}  {path}" in done.stdout
+    head, row = done.stdout.splitlines()
+    assert (head.split("\t"), row.split("\t")) == (list(hashes.COLUMNS), cells)
+    [document] = json.loads(server.lensd("status", "--hashes", "--json").stdout)["hashes"]
+    assert document == dict(zip(hashes.COLUMNS, cells, strict=True))
+
+
+def test_hashes_for_a_person(server: HomeServer) -> None:
+    """At a terminal: a name, and a line each for the original and the output."""
+    command = shlex.join([sys.executable, "-m", "lensd", "status", "--hashes", "-c"])
+    done = subprocess.run(
+        ["script", "-qec", f"{command} {server.config}", "/dev/null"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    name, original, output = done.stdout.splitlines()
+    assert name == str(server.loras / "good.safetensors")
+    assert original.startswith("  original  sha256 ")
+    assert "AutoV3" in output
+
+
+def test_hashes_that_the_ledger_does_not_know(server: HomeServer, tmp_path: Path) -> None:
+    """A file that an older lensd compressed: its sha256 is known, AutoV3 is null and empty."""
+    older = HomeServer(tmp_path)
+    shutil.copytree(server.state, older.state)
+    with contextlib.closing(sqlite3.connect(older.state / "ledger.sqlite3")) as db, db:
+        db.execute("UPDATE files SET line = json_remove(line, '$.data_sha256_in')")
+    [row] = json.loads(older.lensd("status", "--hashes", "--json").stdout)["hashes"]
+    assert row["original_autov3"] is None
+    assert row["original_autov2"] == row["original"][:10]
+    cells = older.lensd("status", "--hashes").stdout.splitlines()[1].split("\t")
+    assert cells[2] == ""
+
+
+def _data_sha256(path: Path) -> str:
+    data = path.read_bytes()
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
 
 
 def test_before_the_first_run(tmp_path: Path) -> None:

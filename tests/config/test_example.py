@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from lensd.config.document import Document, Settings, WatchEntry
-from lensd.config.example import example, schema
+from lensd.config.example import SCHEMA_FILE, example, schema
 from lensd.config.models import Config
 
 Read = Callable[[str], Config]
@@ -70,6 +70,20 @@ def test_the_schema_is_valid_and_takes_the_example() -> None:
         "{watch: [{path: /a}], defaults: {target_size: much}}",
         "{watch: [{path: /a}], defaults: {targets: [comfy]}}",
         "{watch: [{path: /a}], log: {mode: 416}}",
+        "{watch: [{path: /a}], wach: []}",
+        "{watch: [{path: /a}], archive: {path: /b, keep_dais: 3}}",
+        "{watch: [{path: /a}], archive: {keep_days: 0}}",
+        "{watch: [{path: /a}], archive: /b}",
+        "{watch: [{path: /a, existing: keep}]}",
+        "{watch: [{path: 1}]}",
+        "{watch: [{path: /a, recursive: 'yes'}]}",
+        "{watch: [{path: /a, include: []}]}",
+        "{watch: /a}",
+        "{watch: [{path: /a}], log: {level: loud}}",
+        "{watch: [{path: /a}], worker: {nice: 20}}",
+        "{watch: [{path: /a}], settle: {rescan_seconds: 0}}",
+        "{watch: [{path: /a}], defaults: {max_rank: 1.5}}",
+        "{watch: [{path: /a}], metrics: {textfile: /m.txt}}",
     ],
 )
 def test_the_schema_refuses_what_the_reader_refuses(
@@ -78,6 +92,26 @@ def test_the_schema_refuses_what_the_reader_refuses(
     """An editor marks the faults that `lensd check` would tell."""
     assert faults(text)
     assert not Draft202012Validator(schema()).is_valid(yaml.safe_load(text))
+
+
+def test_the_example_names_its_schema() -> None:
+    """In the first line, where editors look; the third says how the file comes there."""
+    modeline, _, command, *_ = example().splitlines()
+    assert modeline == f"# yaml-language-server: $schema={SCHEMA_FILE}"
+    assert command == f"#   lensd config schema > {SCHEMA_FILE}"
+    assert "/" not in SCHEMA_FILE  # beside it, and from no network
+
+
+def test_the_schema_explains_each_key() -> None:
+    """What an editor shows beside a key: its meaning, and its default where it has one."""
+    found = schema()
+    parts = {"": found, **found["$defs"]}
+    for name, part in parts.items():
+        for key, described in part.get("properties", {}).items():
+            section = parts.get(described.get("$ref", "").rpartition("/")[2], {})
+            assert described.get("description") or section["description"], (name, key)
+            inherits = name == "WatchEntry" and key in Settings.model_fields
+            assert ("default" in described) != (inherits or key in part.get("required", ()))
 
 
 def test_the_schema_knows_that_folders_inherit() -> None:

@@ -121,6 +121,25 @@ def test_a_log_that_cannot_be_written(run_faults: Faults, loras: Path, place: st
     assert list(run_faults(text)) == ["log.path"]
 
 
+@pytest.mark.parametrize("place", ["loras/a.prom", "link/a.prom", "archive/a.prom", "state", "no"])
+def test_a_textfile_in_a_wrong_place(run_faults: Faults, loras: Path, place: str) -> None:
+    """Inside a watched folder or the archive, a folder itself, or in a folder that is not there."""
+    loras.with_name("link").symlink_to("loras")
+    (loras.parent / "state.prom").mkdir()
+    path = {"state": "state.prom", "no": "no/a.prom"}.get(place, place)
+    text = f"watch: [{{path: loras}}]\n{KEEP}metrics: {{textfile: {path}}}\n"
+    found = run_faults(text)
+    assert list(found) == ["metrics.textfile"]
+    assert found["metrics.textfile"].line == text[: text.index("metrics")].count("\n") + 1
+
+
+def test_a_textfile_that_cannot_be_written(run_faults: Faults, loras: Path) -> None:
+    """/sys takes no file from anybody; beside the watched folder all is well."""
+    text = f"watch: [{{path: loras}}]\n{KEEP}metrics: {{textfile: %s}}\n"
+    assert list(run_faults(text % "/sys/lensd.prom")) == ["metrics.textfile"]
+    assert run_faults(text % f"{loras.parent}/lensd.prom") == {}
+
+
 def test_a_folder_without_the_right_to_write(public: Path) -> None:
     """`analyze` needs to read only; every other mode needs to write."""
     loras = public / "loras"

@@ -226,7 +226,6 @@ def test_faults_of_limits_say_what_to_write(faults: Faults, line: str, says: str
     ("line", "key"),
     [
         ("worker: {processes: 2}", "worker.processes"),
-        ("metrics: {textfile: /x.prom}", "metrics.textfile"),
     ],
 )
 def test_what_this_version_cannot_do_is_told(faults: Faults, line: str, key: str) -> None:
@@ -344,3 +343,11 @@ def test_the_configuration_is_found_in_its_order(
     assert find_config(str(mine)) == str(mine)
     with pytest.raises(ConfigError, match=r"no configuration file other\.yaml"):
         find_config("other.yaml")
+
+
+@pytest.mark.parametrize("value", ["/x.txt", "1", "''"])
+def test_a_textfile_has_the_name_that_node_exporter_reads(faults: Faults, value: str) -> None:
+    """Any other would be written and never seen."""
+    [(key, fault)] = faults(f"{WATCH}metrics: {{textfile: {value}}}\n").items()
+    assert key == "metrics.textfile"
+    assert fault.line == 3

@@ -79,6 +79,7 @@ def test_a_dropped_file_is_detected_settled_and_compressed(scene: Scene) -> None
     assert marks["lensd.original_bytes"] == str(before.size)
     assert marks["lensd.original_name"] == "style.safetensors"
     assert marks["lensd.mode"] == "ultra"
+    assert marks["sshs_model_hash"] == line["data_sha256_in"]  # as its trainer computed it
     assert marks["ss_tag_frequency"]
     assert str(archived) == line["archive_path"]
     assert (line["watch"], line["mode"], line["naming"]) == ("ultra", "ultra", "kohya")

@@ -22,8 +22,10 @@ from lensd.config.document import Document, Settings, WatchEntry
 from lensd.config.explain import section_at
 from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS
 from lensd.lora.portability import PROGRAMS, READS
+from lensd.metrics.exposition import Family
 from lensd.report import schema
 from tests.faults import results
+from tests.support import prometheus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -99,6 +101,16 @@ def _fields(definition: Mapping[str, Any]) -> str:
     return ", ".join(shown) or "-"
 
 
+def metrics() -> Iterator[str]:
+    yield "| metric | kind | labels | meaning |"
+    yield "|---|---|---|---|"
+    for family in prometheus.families():
+        kind = family.kind if isinstance(family, Family) else "histogram"
+        labels = family.labels if isinstance(family, Family) else (family.label,)
+        shown = ", ".join(f"`{label}`" for label in labels)
+        yield f"| `{family.name}` | {kind} | {shown or '-'} | {family.meaning} |"
+
+
 def programs() -> Iterator[str]:
     """The two namings of most files, mode by mode, for the README."""
     titles = {"kohya": "kohya naming", "peft transformer": "FLUX, peft naming"}
@@ -144,6 +156,7 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "configuration": configuration,
     "events": events,
     "faults": results.table,
+    "metrics": metrics,
     "namings": namings,
     "portability": portability,
     "programs": programs,

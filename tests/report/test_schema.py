@@ -235,6 +235,8 @@ def test_declared_additions_are_valid() -> None:
         {
             **line("file.compressed"),
             "recovered": True,
+            "data_sha256_in": SHA,
+            "data_sha256_out": SHA,
             "publish": "exchange",
             "lease": True,
             "encodings": {"int8": 260, "float": 2, "untouched": 2},

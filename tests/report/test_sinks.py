@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import resource
 import signal
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
 from lensd.report.sinks import FileSink, StreamSink
+from tests.docs import markdown
+from tests.docs.rendering import REPOSITORY
+from tests.support.marks import needs_program
 
 
 def names(folder: Path) -> list[str]:
@@ -72,6 +77,46 @@ def test_it_follows_logrotate_and_removal(tmp_path: Path) -> None:
     sink.info(b"c")
     assert file.read_text() == "c\n"
     assert (tmp_path / "moved").read_text() == "a\n"
+
+
+def test_it_goes_on_after_copytruncate(tmp_path: Path) -> None:
+    """Cut off under its hands, it appends at the new end and leaves no hole."""
+    file = tmp_path / "log"
+    sink = FileSink(str(file), 0o640, max_bytes=30)
+    sink.info(b"a" * 20)
+    (tmp_path / "copy").write_bytes(file.read_bytes())
+    os.truncate(file, 0)
+    sink.info(b"b" * 20)  # the size that counts for its own rotation is the new one
+    assert file.read_bytes() == b"b" * 20 + b"\n"
+    assert names(tmp_path) == ["copy", "log"]
+
+
+@needs_program("logrotate")
+@pytest.mark.parametrize("way", ["", "copytruncate"])
+def test_logrotate_needs_no_signal(tmp_path: Path, way: str) -> None:
+    """With what docs/monitoring.md shows: every line is in one of the files, in order."""
+    file = tmp_path / "log/lensd.log"
+    sink = FileSink(str(file), 0o640)
+    page = REPOSITORY / "docs/monitoring.md"
+    [shown] = (
+        b for b in markdown.blocks(page.read_text(encoding="utf-8")) if "rotate 30" in b.text
+    )
+    text = shown.text.replace("/var/log/lensd/lensd.log", str(file)).replace("}", f"    {way}\n}}")
+    rules = tmp_path / "rules"
+    rules.write_text(text)
+    rules.chmod(0o644)
+    for number in range(4):
+        sink.info(b"line %d" % number)
+        command = ["logrotate", "--force", "--state", str(tmp_path / "state"), str(rules)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    sink.info(b"line 4")
+    found = [file.read_text(), file.with_name("lensd.log.1").read_text()]
+    found += [
+        gzip.decompress(file.with_name(f"lensd.log.{n}.gz").read_bytes()).decode()
+        for n in (2, 3, 4)
+    ]
+    assert found == [f"line {number}\n" for number in (4, 3, 2, 1, 0)]
 
 
 def test_a_folder_that_vanishes_costs_lines_only(tmp_path: Path) -> None:

@@ -94,6 +94,15 @@ def test_a_disk_of_watched_folders_only(tmp_path: Path) -> None:
     assert found.count("ReadWritePaths=/mnt") == 1
 
 
+def test_a_textfile(tmp_path: Path) -> None:
+    """Its folder is opened, without stopping lensd where that is missing; also under /tmp."""
+    metrics = {"textfile": "/var/lib/prometheus/node exporter/lensd.prom"}
+    found = _settings(drop_in(_config(tmp_path, metrics=metrics), FACTS))
+    assert 'ReadWritePaths="-/var/lib/prometheus/node exporter"' in found
+    metrics = {"textfile": "/tmp/m/lensd.prom"}  # noqa: S108
+    assert "PrivateTmp=no" in _settings(drop_in(_config(tmp_path, metrics=metrics), FACTS))
+
+
 def test_homes_and_temporary_folders(tmp_path: Path) -> None:
     """They are hidden unless something lies there, be it the program."""
     at_home = replace(FACTS, program=("/home/ada/venv/bin/python",))

@@ -6,7 +6,7 @@ import pytest
 
 from lensd.errors import ConfigError
 from lensd.service.mounts import mount_of, mount_points
-from lensd.service.places import Places, copied, entries, needed_mounts
+from lensd.service.places import Places, copied, entries, needed_mounts, optional_entries
 
 STATE = "/var/lib/lensd"
 
@@ -43,6 +43,18 @@ def test_its_own_folders_need_no_entry() -> None:
     """/var/lib/lensd and /var/log/lensd are opened by the unit; another state folder is not."""
     places = _places("/srv/l", archive="/srv/a", kept=(STATE, "/var/log/lensd", "/var/state"))
     assert ["/srv", "/var/state"] == entries(places, ["/"])
+
+
+def test_the_textfiles_folder_may_be_missing() -> None:
+    """It is opened by itself, binds to no disk, and needs nothing where another entry covers it."""
+    there = Places(("/srv/l",), "/srv/a", (STATE,), metrics=("/run/lensd",))
+    assert (["/srv"], ["/run/lensd"]) == (
+        entries(there, ["/", "/run"]),
+        optional_entries(there, ["/", "/run"]),
+    )
+    assert ([], []) == needed_mounts(there, ["/", "/run"])
+    covered = Places(("/srv/l",), "/srv/a", (STATE,), metrics=("/srv/metrics",))
+    assert [] == optional_entries(covered, ["/"])
 
 
 def test_folders_that_only_share_the_root_folder_are_copied() -> None:

@@ -35,7 +35,9 @@ def written(path: Path) -> Output:
 def test_tensors_come_in_any_order_and_metadata_last(path: Path) -> None:
     """Each at its place; the digest is that of the file; each tensor's bytes are known again."""
     with written(path) as output:
-        assert output.digest() == hashlib.sha256(path.read_bytes()).hexdigest()
+        hashes = output.hashes()
+        assert hashes.file == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert hashes.data == hashlib.sha256(b"\0\0\x80?abcdef").hexdigest()
         assert output.is_as_written("a", b"abcdef")
         assert not output.is_as_written("a", b"abcdeF")
         assert not output.is_as_written("c", b"")
@@ -54,7 +56,7 @@ def test_a_disk_that_holds_something_else_is_noticed(path: Path, how: str) -> No
         else:
             os.truncate(path, output.size + (1 if how == "longer" else -1))
         with pytest.raises(Failed, match="not what was written") as caught:
-            output.digest()
+            output.hashes()
     assert caught.value.reason == "verify_failed"
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.support import outputs
 from tests.support.realistic import SmallFile, small_lora
 from tests.support.running import Line, RunningDaemon, parse_line
 
@@ -62,6 +63,8 @@ class HomeServer:
         settle: Mapping[str, Any] | None = None,
         archive: Path | None = None,
         keep_days: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        log: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the configuration anew."""
         document = {
@@ -71,6 +74,8 @@ class HomeServer:
             "state": {"path": str(self.state)},
             "settle": {"quiet_seconds": QUIET, "unproven_seconds": UNPROVEN, **(settle or {})},
             "worker": {"device": "cpu", **(worker or {})},
+            "metrics": metrics or {},
+            "log": log or {},
         }
         self.config.write_text(json.dumps(document))  # JSON is YAML
 
@@ -83,9 +88,14 @@ class HomeServer:
     def lensd(
         self, verb: str, *arguments: str | Path, prefix: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Another command with this configuration; `prefix` is a command to run it by."""
+        """Another command with this configuration; `prefix` is a command to run it by.
+
+        What it prints with `--json` is valid under its schema.
+        """
         command = [*prefix, sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        outputs.check((verb, *arguments), done.stdout)
+        return done
 
     def begin(self, verb: str, *arguments: str | Path) -> subprocess.Popen[str]:
         """Another command with this configuration, not waited for."""

@@ -1,0 +1,1 @@
+"""What Prometheus is told, by a file that node_exporter reads."""

@@ -1,0 +1,64 @@
+"""By which hashes programs and websites know a file: before and after it was compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lensd.store.entry import Entry
+
+COLUMNS = (
+    "original",
+    "original_autov2",
+    "original_autov3",
+    "output",
+    "output_autov2",
+    "output_autov3",
+    "path",
+)
+
+
+def of(entry: Entry) -> dict[str, str | None]:
+    """The columns of a compressed file. None: not known (an older lensd compressed it, or the
+    ledger was lost since).
+
+    `original` and `output` are the sha256 of the whole file, AutoV2 is its first 10 digits. AutoV3
+    is the first 12 digits of the sha256 of what follows the header.
+    """
+    line = entry.line or {}
+    return {
+        "original": entry.sha256_in,
+        "original_autov2": _start(entry.sha256_in, 10),
+        "original_autov3": _start(line.get("data_sha256_in"), 12),
+        "output": entry.sha256_out,
+        "output_autov2": _start(entry.sha256_out, 10),
+        "output_autov3": _start(line.get("data_sha256_out"), 12),
+        "path": entry.full_path,
+    }
+
+
+def tsv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """A line of names, then one per file; an empty cell is not known."""
+    yield "\t".join(COLUMNS)
+    for row in rows:
+        yield "\t".join(_cell(row[column]) for column in COLUMNS)
+
+
+def blocks(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """For a person: three lines a file, which fit a terminal better than one."""
+    for row in rows:
+        yield str(row["path"])
+        for kind in ("original", "output"):
+            sha256, *short = (row[f"{kind}{part}"] or "-" for part in ("", "_autov2", "_autov3"))
+            yield f"  {kind:8}  sha256 {sha256}  AutoV2 {short[0]}  AutoV3 {short[1]}"
+
+
+def _start(sha256: str | None, digits: int) -> str | None:
+    return None if sha256 is None else sha256[:digits]
+
+
+def _cell(value: str | None) -> str:
+    """A name may hold tabs and line breaks."""
+    text = "" if value is None else value
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

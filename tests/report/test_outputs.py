@@ -1,0 +1,209 @@
+"""The schemas of what verbs print with `--json`.
+
+That real output is valid is seen by every test that asks for it (tests.support.outputs).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import pytest
+from jsonschema import Draft202012Validator
+
+from lensd.cli import LAZY, main
+from lensd.report import schema
+from tests.cli.conftest import Run
+from tests.cli.conftest import lensd as lensd  # noqa: PLC0414  a fixture
+from tests.support import outputs
+
+SHA = "0" * 64
+JOB = {"job_id": "a", "path": "/l/a", "watch": "l", "bytes": 1, "attempts": 0}
+RANKS = {"min": 1, "median": 7.5, "max": 16}
+MEASURES = {
+    "family": "sd15",
+    "naming": "kohya",
+    "dtype_in": "F16",
+    "dtype_out": "I8",
+    "bytes_in": 100,
+    "modules": 1,
+    "rank_in": RANKS,
+    "rank_out": RANKS,
+    "energy_retained": {"min": 0.99, "overall": 0.99},
+    "seconds": {"read": 0.1, "compute": 0.1, "write": 0.0, "verify": 0.0},
+    "device": "cpu",
+    "device_note": "there is no cuda here; computed on the CPU",
+    "sha256_in": SHA,
+    "delta_error": 0.1,
+    "delta_error_max": 0.1,
+    "path": "a.safetensors",
+}
+# With everything in them that may be there.
+COMPLETE: dict[str, dict[str, Any]] = {
+    "status": {
+        "daemon": 1,
+        "watch": [{"name": "l", "path": "/l", "mode": "ultra"}],
+        "degraded": [
+            {"watch": "l", "path": "/l", "reason": "missing", "message": "x", "since": 1.5}
+        ],
+        "running": [JOB],
+        "queued": [JOB],
+        "waiting": [{"path": "/l/b", "watch": "l", "reason": "x", "since": 1.5}],
+        "problems": [{**JOB, "reason": "io_error", "message": "x"}],
+        "paused": ["everything"],
+        "held": "/l: x",
+        "schedule": {"window": "01:00-07:00", "open": False},
+        "totals": {"outcomes": {"kept": 1}, "saved_in_folders": 1, "held_by_archive": 2, "net": -1},
+        "hashes": [
+            {
+                "original": SHA,
+                "original_autov2": SHA[:10],
+                "original_autov3": None,
+                "output": None,
+                "output_autov2": None,
+                "output_autov3": SHA[:12],
+                "path": "/l/a",
+            }
+        ],
+    },
+    "verify": {
+        "faults": 1,
+        "bytes": 1,
+        "files": [
+            {
+                "kind": "output",
+                "state": "gone",
+                "path": "/l/a",
+                "of": "/l/a",
+                "watch": "l",
+                "sha256": None,
+                "bytes": 0,
+                "message": None,
+            }
+        ],
+    },
+    "analyze": {
+        **MEASURES,
+        "predicted": {"rank": 1, "int8": 1, "ultra": 1},
+        "details": [
+            {
+                "module": "m",
+                "out": 1,
+                "in": 1,
+                "rank": 1,
+                "alpha": None,
+                "norm": 0.0,
+                "ranks": {"0.9": 1},
+                "spectrum": [0.5],
+            }
+        ],
+    },
+    "compress": {
+        **MEASURES,
+        "output": "b.safetensors",
+        "mode": "ultra",
+        "bytes_out": 1,
+        "sha256_out": SHA,
+        "data_sha256_out": SHA,
+    },
+    "compare": {
+        "a": "a",
+        "b": "b",
+        "modules": 1,
+        "delta_error": None,
+        "snr_db": None,
+        "delta_error_common": 0.0,
+        "only_in_a": ["m"],
+        "only_in_b": [],
+        "per_module": [
+            {
+                "module": "m",
+                "module_b": "m",
+                "rank_a": 1,
+                "rank_b": 1,
+                "delta_error": 0.5,
+                "snr_db": 6.0,
+            }
+        ],
+    },
+}
+# Parts of a document that need not be there.
+OPTIONAL = {("hashes",), ("device_note",), *((("seconds", name)) for name in ("write", "verify"))}
+
+
+def _objects(part: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every object in a document, and where it is."""
+    if isinstance(part, dict):
+        yield at, part
+        for name, inner in part.items():
+            yield from _objects(inner, (*at, name))
+    if isinstance(part, list):
+        for inner in part:
+            yield from _objects(inner, at)
+
+
+def test_every_verb_with_json_has_one() -> None:
+    """None is missing, none is extra."""
+    context = click.Context(main)
+    commands = {verb: main.get_command(context, verb) for verb in LAZY}
+    with_json = {
+        verb
+        for verb, command in commands.items()
+        if command and any("--json" in p.opts for p in command.params)
+    }
+    assert with_json == set(schema.OUTPUTS) == set(COMPLETE)
+
+
+@pytest.mark.parametrize("verb", schema.OUTPUTS)
+def test_it_stands_for_itself(verb: str) -> None:
+    """A JSON Schema of draft 2020-12; whatever it refers to is in it."""
+    found = schema.of_output(verb)
+    Draft202012Validator.check_schema(found)
+    assert set(schema._references(found)) <= set(found["$defs"])
+    outputs.validator(verb).validate(COMPLETE[verb])
+
+
+@pytest.mark.parametrize("verb", schema.OUTPUTS)
+def test_a_stray_field_is_invalid(verb: str) -> None:
+    """In every object of the document, but for tables whose keys are data."""
+    tables = {("outcomes",), ("ranks",)}
+    for at, _ in _objects(COMPLETE[verb]):
+        broken = copy.deepcopy(COMPLETE[verb])
+        for place, part in _objects(broken):
+            if place == at:
+                part["stray"] = 1
+        assert at[-1:] in tables or not outputs.validator(verb).is_valid(broken), at
+
+
+@pytest.mark.parametrize("verb", schema.OUTPUTS)
+def test_no_field_may_be_left_out(verb: str) -> None:
+    """What is always printed is asked for."""
+    for at, fields in _objects(COMPLETE[verb]):
+        for name in set(fields) - {"kept", "0.9"}:
+            broken = copy.deepcopy(COMPLETE[verb])
+            for place, part in _objects(broken):
+                if place == at:
+                    part.pop(name, None)
+            optional = (*at, name) in OPTIONAL
+            assert outputs.validator(verb).is_valid(broken) == optional, (*at, name)
+
+
+@pytest.mark.parametrize("name", ["log", *schema.OUTPUTS])
+def test_people_get_them_by_a_command(lensd: Run, name: str) -> None:
+    """`lensd schema NAME` prints the same."""
+    done = lensd("schema", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = schema.load() if name == "log" else schema.of_output(name)
+    assert json.loads(done.stdout) == expected
+
+
+def test_an_unknown_name_has_none(lensd: Run) -> None:
+    """A usage error that lists what there is."""
+    with pytest.raises(KeyError):
+        schema.of_output("run")
+    done = lensd("schema", "run")
+    assert done.returncode == 2
+    assert "'status'" in done.stderr
