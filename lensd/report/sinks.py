@@ -6,6 +6,7 @@ import os
 import select
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, Self
 
@@ -59,6 +60,17 @@ class StreamSink(_Levels):
             self._torn = True
             _write(self._descriptor, start + line + b"\n")
             self._torn = False
+
+
+class LineSink(_Levels):
+    """Lines for whoever draws on the terminal that stdout is."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+
+    def msg(self, line: bytes) -> None:
+        with suppress(OSError):
+            self._write(line.decode())
 
 
 class FileSink(_Levels):

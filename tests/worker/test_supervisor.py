@@ -23,7 +23,7 @@ SCRIPT = """
 import os, sys, time
 from lensd.errors import Kept
 from lensd.worker.protocol import serve
-def handle(request):
+def handle(request, progress):
     if request["do"] == "refuse":
         raise Kept("no_gain", "nothing to be gained")
     if request["do"] == "print":
