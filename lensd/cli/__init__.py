@@ -8,12 +8,15 @@ import platform
 import select
 import sys
 import traceback
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import click
 
 from lensd import __version__
 from lensd.errors import EXIT_BUG, EXIT_INTERRUPTED, LensdError
+from lensd.report.names import visible_lines
 
 EXIT_PIPE = 141  # as shells count: 128 + SIGPIPE
 
@@ -38,6 +41,19 @@ LAZY: dict[str, tuple[str, str]] = {
     "compress": ("lensd.cli.compress:compress", "Compress a file to a new one, without a daemon."),
     "expand": ("lensd.cli.expand:expand", "Make an int8 LoRA float16 again, for any program."),
     "compare": ("lensd.cli.compare:compare", "Tell how far two LoRAs are apart, by module."),
+    "completion": (
+        "lensd.cli.completion:completion",
+        "Print the script that makes a shell complete commands.",
+    ),
+}
+
+
+# Where a section of `lensd --help` begins: its title, by its first verb.
+SECTIONS = {
+    "run": "The daemon",
+    "status": "What it did and does",
+    "analyze": "Single files, without daemon and archive",
+    "completion": "The shell",
 }
 
 
@@ -58,10 +74,20 @@ class Verbs(click.Group):
             raise TypeError(f"{module}:{function} is not a click command")
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raises UsageError with the verb that may have been meant."""
+        if not (args[0] in LAZY or args[0].startswith("-") or ctx.resilient_parsing):
+            raise click.UsageError(_unknown(args[0]), ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(verb, line) for verb, (_, line) in LAZY.items()])
+        width = max(map(len, LAZY))
+        for title, verbs in _sections():
+            with formatter.section(title):
+                formatter.write_dl([(v.ljust(width), LAZY[v][1]) for v in verbs])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; its return value is the exit code (None: 0)."""
@@ -84,7 +110,25 @@ class Verbs(click.Group):
 
 def say(message: str) -> None:
     """A message for a person, on stderr: stdout is for data."""
-    click.echo(f"lensd: {message}", err=True)
+    click.echo(visible_lines(f"lensd: {message}"), err=True)
+
+
+def _sections() -> Iterator[tuple[str, list[str]]]:
+    """The verbs in their order, under the titles of SECTIONS."""
+    verbs = list(LAZY)
+    starts = [n for n, verb in enumerate(verbs) if verb in SECTIONS]
+    for start, end in pairwise([*starts, len(verbs)]):
+        yield SECTIONS[verbs[start]], verbs[start:end]
+
+
+def _unknown(word: str) -> str:
+    from difflib import get_close_matches  # only who mistypes needs it
+
+    if os.path.isfile(word):
+        return f"{word!r} is a file, not a command. Did you mean `lensd analyze {word}`?"
+    close = get_close_matches(word, LAZY, n=2)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f"there is no command {word!r}.{hint}"
 
 
 def _reader_left() -> int | None:
@@ -114,6 +158,19 @@ def _report_bug() -> int:
 @click.version_option(__version__, prog_name="lensd", message="%(prog)s %(version)s")
 def main() -> None:
     """Make LoRA files several times smaller, and keep every original safe.
+
+    Begin with a configuration, look before anything is changed, then let it run:
+
+    \b
+    lensd config example > config.yaml      name the folder to watch, and the archive
+    lensd check                             every fault at once, each with its remedy
+    lensd once --dry-run                    what would happen, and what it would save
+    lensd once                              treat what is there, after a question
+    lensd run                               the daemon: whatever arrives from now on
+    lensd restore loras/style.safetensors   the original back, bit for bit
+
+    `lensd COMMAND --help` explains each command with examples. README.md and docs/ in lensd's
+    sources have the rest: service, modes, programs, log, what is safe at a crash.
 
     Exit codes: 0 fine, 1 some files failed, 2 usage, 3 bug, 4 configuration, 5 storage,
     6 another lensd is in the way, 130 interrupted.

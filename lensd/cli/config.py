@@ -6,21 +6,28 @@ import json
 
 import click
 
-from lensd.config import example as start
-
 
 @click.group()
 def config() -> None:
-    """Print a commented example, or the JSON Schema."""
+    """Print a commented example, or the JSON Schema.
+
+    \b
+    lensd config example > config.yaml   then name your folders in it, and `lensd check`
+    lensd config schema > lensd.json     for editors that complete and check YAML by a schema
+    """
 
 
 @config.command()
 def example() -> None:
     """Print a complete, commented configuration with the defaults."""
+    from lensd.config import example as start
+
     click.echo(start.example(), nl=False)
 
 
 @config.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
+    from lensd.config import example as start
+
     click.echo(json.dumps(start.schema(), indent=2))

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lensd import __version__
-from lensd.cli.options import config_option
-from lensd.config.folders import printable
-from lensd.config.models import Config
-from lensd.config.reading import find_config, load
-from lensd.intake.guard import META
+from lensd.cli.options import config_option, load_config
 from lensd.report.amounts import size
-from lensd.schedule import is_open
-from lensd.store.entry import Entry
-from lensd.store.ledger import Ledger
-from lensd.store.lock import holder
+from lensd.report.names import printable, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lensd.config.models import Config
+    from lensd.store.entry import Entry
+    from lensd.store.ledger import Ledger
 
 
 @click.command()
@@ -30,8 +29,17 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
     """Show the queue, the running job, what waits and why, and the totals.
 
     Works with and without a running daemon, and changes nothing.
+
+    \b
+    lensd status              long lists are cut short at a terminal
+    lensd status | less       all of it
+    lensd status --json | jq '.totals'
     """
-    found = load(find_config(config))
+    from lensd.cli.board import board
+    from lensd.cli.terminal import is_for_people, show
+    from lensd.store.ledger import Ledger
+
+    found = load_config(config)
     ledger = Ledger(found.state.path, __version__, readonly=True)
     try:
         report = _report(found, ledger, hashes=hashes)
@@ -39,12 +47,16 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
         ledger.close()
     if as_json:
         click.echo(json.dumps(report, indent=2))
-    else:
-        click.echo(printable("\n".join(_lines(report))))
+        return 0
+    show(*(board(report) if is_for_people() else map(visible, _lines(report))))
+    if hashes:
+        show(*map(visible, _hashes(report)))
     return 0
 
 
 def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
+    from lensd.store.lock import holder
+
     jobs = list(ledger.unfinished())
     problems = ledger.with_outcome("failed", "quarantined")
     report: dict[str, Any] = {
@@ -70,6 +82,9 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
 
 def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
     """What the running daemon says of its folders; one that was killed says nothing any more."""
+    from lensd.intake.guard import META
+    from lensd.store.lock import holder
+
     found = ledger.get_meta(META)
     if found is None or holder(config.state.path) is None:
         return []
@@ -77,6 +92,8 @@ def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def _schedule(config: Config) -> dict[str, Any] | None:
+    from lensd.schedule import is_open
+
     hours, now = config.worker.hours, dt.datetime.now().astimezone()
     return hours and {"window": config.worker.schedule, "open": is_open(hours, now)}
 
@@ -112,5 +129,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         f"bytes: {size(totals['saved_in_folders'])} saved in the folders, "
         f"{size(totals['held_by_archive'])} held by the archive, net {size(totals['net'])}"
     )
-    for line in report.get("hashes", ()):
+
+
+def _hashes(report: dict[str, Any]) -> Iterator[str]:
+    for line in report["hashes"]:
         yield f"{line['original']}  {line['output']}  {line['path']}"
