@@ -357,6 +357,20 @@ def test_a_disk_that_writes_something_else_is_noticed(
     assert caught.value.reason == "verify_failed"
 
 
+def test_how_far_it_is(lora: Path, temporary: Path) -> None:
+    """Each stage counts to its end: modules twice, then the tensors of the output."""
+    told: list[tuple[str, int, int]] = []
+    numbers = task.compress(
+        asking.staged(asking.request(lora), temporary), lambda *line: told.append(line)
+    )
+    for stage in ("spectrum", "reduce", "verify"):
+        counts = [line[1:] for line in told if line[0] == stage]
+        of = counts[0][1]
+        assert counts == [(done, of) for done in range(1, of + 1)]
+        assert stage == "verify" or of == numbers["modules"]
+    assert list(dict.fromkeys(line[0] for line in told)) == ["spectrum", "reduce", "verify"]
+
+
 def test_the_same_file_gives_the_same_bytes(lora: Path, temporary: Path) -> None:
     """Twice, and with one core as with all of them."""
     cores = os.sched_getaffinity(0)

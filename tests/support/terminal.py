@@ -1,4 +1,4 @@
-"""A real terminal: a program at a pseudo-terminal of a given size, and what a person then sees."""
+"""A real terminal: a program at a pseudo-terminal of some width, and the screen that it makes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+import pyte
+
+LINES = 120  # so many that nothing scrolls away
 PATIENCE = 20.0
-# Sequences that colour, move and clear; and the characters no name may send to a terminal.
-CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[=>]")
-COLOURS = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
 
 
 class AtTerminal:
@@ -34,7 +35,7 @@ class AtTerminal:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
         plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
         self._process = subprocess.Popen(
             list(map(str, command)),
@@ -46,7 +47,9 @@ class AtTerminal:
             start_new_session=True,
         )
         os.close(slave)
-        self.raw = ""
+        self._screen = pyte.Screen(columns, LINES)
+        self._stream = pyte.ByteStream(self._screen)
+        self.raw = b""
 
     def __enter__(self) -> Self:
         return self
@@ -56,15 +59,33 @@ class AtTerminal:
         self._process.wait()
         os.close(self._master)
 
+    @property
+    def lines(self) -> list[str]:
+        """What stands on the screen now; a line that was too long for it is several."""
+        found = [line.rstrip() for line in self._screen.display]
+        while found and not found[-1]:
+            found.pop()
+        return found
+
+    @property
+    def text(self) -> str:
+        """The screen as one text."""
+        return "".join(f"{line}\n" for line in self.lines)
+
+    @property
+    def colours(self) -> list[str]:
+        """The sequences that it sent for colours."""
+        return COLOUR.findall(self.raw.decode(errors="replace"))
+
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def wait_for(self, text: str) -> None:
-        """Until it was shown. Raises AssertionError."""
+    def wait_for(self, pattern: str) -> None:
+        """Until the screen's text has something that fits. Raises AssertionError."""
         deadline = time.monotonic() + PATIENCE
-        while text not in self.seen:
-            assert time.monotonic() < deadline, f"{text!r} did not come: {self.raw!r}"
-            assert self._read(), f"{text!r} did not come before its end: {self.raw!r}"
+        while not re.search(pattern, self.text, re.MULTILINE):
+            assert time.monotonic() < deadline, f"{pattern!r} did not come: {self.text}"
+            assert self._read(), f"it ended before {pattern!r} came: {self.text}"
 
     def wait(self) -> int:
         """Its exit code, when all was read that it wrote."""
@@ -72,17 +93,13 @@ class AtTerminal:
             pass
         return self._process.wait(PATIENCE)
 
-    @property
-    def seen(self) -> str:
-        """All text that it wrote, without colours and movements."""
-        return CONTROLS.sub("", self.raw).replace("\r\n", "\n")
-
     def _read(self) -> bool:
         """False when there will be no more."""
         ready, _, _ = select.select([self._master], [], [], PATIENCE)
-        assert ready, f"silent for {PATIENCE:g} s: {self.raw!r}"
+        assert ready, f"silent for {PATIENCE:g} s: {self.text}"
         with suppress(OSError):  # how Linux says that nobody has it open any more
             data = os.read(self._master, 65536)
-            self.raw += data.decode(errors="replace")
+            self.raw += data
+            self._stream.feed(data)
             return bool(data)
         return False
