@@ -63,10 +63,10 @@ class Onlooker:
         """The files that are to be treated, with their bytes."""
 
     def step(self, path: str, stage: str, done: int, of: int) -> None:
-        """So many of a stage's modules are done; ends when `end` comes."""
+        """So many of a stage's modules are done."""
 
-    def end(self, event: str, fields: Mapping[str, Any]) -> None:
-        """A file has come to its end: one of ENDS, with the fields of its log line."""
+    def told(self, event: str, fields: Mapping[str, Any]) -> None:
+        """What the log's line says; a file is through with one of ENDS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +246,8 @@ class House:
         """One log line; remembers whether a file has failed."""
         self.has_failed = self.has_failed or event in FAILURES
         say(event, **fields)
-        if self._onlooker is not None and event in ENDS:
-            self._onlooker.end(event, fields)
+        if self._onlooker is not None:
+            self._onlooker.told(event, fields)
 
     def _step(self, job_id: str, stage: str, done: int, of: int) -> None:
         if self._onlooker is not None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lensd.cli import say
 from lensd.cli.options import LORA
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
 from lensd.report.names import printable
@@ -42,7 +41,7 @@ def analyze(files: tuple[str, ...], as_json: bool) -> int:
                 numbers = {"path": printable(path), **_numbers(path, bar)}
             except FileError as end:
                 numbers = {"path": printable(path), "reason": end.reason, "message": str(end)}
-                say(f"{end.event.removeprefix('file.')}: {path}: {end}")
+                bar.say(f"{end.event.removeprefix('file.')}: {path}: {end}")
                 code = EXIT_SOME_FAILED if end.event == "file.failed" else code
             bar.end(path)
             if as_json:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lensd.cli.terminal import table
 from lensd.report.amounts import size
 from lensd.report.names import visible
 
@@ -32,9 +32,9 @@ def board(report: Mapping[str, Any]) -> Iterator[RenderableType]:
         if items := report[name]:
             yield ""
             yield Text(f"{title}: {len(items):,}", style="bold")
-            yield _list(items[:SHOWN])
+            yield from _list(items[:SHOWN])
             if len(items) > SHOWN:
-                yield f"and {len(items) - SHOWN:,} more; `lensd status | less` has all"
+                yield f"  and {len(items) - SHOWN:,} more; `lensd status | less` has all"
 
 
 def _standing(report: Mapping[str, Any]) -> Table:
@@ -63,15 +63,11 @@ def _facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "held", f"{size(totals['held_by_archive'])} by the archive, net {size(totals['net'])}"
 
 
-def _list(items: Sequence[Mapping[str, Any]]) -> Table:
-    """Files with their reason, or else their size, as far as they have one."""
-    has_reasons = any(_why(item) for item in items)
-    found = table("file", "why") if has_reasons else table("file", "bytes", numbers=("bytes",))
+def _list(items: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """Files with their reason, or else with their size. A path is a line, so that it is copied."""
     for item in items:
-        amount = size(item["bytes"]) if "bytes" in item else ""
-        found.add_row(visible(item["path"]), visible(_why(item)) if has_reasons else amount)
-    return found
-
-
-def _why(item: Mapping[str, Any]) -> str:
-    return item.get("message") or item.get("reason") or ""
+        why = item.get("message") or item.get("reason")
+        amount = f"{size(item['bytes']):>9}  " if "bytes" in item and not why else "  "
+        yield f"{amount}{visible(item['path'])}"
+        if why:
+            yield Padding(Text(visible(why)), (0, 0, 0, 6))

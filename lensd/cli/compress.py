@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lensd.cli import say
 from lensd.cli.options import LORA
 from lensd.cli.staging import staged
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError, UsageError
@@ -68,7 +67,7 @@ def compress(files: tuple[str, ...], output: str | None, as_json: bool, **option
                 numbers = _compress(path, target, settings, options, bar)
             except FileError as end:
                 numbers = {"path": path, "reason": end.reason, "message": str(end)}
-                say(f"{end.event.removeprefix('file.')}: {path}: {end}")
+                bar.say(f"{end.event.removeprefix('file.')}: {path}: {end}")
                 if end.event == "file.failed":
                     code = EXIT_SOME_FAILED
             bar.end(path)

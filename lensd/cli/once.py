@@ -76,8 +76,9 @@ def _show(plans: Sequence[Estimate], *, stderr: bool) -> None:
     """One folder a line; a table for a person."""
     from lensd.cli.terminal import console, show
 
-    if console(stderr=stderr).is_terminal:
-        show(_table(plans), stderr=stderr)
+    if console(stderr=stderr).is_terminal and any(plan.files for plan in plans):
+        free = f"the archive has {size(plans[0].archive_free)} free"
+        show(_table(plans), "", f"about: by the headers alone; {free}", stderr=stderr)
     else:
         show(*(visible(describe(plan)) for plan in plans), stderr=stderr)
 
@@ -85,7 +86,7 @@ def _show(plans: Sequence[Estimate], *, stderr: bool) -> None:
 def _table(plans: Sequence[Estimate]) -> Table:
     from lensd.cli.terminal import table
 
-    numbers = ("files", "now", "then, about", "archive needs", "it has free", "takes about")
+    numbers = ("files", "now", "about", "saves", "archive needs", "takes")
     found = table("folder", "mode", *numbers, numbers=numbers)
     for plan in plans:
         found.add_row(
@@ -94,11 +95,16 @@ def _table(plans: Sequence[Estimate]) -> Table:
             f"{plan.files:,}",
             size(plan.bytes_now),
             size(plan.bytes_then),
+            size(plan.bytes_now - plan.bytes_then),
             size(plan.archive_needs),
-            size(plan.archive_free),
-            f"{plan.seconds:.0f} s",
+            _duration(plan.seconds),
         )
     return found
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes // 60}:{minutes % 60:02d} h"
 
 
 def describe(plan: Estimate) -> str:

@@ -51,6 +51,7 @@ class Bar:
             console=stderr,
             refresh_per_second=REFRESHES,
             redirect_stdout=False,
+            redirect_stderr=False,
             expand=True,
             transient=True,
             disable=not stderr.is_interactive,
@@ -85,11 +86,11 @@ class Bar:
         self._left |= set(sizes)
         self._bar.update(self._task, total=sum(self._sizes.values()))
 
-    def begin(self, path: str = "") -> None:
+    def begin(self, path: str) -> None:
         """It is this file's turn."""
         number = len(self._sizes) - len(self._left) + 1
         name = visible(os.path.basename(path))
-        of = f"{number}/{len(self._sizes)} " if len(self._sizes) > 1 else ""
+        of = f"{min(number, len(self._sizes))}/{len(self._sizes)} " if len(self._sizes) > 1 else ""
         self._bar.update(self._task, name=f"{of}{name}", stage="")
 
     def step(self, path: str, stage: str, done: int, of: int) -> None:
@@ -117,9 +118,18 @@ class Bar:
             if drawn:
                 self._bar.start()
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, *, is_fault: bool = False) -> None:
         """A line of data on stdout: above the bar, where both have one terminal."""
         if self._shared:
-            self._bar.console.print(Text(text), soft_wrap=True)
+            self.message(text, is_fault=is_fault)
         else:
             click.echo(text)
+
+    def say(self, message: str) -> None:
+        """`lensd.cli.say` while the bar is drawn, which that would tear."""
+        self.message(visible(f"lensd: {message}"))
+
+    def message(self, text: str, *, is_fault: bool = False) -> None:
+        """A line on stderr, above the bar. A person can copy it whole: it is not broken."""
+        style = "red" if is_fault else ""
+        self._bar.console.print(Text(text, style), soft_wrap=True)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lensd import __version__
-from lensd.cli import say
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
 from lensd.errors import EXIT_OK, LensdError, UsageError
 from lensd.report.amounts import size
@@ -71,7 +70,8 @@ def _with_bar(config: Config, wanted: dict[str, Any]) -> int:
     """Whoever does it tells one line a file, in the order of the list."""
     from lensd.cli.asking import ask
     from lensd.cli.progress import Bar
-    from lensd.report.sinks import LineSink
+    from lensd.cli.terminal import share_a_terminal
+    from lensd.report.sinks import Unheard
 
     originals = []
     with suppress(LensdError):  # told by who does it
@@ -80,13 +80,12 @@ def _with_bar(config: Config, wanted: dict[str, Any]) -> int:
     with Bar({o.home: _bytes(o) for o in originals}) as bar:
 
         def tell(line: str) -> None:
-            say(line)
+            bar.say(line)
             if left:
                 bar.end(left.pop(0))
-                bar.begin(*left[:1])
 
-        bar.begin(*left[:1])
-        return ask(config, "restore", tell, LineSink(bar.line), **wanted)
+        stdout = Unheard() if share_a_terminal() else None  # it says the same
+        return ask(config, "restore", tell, stdout, **wanted)
 
 
 def _chosen(config: Config, paths: Sequence[str], version: str | None) -> list[Original]:
@@ -113,10 +112,10 @@ def _show(originals: Sequence[Original]) -> None:
     if not is_for_people():
         show(*(visible(_describe(original)) for original in originals))
         return
-    found = table("original of", "bytes", "sha256", numbers=("bytes",))
+    found = table("bytes", "sha256", "original of", numbers=("bytes",))
     for o in originals:
-        found.add_row(visible(o.home), size(_bytes(o)), o.sha256[:12])
-    show(found, f"{len(originals):,} originals, {size(sum(map(_bytes, originals)))}")
+        found.add_row(size(_bytes(o)), o.sha256[:12], visible(o.home))
+    show(found, "", f"{len(originals):,} originals, {size(sum(map(_bytes, originals)))}")
 
 
 def _describe(original: Original) -> str:

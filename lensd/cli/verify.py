@@ -17,11 +17,11 @@ from lensd.report.amounts import size
 from lensd.report.names import printable, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lensd.cli.progress import Bar
     from lensd.config.models import Config
-    from lensd.verifying import Finding, Verifier
+    from lensd.verifying import Finding, Key, Verifier
 
 
 @click.command()
@@ -47,34 +47,39 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
     from lensd.verifying import Verifier
 
     found = load_config(config)
+    wanted = _Wanted(found, paths)
     briefly = is_for_people()
+    findings = []
     ledger = Ledger(found.state.path, __version__, readonly=True)
     try:
         verifier = Verifier(ledger, Archive(os.path.realpath(found.archive.path)))
-        findings = []
-        with Bar() as bar:
-            for finding in _findings(found, verifier, paths, bar):
+        keys = _keys(verifier, wanted, paths)
+        with Bar({os.path.join(*key): bytes_ for key, bytes_ in keys.items()}) as bar:
+            for finding in _findings(verifier, keys, wanted, bar):
                 findings.append(finding)
                 if not (as_json or (briefly and finding.state == "ok")):
-                    bar.line(visible(_line(finding)))
+                    bar.line(visible(_line(finding)), is_fault=finding.is_fault)
     finally:
         ledger.close()
     click.echo(json.dumps(_document(findings), indent=2) if as_json else _summary(findings))
     return EXIT_SOME_FAILED if any(f.is_fault for f in findings) else EXIT_OK
 
 
-def _findings(
-    config: Config, verifier: Verifier, paths: Sequence[str], bar: Bar
-) -> Iterator[Finding]:
-    wanted = _Wanted(config, paths)
-    sizes = {key: n for key, n in verifier.files().items() if wanted.path(os.path.join(*key))}
-    if paths and not sizes:
+def _keys(verifier: Verifier, wanted: _Wanted, paths: Sequence[str]) -> dict[Key, int]:
+    """The files that were asked for, and their bytes. Raises UsageError where there are none."""
+    keys = {key: n for key, n in verifier.files().items() if wanted.path(os.path.join(*key))}
+    if paths and not keys:
         raise UsageError(
             f"lensd has compressed nothing at {', '.join(paths)}; `lensd restore --list` shows "
             "what it has"
         )
-    bar.expect({os.path.join(*key): n for key, n in sizes.items()})
-    for key in sizes:
+    return keys
+
+
+def _findings(
+    verifier: Verifier, keys: Iterable[Key], wanted: _Wanted, bar: Bar
+) -> Iterator[Finding]:
+    for key in keys:
         path = os.path.join(*key)
         bar.begin(path)
         yield from verifier.check(key)

@@ -31,7 +31,7 @@ def configure(
 ) -> None:
     """Send the log to a file (created with `mode`, rotated) or, with None, to stdout.
 
-    `stdout` stands for it where something else is drawn on its terminal.
+    `stdout` stands for it where a person at its terminal is told by other means.
     Raises StorageError when the file cannot be opened; later faults of the disk lose lines only.
     """
     sink: Sink = (stdout or StreamSink.stdout()) if path is None else FileSink(path, mode)

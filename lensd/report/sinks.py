@@ -6,7 +6,6 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, Self
 
@@ -62,15 +61,11 @@ class StreamSink(_Levels):
             self._torn = False
 
 
-class LineSink(_Levels):
-    """Lines for whoever draws on the terminal that stdout is."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
+class Unheard(_Levels):
+    """For lines that nobody would read."""
 
     def msg(self, line: bytes) -> None:
-        with suppress(OSError):
-            self._write(line.decode())
+        """Drop it."""
 
 
 class FileSink(_Levels):
