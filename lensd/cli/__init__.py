@@ -6,6 +6,7 @@ import importlib
 import os
 import platform
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -91,6 +92,7 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; its return value is the exit code (None: 0)."""
+        signal.signal(signal.SIGTERM, _end)  # `run` and `once` have their own
         try:
             code = super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
@@ -145,6 +147,11 @@ def _reader_left() -> int | None:
     return EXIT_PIPE
 
 
+def _end(number: int, _: object) -> None:
+    """As ^C: temporaries go, and a terminal gets its cursor back."""
+    raise SystemExit(128 + number)
+
+
 def _report_bug() -> int:
     traceback.print_exc()
     say(
@@ -162,7 +169,7 @@ def main() -> None:
     Begin with a configuration, look before anything is changed, then let it run:
 
     \b
-    lensd config example > config.yaml      name the folder to watch, and the archive
+    lensd config example > config.yaml      name your folder and the archive
     lensd check                             every fault at once, each with its remedy
     lensd once --dry-run                    what would happen, and what it would save
     lensd once                              treat what is there, after a question

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, groupby
 from typing import Any
 
 from rich.console import RenderableType
@@ -14,7 +15,7 @@ from lensd.lora.blocks import Block, block_of
 from lensd.report.amounts import size
 from lensd.report.names import visible
 
-ROWS = 25  # a model of more blocks has its longest parts in one row each
+ROWS = 25  # a model of more blocks has several in a row
 
 Detail = Mapping[str, Any]
 
@@ -57,31 +58,37 @@ def _modes(numbers: Mapping[str, Any]) -> Table:
 
 
 def groups(details: Sequence[Detail], rows: int = ROWS) -> list[tuple[str, list[Detail]]]:
-    """The modules by block, in the model's order; at most `rows` where parts can be put together.
-
-    The parts of the most blocks come first into one row: `single_blocks.0-37`.
+    """The modules by block, sorted by part and number; of a model of more blocks than `rows`, by
+    ranges of neighbours (`single_blocks.0-2`), in the parts that have the most blocks.
     """
-    parts: dict[str, dict[Block, list[Detail]]] = {}
+    of_block: dict[Block, list[Detail]] = {}
     for detail in details:
-        block = block_of(detail["module"])
-        parts.setdefault(block.part, {}).setdefault(block, []).append(detail)
-    together: set[str] = set()
-    longest = sorted(parts, key=lambda part: len(parts[part]), reverse=True)
-    while longest and sum(1 if p in together else len(parts[p]) for p in parts) > rows:
-        together.add(longest.pop(0))
-    found = []
-    for part in sorted(parts):
-        blocks = sorted(parts[part])
-        if part in together:
-            found.append((_range(blocks), [d for b in blocks for d in parts[part][b]]))
-        else:
-            found += [(str(b), parts[part][b]) for b in blocks]
-    return found
+        of_block.setdefault(block_of(detail["module"]), []).append(detail)
+    parts = {part: list(found) for part, found in groupby(sorted(of_block), key=_part)}
+    found = {part: _ranges(blocks, 1) for part, blocks in parts.items()}
+    lengths = dict.fromkeys(parts, 1)
+    while sum(map(len, found.values())) > rows:
+        part = max(found, key=lambda part: len(found[part]))
+        if len(found[part]) == 1:
+            break
+        lengths[part] += 1
+        found[part] = _ranges(parts[part], lengths[part])
+    ranges = chain.from_iterable(found.values())
+    return [(_name(r), [d for block in r for d in of_block[block]]) for r in ranges]
 
 
-def _range(blocks: Sequence[Block]) -> str:
+def _part(block: Block) -> str:
+    return block.part
+
+
+def _ranges(blocks: Sequence[Block], length: int) -> list[list[Block]]:
+    """Blocks of one part, with so many numbers in a row."""
+    return [list(found) for _, found in groupby(blocks, key=lambda b: b.number // length)]
+
+
+def _name(blocks: Sequence[Block]) -> str:
     first, last = blocks[0], blocks[-1]
-    return str(first) if first == last else f"{first.part}.{max(first.number, 0)}-{last.number}"
+    return str(first) if first == last else f"{first}-{last.number}"
 
 
 def _spread(ranks: Sequence[int]) -> str:

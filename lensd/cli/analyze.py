@@ -28,7 +28,7 @@ def analyze(files: tuple[str, ...], as_json: bool) -> int:
 
     \b
     lensd analyze style.safetensors
-    lensd analyze --json *.safetensors | jq -r '[.path, .bytes_in, .predicted.ultra] | @tsv'
+    lensd analyze *.safetensors --json | jq '[.path, .predicted.ultra]'
     """
     from lensd.cli.analysis import parts
     from lensd.cli.progress import Bar

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 from lensd.cli import say
 from lensd.cli.progress import Bar
@@ -25,6 +25,16 @@ class BatchBar(Onlooker):
         if share_a_terminal():
             self.stdout = Unheard()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Take the bar away and sum up, also where an error ended it on the way."""
+        self._bar.close()
+        if kind is None or self._ends:
+            for line in self._summary():
+                say(line)
+
     def begin(self, sizes: Mapping[str, int]) -> None:
         self._bar.open(sizes)
 
@@ -37,12 +47,6 @@ class BatchBar(Onlooker):
             self._end(event, fields)
         elif LEVELS.get(event, "info") != "info":
             self._bar.message(visible(f"{event}: {fields.get('message', '')}"), is_fault=True)
-
-    def close(self) -> None:
-        """Take the bar away and sum up."""
-        self._bar.close()
-        for line in self._summary():
-            say(line)
 
     def _end(self, event: str, fields: Mapping[str, Any]) -> None:
         end = event.removeprefix("file.")

@@ -26,8 +26,9 @@ def check(config: str | None) -> int:
     may not write is a fault too.
 
     \b
-    lensd check                                  ./config.yaml, or the first of the other places
-    sudo lensd check -c /etc/lensd/config.yaml   also what the running service may not write
+    lensd check                ./config.yaml, or the first of the other places
+    lensd check -c nas.yaml    another one
+    sudo lensd check           also what the running service may not write
     """
     from lensd.config.faults import FaultyConfigError
     from lensd.config.reading import find_config, load_for_run

@@ -50,7 +50,7 @@ def compress(files: tuple[str, ...], output: str | None, as_json: bool, **option
     \b
     lensd compress style.safetensors                    to style.lensd.safetensors
     lensd compress style.safetensors --mode rank        16-bit, for every program
-    lensd compress style.safetensors --energy 0.999     off by 3 % at most instead of 10 %
+    lensd compress style.safetensors --energy 0.999     3 % off at most, not 10 %
     lensd compress *.safetensors --target-size 32MB     the best that fits
     """
     from lensd.cli.progress import Bar

@@ -12,8 +12,8 @@ def config() -> None:
     """Print a commented example, or the JSON Schema.
 
     \b
-    lensd config example > config.yaml   then name your folders in it, and `lensd check`
-    lensd config schema > lensd.json     for editors that complete and check YAML by a schema
+    lensd config example > config.yaml   then name your folders, and `lensd check`
+    lensd config schema > lensd.json     editors complete and check YAML by it
     """
 
 

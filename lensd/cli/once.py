@@ -37,8 +37,8 @@ def once(
     \b
     lensd once --dry-run            what would happen, and what it would save
     lensd once /srv/loras/style     one folder
-    lensd once --redo               again with today's settings, from the archived originals
-    lensd once --yes > once.log     from cron: no question, the log in a file
+    lensd once --redo               again, from the originals, with other settings
+    lensd once --yes > once.log     no question, the log in a file
 
     On a terminal it shows the plan and asks, then how far it is, and in the end what came of it.
     """
@@ -65,11 +65,8 @@ def _process(config: Config, paths: list[str], *, redo: bool) -> int:
         return process(config, paths=paths, redo=redo)
     from lensd.cli.batch_bar import BatchBar
 
-    onlooker = BatchBar()
-    try:
+    with BatchBar() as onlooker:
         return process(config, paths=paths, redo=redo, onlooker=onlooker)
-    finally:
-        onlooker.close()
 
 
 def _show(plans: Sequence[Estimate], *, stderr: bool) -> None:

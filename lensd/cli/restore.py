@@ -42,9 +42,9 @@ def restore(
     alone from then on, until its content changes or `lensd once --redo` names it.
 
     \b
-    lensd restore --list                        what the archive holds
-    lensd restore /srv/loras/style.safetensors  one file
-    lensd restore --all                         everything, e.g. before uninstalling
+    lensd restore --list                   what the archive holds
+    lensd restore loras/style.safetensors  one file
+    lensd restore --all                    everything, e.g. to uninstall
     """
     if not (paths or everything or list_):
         raise UsageError("give the files to restore, or --all; --list shows what there is")

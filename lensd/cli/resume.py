@@ -18,7 +18,7 @@ def resume(config: str | None, paths: tuple[str, ...]) -> int:
 
     \b
     lensd resume                     every pause ends
-    lensd resume /srv/loras/import   that of this folder; `lensd status` lists them
+    lensd resume /srv/loras/import   that of this folder (see `lensd status`)
     """
     from lensd.cli.asking import ask
 

@@ -18,7 +18,7 @@ def run(config: str | None) -> int:
     \b
     lensd run                          in this terminal, with ./config.yaml
     lensd run -c /etc/lensd/nas.yaml   another configuration
-    systemctl reload lensd             another configuration, without an interruption
+    systemctl reload lensd             reads its configuration again
 
     `lensd service` prints what systemd needs to start it at boot.
     """

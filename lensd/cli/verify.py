@@ -36,7 +36,7 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
     unreadable. A file that somebody replaced or deleted is told, and is no fault.
 
     \b
-    lensd verify                      all; at a terminal only what is not ok has a line
+    lensd verify                      all; what is ok has no line at a terminal
     lensd verify | less               a line for every file
     lensd verify /srv/loras/style     one folder
     """

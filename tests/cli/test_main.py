@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from lensd import __version__
-from lensd.cli import LAZY
+from lensd.cli import LAZY, main
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -61,7 +63,8 @@ def loaded(*arguments: str) -> tuple[str, set[str]]:
 @pytest.mark.parametrize("argument", ["--version", "--help", "-h"])
 def test_version_and_help_load_nothing_heavy(argument: str) -> None:
     """Neither torch nor pydantic nor rich nor any verb's module is imported for them."""
-    _, modules = loaded(argument)
+    text, modules = loaded(argument)
+    assert max(map(len, text.splitlines())) <= 80
     assert "lensd.cli" in modules
     assert not modules & HEAVY
     assert not {name for name in modules if name.startswith("lensd.cli.")}
@@ -69,11 +72,38 @@ def test_version_and_help_load_nothing_heavy(argument: str) -> None:
 
 @pytest.mark.parametrize("verb", LAZY)
 def test_every_verb_explains_itself_at_once(verb: str) -> None:
-    """Its help needs no configuration, has a worked example, and loads nothing heavy."""
+    """Its help needs no configuration, has a worked example, fits a terminal of 80 columns, and
+    loads nothing heavy.
+    """
     text, modules = loaded(verb, "--help")
+    assert max(map(len, text.splitlines())) <= 80
     assert not modules & HEAVY
     assert text.startswith(f"Usage: lensd {verb}")
     assert re.search(rf"^  (sudo )?lensd {verb}\b", text.partition("\n")[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("verb", [None, *LAZY])
+def test_the_examples_of_a_help_are_right(
+    verb: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a command with options and values that it takes."""
+    monkeypatch.chdir(tmp_path)
+    context = click.Context(main)
+    command = main.get_command(context, verb) if verb else main
+    assert command is not None
+    examples = re.findall(r"^    (?:sudo )?lensd (.*)", command.help or "", re.MULTILINE)
+    for example in examples:
+        name, *words = shlex.split(re.split(r"  +| [|>] ", example)[0])
+        for word in words:  # some want files that are there
+            if not word.startswith(("-", "/")):
+                tmp_path.joinpath(word).parent.mkdir(exist_ok=True)
+                tmp_path.joinpath(word).touch()
+        found = main.get_command(context, name)
+        assert found is not None, example
+        if isinstance(found, click.Group):
+            found, words = found.commands[words[0]], words[1:]
+        found.make_context(name, words)
+    assert examples
 
 
 def test_version(lensd: Run) -> None:

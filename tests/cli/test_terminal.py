@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -174,3 +175,16 @@ def test_analyze_draws_a_bar_and_leaves_tables(tmp_path: Path) -> None:
     rows = [line.split() for line in terminal.lines]
     assert ["mode", "bytes", "times", "smaller"] in rows
     assert "all" in [row[0] for row in rows if row]
+
+
+def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
+    """While it computes: the bar and the temporary go, and the cursor is back."""
+    small_lora(tmp_path / "style.safetensors", seed=5)
+    command = [sys.executable, "-m", "lensd", "compress", "style.safetensors"]
+    with AtTerminal(command, tmp_path) as terminal:
+        terminal.wait_for("style.safetensors .* 0.0/40.3 kB")
+        terminal.signal(signal.SIGTERM)
+        assert terminal.wait() == 128 + signal.SIGTERM
+    assert terminal.lines == []
+    assert terminal.raw.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l")
+    assert [path.name for path in tmp_path.iterdir()] == ["style.safetensors"]

@@ -80,6 +80,9 @@ class AtTerminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def wait_for(self, pattern: str) -> None:
         """Until the screen's text has something that fits. Raises AssertionError."""
         deadline = time.monotonic() + PATIENCE
