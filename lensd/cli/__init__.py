@@ -170,10 +170,10 @@ def main() -> None:
 
     \b
     lensd config example > config.yaml      name your folder and the archive
-    lensd check                             every fault at once, each with its remedy
-    lensd once --dry-run                    what would happen, and what it would save
+    lensd check                             every fault at once, with its remedy
+    lensd once --dry-run                    what would happen and be saved
     lensd once                              treat what is there, after a question
-    lensd run                               the daemon: whatever arrives from now on
+    lensd run                               the daemon: what arrives from now on
     lensd restore loras/style.safetensors   the original back, bit for bit
 
     `lensd COMMAND --help` explains each command with examples. README.md and docs/ in lensd's

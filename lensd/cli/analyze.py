@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lensd.cli.interrupts import uninterrupted
 from lensd.cli.options import LORA
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
 from lensd.report.names import printable
@@ -55,7 +56,8 @@ def analyze(files: tuple[str, ...], as_json: bool) -> int:
 def _numbers(path: str, bar: Bar) -> dict[str, Any]:
     """Raises FileError."""
     bar.begin(path)
-    from lensd.compute import task  # torch takes a second; only this needs it
+    with uninterrupted():
+        from lensd.compute import task  # torch takes a second; only this needs it
     from lensd.config.document import Settings
 
     request = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lensd.cli.interrupts import uninterrupted
 from lensd.cli.options import LORA
 from lensd.report.names import printable, visible
 
@@ -32,7 +33,8 @@ def compare(a: str, b: str, as_json: bool) -> None:
 
     int8 or float, of any ranks, and of any naming of the same base model.
     """
-    from lensd.compute import compare as work  # torch takes a second; only this needs it
+    with uninterrupted():
+        from lensd.compute import compare as work  # torch takes a second; only this needs it
 
     numbers = {"a": printable(a), "b": printable(b), **work.compare(a, b)}
     if as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lensd.cli.interrupts import uninterrupted
 from lensd.cli.options import LORA
 from lensd.cli.staging import staged
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError, UsageError
@@ -100,7 +101,8 @@ def _compress(
 ) -> dict[str, Any]:
     """Stage beside the target, then give it its name. Raises FileError."""
     with staged(path, target, force=options["force"]) as new:
-        from lensd.compute import task  # torch takes a second; only this needs it
+        with uninterrupted():
+            from lensd.compute import task  # torch takes a second; only this needs it
 
         numbers = task.compress(
             {

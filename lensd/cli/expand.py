@@ -6,6 +6,7 @@ import os
 
 import click
 
+from lensd.cli.interrupts import uninterrupted
 from lensd.cli.options import LORA
 from lensd.cli.staging import staged
 from lensd.report.amounts import size
@@ -30,7 +31,8 @@ def expand(file: str, output: str | None, force: bool) -> None:
     """
     target = output or file.removesuffix(".safetensors") + SUFFIX
     with staged(file, target, force=force) as new:
-        from lensd.compute import expand as work  # torch takes a second; only this needs it
+        with uninterrupted():
+            from lensd.compute import expand as work  # torch takes a second; only this needs it
 
         numbers = work.expand(os.fspath(file), new.path, new.inode)
     click.echo(

@@ -120,6 +120,18 @@ def test_verify_names_only_what_is_wrong_in_red(batch: Batch) -> None:
     assert [line.split()[0] for line in piped.splitlines()].count("ok") == 5
 
 
+def test_status_has_the_reason_below_the_path(batch: Batch) -> None:
+    """The standing first; then what failed, on a line that can be copied, and why."""
+    with lensd(batch.server, "status", columns=WIDE) as terminal:
+        assert terminal.wait() == 0
+    lines = terminal.lines
+    assert lines[0].split(maxsplit=1) == ["daemon", "not running"]
+    assert "3 compressed, 1 failed" in terminal.text
+    title = lines.index("failed, or set aside: 1")
+    assert lines[title + 1] == f"  {batch.server.loras}/bad.safetensors"
+    assert re.match(r" {6}1 of 6 modules hold NaN", lines[title + 2])
+
+
 @pytest.mark.slow
 def test_restore_tells_each_file_once(tmp_path: Path) -> None:
     """A message a file beside the bar, and not the log's line for the same as well."""
@@ -184,7 +196,7 @@ def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
     with AtTerminal(command, tmp_path) as terminal:
         terminal.wait_for("style.safetensors .* 0.0/40.3 kB")
         terminal.signal(signal.SIGTERM)
-        assert terminal.wait() == 128 + signal.SIGTERM
+        assert terminal.wait() == 128 + signal.SIGTERM, terminal.text
     assert terminal.lines == []
     assert terminal.raw.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l")
     assert [path.name for path in tmp_path.iterdir()] == ["style.safetensors"]
