@@ -74,4 +74,4 @@ def _what_came_of_it(event: str, fields: Mapping[str, Any]) -> str:
         )
     if event == "file.analyzed":
         return ", ".join(f"{mode} {size(n)}" for mode, n in fields["predicted"].items())
-    return str(fields["message"])
+    return str(fields.get("message", ""))

@@ -25,6 +25,7 @@ from lensd.report.names import visible
 # Where a stage begins and ends in the time that a file takes: about what bench.engine measures.
 STAGES = {"spectrum": (0.0, 0.45), "reduce": (0.45, 0.95), "verify": (0.95, 1.0)}
 REFRESHES = 5  # a second
+LONG = 2000  # characters; rich takes long to lay out more, such as the JSON of a file
 
 
 class Bar:
@@ -117,10 +118,13 @@ class Bar:
 
     def line(self, text: str, *, is_fault: bool = False) -> None:
         """A line of data on stdout: above the bar, where both have one terminal."""
-        if self._shared:
-            self.message(text, is_fault=is_fault)
-        else:
+        if not self._shared:
             click.echo(text)
+        elif len(text) > LONG:
+            with self.away():
+                click.echo(text)
+        else:
+            self.message(text, is_fault=is_fault)
 
     def say(self, message: str) -> None:
         """`lensd.cli.say` while the bar is drawn, which that would tear."""

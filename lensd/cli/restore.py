@@ -79,11 +79,17 @@ def _with_bar(config: Config, wanted: dict[str, Any]) -> int:
     left = [original.home for original in originals]
     with Bar({o.home: _bytes(o) for o in originals}) as bar:
 
+        def next_one() -> None:
+            if left:
+                bar.begin(left[0])
+
         def tell(line: str) -> None:
             bar.say(line)
             if left:
                 bar.end(left.pop(0))
+            next_one()
 
+        next_one()
         stdout = Unheard() if share_a_terminal() else None  # it says the same
         return ask(config, "restore", tell, stdout, **wanted)
 

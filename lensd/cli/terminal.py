@@ -44,20 +44,18 @@ def table(*columns: str, numbers: tuple[str, ...] = (), **options: Any) -> Table
 
 
 def show(*parts: RenderableType, stderr: bool = False) -> None:
-    """Print lines and tables one below the other.
-
-    A line of text is not broken: what is copied from a terminal is to be whole.
-    """
+    """Print lines and tables one below the other; a line of text is never broken."""
     out = console(stderr=stderr)
-    if out.is_terminal:
-        for part in parts:
-            out.print(part, soft_wrap=isinstance(part, str))
-        return
-    with out.capture() as printed:
-        for part in parts:
+    for part in parts:
+        if isinstance(part, str):
+            click.echo(part, err=stderr)
+        elif out.is_terminal:
             out.print(part)
-    for line in printed.get().splitlines():
-        click.echo(line.rstrip(), err=stderr)
+        else:
+            with out.capture() as printed:
+                out.print(part)
+            for line in printed.get().splitlines():
+                click.echo(line.rstrip(), err=stderr)
 
 
 def is_for_people() -> bool:
