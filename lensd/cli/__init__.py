@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -58,7 +58,20 @@ SECTIONS = {
 }
 
 
-class Verbs(click.Group):
+class Group(click.Group):
+    """Commands, and for a mistyped one the nearest."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raises UsageError with the command that may have been meant."""
+        known = self.list_commands(ctx)
+        if not (args[0] in known or args[0].startswith("-") or ctx.resilient_parsing):
+            raise click.UsageError(_unknown(args[0], known), ctx)
+        return super().resolve_command(ctx, args)
+
+
+class Verbs(Group):
     """The group of all verbs, and the one place where errors become exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -74,14 +87,6 @@ class Verbs(click.Group):
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}:{function} is not a click command")
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Raises UsageError with the verb that may have been meant."""
-        if not (args[0] in LAZY or args[0].startswith("-") or ctx.resilient_parsing):
-            raise click.UsageError(_unknown(args[0]), ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
@@ -123,12 +128,12 @@ def _sections() -> Iterator[tuple[str, list[str]]]:
         yield SECTIONS[verbs[start]], verbs[start:end]
 
 
-def _unknown(word: str) -> str:
+def _unknown(word: str, known: Sequence[str]) -> str:
     from difflib import get_close_matches  # only who mistypes needs it
 
     if os.path.isfile(word):
         return f"{word!r} is a file, not a command. Did you mean `lensd analyze {word}`?"
-    close = get_close_matches(word, LAZY, n=2)
+    close = get_close_matches(word, known, n=2)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     return f"there is no command {word!r}.{hint}"
 

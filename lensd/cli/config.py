@@ -6,8 +6,10 @@ import json
 
 import click
 
+from lensd.cli import Group
 
-@click.group()
+
+@click.group(cls=Group)
 def config() -> None:
     """Print a commented example, or the JSON Schema.
 
