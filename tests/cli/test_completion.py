@@ -54,7 +54,7 @@ def _environment(folder: Path) -> dict[str, str]:
         pytest.param(
             "zsh -f -i",
             "autoload -U compinit; compinit -u -D; bindkey -e",
-            marks=needs_program("zsh"),
+            marks=[needs_program("zsh"), pytest.mark.slow],
         ),
     ],
     ids=["bash", "zsh"],

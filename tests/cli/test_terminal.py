@@ -84,8 +84,15 @@ def test_once_into_a_file_logs_json_there(tmp_path: Path) -> None:
     assert f"compressed  {server.loras}/style.safetensors" in terminal.text
 
 
-@pytest.mark.parametrize("columns", [80, WIDE])
-@pytest.mark.parametrize("verb", [("status",), ("restore", "--list"), ("once", "--dry-run")])
+@pytest.mark.parametrize(
+    ("verb", "columns"),
+    [
+        (("status",), 80),
+        (("once", "--dry-run"), 80),
+        (("restore", "--list"), 80),
+        (("restore", "--list"), WIDE),
+    ],
+)
 def test_a_name_does_not_steer_the_terminal(
     batch: Batch, verb: tuple[str, ...], columns: int
 ) -> None:
@@ -189,6 +196,7 @@ def test_analyze_draws_a_bar_and_leaves_tables(tmp_path: Path) -> None:
     assert "all" in [row[0] for row in rows if row]
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
     """While it computes: the bar and the temporary go, and the cursor is back."""
     small_lora(tmp_path / "style.safetensors", seed=5)
