@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lensd.batch import watch_of
-from lensd.config.folders import printable
 from lensd.config.models import Config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, UsageError
 from lensd.intake.folder import Log
 from lensd.pruning import Pruner, Result
 from lensd.report.amounts import size
+from lensd.report.names import visible
 from lensd.restoring import Original, Restorer
 from lensd.store.archive import Archive
 from lensd.store.entry import Entry
@@ -55,10 +55,10 @@ class Desk:
             try:
                 method = restorer.put_back(original, purge=purge)
             except (LensdError, OSError) as error:
-                tell(printable(f"error: {original.home}: {error}"))
+                tell(visible(f"error: {original.home}: {error}"))
                 code = EXIT_SOME_FAILED
             else:
-                tell(printable(f"restored {original.home} ({method} from {original.path})"))
+                tell(visible(f"restored {original.home} ({method} from {original.path})"))
         return code
 
     def retry(self, tell: Tell, *, paths: Sequence[str]) -> int:
@@ -87,7 +87,7 @@ class Desk:
         unknown = [p for p in paths if p not in known]
         if unknown:
             raise UsageError(
-                f"{printable(unknown[0])} is not paused by itself; paused: "
+                f"{visible(unknown[0])} is not paused by itself; paused: "
                 f"{_named(known) if known else 'nothing'}"
             )
         self.ledger.resume(paths)
@@ -108,7 +108,7 @@ class Desk:
         pruner = Pruner(self.ledger, self.archive, self.log, days)
         for result in pruner.prune(time.time(), self.stop, dry_run=dry_run):
             results.append(result)
-            tell(printable(_line(result, dry_run=dry_run)))
+            tell(visible(_line(result, dry_run=dry_run)))
         gone = [r for r in results if r.stays is None]
         tell(
             f"{len(gone)} originals {'would be deleted' if dry_run else 'deleted'}, "
@@ -119,7 +119,7 @@ class Desk:
     def _require_watched(self, paths: Sequence[str]) -> None:
         for path in paths:
             if watch_of(self.config, path) is None:
-                raise UsageError(f"{printable(path)} is in no watched folder")
+                raise UsageError(f"{visible(path)} is in no watched folder")
 
 
 VERBS = ("restore", "retry", "pause", "resume", "prune")
@@ -161,10 +161,10 @@ def _require_all(paths: Sequence[str], chosen: Sequence[Entry]) -> None:
     for path in paths:
         if not any(_is_meant(e, [path]) for e in chosen):
             raise UsageError(
-                f"{printable(path)} neither failed nor is it quarantined; `lensd status` lists "
+                f"{visible(path)} neither failed nor is it quarantined; `lensd status` lists "
                 "those that are"
             )
 
 
 def _named(paths: Sequence[str]) -> str:
-    return printable(", ".join(p or "everything" for p in paths)) or "everything"
+    return visible(", ".join(p or "everything" for p in paths)) or "everything"

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -26,6 +26,7 @@ from lensd.intake.settle import Settler
 from lensd.notify import Pulse
 from lensd.pruning import DailyPass, Pruner
 from lensd.report import log
+from lensd.report.sinks import Sink
 from lensd.runner import Runner
 from lensd.schedule import opens_in
 from lensd.store.archive import Archive
@@ -53,6 +54,22 @@ LEVELS = {
     "daemon.refused": "error",
 }
 FAILURES = ("file.failed", "file.quarantined")
+ENDS = ("file.compressed", "file.analyzed", "file.kept", "file.skipped", *FAILURES)
+
+
+class Onlooker:
+    """Learns how far the work is, from any thread. This one makes nothing of it."""
+
+    stdout: Sink | None = None  # takes the log's lines where stdout would
+
+    def begin(self, sizes: Mapping[str, int]) -> None:
+        """The files that are to be treated, with their bytes."""
+
+    def step(self, path: str, stage: str, done: int, of: int) -> None:
+        """So many of a stage's modules are done."""
+
+    def told(self, event: str, fields: Mapping[str, Any]) -> None:
+        """What the log's line says; a file is through with one of ENDS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +140,12 @@ def listen() -> Inbox:
 
 
 @contextmanager
-def locked_ledger(config: Config) -> Iterator[Ledger]:
+def locked_ledger(config: Config, stdout: Sink | None = None) -> Iterator[Ledger]:
     """The ledger, for the one lensd that has its state folder and the watched folders.
 
     The log goes where the configuration says. Raises LockedError, StorageError.
     """
-    log.configure(config.log.path, config.log.level, config.log.mode_bits)
+    log.configure(config.log.path, config.log.level, config.log.mode_bits, stdout)
     with StateLock(config.state.path):
         os.makedirs(config.archive.path, mode=0o750, exist_ok=True)
         ledger = Ledger(config.state.path, __version__)
@@ -156,11 +173,20 @@ def say(event: str, **fields: Any) -> None:
 class House:
     """The parts, and what both ways of using them need."""
 
-    def __init__(self, config: Config, ledger: Ledger, inbox: Inbox, *, patient: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        inbox: Inbox,
+        *,
+        patient: bool,
+        onlooker: Onlooker | None = None,
+    ) -> None:
         self.config = config
         self.ledger = ledger
         self.has_failed = False
         self._inbox = inbox
+        self._onlooker = onlooker
         self.archive = Archive(os.path.realpath(config.archive.path))
         settler = Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds)
         self.pulse = Pulse()
@@ -202,6 +228,7 @@ class House:
                 idle_exit=worker.idle_exit,
                 nice=worker.nice,
                 memory_limit=worker.memory_limit,
+                progress=self._step if self._onlooker else None,
             ),
             log=self.say,
             device=worker.device,
@@ -241,6 +268,12 @@ class House:
         if self._exporter is not None:
             self._exporter.note(event, fields)
         say(event, **fields)
+        if self._onlooker is not None:
+            self._onlooker.told(event, fields)
+
+    def _step(self, job_id: str, stage: str, done: int, of: int) -> None:
+        if self._onlooker is not None:
+            self._onlooker.step(self.ledger.get(job_id).full_path, stage, done, of)
 
     def prepare(self) -> None:
         """Finish what a crash left, and get to know the folders."""

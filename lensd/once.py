@@ -11,19 +11,20 @@ import time
 from lensd import batch
 from lensd.config.models import Config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED
-from lensd.house import House, Look, Stop, listen, locked_ledger, say
+from lensd.house import House, Look, Onlooker, Stop, listen, locked_ledger, say
 
 
-def once(config: Config, *, paths: list[str], redo: bool) -> int:
+def once(config: Config, *, paths: list[str], redo: bool, onlooker: Onlooker | None = None) -> int:
     """Process what is there now, then end. Returns the exit code."""
     inbox = listen()
-    with locked_ledger(config) as ledger:
-        house = House(config, ledger, inbox, patient=False)
+    onlooker = onlooker or Onlooker()
+    with locked_ledger(config, onlooker.stdout) as ledger:
+        house = House(config, ledger, inbox, patient=False, onlooker=onlooker)
         house.guard.open()
         house.has_failed = bool(house.guard.held)
         house.prepare()
         house.intake.tells_unfinished = False
-        _invite(house, paths, redo=redo)
+        onlooker.begin(_invite(house, paths, redo=redo))
         house.runner.start()
         try:
             stopped = _settle_and_work(house)
@@ -34,8 +35,8 @@ def once(config: Config, *, paths: list[str], redo: bool) -> int:
     return EXIT_SOME_FAILED if house.has_failed else EXIT_OK
 
 
-def _invite(house: House, paths: list[str], *, redo: bool) -> None:
-    """What was asked to be treated, whatever became of it before."""
+def _invite(house: House, paths: list[str], *, redo: bool) -> dict[str, int]:
+    """What was asked to be treated, whatever became of it before: bytes by path."""
     house.intake.follow()
     there = house.config.model_copy(update={"watch": house.healthy()})
     chosen = batch.choose(there, house.ledger, paths, redo=redo)
@@ -43,8 +44,12 @@ def _invite(house: House, paths: list[str], *, redo: bool) -> None:
     for entry in chosen.again:
         house.ledger.redo(secrets.token_hex(8), entry)
     now = time.monotonic()
+    sizes = {entry.full_path: entry.bytes_in or 0 for entry in chosen.again}
     for file in chosen.files:
-        house.intake.hint(os.path.join(file.watch.root, file.path), now)
+        path = os.path.join(file.watch.root, file.path)
+        house.intake.hint(path, now)
+        sizes[path] = file.identity.size
+    return sizes
 
 
 def _settle_and_work(house: House) -> int | None:

@@ -58,14 +58,21 @@ class Verifier:
         self._archive = archive
         self._seen: set[str] = set()
 
-    def files(self) -> list[Key]:
-        """Every file that has an original or an output, in order. Raises StorageError."""
+    def files(self) -> dict[Key, int]:
+        """Every file that has an original or an output, in order, and the bytes of all of them.
+
+        Raises StorageError.
+        """
         if not os.path.isdir(self._archive.root):
             raise StorageError(
                 f"the archive {self._archive.root} is not there: mount its disk or correct "
                 "archive.path"
             )
-        return sorted({(e.root, e.path) for e in self._ledger.with_outcome(*HELD)})
+        sizes: dict[Key, int] = {}
+        for entry in self._ledger.with_outcome(*HELD):
+            key = entry.root, entry.path
+            sizes[key] = sizes.get(key, 0) + _bytes(entry)
+        return dict(sorted(sizes.items()))
 
     def check(self, key: Key) -> list[Finding]:
         """The originals and the output of one path, as far as they are at rest."""
@@ -166,6 +173,13 @@ class Verifier:
             if reading.sha256 != sha256:
                 state, message = "damaged", "it is not what was archived: bring it from a backup"
         return Finding("original", state, path, of, watch, sha256, size, message)
+
+
+def _bytes(entry: Entry) -> int:
+    """Of a row's original and output, as far as there still are any."""
+    original = entry.bytes_in if entry.archive_path else None
+    output = entry.bytes_out if entry.outcome == "compressed" else None
+    return (original or 0) + (output or 0)
 
 
 def _originals(rows: Sequence[Entry]) -> Iterator[Entry]:

@@ -6,14 +6,18 @@ import importlib
 import os
 import platform
 import select
+import signal
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import click
 
 from lensd import __version__
 from lensd.errors import EXIT_BUG, EXIT_INTERRUPTED, LensdError
+from lensd.report.names import visible_lines
 
 EXIT_PIPE = 141  # as shells count: 128 + SIGPIPE
 
@@ -38,11 +42,37 @@ LAZY: dict[str, tuple[str, str]] = {
     "compress": ("lensd.cli.compress:compress", "Compress a file to a new one, without a daemon."),
     "expand": ("lensd.cli.expand:expand", "Make an int8 LoRA float16 again, for any program."),
     "compare": ("lensd.cli.compare:compare", "Tell how far two LoRAs are apart, by module."),
+    "completion": (
+        "lensd.cli.completion:completion",
+        "Print the script that makes a shell complete commands.",
+    ),
     "schema": ("lensd.cli.schema:schema", "Print the JSON Schema of the log or of a --json."),
 }
 
 
-class Verbs(click.Group):
+# Where a section of `lensd --help` begins: its title, by its first verb.
+SECTIONS = {
+    "run": "The daemon",
+    "status": "What it did and does",
+    "analyze": "Single files, without daemon and archive",
+    "completion": "For shells and scripts",
+}
+
+
+class Group(click.Group):
+    """Commands, and for a mistyped one the nearest."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raises UsageError with the command that may have been meant."""
+        known = self.list_commands(ctx)
+        if not (args[0] in known or args[0].startswith("-") or ctx.resilient_parsing):
+            raise click.UsageError(_unknown(args[0], known), ctx)
+        return super().resolve_command(ctx, args)
+
+
+class Verbs(Group):
     """The group of all verbs, and the one place where errors become exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -61,11 +91,14 @@ class Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(verb, line) for verb, (_, line) in LAZY.items()])
+        width = max(map(len, LAZY))
+        for title, verbs in _sections():
+            with formatter.section(title):
+                formatter.write_dl([(v.ljust(width), LAZY[v][1]) for v in verbs])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; its return value is the exit code (None: 0)."""
+        signal.signal(signal.SIGTERM, _end)  # `run` and `once` have their own
         try:
             code = super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
@@ -85,7 +118,25 @@ class Verbs(click.Group):
 
 def say(message: str) -> None:
     """A message for a person, on stderr: stdout is for data."""
-    click.echo(f"lensd: {message}", err=True)
+    click.echo(visible_lines(f"lensd: {message}"), err=True)
+
+
+def _sections() -> Iterator[tuple[str, list[str]]]:
+    """The verbs in their order, under the titles of SECTIONS."""
+    verbs = list(LAZY)
+    starts = [n for n, verb in enumerate(verbs) if verb in SECTIONS]
+    for start, end in pairwise([*starts, len(verbs)]):
+        yield SECTIONS[verbs[start]], verbs[start:end]
+
+
+def _unknown(word: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches  # only who mistypes needs it
+
+    if os.path.isfile(word):
+        return f"{word!r} is a file, not a command. Did you mean `lensd analyze {word}`?"
+    close = get_close_matches(word, known, n=2)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f"there is no command {word!r}.{hint}"
 
 
 def _reader_left() -> int | None:
@@ -102,6 +153,11 @@ def _reader_left() -> int | None:
     return EXIT_PIPE
 
 
+def _end(number: int, _: object) -> None:
+    """As ^C: temporaries go, and a terminal gets its cursor back."""
+    raise SystemExit(128 + number)
+
+
 def _report_bug() -> int:
     traceback.print_exc()
     say(
@@ -115,6 +171,19 @@ def _report_bug() -> int:
 @click.version_option(__version__, prog_name="lensd", message="%(prog)s %(version)s")
 def main() -> None:
     """Make LoRA files several times smaller, and keep every original safe.
+
+    Begin with a configuration, look before anything is changed, then let it run:
+
+    \b
+    lensd config example > config.yaml      name your folder and the archive
+    lensd check                             every fault at once, with its remedy
+    lensd once --dry-run                    what would happen and be saved
+    lensd once                              treat what is there, after a question
+    lensd run                               the daemon: what arrives from now on
+    lensd restore loras/style.safetensors   the original back, bit for bit
+
+    `lensd COMMAND --help` explains each command with examples. README.md and docs/ in lensd's
+    sources have the rest: service, modes, programs, log, what is safe at a crash.
 
     Exit codes: 0 fine, 1 some files failed, 2 usage, 3 bug, 4 configuration, 5 storage,
     6 another lensd is in the way, 130 interrupted.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from lensd import __version__, control, desk
@@ -10,23 +11,33 @@ from lensd.cli import say
 from lensd.config.models import Config
 from lensd.errors import LockedError
 from lensd.report import log
+from lensd.report.sinks import Sink
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.lock import StateLock
 
 
-def ask(config: Config, verb: str, **arguments: Any) -> int:
-    """Have it done; returns the exit code. Raises LensdError."""
+def ask(
+    config: Config,
+    verb: str,
+    tell: Callable[[str], None] = say,
+    stdout: Sink | None = None,
+    **arguments: Any,
+) -> int:
+    """Have it done; returns the exit code. Raises LensdError.
+
+    `tell` hears what there is to say to a person; `stdout` takes the log where stdout would.
+    """
     try:
         lock = StateLock(config.state.path)
     except LockedError:
-        return control.ask(config.state.path, verb, arguments, say)
+        return control.ask(config.state.path, verb, arguments, tell)
     with lock:
-        log.configure(config.log.path, config.log.level, config.log.mode_bits)
+        log.configure(config.log.path, config.log.level, config.log.mode_bits, stdout)
         ledger = Ledger(config.state.path, __version__)
         try:
             archive = Archive(os.path.realpath(config.archive.path))
             here = desk.Desk(config, ledger, archive, log.get().info)
-            return desk.serve(here, verb, arguments, say)
+            return desk.serve(here, verb, arguments, tell)
         finally:
             ledger.close()

@@ -8,11 +8,7 @@ import click
 
 from lensd.cli import say
 from lensd.cli.options import config_option
-from lensd.config.faults import FaultyConfigError
-from lensd.config.folders import folder_warnings, printable
-from lensd.config.reading import find_config, load_for_run
-from lensd.service.access import NotAllowed
-from lensd.service.unwritable import unwritable
+from lensd.report.names import visible, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,22 +24,34 @@ def check(config: str | None) -> int:
     Prints FILE:LINE: KEY: FAULT, each with its remedy, and ends with 4; without a fault it prints
     what is watched and where the originals go. While lensd runs, a path that its unit or its user
     may not write is a fault too.
+
+    \b
+    lensd check                ./config.yaml, or the first of the other places
+    lensd check -c nas.yaml    another one
+    sudo lensd check           also what the running service may not write
     """
+    from lensd.config.faults import FaultyConfigError
+    from lensd.config.reading import find_config, load_for_run
+
     path = find_config(config)
     try:
         found = load_for_run(path)
         running = _of_the_running(path, found)
     except FaultyConfigError as error:
-        click.echo(printable(error.details))
+        click.echo(visible_lines(error.details))
         say(f"error: {error.summary}")
         return error.exit_code
     for line in (*_summary(path, found), *running):
-        click.echo(printable(line))
+        click.echo(visible(line))
     return 0
 
 
 def _of_the_running(path: str, config: Config) -> list[str]:
     """What could not be told. Raises FaultyConfigError for what a running lensd cannot write."""
+    from lensd.config.faults import FaultyConfigError
+    from lensd.service.access import NotAllowed
+    from lensd.service.unwritable import unwritable
+
     try:
         faults = unwritable(config)
     except NotAllowed:
@@ -56,6 +64,8 @@ def _of_the_running(path: str, config: Config) -> list[str]:
 
 
 def _summary(path: str, config: Config) -> Iterator[str]:
+    from lensd.config.folders import folder_warnings
+
     yield f"{path}: no faults"
     for watch in config.watch:
         yield f"  watch    {_watch_line(watch)}"

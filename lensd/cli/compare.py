@@ -5,34 +5,51 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lensd.config.folders import printable
+from lensd.cli.interrupts import uninterrupted
+from lensd.cli.options import LORA
+from lensd.report.names import printable, visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 WORST = 5
+NAMED = 3  # of the modules that only one file has
 
 
 @click.command()
-@click.argument("a", type=click.Path(exists=True, dir_okay=False))
-@click.argument("b", type=click.Path(exists=True, dir_okay=False))
+@click.argument("a", type=LORA)
+@click.argument("b", type=LORA)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, with every module.")
 def compare(a: str, b: str, as_json: bool) -> None:
     """Tell how far B is from A, as relative error of the delta weights.
 
     \b
     lensd compare style.safetensors style.lensd.safetensors
+    lensd compare --json A B | jq '.per_module[] | select(.delta_error > 0.1)'
 
     int8 or float, of any ranks, and of any naming of the same base model.
     """
-    from lensd.compute import compare as work  # torch takes a second; only this needs it
+    with uninterrupted():
+        from lensd.compute import compare as work  # torch takes a second; only this needs it
 
     numbers = {"a": printable(a), "b": printable(b), **work.compare(a, b)}
     if as_json:
         click.echo(json.dumps(numbers))
     else:
-        click.echo(printable("\n".join(_lines(numbers))))
+        _show(numbers)
+
+
+def _show(numbers: dict[str, Any]) -> None:
+    from lensd.cli.terminal import show
+
+    worst = sorted(numbers["per_module"], key=_badness, reverse=True)[:WORST]
+    show(*map(visible, _lines(numbers)))
+    if worst:
+        show("", f"the worst {len(worst)} of {numbers['modules']}:", _table(worst))
 
 
 def _lines(numbers: dict[str, Any]) -> Iterator[str]:
@@ -40,21 +57,36 @@ def _lines(numbers: dict[str, Any]) -> Iterator[str]:
     yield f"  {numbers['modules']} modules in both, {_error(numbers)}"
     for side, path in (("only_in_a", numbers["a"]), ("only_in_b", numbers["b"])):
         if numbers[side]:
-            yield f"  {len(numbers[side])} only in {path}: {', '.join(numbers[side])}"
+            yield f"  {len(numbers[side])} only in {path}: {_some(numbers[side])}"
     if numbers["only_in_a"] or numbers["only_in_b"]:
         common = _number(numbers["delta_error_common"])
         yield f"  relative delta error of the modules in both: {common}"
-    worst = sorted(numbers["per_module"], key=_badness, reverse=True)[:WORST]
-    if worst:
-        yield "  the worst:"
-    for module in worst:
-        ranks = f"rank {module['rank_a']} and {module['rank_b']}"
-        yield f"    {module['module']}: {_error(module)}, {ranks}"
+
+
+def _table(modules: list[dict[str, Any]]) -> Table:
+    from lensd.cli.terminal import table
+
+    found = table("module", "error", "SNR", "rank", numbers=("error", "SNR", "rank"))
+    for module in modules:
+        ranks = f"{module['rank_a']} -> {module['rank_b']}"
+        cells = visible(module["module"]), _number(module["delta_error"]), _snr(module), ranks
+        found.add_row(*cells)
+    return found
+
+
+def _some(names: list[str]) -> str:
+    """The first few; `--json` has all."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _error(numbers: dict[str, Any]) -> str:
     error = f"relative delta error {_number(numbers['delta_error'])}"
-    return error if numbers["snr_db"] is None else f"{error}, SNR {numbers['snr_db']:.1f} dB"
+    return error if numbers["snr_db"] is None else f"{error}, SNR {_snr(numbers)}"
+
+
+def _snr(numbers: dict[str, Any]) -> str:
+    return "-" if numbers["snr_db"] is None else f"{numbers['snr_db']:.1f} dB"
 
 
 def _number(error: float | None) -> str:

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lensd.cli import say
+from lensd.cli.interrupts import uninterrupted
+from lensd.cli.options import LORA
 from lensd.cli.staging import staged
-from lensd.config.document import Settings
-from lensd.config.folders import printable
-from lensd.config.sizes import parse_size
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError, UsageError
 from lensd.report.amounts import size
+from lensd.report.names import printable, visible
+
+if TYPE_CHECKING:
+    from lensd.cli.progress import Bar
+    from lensd.config.document import Settings
 
 SUFFIX = ".lensd.safetensors"
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.argument("files", nargs=-1, required=True, type=LORA)
 @click.option("-o", "--output", metavar="OUT", help="Where to write (default NAME" + SUFFIX + ").")
-@click.option("--mode", type=click.Choice(["rank", "int8", "ultra"]), default="ultra")
-@click.option("--energy", type=float, help="The share of squared singular values kept.")
-@click.option("--allocation", type=click.Choice(["module", "file"]))
+@click.option(
+    "--mode",
+    type=click.Choice(["rank", "int8", "ultra"]),
+    default="ultra",
+    show_default=True,
+    help="rank: fewer ranks. int8: 8-bit numbers. ultra: both.",
+)
+@click.option("--energy", type=float, help="The share of squared singular values kept, e.g. 0.999.")
+@click.option(
+    "--allocation",
+    type=click.Choice(["module", "file"]),
+    help="Whether each module reaches that energy, or the file as a whole, at fewer bytes.",
+)
 @click.option("--target-size", metavar="SIZE", help="The most energy in this size, e.g. 32MB.")
-@click.option("--max-rank", type=int)
+@click.option("--max-rank", type=int, metavar="RANK", help="No module keeps more ranks than this.")
 @click.option("--targets", metavar="T,...", help="The programs that must load the result.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file.")
@@ -37,30 +51,39 @@ def compress(files: tuple[str, ...], output: str | None, as_json: bool, **option
     \b
     lensd compress style.safetensors                    to style.lensd.safetensors
     lensd compress style.safetensors --mode rank        16-bit, for every program
+    lensd compress style.safetensors --energy 0.999     3 % off at most, not 10 %
     lensd compress *.safetensors --target-size 32MB     the best that fits
     """
+    from lensd.cli.progress import Bar
+
     if output is not None and len(files) > 1:
         raise UsageError("-o names one output; give one input, or leave -o away")
     settings = _settings(options)
     code = EXIT_OK
-    for path in files:
-        target = output or path.removesuffix(".safetensors") + SUFFIX
-        try:
-            numbers = _compress(path, target, settings, options["device"], force=options["force"])
-        except FileError as end:
-            numbers = {"path": path, "reason": end.reason, "message": str(end)}
-            say(printable(f"{end.event.removeprefix('file.')}: {path}: {end}"))
-            if end.event == "file.failed":
-                code = EXIT_SOME_FAILED
-        if as_json:
-            click.echo(json.dumps({**numbers, "path": printable(path)}))
-        elif "bytes_out" in numbers:
-            click.echo(printable(_describe(path, target, numbers)))
+    with Bar({path: os.path.getsize(path) for path in files}) as bar:
+        for path in files:
+            target = output or path.removesuffix(".safetensors") + SUFFIX
+            bar.begin(path)
+            try:
+                numbers = _compress(path, target, settings, options, bar)
+            except FileError as end:
+                numbers = {"path": path, "reason": end.reason, "message": str(end)}
+                bar.say(f"{end.event.removeprefix('file.')}: {path}: {end}")
+                if end.event == "file.failed":
+                    code = EXIT_SOME_FAILED
+            bar.end(path)
+            if as_json:
+                bar.line(json.dumps({**numbers, "path": printable(path)}))
+            elif "bytes_out" in numbers:
+                bar.line(visible(_describe(path, target, numbers)))
     return code
 
 
 def _settings(options: dict[str, Any]) -> Settings:
     """The options that were given, through the same model as the configuration's."""
+    from lensd.config.document import Settings
+    from lensd.config.sizes import parse_size
+
     given = {k: options[k] for k in ("mode", "energy", "allocation", "max_rank")}
     given = {name: value for name, value in given.items() if value is not None}
     try:
@@ -74,11 +97,12 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _compress(
-    path: str, target: str, settings: Settings, device: str, *, force: bool
+    path: str, target: str, settings: Settings, options: dict[str, Any], bar: Bar
 ) -> dict[str, Any]:
-    """Stage beside the target, then give it its name."""
-    with staged(path, target, force=force) as new:
-        from lensd.compute import task  # torch takes a second; only this needs it
+    """Stage beside the target, then give it its name. Raises FileError."""
+    with staged(path, target, force=options["force"]) as new:
+        with uninterrupted():
+            from lensd.compute import task  # torch takes a second; only this needs it
 
         numbers = task.compress(
             {
@@ -89,8 +113,9 @@ def _compress(
                 "parameters": settings.parameters(),
                 "min_saving": 0.0,
                 "max_error": None,
-                "device": device,
-            }
+                "device": options["device"],
+            },
+            functools.partial(bar.step, path),
         )
     return numbers | {"output": target, "mode": settings.mode}
 

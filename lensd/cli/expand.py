@@ -6,15 +6,17 @@ import os
 
 import click
 
+from lensd.cli.interrupts import uninterrupted
+from lensd.cli.options import LORA
 from lensd.cli.staging import staged
-from lensd.config.folders import printable
 from lensd.report.amounts import size
+from lensd.report.names import visible
 
 SUFFIX = ".float16.safetensors"
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=LORA)
 @click.option("-o", "--output", metavar="OUT", help="Where to write (default NAME" + SUFFIX + ").")
 @click.option("--force", is_flag=True, help="Write over an existing output.")
 def expand(file: str, output: str | None, force: bool) -> None:
@@ -22,17 +24,19 @@ def expand(file: str, output: str | None, force: bool) -> None:
 
     \b
     lensd expand style.safetensors                 to style.float16.safetensors
+    lensd expand style.safetensors -o floats.safetensors
 
     The result means the same as the int8 file, to float16's rounding, and every program loads it;
     for the file as it was before compression use `lensd restore`.
     """
     target = output or file.removesuffix(".safetensors") + SUFFIX
     with staged(file, target, force=force) as new:
-        from lensd.compute import expand as work  # torch takes a second; only this needs it
+        with uninterrupted():
+            from lensd.compute import expand as work  # torch takes a second; only this needs it
 
         numbers = work.expand(os.fspath(file), new.path, new.inode)
     click.echo(
-        printable(
+        visible(
             f"{file}: {size(numbers['bytes_in'])} -> {target}: {size(numbers['bytes_out'])}, "
             f"{numbers['expanded']} of {numbers['modules']} modules expanded"
         )

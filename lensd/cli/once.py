@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from lensd import batch
-from lensd.cli.options import config_option
-from lensd.config.folders import printable
-from lensd.config.reading import find_config, load_for_run
-from lensd.estimate import Estimate, estimate
-from lensd.once import once as process
+from lensd.cli.options import LORA_OR_FOLDER, config_option
 from lensd.report.amounts import size
+from lensd.report.names import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from lensd.config.models import Config
+    from lensd.estimate import Estimate
 
 
 @click.command()
 @config_option
-@click.argument("paths", nargs=-1, type=click.Path())
+@click.argument("paths", nargs=-1, type=LORA_OR_FOLDER)
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask, also on a terminal.")
 @click.option("--redo", is_flag=True, help="Also what was treated before, from the originals.")
@@ -32,19 +37,71 @@ def once(
     \b
     lensd once --dry-run            what would happen, and what it would save
     lensd once /srv/loras/style     one folder
-    lensd once --redo               again with today's settings, from the archived originals
+    lensd once --redo               again, from the originals, with other settings
+    lensd once --yes > once.log     no question, the log in a file
+
+    On a terminal it shows the plan and asks, then how far it is, and in the end what came of it.
     """
+    from lensd import batch
+    from lensd.config.reading import find_config, load_for_run
+    from lensd.estimate import estimate
+
     found = load_for_run(find_config(config))
     batch.places(found, paths)  # before anything else is done
     ask = sys.stdin.isatty() and not yes
     if dry_run or ask:
         plans = estimate(found, list(paths), redo=redo)
-        for plan in plans:
-            click.echo(printable(describe(plan)), err=not dry_run)
+        _show(plans, stderr=not dry_run)
         if dry_run or not any(p.files for p in plans):
             return 0
         click.confirm("Go on?", abort=True, err=True)
-    return process(found, paths=list(paths), redo=redo)
+    return _process(found, list(paths), redo=redo)
+
+
+def _process(config: Config, paths: list[str], *, redo: bool) -> int:
+    from lensd.once import once as process
+
+    if not sys.stderr.isatty():
+        return process(config, paths=paths, redo=redo)
+    from lensd.cli.batch_bar import BatchBar
+
+    with BatchBar() as onlooker:
+        return process(config, paths=paths, redo=redo, onlooker=onlooker)
+
+
+def _show(plans: Sequence[Estimate], *, stderr: bool) -> None:
+    """One folder a line; a table for a person."""
+    from lensd.cli.terminal import console, show
+
+    if console(stderr=stderr).is_terminal and any(plan.files for plan in plans):
+        free = f"the archive has {size(plans[0].archive_free)} free"
+        show(_table(plans), "", f"about: by the headers alone; {free}", stderr=stderr)
+    else:
+        show(*(visible(describe(plan)) for plan in plans), stderr=stderr)
+
+
+def _table(plans: Sequence[Estimate]) -> Table:
+    from lensd.cli.terminal import table
+
+    numbers = ("files", "now", "about", "saves", "archive needs", "takes")
+    found = table("folder", "mode", *numbers, numbers=numbers)
+    for plan in plans:
+        found.add_row(
+            visible(plan.watch),
+            plan.mode,
+            f"{plan.files:,}",
+            size(plan.bytes_now),
+            size(plan.bytes_then),
+            size(plan.bytes_now - plan.bytes_then),
+            size(plan.archive_needs),
+            _duration(plan.seconds),
+        )
+    return found
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes // 60}:{minutes % 60:02d} h"
 
 
 def describe(plan: Estimate) -> str:

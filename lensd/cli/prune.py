@@ -7,13 +7,7 @@ import os
 import click
 
 from lensd import __version__
-from lensd.cli.asking import ask
-from lensd.cli.options import config_option
-from lensd.config.reading import find_config, load
-from lensd.desk import Desk
-from lensd.report import log
-from lensd.store.archive import Archive
-from lensd.store.ledger import Ledger
+from lensd.cli.options import config_option, load_config
 
 
 @click.command()
@@ -24,8 +18,18 @@ def prune(config: str | None, *, dry_run: bool) -> int:
 
     An original goes only if its compressed file is still there, undamaged: it is read again whole
     before. What stays is named with the reason. A deleted original cannot be restored.
+
+    \b
+    lensd prune --dry-run   which originals would go, and which stay
+    lensd prune             what the daemon does once a day by itself
     """
-    found = load(find_config(config))
+    from lensd.cli.asking import ask
+    from lensd.desk import Desk
+    from lensd.report import log
+    from lensd.store.archive import Archive
+    from lensd.store.ledger import Ledger
+
+    found = load_config(config)
     if not dry_run:
         return ask(found, "prune")
     ledger = Ledger(found.state.path, __version__, readonly=True)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import click
 
-from lensd.cli.asking import ask
-from lensd.cli.options import config_option
-from lensd.config.reading import find_config, load
+from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
 from lensd.store.paths import place
 
 
 @click.command()
 @config_option
-@click.argument("paths", nargs=-1, type=click.Path())
+@click.argument("paths", nargs=-1, type=LORA_OR_FOLDER)
 def resume(config: str | None, paths: tuple[str, ...]) -> int:
     """Go on after `lensd pause`.
 
     Without PATHS every pause ends; with them only those of exactly these paths.
+
+    \b
+    lensd resume                     every pause ends
+    lensd resume /srv/loras/import   that of this folder (see `lensd status`)
     """
-    return ask(load(find_config(config)), "resume", paths=[place(p) for p in paths])
+    from lensd.cli.asking import ask
+
+    return ask(load_config(config), "resume", paths=[place(p) for p in paths])

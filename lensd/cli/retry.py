@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import click
 
-from lensd.cli.asking import ask
-from lensd.cli.options import config_option
-from lensd.config.reading import find_config, load
+from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
 from lensd.store.paths import place
 
 
 @click.command()
 @config_option
-@click.argument("paths", nargs=-1, type=click.Path())
+@click.argument("paths", nargs=-1, type=LORA_OR_FOLDER)
 def retry(config: str | None, paths: tuple[str, ...]) -> int:
     """Give files that failed or were quarantined another chance.
 
     Without PATHS all of them; a folder stands for all in it. A daemon that runs takes them up at
     once, one that does not at its next start.
+
+    \b
+    lensd status                               which ones, and why
+    lensd retry                                all of them
+    lensd retry /srv/loras/style.safetensors   one
     """
-    return ask(load(find_config(config)), "retry", paths=[place(p) for p in paths])
+    from lensd.cli.asking import ask
+
+    return ask(load_config(config), "retry", paths=[place(p) for p in paths])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lensd import daemon
 from lensd.cli.options import config_option
-from lensd.config.reading import find_config, load_for_run
 
 
 @click.command()
@@ -14,6 +12,17 @@ from lensd.config.reading import find_config, load_for_run
 def run(config: str | None) -> int:
     """Watch the folders and compress what arrives, until SIGTERM or ^C.
 
-    One JSON object a line goes to stdout, or to `log.path`.
+    Files that lie in a folder when lensd first sees it are left alone (`existing: leave`); `lensd
+    once` treats those. One JSON object a line goes to stdout, or to `log.path`.
+
+    \b
+    lensd run                          in this terminal, with ./config.yaml
+    lensd run -c /etc/lensd/nas.yaml   another configuration
+    systemctl reload lensd             reads its configuration again
+
+    `lensd service` prints what systemd needs to start it at boot.
     """
+    from lensd import daemon
+    from lensd.config.reading import find_config, load_for_run
+
     return daemon.run(load_for_run(find_config(config), waits=True))

@@ -14,6 +14,10 @@ from lensd.report import schema as schemas
 def schema(name: str) -> None:
     """Print the JSON Schema of the log's lines, or of what a command prints with --json.
 
+    \b
+    lensd schema log > events.schema.json
+    lensd schema status
+
     That of the configuration: `lensd config schema`.
     """
     found = schemas.load() if name == "log" else schemas.of_output(name)

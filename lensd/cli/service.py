@@ -5,11 +5,7 @@ from __future__ import annotations
 import click
 
 from lensd.cli import say
-from lensd.cli.options import config_option
-from lensd.config.folders import printable
-from lensd.config.reading import find_config, load
-from lensd.service.dropin import drop_in, unreachable
-from lensd.service.facts import probe
+from lensd.cli.options import config_option, load_config
 
 
 @click.command()
@@ -19,11 +15,17 @@ def service(config: str | None) -> int:
 
     User, folders, disks, devices and capabilities, each with its reason. Its first lines say where
     it goes.
+
+    \b
+    lensd service -c /etc/lensd/config.yaml
     """
-    found = load(find_config(config))
+    from lensd.service.dropin import drop_in, unreachable
+    from lensd.service.facts import probe
+
+    found = load_config(config)
     facts = probe(found)
     click.echo(drop_in(found, facts), nl=False)
     warning = unreachable(facts)
     if warning:
-        say(f"warning: {printable(warning)}")
+        say(f"warning: {warning}")
     return 0

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sys
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lensd import __version__
-from lensd.cli.options import config_option
-from lensd.config.folders import printable
-from lensd.config.models import Config
-from lensd.config.reading import find_config, load
-from lensd.intake.guard import META
+from lensd.cli.options import config_option, load_config
 from lensd.report import hashes as hash_table
 from lensd.report.amounts import size
-from lensd.schedule import is_open
-from lensd.store.entry import Entry
-from lensd.store.ledger import Ledger
-from lensd.store.lock import holder
+from lensd.report.names import printable, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lensd.config.models import Config
+    from lensd.store.entry import Entry
+    from lensd.store.ledger import Ledger
 
 
 @click.command()
@@ -31,10 +29,21 @@ from lensd.store.lock import holder
 def status(config: str | None, as_json: bool, hashes: bool) -> int:
     """Show the queue, the running job, what waits and why, and the totals.
 
-    Works with and without a running daemon, and changes nothing. --hashes lists by which hashes
-    other programs know each compressed file, before and after: as tab-separated values in a pipe.
+    Works with and without a running daemon, and changes nothing.
+
+    \b
+    lensd status              long lists are cut short at a terminal
+    lensd status | less       all of it
+    lensd status --json | jq '.totals'
+    lensd status --hashes     by which hashes other programs know each
+                              compressed file, before and after: as
+                              tab-separated values in a pipe
     """
-    found = load(find_config(config))
+    from lensd.cli.board import board
+    from lensd.cli.terminal import is_for_people, show
+    from lensd.store.ledger import Ledger
+
+    found = load_config(config)
     ledger = Ledger(found.state.path, __version__, readonly=True)
     try:
         report = _report(found, ledger, hashes=hashes)
@@ -43,14 +52,17 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
     if as_json:
         click.echo(json.dumps(report, indent=2))
     elif hashes:
-        write = hash_table.blocks if sys.stdout.isatty() else hash_table.tsv
-        click.echo("\n".join(write(report["hashes"])))
+        show(*(hash_table.blocks if is_for_people() else hash_table.tsv)(report["hashes"]))
+    elif is_for_people():
+        show(*board(report))
     else:
-        click.echo(printable("\n".join(_lines(report))))
+        show(*map(visible, _lines(report)))
     return 0
 
 
 def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
+    from lensd.store.lock import holder
+
     jobs = list(ledger.unfinished())
     problems = ledger.with_outcome("failed", "quarantined")
     report: dict[str, Any] = {
@@ -76,6 +88,9 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
 
 def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
     """What the running daemon says of its folders; one that was killed says nothing any more."""
+    from lensd.intake.guard import META
+    from lensd.store.lock import holder
+
     found = ledger.get_meta(META)
     if found is None or holder(config.state.path) is None:
         return []
@@ -83,6 +98,8 @@ def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def _schedule(config: Config) -> dict[str, Any] | None:
+    from lensd.schedule import is_open
+
     hours, now = config.worker.hours, dt.datetime.now().astimezone()
     return hours and {"window": config.worker.schedule, "open": is_open(hours, now)}
 
@@ -118,3 +135,4 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         f"bytes: {size(totals['saved_in_folders'])} saved in the folders, "
         f"{size(totals['held_by_archive'])} held by the archive, net {size(totals['net'])}"
     )
+

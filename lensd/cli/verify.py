@@ -5,27 +5,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from lensd import __version__
-from lensd.cli.options import config_option
-from lensd.config.folders import printable
-from lensd.config.models import Config
-from lensd.config.reading import find_config, load
+from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
 from lensd.report.amounts import size
-from lensd.store.archive import Archive
-from lensd.store.ledger import Ledger
-from lensd.verifying import Finding, Verifier
+from lensd.report.names import printable, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from lensd.cli.progress import Bar
+    from lensd.config.models import Config
+    from lensd.verifying import Finding, Key, Verifier
 
 
 @click.command()
 @config_option
-@click.argument("paths", nargs=-1, type=click.Path())
+@click.argument("paths", nargs=-1, type=LORA_OR_FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
     """Read every original and every compressed file again, and tell what is damaged or missing.
@@ -33,38 +34,56 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
     PATHS are files or folders in the watched folders; without them all are read. Works with and
     without a running daemon, and changes nothing. Exit code 1: something is damaged, missing or
     unreadable. A file that somebody replaced or deleted is told, and is no fault.
+
+    \b
+    lensd verify                      all; what is ok has no line at a terminal
+    lensd verify | less               a line for every file
+    lensd verify /srv/loras/style     one folder
     """
-    found = load(find_config(config))
+    from lensd.cli.progress import Bar
+    from lensd.cli.terminal import is_for_people
+    from lensd.store.archive import Archive
+    from lensd.store.ledger import Ledger
+    from lensd.verifying import Verifier
+
+    found = load_config(config)
+    wanted = _Wanted(found, paths)
+    briefly = is_for_people()
+    findings = []
     ledger = Ledger(found.state.path, __version__, readonly=True)
     try:
-        archive = Archive(os.path.realpath(found.archive.path))
-        findings = []
-        for finding in _findings(found, Verifier(ledger, archive), paths):
-            findings.append(finding)
-            if not as_json:
-                click.echo(printable(_line(finding)))
+        verifier = Verifier(ledger, Archive(os.path.realpath(found.archive.path)))
+        keys = _keys(verifier, wanted, paths)
+        with Bar({os.path.join(*key): bytes_ for key, bytes_ in keys.items()}) as bar:
+            for finding in _findings(verifier, keys, wanted, bar):
+                findings.append(finding)
+                if not (as_json or (briefly and finding.state == "ok")):
+                    bar.line(visible(_line(finding)), is_fault=finding.is_fault)
     finally:
         ledger.close()
     click.echo(json.dumps(_document(findings), indent=2) if as_json else _summary(findings))
     return EXIT_SOME_FAILED if any(f.is_fault for f in findings) else EXIT_OK
 
 
-def _findings(config: Config, verifier: Verifier, paths: Sequence[str]) -> Iterator[Finding]:
-    wanted = _Wanted(config, paths)
-    keys = [key for key in verifier.files() if wanted.path(os.path.join(*key))]
+def _keys(verifier: Verifier, wanted: _Wanted, paths: Sequence[str]) -> dict[Key, int]:
+    """The files that were asked for, and their bytes. Raises UsageError where there are none."""
+    keys = {key: n for key, n in verifier.files().items() if wanted.path(os.path.join(*key))}
     if paths and not keys:
         raise UsageError(
             f"lensd has compressed nothing at {', '.join(paths)}; `lensd restore --list` shows "
             "what it has"
         )
-    done = 0
-    for number, key in enumerate(keys):
-        _progress(f"{number} of {len(keys)} files, {size(done)} read")
-        for finding in verifier.check(key):
-            done += finding.bytes
-            _progress("")
-            yield finding
-    _progress("")
+    return keys
+
+
+def _findings(
+    verifier: Verifier, keys: Iterable[Key], wanted: _Wanted, bar: Bar
+) -> Iterator[Finding]:
+    for key in keys:
+        path = os.path.join(*key)
+        bar.begin(path)
+        yield from verifier.check(key)
+        bar.end(path)
     yield from verifier.unknown_versions(wanted.inside)
 
 
@@ -92,12 +111,6 @@ def _resolved(path: str) -> str:
     folder, name = os.path.split(os.path.abspath(path))
     place = os.path.join(os.path.realpath(folder), name)
     return os.path.realpath(place) if os.path.isdir(place) else place
-
-
-def _progress(text: str) -> None:
-    """One line that overwrites itself, for a person at a terminal."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
 
 
 def _line(finding: Finding) -> str:

@@ -9,13 +9,13 @@ import torch
 
 from lensd.compute import task
 from lensd.compute.priority import give_way
-from lensd.worker.protocol import Message, serve
+from lensd.worker.protocol import Message, Progress, serve
 
 
-def handle(request: Message) -> Message:
+def handle(request: Message, progress: Progress) -> Message:
     """Answer one request: its `op` is compress or analyze."""
     work = {"compress": task.compress, "analyze": task.analyze}[request["op"]]
-    return work(request)
+    return work(request, progress)
 
 
 def main() -> None:

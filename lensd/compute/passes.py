@@ -33,6 +33,8 @@ from lensd.worker import memory
 
 T = TypeVar("T")
 R = TypeVar("R")
+# A stage's name, how many of its modules (or tensors) are done, and how many it has.
+Progress = Callable[[str, int, int], None]
 
 # Beyond what rounding explains, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4
@@ -78,7 +80,7 @@ class Measured:
 class Engine:
     """Runs the passes of one file on one device."""
 
-    def __init__(self, source: Source, device: str, progress: Callable[[str, int], None]) -> None:
+    def __init__(self, source: Source, device: str, progress: Progress) -> None:
         torch.set_num_threads(1)
         self.source = source
         self.device = torch.device(device)
@@ -91,7 +93,7 @@ class Engine:
         """The spectrum of every module. Raises Failed(`not_finite`) naming the first bad one."""
         modules = self.source.layout.modules
         together = batches(modules, self._form, _elements)
-        read = self._map("spectrum", lambda batch: self._read(batch, p), together)
+        read = self._map("spectrum", lambda batch: self._read(batch, p), together, len(modules))
         found = {r.module.name: r for r in self._kept(read)}
         bad = [m.name for m in modules if m.name not in found]
         if bad:
@@ -172,7 +174,8 @@ class Engine:
             lambda m: (*self._form(m.module), *compress.alike(m)),
             _elements_at_work,
         )
-        found = {m.plan.module.name: m for m in self._map("reduce", work, together)}
+        results = self._map("reduce", work, together, len(plan.modules))
+        found = {m.plan.module.name: m for m in results}
         return [found[m.module.name] for m in plan.modules]
 
     def _reduce(self, plans: Sequence[ModulePlan]) -> tuple[list[compress.Reduced], list[Measured]]:
@@ -195,12 +198,14 @@ class Engine:
             return factors
         return Factors(*(t.pin_memory().to(self.device, non_blocking=True) for t in factors))
 
-    def _map(self, stage: str, work: Callable[[T], Iterable[R]], items: Iterable[T]) -> Iterator[R]:
-        """The results of all items, in their order; progress counts results."""
+    def _map(
+        self, stage: str, work: Callable[[T], Iterable[R]], items: Iterable[T], of: int
+    ) -> Iterator[R]:
+        """The results of all items, in their order; progress counts results, `of` so many."""
         with single_threaded_pool(self.threads) as pool:
             results = (result for part in pool.map(work, items) for result in part)
             for done, result in enumerate(results, 1):
-                self._progress(stage, done)
+                self._progress(stage, done, of)
                 yield result
         memory.give_back()  # the next pass cuts it in other pieces
 

@@ -19,7 +19,7 @@ from lensd.store.output import Output
 MAPPED_BYTES = 32 * 2**20
 
 
-def verify(output: Output, plan: Plan, progress: Callable[[str, int], None]) -> None:
+def verify(output: Output, plan: Plan, progress: Callable[[str, int, int], None]) -> None:
     """Raises Failed(`verify_failed`) where a tensor is not what was planned and written."""
     done = 0
     try:
@@ -30,7 +30,7 @@ def verify(output: Output, plan: Plan, progress: Callable[[str, int], None]) -> 
                 for name in names:
                     _check_bytes(output, name, judge.get_tensor(name))
                     done += 1
-                    progress("verify", done)
+                    progress("verify", done, len(plan.tensors))
     except SafetensorError as error:
         raise Failed("verify_failed", f"the output cannot be read back: {error}") from None
 

@@ -13,10 +13,11 @@ import torch
 
 from lensd import __version__
 from lensd.compute import measures
-from lensd.compute.passes import Engine, Measured, available_cores
+from lensd.compute.passes import Engine, Measured, Progress, available_cores
 from lensd.compute.source import Source
 from lensd.errors import Failed, FileError, Kept, Skipped
 from lensd.lora import rank
+from lensd.lora.layout import ITEM_SIZE, Module
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.planning import Parameters, Plan, Reading, plan
 from lensd.store.output import Output, TensorEntry, open_temporary, output_bytes
@@ -24,13 +25,12 @@ from lensd.store.reading import hashes_of
 from lensd.worker import device as devices
 
 Numbers = measures.Numbers
-Progress = Callable[[str, int], None]
 
 ENERGIES = (0.9, 0.95, 0.99, 0.999)
 MODES = ("rank", "int8", "ultra")
 
 
-def silent(stage: str, done: int) -> None:
+def silent(stage: str, done: int, of: int) -> None:
     """Progress for nobody."""
 
 
@@ -199,11 +199,17 @@ def _detail(reading: Reading) -> Numbers:
         "out": reading.module.out_features,
         "in": reading.module.in_features,
         "rank": reading.module.rank,
+        "bytes": _bytes(reading.module),
         "alpha": reading.alpha,
         "norm": math.sqrt(reading.energy),
         "ranks": {str(e): rank.smallest_rank(reading.values, e) for e in ENERGIES},
         "spectrum": [float(f"{v:.6g}") for v in reading.values],
     }
+
+
+def _bytes(module: Module) -> int:
+    """Of its two factors, as the file has them."""
+    return module.rank * (module.out_features + module.in_features) * ITEM_SIZE[module.dtype]
 
 
 def choose(

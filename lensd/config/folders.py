@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from lensd.errors import StorageError
+from lensd.report.names import printable
 from lensd.store.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -59,11 +60,6 @@ def folder_warnings(config: Config) -> list[Fault]:
 def symlinked_folders(watch: Watch) -> list[str]:
     """Absolute paths of the symbolic links to folders below a watched folder's root, sorted."""
     return sorted(_links(watch.root)) if watch.recursive else []
-
-
-def printable(path: str) -> str:
-    """A path for people's eyes: bytes that are not UTF-8 as backslash escapes."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _links(folder: str) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from lensd.report.names import visible
+
 if TYPE_CHECKING:
     from lensd.store.entry import Entry
 
@@ -42,13 +44,13 @@ def tsv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """A line of names, then one per file; an empty cell is not known."""
     yield "\t".join(COLUMNS)
     for row in rows:
-        yield "\t".join(_cell(row[column]) for column in COLUMNS)
+        yield "\t".join(visible(row[column] or "") for column in COLUMNS)
 
 
 def blocks(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """For a person: three lines a file, which fit a terminal better than one."""
     for row in rows:
-        yield str(row["path"])
+        yield visible(row["path"])
         for kind in ("original", "output"):
             sha256, *short = (row[f"{kind}{part}"] or "-" for part in ("", "_autov2", "_autov3"))
             yield f"  {kind:8}  sha256 {sha256}  AutoV2 {short[0]}  AutoV3 {short[1]}"
@@ -57,8 +59,3 @@ def blocks(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 def _start(sha256: str | None, digits: int) -> str | None:
     return None if sha256 is None else sha256[:digits]
 
-
-def _cell(value: str | None) -> str:
-    """A name may hold tabs and line breaks."""
-    text = "" if value is None else value
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-def configure(path: str | None, level: str = "info", mode: int = 0o640) -> None:
+def configure(
+    path: str | None, level: str = "info", mode: int = 0o640, stdout: Sink | None = None
+) -> None:
     """Send the log to a file (created with `mode`, rotated) or, with None, to stdout.
 
+    `stdout` stands for it where a person at its terminal is told by other means.
     Raises StorageError when the file cannot be opened; later faults of the disk lose lines only.
     """
-    sink: Sink = StreamSink.stdout() if path is None else FileSink(path, mode)
+    sink: Sink = (stdout or StreamSink.stdout()) if path is None else FileSink(path, mode)
     structlog.configure(
         processors=[_common_fields, structlog.processors.format_exc_info, _render],
         wrapper_class=structlog.make_filtering_bound_logger(level),

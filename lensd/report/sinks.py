@@ -61,6 +61,13 @@ class StreamSink(_Levels):
             self._torn = False
 
 
+class Unheard(_Levels):
+    """For lines that nobody would read."""
+
+    def msg(self, line: bytes) -> None:
+        """Drop it."""
+
+
 class FileSink(_Levels):
     """A file that is rotated at `max_bytes`: NAME, NAME.1, ... NAME.5, all with `mode`."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from lensd.config.folders import printable
 from lensd.config.models import Config
+from lensd.report.names import printable
 from lensd.service.facts import Facts
 from lensd.service.places import (
     OWN,

@@ -1,7 +1,8 @@
 """JSON lines over pipes, and the worker process's side of the conversation.
 
 Daemon to worker: one request a line. Worker to daemon: `hello` once, `heartbeat` every second,
-then for each request one `result`, or one `refused` (the file's end) or `bug` (a traceback).
+then for each request some `progress`, and one `result`, or one `refused` (the file's end) or `bug`
+(a traceback).
 Names that are not UTF-8 travel as JSON escapes of surrogates.
 """
 
@@ -12,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -20,8 +22,11 @@ from typing import Any
 from lensd.errors import FileError
 
 HEARTBEAT_SECONDS = 1.0
+PROGRESS_SECONDS = 0.2  # at least, between two messages
 
 Message = dict[str, Any]
+Progress = Callable[[str, int, int], None]  # stage, done, of how many
+Handle = Callable[[Message, Progress], Message]
 
 
 def encode(message: Message) -> bytes:
@@ -36,7 +41,7 @@ def decode(line: bytes) -> Message:
     return message
 
 
-def serve(handle: Callable[[Message], Message], hello: Message) -> None:
+def serve(handle: Handle, hello: Message) -> None:
     """Answer requests from standard input until it closes. Never returns.
 
     Standard output is turned into standard error for everything but the protocol, so that a
@@ -57,7 +62,7 @@ def serve(handle: Callable[[Message], Message], hello: Message) -> None:
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     threading.Thread(target=_beat, args=(say,), daemon=True).start()
     while True:
-        kind, fields = _answer(handle, requests.get())
+        kind, fields = _answer(handle, requests.get(), _teller(say))
         say(kind, **fields)
 
 
@@ -77,9 +82,23 @@ def _beat(say: Callable[..., None]) -> None:
         threading.Event().wait(HEARTBEAT_SECONDS)
 
 
-def _answer(handle: Callable[[Message], Message], request: Message) -> tuple[str, Message]:
+def _teller(say: Callable[..., None]) -> Progress:
+    """Progress as messages, a few a second."""
+    told = 0.0
+
+    def tell(stage: str, done: int, of: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= PROGRESS_SECONDS:
+            told = now
+            say("progress", stage=stage, done=done, of=of)
+
+    return tell
+
+
+def _answer(handle: Handle, request: Message, progress: Progress) -> tuple[str, Message]:
     try:
-        return "result", handle(request)
+        return "result", handle(request, progress)
     except FileError as error:
         fields = {"event": error.event, "reason": error.reason, "message": str(error)}
         return "refused", fields | {"measures": error.measures, "disk": error.disk}

@@ -31,6 +31,7 @@ ENVIRONMENT = {
 }
 
 Tell = Callable[..., None]
+Progress = Callable[[str, str, int, int], None]  # job_id, stage, done, of how many
 
 
 class WorkerLost(Exception):
@@ -124,6 +125,7 @@ class Worker:
     idle_exit: float  # seconds without a request
     nice: int = 10
     memory_limit: int | None = None  # bytes, of memory.held
+    progress: Progress | None = None  # of requests that name a job_id
     _process: _Process | None = None
     _looked: float | None = None  # monotonic, at the pipe of a process that is waited for
 
@@ -220,11 +222,16 @@ class Worker:
                 message = decode(line)
                 if message["type"] in kinds:
                     return message
+                self._pass_on(message, job_id)
             if now - began > timeout:
                 raise self._stuck(process, job_id, f"did not finish within {timeout:g} s")
             if now - heard > SILENCE_SECONDS and "hello" not in kinds:
                 raise self._stuck(process, job_id, f"was silent for {SILENCE_SECONDS:g} s")
         raise Abandoned
+
+    def _pass_on(self, message: Message, job_id: str | None) -> None:
+        if message["type"] == "progress" and self.progress is not None and job_id is not None:
+            self.progress(job_id, message["stage"], message["done"], message["of"])
 
     def _crashed(self, process: _Process, job_id: str | None) -> WorkerLost:
         code = process.exit_code()

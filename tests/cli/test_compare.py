@@ -49,7 +49,7 @@ def test_text(lensd: Run) -> None:
     assert lines[0] == "b.safetensors against a.safetensors:"
     assert f"relative delta error {found['delta_error']:.3g}, SNR" in lines[1]
     worst = max(found["per_module"], key=lambda m: m["delta_error"])
-    assert worst["module"] in lines[lines.index("  the worst:") + 1]
+    assert lines[lines.index("the worst 4 of 4:") + 2].split()[0] == worst["module"]
 
 
 def test_what_only_one_has(lensd: Run) -> None:

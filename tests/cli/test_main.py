@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from lensd import __version__
-from lensd.cli import LAZY
+from lensd.cli import LAZY, main
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -37,22 +40,70 @@ def probe(body: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
+# What a verb may need when it runs, and no help does: each costs 0.03 s or more.
+HEAVY = {"torch", "numpy", "pydantic", "yaml", "structlog", "rich", "watchdog"}
+LOADED = """
+import sys
+from lensd.cli import main
+try:
+    main(sys.argv[1:], prog_name="lensd")
+except SystemExit as end:
+    assert not end.code
+print(*sorted(sys.modules), file=sys.stderr)
+"""
+
+
+def loaded(*arguments: str) -> tuple[str, set[str]]:
+    """What a call prints, and the modules that it has imported in the end."""
+    command = [sys.executable, "-c", LOADED, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout, set(done.stderr.split())
+
+
 @pytest.mark.parametrize("argument", ["--version", "--help", "-h"])
 def test_version_and_help_load_nothing_heavy(argument: str) -> None:
-    """Neither torch nor pydantic nor any verb's module is imported for them."""
-    script = (
-        "import sys\n"
-        "from lensd.cli import main\n"
-        "try:\n    main([sys.argv[1]])\n"
-        "except SystemExit as end:\n    assert not end.code\n"
-        "print(*sorted(sys.modules))\n"
-    )
-    command = [sys.executable, "-c", script, argument]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    loaded = set(done.stdout.split())
-    assert "lensd.cli" in loaded
-    assert not loaded & {"torch", "pydantic", "numpy", "yaml", "structlog"}
-    assert not {name for name in loaded if name.startswith("lensd.cli.")}
+    """Neither torch nor pydantic nor rich nor any verb's module is imported for them."""
+    text, modules = loaded(argument)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "lensd.cli" in modules
+    assert not modules & HEAVY
+    assert not {name for name in modules if name.startswith("lensd.cli.")}
+
+
+@pytest.mark.parametrize("verb", LAZY)
+def test_every_verb_explains_itself_at_once(verb: str) -> None:
+    """Its help needs no configuration, has a worked example, fits a terminal of 80 columns, and
+    loads nothing heavy.
+    """
+    text, modules = loaded(verb, "--help")
+    assert max(map(len, text.splitlines())) <= 80
+    assert not modules & HEAVY
+    assert text.startswith(f"Usage: lensd {verb}")
+    assert re.search(rf"^  (sudo )?lensd {verb}\b", text.partition("\n")[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("verb", [None, *LAZY])
+def test_the_examples_of_a_help_are_right(
+    verb: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a command with options and values that it takes."""
+    monkeypatch.chdir(tmp_path)
+    context = click.Context(main)
+    command = main.get_command(context, verb) if verb else main
+    assert command is not None
+    examples = re.findall(r"^    (?:sudo )?lensd (.*)", command.help or "", re.MULTILINE)
+    for example in examples:
+        name, *words = shlex.split(re.split(r"  +| [|>] ", example)[0])
+        for word in words:  # some want files that are there
+            if not word.startswith(("-", "/")):
+                tmp_path.joinpath(word).parent.mkdir(exist_ok=True)
+                tmp_path.joinpath(word).touch()
+        found = main.get_command(context, name)
+        assert found is not None, example
+        if isinstance(found, click.Group):
+            found, words = found.commands[words[0]], words[1:]
+        found.make_context(name, words)
+    assert examples
 
 
 def test_version(lensd: Run) -> None:
@@ -70,14 +121,6 @@ def test_help_names_every_verb(lensd: Run) -> None:
         assert line in done.stdout
 
 
-@pytest.mark.parametrize("verb", LAZY)
-def test_every_verb_can_be_loaded_and_explains_itself(lensd: Run, verb: str) -> None:
-    """Its help works, without a configuration."""
-    done = lensd(verb, "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"lensd {verb}" in done.stdout
-
-
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["check", "--nonsense"], ["check", "surplus"], ["config", "x"], []]
 )
@@ -86,6 +129,33 @@ def test_usage_errors_end_with_2(lensd: Run, arguments: list[str]) -> None:
     done = lensd(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["stats"], "there is no command 'stats'. Did you mean 'status'?"),
+        (["config", "exmple"], "Did you mean 'example'?"),
+        (["once", "--dryrun"], "--dry-run"),  # click's own words
+        (["style.safetensors"], "Did you mean `lensd analyze style.safetensors`?"),
+    ],
+)
+def test_a_mistyped_word_gets_the_nearest(
+    lensd: Run, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    """Commands and options by their spelling; a file that was given for a command."""
+    (tmp_path / "style.safetensors").touch()
+    done = lensd(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_without_a_configuration(lensd: Run) -> None:
+    """Where it was looked for, and the command that makes one."""
+    done = lensd("check")
+    assert done.returncode == 4
+    assert "~/.config/lensd/config.yaml" in done.stderr
+    assert "lensd config example > config.yaml" in done.stderr
 
 
 @pytest.mark.parametrize(

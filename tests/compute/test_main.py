@@ -14,10 +14,10 @@ from tests.support.realistic import small_lora
 
 
 def answer(lines: IO[str]) -> dict[str, Any]:
-    """The next message that is no heartbeat."""
+    """The next message that ends a request, or hello."""
     while True:
         message: dict[str, Any] = json.loads(lines.readline())
-        if message["type"] != "heartbeat":
+        if message["type"] not in ("heartbeat", "progress"):
             return message
 
 

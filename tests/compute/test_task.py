@@ -315,7 +315,7 @@ def test_another_version_than_asked_for_is_not_read(lora: Path, temporary: Path)
 def test_a_writer_meanwhile_is_noticed(lora: Path, temporary: Path, stage: str, how: str) -> None:
     """At every stage, as `changed`, and never as a broken file or a bug."""
 
-    def meddle(at: str, done: int) -> None:
+    def meddle(at: str, done: int, _: int) -> None:
         if (at, done) == (stage, 1):
             if how == "rewrite":
                 with lora.open("r+b") as file:
@@ -345,7 +345,7 @@ def test_a_disk_that_writes_something_else_is_noticed(
     """verify_failed: the bytes read back, piece by piece, are not those of the plan."""
     monkeypatch.setattr(readback, "MAPPED_BYTES", mapped)
 
-    def corrupt(at: str, done: int) -> None:
+    def corrupt(at: str, done: int, _: int) -> None:
         if (at, done) == ("reduce", 6):
             with temporary.open("r+b") as file:
                 file.seek(int(size(temporary) * where))
@@ -355,6 +355,20 @@ def test_a_disk_that_writes_something_else_is_noticed(
     with pytest.raises(Failed) as caught:
         task.compress(asked, corrupt)
     assert caught.value.reason == "verify_failed"
+
+
+def test_how_far_it_is(lora: Path, temporary: Path) -> None:
+    """Each stage counts to its end: modules twice, then the tensors of the output."""
+    told: list[tuple[str, int, int]] = []
+    numbers = task.compress(
+        asking.staged(asking.request(lora), temporary), lambda *line: told.append(line)
+    )
+    for stage in ("spectrum", "reduce", "verify"):
+        counts = [line[1:] for line in told if line[0] == stage]
+        of = counts[0][1]
+        assert counts == [(done, of) for done in range(1, of + 1)]
+        assert stage == "verify" or of == numbers["modules"]
+    assert list(dict.fromkeys(line[0] for line in told)) == ["spectrum", "reduce", "verify"]
 
 
 def test_the_same_file_gives_the_same_bytes(lora: Path, temporary: Path) -> None:

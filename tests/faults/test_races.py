@@ -116,7 +116,7 @@ def _cut_off_at(step: int, path: Path, whole: bytes) -> bool:
     asked = staged(request(path), path.with_name("temporary"))
     seen: list[str] = []
 
-    def progress(stage: str, _: int) -> None:
+    def progress(stage: str, *_: int) -> None:
         seen.append(stage)
         if len(seen) == step + 1:
             os.truncate(path, len(whole) // 3)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from lensd.errors import Kept, Skipped
 from lensd.store.identity import Identity
-from lensd.worker.protocol import Message, serve
+from lensd.worker.protocol import Message, Progress, serve
 
 
-def compress(request: Message) -> Message:
+def compress(request: Message, _: Progress) -> Message:
     if not Path(request["path"]).exists():
         raise Skipped("vanished", "it was renamed or deleted")
     with Path(request["path"]).open("rb") as source:

@@ -23,12 +23,16 @@ SCRIPT = """
 import os, sys, time
 from lensd.errors import Kept
 from lensd.worker.protocol import serve
-def handle(request):
+def handle(request, progress):
     if request["do"] == "refuse":
         raise Kept("no_gain", "nothing to be gained")
     if request["do"] == "print":
         print("a library that prints", flush=True)
         os.system("echo and its child")
+    if request["do"] == "tell":
+        for done in range(1, 1001):
+            progress("spectrum", done, 1000)
+            time.sleep(0.0005)
     if request["do"] == "sleep":
         time.sleep(60)
     if request["do"] == "grow":
@@ -104,6 +108,21 @@ def test_a_refusal_is_an_answer() -> None:
     assert "KeyError" in bug["message"]
     assert worker.request({"do": "work"}, _never)["type"] == "result"
     worker.stop("idle")
+
+
+def test_how_far_it_is_comes_a_few_times_a_second() -> None:
+    """Of the job that is asked for; a thousand modules in half a second are no thousand lines."""
+    told: list[tuple[str, str, int, int]] = []
+    worker = _worker([])
+    worker.progress = lambda *line: told.append(line)
+    assert worker.request({"do": "tell", "job_id": "j"}, _never)["type"] == "result"
+    worker.progress = None
+    assert worker.request({"do": "tell", "job_id": "k"}, _never)["type"] == "result"
+    worker.stop("idle")
+    assert told[0] == ("j", "spectrum", 1, 1000)
+    assert 2 <= len(told) < 500
+    assert all(line[:2] == ("j", "spectrum") for line in told)
+    assert [line[2] for line in told] == sorted(line[2] for line in told)
 
 
 @pytest.mark.parametrize(

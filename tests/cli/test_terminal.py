@@ -1,0 +1,210 @@
+"""What a person sees at a real terminal, and what a pipe gets instead."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger
+from tests.support.home_server import HomeServer
+from tests.support.realistic import small_lora
+from tests.support.terminal import AtTerminal
+
+EVIL = "evil\x1b[2J\x1b[31mred\nforged.safetensors"
+SHOWN = r"evil\x1b[2J\x1b[31mred\nforged.safetensors"
+LONG = "a name as long as people give them, " * 5 + "v2.safetensors"
+BAR = ("━", "╸", "╺")
+QUEUED = 3000
+WIDE = 1000  # columns: no line is broken, so that each can be looked for whole
+
+
+def lensd(
+    server: HomeServer, verb: str, *arguments: str, columns: int = 80, env: Mapping[str, str] = {}
+) -> AtTerminal:
+    command = [sys.executable, "-m", "lensd", verb, "-c", str(server.config), *arguments]
+    return AtTerminal(command, server.top, columns=columns, env=env)
+
+
+class Batch:
+    """`lensd once` at a terminal over a good, a long-named, an evil-named and a faulty file."""
+
+    def __init__(self, server: HomeServer) -> None:
+        self.server = server
+        for seed, name in enumerate(("good.safetensors", LONG, EVIL, "bad.safetensors")):
+            server.drop(name, seed=seed)
+        bad = server.loras / "bad.safetensors"
+        bad.write_bytes(bad.read_bytes()[:-2] + b"\xff\x7f")  # a float16 NaN
+        with lensd(server, "once", columns=WIDE) as terminal:
+            terminal.wait_for("^Go on\\?")
+            terminal.type("y\n")
+            self.code = terminal.wait()
+        self.terminal = terminal
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
+    return Batch(HomeServer(tmp_path_factory.mktemp("server")))
+
+
+def test_once_tells_a_person_each_file_and_the_sum(batch: Batch) -> None:
+    """The plan and a question, a bar meanwhile, one untorn line a file, the sum, and no JSON."""
+    assert batch.code == 1
+    text, raw = batch.terminal.text, batch.terminal.raw.decode()
+    assert re.search(r"^loras +ultra +4 ", text, re.MULTILINE), text
+    done = r"^compressed  {}: \S+ kB -> \S+ kB, \S+ times smaller, delta error 0\.\d+$"
+    for name in ("good.safetensors", LONG, SHOWN):
+        line = done.format(re.escape(f"{batch.server.loras}/{name}"))
+        assert re.search(line, text, re.MULTILINE), text
+    assert re.search(r"^failed      \S+/bad\.safetensors: .* NaN", text, re.MULTILINE), text
+    assert "lensd: 3 compressed, 1 failed\n" in text
+    assert any(sign in raw for sign in BAR)
+    assert not any(sign in text for sign in BAR)
+    assert "{" not in text
+
+
+@pytest.mark.slow
+def test_once_into_a_file_logs_json_there(tmp_path: Path) -> None:
+    """Only stderr is the terminal: a bar and the lines for a person there, the log in the file."""
+    server = HomeServer(tmp_path)
+    server.drop("style.safetensors", seed=1)
+    script = f"'{sys.executable}' -m lensd once --yes -c '{server.config}' > once.log"
+    with AtTerminal(["/bin/sh", "-c", script], tmp_path, columns=WIDE) as terminal:
+        assert terminal.wait() == 0
+    log = (tmp_path / "once.log").read_text()
+    events = [json.loads(line)["event"] for line in log.splitlines()]
+    assert "file.compressed" in events
+    assert "lensd: 1 compressed\n" in terminal.text
+    assert f"compressed  {server.loras}/style.safetensors" in terminal.text
+
+
+@pytest.mark.parametrize(
+    ("verb", "columns"),
+    [
+        (("status",), 80),
+        (("once", "--dry-run"), 80),
+        (("restore", "--list"), 80),
+        (("restore", "--list"), WIDE),
+    ],
+)
+def test_a_name_does_not_steer_the_terminal(
+    batch: Batch, verb: tuple[str, ...], columns: int
+) -> None:
+    """No control character of a name gets through, and none of its lines passes for another."""
+    with lensd(batch.server, *verb, columns=columns) as terminal:
+        assert terminal.wait() == 0
+    assert b"\x1b[2J" not in terminal.raw
+    assert not re.search(r"^forged", terminal.text, re.MULTILINE)
+    if verb[0] == "restore" and columns == WIDE:
+        assert f"  {batch.server.loras}/{SHOWN}\n" in terminal.text
+
+
+def test_verify_names_only_what_is_wrong_in_red(batch: Batch) -> None:
+    """At a terminal files that are well have no line each; NO_COLOR takes the colour away."""
+    archived = batch.server.archive / "loras" / "good.safetensors"
+    whole = archived.read_bytes()
+    archived.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        with lensd(batch.server, "verify", columns=WIDE) as red:
+            assert red.wait() == 1
+        with lensd(batch.server, "verify", columns=WIDE, env={"NO_COLOR": "1"}) as plain:
+            assert plain.wait() == 1
+        piped = batch.server.lensd("verify").stdout
+    finally:
+        archived.write_bytes(whole)
+    assert "\x1b[31m" in red.colours
+    assert plain.colours == []
+    for terminal in (red, plain):
+        [line, summary] = terminal.text.splitlines()
+        assert line.startswith("damaged     original ")
+        assert summary.startswith("1 original damaged, 2 original ok, 3 output ok;")
+    assert [line.split()[0] for line in piped.splitlines()].count("ok") == 5
+
+
+def test_status_has_the_reason_below_the_path(batch: Batch) -> None:
+    """The standing first; then what failed, on a line that can be copied, and why."""
+    with lensd(batch.server, "status", columns=WIDE) as terminal:
+        assert terminal.wait() == 0
+    lines = terminal.lines
+    assert lines[0].split(maxsplit=1) == ["daemon", "not running"]
+    assert "3 compressed, 1 failed" in terminal.text
+    title = lines.index("failed, or set aside: 1")
+    assert lines[title + 1] == f"  {batch.server.loras}/bad.safetensors"
+    assert re.match(r" {6}1 of 6 modules hold NaN", lines[title + 2])
+
+
+@pytest.mark.slow
+def test_restore_tells_each_file_once(tmp_path: Path) -> None:
+    """A message a file beside the bar, and not the log's line for the same as well."""
+    server = HomeServer(tmp_path)
+    path = server.drop("style.safetensors", seed=1).path
+    server.once()
+    with lensd(server, "restore", "--all", columns=WIDE) as terminal:
+        assert terminal.wait() == 0
+    [line] = terminal.text.splitlines()
+    assert line.startswith(f"lensd: restored {path} (move from ")
+
+
+@pytest.mark.slow
+def test_thousands_of_files(tmp_path: Path) -> None:
+    """status shows the first few and how many more; a pipe has all of them."""
+    server = HomeServer(tmp_path)
+    server.state.mkdir()
+    ledger = Ledger(str(server.state), "0")
+    for number in range(QUEUED):
+        name = f"{number:04}.safetensors"
+        identity = Identity(1, number, 1000 + number, 0, 0)
+        ledger.enqueue(f"{number:016x}", str(server.loras), "loras", name, identity)
+    ledger.close()
+    with lensd(server, "status", columns=WIDE) as terminal:
+        assert terminal.wait() == 0
+    assert "queued: 3,000\n" in terminal.text
+    assert f"   1.0 kB  {server.loras}/0000.safetensors\n" in terminal.text
+    assert "and 2,990 more; `lensd status | less` has all" in terminal.text
+    assert len(terminal.lines) < 24
+    piped = server.lensd("status").stdout.splitlines()
+    assert sum(line.startswith("queued: ") for line in piped) == QUEUED
+
+
+def test_nothing_at_all(tmp_path: Path) -> None:
+    """No file yet: the plan says so and nothing is asked."""
+    server = HomeServer(tmp_path)
+    with lensd(server, "once") as terminal:
+        assert terminal.wait() == 0
+    assert terminal.lines == ["loras: nothing to do"]
+
+
+def test_analyze_draws_a_bar_and_leaves_tables(tmp_path: Path) -> None:
+    """While it computes: file and bytes. In the end only the result, and untorn messages."""
+    small_lora(tmp_path / "style.safetensors", seed=5)
+    (tmp_path / "page.safetensors").write_text("<html></html>")
+    command = [sys.executable, "-m", "lensd", "analyze", "page.safetensors", "style.safetensors"]
+    with AtTerminal(command, tmp_path, columns=WIDE) as terminal:
+        assert terminal.wait() == 0
+    assert terminal.lines[0].startswith("lensd: skipped: page.safetensors: ")
+    assert b"2/2 style.safetensors" in terminal.raw
+    assert any(sign in terminal.raw.decode() for sign in BAR)
+    assert not any(sign in terminal.text for sign in BAR)
+    rows = [line.split() for line in terminal.lines]
+    assert ["mode", "bytes", "times", "smaller"] in rows
+    assert "all" in [row[0] for row in rows if row]
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
+    """While it computes: the bar and the temporary go, and the cursor is back."""
+    small_lora(tmp_path / "style.safetensors", seed=5)
+    command = [sys.executable, "-m", "lensd", "compress", "style.safetensors"]
+    with AtTerminal(command, tmp_path) as terminal:
+        terminal.wait_for("style.safetensors .* 0.0/40.3 kB")
+        terminal.signal(signal.SIGTERM)
+        assert terminal.wait() == 128 + signal.SIGTERM, terminal.text
+    assert terminal.lines == []
+    assert terminal.raw.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l")
+    assert [path.name for path in tmp_path.iterdir()] == ["style.safetensors"]

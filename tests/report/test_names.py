@@ -1,0 +1,28 @@
+"""File names on their way to a terminal or a document."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lensd.report.names import printable, visible, visible_lines
+
+
+@given(st.binary(max_size=40))
+def test_what_is_visible_steers_no_terminal(name: bytes) -> None:
+    """Whatever bytes a name has: text of one line, without a control character."""
+    text = visible(os.fsdecode(name))
+    assert text.encode("utf-8").decode() == text
+    assert all(c.isprintable() or c.isspace() for c in text)
+    assert not set(text) & {chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))}
+    assert len(text.splitlines()) <= 1
+
+
+def test_escapes() -> None:
+    """As Python writes them; what people write in names stays, spaces and brackets too."""
+    assert visible("a\x1b[31mb\nc\u202egnp.exe") == r"a\x1b[31mb\nc\u202egnp.exe"
+    assert visible("Ünïcode 漢字 [bold]x[/bold] 🎨") == "Ünïcode 漢字 [bold]x[/bold] 🎨"
+    assert printable("a\x1b\udcff") == "a\x1b\\xff"
+    assert visible_lines("a\tb\nc\r") == "a\\tb\nc\\r"
