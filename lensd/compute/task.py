@@ -122,7 +122,7 @@ def _compress(engine: Engine, request: Mapping[str, Any]) -> Numbers:
     if not source.unchanged():
         raise _changed()
     _check_error(numbers, request["max_error"])
-    return numbers | {"seconds": engine.seconds()}
+    return numbers | measures.of_readings(readings) | {"seconds": engine.seconds()}
 
 
 def _written(
@@ -159,6 +159,7 @@ def _analyze(engine: Engine, request: Mapping[str, Any]) -> Numbers:
         origin = _origin(request, source, digest.result(), p)
     chosen, measured, in_floats = _rehearsed(engine, readings, best, origin)
     numbers = measures.of_plan(chosen) | measures.of_output(measured)
+    numbers |= measures.of_readings(readings)
     numbers |= {
         "sha256_in": origin.sha256,
         "bytes_in": origin.bytes,
