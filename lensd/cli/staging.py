@@ -42,6 +42,20 @@ def staged(source: str, target: str, *, force: bool) -> Iterator[Staged]:
         os.close(fd)
 
 
+def write_text(target: str, text: str, *, force: bool) -> None:
+    """A text file under its name whole, or not at all. Raises UsageError and StorageError."""
+    with staged("", target, force=force) as new:
+        try:
+            with open(new.path, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"{target} cannot be written: {error.strerror}; free space or choose another place"
+            ) from None
+
+
 def _require_free(source: str, target: str, *, force: bool) -> None:
     if not os.path.exists(target):
         return

@@ -1,4 +1,4 @@
-"""The spectrum of a whole file as a short curve: what the first ranks of all modules hold together."""
+"""The spectrum of a whole file as a short curve: what the first ranks of all modules hold."""
 
 from __future__ import annotations
 
