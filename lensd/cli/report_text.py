@@ -92,7 +92,7 @@ def _errors(errors: Document) -> RenderableType:
 
 
 def _share(error: float | None) -> str:
-    return "-" if error is None else f"{error:.2%}"
+    return "-" if error is None else f"{100 * error:.2f} %"
 
 
 def _reasons(rows: Sequence[Document]) -> RenderableType:

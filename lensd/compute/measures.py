@@ -8,7 +8,7 @@ from typing import Any
 
 from lensd.compute.passes import Measured
 from lensd.lora import fidelity, untouched
-from lensd.lora.blocks import Block, block_of
+from lensd.lora.blocks import Block, block_of, in_model
 from lensd.lora.curve import curve
 from lensd.lora.planning import ModulePlan, Plan, Reading
 
@@ -83,7 +83,7 @@ def _blocks(modules: Sequence[ModulePlan]) -> dict[str, list[list[float | None]]
     for m in modules:
         members.setdefault(block_of(m.module.name), []).append(m)
     parts: dict[str, list[list[float | None]]] = {}
-    for block in sorted(members):
+    for block in sorted(members, key=in_model):
         number = None if block.number < 0 else block.number
         before = _median([m.module.rank for m in members[block]])
         after = _median([m.rank for m in members[block]])
