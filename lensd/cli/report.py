@@ -101,7 +101,7 @@ def _write_page(
     from lensd.cli.staging import write_text
     from lensd.report.page import render
 
-    write_text(target, render.page(history, wanted, now, __version__), force=force)
+    write_text(target, render.html(history, wanted, now, __version__), force=force)
     click.echo(f"{target} is written; open it in a browser")
 
 

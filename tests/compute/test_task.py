@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from lensd.compute import passes, readback, task
 from lensd.compute.source import Source
 from lensd.errors import Failed, Kept, Skipped
-from lensd.lora import compress as numerics
 from lensd.lora import blocks, fidelity, metadata
+from lensd.lora import compress as numerics
 from lensd.lora.planning import Parameters
 from lensd.store.header import tensor_bytes
 from tests.compute import asking

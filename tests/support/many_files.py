@@ -27,18 +27,20 @@ WORDS = (
     "ink", "watercolor", "portrait", "neon", "film", "grain", "studio", "pixel", "anime", "comic",
     "clay", "paper", "gothic", "forest", "harbor", "retro", "detail", "lighting", "soft", "line",
 )  # fmt: skip
-OTHERS = (
-    ("kept", "no_gain", "compressing would save 1.2%, less than `min_saving` (5%); the original "
-     "stays as it is"),
-    ("skipped", "checkpoint", "the file is a whole model, not a LoRA; move it to the folder of "
-     "checkpoints"),
-    ("skipped", "unsupported_adapter", "the file is a LoKr adapter, which lensd leaves alone"),
-    ("skipped", "truncated", "the file is shorter than its header says: download it again"),
-    ("failed", "not_finite", "3 of 264 modules hold NaN or infinite weights, the first is "
-     "lora_unet_mid_block_attentions_0_proj_in; the file is broken: download or train it again"),
-    ("quarantined", "worker_timeout", "the worker did not finish within 1800 s, 3 times on this "
-     "file; it is left as it is. `lensd retry` tries again, and so does a new version of lensd"),
-)  # fmt: skip
+OTHERS = {
+    "no_gain": ("kept", "compressing would save 1.2%, less than `min_saving` (5%)"),
+    "checkpoint": ("skipped", "the file is a whole model; move it to the folder of checkpoints"),
+    "unsupported_adapter": ("skipped", "the file is a LoKr adapter, which lensd leaves alone"),
+    "truncated": ("skipped", "the file is shorter than its header says: download it again"),
+    "not_finite": (
+        "failed",
+        "3 of 264 modules hold NaN or infinite weights; the file is broken: download it again",
+    ),
+    "worker_timeout": (
+        "quarantined",
+        "the worker did not finish within 1800 s, 3 times on this file; `lensd retry` tries again",
+    ),
+}
 
 
 class Model(NamedTuple):
@@ -86,7 +88,8 @@ def lines(files: int, seed: int = 1, troubles: float = 0.05) -> Iterator[Line]:
         when += dt.timedelta(days=200 / files * rng.expovariate(1.0))
         path = _path(rng, number)
         if rng.random() < troubles:
-            outcome, reason, message = rng.choice(OTHERS)
+            reason = rng.choice(list(OTHERS))
+            outcome, message = OTHERS[reason]
             measures: Line = {"reason": reason, "message": message}
         else:
             outcome, measures = "compressed", _compressed(rng, rng.choices(kinds, weights)[0], path)

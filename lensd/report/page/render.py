@@ -26,7 +26,7 @@ LIBRARY = ("vendor/uPlot.iife.min.js",)
 SCRIPTS = ("format.js", "charts.js", "table.js", "page.js")
 
 
-def page(history: History, period: Period, now: dt.datetime, version: str) -> str:
+def html(history: History, period: Period, now: dt.datetime, version: str) -> str:
     """The page's text, to be written as UTF-8."""
     document = summarize(history, period, now, version)
     style, library, script = _text(STYLES), _text(LIBRARY), _text(SCRIPTS)

@@ -42,8 +42,8 @@ class FilesTable {
     const outcomes = [...new Set(this.files.map((f) => f.outcome))].sort();
     byId("outcome").append(...outcomes.map((o) => element("option", { value: o }, o)));
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
-    for (const id of ["search", "outcome"])
-      byId(id).addEventListener("input", () => { this.page = 0; this.update(); });
+    byId("search").addEventListener("input", () => this.begin());
+    byId("outcome").addEventListener("change", () => this.begin());
     byId("previous").addEventListener("click", () => this.turn(-1));
     byId("next").addEventListener("click", () => this.turn(1));
   }
@@ -51,6 +51,10 @@ class FilesTable {
   sortBy(column) {
     this.down = this.column === column ? !this.down : !column.text;
     this.column = column;
+    this.begin();
+  }
+
+  begin() {
     this.page = 0;
     this.update();
   }
