@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import indent
 from typing import Any
 
 from rich.console import RenderableType
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from lensd.cli.terminal import console, table
 from lensd.report.amounts import size
-from lensd.report.plain import visible
+from lensd.report.plain import visible, visible_lines
 from lensd.report.summary import Document
 
 
@@ -105,11 +106,7 @@ def _reasons(rows: Sequence[Document]) -> RenderableType:
 def _failures(rows: Sequence[Document]) -> Iterator[RenderableType]:
     for r in rows:
         yield f"{visible(r['path'])}: {visible(r['reason'] or r['outcome'])}"
-        yield Text(f"  {_lines(r['message'] or '')}")
-
-
-def _lines(message: str) -> str:
-    return "\n  ".join(visible(line) for line in message.split("\n"))
+        yield Text(indent(visible_lines(r["message"] or ""), "  "))
 
 
 def _slowest(rows: Sequence[Document]) -> RenderableType:

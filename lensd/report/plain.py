@@ -52,6 +52,11 @@ def visible(text: str) -> str:
     return text.translate(_SHOWN)
 
 
+def visible_lines(text: str) -> str:
+    """The same for a text that may have several lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def _line(fields: Mapping[str, Any]) -> bytes:
     text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
     return text.translate(_ESCAPES).encode()

@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator
 from typing import IO
 
+from lensd.report.plain import visible_lines
 from lensd.report.record import Record
 from lensd.report.summary import local
 
@@ -16,7 +17,7 @@ COLUMNS = (
     "sha256_out", "data_sha256_in", "data_sha256_out",
 )  # fmt: skip
 # A spreadsheet takes a cell that begins so for a formula, and runs it (OWASP: CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_FORMULA = ("=", "+", "-", "@", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def write(records: Iterable[Record], file: IO[str], zone: dt.tzinfo | None) -> None:
@@ -41,5 +42,8 @@ def _cells(record: Record, zone: dt.tzinfo | None) -> Iterator[object]:
 
 
 def _safe(cell: object) -> object:
-    """A text that would be a formula gets an apostrophe before it, which spreadsheets hide."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    """Control characters as escapes, and an apostrophe before what would be a formula."""
+    if not isinstance(cell, str):
+        return cell
+    text = visible_lines(cell)
+    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from lensd.report.plain import visible
+from lensd.report.plain import visible, visible_lines
 from lensd.report.record import Drawn, Record
 
 Columns = dict[str, list[Any]]
@@ -51,7 +51,7 @@ def _columns(records: Sequence[Record], models: _Shared) -> Columns:
         "path": [visible(r.path) for r in records],
         "outcome": [r.outcome for r in records],
         "reason": [visible(r.reason or "") for r in records],
-        "message": [r.message or "" for r in records],
+        "message": [visible_lines(r.message or "") for r in records],
         "when": [round(r.when) for r in records],
         "family": [visible(r.measures.family or "") for r in records],
         "mode": [visible(r.measures.mode or "") for r in records],

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from lensd.report.amounts import size
 from lensd.report.page.packing import packed
 from lensd.report.period import Period
-from lensd.report.plain import visible
+from lensd.report.plain import visible, visible_lines
 from lensd.report.record import History
 from lensd.report.summary import chosen, summarize
 
@@ -57,6 +57,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "size": size,
         "visible": visible,
+        "lines": visible_lines,
         "percent": lambda share: f"{100 * share:.2f} %",
         "times": lambda ratio: f"{ratio:.1f}",
         "count": lambda number: f"{number:,}",
