@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lensd.cli import say
+from lensd.cli import plot, say
 from lensd.config.document import Settings
 from lensd.config.folders import printable
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
@@ -20,11 +20,15 @@ from lensd.report.amounts import size
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file, with every module.")
-def analyze(files: tuple[str, ...], as_json: bool) -> int:
+@click.option("--plot", "picture", metavar="OUT.svg", help="Draw spectrum and rank of each block.")
+@click.option("--force", is_flag=True, help="With --plot: write over an existing picture.")
+def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: bool) -> int:
     """Show what a LoRA would shrink to; change nothing.
 
     For each energy: the rank that holds it, over the modules. For each mode: the file's size.
     """
+    if picture is not None:
+        plot.require(files, picture, force=force)
     from lensd.compute import task  # torch takes a second; only this needs it
 
     code = EXIT_OK
@@ -42,6 +46,8 @@ def analyze(files: tuple[str, ...], as_json: bool) -> int:
             numbers = {"path": printable(path), "reason": end.reason, "message": str(end)}
             say(printable(f"{end.event.removeprefix('file.')}: {path}: {end}"))
             code = EXIT_SOME_FAILED if end.event == "file.failed" else code
+        if picture is not None and "details" in numbers:
+            plot.write(numbers, picture, force=force)
         if as_json:
             click.echo(json.dumps(numbers))
         elif "details" in numbers:

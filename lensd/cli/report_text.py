@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lensd.cli.terminal import console, table
 from lensd.report.amounts import size
-from lensd.report.plain import visible, visible_lines
+from lensd.report.names import visible, visible_lines
 from lensd.report.summary import Document
 
 

@@ -26,7 +26,7 @@ def staged(source: str, target: str, *, force: bool) -> Iterator[Staged]:
 
     Raises UsageError where `target` is `source`, or exists and `force` is not set; StorageError.
     """
-    _require_free(source, target, force=force)
+    require_free(source, target, force=force)
     folder, name = os.path.split(os.path.abspath(target))
     path = os.path.join(folder, temporary_name(secrets.token_hex(8)))
     fd = _create(path, target)
@@ -56,7 +56,8 @@ def write_text(target: str, text: str, *, force: bool) -> None:
             ) from None
 
 
-def _require_free(source: str, target: str, *, force: bool) -> None:
+def require_free(source: str, target: str, *, force: bool) -> None:
+    """Raises UsageError where `target` may not be written, before work is put into it."""
     if not os.path.exists(target):
         return
     if os.path.isdir(target):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from lensd.report.plain import plain
+from lensd.report.names import printable
 from lensd.report.record import Drawn, History, Measures, Record
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
@@ -37,7 +37,7 @@ def _record(entry: Entry, kind: type[Measures]) -> Record:
     measures.sha256_out = measures.sha256_out or entry.sha256_out
     measures.archive_path = _readable(entry.archive_path)
     return Record(
-        path=_readable(entry.full_path) or "",
+        path=printable(entry.full_path),
         watch=entry.watch,
         job_id=entry.job_id,
         outcome=entry.outcome or "",
@@ -49,5 +49,4 @@ def _record(entry: Entry, kind: type[Measures]) -> Record:
 
 
 def _readable(path: str | None) -> str | None:
-    """As the log writes it: names need not be UTF-8."""
-    return None if path is None else str(plain({"path": path})["path"])
+    return None if path is None else printable(path)

@@ -43,7 +43,7 @@ UNKNOWN = [
 ]
 
 
-class _Head(msgspec.Struct, kw_only=True):
+class _Head(msgspec.Struct, kw_only=True, gc=False):
     """What a line about a file has beside measures."""
 
     timestamp: Moment

@@ -18,9 +18,6 @@ _LIMITS = (8192, 2048, 512, 128)
 # Line and paragraph separators and the control characters that JSON lets stand: some readers
 # break lines at them, and terminals obey them.
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
-# On a screen also what JSON escapes by itself, and what turns the direction of text around.
-_TURNING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_SHOWN = _ESCAPES | {code: f"\\u{code:04x}" for code in (*range(0x20), *_TURNING)}
 
 
 def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,16 +42,6 @@ def fitted(fields: dict[str, Any]) -> bytes:
         cut = {key: v if whole(key) else _cut(v, limit) for key, v in fields.items()}
         line = _line(cut)
     return line
-
-
-def visible(text: str) -> str:
-    """For a terminal: what it would obey, or what would break a line, as an escape."""
-    return text.translate(_SHOWN)
-
-
-def visible_lines(text: str) -> str:
-    """The same for a text that may have several lines."""
-    return "\n".join(map(visible, text.split("\n")))
 
 
 def _line(fields: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,8 @@
-"""What a report takes of one version of one file: how it ended, when, and what was measured."""
+"""What a report takes of one version of one file: how it ended, when, and what was measured.
+
+`gc=False`: none of these can be part of a cycle, and Python's collector would look through hundreds
+of thousands of them again and again.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ from typing import Any
 import msgspec
 
 
-class Seconds(msgspec.Struct, frozen=True):
+class Seconds(msgspec.Struct, frozen=True, gc=False):
     """Of a job; `total` includes `wait`, in which the file had to be quiet."""
 
     total: float = 0.0
     wait: float = 0.0
 
 
-class Measures(msgspec.Struct, kw_only=True):
+class Measures(msgspec.Struct, kw_only=True, gc=False):
     """Fields of a log line, or of the line that the ledger keeps. None: that end has no such field.
 
     Whatever else a line has is passed over, so that a newer lensd's lines can be read.
@@ -34,21 +38,21 @@ class Measures(msgspec.Struct, kw_only=True):
     data_sha256_out: str | None = None
 
 
-class Spectrum(msgspec.Struct, frozen=True):
+class Spectrum(msgspec.Struct, frozen=True, gc=False):
     """Which share of the energy the first so many ranks of every module hold."""
 
     ranks: list[int]
     energy: list[float]
 
 
-class Drawn(Measures, kw_only=True):
+class Drawn(Measures, kw_only=True, gc=False):
     """With what only pictures need."""
 
     blocks: dict[str, list[tuple[int | None, int, float, float]]] | None = None
     spectrum: Spectrum | None = None
 
 
-class Record(msgspec.Struct, kw_only=True):
+class Record(msgspec.Struct, kw_only=True, gc=False):
     """How lensd was done with one version of a file. `when`: seconds since 1970."""
 
     path: str

@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator
 from typing import IO
 
-from lensd.report.plain import visible_lines
+from lensd.report.names import visible_lines
 from lensd.report.record import Record
 from lensd.report.summary import local
 

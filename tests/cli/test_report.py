@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from lensd.report.plain import visible
+from lensd.report.names import visible
 from tests.support import many_files
 from tests.support.home_server import HomeServer, Seen
 

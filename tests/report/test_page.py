@@ -15,7 +15,7 @@ from selenium.webdriver.support.select import Select
 
 from lensd import __version__
 from lensd.report.amounts import size
-from lensd.report.plain import visible
+from lensd.report.names import visible
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
 from tests.report.conftest import BAD, EVIL, SEPARATED

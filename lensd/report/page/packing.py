@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from lensd.report.plain import visible, visible_lines
+from lensd.report.names import visible, visible_lines
 from lensd.report.record import Drawn, Record
 
 Columns = dict[str, list[Any]]

@@ -15,9 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lensd.report.amounts import size
+from lensd.report.names import visible, visible_lines
 from lensd.report.page.packing import packed
 from lensd.report.period import Period
-from lensd.report.plain import visible, visible_lines
 from lensd.report.record import History
 from lensd.report.summary import chosen, summarize
 
