@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lensd.cli import plot, say
+from lensd.cli import say
 from lensd.config.document import Settings
 from lensd.config.folders import printable
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
@@ -28,6 +28,8 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
     For each energy: the rank that holds it, over the modules. For each mode: the file's size.
     """
     if picture is not None:
+        from lensd.cli import plot
+
         plot.require(files, picture, force=force)
     from lensd.compute import task  # torch takes a second; only this needs it
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from lensd import __version__
 from lensd.cli.options import config_option
 from lensd.errors import UsageError
-from lensd.report import summary
-from lensd.report.period import Period, period
-from lensd.report.record import History
+
+if TYPE_CHECKING:
+    from lensd.report.period import Period
+    from lensd.report.record import History
+    from lensd.report.summary import Document
 
 
 @click.command()
@@ -62,6 +65,9 @@ def report(
         raise UsageError("--json, --csv and --html exclude each other; choose one")
     if more_logs and not logs:
         raise UsageError(f"{more_logs[0]} stands alone; logs are named after --log")
+    from lensd.report import summary
+    from lensd.report.period import period
+
     now = dt.datetime.now().astimezone()
     wanted = period(since, until, now)
     history = _history(config, (*logs, *more_logs), drawn=html is not None)
@@ -105,11 +111,14 @@ def _write_page(
     click.echo(f"{target} is written; open it in a browser")
 
 
-def _print(document: summary.Document, *, as_json: bool) -> None:
+def _print(document: Document, *, as_json: bool) -> None:
     if as_json:
         import json
 
-        click.echo(json.dumps(document, indent=2, ensure_ascii=True))
+        import msgspec
+
+        # json indents slowly, msgspec does not escape what a terminal would obey
+        click.echo(msgspec.json.format(json.dumps(document), indent=2))
         return
     from lensd.cli import report_text
 

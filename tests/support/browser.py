@@ -1,7 +1,8 @@
-"""A real Chromium without a window, driven through its own driver; tests skip where it is not."""
+"""A real Chromium without a window, driven through its own driver."""
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import time
@@ -10,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
@@ -24,6 +24,10 @@ ARGUMENTS = (
     "--no-first-run",
     "--hide-scrollbars",
 )
+
+
+class NoBrowser(Exception):
+    """There is none on this machine."""
 
 
 class Browser:
@@ -73,6 +77,12 @@ class Browser:
         found: list[dict[str, Any]] = self.driver.get_log(kind)  # type: ignore[no-untyped-call]
         return found
 
+    def picture(self, clip: dict[str, float]) -> bytes:
+        """A PNG of a part of the page, whether that is in sight or not."""
+        asked = {"clip": clip, "captureBeyondViewport": True}
+        found = self.driver.execute_cdp_cmd("Page.captureScreenshot", asked)
+        return base64.b64decode(found["data"])
+
     def accessible(self) -> list[tuple[str, str]]:
         """(role, name) of what a screen reader finds."""
         tree = self.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})
@@ -82,10 +92,10 @@ class Browser:
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[Browser]:
-    """A fresh one whose profile lies in a folder. Skips the test where there is none."""
+    """A fresh one whose profile lies in a folder. Raises NoBrowser."""
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs:
-        pytest.skip("there is no chromium with chromedriver (Debian: chromium, chromium-driver)")
+        raise NoBrowser("no chromium with chromedriver (Debian: chromium, chromium-driver)")
     binary, driver = map(str, programs)
     options = Options()
     options.binary_location = binary

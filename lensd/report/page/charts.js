@@ -162,7 +162,7 @@ function partsOf(names) {
   return parts.map(({ name, first, blocks }) => ({
     middle: first + (blocks - 1) / 2,
     blocks,
-    short: name.replace(/_?(transformer_)?blocks?$/, "") || "blocks",
+    short: name.replace(/_blocks?$/, ""),
   }));
 }
 

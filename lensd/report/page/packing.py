@@ -61,9 +61,15 @@ def _columns(records: Sequence[Record], models: _Shared) -> Columns:
         "seconds": [_rounded(r.worked, 2) for r in records],
         "original": [visible(r.measures.sha256_in or "") for r in records],
         "output": [visible(r.measures.sha256_out or "") for r in records],
+        "original_autov3": [_autov3(r.measures.data_sha256_in) for r in records],
+        "output_autov3": [_autov3(r.measures.data_sha256_out) for r in records],
         "ranks": [_ranks(r, models) for r in records],
         "spectrum": [_spectrum(r, models) for r in records],
     }
+
+
+def _autov3(digest: str | None) -> str:
+    return visible(digest or "")[:12]
 
 
 def _rounded(number: float | None, digits: int) -> float | None:

@@ -16,7 +16,8 @@ function filesOf(columns) {
     file.name = path.slice(slash + 1);
     file.folder = path.slice(0, Math.max(0, slash));
     file.ratio = file.before && file.after ? file.before / file.after : null;
-    file.searched = [path, file.family, file.mode, file.outcome, file.reason, file.original, file.output]
+    file.searched = [path, file.family, file.mode, file.outcome, file.reason, file.original, file.output,
+      file.original_autov3, file.output_autov3]
       .join("\n").toLowerCase();
     return file;
   });
@@ -36,6 +37,8 @@ function facts(file) {
     ["Message", file.message, "long"],
     ["sha256 of the original", file.original, "long hash"],
     ["sha256 of the output", file.output, "long hash"],
+    ["AutoV3 of the original", file.original_autov3, "hash"],
+    ["AutoV3 of the output", file.output_autov3, "hash"],
   ];
   return found.filter(([, value]) => value).map(([term, value, kind]) =>
     element("div", { class: kind ?? "" }, element("dt", {}, term), element("dd", {}, value)));

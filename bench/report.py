@@ -1,0 +1,68 @@
+"""How long `lensd report` takes: 100,000 log lines as tables, 5,000 files as a page.
+
+Run from the top of the tree with `python -m bench.report`. The logs are made up with the blocks,
+ranks and sizes of real models (tests/support/many_files.py), a line of a compressed file after the
+other; the page is opened in Chromium where that is installed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.sizes import machine
+from tests.support import many_files
+
+ROUNDS = 5
+LINES = 100_000
+FILES = 5_000
+
+
+def main() -> int:
+    print(machine())
+    with tempfile.TemporaryDirectory(prefix="lensd-bench-") as name:
+        folder = Path(name)
+        log = many_files.write_log(folder / "log", LINES, troubles=0.0)
+        megabytes = log.stat().st_size / 1e6
+        print(f"{LINES:,} lines, {megabytes:.0f} MB, all of compressed files")
+        for what in ((), ("--json",), ("--csv",)):
+            seconds = [timed(folder, "--log", "log", *what) for _ in range(ROUNDS)]
+            print(f"  {what[0] if what else 'tables':8} {statistics.median(seconds):5.2f} s")
+        many_files.write_log(log, FILES)
+        seconds = [timed(folder, "--log", "log", "--html", f"{n}.html") for n in range(ROUNDS)]
+        print(f"{FILES:,} files, {log.stat().st_size / 1e6:.0f} MB")
+        page = folder / "0.html"
+        size = page.stat().st_size / 1e6
+        print(f"  --html   {statistics.median(seconds):5.2f} s, {size:.2f} MB")
+        open_page(page, folder)
+    return 0
+
+
+def timed(folder: Path, *arguments: str) -> float:
+    """Seconds of the whole command, Python's start included."""
+    command = [sys.executable, "-m", "lensd", "report", *arguments]
+    began = time.monotonic()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return time.monotonic() - began
+
+
+def open_page(page: Path, folder: Path) -> None:
+    """Print how long Chromium takes until the page can be used."""
+    from tests.support.browser import Browser, NoBrowser, chromium
+
+    def usable(browser: Browser) -> float:
+        return statistics.median(browser.open(page) for _ in range(ROUNDS))
+
+    try:
+        with chromium(folder / "profile") as browser:
+            print(f"  in Chromium, to be used after {usable(browser):.2f} s")
+    except NoBrowser as missing:
+        print(f"  not opened: {missing}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
