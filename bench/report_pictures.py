@@ -18,6 +18,7 @@ from tests.support.browser import Browser, chromium
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 FILES = 640
 WIDTH = 1200
+TOP = "return document.querySelector(arguments[0]).getBoundingClientRect().top + scrollY"
 
 
 def main(pictures: Path = PICTURES) -> int:
@@ -41,17 +42,15 @@ def main(pictures: Path = PICTURES) -> int:
             browser.open(folder / "r.html", width=WIDTH)
             shoot(browser, "header, main", until="#files", to=pictures / "report.png")
             browser.prefer("dark")
-            shoot(browser, "#chosen", until=None, to=pictures / "report-file.png")
+            end = "#chosen > p:last-child"
+            shoot(browser, "#chosen", until=end, to=pictures / "report-file.png")
     print("report.png and report-file.png are drawn")
     return 0
 
 
-def shoot(browser: Browser, start: str, *, until: str | None, to: Path) -> None:
-    """From the top of one element to the top of another, or to its own end."""
-    box = "const box = document.querySelector(arguments[0]).getBoundingClientRect();"
-    top = browser.js(f"{box} return box.top + scrollY", start)
-    end = browser.js(f"{box} return (arguments[1] ? box.top : box.bottom) + scrollY",
-                     until or start, until is not None)  # fmt: skip
+def shoot(browser: Browser, start: str, *, until: str, to: Path) -> None:
+    """From the top of one element to the top of another."""
+    top, end = (browser.js(TOP, selector) for selector in (start, until))
     top = max(0, top - 40)
     clip = {"x": 0, "y": top, "width": WIDTH, "height": end - top, "scale": 1}
     to.parent.mkdir(parents=True, exist_ok=True)

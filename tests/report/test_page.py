@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +140,22 @@ def test_what_was_not_compressed_says_so(opened: Browser) -> None:
     assert "not_safetensors" in chosen
     assert "the file was not compressed" in chosen
     assert opened.js("return document.querySelectorAll('#chosen canvas').length") == 0
+
+
+def test_a_ledger_of_an_older_lensd(browser: Browser, server: HomeServer, tmp_path: Path) -> None:
+    """Its lines have no blocks and no spectrum: that is said, and all the rest is there."""
+    older = HomeServer(tmp_path)
+    shutil.copytree(server.state, older.state)
+    with contextlib.closing(sqlite3.connect(older.state / "ledger.sqlite3")) as db, db:
+        db.execute("UPDATE files SET line = json_remove(line, '$.blocks', '$.spectrum')")
+    done = older.lensd("report", "--html", tmp_path / "older.html")
+    assert done.returncode == 0, done.stderr
+    browser.open(tmp_path / "older.html")
+    browser.driver.find_element(By.XPATH, "//button[.='good.safetensors']").click()
+    chosen = browser.driver.find_element(By.ID, "chosen").text
+    assert chosen.count("an older lensd compressed it") == 2
+    assert (compressed(server)["good.safetensors"].sha256_out or "?") in chosen
+    assert browser.console() == []
 
 
 @pytest.mark.parametrize("column", ["Before", "Error", "File"])
