@@ -21,8 +21,8 @@ def show(document: Document) -> None:
     for part in _parts(document):
         out.print(part)
     _tell_of_logs(document["source"])
-    for what in document["unknown"]:
-        console(stderr=True).print(f"lensd: logs do not tell {what}")
+    if document["unknown"]:
+        console(stderr=True).print(f"lensd: logs do not tell {'; '.join(document['unknown'])}")
 
 
 def _parts(document: Document) -> Iterator[RenderableType]:

@@ -37,9 +37,9 @@ _LATER = ("replaced", "restored", "superseded")
 Moment = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 
 UNKNOWN = [
-    "what happened before the first line or in lines that were rotated away",
-    "files and originals that somebody else changed, moved or deleted",
-    "files that were left alone when lensd first saw their folder",
+    "what came before the first line, or was rotated away",
+    "what somebody else did to files and originals",
+    "which files were left alone when lensd first saw their folder",
 ]
 
 

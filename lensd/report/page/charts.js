@@ -54,20 +54,25 @@ function numbers(id, columns, rows) {
   );
 }
 
+const DAY = 86400;
+const DAYS = [1, 2, 5, 7, 14, 30, 61, 91, 183, 365, 730].map((days) => days * DAY);
+const dayOf = (moment) => minute(moment + DAY / 24).slice(0, 10); // an hour later: clocks change
+
 function drawSavings(days) {
   let sum = 0;
   const total = days.map(([, , saved]) => (sum += saved));
-  const moments = days.map(([day]) => Date.parse(`${day}T12:00:00`) / 1000);
+  const moments = days.map(([day]) => Date.parse(`${day}T00:00:00`) / 1000);
   if (days.length === 1) {
-    moments.unshift(moments[0] - 86400);
+    moments.unshift(moments[0] - DAY);
     total.unshift(0);
   }
   chart("savings", `Saved so far, by day: ${size(sum)} at the end`, {
     legend: { show: true },
-    axes: [axis({ grid: { show: false }, space: 70 }), axis({ size: 68, values: (_, at) => at.map(size) })],
+    padding: [12, 40, 0, 0],
+    axes: [axis({ grid: { show: false }, size: 30, space: 100, incrs: DAYS, values: (_, at) => at.map(dayOf) }), axis({ size: 68, values: (_, at) => at.map(size) })],
     scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(1, high * 1.05)] } },
     series: [
-      { label: "Day", value: (_, at) => (at === null ? NONE : minute(at).slice(0, 10)) },
+      { label: "Day", value: (_, at) => (at === null ? NONE : dayOf(at)) },
       {
         label: "Saved so far",
         stroke: () => colour("accent"),
