@@ -65,6 +65,12 @@ def report(
         raise UsageError("--json, --csv and --html exclude each other; choose one")
     if more_logs and not logs:
         raise UsageError(f"{more_logs[0]} stands alone; logs are named after --log")
+    if logs and config is not None:
+        raise UsageError("-c names a ledger, --log names logs; give one of them")
+    if html is not None:
+        from lensd.cli.staging import require_free
+
+        require_free("", html, force=force)
     from lensd.report import summary
     from lensd.report.period import period
 
@@ -84,8 +90,6 @@ def report(
 def _history(config: str | None, logs: tuple[str, ...], *, drawn: bool) -> History:
     """With logs neither configuration nor ledger is looked for."""
     if logs:
-        if config is not None:
-            raise UsageError("-c names a ledger, --log names logs; give one of them")
         from lensd.report import from_logs
 
         return from_logs.history(logs, drawn=drawn)

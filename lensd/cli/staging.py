@@ -65,7 +65,7 @@ def require_free(source: str, target: str, *, force: bool) -> None:
     if os.path.exists(source) and os.path.samefile(source, target):
         raise UsageError(f"{target} is the input; lensd never writes over it")
     if not force:
-        raise UsageError(f"{target} exists; --force writes over it, -o names another")
+        raise UsageError(f"{target} exists; --force writes over it, or give another name")
 
 
 def _create(path: str, target: str) -> int:
@@ -73,7 +73,8 @@ def _create(path: str, target: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise StorageError(
-            f"{target} cannot be written: {error.strerror}; choose another place with -o"
+            f"{target} cannot be written: {error.strerror}; choose another place with -o "
+            "(--html, --plot)"
         ) from None
 
 

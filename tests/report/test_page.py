@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import shutil
 import sqlite3
@@ -21,6 +22,7 @@ from lensd.report.amounts import size
 from lensd.report.names import visible
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
+from tests.cli.conftest import run
 from tests.report.conftest import BAD, EVIL, SEPARATED
 from tests.support import many_files
 from tests.support.browser import Browser
@@ -211,6 +213,18 @@ def test_names_are_never_markup_or_script(opened: Browser, page: Path) -> None:
     assert text.count("<script") == text.count("</script>") == 3
 
 
+def test_names_of_logs_are_no_markup_either(
+    browser: Browser, server: HomeServer, tmp_path: Path
+) -> None:
+    """They stand above the totals, as they are."""
+    name = "a<b>&amp;.log"
+    shutil.copy(server.top / "lensd.log", tmp_path / name)
+    done = run(tmp_path, "report", "--log", name, "--html", "page.html")
+    assert done.returncode == 0, done.stderr
+    browser.open(tmp_path / "page.html")
+    assert f"lines of {name}, which" in browser.driver.find_element(By.TAG_NAME, "header").text
+
+
 def test_it_asks_nobody_and_has_no_fault(opened: Browser, page: Path) -> None:
     """Not one request but for itself, nothing on the console; its policy allows nothing else."""
     opened.asked_for()
@@ -327,8 +341,6 @@ def test_the_library_is_the_one_that_was_published() -> None:
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of 5,000 files of real models."""
-    from tests.cli.conftest import run
-
     folder = tmp_path_factory.mktemp("large")
     many_files.write_log(folder / "log", 5000)
     done = run(folder, "report", "--log", "log", "--html", "large.html")
@@ -353,7 +365,5 @@ def test_5000_files(browser: Browser, large: Path, tell: Any) -> None:
 
 def test_made_up_files_are_as_the_log_has_them() -> None:
     """What the large page and the pictures of the documentation are made from is valid."""
-    import json
-
     events = {parse_line(json.dumps(line))["event"] for line in many_files.lines(60, troubles=0.3)}
     assert events >= {"file.compressed", "file.failed", "file.skipped"}

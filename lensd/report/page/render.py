@@ -60,7 +60,7 @@ def _environment() -> Environment:
         "lines": visible_lines,
         "percent": lambda share: f"{100 * share:.2f} %",
         "times": lambda ratio: f"{ratio:.1f}",
-        "count": lambda number: f"{number:,}",
+        "grouped": lambda number: f"{number:,}",
         "minute": lambda moment: moment[:16].replace("T", " "),
     }
     return environment
