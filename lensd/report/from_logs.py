@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from lensd.errors import StorageError
-from lensd.report.record import Drawn, History, Measures, Record
+from lensd.report.record import Drawn, History, Measures, Record, Word
 
 STDIN = "-"
 _GZIP = b"\x1f\x8b"
@@ -36,6 +36,8 @@ _LATER = ("replaced", "restored", "superseded")
 # Without a time zone two times cannot be compared.
 Moment = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 
+_YEARS = range(1971, 9000)  # in any time zone
+
 UNKNOWN = [
     "what came before the first line, or was rotated away",
     "what somebody else did to files and originals",
@@ -48,10 +50,10 @@ class _Head(msgspec.Struct, kw_only=True, gc=False):
 
     timestamp: Moment
     event: str
-    path: str
+    path: Word
     watch: str = ""
-    job_id: str | None = None
-    reason: str | None = None
+    job_id: Word | None = None
+    reason: Word | None = None
     message: str | None = None
     method: str | None = None  # how an original came back
     sha256: str | None = None  # of an original that came back or was deleted
@@ -119,9 +121,14 @@ def _parsed(raws: Iterable[bytes], kind: type[Measures], counts: _Counts) -> Ite
             continue
         text = raw[raw.find(b"{") :]  # after what journalctl or a container puts before it
         try:
-            yield _Line(head.decode(text), measures.decode(text))
+            line = _Line(head.decode(text), measures.decode(text))
         except ValueError:  # of msgspec, or of a text that is not UTF-8
             counts.cut += 1
+            continue
+        if line.head.timestamp.year in _YEARS:
+            yield line
+        else:
+            counts.foreign += 1
 
 
 def _count_other(raw: bytes, counts: _Counts) -> None:

@@ -6,16 +6,24 @@ of thousands of them again and again.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
+
+# What is beyond them is no number of lensd's, and sums of it would be none of anybody's.
+Count = Annotated[int, Meta(ge=0, le=2**60)]
+Amount = Annotated[float, Meta(ge=0, le=1e12)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Word = Annotated[str, Meta(min_length=1)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Seconds(msgspec.Struct, frozen=True, gc=False):
     """Of a job; `total` includes `wait`, in which the file had to be quiet."""
 
-    total: float = 0.0
-    wait: float = 0.0
+    total: Amount = 0.0
+    wait: Amount = 0.0
 
 
 class Measures(msgspec.Struct, kw_only=True, gc=False):
@@ -24,31 +32,31 @@ class Measures(msgspec.Struct, kw_only=True, gc=False):
     Whatever else a line has is passed over, so that a newer lensd's lines can be read.
     """
 
-    mode: str | None = None
-    family: str | None = None
-    naming: str | None = None
-    bytes_in: int | None = None
-    bytes_out: int | None = None
-    delta_error: float | None = None
+    mode: Word | None = None
+    family: Word | None = None
+    naming: Word | None = None
+    bytes_in: Count | None = None
+    bytes_out: Count | None = None
+    delta_error: Amount | None = None
     seconds: Seconds | None = None
     archive_path: str | None = None
-    sha256_in: str | None = None
-    sha256_out: str | None = None
-    data_sha256_in: str | None = None  # of the tensors alone: AutoV3
-    data_sha256_out: str | None = None
+    sha256_in: Digest | None = None
+    sha256_out: Digest | None = None
+    data_sha256_in: Digest | None = None  # of the tensors alone: AutoV3
+    data_sha256_out: Digest | None = None
 
 
 class Spectrum(msgspec.Struct, frozen=True, gc=False):
     """Which share of the energy the first so many ranks of every module hold."""
 
-    ranks: list[int]
-    energy: list[float]
+    ranks: list[Count]
+    energy: list[Share]
 
 
 class Drawn(Measures, kw_only=True, gc=False):
     """With what only pictures need."""
 
-    blocks: dict[str, list[tuple[int | None, int, float, float]]] | None = None
+    blocks: dict[str, list[tuple[Count | None, Count, Amount, Amount]]] | None = None
     spectrum: Spectrum | None = None
 
 

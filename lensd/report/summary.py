@@ -111,10 +111,15 @@ def _ratios(records: Iterable[Record]) -> Iterator[Document]:
             "files": len(members),
             "bytes_in": before,
             "bytes_out": after,
-            "ratio": round(before / after, 4),
-            "ratio_median": round(statistics.median(r.ratio or 0.0 for r in members), 4),
+            "ratio": _short(before / after),
+            "ratio_median": _short(statistics.median(r.ratio or 0.0 for r in members)),
             "delta_error_median": round(statistics.median(errors), 6) if errors else None,
         }
+
+
+def _short(ratio: float) -> float:
+    """To five digits."""
+    return float(f"{ratio:.5g}")
 
 
 def _sum_in(records: Iterable[Record]) -> int:

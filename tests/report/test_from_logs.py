@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import io
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from lensd.errors import StorageError
-from lensd.report import from_logs
+from lensd.report import from_logs, sheet
+from lensd.report.page import render
 from lensd.report.period import Period
 from lensd.report.record import Drawn, Record
 from lensd.report.summary import summarize
@@ -21,6 +25,8 @@ from tests.support import many_files
 
 Line = dict[str, Any]
 NOW = dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
+SCHEMA = files("lensd.report").joinpath("report.schema.json").read_text(encoding="utf-8")
+VALIDATOR = Draft202012Validator(json.loads(SCHEMA))
 LINES = list(many_files.lines(12, seed=2, troubles=0.0))
 
 
@@ -106,6 +112,35 @@ def test_no_bytes_are_fatal(tmp_path_factory: pytest.TempPathFactory, junk: list
     assert [line["path"] for line in LINES[:2]] == [
         r.path for r in from_logs.history([str(log)]).records
     ]
+
+
+WILD = st.one_of(
+    st.none(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=8),
+    st.lists(st.integers(-2, 99), max_size=3),
+    st.sampled_from([{"ranks": [1, 2], "energy": [0.5]}, {"te1": [[None, 1, 2, 3]]}, {"total": 1}]),
+)
+NAMES = ("bytes_in", "bytes_out", "delta_error", "seconds", "spectrum", "blocks", "family", "path",
+         "reason", "message", "sha256_in", "archive_path", "job_id", "mode", "watch")  # fmt: skip
+STAMPS = ("2026-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00")
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(NAMES), WILD), max_size=3), st.sampled_from(STAMPS))
+def test_no_value_is_fatal(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[Line], stamp: str
+) -> None:
+    """Whatever a line that looks like lensd's says: the report is valid, and the page is made."""
+    log = tmp_path_factory.mktemp("wild") / "log"
+    log.write_text(text(*({**LINES[0], "timestamp": stamp, **c} for c in changes), LINES[1]))
+    history = from_logs.history([str(log)], drawn=True)
+    zone = dt.timezone(dt.timedelta(hours=-11))
+    now = NOW.astimezone(zone)
+    document = json.loads(json.dumps(summarize(history, Period(), now, "x"), allow_nan=False))
+    VALIDATOR.validate(document)
+    render.html(history, Period(), now, "x").encode()
+    sheet.write(history.records, io.StringIO(), zone)
 
 
 def test_fields_of_the_wrong_kind_and_times_without_a_zone(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_numbers_are_those_of_the_records(found: list[Record], since: float)
     assert sum(group["files"] for group in document["ratios"]) == len(standing)
     for group in document["ratios"]:
         ratio = group["bytes_in"] / group["bytes_out"]
-        assert group["ratio"] == pytest.approx(ratio, abs=1e-4)
+        assert group["ratio"] == pytest.approx(ratio, rel=1e-4)
     errors = [r.measures.delta_error or 0.0 for r in inside]
     if errors:
         told = document["delta_error"]
