@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from textwrap import indent
 from typing import Any
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from lensd.cli.terminal import console, table
@@ -106,7 +106,7 @@ def _reasons(rows: Sequence[Document]) -> RenderableType:
 def _failures(rows: Sequence[Document]) -> Iterator[RenderableType]:
     for r in rows:
         yield f"{visible(r['path'])}: {visible(r['reason'] or r['outcome'])}"
-        yield Text(indent(visible_lines(r["message"] or ""), "  "))
+        yield Padding(visible_lines(r["message"] or ""), (0, 0, 0, 2), expand=False)
 
 
 def _slowest(rows: Sequence[Document]) -> RenderableType:
