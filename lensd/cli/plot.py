@@ -16,8 +16,8 @@ def require(files: Sequence[str], target: str, *, force: bool) -> None:
         raise UsageError("--plot names one picture; give one file")
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError(
-            "--plot draws with matplotlib, which is not installed: `pip install 'lensd[plot]'`, "
-            "or `pip install matplotlib` into lensd's environment"
+            "--plot draws with matplotlib, which is not installed: `pip install matplotlib` into "
+            "lensd's environment, or install lensd with its extra `plot`"
         )
     require_free(files[0], target, force=force)
 
