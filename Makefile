@@ -48,6 +48,7 @@ ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m bench.plot
 	$(BIN)/python -m bench.scale
 	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.report
 	$(BIN)/python -m bench.gauge
 	$(BIN)/python -m tests.docs.rendering
 endif

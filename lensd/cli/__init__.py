@@ -32,6 +32,7 @@ LAZY: dict[str, tuple[str, str]] = {
         "Print what systemd's unit needs for this configuration.",
     ),
     "status": ("lensd.cli.status:status", "Show the queue, what waits and why, and the totals."),
+    "report": ("lensd.cli.report:report", "Show what was saved, what failed and why."),
     "restore": ("lensd.cli.restore:restore", "Bring originals back, bit by bit the same."),
     "retry": ("lensd.cli.retry:retry", "Give failed and quarantined files another chance."),
     "pause": ("lensd.cli.pause:pause", "Begin no new job for a while."),

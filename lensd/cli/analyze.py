@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=LORA)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file, with every module.")
-def analyze(files: tuple[str, ...], as_json: bool) -> int:
+@click.option("--plot", "picture", metavar="OUT.svg", help="Draw spectrum and rank of each block.")
+@click.option("--force", is_flag=True, help="With --plot: write over an existing picture.")
+def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: bool) -> int:
     """Show what a LoRA would shrink to; change nothing.
 
     For each block of the base model: modules, their rank, the median rank that holds a share of
@@ -29,12 +31,17 @@ def analyze(files: tuple[str, ...], as_json: bool) -> int:
 
     \b
     lensd analyze style.safetensors
+    lensd analyze style.safetensors --plot style.svg
     lensd analyze *.safetensors --json | jq '[.path, .predicted.ultra]'
     """
     from lensd.cli.analysis import parts
     from lensd.cli.progress import Bar
     from lensd.cli.terminal import show
 
+    if picture is not None:
+        from lensd.cli import plot
+
+        plot.require(files, picture, force=force)
     code = EXIT_OK
     with Bar({path: os.path.getsize(path) for path in files}) as bar:
         for path in files:
@@ -45,6 +52,8 @@ def analyze(files: tuple[str, ...], as_json: bool) -> int:
                 bar.say(f"{end.event.removeprefix('file.')}: {path}: {end}")
                 code = EXIT_SOME_FAILED if end.event == "file.failed" else code
             bar.end(path)
+            if picture is not None and "details" in numbers:
+                plot.write(numbers, picture, force=force)
             if as_json:
                 bar.line(json.dumps(numbers))
             elif "details" in numbers:

@@ -26,7 +26,7 @@ def staged(source: str, target: str, *, force: bool) -> Iterator[Staged]:
 
     Raises UsageError where `target` is `source`, or exists and `force` is not set; StorageError.
     """
-    _require_free(source, target, force=force)
+    require_free(source, target, force=force)
     folder, name = os.path.split(os.path.abspath(target))
     path = os.path.join(folder, temporary_name(secrets.token_hex(8)))
     fd = _create(path, target)
@@ -42,7 +42,22 @@ def staged(source: str, target: str, *, force: bool) -> Iterator[Staged]:
         os.close(fd)
 
 
-def _require_free(source: str, target: str, *, force: bool) -> None:
+def write_text(target: str, text: str, *, force: bool) -> None:
+    """A text file under its name whole, or not at all. Raises UsageError and StorageError."""
+    with staged("", target, force=force) as new:
+        try:
+            with open(new.path, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"{target} cannot be written: {error.strerror}; free space or choose another place"
+            ) from None
+
+
+def require_free(source: str, target: str, *, force: bool) -> None:
+    """Raises UsageError where `target` may not be written, before work is put into it."""
     if not os.path.exists(target):
         return
     if os.path.isdir(target):
@@ -50,7 +65,7 @@ def _require_free(source: str, target: str, *, force: bool) -> None:
     if os.path.exists(source) and os.path.samefile(source, target):
         raise UsageError(f"{target} is the input; lensd never writes over it")
     if not force:
-        raise UsageError(f"{target} exists; --force writes over it, -o names another")
+        raise UsageError(f"{target} exists; --force writes over it, or give another name")
 
 
 def _create(path: str, target: str) -> int:
@@ -58,7 +73,8 @@ def _create(path: str, target: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise StorageError(
-            f"{target} cannot be written: {error.strerror}; choose another place with -o"
+            f"{target} cannot be written: {error.strerror}; choose another place with -o "
+            "(--html, --plot)"
         ) from None
 
 

@@ -135,4 +135,3 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         f"bytes: {size(totals['saved_in_folders'])} saved in the folders, "
         f"{size(totals['held_by_archive'])} held by the archive, net {size(totals['net'])}"
     )
-

@@ -8,7 +8,9 @@ from typing import Any
 
 from lensd.compute.passes import Measured
 from lensd.lora import fidelity, untouched
-from lensd.lora.planning import ModulePlan, Plan
+from lensd.lora.blocks import Block, block_of, in_model
+from lensd.lora.curve import curve
+from lensd.lora.planning import ModulePlan, Plan, Reading
 
 Numbers = dict[str, Any]
 
@@ -23,6 +25,7 @@ def of_plan(plan: Plan) -> Numbers:
         "modules": len(plan.modules),
         "rank_in": _spread([m.module.rank for m in plan.modules]),
         "rank_out": _spread([m.rank for m in plan.modules]),
+        "blocks": _blocks(plan.modules),
         "energy_retained": _energy(plan.modules),
         "encodings": {
             "int8": sum(m.encoding == "I8" for m in plan.modules),
@@ -33,6 +36,12 @@ def of_plan(plan: Plan) -> Numbers:
         "float_because": dict(plan.float_because),
         "untouched_because": _untouched_because(plan),
     }
+
+
+def of_readings(readings: Sequence[Reading]) -> Numbers:
+    """What the first pass tells: how much of the energy the first ranks hold."""
+    ranks, energy = curve([r.values for r in readings])
+    return {"spectrum": {"ranks": ranks, "energy": energy}}
 
 
 def of_output(measured: Sequence[Measured]) -> Numbers:
@@ -63,6 +72,29 @@ def delta_error(measured: Iterable[Measured]) -> float:
 def _untouched_because(plan: Plan) -> dict[str, int]:
     specs = dict(plan.tensors)
     return dict(untouched.reasons({key: specs[key] for key in plan.layout.untouched}))
+
+
+def _blocks(modules: Sequence[ModulePlan]) -> dict[str, list[list[float | None]]]:
+    """Per part of the model its blocks: number (None: it has none), modules, median ranks in, out.
+
+    Lists, since FLUX has some sixty blocks and a log line is to stay short.
+    """
+    members: dict[Block, list[ModulePlan]] = {}
+    for m in modules:
+        members.setdefault(block_of(m.module.name), []).append(m)
+    parts: dict[str, list[list[float | None]]] = {}
+    for block in sorted(members, key=in_model):
+        number = None if block.number < 0 else block.number
+        before = _median([m.module.rank for m in members[block]])
+        after = _median([m.rank for m in members[block]])
+        parts.setdefault(block.part, []).append([number, len(members[block]), before, after])
+    return parts
+
+
+def _median(ranks: Sequence[int]) -> float:
+    """A whole number where it is one."""
+    middle = statistics.median(ranks)
+    return int(middle) if middle == int(middle) else middle
 
 
 def _energy(modules: Sequence[ModulePlan]) -> dict[str, float]:

@@ -123,6 +123,7 @@ def _compress(engine: Engine, request: Mapping[str, Any]) -> Numbers:
     if not source.unchanged():
         raise _changed()
     _check_error(numbers, request["max_error"])
+    numbers |= measures.of_readings(readings)
     return numbers | {"data_sha256_in": hashes.data, "seconds": engine.seconds()}
 
 
@@ -163,6 +164,7 @@ def _analyze(engine: Engine, request: Mapping[str, Any]) -> Numbers:
     origin = _origin(request, source, hashes.file, p)
     chosen, measured, in_floats = _rehearsed(engine, readings, best, origin)
     numbers = measures.of_plan(chosen) | measures.of_output(measured)
+    numbers |= measures.of_readings(readings)
     numbers |= {
         "sha256_in": origin.sha256,
         "data_sha256_in": hashes.data,

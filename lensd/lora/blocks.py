@@ -27,6 +27,19 @@ class Block(NamedTuple):
         return self.part if self.number < 0 else f"{self.part}.{self.number}"
 
 
+# Parts in the order in which a model computes; those of other models come last.
+_PARTS = (
+    "te1", "te2", "te3",
+    "down_blocks", "mid_block", "up_blocks",
+    "double_blocks", "transformer_blocks", "single_blocks", "single_transformer_blocks",
+)  # fmt: skip
+
+
+def in_model(block: Block) -> tuple[int, Block]:
+    """A key that sorts blocks as the model has them."""
+    return (_PARTS.index(block.part) if block.part in _PARTS else len(_PARTS)), block
+
+
 def block_of(module: str) -> Block:
     """The block of a module, whichever naming its name is in; `other` where the name tells none."""
     component, _, path = canonical(module).partition("/")

@@ -24,20 +24,28 @@ COLUMNS = (
 def of(entry: Entry) -> dict[str, str | None]:
     """The columns of a compressed file. None: not known (an older lensd compressed it, or the
     ledger was lost since).
+    """
+    line = entry.line or {}
+    data = line.get("data_sha256_in"), line.get("data_sha256_out")
+    return row(entry.full_path, (entry.sha256_in, entry.sha256_out), data)
+
+
+def row(
+    path: str, files: tuple[str | None, str | None], data: tuple[str | None, str | None]
+) -> dict[str, str | None]:
+    """The columns, from the sha256 of original and output, whole (`files`) and without headers.
 
     `original` and `output` are the sha256 of the whole file, AutoV2 is its first 10 digits. AutoV3
     is the first 12 digits of the sha256 of what follows the header.
     """
-    line = entry.line or {}
-    return {
-        "original": entry.sha256_in,
-        "original_autov2": _start(entry.sha256_in, 10),
-        "original_autov3": _start(line.get("data_sha256_in"), 12),
-        "output": entry.sha256_out,
-        "output_autov2": _start(entry.sha256_out, 10),
-        "output_autov3": _start(line.get("data_sha256_out"), 12),
-        "path": entry.full_path,
-    }
+    found: dict[str, str | None] = {}
+    for name, whole, tensors in zip(("original", "output"), files, data, strict=True):
+        found |= {
+            name: whole,
+            f"{name}_autov2": whole and whole[:10],
+            f"{name}_autov3": tensors and tensors[:12],
+        }
+    return found | {"path": path}
 
 
 def tsv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
@@ -54,8 +62,3 @@ def blocks(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
         for kind in ("original", "output"):
             sha256, *short = (row[f"{kind}{part}"] or "-" for part in ("", "_autov2", "_autov3"))
             yield f"  {kind:8}  sha256 {sha256}  AutoV2 {short[0]}  AutoV3 {short[1]}"
-
-
-def _start(sha256: str | None, digits: int) -> str | None:
-    return None if sha256 is None else sha256[:digits]
-

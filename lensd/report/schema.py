@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-OUTPUTS = ("status", "verify", "analyze", "compress", "compare")
+OUTPUTS = ("status", "report", "verify", "analyze", "compress", "compare")
 
 
 @cache

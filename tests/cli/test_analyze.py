@@ -6,9 +6,11 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -72,3 +74,50 @@ def test_the_text_and_a_file_that_is_none(lensd: Run, tmp_path: Path) -> None:
         assert rows[mode] == [*size(predicted).split(), f"{numbers['bytes_in'] / predicted:.1f}"]
     assert "skipped: page.safetensors" in done.stderr
     assert lensd("analyze", "none.safetensors").returncode == 2
+
+
+def test_the_picture(lensd: Run, tmp_path: Path) -> None:
+    """Valid XML that names nothing outside, with the file's name as text whatever is in it.
+
+    An older one is written over with --force only.
+    """
+    name = "a $x^2$ <b>&\x1b.safetensors"
+    small_lora(tmp_path / name, seed=6)
+    (tmp_path / "out.svg").write_text("older")
+    done = lensd("analyze", name, "--plot", "out.svg", "--force")
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(tmp_path)) == [name, "out.svg"]
+    assert "ultra" in done.stdout
+    text = (tmp_path / "out.svg").read_text()
+    root = ET.fromstring(text)  # noqa: S314  our own
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    words = {"".join(found.itertext()) for found in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert words >= {"a $x^2$ <b>&\\x1b.safetensors", "Energy by rank", "te1", "before"}
+    links = {found.get("{http://www.w3.org/1999/xlink}href", "#") for found in root.iter()}
+    assert all(link.startswith("#") for link in links)
+    assert not re.search(r"@import|<script|<image|url\((?!#)|DOCTYPE", text)
+    bars = [found for found in root.iter() if found.get("id", "").startswith("patch_")]
+    assert len(bars) > 4  # a bar before and one after for each of two blocks
+
+
+def test_a_picture_is_not_written_over(lensd: Run, tmp_path: Path) -> None:
+    """Nor is one picture of several files, or the file itself one: told before any work."""
+    path = small_lora(tmp_path / "style.safetensors", seed=6).path
+    (tmp_path / "out.svg").write_text("mine")
+    done = lensd("analyze", path.name, "--plot", "out.svg")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--force" in done.stderr
+    assert (tmp_path / "out.svg").read_text() == "mine"
+    assert lensd("analyze", path.name, path.name, "--plot", "b.svg").returncode == 2
+    assert lensd("analyze", path.name, "--plot", path.name, "--force").returncode == 2
+    assert sorted(os.listdir(tmp_path)) == ["out.svg", "style.safetensors"]
+
+
+def test_without_matplotlib(tmp_path: Path) -> None:
+    """It is an extra: the error says how to get it, and no file is read."""
+    path = small_lora(tmp_path / "style.safetensors", seed=6).path
+    hiding = "import sys; sys.modules['matplotlib'] = None; import lensd.cli; lensd.cli.main()"
+    command = [sys.executable, "-c", hiding, "analyze", path.name, "--plot", "out.svg"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install" in done.stderr

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from lensd.compute import passes, readback, task
 from lensd.compute.source import Source
 from lensd.errors import Failed, Kept, Skipped
+from lensd.lora import blocks, fidelity, metadata
 from lensd.lora import compress as numerics
-from lensd.lora import fidelity, metadata
 from lensd.lora.planning import Parameters
 from lensd.store.header import tensor_bytes
 from tests.compute import asking
@@ -29,6 +29,7 @@ from tests.lora import making
 from tests.lora.making import Made
 from tests.support.architectures import Module, sd15
 from tests.support.realistic import small_lora, write_lora
+from tests.support.sdxl_flux import flux_peft, sdxl_kohya
 
 # names of FLUX in diffusers: the one peft dialect that int8 loads from
 FLUX = (
@@ -582,3 +583,41 @@ def test_parameters_come_from_json() -> None:
     fields = json.loads(json.dumps({"mode": "rank", "targets": ["forge"]}))
     expected = replace(Parameters(), mode="rank", targets=("forge",))
     assert task.parameters(fields) == expected
+
+
+def test_blocks_and_spectrum_are_those_of_the_files(lora: Path, temporary: Path) -> None:
+    """Median ranks by block from both files' tensors; energies from dense singular values."""
+    numbers = compress(lora, temporary, mode="rank")
+    before, after = asking.rank_of(lora), asking.rank_of(temporary)
+    named = {name: str(blocks.block_of(name)) for name in before}
+    told = {
+        part if number is None else f"{part}.{number}": rest
+        for part, found in numbers["blocks"].items()
+        for number, *rest in found
+    }
+    assert set(told) == set(named.values())
+    for block, (modules, rank_in, rank_out) in told.items():
+        names = [name for name in before if named[name] == block]
+        assert len(names) == modules
+        assert statistics.median(before[name] for name in names) == rank_in
+        assert statistics.median(after[name] for name in names) == rank_out
+    squares = [torch.linalg.svdvals(delta).square() for delta in deltas(lora).values()]
+    total = sum(float(s.sum()) for s in squares)
+    for rank, energy in zip(*numbers["spectrum"].values(), strict=True):
+        assert sum(float(s[:rank].sum()) for s in squares) / total == pytest.approx(
+            energy, abs=1e-4
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("modules", "naming"), [(sdxl_kohya(), "kohya"), (flux_peft(), "peft"), (sd15(), "kohya")]
+)
+def test_a_large_model_has_a_short_line(
+    tmp_path: Path, temporary: Path, modules: list[Module], naming: str
+) -> None:
+    """Of all blocks of SDXL, FLUX and SD 1.5; with its paths and hashes the line is below 3 kB."""
+    path = tmp_path / "large.safetensors"
+    write_lora(path, "", naming, 4, modules=modules)
+    numbers = compress(path, temporary, mode="ultra", energy=0.8)
+    assert len(json.dumps(numbers)) < 2600

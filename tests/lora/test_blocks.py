@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lensd.lora.blocks import Block, block_of
+from lensd.lora.blocks import Block, block_of, in_model
 from tests.support.architectures import Module, sd15
 from tests.support.lora_file import Plan
 from tests.support.sdxl_flux import flux_kohya, flux_peft, sdxl_kohya
@@ -40,6 +40,14 @@ def test_blocks_sort_by_number() -> None:
     assert [Block("b", 2), Block("b", 10), Block("mid")] == sorted(
         [Block("mid"), Block("b", 10), Block("b", 2)]
     )
+
+
+def test_blocks_in_the_order_of_the_model() -> None:
+    """Text encoders, then the way down and up; what is not known comes last."""
+    mixed = [Block("up_blocks", 1), Block("other"), Block("down_blocks", 3), Block("te1", 11)]
+    assert ["te1.11", "down_blocks.3", "up_blocks.1", "other"] == [
+        str(block) for block in sorted(mixed, key=in_model)
+    ]
 
 
 @pytest.mark.parametrize(

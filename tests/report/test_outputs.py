@@ -22,6 +22,16 @@ from tests.support import outputs
 
 SHA = "0" * 64
 JOB = {"job_id": "a", "path": "/l/a", "watch": "l", "bytes": 1, "attempts": 0}
+TIME = "2026-11-25T12:00:00+00:00"
+HASHES = {
+    "original": SHA,
+    "original_autov2": SHA[:10],
+    "original_autov3": None,
+    "output": None,
+    "output_autov2": None,
+    "output_autov3": SHA[:12],
+    "path": "/l/a",
+}
 RANKS = {"min": 1, "median": 7.5, "max": 16}
 MEASURES = {
     "family": "sd15",
@@ -57,17 +67,66 @@ COMPLETE: dict[str, dict[str, Any]] = {
         "held": "/l: x",
         "schedule": {"window": "01:00-07:00", "open": False},
         "totals": {"outcomes": {"kept": 1}, "saved_in_folders": 1, "held_by_archive": 2, "net": -1},
-        "hashes": [
+        "hashes": [HASHES],
+    },
+    "report": {
+        "schema": 1,
+        "version": "0",
+        "made": TIME,
+        "source": {
+            "kind": "log",
+            "logs": ["lensd.log"],
+            "lines": 1,
+            "foreign": 0,
+            "cut": 0,
+            "repeated": 0,
+            "unreadable": ["x"],
+        },
+        "period": {"since": None, "until": None, "first": TIME, "last": TIME},
+        "outcomes": {"kept": 1},
+        "bytes": {
+            "before": 2,
+            "after": 1,
+            "saved_in_folders": 1,
+            "held_by_archive": 2,
+            "net": -1,
+        },
+        "unknown": ["x"],
+        "ratios": [
             {
-                "original": SHA,
-                "original_autov2": SHA[:10],
-                "original_autov3": None,
-                "output": None,
-                "output_autov2": None,
-                "output_autov3": SHA[:12],
-                "path": "/l/a",
+                "family": "sd15",
+                "mode": "ultra",
+                "files": 1,
+                "bytes_in": 2,
+                "bytes_out": 1,
+                "ratio": 2.0,
+                "ratio_median": 2.0,
+                "delta_error_median": None,
             }
         ],
+        "delta_error": {
+            "files": 1,
+            "min": 0.1,
+            "p10": 0.1,
+            "p50": 0.1,
+            "p90": 0.1,
+            "p99": 0.1,
+            "max": 0.1,
+        },
+        "reasons": [{"outcome": "kept", "reason": "no_gain", "files": 1, "meaning": "x"}],
+        "failures": [
+            {
+                "path": "/l/a",
+                "watch": "l",
+                "outcome": "failed",
+                "when": TIME,
+                "reason": None,
+                "message": None,
+            }
+        ],
+        "slowest": [{"path": "/l/a", "seconds": 0.1, "bytes_in": None}],
+        "days": [{"day": "2026-11-25", "files": 1, "saved": 1}],
+        "hashes": [HASHES],
     },
     "verify": {
         "faults": 1,
@@ -94,6 +153,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
                 "out": 1,
                 "in": 1,
                 "rank": 1,
+                "bytes": 1,
                 "alpha": None,
                 "norm": 0.0,
                 "ranks": {"0.9": 1},
@@ -131,7 +191,11 @@ COMPLETE: dict[str, dict[str, Any]] = {
     },
 }
 # Parts of a document that need not be there.
-OPTIONAL = {("hashes",), ("device_note",), *((("seconds", name)) for name in ("write", "verify"))}
+OPTIONAL = {
+    ("status", "hashes"),
+    *((verb, "device_note") for verb in ("analyze", "compress")),
+    *((verb, "seconds", n) for verb in ("analyze", "compress") for n in ("write", "verify")),
+}
 
 
 def _objects(part: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -187,7 +251,7 @@ def test_no_field_may_be_left_out(verb: str) -> None:
             for place, part in _objects(broken):
                 if place == at:
                     part.pop(name, None)
-            optional = (*at, name) in OPTIONAL
+            optional = (verb, *at, name) in OPTIONAL
             assert outputs.validator(verb).is_valid(broken) == optional, (*at, name)
 
 

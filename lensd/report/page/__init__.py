@@ -1,0 +1,1 @@
+"""A report as one page for a browser: no other file, no network. See docs/report.md."""

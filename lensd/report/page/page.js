@@ -1,0 +1,133 @@
+// From the packed data to a page that can be used.
+"use strict";
+
+async function unpacked() {
+  const bytes = Uint8Array.from(atob(byId("data").textContent), (c) => c.charCodeAt(0));
+  const text = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return JSON.parse(await new Response(text).text());
+}
+
+function filesOf(columns) {
+  const keys = Object.keys(columns);
+  return columns.path.map((path, number) => {
+    const file = { number };
+    for (const key of keys) file[key] = columns[key][number];
+    const slash = path.lastIndexOf("/");
+    file.name = path.slice(slash + 1);
+    file.folder = path.slice(0, Math.max(0, slash));
+    file.ratio = file.before && file.after ? file.before / file.after : null;
+    file.searched = [path, file.family, file.mode, file.outcome, file.reason, file.original, file.output,
+      file.original_autov3, file.output_autov3]
+      .join("\n").toLowerCase();
+    return file;
+  });
+}
+
+function facts(file) {
+  const found = [
+    ["Outcome", file.reason ? `${file.outcome}, ${file.reason}` : file.outcome],
+    ["When", minute(file.when)],
+    ["Family", file.family],
+    ["Mode", file.mode],
+    ["Before", file.before === null ? "" : size(file.before)],
+    ["After", file.after === null ? "" : size(file.after)],
+    ["Smaller", file.ratio === null ? "" : times(file.ratio)],
+    ["Error", file.error === null ? "" : percent(file.error)],
+    ["Seconds", file.seconds === null ? "" : file.seconds.toFixed(2)],
+    ["Message", file.message, "long"],
+    ["sha256 of the original", file.original, "long hash"],
+    ["sha256 of the output", file.output, "long hash"],
+    ["AutoV3 of the original", file.original_autov3, "hash"],
+    ["AutoV3 of the output", file.output_autov3, "hash"],
+  ];
+  return found.filter(([, value]) => value).map(([term, value, kind]) =>
+    element("div", { class: kind ?? "" }, element("dt", {}, term), element("dd", {}, value)));
+}
+
+function show(file, models) {
+  byId("chosen").hidden = false;
+  byId("chosen-title").replaceChildren(...breakable(file.name));
+  byId("chosen-folder").textContent = file.folder;
+  byId("facts").replaceChildren(...facts(file));
+  showRanks(file, models);
+  showSpectrum(file, models);
+}
+
+function showRanks(file, models) {
+  byId("ranks").hidden = byId("ranks-details").hidden = file.ranks === null;
+  if (file.ranks === null) {
+    forget("ranks");
+    byId("ranks-text").textContent = missing(file);
+    return;
+  }
+  const [names, before, after] = [models[file.ranks[0]], models[file.ranks[1]], file.ranks[2]];
+  drawRanks(names, before, after);
+  byId("ranks-text").textContent =
+    `Median rank of the modules in each of ${names.length} blocks: ` +
+    `${between(before)} before, ${between(after)} after.`;
+}
+
+function showSpectrum(file, models) {
+  byId("spectrum").hidden = byId("spectrum-details").hidden = file.spectrum === null;
+  if (file.spectrum === null) {
+    forget("spectrum");
+    byId("spectrum-text").textContent = missing(file);
+    return;
+  }
+  const ranks = models[file.spectrum[0]], energy = file.spectrum[1].map((e) => e / 100000);
+  drawSpectrum(ranks, energy);
+  const enough = ranks[energy.findIndex((e) => e >= 0.99)];
+  byId("spectrum-text").textContent =
+    `The first ${enough} of ${ranks[ranks.length - 1]} ranks of every module hold 99 % of the file's energy` +
+    (ranks.includes(enough - 1) || enough === 1 ? "." : ", or a few less.");
+}
+
+const missing = (file) =>
+  file.after === null ? "Not measured: the file was not compressed." : "Not recorded: an older lensd compressed it.";
+
+function between(ranks) {
+  const low = Math.min(...ranks), high = Math.max(...ranks);
+  return low === high ? plainRank(low) : `${plainRank(low)} to ${plainRank(high)}`;
+}
+
+function follow() {
+  let width = 0;
+  new ResizeObserver(() => {
+    if (width !== innerWidth) redrawAll();
+    width = innerWidth;
+  }).observe(document.documentElement);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redrawAll());
+  addEventListener("beforeprint", () => {
+    document.documentElement.dataset.printing = "";
+    redrawAll(PRINTED_WIDTH);
+  });
+  addEventListener("afterprint", () => {
+    delete document.documentElement.dataset.printing;
+    redrawAll();
+  });
+}
+
+async function start() {
+  if (!("DecompressionStream" in window)) {
+    byId("too-old").hidden = false;
+    return;
+  }
+  const { files: columns, models, days } = await unpacked();
+  const files = filesOf(columns);
+  const table = new FilesTable(files, (file) => {
+    show(file, models);
+    byId("chosen-title").focus();
+  });
+  if (byId("savings")) drawSavings(days);
+  if (byId("errors")) drawErrors(files.map((f) => f.error).filter((e) => e !== null));
+  const first = table.shown.find((f) => f.outcome === "compressed" && f.ranks) ?? table.shown[0];
+  if (first) {
+    table.chosen = first;
+    table.draw();
+    show(first, models);
+  }
+  follow();
+  document.documentElement.dataset.ready = "";
+}
+
+start();

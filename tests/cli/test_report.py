@@ -1,0 +1,161 @@
+"""`lensd report`: from the ledger and from the log of the same run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lensd.report.names import visible
+from tests.support import many_files
+from tests.support.home_server import HomeServer, Seen
+from tests.support.outputs import validator
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+ESCAPES = "esc\x1b[31m.safetensors"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> HomeServer:
+    """After one run: two compressed files, a skipped one, one that failed; one left alone."""
+    server = HomeServer(tmp_path_factory.mktemp("server"))
+    server.drop("good.safetensors", seed=1)
+    server.drop(ESCAPES, seed=2)
+    (server.loras / "page.safetensors").write_text("<html>not found</html>")
+    bad = server.drop("bad.safetensors", seed=1).path
+    bad.write_bytes(bad.read_bytes()[:-2] + b"\xff\x7f")
+    done = server.lensd("once")
+    assert done.returncode == 1, done.stderr
+    (server.top / "lensd.log").write_text(done.stdout)
+    return server
+
+
+def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What was printed, which must be valid under the package's schema."""
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    validator("report").validate(found)
+    return found
+
+
+def test_the_totals_are_those_of_status(server: HomeServer) -> None:
+    """Outcomes, saved, held and net; nothing is changed by looking."""
+    before = Seen.of(server.state / "ledger.sqlite3")
+    report = document(server.lensd("report", "--json"))
+    totals = server.status()["totals"]
+    assert report["outcomes"] == totals.pop("outcomes")
+    assert report["bytes"].items() >= totals.items()
+    assert Seen.of(server.state / "ledger.sqlite3") == before
+
+
+def test_hashes_are_those_on_the_disk(server: HomeServer) -> None:
+    """Old and new, with their short form."""
+    report = document(server.lensd("report", "--json"))
+    path = server.loras / "good.safetensors"
+    [row] = [h for h in report["hashes"] if h["path"] == str(path)]
+    assert row["original"] == Seen.of(server.archived(path)).sha256
+    assert row["output"] == Seen.of(path).sha256
+    assert row["output_autov2"] == row["output"][:10]
+
+
+def test_the_log_alone_tells_the_same(server: HomeServer, lensd: Run) -> None:
+    """On another machine, without configuration: all but what only a ledger knows."""
+    log = (server.top / "lensd.log").read_text()
+    done = lensd("report", "--json", "--log", "-", input=f"a stray line\n{log}")
+    report, known = document(done), document(server.lensd("report", "--json"))
+    assert report["source"]["foreign"] == 1
+    assert report["unknown"]
+    for section in ("bytes", "ratios", "delta_error", "reasons", "hashes"):
+        assert report[section] == known[section], section
+    assert [f["path"] for f in report["failures"]] == [f["path"] for f in known["failures"]]
+
+
+def test_a_person_reads_it(server: HomeServer) -> None:
+    """Plain text in a pipe: totals, reasons, the failure with its remedy; no escape sequence."""
+    done = server.lensd("report")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 compressed, 1 failed, 1 skipped" in done.stdout
+    assert "held by the archive" in done.stdout
+    assert f"{server.loras}/bad.safetensors: not_finite" in done.stdout
+    assert "download or train it again" in done.stdout
+    assert visible(ESCAPES) in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_csv(server: HomeServer) -> None:
+    """A row a file, with its hashes."""
+    done = server.lensd("report", "--csv")
+    rows = {row["path"]: row for row in csv.DictReader(io.StringIO(done.stdout))}
+    good = server.loras / "good.safetensors"
+    assert rows[str(good)]["sha256_out"] == Seen.of(good).sha256
+    assert rows[str(good)]["bytes_out"] == str(good.stat().st_size)
+    assert rows[str(server.loras / "bad.safetensors")]["reason"] == "not_finite"
+    assert len(rows) == 4
+
+
+def test_a_period(lensd: Run, tmp_path: Path) -> None:
+    """Only what ended within it."""
+    many_files.write_log(tmp_path / "log", 50)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    june = [line for line in lines if line["timestamp"].startswith("2026-06")]
+    env = {**os.environ, "TZ": "UTC"}
+    arguments = ("--since", "2026-06-01", "--until", "2026-06-30", "--log", "log")
+    report = document(lensd("report", "--json", *arguments, env=env))
+    assert 0 < sum(report["outcomes"].values()) == len(june) < len(lines)
+    text = lensd("report", "--since", "2020-01-01", "--until", "2020-01-02", "--log", "log").stdout
+    assert text.startswith("nothing in this time")
+
+
+def test_a_page_is_not_written_over(server: HomeServer, lensd: Run, tmp_path: Path) -> None:
+    """But with --force; a page is written whole or not at all."""
+    (tmp_path / "a.html").write_text("mine")
+    log = str(server.top / "lensd.log")
+    done = lensd("report", "--log", log, "--html", "a.html")
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+    assert (tmp_path / "a.html").read_text() == "mine"
+    assert lensd("report", "--log", log, "--html", "a.html", "--force").returncode == 0
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--json", "--csv"], "exclude each other"),
+        (["--since", "soon"], "is no time"),
+        (["--log", "none"], "does not exist"),
+        (["/etc/hostname"], "after --log"),
+        (["-c", "x", "--log", "/etc/hostname"], "one of them"),
+    ],
+)
+def test_what_makes_no_sense(lensd: Run, arguments: list[str], told: str) -> None:
+    """Exit code 2, with what to do."""
+    done = lensd("report", *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+@pytest.mark.slow
+def test_100000_lines_within_3_seconds(lensd: Run, tmp_path: Path, tell: Any) -> None:
+    """The start of Python included, each line that of a compressed file."""
+    once = many_files.write_log(tmp_path / "log", 1000, troubles=0.0).read_text().splitlines()
+    with (tmp_path / "log").open("w") as file:
+        for number in range(100):
+            file.writelines(
+                line.replace('"job_id": "', f'"job_id": "{number:x}-', 1) + "\n" for line in once
+            )
+    began = time.monotonic()
+    done = lensd("report", "--log", "log")
+    seconds = time.monotonic() - began
+    assert "1000 compressed, 99000 replaced" in done.stdout
+    assert seconds < 3
+    tell(f"100,000 lines: {seconds:.2f} s")

@@ -1,0 +1,211 @@
+"""Logs as they come: rotated, gzipped, with other lines between, twice."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lensd.errors import StorageError
+from lensd.report import from_logs, sheet
+from lensd.report.page import render
+from lensd.report.period import Period
+from lensd.report.record import Drawn, Record
+from lensd.report.summary import summarize
+from tests.support import many_files
+from tests.support.outputs import validator
+
+Line = dict[str, Any]
+NOW = dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
+VALIDATOR = validator("report")
+LINES = list(many_files.lines(12, seed=2, troubles=0.0))
+
+
+def text(*lines: Line) -> str:
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
+
+
+def records(tmp_path: Path, *lines: Line) -> list[Record]:
+    log = tmp_path / "log"
+    log.write_text(text(*lines))
+    return from_logs.history([str(log)]).records
+
+
+def later(line: Line, event: str, seconds: float = 60, **changes: Any) -> Line:
+    when = dt.datetime.fromisoformat(line["timestamp"]) + dt.timedelta(seconds=seconds)
+    stamp = f"{when:%Y-%m-%dT%H:%M:%S.%f}Z"
+    return {**line, "timestamp": stamp, "event": event, **changes}
+
+
+def test_every_number_comes_through(tmp_path: Path) -> None:
+    """What the line says is what the report has, pictures' numbers included."""
+    log = tmp_path / "log"
+    log.write_text(text(*LINES))
+    history = from_logs.history([str(log)], drawn=True)
+    assert history.source["lines"] == len(LINES)
+    for line, record in zip(LINES, history.records, strict=True):
+        assert (record.path, record.job_id) == (line["path"], line["job_id"])
+        assert record.saved == line["bytes_in"] - line["bytes_out"]
+        assert record.measures.delta_error == line["delta_error"]
+        assert isinstance(record.measures, Drawn)
+        assert record.measures.spectrum is not None
+        assert record.measures.spectrum.energy == line["spectrum"]["energy"]
+
+
+def test_rotated_and_gzipped_files_in_any_order(tmp_path: Path) -> None:
+    """A name need not end in .gz; lines that two files share count once."""
+    (tmp_path / "lensd.log").write_text(text(*LINES[8:]))
+    (tmp_path / "lensd.log.1").write_text(text(*LINES[4:9]))
+    (tmp_path / "lensd.log.2").write_bytes(gzip.compress(text(*LINES[:4]).encode()))
+    history = from_logs.history([str(tmp_path / n) for n in ("lensd.log", "lensd.log.2")])
+    assert len(history.records) == 8
+    history = from_logs.history([str(path) for path in sorted(tmp_path.iterdir())])
+    assert [line["path"] for line in LINES] == [r.path for r in history.records]
+    assert history.source["repeated"] == 1
+
+
+def test_a_gzip_that_breaks_off_is_read_so_far(tmp_path: Path) -> None:
+    """And said."""
+    whole = gzip.compress(text(*LINES).encode(), compresslevel=0)
+    (tmp_path / "log.gz").write_bytes(whole[: len(whole) // 2])
+    history = from_logs.history([str(tmp_path / "log.gz")])
+    assert 0 < len(history.records) < len(LINES)
+    assert len(history.source["unreadable"]) == 1
+
+
+def test_lines_with_a_prefix_and_foreign_lines(tmp_path: Path) -> None:
+    """journalctl's prefix, other programs' lines, a cut line, bytes that are no UTF-8."""
+    prefix = "Nov 24 13:22:26 server lensd[812]: "
+    first, second, third = (text(line) for line in LINES[:3])
+    stray = third.replace("/srv", "\udcff/srv")
+    log = tmp_path / "log"
+    content = (
+        "-- Boot 4f1c --\n"
+        f"{prefix}{first}"
+        f"{prefix}Traceback (most recent call last):\n\n"
+        f"{prefix}{second[:600]}\n"
+        f"{stray}"
+        '{"level": "info", "msg": "of another program"}\n'
+    )
+    log.write_bytes(content.encode("utf-8", "surrogateescape"))
+    history = from_logs.history([str(log)])
+    assert [LINES[0]["path"]] == [r.path for r in history.records]
+    source = history.source
+    assert (source["lines"], source["foreign"], source["cut"]) == (6, 3, 2)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=80), st.sampled_from([b"", b"{", b"}"])), max_size=8))
+def test_no_bytes_are_fatal(tmp_path_factory: pytest.TempPathFactory, junk: list[bytes]) -> None:
+    """Whatever stands between two lines, both are found."""
+    log = tmp_path_factory.mktemp("junk") / "log"
+    between = b"\n".join(b.removeprefix(b"\x1f\x8b") for b in junk)
+    log.write_bytes(text(LINES[0]).encode() + between + b"\n" + text(LINES[1]).encode())
+    assert [line["path"] for line in LINES[:2]] == [
+        r.path for r in from_logs.history([str(log)]).records
+    ]
+
+
+WILD = st.one_of(
+    st.none(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=8),
+    st.lists(st.integers(-2, 99), max_size=3),
+    st.sampled_from([{"ranks": [1, 2], "energy": [0.5]}, {"te1": [[None, 1, 2, 3]]}, {"total": 1}]),
+)
+NAMES = ("bytes_in", "bytes_out", "delta_error", "seconds", "spectrum", "blocks", "family", "path",
+         "reason", "message", "sha256_in", "archive_path", "job_id", "mode", "watch")  # fmt: skip
+STAMPS = ("2026-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00")
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(NAMES), WILD), max_size=3), st.sampled_from(STAMPS))
+def test_no_value_is_fatal(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[Line], stamp: str
+) -> None:
+    """Whatever a line that looks like lensd's says: the report is valid, and the page is made."""
+    log = tmp_path_factory.mktemp("wild") / "log"
+    log.write_text(text(*({**LINES[0], "timestamp": stamp, **c} for c in changes), LINES[1]))
+    history = from_logs.history([str(log)], drawn=True)
+    zone = dt.timezone(dt.timedelta(hours=-11))
+    now = NOW.astimezone(zone)
+    document = json.loads(json.dumps(summarize(history, Period(), now, "x"), allow_nan=False))
+    VALIDATOR.validate(document)
+    render.html(history, Period(), now, "x").encode()
+    sheet.write(history.records, io.StringIO(), zone)
+
+
+def test_fields_of_the_wrong_kind_and_times_without_a_zone(tmp_path: Path) -> None:
+    """A line that is not lensd's, though it looks like one, is counted."""
+    broken = [{**LINES[0], "bytes_in": "many"}, {**LINES[1], "timestamp": "2026-01-01T00:00:00"}]
+    log = tmp_path / "log"
+    log.write_text(text(*broken, LINES[2]))
+    history = from_logs.history([str(log)])
+    assert [LINES[2]["path"]] == [r.path for r in history.records]
+    assert history.source["cut"] == 2
+
+
+def test_a_recovered_line_counts_once(tmp_path: Path) -> None:
+    """A crash may have lost a line, or only the note that it was written."""
+    line = LINES[0]
+    again = later(line, "file.compressed", recovered=True)
+    [record] = records(tmp_path, again, line)
+    assert record.when == dt.datetime.fromisoformat(line["timestamp"]).timestamp()
+
+
+def test_a_restored_original_saves_nothing(tmp_path: Path) -> None:
+    """Moved back: nor does the archive hold it. Copied back: it does."""
+    line = LINES[0]
+    for method, held in (("move", 0), ("copy", line["bytes_in"])):
+        back = later(line, "file.restored", method=method, sha256=line["sha256_in"], bytes=9)
+        log = tmp_path / method
+        log.write_text(text(line, back, line))  # the same line once more changes nothing
+        history = from_logs.history([str(log)])
+        document = summarize(history, Period(), NOW, "x")
+        assert document["outcomes"] == {"restored": 1}
+        assert document["bytes"]["saved_in_folders"] == 0
+        assert document["bytes"]["held_by_archive"] == held
+
+
+def test_a_newer_output_replaces_the_older(tmp_path: Path) -> None:
+    """Of the older one the archive still holds the original, unless it is the same."""
+    line = LINES[0]
+    newer = later(line, "file.compressed", job_id="b", sha256_in="b" * 64, bytes_in=10**9)
+    redone = later(newer, "file.compressed", job_id="c", bytes_out=5)
+    found = records(tmp_path, line, newer, redone)
+    assert [r.outcome for r in found] == ["replaced", "replaced", "compressed"]
+    history = from_logs.history([str(tmp_path / "log")])
+    document = summarize(history, Period(), NOW, "x")
+    assert document["bytes"]["saved_in_folders"] == 10**9 - 5
+    assert document["bytes"]["held_by_archive"] == line["bytes_in"] + 10**9
+
+
+def test_moved_files_and_deleted_originals(tmp_path: Path) -> None:
+    """A file's path is its last one; a pruned original is held no more."""
+    line = LINES[0]
+    moved = later(line, "file.moved", path="/srv/loras/new.safetensors", from_path=line["path"])
+    pruned = later(moved, "file.pruned", sha256=line["sha256_in"], bytes=1)
+    [record] = records(tmp_path, line, moved, pruned)
+    assert record.path == "/srv/loras/new.safetensors"
+    assert record.outcome == "compressed"
+    assert record.measures.archive_path is None
+
+
+def test_a_failure_that_was_mended_is_none(tmp_path: Path) -> None:
+    """A later end under the same path stands; a refused newer try leaves the output standing."""
+    line = LINES[0]
+    failed = later(line, "file.failed", -60, job_id="a", reason="no_space", message="x")
+    kept = later(line, "file.kept", 60, job_id="b", reason="returned", message="x")
+    outcomes = [r.outcome for r in records(tmp_path, failed, line, kept)]
+    assert outcomes == ["superseded", "compressed", "kept"]
+
+
+def test_a_log_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="check its name and rights"):
+        from_logs.history([str(tmp_path / "none")])

@@ -1,0 +1,369 @@
+"""The HTML page in a real browser: what it shows, and that it asks nobody for anything."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+
+from lensd import __version__
+from lensd.report.amounts import size
+from lensd.report.names import visible
+from lensd.store.entry import Entry
+from lensd.store.ledger import Ledger
+from tests.cli.conftest import run
+from tests.report.conftest import BAD, EVIL, SEPARATED
+from tests.support import many_files
+from tests.support.browser import Browser
+from tests.support.home_server import HomeServer
+from tests.support.running import parse_line
+
+VENDOR = Path(__file__).parents[2] / "lensd/report/page/vendor"
+NONE, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
+NEEDS_A_NAME = ("button", "textbox", "searchbox", "combobox", "link", "region", "table", "image")
+
+# Every text with its colour and what it lies on, as the browser computed them.
+COLOURS = """
+const found = [];
+const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (texts.nextNode()) {
+  const text = texts.currentNode.textContent.trim(), at = texts.currentNode.parentElement;
+  if (!text || at.closest("script, style, noscript, canvas, :disabled") || !at.checkVisibility())
+    continue;
+  let under = at;
+  while (getComputedStyle(under).backgroundColor === "rgba(0, 0, 0, 0)" && under.parentElement)
+    under = under.parentElement;
+  found.push([text, getComputedStyle(at).color, getComputedStyle(under).backgroundColor]);
+}
+const search = document.getElementById("search");
+found.push(["placeholder", getComputedStyle(search, "::placeholder").color,
+            getComputedStyle(search).backgroundColor]);
+return found;
+"""
+
+
+def compressed(server: HomeServer) -> dict[str, Entry]:
+    """By the name that is shown."""
+    ledger = Ledger(str(server.state), __version__, readonly=True)
+    try:
+        entries = list(ledger.with_outcome("compressed"))
+    finally:
+        ledger.close()
+    return {visible(entry.path.rpartition("/")[2]): entry for entry in entries}
+
+
+@pytest.fixture
+def opened(browser: Browser, page: Path) -> Browser:
+    """The browser with the page fresh in it, by day."""
+    browser.prefer("light")
+    browser.open(page)
+    return browser
+
+
+def rows(browser: Browser) -> list[list[str]]:
+    """The table of files as it is shown; the name is the first cell's first line."""
+    script = """return [...document.querySelectorAll("#rows tr")].map(
+        (row) => [...row.children].map((cell, at) => (at ? cell : cell.firstChild).textContent))"""
+    return browser.js(script)
+
+
+def numbers(browser: Browser, which: str) -> list[list[str]]:
+    """The table beside a picture."""
+    script = """return [...document.querySelectorAll(`#${arguments[0]}-numbers tbody tr`)].map(
+        (row) => [...row.children].map((cell) => cell.textContent))"""
+    return browser.js(script, which)
+
+
+def press(browser: Browser, *keys: str) -> None:
+    ActionChains(browser.driver).send_keys(*keys).perform()
+
+
+def test_totals_and_files_are_those_of_the_ledger(opened: Browser, server: HomeServer) -> None:
+    """Sizes, errors and outcomes of each file; the totals are those of `lensd status`."""
+    totals = server.status()["totals"]
+    shown = opened.js("return [...document.querySelectorAll('.totals dd')].map((d) => d.innerText)")
+    saved = [totals[key] for key in ("saved_in_folders", "held_by_archive", "net")]
+    assert shown[0] == "3 files"
+    assert [size(number) for number in saved] == shown[2:]
+    table = {row[0]: row for row in rows(opened)}
+    entries = compressed(server)
+    assert set(table) == {*entries, "page.safetensors", BAD}
+    for name, entry in entries.items():
+        assert entry.line is not None
+        before, after, ratio, error = table[name][3:7]
+        assert (size(entry.bytes_in or 0), size(entry.bytes_out or 0)) == (before, after)
+        assert f"{entry.line['ratio']:.1f}{TIMES}" == ratio
+        assert f"{100 * entry.line['delta_error']:.2f} %" == error
+    assert table[BAD][-1] == "not_finite"
+
+
+def test_the_failure_has_its_remedy(opened: Browser) -> None:
+    """As the log has it."""
+    [failure] = opened.driver.find_elements(By.CSS_SELECTOR, ".failures li")
+    assert BAD in failure.text
+    assert "download or train it again" in failure.text
+
+
+def test_a_chosen_file_shows_its_ranks_and_spectrum(opened: Browser, server: HomeServer) -> None:
+    """The numbers beside both pictures are the log line's; the pictures are there."""
+    line = compressed(server)["good.safetensors"].line
+    assert line is not None
+    opened.driver.find_element(By.XPATH, "//button[.='good.safetensors']").click()
+    assert opened.js("return document.activeElement.textContent") == "good.safetensors"
+    blocks = [[part, *row] for part, found in line["blocks"].items() for row in found]
+    names = [part if at is None else f"{part}.{at}" for part, at, *_ in blocks]
+    expected = [[n, *map(str, row[2:])] for n, row in zip(names, blocks, strict=True)]
+    assert numbers(opened, "ranks") == expected
+    energies = [f"{100 * e:.3f} %" for e in line["spectrum"]["energy"]]
+    ranks = [str(rank) for rank in line["spectrum"]["ranks"]]
+    assert [list(pair) for pair in zip(ranks, energies, strict=True)] == numbers(opened, "spectrum")
+    facts = opened.driver.find_element(By.ID, "facts").text
+    assert line["sha256_in"] in facts
+    assert line["sha256_out"] in facts
+    canvases = opened.js("return document.querySelectorAll('#chosen canvas').length")
+    assert canvases == 2
+
+
+def test_what_was_not_compressed_says_so(opened: Browser) -> None:
+    """No picture, but the reason and the message."""
+    opened.driver.find_element(By.XPATH, "//button[.='page.safetensors']").click()
+    chosen = opened.driver.find_element(By.ID, "chosen").text
+    assert "not_safetensors" in chosen
+    assert "the file was not compressed" in chosen
+    assert opened.js("return document.querySelectorAll('#chosen canvas').length") == 0
+
+
+def test_a_ledger_of_an_older_lensd(browser: Browser, server: HomeServer, tmp_path: Path) -> None:
+    """Its lines have no blocks and no spectrum: that is said, and all the rest is there."""
+    older = HomeServer(tmp_path)
+    shutil.copytree(server.state, older.state)
+    with contextlib.closing(sqlite3.connect(older.state / "ledger.sqlite3")) as db, db:
+        db.execute("UPDATE files SET line = json_remove(line, '$.blocks', '$.spectrum')")
+    done = older.lensd("report", "--html", tmp_path / "older.html")
+    assert done.returncode == 0, done.stderr
+    browser.open(tmp_path / "older.html")
+    browser.driver.find_element(By.XPATH, "//button[.='good.safetensors']").click()
+    chosen = browser.driver.find_element(By.ID, "chosen").text
+    assert chosen.count("an older lensd compressed it") == 2
+    assert (compressed(server)["good.safetensors"].sha256_out or "?") in chosen
+    assert browser.console() == []
+
+
+@pytest.mark.parametrize("column", ["Before", "Error", "File"])
+def test_sorting(opened: Browser, column: str) -> None:
+    """By a click on a heading, up and down; files without a value come last both ways."""
+    at = opened.js("return [...document.querySelectorAll('#heads th')].map((h) => h.innerText)")
+    number = next(n for n, head in enumerate(at) if head.startswith(column))
+    button = opened.driver.find_elements(By.CSS_SELECTOR, "#heads button")[number]
+    orders = {}
+    for _ in range(2):
+        button.click()
+        way = button.find_element(By.XPATH, "..").get_attribute("aria-sort")
+        orders[way] = [row[number] for row in rows(opened)]
+    assert set(orders) == {"ascending", "descending"}
+    known = [cell for cell in orders["ascending"] if cell != NONE]
+    assert [cell for cell in orders["descending"] if cell != NONE] == known[::-1]
+    for order in orders.values():
+        assert order[: len(known)] == [cell for cell in order if cell != NONE]
+    if column != "File":
+        assert sorted(known, key=lambda cell: float(cell.split()[0])) == known
+
+
+def test_search_and_filter(opened: Browser, server: HomeServer) -> None:
+    """By name, by reason, by the start of a sha256; by outcome. The count is said."""
+    search = opened.driver.find_element(By.ID, "search")
+    sha256 = compressed(server)["good.safetensors"].sha256_out or ""
+    good = "good.safetensors"
+    for text, name in ((sha256[:12], good), ("NOT_FINITE", BAD), ("ood safet", good)):
+        search.clear()
+        search.send_keys(text)
+        assert [name] == [row[0] for row in rows(opened)]
+        assert opened.driver.find_element(By.ID, "shown").text == "1 of 5 files"
+    search.clear()
+    search.send_keys("nosuchfile")
+    assert rows(opened) == []
+    search.send_keys(Keys.BACKSPACE * 10)
+    Select(opened.driver.find_element(By.ID, "outcome")).select_by_value("skipped")
+    assert [row[0] for row in rows(opened)] == ["page.safetensors"]
+
+
+def test_names_are_never_markup_or_script(opened: Browser, page: Path) -> None:
+    """Names that close a script, turn text around or break lines are shown, and do nothing."""
+    shown = {row[0] for row in rows(opened)}
+    assert {BAD, f"{EVIL.rpartition('/')[2]}.safetensors"} <= shown
+    assert BAD in opened.driver.find_element(By.CSS_SELECTOR, ".failures").text
+    assert f"{visible(SEPARATED)}.safetensors" in shown
+    opened.driver.find_element(By.XPATH, "//button[contains(., 'script>')]").click()
+    assert opened.js("return document.querySelectorAll('img, b').length") == 0
+    assert opened.driver.title.startswith("lensd report")
+    text = page.read_text(encoding="utf-8")
+    assert EVIL not in text
+    assert not {"\u2028", "\u202e", "\x1b"} & set(text)
+    assert text.count("<script") == text.count("</script>") == 3
+
+
+def test_names_of_logs_are_no_markup_either(
+    browser: Browser, server: HomeServer, tmp_path: Path
+) -> None:
+    """They stand above the totals, as they are."""
+    name = "a<b>&amp;.log"
+    shutil.copy(server.top / "lensd.log", tmp_path / name)
+    done = run(tmp_path, "report", "--log", name, "--html", "page.html")
+    assert done.returncode == 0, done.stderr
+    browser.open(tmp_path / "page.html")
+    assert f"lines of {name}, which" in browser.driver.find_element(By.TAG_NAME, "header").text
+
+
+def test_it_asks_nobody_and_has_no_fault(opened: Browser, page: Path) -> None:
+    """Not one request but for itself, nothing on the console; its policy allows nothing else."""
+    opened.asked_for()
+    opened.console()
+    opened.open(page)
+    opened.prefer("dark")
+    opened.driver.find_element(By.ID, "search").send_keys("g")
+    opened.driver.find_element(By.XPATH, "//button[.='good.safetensors']").click()
+    opened.resize(400, 800)
+    assert opened.asked_for() == [page.as_uri()]
+    assert opened.console() == []
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page.read_text())
+    assert policy is not None
+    assert policy[1].startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
+    assert "unsafe" not in policy[1]
+
+
+def test_the_policy_stops_foreign_script(opened: Browser, page: Path, tmp_path: Path) -> None:
+    """If somebody did get a script into the page, the browser would not run it."""
+    other = tmp_path / "other.html"
+    foreign = "<script>document.title = 'foreign'</script><b onclick='1'>"
+    other.write_text(page.read_text(encoding="utf-8").replace("<main>", f"<main>{foreign}"))
+    opened.open(other)
+    assert opened.driver.title.startswith("lensd report")
+    assert any("Content Security Policy" in said for said in opened.console())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(opened: Browser, scheme: str) -> None:
+    """At least 4.5 to 1 for every text (WCAG AA), by day and by night."""
+    opened.prefer(scheme)
+    colours = opened.js(COLOURS)
+    assert len(colours) > 100
+    papers = {under for _, _, under in colours}
+    assert all((luminance(paper) > 0.5) == (scheme == "light") for paper in papers)
+    low = [(*c, contrast(c[1], c[2])) for c in colours if contrast(c[1], c[2]) < 4.5]
+    assert not low
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two CSS colours (WCAG 2.2)."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    channels = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_everything_that_can_be_used_has_a_name(opened: Browser) -> None:
+    """For a screen reader: controls, regions, tables' headings, and pictures."""
+    found = opened.accessible()
+    nameless = [role for role, name in found if role in NEEDS_A_NAME[:-2] and not name]
+    assert not nameless
+    pictures = [name for role, name in found if role in ("image", "img")]
+    assert any("Saved so far" in name for name in pictures)
+    assert any("Median rank" in name for name in pictures)
+    assert "columnheader" in {role for role, _ in found}
+    assert "rowheader" in {role for role, _ in found}
+
+
+def test_by_keyboard_alone(opened: Browser) -> None:
+    """From the search field: sort by a heading, choose a file; the focus is always to be seen."""
+    opened.driver.find_element(By.ID, "search").click()
+    press(opened, Keys.TAB, Keys.TAB, Keys.TAB)  # the outcome, the table, its first heading
+    assert opened.js("return document.activeElement.textContent") == "File"
+    assert opened.js("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    press(opened, Keys.ENTER)
+    head = "return document.activeElement.closest('th').getAttribute('aria-sort')"
+    assert opened.js(head) == "ascending"
+    press(opened, Keys.SPACE)
+    assert opened.js(head) == "descending"
+    heads = opened.js("return document.querySelectorAll('#heads button').length")
+    press(opened, *[Keys.TAB] * heads)
+    name = opened.js("return document.activeElement.textContent")
+    assert name == rows(opened)[0][0]
+    press(opened, Keys.ENTER)
+    assert opened.js("return document.activeElement.id") == "chosen-title"
+    assert opened.js("return document.activeElement.textContent") == name
+    current = opened.js("return document.querySelector('tr[aria-current]').innerText")
+    assert current.startswith(name)
+
+
+def test_a_narrow_screen_needs_no_sideways_scrolling(opened: Browser, page: Path) -> None:
+    """400 pixels, the pictures included."""
+    opened.open(page, width=400)
+    assert opened.js("return document.documentElement.scrollWidth") == 400
+
+
+def test_printing_is_ink_on_paper(opened: Browser) -> None:
+    """Also by night: the pictures are drawn anew in light colours, and back afterwards."""
+    opened.prefer("dark")
+    ink = "return [getComputedStyle(document.body).color, document.querySelector('canvas').width]"
+    before = opened.js(ink)
+    opened.js("dispatchEvent(new Event('beforeprint'))")
+    printed = opened.js(ink)
+    assert printed[0] == "rgb(0, 0, 0)"
+    opened.js("dispatchEvent(new Event('afterprint'))")
+    assert opened.js(ink) == before
+    assert len(opened.driver.print_page()) > 10_000
+
+
+def test_the_library_is_the_one_that_was_published() -> None:
+    """uPlot's files have the sums that are noted beside them, and its licence is there."""
+    sums = [line.split() for line in (VENDOR / "SHA256SUMS").read_text().splitlines()]
+    assert {name for _, name in sums} == {"uPlot.iife.min.js", "uPlot.min.css"}
+    for digest, name in sums:
+        assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == digest
+    assert "MIT" in (VENDOR / "uPlot.LICENSE").read_text()
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of 5,000 files of real models."""
+    folder = tmp_path_factory.mktemp("large")
+    many_files.write_log(folder / "log", 5000)
+    done = run(folder, "report", "--log", "log", "--html", "large.html")
+    assert done.returncode == 0, done.stderr
+    return folder / "large.html"
+
+
+@pytest.mark.slow
+def test_5000_files(browser: Browser, large: Path, tell: Any) -> None:
+    """Below 3 MB, to be used within 2 s; a search and a sort are there at once."""
+    megabytes = large.stat().st_size / 1e6
+    assert megabytes < 3
+    seconds = browser.open(large)
+    assert seconds < 2
+    began = "const began = performance.now();"
+    sort = "document.querySelector('#heads button').click(); return performance.now() - began"
+    assert browser.js(began + sort) < 500
+    tell(f"5,000 files: {megabytes:.1f} MB, usable after {seconds:.2f} s")
+    browser.driver.find_element(By.ID, "next").click()
+    assert browser.driver.find_element(By.ID, "page").text == "Page 2 of 200"
+
+
+def test_made_up_files_are_as_the_log_has_them() -> None:
+    """What the large page and the pictures of the documentation are made from is valid."""
+    events = {parse_line(json.dumps(line))["event"] for line in many_files.lines(60, troubles=0.3)}
+    assert events >= {"file.compressed", "file.failed", "file.skipped"}
