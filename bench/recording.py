@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import itertools
 import os
 import pty
 import re
@@ -90,8 +91,8 @@ def furnish(home: Path, files: Mapping[str, Mapping[str, object]] | None = None)
         (home / name).mkdir()
     sdxl = {"modules": sdxl_flux.sdxl_kohya(), "rank": 32, "alpha": 16.0, "effective_rank": 12.0}
     flux = {"modules": sdxl_flux.flux_kohya(), "rank": 16, "alpha": 16.0, "effective_rank": 6.0}
-    chosen = files or {"ink": {}, "style": sdxl, "poster": flux | {"dtype": "BF16"}}
-    for name, arguments in chosen.items():
+    default = {"ink": {}, "style": sdxl, "poster": flux | {"dtype": "BF16"}}
+    for name, arguments in (default if files is None else files).items():
         write_lora(home / f"loras/{name}.safetensors", **arguments)  # type: ignore[arg-type]
 
 
@@ -117,7 +118,7 @@ def recorded(home: Path, commands: Sequence[str]) -> pyte.Screen:
 
 
 def _environment() -> dict[str, str]:
-    """This environment's lensd first, and no wish of this machine's for colours."""
+    """The lensd of this environment first, and colours whatever this machine wishes."""
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
     return kept | {"PATH": programs, "TERM": "xterm-256color", "LANG": "C.UTF-8"}
@@ -136,9 +137,12 @@ def drawn(screen: pyte.Screen) -> str:
 
 def _line(screen: pyte.Screen, y: int) -> Text:
     text = Text()
-    for x in range(COLUMNS):
-        cell = screen.buffer[y][x]
-        text.append(cell.data, Style(color=_color(cell.fg), bold=cell.bold, reverse=cell.reverse))
+    cells = (screen.buffer[y][x] for x in range(COLUMNS))
+    for (color, bold, reverse), run in itertools.groupby(
+        cells, lambda c: (c.fg, c.bold, c.reverse)
+    ):
+        style = Style(color=_color(color), bold=bold, reverse=reverse)
+        text.append("".join(cell.data for cell in run), style)
     text.rstrip()
     return text
 

@@ -1,4 +1,4 @@
-"""What modes and energies make of LoRA files of real size: bytes, error, ranks, seconds, as a table.
+"""What modes and energies make of LoRA files of real size: bytes, error, ranks, seconds.
 
 Run from the top of the tree with `make bench` or `python -m bench.sizes [FILE...]`. Without FILE
 it writes four files with names, shapes and sizes as trainers write them, and
@@ -30,7 +30,7 @@ SETTINGS = (
 )
 RESULTS = Path(__file__).with_name("results") / "sizes.json"
 HEAD = (
-    "| file | mode | energy | before | after | times smaller | delta error | median rank | seconds |",
+    "| file | mode | energy | before | after | smaller by | delta error | median rank | seconds |",
     "|---|---|---:|---:|---:|---:|---:|---:|---:|",
 )
 

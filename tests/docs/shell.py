@@ -23,7 +23,7 @@ def scripts(page: str, heading: str) -> list[str]:
 
 def plain(text: str) -> str:
     """A block as a shell takes it."""
-    lines = (line.removeprefix("$ ").removeprefix("sudo ") for line in text.splitlines())
+    lines = (line.removeprefix("$ ").replace("sudo ", "") for line in text.splitlines())
     return "\n".join(lines) + "\n"
 
 

@@ -120,7 +120,7 @@ class Image:
         *names, into = words
         for name in names:
             path = f"{source}/{name.strip('/')}"
-            script = 'mkdir -p "$2"; if [ -d "$1" ]; then cp -a "$1/." "$2"; else cp -a "$1" "$2"; fi'
+            script = 'mkdir -p "$2"; [ ! -d "$1" ] || set -- "$1/." "$2"; cp -a "$1" "$2"'
             self._shell(script, path, f"{self._root}{into}")
 
     def _set(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The Dockerfile, without a container engine: what it says, and its steps on a root of their own."""
+"""The Dockerfile, without a container engine: what it says, and its steps on other roots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.docs import markdown
 from tests.packaging import dockerfile
 from tests.packaging.building import REPOSITORY
 from tests.packaging.image import Image, needs_namespaces
@@ -38,7 +40,7 @@ def _copied() -> Iterator[str]:
 
 
 def test_instructions_are_known() -> None:
-    """No typing error, and nothing that this project does without (ADD fetches, MAINTAINER is old)."""
+    """Nothing is misspelled, and none is of those that this project does without, such as ADD."""
     assert {instruction.word for instruction in INSTRUCTIONS} <= KNOWN
 
 
@@ -91,6 +93,22 @@ def test_no_host_of_a_registry_is_named() -> None:
     assert not re.search(r"https?://|\b[a-z0-9-]+\.(io|org|com|dev)\b", text)
     for stage in STAGES.values():
         assert fnmatch.fnmatch(stage[0].text, "python:*-slim")
+
+
+def test_the_compose_example_fits_the_image() -> None:
+    """It fills the image's volumes, and gives the container no more than the test below does."""
+    page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
+    found = markdown.blocks(markdown.section(page, "In a container"))
+    service = yaml.safe_load(next(b.text for b in found if b.language == "yaml"))["services"][
+        "lensd"
+    ]
+    targets = [volume.split(":")[1] for volume in service["volumes"]]
+    assert {*dockerfile.value(STAGES["final"], "VOLUME").words, "/etc/lensd/config.yaml"} == {
+        *targets
+    }
+    assert (service["network_mode"], service["read_only"]) == ("none", True)
+    assert service["cap_drop"] == ["ALL"]
+    assert not service["user"].startswith("0")
 
 
 @pytest.mark.slow
