@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from lensd import errors
 from lensd.cli import LAZY
+from lensd.job import HOLDING
 from lensd.report import schema
 from tests.docs import markdown
 from tests.docs.rendering import PAGES, PART, RENDERERS, REPOSITORY, rendered
@@ -73,6 +75,17 @@ def test_every_event_and_every_verb_has_a_row() -> None:
     rows = markdown.first_cells(page)
     assert set(schema.events()) <= set(rows)
     assert {f"lensd {verb}" for verb in LAZY} <= set(rows)
+
+
+def test_every_reason_of_a_degraded_folder_or_disk_has_its_row() -> None:
+    """docs/operations.md has those of the problems that lensd.intake tells of, and the disks'."""
+    told = {"io_error", *HOLDING}
+    for module in (REPOSITORY / "lensd/intake").glob("*.py"):
+        told |= set(re.findall(r'\bProblem\(\s*"(\w+)"', module.read_text(encoding="utf-8")))
+    page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
+    disks = markdown.section(page, "Disks that are full, read-only or away")
+    assert len(told) >= 8
+    assert told == set(markdown.first_cells(disks)) - {"reason"}
 
 
 def test_every_state_of_the_ledger_has_its_row() -> None:
