@@ -49,6 +49,7 @@ ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m bench.scale
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.gauge
+	$(BIN)/python -m bench.recording
 	$(BIN)/python -m tests.docs.rendering
 endif
 
