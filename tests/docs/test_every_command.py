@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 
+from lensd.cli import main
 from tests.docs import markdown, shell
 from tests.docs.rendering import REPOSITORY
 from tests.docs.test_operations import Server
@@ -43,9 +45,8 @@ NOT_RUN = {
     "docker compose up -d": "the same; that test starts what they make as compose.yaml says",
     "docker compose exec lensd lensd status": "the same; that test runs it in there",
 }
-# In sentences a verb alone is the verb's name, and not always something to type.
-NAMES = {f"lensd {verb}" for verb in ("analyze", "compress", "config", "expand", "compare")}
-NAMES |= {"lensd restore", "lensd run"}
+# In sentences these are names: one wants paths, the other goes on until it is told to end.
+NAMES = {"lensd restore", "lensd run"}
 
 
 class Block(NamedTuple):
@@ -95,8 +96,16 @@ def _in_sentences() -> list[str]:
 
 def _commands(page: Path) -> Iterator[str]:
     for command in markdown.command_lines(page):
-        if not re.search(r"\b[A-Z]{2,}\b", command):
+        if not re.search(r"\b[A-Z]{2,}\b", command) and not _is_name(command):
             yield command
+
+
+def _is_name(command: str) -> bool:
+    """A verb alone that wants more behind it."""
+    verb = main.get_command(click.Context(main), command.removeprefix("lensd "))
+    if verb is None:
+        return False
+    return isinstance(verb, click.Group) or any(param.required for param in verb.params)
 
 
 @pytest.mark.slow
