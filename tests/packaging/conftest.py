@@ -39,6 +39,7 @@ def sandbox(wheelhouse: Path, home: Path, tmp_path: Path) -> Sandbox:
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheelhouse),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "UV_PYTHON": os.path.realpath(sys.executable),  # what is lent fits no other one
         "UV_NO_CONFIG": "1",
         "UV_OFFLINE": "1",
         "UV_NO_INDEX": "1",
