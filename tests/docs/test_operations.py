@@ -92,6 +92,14 @@ def test_checking(server: Server) -> None:
     assert json.loads(server.follow(one))
 
 
+def test_shell_completion(tmp_path: Path, home: Path) -> None:
+    """The script lies where bash looks, and bash can read it."""
+    shell.output(shell.scripts(PAGE, "Shell completion")[0], tmp_path)
+    script = home / ".local/share/bash-completion/completions/lensd"
+    assert "lensd" in script.read_text()
+    shell.output(f"bash -n {script}", tmp_path)
+
+
 def test_deleting_old_originals(server: Server) -> None:
     """The dry run tells of the two that are older than `keep_days`, and the other deletes them."""
     aging.age(server, server.lora, days=91)
