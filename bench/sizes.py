@@ -1,9 +1,10 @@
-"""What each mode makes of LoRA files of real size: bytes, error, ranks, seconds, as a table.
+"""What modes and energies make of LoRA files of real size: bytes, error, ranks, seconds.
 
 Run from the top of the tree with `make bench` or `python -m bench.sizes [FILE...]`. Without FILE
-it writes four files with names, shapes and sizes as trainers write them. How small they become is
-decided by the spectrum that they were given: the ranks that hold 99 % of the energy in half of the
-modules are 24 of 128, 12 of 32 and 6 of 16, as in typical published files.
+it writes four files with names, shapes and sizes as trainers write them, and
+`bench/results/sizes.json` gets what comes out. How small they become is decided by the spectrum
+that they were given: the ranks that hold 99 % of the energy in half of the modules are 24 of 128,
+12 of 32 and 6 of 16, as in typical published files.
 """
 
 from __future__ import annotations
@@ -19,10 +20,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MODES = ("rank", "int8", "ultra")
+# (mode, energy). int8 keeps every rank, whatever the energy.
+SETTINGS = (
+    ("rank", 0.99),
+    ("rank", 0.999),
+    ("int8", 0.99),
+    ("ultra", 0.99),
+    ("ultra", 0.999),
+)
+RESULTS = Path(__file__).with_name("results") / "sizes.json"
 HEAD = (
-    "| file | mode | before | after | times smaller | delta error | median rank | seconds |",
-    "|---|---|---:|---:|---:|---:|---:|---:|",
+    "| file | mode | energy | before | after | smaller by | delta error | median rank | seconds |",
+    "|---|---|---:|---:|---:|---:|---:|---:|---:|",
 )
 
 
@@ -47,10 +56,11 @@ RECIPES = (
 
 
 class Row(NamedTuple):
-    """One mode of one file."""
+    """One setting of one file."""
 
     name: str
     mode: str
+    energy: float
     numbers: dict[str, Any]  # what `lensd compress --json` says
     seconds: float  # of the whole command, its start included
 
@@ -60,6 +70,7 @@ class Row(NamedTuple):
         cells = (
             self.name,
             f"`{self.mode}`",
+            f"{self.energy:g}",
             f"{before / 1e6:.1f} MB",
             f"{after / 1e6:.1f} MB",
             f"{before / after:.1f}",
@@ -75,11 +86,31 @@ def main(arguments: Sequence[str]) -> int:
 
     print(f"lensd {__version__}, {machine()}\n")
     print(*HEAD, sep="\n")
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="lensd-bench-") as folder:
         for name, path in sources(arguments, Path(folder)):
-            for mode in MODES:
-                print(measure(name, path, mode, Path(folder)), flush=True)
+            for setting in SETTINGS:
+                rows.append(measure(name, path, *setting, Path(folder)))
+                print(rows[-1], flush=True)
+    if not arguments:
+        keep(rows)
     return 0
+
+
+def keep(rows: Sequence[Row], path: Path = RESULTS) -> None:
+    """Write down what the documentation's tables are made from."""
+    found = [
+        {
+            "file": row.name,
+            "mode": row.mode,
+            "energy": row.energy,
+            **{name: row.numbers[name] for name in ("bytes_in", "bytes_out", "delta_error")},
+            "rank_in": row.numbers["rank_in"]["median"],
+            "rank_out": row.numbers["rank_out"]["median"],
+        }
+        for row in rows
+    ]
+    path.write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")
 
 
 def machine() -> str:
@@ -125,17 +156,18 @@ def write(path: Path, recipe: Recipe) -> None:
     )
 
 
-def measure(name: str, path: Path, mode: str, folder: Path) -> Row:
+def measure(name: str, path: Path, mode: str, energy: float, folder: Path) -> Row:
     """Run `lensd compress` as a person would. Raises CalledProcessError."""
     out = folder / "out.safetensors"
     command = [sys.executable, "-m", "lensd", "compress", str(path), "-o", str(out)]
+    command += ["--mode", mode, "--energy", str(energy), "--force", "--json"]
     began = time.monotonic()
-    said = subprocess.check_output([*command, "--mode", mode, "--force", "--json"], text=True)
+    said = subprocess.check_output(command, text=True)
     seconds = time.monotonic() - began
     numbers = json.loads(said)
     if numbers["bytes_out"] != out.stat().st_size:
         raise AssertionError(f"{out} is not as large as `lensd compress` says")
-    return Row(name, mode, numbers, seconds)
+    return Row(name, mode, energy, numbers, seconds)
 
 
 if __name__ == "__main__":

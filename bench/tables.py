@@ -47,6 +47,21 @@ def savings() -> Iterator[str]:
         yield f"| {name} | {' | '.join(cells)} |"
 
 
+def sizes() -> Iterator[str]:
+    """Bytes and delta error of each file, by mode and energy."""
+    rows = _read("sizes.json")["rows"]
+    settings = list(dict.fromkeys((row["mode"], row["energy"]) for row in rows))
+    heads = [f"`{mode}`, {energy:.4g} %" for mode, energy in ((m, 100 * e) for m, e in settings)]
+    heads = [head if "int8" not in head else "`int8`" for head in heads]
+    yield f"| file | before | {' | '.join(heads)} |"
+    yield "|---|---:" + "|---:" * len(heads) + "|"
+    for name in dict.fromkeys(row["file"] for row in rows):
+        found = [row for row in rows if row["file"] == name]
+        cells = [f"{row['bytes_out'] / 1e6:.1f} MB, {row['delta_error']:.1%}" for row in found]
+        cells = [cell.replace("%", " %") for cell in cells]
+        yield f"| {name} | {found[0]['bytes_in'] / 1e6:.1f} MB | {' | '.join(cells)} |"
+
+
 def scale() -> Iterator[str]:
     """What numbers of files cost the daemon."""
     results = _read("scale.json")

@@ -162,6 +162,7 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "programs": programs,
     "savings": tables.savings,
     "scale": tables.scale,
+    "sizes": tables.sizes,
     "speed": tables.speed,
 }
 

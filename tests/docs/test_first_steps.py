@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lensd.config.reading import load
-from tests.docs import markdown
+from tests.docs import markdown, shell
 from tests.docs.rendering import REPOSITORY
 from tests.support.home_server import Seen
 from tests.support.realistic import small_lora
 from tests.support.running import RunningDaemon
 
 README = REPOSITORY / "README.md"
-
-
-def _blocks(heading: str) -> list[str]:
-    found = markdown.blocks(markdown.section(README.read_text(encoding="utf-8"), heading))
-    return [block.text for block in found if block.language == "sh"]
-
-
-def _shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a block as a person would, with this environment's `lensd` on the path."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+TOP = README.read_text(encoding="utf-8").partition("\n## ")[0]
+TOP_COMMANDS = markdown.blocks(TOP)[0].text
 
 
 @pytest.fixture
 def home_server(tmp_path: Path) -> Path:
     """The folder after the README's first configuration, with one LoRA."""
-    done = _shell(_blocks("A first configuration")[0], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "no faults" in done.stdout
+    said = shell.output(shell.scripts("README.md", "A first configuration")[0], tmp_path)
+    assert "no faults" in said
     small_lora(tmp_path / "loras/style.safetensors")
     return tmp_path
 
@@ -56,37 +34,52 @@ def test_first_steps_compress_and_restore(home_server: Path) -> None:
     """The configuration, the dry run, `once`, the log through jq, and the original back."""
     lora = home_server / "loras/style.safetensors"
     before = Seen.of(lora)
-    done = _shell(_blocks("A first configuration")[1], home_server)
-    assert done.returncode == 0, done.stderr
-    assert "1 files" in done.stdout
-    assert "1 compressed" in done.stdout
+    steps, log = shell.scripts("README.md", "A first configuration")[1:]
+    said = shell.output(steps, home_server)
+    assert "1 files" in said
+    assert "1 compressed" in said
     assert lora.stat().st_size < before.size
-    _read_log(home_server, lora)
-    top = markdown.blocks(README.read_text(encoding="utf-8").partition("\n## ")[0])
-    restore = next(block.text for block in top if block.text.startswith("lensd restore"))
-    done = _shell(restore, home_server)
-    assert done.returncode == 0, done.stderr
+    _read_log(home_server, lora, log)
+    shell.output(shell.scripts("README.md", "Undo")[0], home_server)
     assert Seen.of(lora) == before
 
 
-def _read_log(home_server: Path, lora: Path) -> None:
+def _read_log(home_server: Path, lora: Path, command: str) -> None:
     lines = [json.loads(line) for line in (home_server / "lensd.log").read_text().splitlines()]
     compressed = next(line for line in lines if line["event"] == "file.compressed")
     assert Path(compressed["path"]) == lora
     if shutil.which("jq") is None:
         return
-    done = _shell(_blocks("Reading the log")[0], home_server)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\t")[1] == str(compressed["bytes_out"])
+    assert shell.output(command, home_server).split("\t")[1] == str(compressed["bytes_out"])
 
 
 def test_single_file_commands_work(home_server: Path) -> None:
-    """`analyze` and `compress` as the README shows them."""
-    done = _shell(_blocks("Modes")[0], home_server)
-    assert done.returncode == 0, done.stderr
-    assert "ultra" in done.stdout
+    """`analyze`, `compress` and `compare` as the README shows them, and its answer in short."""
+    said = shell.output(shell.scripts("README.md", "One file")[0], home_server)
+    assert "ultra" in said
     original = home_server / "loras/style.safetensors"
     assert (home_server / "try.safetensors").stat().st_size < original.stat().st_size
+
+
+def test_the_two_commands(home_server: Path) -> None:
+    """Those on the first screen: what would happen, and the daemon, which ends when it is told."""
+    dry, daemon = TOP_COMMANDS.splitlines()
+    assert "1 files" in shell.output(dry, home_server)
+    script = f"timeout 60 {daemon.partition('#')[0]} & "
+    script += "until grep -qs daemon.ready lensd.log; do sleep 0.1; done; kill %1; wait %1 || true"
+    shell.output(script, home_server)
+    assert '"daemon.stopping"' in (home_server / "lensd.log").read_text()
+
+
+def test_five_questions_have_an_answer_and_a_place_with_more() -> None:
+    """One table above the first heading; each row has a command or a word to act on, and a link."""
+    rows = [line for line in TOP.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 5
+    for row in rows:
+        question, answer, more = (cell.strip() for cell in row.strip("|").split("|"))
+        assert question.endswith("?")
+        assert answer
+        assert markdown.links(more)
 
 
 def test_the_configuration_runs_as_a_daemon(home_server: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from lensd import errors
 from lensd.cli import LAZY
+from lensd.job import HOLDING
 from lensd.report import schema
 from tests.docs import markdown
 from tests.docs.rendering import PAGES, PART, RENDERERS, REPOSITORY, rendered
@@ -73,6 +76,42 @@ def test_every_event_and_every_verb_has_a_row() -> None:
     rows = markdown.first_cells(page)
     assert set(schema.events()) <= set(rows)
     assert {f"lensd {verb}" for verb in LAZY} <= set(rows)
+
+
+def test_every_reason_of_a_degraded_folder_or_disk_has_its_row() -> None:
+    """docs/operations.md has those of the problems that lensd.intake tells of, and the disks'."""
+    told = {"io_error", *HOLDING}
+    for module in (REPOSITORY / "lensd/intake").glob("*.py"):
+        told |= set(re.findall(r'\bProblem\(\s*"(\w+)"', module.read_text(encoding="utf-8")))
+    page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
+    disks = markdown.section(page, "Disks that are full, read-only or away")
+    assert len(told) >= 8
+    assert told == set(markdown.first_cells(disks)) - {"reason"}
+
+
+def _layers() -> list[str]:
+    tree = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    found: list[str] = tree["tool"]["importlinter"]["contracts"][0]["layers"]
+    return found
+
+
+def test_the_direction_of_imports_is_told_as_it_is_held() -> None:
+    """CONTRIBUTING.md has the layers of pyproject.toml, in their order."""
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    told = page.partition("Imports go down this list only: ")[2].partition(";")[0]
+    assert re.findall(r"`([^`]+)`", told) == _layers()
+
+
+def test_every_room_has_its_row() -> None:
+    """In CONTRIBUTING.md's table of folders, and in docs/design.md's of the house."""
+    rooms = {room for layer in _layers() for room in layer.split(" | ")}
+    folders = markdown.section((REPOSITORY / "CONTRIBUTING.md").read_text("utf-8"), "The folders")
+    told = set(re.findall(r"`lensd/(\w+)(?:/|\.py)`", folders))
+    assert rooms - told == set()
+    house = markdown.section((REPOSITORY / "docs/design.md").read_text("utf-8"), "The house")
+    rows = [line.split("|")[1] for line in house.splitlines() if line.startswith("| ")]
+    told = {name for row in rows for name in re.findall(r"`(\w+)/?`", row)}
+    assert rooms - told == set()
 
 
 def test_every_state_of_the_ledger_has_its_row() -> None:

@@ -45,7 +45,7 @@ def test_command_lines_parse(
 ) -> None:
     """Every `lensd ...` names a verb that there is, with options and values that it takes."""
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(re.split(r" \\?\| ", command)[0])[1:]
+    words = shlex.split(re.split(r" \\?[|>] ", command)[0])[1:]
     if words[0] == "COMMAND" or words[0] in LATER:
         return
     for word in words[1:]:  # some verbs want files that are there

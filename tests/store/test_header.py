@@ -178,7 +178,7 @@ def test_tensors_come_in_the_order_of_their_bytes(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "not_safetensors"),
         (b'{"error":{"code":404,"text":"no such file"}}', "not_safetensors"),
         (b"Access denied, please log in.", "not_safetensors"),
-        (os.urandom(8) + b"\xfe" * 99, "not_safetensors"),
+        (bytes.fromhex("c0ffee11d15c0bad") + b"\xfe" * 99, "not_safetensors"),
         (struct.pack("<Q", 2**63) + GOOD.encode() + bytes(4), "bad_header"),
         (struct.pack("<Q", 2**64 - 1) + GOOD.encode() + bytes(4), "bad_header"),
     ],

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-
-from tests.support.home_server import HomeServer
+from typing import Protocol
 
 DAY = 86400
 EARLIER = """
@@ -15,7 +14,14 @@ WHERE path = :path AND published IS NOT NULL AND (:version IS NULL OR sha256_in 
 """
 
 
-def age(server: HomeServer, path: Path, days: float, *, version: str | None = None) -> None:
+class Folders(Protocol):
+    """Of a home server: the watched folder, and that of the ledger."""
+
+    loras: Path
+    state: Path
+
+
+def age(server: Folders, path: Path, days: float, *, version: str | None = None) -> None:
     """Outputs of a path (of the original `version` only) were published so many days earlier."""
     values = {
         "seconds": days * DAY,

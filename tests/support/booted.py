@@ -69,7 +69,7 @@ class Booted:
         self._work.mkdir()
 
     def __enter__(self) -> Self:
-        kept = [str(path) for path in _not_in_overlay()]
+        kept = [str(path) for path in not_in_overlay()]
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", *NAMESPACES, "--fork"]
         command += ["--kill-child", "bash", "-c", BOOT, "boot", str(self._work), *kept]
         with self._said.open("wb") as said:
@@ -139,7 +139,7 @@ class Booted:
 
     def _let_everybody_run_python(self) -> None:
         """A service's user must get to this Python, also when it is at root's home."""
-        outside = _not_in_overlay()
+        outside = not_in_overlay()
         for path in (Path(sys.executable), Path(sys.base_prefix), REPOSITORY):
             for folder in path.parents:
                 if not any(folder.is_relative_to(kept) for kept in outside):
@@ -150,7 +150,7 @@ class Booted:
         self._outer.wait()
 
 
-def _not_in_overlay() -> list[Path]:
+def not_in_overlay() -> list[Path]:
     """What Python needs and the new root does not show."""
     root = os.stat("/").st_dev
     wanted = {REPOSITORY, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
