@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lensd.errors import Skipped, Unfinished
 from lensd.store.reading import read_up_to
@@ -95,9 +96,19 @@ def encode_header(
     Padded with spaces to a multiple of 8 bytes. Lone surrogates, which JSON readers refuse, are
     written as backslash escapes of themselves. Raises ValueError on a layout that cannot be.
     """
-    entries: dict[str, object] = {}
+    members = _members(tuple(tensors))
     if metadata:
-        entries["__metadata__"] = {_writable(k): _writable(v) for k, v in metadata.items()}
+        own = {_writable(k): _writable(v) for k, v in metadata.items()}
+        members = f'"__metadata__":{_json(own)}' + (f",{members}" if members else "")
+    text = f"{{{members}}}".encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(_PREFIX_BYTES, "little") + text
+
+
+@lru_cache(maxsize=1)  # an output's is asked for its size, written, and written with its error
+def _members(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> str:
+    """JSON of the tensors' entries, without the braces."""
+    entries: dict[str, object] = {}
     start = 0
     for name, dtype, shape in tensors:
         end = start + tensor_bytes(dtype, shape)
@@ -107,9 +118,11 @@ def encode_header(
             "dtype": dtype, "shape": list(shape), "data_offsets": [start, end],
         }  # fmt: skip
         start = end
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(_PREFIX_BYTES, "little") + text
+    return _json(entries)[1:-1]
+
+
+def _json(entries: Mapping[str, object]) -> str:
+    return json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
 
 
 def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
