@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lensd.report.amounts import size
+from lensd.report.amounts import outcomes, size
 from lensd.report.names import visible
 
 SHOWN = 10  # of each list; a pipe and --json have all
@@ -57,8 +57,7 @@ def _facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "schedule", f"jobs are begun in {report['schedule']['window']} only"
     if report["held"]:
         yield "held up", report["held"]
-    outcomes = ", ".join(f"{n:,} {outcome}" for outcome, n in sorted(totals["outcomes"].items()))
-    yield "files", outcomes or "none yet"
+    yield "files", outcomes(totals["outcomes"]) or "none yet"
     yield "saved", f"{size(totals['saved_in_folders'])} in the folders"
     yield "held", f"{size(totals['held_by_archive'])} by the archive, net {size(totals['net'])}"
 

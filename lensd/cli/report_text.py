@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lensd.cli import terminal
 from lensd.cli.terminal import table
-from lensd.report.amounts import size
+from lensd.report.amounts import outcomes, size
 from lensd.report.names import visible, visible_lines
 from lensd.report.summary import Document
 
@@ -28,8 +28,7 @@ def show(document: Document) -> None:
 
 def _parts(document: Document) -> Iterator[RenderableType]:
     yield _period(document["period"])
-    files = ", ".join(f"{n} {outcome}" for outcome, n in document["outcomes"].items())
-    yield f"files: {files or 'none'}"
+    yield f"files: {outcomes(document['outcomes']) or 'none'}"
     total = document["bytes"]
     if total["after"]:
         ratio = total["before"] / total["after"]

@@ -11,7 +11,7 @@ import click
 from lensd import __version__
 from lensd.cli.options import config_option, load_config
 from lensd.report import hashes as hash_table
-from lensd.report.amounts import size
+from lensd.report.amounts import outcomes, size
 from lensd.report.names import printable, visible
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
             why = item.get("message") or item.get("reason")
             yield f"{title}: {item['path']}{f': {why}' if why else ''}"
     totals = report["totals"]
-    outcomes = ", ".join(f"{n} {outcome}" for outcome, n in sorted(totals["outcomes"].items()))
-    yield f"files: {outcomes or 'none yet'}"
+    yield f"files: {outcomes(totals['outcomes']) or 'none yet'}"
     yield (
         f"bytes: {size(totals['saved_in_folders'])} saved in the folders, "
         f"{size(totals['held_by_archive'])} held by the archive, net {size(totals['net'])}"

@@ -14,7 +14,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lensd.report.amounts import size
+from lensd.report.amounts import outcomes, size
 from lensd.report.names import visible, visible_lines
 from lensd.report.page.packing import packed
 from lensd.report.period import Period
@@ -56,6 +56,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "size": size,
+        "outcomes": outcomes,
         "visible": visible,
         "lines": visible_lines,
         "percent": lambda share: f"{100 * share:.2f} %",
