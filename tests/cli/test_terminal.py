@@ -105,6 +105,7 @@ def test_a_name_does_not_steer_the_terminal(
         assert f"  {batch.server.loras}/{SHOWN}\n" in terminal.text
 
 
+@pytest.mark.slow
 def test_verify_names_only_what_is_wrong_in_red(batch: Batch) -> None:
     """At a terminal files that are well have no line each; NO_COLOR takes the colour away."""
     archived = batch.server.archive / "loras" / "good.safetensors"

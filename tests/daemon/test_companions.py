@@ -40,6 +40,7 @@ def _seen(folder: Path) -> dict[Path, Seen]:
     return {p: Seen.of(p) for p in folder.iterdir() if p.suffix != ".safetensors"}
 
 
+@pytest.mark.slow
 def test_sidecars_are_never_touched(server: HomeServer) -> None:
     """Bytes, date, inode: through compressing, a rename, a restore, a pass with --redo, a prune."""
     server.configure(keep_days=1)
@@ -64,6 +65,7 @@ def test_sidecars_are_never_touched(server: HomeServer) -> None:
     assert before == _seen(lora.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preserve", [True, False])
 def test_what_programs_remember_a_file_by(server: HomeServer, preserve: bool) -> None:  # noqa: FBT001
     """Name, date and every entry of the metadata; without `preserve_mtime` the date is newer.

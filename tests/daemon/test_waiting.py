@@ -206,6 +206,7 @@ def test_a_whole_file_that_looks_preallocated_is_taken_later(
     assert _waiting(server, path) is None
 
 
+@pytest.mark.slow
 @pytest.mark.fault("half-written")
 def test_a_writer_that_ends_begins_the_quiet_time(patient: Running) -> None:
     """It held a preallocated file open for longer than that without a change, and was killed."""

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lensd.config.document import WatchEntry
 from tests.docs.rendering import REPOSITORY
 from tests.support.home_server import HomeServer, Seen
@@ -18,6 +20,7 @@ PAGE = (REPOSITORY / "docs/companions.md").read_text(encoding="utf-8")
 [RECIPE] = re.findall(r"<!-- recipe: tell the manager -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.slow
 @needs_program("jq")
 def test_the_manager_is_told_the_original(tmp_path: Path) -> None:
     """Its file gets the original's sha256, and keeps all else; LoRAs without one get none."""

@@ -102,6 +102,7 @@ def test_to_the_server_and_on_to_the_laptop(synced: Synced) -> None:
     assert output == Seen.of(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("synced", [{"preserve_mtime": False}], indirect=True)
 def test_with_newer_dates_on_the_server(synced: Synced) -> None:
     """-u with `preserve_mtime: false`: sent once; a file that changes on the PC is sent again."""
@@ -119,6 +120,7 @@ def test_with_newer_dates_on_the_server(synced: Synced) -> None:
     assert synced.ends(path) == 2
 
 
+@pytest.mark.slow
 def test_what_brings_originals_back(synced: Synced) -> None:
     """As the table says: plain -a, --size-only, -c, and -u with dates that are kept."""
     original = synced.on_pc("style.safetensors", seed=1)
