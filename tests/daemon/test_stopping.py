@@ -111,10 +111,8 @@ def test_sigkill_while_the_worker_computes(server: HomeServer) -> None:
     _is_intact(server, path, before)
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [pytest.param("file.detected", marks=pytest.mark.slow), "file.settled", "file.compressed"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["file.detected", "file.settled", "file.compressed"])
 def test_sigkill_when_a_line_is_seen(server: HomeServer, moment: str) -> None:
     """Before the job, in it, and right after: the restart leaves one output and one line."""
     with server.daemon() as daemon:
