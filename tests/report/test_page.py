@@ -357,7 +357,9 @@ def test_5000_files(browser: Browser, large: Path, tell: Any) -> None:
     began = "const began = performance.now();"
     sort = "document.querySelector('#heads button').click(); return performance.now() - began"
     sorting = browser.js(began + sort)
-    tell(f"5,000 files: {megabytes:.1f} MB, usable after {seconds:.2f} s, sorted in {sorting:.0f} ms")
+    tell(
+        f"5,000 files: {megabytes:.1f} MB, usable after {seconds:.2f} s, sorted in {sorting:.0f} ms"
+    )
     browser.driver.find_element(By.ID, "next").click()
     assert browser.driver.find_element(By.ID, "page").text == "Page 2 of 200"
 
