@@ -30,11 +30,10 @@ from lensd.lora.planning import ModulePlan, Parameters, Plan, Reading, columns, 
 from lensd.lora.reading import read_modules
 from lensd.store.output import Output
 from lensd.worker import memory
+from lensd.worker.protocol import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
-# A stage's name, how many of its modules (or tensors) are done, and how many it has.
-Progress = Callable[[str, int, int], None]
 
 # Beyond what rounding explains, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,12 +14,13 @@ from lensd.lora.layout import TensorSpec
 from lensd.lora.planning import Plan
 from lensd.store.header import tensor_bytes
 from lensd.store.output import Output
+from lensd.worker.protocol import Progress
 
 # What is mapped at a time: mapped pages count as the worker's memory.
 MAPPED_BYTES = 32 * 2**20
 
 
-def verify(output: Output, plan: Plan, progress: Callable[[str, int, int], None]) -> None:
+def verify(output: Output, plan: Plan, progress: Progress) -> None:
     """Raises Failed(`verify_failed`) where a tensor is not what was planned and written."""
     done = 0
     try:

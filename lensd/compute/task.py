@@ -13,7 +13,7 @@ import torch
 
 from lensd import __version__
 from lensd.compute import measures
-from lensd.compute.passes import Engine, Measured, Progress, available_cores
+from lensd.compute.passes import Engine, Measured, available_cores
 from lensd.compute.source import Source
 from lensd.errors import Failed, FileError, Kept, Skipped
 from lensd.lora import rank
@@ -23,6 +23,7 @@ from lensd.lora.planning import Parameters, Plan, Reading, plan
 from lensd.store.output import Output, TensorEntry, open_temporary, output_bytes
 from lensd.store.reading import hashes_of
 from lensd.worker import device as devices
+from lensd.worker.protocol import Progress
 
 Numbers = measures.Numbers
 

@@ -25,7 +25,8 @@ HEARTBEAT_SECONDS = 1.0
 PROGRESS_SECONDS = 0.2  # at least, between two messages
 
 Message = dict[str, Any]
-Progress = Callable[[str, int, int], None]  # stage, done, of how many
+# A stage's name, how many of its modules (or tensors) are done, and how many it has.
+Progress = Callable[[str, int, int], None]
 Handle = Callable[[Message, Progress], Message]
 
 
