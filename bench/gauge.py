@@ -16,7 +16,7 @@ from statistics import median
 import torch
 
 from bench.sizes import machine
-from lensd.compute.source import Source
+from lensd.engine.reader import Source
 from lensd.lora import fidelity, int8, rank, spectrum
 from lensd.lora.int8 import Quantized
 from lensd.lora.reading import flatten

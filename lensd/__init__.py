@@ -19,6 +19,6 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     strength that stands in the header alone (`lora_adapter_metadata`) is multiplied into the up
     factors, as a state dict has no header. Raises LensdError.
     """
-    from lensd.compute import expand
+    from lensd.engine import expand
 
     return expand.load_file(path)

@@ -4,6 +4,7 @@
     ├── UsageError             2   the command line asks for something that makes no sense
     ├── ConfigError            4   the configuration has faults; carries all of them
     ├── StorageError           5   a disk, the archive or the ledger does not do what lensd needs
+    │   └── DiskUnavailable        a disk is full, read-only or away; the job waits for it
     ├── LockedError            6   another lensd holds the state folder, or a watched one
     └── FileError              -   one file's end, never the daemon's; carries a stable reason
         ├── Kept                   compressing it would not help: the original stays
@@ -46,6 +47,19 @@ class StorageError(LensdError):
     def __init__(self, message: str, path: str | None = None) -> None:
         super().__init__(message)
         self.path = path
+
+
+class DiskUnavailable(StorageError):
+    """A job met a fault of a disk, not of its file: the job stays queued and lensd waits.
+
+    `path` is on that disk; `reason` is a key of REASONS.
+    """
+
+    path: str
+
+    def __init__(self, reason: str, path: str, message: str) -> None:
+        super().__init__(message, path)
+        self.reason = reason
 
 
 class LockedError(LensdError):

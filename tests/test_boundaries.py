@@ -10,7 +10,7 @@ import sys
 import lensd
 
 # The only rooms that compute.
-COMPUTING = ("lensd.lora", "lensd.compute")
+COMPUTING = ("lensd.lora", "lensd.engine")
 
 LOAD = """
 import importlib, json, sys

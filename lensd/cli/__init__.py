@@ -17,7 +17,7 @@ import click
 
 from lensd import __version__
 from lensd.errors import EXIT_BUG, EXIT_INTERRUPTED, LensdError
-from lensd.report.names import visible_lines
+from lensd.text import visible_lines
 
 EXIT_PIPE = 141  # as shells count: 128 + SIGPIPE
 

@@ -12,10 +12,10 @@ import click
 from lensd.cli.interrupts import uninterrupted
 from lensd.cli.options import LORA
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
-from lensd.report.names import printable
+from lensd.text import printable
 
 if TYPE_CHECKING:
-    from lensd.cli.progress import Bar
+    from lensd.cli.views.progress import Bar
 
 
 @click.command()
@@ -34,9 +34,9 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
     lensd analyze style.safetensors --plot style.svg
     lensd analyze *.safetensors --json | jq '[.path, .predicted.ultra]'
     """
-    from lensd.cli.analysis import parts
-    from lensd.cli.progress import Bar
-    from lensd.cli.terminal import show
+    from lensd.cli.views.analysis import parts
+    from lensd.cli.views.progress import Bar
+    from lensd.cli.views.terminal import show
 
     if picture is not None:
         from lensd.cli import plot
@@ -66,7 +66,7 @@ def _numbers(path: str, bar: Bar) -> dict[str, Any]:
     """Raises FileError."""
     bar.begin(path)
     with uninterrupted():
-        from lensd.compute import task  # torch takes a second; only this needs it
+        from lensd.engine import task  # torch takes a second; only this needs it
     from lensd.config.document import Settings
 
     request = {

@@ -8,12 +8,12 @@ import click
 
 from lensd.cli import say
 from lensd.cli.options import config_option
-from lensd.report.names import visible, visible_lines
+from lensd.text import visible, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lensd.config.models import Config, Watch
+    from lensd.config.model import Config, Watch
 
 
 @click.command()
@@ -31,7 +31,7 @@ def check(config: str | None) -> int:
     sudo lensd check           also what the running service may not write
     """
     from lensd.config.faults import FaultyConfigError
-    from lensd.config.reading import find_config, load_for_run
+    from lensd.config.load import find_config, load_for_run
 
     path = find_config(config)
     try:
@@ -49,8 +49,8 @@ def check(config: str | None) -> int:
 def _of_the_running(path: str, config: Config) -> list[str]:
     """What could not be told. Raises FaultyConfigError for what a running lensd cannot write."""
     from lensd.config.faults import FaultyConfigError
-    from lensd.service.access import NotAllowed
-    from lensd.service.unwritable import unwritable
+    from lensd.systemd.access import NotAllowed
+    from lensd.systemd.unwritable import unwritable
 
     try:
         faults = unwritable(config)
@@ -64,7 +64,7 @@ def _of_the_running(path: str, config: Config) -> list[str]:
 
 
 def _summary(path: str, config: Config) -> Iterator[str]:
-    from lensd.config.folders import folder_warnings
+    from lensd.config.check_paths import folder_warnings
 
     yield f"{path}: no faults"
     for watch in config.watch:

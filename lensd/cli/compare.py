@@ -11,7 +11,7 @@ import click
 
 from lensd.cli.interrupts import uninterrupted
 from lensd.cli.options import LORA
-from lensd.report.names import printable, visible
+from lensd.text import printable, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,7 +34,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
     int8 or float, of any ranks, and of any naming of the same base model.
     """
     with uninterrupted():
-        from lensd.compute import compare as work  # torch takes a second; only this needs it
+        from lensd.engine import compare as work  # torch takes a second; only this needs it
 
     numbers = {"a": printable(a), "b": printable(b), **work.compare(a, b)}
     if as_json:
@@ -44,7 +44,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
 
 
 def _show(numbers: dict[str, Any]) -> None:
-    from lensd.cli.terminal import show
+    from lensd.cli.views.terminal import show
 
     worst = sorted(numbers["per_module"], key=_badness, reverse=True)[:WORST]
     show(*map(visible, _lines(numbers)))
@@ -64,7 +64,7 @@ def _lines(numbers: dict[str, Any]) -> Iterator[str]:
 
 
 def _table(modules: list[dict[str, Any]]) -> Table:
-    from lensd.cli.terminal import table
+    from lensd.cli.views.terminal import table
 
     found = table("module", "error", "SNR", "rank", numbers=("error", "SNR", "rank"))
     for module in modules:

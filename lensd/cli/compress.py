@@ -13,11 +13,10 @@ from lensd.cli.interrupts import uninterrupted
 from lensd.cli.options import LORA
 from lensd.cli.staging import staged
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError, UsageError
-from lensd.report.amounts import size
-from lensd.report.names import printable, visible
+from lensd.text import printable, size, visible
 
 if TYPE_CHECKING:
-    from lensd.cli.progress import Bar
+    from lensd.cli.views.progress import Bar
     from lensd.config.document import Settings
 
 SUFFIX = ".lensd.safetensors"
@@ -54,7 +53,7 @@ def compress(files: tuple[str, ...], output: str | None, as_json: bool, **option
     lensd compress style.safetensors --energy 0.999     3 % off at most, not 10 %
     lensd compress *.safetensors --target-size 32MB     the best that fits
     """
-    from lensd.cli.progress import Bar
+    from lensd.cli.views.progress import Bar
 
     if output is not None and len(files) > 1:
         raise UsageError("-o names one output; give one input, or leave -o away")
@@ -102,7 +101,7 @@ def _compress(
     """Stage beside the target, then give it its name. Raises FileError."""
     with staged(path, target, force=options["force"]) as new:
         with uninterrupted():
-            from lensd.compute import task  # torch takes a second; only this needs it
+            from lensd.engine import task  # torch takes a second; only this needs it
 
         numbers = task.compress(
             {

@@ -9,8 +9,7 @@ import click
 from lensd.cli.interrupts import uninterrupted
 from lensd.cli.options import LORA
 from lensd.cli.staging import staged
-from lensd.report.amounts import size
-from lensd.report.names import visible
+from lensd.text import size, visible
 
 SUFFIX = ".float16.safetensors"
 
@@ -32,7 +31,7 @@ def expand(file: str, output: str | None, force: bool) -> None:
     target = output or file.removesuffix(".safetensors") + SUFFIX
     with staged(file, target, force=force) as new:
         with uninterrupted():
-            from lensd.compute import expand as work  # torch takes a second; only this needs it
+            from lensd.engine import expand as work  # torch takes a second; only this needs it
 
         numbers = work.expand(os.fspath(file), new.path, new.inode)
     click.echo(

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from lensd.cli.options import LORA_OR_FOLDER, config_option
-from lensd.report.amounts import size
-from lensd.report.names import visible
+from lensd.text import size, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
 
-    from lensd.config.models import Config
-    from lensd.estimate import Estimate
+    from lensd.config.model import Config
+    from lensd.daemon.estimate import Estimate
 
 
 @click.command()
@@ -42,12 +41,12 @@ def once(
 
     On a terminal it shows the plan and asks, then how far it is, and in the end what came of it.
     """
-    from lensd import batch
-    from lensd.config.reading import find_config, load_for_run
-    from lensd.estimate import estimate
+    from lensd.config.load import find_config, load_for_run
+    from lensd.daemon import select
+    from lensd.daemon.estimate import estimate
 
     found = load_for_run(find_config(config))
-    batch.places(found, paths)  # before anything else is done
+    select.places(found, paths)  # before anything else is done
     ask = sys.stdin.isatty() and not yes
     if dry_run or ask:
         plans = estimate(found, list(paths), redo=redo)
@@ -59,19 +58,19 @@ def once(
 
 
 def _process(config: Config, paths: list[str], *, redo: bool) -> int:
-    from lensd.once import once as process
+    from lensd.daemon.once import once as process
 
     if not sys.stderr.isatty():
         return process(config, paths=paths, redo=redo)
-    from lensd.cli.batch_bar import BatchBar
+    from lensd.cli.views.batch_bar import BatchBar
 
-    with BatchBar() as onlooker:
-        return process(config, paths=paths, redo=redo, onlooker=onlooker)
+    with BatchBar() as observer:
+        return process(config, paths=paths, redo=redo, observer=observer)
 
 
 def _show(plans: Sequence[Estimate], *, stderr: bool) -> None:
     """One folder a line; a table for a person."""
-    from lensd.cli.terminal import console, show
+    from lensd.cli.views.terminal import console, show
 
     if console(stderr=stderr).is_terminal and any(plan.files for plan in plans):
         free = f"the archive has {size(plans[0].archive_free)} free"
@@ -81,7 +80,7 @@ def _show(plans: Sequence[Estimate], *, stderr: bool) -> None:
 
 
 def _table(plans: Sequence[Estimate]) -> Table:
-    from lensd.cli.terminal import table
+    from lensd.cli.views.terminal import table
 
     numbers = ("files", "now", "about", "saves", "archive needs", "takes")
     found = table("folder", "mode", *numbers, numbers=numbers)

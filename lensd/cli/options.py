@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from lensd.config.models import Config
+    from lensd.config.model import Config
 
 config_option = click.option(
     "-c",
@@ -24,7 +24,7 @@ config_option = click.option(
 
 def load_config(given: str | None) -> Config:
     """The configuration for a verb that looks at no folder of it. Raises ConfigError."""
-    from lensd.config.reading import find_config, load  # pydantic: no --help needs it
+    from lensd.config.load import find_config, load  # pydantic: no --help needs it
 
     return load(find_config(given))
 

@@ -21,6 +21,6 @@ def pause(config: str | None, paths: tuple[str, ...]) -> int:
     lensd pause                     e.g. while the machine is needed for images
     lensd pause /srv/loras/import   one folder, until all of it has been sorted
     """
-    from lensd.cli.asking import ask
+    from lensd.cli.client import ask
 
     return ask(load_config(config), "pause", paths=[place(p) for p in paths])

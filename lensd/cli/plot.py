@@ -24,6 +24,6 @@ def require(files: Sequence[str], target: str, *, force: bool) -> None:
 
 def write(numbers: dict[str, Any], target: str, *, force: bool) -> None:
     """Draw one file's numbers, details included. Raises UsageError and StorageError."""
-    from lensd.compute import picture  # matplotlib takes a second
+    from lensd.engine import plot  # matplotlib takes a second
 
-    write_text(target, picture.svg(numbers), force=force)
+    write_text(target, plot.svg(numbers), force=force)

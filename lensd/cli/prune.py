@@ -23,9 +23,9 @@ def prune(config: str | None, *, dry_run: bool) -> int:
     lensd prune --dry-run   which originals would go, and which stay
     lensd prune             what the daemon does once a day by itself
     """
-    from lensd.cli.asking import ask
-    from lensd.desk import Desk
-    from lensd.report import log
+    from lensd.cli.client import ask
+    from lensd.daemon.requests import RequestHandler
+    from lensd.logs import log
     from lensd.store.archive import Archive
     from lensd.store.ledger import Ledger
 
@@ -35,7 +35,7 @@ def prune(config: str | None, *, dry_run: bool) -> int:
     ledger = Ledger(found.state.path, __version__, readonly=True)
     try:
         archive = Archive(os.path.realpath(found.archive.path))
-        desk = Desk(found, ledger, archive, log.get().info)
-        return desk.prune(click.echo, dry_run=True)
+        handler = RequestHandler(found, ledger, archive, log.get().info)
+        return handler.prune(click.echo, dry_run=True)
     finally:
         ledger.close()

@@ -123,6 +123,6 @@ def _print(document: Document, *, as_json: bool) -> None:
         # json indents slowly, msgspec does not escape what a terminal would obey
         click.echo(msgspec.json.format(json.dumps(document), indent=2))
         return
-    from lensd.cli import report_text
+    from lensd.cli.views.report import show
 
-    report_text.show(document)
+    show(document)

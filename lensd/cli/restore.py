@@ -13,12 +13,11 @@ import click
 from lensd import __version__
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
 from lensd.errors import EXIT_OK, LensdError, UsageError
-from lensd.report.amounts import size
-from lensd.report.names import visible
+from lensd.text import size, visible
 
 if TYPE_CHECKING:
-    from lensd.config.models import Config
-    from lensd.restoring import Original
+    from lensd.config.model import Config
+    from lensd.jobs.restore import Original
 
 
 @click.command()
@@ -61,17 +60,17 @@ def restore(
     }
     if sys.stderr.isatty():
         return _with_bar(found, wanted)
-    from lensd.cli.asking import ask
+    from lensd.cli.client import ask
 
     return ask(found, "restore", **wanted)
 
 
 def _with_bar(config: Config, wanted: dict[str, Any]) -> int:
     """Whoever does it tells one line a file, in the order of the list."""
-    from lensd.cli.asking import ask
-    from lensd.cli.progress import Bar
-    from lensd.cli.terminal import share_a_terminal
-    from lensd.report.sinks import Unheard
+    from lensd.cli.client import ask
+    from lensd.cli.views.progress import Bar
+    from lensd.cli.views.terminal import share_a_terminal
+    from lensd.logs.sinks import Unheard
 
     originals = []
     with suppress(LensdError):  # told by who does it
@@ -96,9 +95,9 @@ def _with_bar(config: Config, wanted: dict[str, Any]) -> int:
 
 def _chosen(config: Config, paths: Sequence[str], version: str | None) -> list[Original]:
     """What the ledger says; nothing is changed. Raises UsageError, StorageError."""
-    from lensd.desk import chosen
-    from lensd.report import log
-    from lensd.restoring import Restorer
+    from lensd.daemon.requests import chosen
+    from lensd.jobs.restore import Restorer
+    from lensd.logs import log
     from lensd.store.archive import Archive
     from lensd.store.ledger import Ledger
 
@@ -113,7 +112,7 @@ def _chosen(config: Config, paths: Sequence[str], version: str | None) -> list[O
 
 def _show(originals: Sequence[Original]) -> None:
     """One original a line; a table for a person, without the path that follows from the name."""
-    from lensd.cli.terminal import is_for_people, show, table
+    from lensd.cli.views.terminal import is_for_people, show, table
 
     if not is_for_people():
         show(*(visible(_describe(original)) for original in originals))

@@ -20,6 +20,6 @@ def resume(config: str | None, paths: tuple[str, ...]) -> int:
     lensd resume                     every pause ends
     lensd resume /srv/loras/import   that of this folder (see `lensd status`)
     """
-    from lensd.cli.asking import ask
+    from lensd.cli.client import ask
 
     return ask(load_config(config), "resume", paths=[place(p) for p in paths])

@@ -22,6 +22,6 @@ def retry(config: str | None, paths: tuple[str, ...]) -> int:
     lensd retry                                all of them
     lensd retry /srv/loras/style.safetensors   one
     """
-    from lensd.cli.asking import ask
+    from lensd.cli.client import ask
 
     return ask(load_config(config), "retry", paths=[place(p) for p in paths])

@@ -22,7 +22,7 @@ def run(config: str | None) -> int:
 
     `lensd service` prints what systemd needs to start it at boot.
     """
-    from lensd import daemon
-    from lensd.config.reading import find_config, load_for_run
+    from lensd.config.load import find_config, load_for_run
+    from lensd.daemon import loop
 
-    return daemon.run(load_for_run(find_config(config), waits=True))
+    return loop.run(load_for_run(find_config(config), waits=True))

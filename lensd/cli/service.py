@@ -19,8 +19,8 @@ def service(config: str | None) -> int:
     \b
     lensd service -c /etc/lensd/config.yaml
     """
-    from lensd.service.dropin import drop_in, unreachable
-    from lensd.service.facts import probe
+    from lensd.systemd.dropin import drop_in, unreachable
+    from lensd.systemd.facts import probe
 
     found = load_config(config)
     facts = probe(found)

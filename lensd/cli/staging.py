@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from lensd.errors import StorageError, UsageError
-from lensd.store.files import fsync_folder, temporary_name
+from lensd.store.fs import fsync_folder, temporary_name
 from lensd.store.rename import move_onto_free_name
 
 

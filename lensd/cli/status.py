@@ -11,13 +11,12 @@ import click
 from lensd import __version__
 from lensd.cli.options import config_option, load_config
 from lensd.report import hashes as hash_table
-from lensd.report.amounts import outcomes, size
-from lensd.report.names import printable, visible
+from lensd.text import outcomes, printable, size, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lensd.config.models import Config
+    from lensd.config.model import Config
     from lensd.store.entry import Entry
     from lensd.store.ledger import Ledger
 
@@ -39,8 +38,8 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
                               compressed file, before and after: as
                               tab-separated values in a pipe
     """
-    from lensd.cli.board import board
-    from lensd.cli.terminal import is_for_people, show
+    from lensd.cli.views.status import board
+    from lensd.cli.views.terminal import is_for_people, show
     from lensd.store.ledger import Ledger
 
     found = load_config(config)
@@ -61,7 +60,7 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
 
 
 def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
-    from lensd.store.lock import holder
+    from lensd.store.locks import holder
 
     jobs = list(ledger.unfinished())
     problems = ledger.with_outcome("failed", "quarantined")
@@ -88,8 +87,8 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
 
 def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
     """What the running daemon says of its folders; one that was killed says nothing any more."""
-    from lensd.intake.guard import META
-    from lensd.store.lock import holder
+    from lensd.store.locks import holder
+    from lensd.watcher.root_monitor import META
 
     found = ledger.get_meta(META)
     if found is None or holder(config.state.path) is None:
@@ -98,7 +97,7 @@ def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def _schedule(config: Config) -> dict[str, Any] | None:
-    from lensd.schedule import is_open
+    from lensd.config.schedule import is_open
 
     hours, now = config.worker.hours, dt.datetime.now().astimezone()
     return hours and {"window": config.worker.schedule, "open": is_open(hours, now)}

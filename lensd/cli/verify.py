@@ -13,15 +13,14 @@ import click
 from lensd import __version__
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
-from lensd.report.amounts import size
-from lensd.report.names import printable, visible
+from lensd.text import printable, size, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from lensd.cli.progress import Bar
-    from lensd.config.models import Config
-    from lensd.verifying import Finding, Key, Verifier
+    from lensd.cli.views.progress import Bar
+    from lensd.config.model import Config
+    from lensd.jobs.verify import Finding, Key, Verifier
 
 
 @click.command()
@@ -40,11 +39,11 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
     lensd verify | less               a line for every file
     lensd verify /srv/loras/style     one folder
     """
-    from lensd.cli.progress import Bar
-    from lensd.cli.terminal import is_for_people
+    from lensd.cli.views.progress import Bar
+    from lensd.cli.views.terminal import is_for_people
+    from lensd.jobs.verify import Verifier
     from lensd.store.archive import Archive
     from lensd.store.ledger import Ledger
-    from lensd.verifying import Verifier
 
     found = load_config(config)
     wanted = _Wanted(found, paths)

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lensd.config.values import (
+from lensd.config.schedule import Window, parse
+from lensd.config.types import (
     Allocation,
     Days,
     Device,
@@ -27,7 +28,6 @@ from lensd.config.values import (
     Targets,
     TextFile,
 )
-from lensd.schedule import Window, parse
 
 
 class Part(BaseModel):

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from lensd.config.document import Document, Settings, WatchEntry
-from lensd.config.explain import section_at
+from lensd.config.messages import section_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

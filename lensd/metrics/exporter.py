@@ -12,7 +12,7 @@ from typing import Any
 from lensd.errors import StorageError
 from lensd.metrics import exposition, textfile
 from lensd.metrics.counts import Counts
-from lensd.metrics.standing import Standing
+from lensd.metrics.gauges import Standing
 from lensd.store.ledger import Ledger
 
 HEARTBEAT_SECONDS = 60.0  # for who watches the file's date

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from lensd.report.names import printable
 from lensd.report.record import Drawn, History, Measures, Record
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
+from lensd.text import printable
 
 # Files that lensd did something about; the others (baseline, superseded) are only counted.
 ENDS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from lensd.report.names import visible
+from lensd.text import visible
 
 if TYPE_CHECKING:
     from lensd.store.entry import Entry

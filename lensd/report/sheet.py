@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import IO
 
-from lensd.report.names import visible_lines
 from lensd.report.record import Record
 from lensd.report.summary import local
+from lensd.text import visible_lines
 
 _OF_RECORD = ("path", "watch", "job_id", "outcome")
 _WHY = ("reason", "message")

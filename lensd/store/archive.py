@@ -17,10 +17,10 @@ from typing import Literal
 
 from lensd.errors import Skipped, StorageError
 from lensd.store.attributes import copy_attributes
-from lensd.store.copies import Stop, copy_onto_free_name, link_open_file, move, require_unchanged
+from lensd.store.copy import Stop, copy_onto_free_name, link_open_file, move, require_unchanged
+from lensd.store.disk_errors import disk_faults
 from lensd.store.entry import VERSIONS
-from lensd.store.faults import disk_faults
-from lensd.store.files import (
+from lensd.store.fs import (
     fsync_folder,
     identity_at,
     is_temporary,
@@ -29,8 +29,8 @@ from lensd.store.files import (
     open_folder,
     open_regular,
 )
+from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
-from lensd.store.reading import sha256_of
 
 RESCUED = "rescued"
 _SHA256 = re.compile(r"[0-9a-f]{64}")

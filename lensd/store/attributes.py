@@ -8,7 +8,7 @@ import os
 import stat
 
 from lensd.errors import Skipped
-from lensd.store.faults import disk_faults
+from lensd.store.disk_errors import disk_faults
 
 _ACL = "system.posix_acl_access"
 _DENIED = (errno.EPERM, errno.EACCES, errno.ENOTSUP)

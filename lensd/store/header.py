@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lensd.errors import Skipped, Unfinished
-from lensd.store.reading import read_up_to
-from lensd.store.scanner import BadError, Scanner
+from lensd.store.hashing import read_up_to
+from lensd.store.header_scanner import BadError, Scanner
 from lensd.store.sniff import looks_like
 
 # Bits per element of every dtype that the safetensors library knows.

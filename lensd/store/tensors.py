@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Self
 
 from lensd.errors import Skipped
-from lensd.store.faults import disk_faults, path_of
-from lensd.store.files import fsync_folder
+from lensd.store.disk_errors import disk_faults, path_of
+from lensd.store.fs import fsync_folder
+from lensd.store.hashing import fill, sha256_of
 from lensd.store.header import Header
-from lensd.store.reading import fill, sha256_of
 
 __all__ = ["StagedWriter", "read_into", "sha256_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensd.cli.analysis import ROWS, groups
+from lensd.cli.views.analysis import ROWS, groups
 
 
 def details(*names: str) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from lensd.report.amounts import size
+from lensd.text import size
 from tests.support.home_server import Seen
 from tests.support.realistic import small_lora
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lensd.report.names import visible
+from lensd.text import visible
 from tests.support import many_files
 from tests.support.home_server import HomeServer, Seen
 from tests.support.outputs import validator

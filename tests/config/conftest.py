@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lensd.config.faults import Fault, FaultyConfigError
-from lensd.config.models import Config
-from lensd.config.reading import load, load_for_run
+from lensd.config.load import load, load_for_run
+from lensd.config.model import Config
 
 Faults = Callable[[str], dict[str, Fault]]
 

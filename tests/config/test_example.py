@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from lensd.config.document import Document, Settings, WatchEntry
 from lensd.config.example import SCHEMA_FILE, example, schema
-from lensd.config.models import Config
+from lensd.config.model import Config
 
 Read = Callable[[str], Config]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lensd.control import NAME
+from lensd.daemon.control import NAME
 from tests.daemon.conftest import Running
 from tests.support.home_server import HomeServer, Seen, wait_until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from lensd.intake.scan import BATCH
+from lensd.watcher.scan import BATCH
 from tests.support.home_server import HomeServer, wait_until
 
 

@@ -19,7 +19,7 @@ from tests.support.running import Line, RunningDaemon
 LARGE = [Module("unet", "down_blocks.0.attentions.0.proj_in", 4096, 4096)]
 
 
-def _hold(server: HomeServer, daemon: RunningDaemon) -> int:
+def _backoff(server: HomeServer, daemon: RunningDaemon) -> int:
     """Have a worker started by a first file, and stop it where it waits for the next."""
     first = server.drop("first.safetensors", seed=1)
     pid = int(daemon.wait_for_event("worker.started", 60)["pid"])
@@ -32,7 +32,7 @@ def test_a_killed_worker_costs_one_attempt(server: HomeServer) -> None:
     """`worker.crashed` with its signal; the file is compressed by the next one."""
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", 30)
-        pid = _hold(server, daemon)
+        pid = _backoff(server, daemon)
         path = server.drop("style.safetensors", seed=2).path
         settled = daemon.wait_for_file(path, "file.settled")
         wait_until(lambda: bool(server.temporaries()), "the job runs")
@@ -53,7 +53,7 @@ def test_a_worker_that_hangs_is_ended(server: HomeServer) -> None:
     server.configure(worker={"timeout": 1.5})
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", 30)
-        pid = _hold(server, daemon)
+        pid = _backoff(server, daemon)
         path = server.drop("style.safetensors", seed=2).path
         crashed = daemon.wait_for_event("worker.crashed", 30)
         assert (crashed["pid"], crashed["exit"]) == (pid, None)

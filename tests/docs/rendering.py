@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from bench import tables
 from lensd.cli import LAZY, main
 from lensd.config.document import Document, Settings, WatchEntry
-from lensd.config.explain import section_at
+from lensd.config.messages import section_at
 from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS
 from lensd.lora.portability import PROGRAMS, READS
 from lensd.metrics.exposition import Family

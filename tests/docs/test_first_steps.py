@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lensd.config.reading import load
+from lensd.config.load import load
 from tests.docs import markdown, shell
 from tests.docs.rendering import REPOSITORY
 from tests.support.home_server import Seen

@@ -10,7 +10,7 @@ import pytest
 
 from lensd import errors
 from lensd.cli import LAZY
-from lensd.job import HOLDING
+from lensd.jobs.compress import HOLDING
 from lensd.report import schema
 from tests.docs import markdown
 from tests.docs.rendering import PAGES, PART, RENDERERS, REPOSITORY, rendered
@@ -79,7 +79,7 @@ def test_every_event_and_every_verb_has_a_row() -> None:
 
 
 def test_every_reason_of_a_degraded_folder_or_disk_has_its_row() -> None:
-    """docs/operations.md has those of the problems that lensd.intake tells of, and the disks'."""
+    """docs/operations.md has those of the problems that lensd.watcher tells of, and the disks'."""
     told = {"io_error", *HOLDING}
     for module in (REPOSITORY / "lensd/intake").glob("*.py"):
         told |= set(re.findall(r'\bProblem\(\s*"(\w+)"', module.read_text(encoding="utf-8")))
@@ -108,8 +108,8 @@ def test_every_room_has_its_row() -> None:
     folders = markdown.section((REPOSITORY / "CONTRIBUTING.md").read_text("utf-8"), "The folders")
     told = set(re.findall(r"`lensd/(\w+)(?:/|\.py)`", folders))
     assert rooms - told == set()
-    house = markdown.section((REPOSITORY / "docs/design.md").read_text("utf-8"), "The house")
-    rows = [line.split("|")[1] for line in house.splitlines() if line.startswith("| ")]
+    app = markdown.section((REPOSITORY / "docs/design.md").read_text("utf-8"), "The house")
+    rows = [line.split("|")[1] for line in app.splitlines() if line.startswith("| ")]
     told = {name for row in rows for name in re.findall(r"`(\w+)/?`", row)}
     assert rooms - told == set()
 

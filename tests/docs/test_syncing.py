@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lensd.store.files import temporary_name
+from lensd.store.fs import temporary_name
 from tests.docs.rendering import REPOSITORY
 from tests.support.home_server import HomeServer, Seen
 from tests.support.marks import needs_program

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from lensd.worker.supervisor import Worker
-from tests.compute import asking
+from tests.engine import asking
 from tests.faults.scene import Missed, Prepared, Scene, Violation
 from tests.support.disks import Mounts
 from tests.support.home_server import HomeServer
@@ -34,7 +34,7 @@ def server(tmp_path: Path) -> HomeServer:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Two originals of one size, and what the real worker process makes of them."""
     folder = tmp_path_factory.mktemp("prepared")
-    worker = Worker((sys.executable, "-m", "lensd.compute"), lambda *_, **__: None, 60, 60)
+    worker = Worker((sys.executable, "-m", "lensd.engine"), lambda *_, **__: None, 60, 60)
     originals = []
     for seed in (1, 2):
         path = small_lora(folder / f"{seed}.safetensors", seed=seed).path

@@ -24,15 +24,15 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from lensd import job, recovery
 from lensd.errors import StorageError
-from lensd.intake.intake import Intake
-from lensd.intake.settle import Settler
+from lensd.jobs import compress, recover
+from lensd.jobs.context import JobContext
 from lensd.store.archive import Archive
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
+from lensd.watcher.intake import Intake
+from lensd.watcher.settle import Settler
 from lensd.worker.supervisor import Worker
-from lensd.workshop import Workshop
 
 # Moments: the opening of these fails, and shows in a trace.
 OPENED = "/lensd-test-ledger-is-open"
@@ -113,7 +113,7 @@ def work(plan: dict[str, Any], say: Any) -> None:
     folder = Folder(f"{plan['top']}/loras")
     again: list[str] = []
     worker = str(Path(__file__).with_name("worker.py"))
-    shop = Workshop(
+    context = JobContext(
         ledger=ledger,
         archive=Archive(plan["archive"]),
         worker=Worker(
@@ -125,10 +125,10 @@ def work(plan: dict[str, Any], say: Any) -> None:
         again=lambda entry: again.append(entry.full_path),
     )
     try:
-        recovery.recover(shop)
-        recovery.rescue_strays(folder.root, folder.name, recursive=True, shop=shop)
+        recover.recover(context)
+        recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
         mark(RECOVERED)
-        intake = Intake([folder], Settler.new(0, 0), ledger, shop.archive, say)
+        intake = Intake([folder], Settler.new(0, 0), ledger, context.archive, say)
         intake.baseline(folder)
         if plan["redo"]:
             do_again(ledger)
@@ -142,11 +142,11 @@ def work(plan: dict[str, Any], say: Any) -> None:
             intake.step(time.monotonic())
             entry = ledger.next_queued()
             if entry is not None:
-                job.process(entry, Settings(), shop, 0.0)
+                compress.process(entry, Settings(), context, 0.0)
             else:
                 patience -= 1
     finally:
-        shop.worker.stop("idle")
+        context.worker.stop("idle")
         ledger.close()
 
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from lensd.errors import Skipped
 from lensd.lora import marks
-from tests.compute.asking import request, staged
+from tests.engine.asking import request, staged
 from tests.faults.scene import sha
 from tests.support.home_server import HomeServer, wait_until
 from tests.support.marks import needs_program, needs_root
@@ -110,7 +110,7 @@ def test_a_file_that_is_cut_off_while_it_is_read(tmp_path: Path) -> None:
 
 def _cut_off_at(step: int, path: Path, whole: bytes) -> bool:
     """False if it was through before that step came."""
-    from lensd.compute import task
+    from lensd.engine import task
 
     path.write_bytes(whole)
     asked = staged(request(path), path.with_name("temporary"))

@@ -120,10 +120,10 @@ def test_kills_at_random_moments(
         f"{run.kills['daemon']} kills of the daemon, {run.kills['worker']} of the worker, "
         f"{len(run.originals)} files, {len(real)} of them real; dice {seed}"
     )
-    _hold(run, f"dice {seed}")
+    _backoff(run, f"dice {seed}")
 
 
-def _hold(run: Run, dice: str) -> None:
+def _backoff(run: Run, dice: str) -> None:
     with contextlib.closing(sqlite3.connect(run.server.state / "ledger.sqlite3")) as ledger:
         rows = ledger.execute("SELECT path, outcome, count(*) FROM files GROUP BY path, outcome")
         outcomes = {(os.fsdecode(path), outcome): count for path, outcome, count in rows}

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lensd
-from lensd.compute import expand
-from tests.compute import asking
+from lensd.engine import expand
+from tests.engine import asking
 from tests.loading import files, pipelines
 from tests.loading.files import Made
 

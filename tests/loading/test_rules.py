@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lensd.lora import adapter
-from tests.compute import asking
+from tests.engine import asking
 from tests.loading import files, pipelines
 from tests.loading.files import Made
 from tests.loading.test_diffusers import AGREE, make

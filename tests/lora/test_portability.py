@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lensd.lora.layout import Layout, TensorSpec, read_layout
-from lensd.lora.portability import (
-    DIALECTS,
-    PROGRAMS,
-    READS,
-    constraining,
-    dialects,
-    int8_verdict,
-)
+from lensd.lora.portability import DIALECTS, PROGRAMS, READS, constraining, dialects, int8_verdict
 from tests.lora import key_lists
 
 A_B = (".lora_A.weight", ".lora_B.weight")

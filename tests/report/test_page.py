@@ -18,10 +18,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from lensd import __version__
-from lensd.report.amounts import size
-from lensd.report.names import visible
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
+from lensd.text import size, visible
 from tests.cli.conftest import run
 from tests.report.conftest import BAD, EVIL, SEPARATED
 from tests.support import many_files

@@ -9,7 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from lensd.errors import REASONS
-from lensd.report import log, schema
+from lensd.logs import log
+from lensd.report import schema
 
 CONTRACT = [
     "daemon.started",

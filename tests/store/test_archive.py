@@ -13,8 +13,8 @@ import pytest
 
 from lensd.errors import Failed, Skipped, StorageError
 from lensd.store.archive import Archive, Archived
-from lensd.store.faults import Interrupted
-from lensd.store.files import temporary_name
+from lensd.store.disk_errors import Interrupted
+from lensd.store.fs import temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease
 from tests.store.conftest import RunPython

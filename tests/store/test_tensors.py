@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lensd.errors import Failed, Skipped
-from lensd.store.faults import Interrupted
+from lensd.store.disk_errors import Interrupted
 from lensd.store.header import encode_header, read_header
 from lensd.store.tensors import StagedWriter, read_into, sha256_of
 from tests.store.conftest import RunPython

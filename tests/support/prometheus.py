@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lensd.metrics.counts import Counts
 from lensd.metrics.exposition import Family, Histogram
-from lensd.metrics.standing import Standing
+from lensd.metrics.gauges import Standing
 from lensd.store.ledger import Ledger
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

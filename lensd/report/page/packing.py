@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from lensd.report.names import visible, visible_lines
 from lensd.report.record import Drawn, Record
+from lensd.text import visible, visible_lines
 
 Columns = dict[str, list[Any]]
 ENERGY_UNIT = 100_000  # energies are whole numbers of this share

@@ -14,12 +14,11 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lensd.report.amounts import outcomes, size
-from lensd.report.names import visible, visible_lines
 from lensd.report.page.packing import packed
 from lensd.report.period import Period
 from lensd.report.record import History
 from lensd.report.summary import chosen, summarize
+from lensd.text import outcomes, size, visible, visible_lines
 
 STYLES = ("vendor/uPlot.min.css", "page.css")
 LIBRARY = ("vendor/uPlot.iife.min.js",)

@@ -1,0 +1,136 @@
+"""How far a batch of files is, in one line at the foot of a terminal, while it lasts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Self
+
+import click
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Column
+from rich.text import Text
+
+from lensd.cli.views.terminal import console, share_a_terminal
+from lensd.text import visible
+
+# Where a stage begins and ends in the time that a file takes: about what bench.engine measures.
+STAGES = {"spectrum": (0.0, 0.45), "reduce": (0.45, 0.95), "verify": (0.95, 1.0)}
+REFRESHES = 5  # a second
+LONG = 2000  # characters; rich takes long to lay out more, such as the JSON of a file
+
+
+class Bar:
+    """Files, bytes, rate and time left of a batch, on stderr; nothing where that is no terminal.
+
+    `sizes`: the bytes of each file, by path. To be entered with `with`, or opened and closed.
+    """
+
+    def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
+        stderr = console(stderr=True)
+        self._shared = share_a_terminal()
+        self._bar = Progress(
+            TextColumn(
+                "{task.fields[name]}",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
+            TextColumn("{task.fields[stage]}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=12 if stderr.width < 100 else 30),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=stderr,
+            refresh_per_second=REFRESHES,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            expand=True,
+            transient=True,
+            disable=not stderr.is_interactive,
+        )
+        self._task = self._bar.add_task("", name="", stage="")
+        self._sizes: dict[str, int] = {}
+        self._left: set[str] = set()
+        self._completed = 0
+        self.expect(sizes or {})
+
+    def open(self, sizes: Mapping[str, int] | None = None) -> None:
+        """Begin to draw; `sizes` may be known only now."""
+        self.expect(sizes or {})
+        self._bar.start()
+
+    def close(self) -> None:
+        """Take the line away."""
+        self._bar.stop()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def expect(self, sizes: Mapping[str, int]) -> None:
+        """These files belong to the batch too."""
+        self._sizes |= sizes
+        self._left |= set(sizes)
+        self._bar.update(self._task, total=sum(self._sizes.values()))
+
+    def begin(self, path: str) -> None:
+        """It is this file's turn."""
+        number = len(self._sizes) - len(self._left) + 1
+        name = visible(os.path.basename(path))
+        of = f"{min(number, len(self._sizes))}/{len(self._sizes)} " if len(self._sizes) > 1 else ""
+        self._bar.update(self._task, name=f"{of}{name}", stage="")
+
+    def step(self, path: str, stage: str, done: int, of: int) -> None:
+        """So many of a stage's modules (or tensors) are done."""
+        begin, end = STAGES[stage]
+        share = begin + (end - begin) * done / max(of, 1)
+        completed = self._completed + share * self._sizes.get(path, 0)
+        self._bar.update(self._task, stage=f"{stage} {done}/{of}", completed=completed)
+
+    def end(self, path: str) -> None:
+        """The file is through, however that went."""
+        if path in self._left:
+            self._left.remove(path)
+            self._completed += self._sizes[path]
+        self._bar.update(self._task, stage="", completed=self._completed)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Without the line for a moment, for what is printed by others."""
+        drawn = self._bar.live.is_started
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            if drawn:
+                self._bar.start()
+
+    def line(self, text: str, *, is_fault: bool = False) -> None:
+        """A line of data on stdout: above the bar, where both have one terminal."""
+        if not self._shared:
+            click.echo(text)
+        elif len(text) > LONG:
+            with self.away():
+                click.echo(text)
+        else:
+            self.message(text, is_fault=is_fault)
+
+    def say(self, message: str) -> None:
+        """`lensd.cli.say` while the bar is drawn, which that would tear."""
+        self.message(visible(f"lensd: {message}"))
+
+    def message(self, text: str, *, is_fault: bool = False) -> None:
+        """A line on stderr, above the bar. A person can copy it whole: it is not broken."""
+        style = "red" if is_fault else ""
+        self._bar.console.print(Text(text, style), soft_wrap=True)

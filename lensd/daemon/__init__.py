@@ -1,0 +1,1 @@
+"""The running program: main loop, job thread, requests, signals."""

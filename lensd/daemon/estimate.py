@@ -1,0 +1,123 @@
+"""What `once --dry-run` says: sizes from headers, ratios from experience."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lensd import __version__
+from lensd.config.model import Config, Watch
+from lensd.daemon import select
+from lensd.errors import FileError, StorageError
+from lensd.lora.layout import ITEM_SIZE, TensorSpec, read_layout
+from lensd.lora.marks import is_output
+from lensd.store.header import read_header
+from lensd.store.ledger import Ledger
+
+# The share of the factors that 99 % of the energy needs: the median of real and generated files
+# (docs/formats.md). Only the spectrum tells the truth; this is for a first impression.
+TYPICAL_SHARE = 0.25
+BYTES_PER_SECOND = 25e6  # of input, Ultra on two cores
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One watched folder. Sizes in bytes."""
+
+    watch: str
+    mode: str
+    files: int
+    bytes_now: int
+    bytes_then: int
+    archive_needs: int
+    archive_free: int
+    seconds: float
+
+
+def estimate(config: Config, paths: Sequence[str], *, redo: bool) -> list[Estimate]:
+    """What `once` would treat, per folder. Reads headers only."""
+    choice = select.choose(config, _ledger(config), paths, redo=redo)
+    files = [(f.watch, os.path.join(f.watch.root, f.path), f.identity.size) for f in choice.files]
+    files += [
+        (_watch(config, e.root), e.archive_path, e.bytes_in or 0)
+        for e in choice.again
+        if e.archive_path
+    ]
+    return [
+        _of_folder(config, w, [(path, size) for at, path, size in files if at is w])
+        for w in config.watch
+    ]
+
+
+def _ledger(config: Config) -> Ledger | None:
+    try:
+        return Ledger(config.state.path, __version__, readonly=True)
+    except StorageError:
+        return None  # nothing was seen yet
+
+
+def _watch(config: Config, root: str) -> Watch:
+    return next(w for w in config.watch if w.root == root)
+
+
+def _of_folder(config: Config, watch: Watch, files: Sequence[tuple[str, int]]) -> Estimate:
+    loras = [
+        (size, then) for path, size in files if (then := _after(path, size, watch)) is not None
+    ]
+    now = sum(size for size, _ in loras)
+    archive = os.path.realpath(config.archive.path)
+    same_disk = _device(archive) == os.stat(watch.root).st_dev
+    return Estimate(
+        watch=watch.name,
+        mode=watch.settings.mode,
+        files=len(loras),
+        bytes_now=now,
+        bytes_then=sum(then for _, then in loras),
+        archive_needs=0 if same_disk or watch.settings.mode == "analyze" else now,
+        archive_free=_free(archive),
+        seconds=now / BYTES_PER_SECOND,
+    )
+
+
+def _after(path: str, size: int, watch: Watch) -> int | None:
+    """The size that is to be expected; None for what is no LoRA that lensd would touch."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        header = read_header(fd, size)
+        specs = {k: TensorSpec(t.dtype, t.shape) for k, t in header.tensors.items()}
+        layout = read_layout(specs)
+    except FileError:
+        return None
+    finally:
+        os.close(fd)
+    if is_output(header.metadata):
+        return None
+    mode = watch.settings.mode
+    factors = sum((m.out_features + m.in_features) * m.rank for m in layout.modules)
+    before = sum(
+        (m.out_features + m.in_features) * m.rank * ITEM_SIZE[m.dtype] for m in layout.modules
+    )
+    width = 1 if mode in ("int8", "ultra") else 2
+    share = TYPICAL_SHARE if mode in ("rank", "ultra") else 1.0
+    after = before if mode == "analyze" else factors * width * share
+    return min(size, round(size - before + after))
+
+
+def _device(path: str) -> int:
+    return os.stat(_existing(path)).st_dev
+
+
+def _free(path: str) -> int:
+    space = os.statvfs(_existing(path))
+    return space.f_bavail * space.f_frsize
+
+
+def _existing(path: str) -> str:
+    """The path, or the nearest folder above it that exists: the archive may not be there yet."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path

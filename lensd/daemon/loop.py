@@ -1,0 +1,174 @@
+"""The daemon's main loop: folders are watched, requests answered, the configuration reloaded."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from typing import Any
+
+from lensd.config.load import load_for_run
+from lensd.config.model import Config
+from lensd.daemon.app import (
+    App,
+    Inbox,
+    Look,
+    Reload,
+    Stop,
+    Wake,
+    listen,
+    locked_ledger,
+    require_unclaimed,
+    say,
+)
+from lensd.daemon.control import Server, Tell
+from lensd.daemon.requests import RequestHandler, serve
+from lensd.daemon.systemd_notify import notify, notify_reloading
+from lensd.errors import EXIT_OK, ConfigError, LensdError, StorageError
+from lensd.logs import log
+from lensd.store.ledger import Ledger
+
+LEDGER_AGAIN_SECONDS = 10.0  # after a full state disk: until the next look at the folders
+BETWEEN_JOBS = ("restore", "prune")  # requests that change files, so the runner does them
+
+
+def run(config: Config) -> int:
+    """The daemon in the foreground, until SIGTERM or SIGINT. Returns the exit code."""
+    began = time.monotonic()
+    inbox = listen()
+    signal.signal(signal.SIGHUP, lambda *_: inbox.put(Reload()))
+    with locked_ledger(config) as ledger:
+        following: Config | None = config
+        while following is not None:  # each time with the configuration that SIGHUP brought
+            following = Daemon(following, ledger, began, inbox).run()
+            began = time.monotonic()
+    return EXIT_OK
+
+
+class Daemon:
+    """One configuration's life."""
+
+    def __init__(self, config: Config, ledger: Ledger, began: float, inbox: Inbox) -> None:
+        self._config = config
+        self._began = began
+        self._app = App(config, ledger, inbox, patient=True)
+        self._handler = RequestHandler(
+            config,
+            ledger,
+            self._app.archive,
+            self._app.say,
+            self._app.look,
+            self._app.context.stopping.is_set,
+        )
+        self._ledger_fault: StorageError | None = None
+        self._ledger_again = -math.inf
+
+    def run(self) -> Config | None:
+        """Watch until told to stop, or (the new configuration is returned) to start anew."""
+        app = self._app
+        control = Server(self._config.state.path, self._answer)
+        try:
+            app.ledger.set_meta("held", None)
+            app.root_monitor.start()  # before the scan, so that nothing falls between them
+            app.prepare()
+            app.root_monitor.tick(time.monotonic())
+            app.job_thread.start()
+            app.job_thread.wake()
+            control.start()
+            self._tell_ready()
+            return self._loop()
+        finally:
+            control.stop()
+            app.close()
+
+    def _tell_ready(self) -> None:
+        notify("READY=1")
+        say(
+            "daemon.ready",
+            watches=[w.name for w in self._config.watch],
+            queued=self._app.ledger.count_unfinished(),
+            seconds=round(time.monotonic() - self._began, 4),
+        )
+
+    def _loop(self) -> Config | None:
+        app = self._app
+        while app.job_thread.error is None:
+            if app.root_monitor.alive and app.context.worker.is_fresh(time.monotonic()):
+                app.pulse.beat(time.monotonic())
+            message = app.next(min(app.root_monitor.next_due(), app.intake.next_due() or math.inf))
+            if isinstance(message, Stop):
+                say("daemon.stopping", signal=signal.Signals(message.number).name)
+                notify("STOPPING=1")
+                return None
+            if isinstance(message, Reload):
+                if (following := self._reload()) is not None:
+                    return following
+                continue
+            self._turn(message)
+        raise app.job_thread.error
+
+    def _turn(self, message: Look | Wake | None) -> None:
+        """What a message and the time ask of the intake."""
+        app, now = self._app, time.monotonic()
+        try:
+            if isinstance(message, Look):
+                app.intake.hint(message.path, now)
+            app.root_monitor.tick(now)
+            if app.intake.step(now):
+                app.job_thread.wake()
+        except StorageError as error:
+            # What could not be written down is found again by the next look at the folders.
+            self._ledger_again = now + LEDGER_AGAIN_SECONDS
+            app.root_monitor.look_again(self._ledger_again)
+            self._tell_ledger(error)
+        else:
+            if now >= self._ledger_again:
+                self._tell_ledger(None)
+
+    def _tell_ledger(self, fault: StorageError | None) -> None:
+        """One line when the ledger cannot be written, one when it can again."""
+        known, self._ledger_fault = self._ledger_fault, fault
+        if (known is None) == (fault is None):
+            return
+        say(
+            "daemon.recovered" if fault is None else "daemon.degraded",
+            watch=None,
+            path=self._config.state.path,
+            reason="io_error",
+            message=f"{fault}. New files wait until then" if fault else "new files are taken again",
+        )
+
+    def _reload(self) -> Config | None:
+        """The new configuration; None when it has faults: then everything stays as it is."""
+        notify_reloading()
+        try:
+            found = load_for_run(self._config.source, waits=True)
+            self._require_same_state(found)
+            require_unclaimed(found)
+            log.configure(found.log.path, found.log.level, found.log.mode_bits)
+        except LensdError as error:
+            old = self._config.log
+            log.configure(old.path, old.level, old.mode_bits)
+            details = getattr(error, "details", str(error))
+            message = f"the configuration stays as it was; correct it and reload again: {details}"
+            say("daemon.refused", config=self._config.source, message=message)
+            notify("READY=1")
+            return None
+        say("daemon.reloaded", config=found.source)
+        return found
+
+    def _require_same_state(self, found: Config) -> None:
+        if os.path.realpath(found.state.path) != os.path.realpath(self._config.state.path):
+            raise ConfigError(
+                f"state.path: {found.state.path} is another state folder, which a reload cannot "
+                "change; restart lensd"
+            )
+
+    def _answer(self, verb: str, arguments: dict[str, Any], tell: Tell) -> int:
+        """A request from the control socket, in a thread of its own."""
+        if verb in BETWEEN_JOBS:
+            return self._app.job_thread.run_between_jobs(
+                lambda: serve(self._handler, verb, arguments, tell)
+            )
+        return serve(self._handler, verb, arguments, tell)

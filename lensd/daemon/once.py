@@ -1,0 +1,80 @@
+"""`once`: what is there now is settled together and worked off; then it ends."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import signal
+import time
+
+from lensd.config.model import Config
+from lensd.daemon import select
+from lensd.daemon.app import App, Look, ProgressObserver, Stop, listen, locked_ledger, say
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED
+
+
+def once(
+    config: Config, *, paths: list[str], redo: bool, observer: ProgressObserver | None = None
+) -> int:
+    """Process what is there now, then end. Returns the exit code."""
+    inbox = listen()
+    observer = observer or ProgressObserver()
+    with locked_ledger(config, observer.stdout) as ledger:
+        app = App(config, ledger, inbox, patient=False, observer=observer)
+        app.root_monitor.open()
+        app.has_failed = bool(app.root_monitor.excluded)
+        app.prepare()
+        app.intake.tells_unfinished = False
+        observer.begin(_invite(app, paths, redo=redo))
+        app.job_thread.start()
+        try:
+            stopped = _settle_and_work(app)
+        finally:
+            app.close()
+    if stopped is not None:
+        return 128 + stopped
+    return EXIT_SOME_FAILED if app.has_failed else EXIT_OK
+
+
+def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
+    """What was asked to be treated, whatever became of it before: bytes by path."""
+    app.intake.follow()
+    there = app.config.model_copy(update={"watch": app.healthy()})
+    chosen = select.choose(there, app.ledger, paths, redo=redo)
+    app.ledger.release(chosen.released)
+    for entry in chosen.again:
+        app.ledger.redo(secrets.token_hex(8), entry)
+    now = time.monotonic()
+    sizes = {entry.full_path: entry.bytes_in or 0 for entry in chosen.again}
+    for file in chosen.files:
+        path = os.path.join(file.watch.root, file.path)
+        app.intake.hint(path, now)
+        sizes[path] = file.identity.size
+    return sizes
+
+
+def _settle_and_work(app: App) -> int | None:
+    """Returns the number of the signal that ended it early, if one did."""
+    intake, deadline = app.intake, _deadline(app)
+    while app.job_thread.error is None:
+        now = time.monotonic()
+        if intake.step(now):
+            app.job_thread.wake()
+        if intake.pending and now > deadline and not intake.hopeful:
+            intake.reject_rest()
+        if not intake.pending and app.is_worked_off():
+            return None
+        message = app.next(intake.next_due() or math.inf)
+        if isinstance(message, Stop):
+            say("daemon.stopping", signal=signal.Signals(message.number).name)
+            return message.number
+        if isinstance(message, Look):  # somebody wrote to a file while it was its turn
+            intake.hint(message.path, time.monotonic())
+            deadline = _deadline(app)
+    raise app.job_thread.error
+
+
+def _deadline(app: App) -> float:
+    """When a file that is not whole, and does not become so by waiting, is given up."""
+    return time.monotonic() + app.config.settle.quiet_seconds + 1

@@ -1,0 +1,85 @@
+"""What `lensd once` treats: every file that is there, or the paths that were named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from lensd.config.model import Config, Watch
+from lensd.errors import UsageError
+from lensd.store.entry import Entry
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger
+from lensd.store.paths import is_below, place
+from lensd.watcher.scan import scan
+
+# Outcomes that an explicit `once` treats again, and those that only `--redo` does.
+RELEASED = ("baseline", "failed", "quarantined")
+REDONE = ("restored", "kept", "skipped", "analyzed")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that `once` is to look at."""
+
+    watch: Watch
+    path: str
+    identity: Identity
+
+
+@dataclass(slots=True)
+class Choice:
+    """files: to look at; released: their old outcomes; again: outputs to make anew."""
+
+    files: list[File] = field(default_factory=list)
+    released: list[Entry] = field(default_factory=list)
+    again: list[Entry] = field(default_factory=list)
+
+
+def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo: bool) -> Choice:
+    """Raises UsageError for a path outside of every watched folder, or one that is not there."""
+    choice = Choice()
+    outcomes = RELEASED + REDONE if redo else RELEASED
+    for file in _files(config, places(config, paths)):
+        key = file.watch.root, file.path, file.identity
+        entry = ledger.knows(*key) if ledger else None
+        output = ledger.output(*key) if ledger and redo else None
+        if output is not None and output.archive_path is not None:
+            choice.again.append(output)
+        elif entry is None:
+            choice.files.append(file)
+        elif entry.outcome in outcomes:
+            choice.released.append(entry)
+            choice.files.append(file)
+    return choice
+
+
+def _files(config: Config, within: Sequence[str]) -> Iterator[File]:
+    for watch in config.watch:
+        for path, identity in scan(watch.root, recursive=watch.recursive, selects=watch.selects):
+            full = os.path.join(watch.root, path)
+            if not within or any(is_below(full, p) for p in within):
+                yield File(watch, path, identity)
+
+
+def places(config: Config, paths: Sequence[str]) -> list[str]:
+    """The paths resolved. Raises UsageError as `choose` does."""
+    found = []
+    for path in paths:
+        there = place(path)
+        if not os.path.lexists(there):
+            raise UsageError(f"{path} is not there; give a file or folder inside a watched folder")
+        if watch_of(config, there) is None:
+            roots = ", ".join(w.path for w in config.watch)
+            raise UsageError(
+                f"{path} is in no watched folder ({roots}); add its folder under `watch`, or use "
+                "`lensd compress` for a single file"
+            )
+        found.append(there)
+    return found
+
+
+def watch_of(config: Config, path: str) -> Watch | None:
+    """The watched folder that an absolute, resolved path is in."""
+    return next((w for w in config.watch if is_below(path, w.root)), None)

@@ -1,0 +1,251 @@
+"""Two passes over a file's modules, each a pool of independent tasks.
+
+One intra-op thread per task: several OpenMP threads on a busy machine spin and make the same work
+ten times longer. A task holds a few modules of one shape, so that memory does not grow with the
+file, and its result does not depend on how many run beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch
+
+from lensd.engine import readback
+from lensd.engine.readback import as_bytes
+from lensd.engine.reader import Source
+from lensd.errors import Failed
+from lensd.lora import compress, fidelity, spectrum
+from lensd.lora.batches import batches
+from lensd.lora.int8 import Factors
+from lensd.lora.layout import Module
+from lensd.lora.planning import ModulePlan, Parameters, Plan, Reading, columns, own_energy
+from lensd.lora.reading import read_modules
+from lensd.store.staging import Output
+from lensd.worker import memory
+from lensd.worker.protocol import Progress
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Beyond what rounding explains, a module may differ from its plan by this share of its norm.
+VERIFY_SLACK = 1e-4
+# What the first pass keeps for the second, in memory; of modules beyond that it is computed again.
+KEPT_BYTES = 24 * 2**20
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds spent per kind of work, averaged over the pool's threads."""
+
+    threads: int
+    spent: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def measure(self, kind: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            took = (time.monotonic() - began) / self.threads
+            with self._lock:
+                self.spent[kind] = self.spent.get(kind, 0.0) + took
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One module of an output, against its original and against its plan."""
+
+    plan: ModulePlan
+    squared_error: float  # ||delta - what a loader sees||_F^2
+    squared_signal: float  # ||delta_k||_F^2 before encoding
+    squared_noise: float  # what encoding did to it
+    elements: fidelity.ElementError
+    too_noisy: bool  # so that it should be no int8
+
+    @property
+    def relative_error(self) -> float:
+        return (self.squared_error / self.plan.energy) ** 0.5 if self.plan.energy else 0.0
+
+
+class Engine:
+    """Runs the passes of one file on one device."""
+
+    def __init__(self, source: Source, device: str, progress: Progress) -> None:
+        torch.set_num_threads(1)
+        self.source = source
+        self.device = torch.device(device)
+        self.threads = 1 if self.device.type == "cuda" else available_cores()
+        self.clock = Clock(self.threads)
+        self._cores: dict[str, spectrum.Core] = {}
+        self._progress = progress
+
+    def first_pass(self, p: Parameters) -> list[Reading]:
+        """The spectrum of every module. Raises Failed(`not_finite`) naming the first bad one."""
+        modules = self.source.layout.modules
+        together = batches(modules, self._form, _elements)
+        read = self._map("spectrum", lambda batch: self._read(batch, p), together, len(modules))
+        found = {r.module.name: r for r in self._kept(read)}
+        bad = [m.name for m in modules if m.name not in found]
+        if bad:
+            raise Failed(
+                "not_finite",
+                f"{len(bad)} of {len(modules)} modules hold NaN or infinite weights, the first "
+                f"is {bad[0]}; the file is broken: download or train it again",
+            )
+        return [found[m.name] for m in modules]
+
+    def reduce(self, plan: Plan, output: Output) -> list[Measured]:
+        """Compress every module into `output`; the tensors themselves are not kept.
+
+        Measured is what a loader will see: `verify` proves that its bytes lie on the disk. Raises
+        Failed(`verify_failed`) where a module is not what was planned.
+        """
+
+        def work(batch: Sequence[ModulePlan]) -> list[Measured]:
+            reduced, measured = self._reduce(batch)
+            with self.clock.measure("write"):
+                for key, tensor in (item for r in reduced for item in r.tensors.items()):
+                    output.write(key, as_bytes(tensor))
+            return measured
+
+        results = self._of_plan(plan, work)
+        with self.clock.measure("write"):
+            for key in plan.layout.untouched:
+                output.copy(key, self.source.fd, self.source.header)
+        for m in results:
+            _check_error(m)
+        return results
+
+    def rehearse(self, plan: Plan) -> list[Measured]:
+        """What the output would be, measured without writing it."""
+        return self._of_plan(plan, lambda batch: self._reduce(batch)[1])
+
+    def verify(self, output: Output, plan: Plan) -> None:
+        """Read the output back. Raises Failed(`verify_failed`)."""
+        began = time.monotonic()
+        readback.verify(output, plan, self._progress)
+        self.clock.spent["verify"] = time.monotonic() - began
+
+    def seconds(self) -> dict[str, float]:
+        """read, compute, write and verify: shares of the wall clock, in seconds."""
+        kinds = ("read", "compute", "write", "verify")
+        return {kind: round(self.clock.spent.get(kind, 0.0), 4) for kind in kinds}
+
+    def _form(self, module: Module) -> tuple[object, ...]:
+        """What modules of one batch have in common."""
+        dtypes = self.source.specs[module.up].dtype, self.source.specs[module.down].dtype
+        return module.out_features, module.rank, module.in_features, dtypes
+
+    def _read(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
+        with self.clock.measure("read"):
+            stored = self._there(self.source.matrices(modules))
+            alphas = [self.source.alpha(m) for m in modules]
+        with self.clock.measure("compute"):
+            found = read_modules(modules, *stored, alphas, own_energy(p))
+            return [r and _with_leading_columns(r, p) for r in found]
+
+    def _kept(self, readings: Iterable[Reading | None]) -> Iterator[Reading]:
+        """Their cores as long as there is room: by the order of the batches, and nothing else."""
+        room = KEPT_BYTES
+        for reading in readings:
+            if reading is None or reading.core is None:
+                continue
+            room -= spectrum.core_bytes(reading.core)
+            if room >= 0:
+                self._cores[reading.module.name] = reading.core
+            yield replace(reading, core=None)
+
+    def _of_plan(
+        self, plan: Plan, work: Callable[[Sequence[ModulePlan]], list[Measured]]
+    ) -> list[Measured]:
+        """Modules of similar rank share a batch: the others are padded to the largest."""
+        together = batches(
+            sorted(plan.modules, key=lambda m: m.rank),
+            lambda m: (*self._form(m.module), *compress.alike(m)),
+            _elements_at_work,
+        )
+        results = self._map("reduce", work, together, len(plan.modules))
+        found = {m.plan.module.name: m for m in results}
+        return [found[m.module.name] for m in plan.modules]
+
+    def _reduce(self, plans: Sequence[ModulePlan]) -> tuple[list[compress.Reduced], list[Measured]]:
+        with self.clock.measure("read"):
+            stored = self._there(self.source.matrices([m.module for m in plans]))
+        with self.clock.measure("compute"):
+            if stored.up.itemsize < 4 and plans[0].rank < plans[0].module.rank:
+                stored = Factors(stored.up.float(), stored.down.float())  # once for all
+            cores = [self._cores.get(m.module.name) for m in plans]
+            reduced = compress.reduce_all(plans, stored, cores)
+            errors = compress.squared_errors(reduced, stored, cores)
+        pairs = zip(reduced, errors, strict=True)
+        return reduced, [
+            Measured(r.plan, e, r.squared_signal, r.squared_error, r.elements, r.too_noisy)
+            for r, e in pairs
+        ]
+
+    def _there(self, factors: Factors) -> Factors:
+        if self.device.type == "cpu":
+            return factors
+        return Factors(*(t.pin_memory().to(self.device, non_blocking=True) for t in factors))
+
+    def _map(
+        self, stage: str, work: Callable[[T], Iterable[R]], items: Iterable[T], of: int
+    ) -> Iterator[R]:
+        """The results of all items, in their order; progress counts results, `of` so many."""
+        with single_threaded_pool(self.threads) as pool:
+            results = (result for part in pool.map(work, items) for result in part)
+            for done, result in enumerate(results, 1):
+                self._progress(stage, done, of)
+                yield result
+        memory.give_back()  # the next pass cuts it in other pieces
+
+
+def _elements(module: Module) -> int:
+    return module.rank * (module.out_features + module.in_features)
+
+
+def _elements_at_work(m: ModulePlan) -> int:
+    """Of factors before and after, and what lies between them."""
+    return _elements(m.module) // m.module.rank * max(m.module.rank, 3 * m.rank)
+
+
+def _with_leading_columns(reading: Reading, p: Parameters) -> Reading:
+    """Without the singular vectors that no plan will ask for."""
+    if reading.core is None:
+        return reading
+    return replace(reading, core=spectrum.leading(reading.core, columns(reading, p)))
+
+
+def single_threaded_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads whose torch operations take one core each.
+
+    Each has to be told: until then its first products are split between cores, and so rounded in
+    another way from run to run.
+    """
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+def available_cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def _check_error(m: Measured) -> None:
+    """Truncation and rounding bound the error of a module (triangle inequality)."""
+    planned = (m.plan.energy * (1 - m.plan.retained)) ** 0.5 + m.squared_noise**0.5
+    allowed = planned + VERIFY_SLACK * m.plan.energy**0.5
+    if not m.squared_error**0.5 <= allowed:  # also when it is NaN
+        raise Failed(
+            "verify_failed",
+            f"module {m.plan.module.name} read back from disk differs from the original by "
+            f"{m.relative_error:.3g} of its norm, more than planned; nothing was replaced. "
+            "Please report this with the file's name",
+        )

@@ -1,0 +1,1 @@
+"""What changes watched folders and the archive. No other folder does."""

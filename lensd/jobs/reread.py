@@ -1,0 +1,88 @@
+"""Files read again whole, from the disk and not from memory: what are they now?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lensd.errors import Failed, Skipped
+from lensd.lora import marks
+from lensd.store.archive import Archive
+from lensd.store.disk_errors import disk_faults
+from lensd.store.entry import VERSIONS, Entry
+from lensd.store.fs import open_folder, open_regular
+from lensd.store.hashing import sha256_of
+from lensd.store.header import read_header
+from lensd.store.identity import Identity
+
+Stop = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a file was while it was read. `original`: the sha256 that an output's mark names."""
+
+    identity: Identity
+    sha256: str
+    original: str | None = None
+
+
+def published(entry: Entry, stop: Stop | None = None) -> Reading:
+    """The file under an entry's name.
+
+    Raises FileNotFoundError, Skipped(`symlink` | `not_regular` | `changed`), Failed(`io_error`),
+    PermissionError, Interrupted.
+    """
+    folder, name = os.path.split(entry.path)
+    folder_fd = open_folder(entry.root, folder)
+    try:
+        fd = open_regular(folder_fd, name)
+    finally:
+        os.close(folder_fd)
+    try:
+        return _read(fd, entry.full_path, stop, look_for_mark=True)
+    finally:
+        os.close(fd)
+
+
+def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
+    """A file in the archive. Raises as `published`."""
+    fd = archive.open_original(path)
+    try:
+        return _read(fd, path, stop, look_for_mark=False)
+    finally:
+        os.close(fd)
+
+
+def places(archive: Archive, entry: Entry) -> list[str]:
+    """Where the archive may have an entry's original: as its newest, and as an older version.
+
+    None where the ledger knows of none, or of one that lies outside of the archive.
+    """
+    path, prefix = entry.archive_path, f"{archive.root}/"
+    if path is None or not path.startswith(prefix):
+        return []
+    inside = path.removeprefix(prefix)
+    if inside.startswith(f"{VERSIONS}/"):
+        return [path]
+    return [path, f"{prefix}{VERSIONS}/{entry.sha256_in}/{inside}"]
+
+
+def _read(fd: int, path: str, stop: Stop | None, *, look_for_mark: bool) -> Reading:
+    with disk_faults(path):
+        before = Identity.of(os.fstat(fd))
+        sha256 = sha256_of(fd, drop_cache=True, stop=stop)
+        mark = _mark(fd, before.size) if look_for_mark else None
+        after = Identity.of(os.fstat(fd))
+    if not after.same_content(before):
+        raise Skipped("changed", f"{path} was written to while it was read; try again later")
+    return Reading(after, sha256, mark)
+
+
+def _mark(fd: int, size: int) -> str | None:
+    try:
+        metadata = read_header(fd, size).metadata
+    except (Skipped, Failed):
+        return None
+    return metadata[marks.ORIGINAL] if marks.is_output(metadata) else None

@@ -1,0 +1,218 @@
+"""Archived originals and published files read again and compared with the ledger. Changes nothing.
+
+Works beside a running daemon: before a fault is told, the ledger is asked again, twice alike.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lensd.errors import FileError, StorageError
+from lensd.jobs import prune, reread
+from lensd.jobs.reread import Reading
+from lensd.store.archive import Archive
+from lensd.store.entry import VERSIONS, Entry
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger
+
+LOOK_AGAIN_SECONDS = 0.5
+LOOKS = 5
+HELD = ("compressed", "replaced", "restored")  # outcomes of rows that may have an original
+
+State = Literal[
+    "ok", "damaged", "missing", "unreadable", "changed", "gone", "unreachable", "busy", "pruned"
+]
+# changed, gone: the person's own doing, on files that are theirs. busy: another look is needed.
+FAULTS = ("damaged", "missing", "unreadable", "unreachable")
+
+Key = tuple[str, str]  # root, path
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One file that was looked at. `path` is where it lies, `of` its name in the watched folder."""
+
+    kind: Literal["original", "output"]
+    state: State
+    path: str
+    of: str
+    watch: str
+    sha256: str | None = None  # what it should be
+    bytes: int = 0  # that were read
+    message: str | None = None
+
+    @property
+    def is_fault(self) -> bool:
+        return self.state in FAULTS
+
+
+class Verifier:
+    """Reads the ledger, which may be open for reading only."""
+
+    def __init__(self, ledger: Ledger, archive: Archive) -> None:
+        self._ledger = ledger
+        self._archive = archive
+        self._seen: set[str] = set()
+
+    def files(self) -> dict[Key, int]:
+        """Every file that has an original or an output, in order, and the bytes of all of them.
+
+        Raises StorageError.
+        """
+        if not os.path.isdir(self._archive.root):
+            raise StorageError(
+                f"the archive {self._archive.root} is not there: mount its disk or correct "
+                "archive.path"
+            )
+        sizes: dict[Key, int] = {}
+        for entry in self._ledger.with_outcome(*HELD):
+            key = entry.root, entry.path
+            sizes[key] = sizes.get(key, 0) + _bytes(entry)
+        return dict(sorted(sizes.items()))
+
+    def check(self, key: Key) -> list[Finding]:
+        """The originals and the output of one path, as far as they are at rest."""
+        before: tuple[list[Entry], list[Finding]] | None = None
+        for _ in range(LOOKS):
+            rows = self._ledger.history(*key)
+            found = list(self._judge(rows))
+            if not any(f.is_fault for f in found) or before == (rows, found):
+                break
+            before = rows, found
+            time.sleep(LOOK_AGAIN_SECONDS)
+        return found
+
+    def unknown_versions(self, wanted: Callable[[str], bool]) -> Iterator[Finding]:
+        """Older originals that no row names (their ledger was lost): the path tells their sha256.
+
+        `wanted` is asked with `<watch name>/<relative path>`. To be called after all `check`s.
+        """
+        top = os.path.join(self._archive.root, VERSIONS)
+        for folder, folders, names in os.walk(top):
+            folders.sort()
+            for name in sorted(names):
+                path = os.path.join(folder, name)
+                sha256, _, inside = os.path.relpath(path, top).partition("/")
+                if path not in self._seen and inside and wanted(inside):
+                    watch = inside.partition("/")[0]
+                    yield self._compare(path, path, watch, sha256)
+
+    def _judge(self, rows: Sequence[Entry]) -> Iterator[Finding]:
+        busy = any(r.state != "done" for r in rows)
+        for entry in _originals(rows):
+            yield _at_rest(self._original(entry, rows), busy=busy)
+        current = next((r for r in reversed(rows) if r.outcome == "compressed"), None)
+        if current is not None:
+            yield _at_rest(self._output(current), busy=busy)
+
+    def _original(self, entry: Entry, rows: Sequence[Entry]) -> Finding:
+        sha256 = entry.sha256_in or ""
+        if entry.archive_path is None:
+            return Finding(
+                "original", "pruned", "", entry.full_path, entry.watch, sha256, 0, entry.message
+            )
+        deleted = prune.under_way(self._ledger)
+        if deleted is not None and deleted[0] == entry.job_id:
+            return Finding(
+                "original", "pruned", "", entry.full_path, entry.watch, sha256, 0,
+                "its deletion (archive.keep_days) is under way, or will be completed",
+            )  # fmt: skip
+        places = reread.places(self._archive, entry)
+        if not places:
+            message = f"it is not in the archive {self._archive.root}: was archive.path changed?"
+            return Finding(
+                "original", "unreachable", entry.archive_path, entry.full_path, entry.watch, sha256,
+                0, message,
+            )  # fmt: skip
+        newest = next(r for r in reversed(rows) if r.archive_path == entry.archive_path)
+        if newest.sha256_in != sha256:
+            places.reverse()  # a newer original has its place
+        expected = self._compare(places[0], entry.full_path, entry.watch, sha256)
+        if expected.state == "ok":
+            return expected
+        others = (self._compare(p, entry.full_path, entry.watch, sha256) for p in places[1:])
+        return next((f for f in others if f.state == "ok"), expected)
+
+    def _output(self, entry: Entry) -> Finding:
+        path = entry.full_path
+        if not os.path.isdir(entry.root):
+            return Finding(
+                "output", "unreachable", path, path, entry.watch, entry.sha256_out, 0,
+                f"the watched folder {entry.root} is not there: mount its disk",
+            )  # fmt: skip
+        try:
+            reading = reread.published(entry)
+        except FileNotFoundError:
+            return Finding("output", "gone", path, path, entry.watch, entry.sha256_out)
+        except (FileError, OSError) as error:
+            return Finding(
+                "output", "unreadable", path, path, entry.watch, entry.sha256_out, 0, str(error)
+            )
+        state, message = _state_of_output(entry, reading)
+        return Finding(
+            "output", state, path, path, entry.watch, entry.sha256_out,
+            reading.identity.size, message,
+        )  # fmt: skip
+
+    def _compare(self, path: str, of: str, watch: str, sha256: str) -> Finding:
+        self._seen.add(path)
+        size, message = 0, None
+        state: State = "ok"
+        try:
+            reading = reread.original(self._archive, path)
+        except FileNotFoundError:
+            state, message = "missing", "the archive does not have it: look for a backup"
+        except (FileError, OSError) as error:
+            state, message = "unreadable", str(error)
+        else:
+            size = reading.identity.size
+            if reading.sha256 != sha256:
+                state, message = "damaged", "it is not what was archived: bring it from a backup"
+        return Finding("original", state, path, of, watch, sha256, size, message)
+
+
+def _bytes(entry: Entry) -> int:
+    """Of a row's original and output, as far as there still are any."""
+    original = entry.bytes_in if entry.archive_path else None
+    output = entry.bytes_out if entry.outcome == "compressed" else None
+    return (original or 0) + (output or 0)
+
+
+def _originals(rows: Sequence[Entry]) -> Iterator[Entry]:
+    """Of each original of a path the row that says last where it is; none if it moved back."""
+    last = {r.sha256_in: r for r in rows if r.outcome in HELD and r.state == "done"}
+    for entry in last.values():
+        if entry.archive_path is not None or entry.outcome == "compressed":
+            yield entry
+
+
+def _state_of_output(entry: Entry, reading: Reading) -> tuple[State, str | None]:
+    if reading.sha256 == entry.sha256_out:
+        return "ok", None
+    if entry.staged is not None and _untouched(entry.staged, reading.identity):
+        return "damaged", _ROTTEN
+    return "changed", "somebody replaced it or wrote to it; it is theirs"
+
+
+_ROTTEN = (
+    "nobody wrote to it and it reads differently: `lensd restore` it, and check the disk (`dmesg`, "
+    "`smartctl`)"
+)
+
+
+def _untouched(known: Identity, now: Identity) -> bool:
+    """Size, date and inode are as they were when it was published."""
+    return (known.size, known.mtime_ns, known.inode) == (now.size, now.mtime_ns, now.inode)
+
+
+def _at_rest(found: Finding, *, busy: bool) -> Finding:
+    if not (busy and found.is_fault):
+        return found
+    return Finding(
+        found.kind, "busy", found.path, found.of, found.watch, found.sha256, found.bytes,
+        "a job of this file is waiting or under way",
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The log: one JSON object a line, and where the lines go."""

@@ -1,0 +1,143 @@
+"""Folders and names below a root, safe against folders swapped for links meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+
+from lensd.errors import Skipped
+from lensd.store.attributes import copy_attributes
+from lensd.store.disk_errors import Interrupted, disk_faults, path_of
+from lensd.store.identity import Identity
+from lensd.store.rename import NotSupported, exchange, move_onto_free_name, rename_noreplace
+
+__all__ = [
+    "Interrupted", "NotSupported", "copy_attributes", "exchange", "fsync_folder", "identity_at",
+    "is_temporary", "make_folders", "move_onto_free_name", "new_token", "open_folder",
+    "open_regular",     "rename_noreplace", "temporary_name",
+]  # fmt: skip
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TEMPORARY = re.compile(r"\.lensd-[A-Za-z0-9_-]{1,64}\.tmp")
+
+
+def open_folder(root: str, relative_folder: str) -> int:
+    """A descriptor of `root/relative_folder` ("" is the root), entering no link below the root.
+
+    Raises FileNotFoundError, Skipped(`symlink`) when a part is a link or no folder.
+    """
+    fd = os.open(root, _FOLDER)
+    for part in _parts(relative_folder):
+        fd = _enter(fd, part, root)
+    return fd
+
+
+def make_folders(root: str, relative_folder: str, mode: int = 0o755) -> int:
+    """As open_folder, creating what is missing (durably), subject to the umask.
+
+    Raises FileNotFoundError when the root itself is missing, Failed(`no_space` | `io_error`).
+    """
+    fd = os.open(root, _FOLDER)
+    for part in _parts(relative_folder):
+        with disk_faults(root):
+            _make(fd, part, mode)
+        fd = _enter(fd, part, root)
+    return fd
+
+
+def fsync_folder(fd: int) -> None:
+    """Make the names in an open folder durable, where the filesystem can do that."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network and FUSE filesystems
+            raise
+
+
+def identity_at(folder_fd: int, name: str) -> Identity | None:
+    """What lies under the name now (a link itself, not its target), None if nothing."""
+    try:
+        return Identity.of(os.stat(name, dir_fd=folder_fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+
+
+def open_regular(folder_fd: int, name: str) -> int:
+    """A read descriptor of a regular file, never of a link or a device.
+
+    Raises FileNotFoundError, Skipped(`symlink` | `not_regular`).
+    """
+    where = f"{path_of(folder_fd)}/{name}"
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=folder_fd)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Skipped(
+                "symlink", f"{where} is a symbolic link: put the file itself there"
+            ) from error
+        if error.errno == errno.ENXIO:
+            raise _not_regular(where) from error
+        raise
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise _not_regular(where)
+
+
+def temporary_name(token: str) -> str:
+    """`.lensd-<token>.tmp`: hidden, short whatever the target's name, never `.safetensors`."""
+    if _TOKEN.fullmatch(token) is None:
+        raise ValueError(f"no token for a temporary name: {token!r}")
+    return f".lensd-{token}.tmp"
+
+
+def new_token() -> str:
+    """A token that no other temporary has."""
+    return secrets.token_hex(8)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether lensd could have given this name to a temporary."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def _not_regular(where: str) -> Skipped:
+    return Skipped("not_regular", f"{where} is no regular file: move it elsewhere")
+
+
+def _parts(relative: str) -> list[str]:
+    parts = [part for part in relative.split("/") if part not in ("", ".")]
+    if relative.startswith("/") or ".." in parts or "\0" in relative:
+        raise ValueError(f"not a path below a root: {relative!r}")
+    return parts
+
+
+def _make(fd: int, part: str, mode: int) -> None:
+    try:
+        os.mkdir(part, mode, dir_fd=fd)
+        fsync_folder(fd)
+    except FileExistsError:
+        return
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _enter(fd: int, part: str, root: str) -> int:
+    try:
+        return os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise Skipped(
+            "symlink",
+            f"{part!r} below {root} is a link or no folder: lensd enters no links below a root; "
+            "put a real folder there",
+        ) from error
+    finally:
+        os.close(fd)

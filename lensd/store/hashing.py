@@ -1,0 +1,85 @@
+"""Reading and hashing open files by position: never mapped, since truncation would be a SIGBUS."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from lensd.store.disk_errors import Interrupted, disk_faults
+
+CHUNK_BYTES = 2**20
+
+
+def read_up_to(fd: int, count: int, offset: int) -> bytearray:
+    """`count` bytes from `offset`, fewer where the file ends. Raises Failed(`io_error`)."""
+    buffer = bytearray(count)
+    with memoryview(buffer) as view:
+        filled = fill(view, fd, offset)
+    del buffer[filled:]
+    return buffer
+
+
+def fill(view: memoryview, fd: int, offset: int) -> int:
+    """Read from `offset` until `view` is full or the file ends; how many bytes that were.
+
+    Raises Failed(`io_error`).
+    """
+    filled = 0
+    with disk_faults(fd):
+        while filled < len(view):
+            got = os.preadv(fd, [view[filled:]], offset + filled)
+            if got == 0:
+                break
+            filled += got
+    return filled
+
+
+def chunks(fd: int, stop: Callable[[], bool] | None = None) -> Iterator[memoryview]:
+    """The whole file in pieces of 1 MiB, each valid until the next; Interrupted when `stop()`."""
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    offset = 0
+    while True:
+        if stop is not None and stop():
+            raise Interrupted
+        with disk_faults(fd):
+            got = os.preadv(fd, [buffer], offset)
+        if got == 0:
+            return
+        yield buffer[:got]
+        offset += got
+
+
+def sha256_of(fd: int, *, drop_cache: bool = False, stop: Callable[[], bool] | None = None) -> str:
+    """Hex sha256 of the whole file. `drop_cache` asks the disk and not the page cache.
+
+    Only written-back pages can be dropped: fsync first. Raises Interrupted, Failed(`io_error`).
+    """
+    if drop_cache:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    digest = hashlib.sha256()
+    for chunk in chunks(fd, stop):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+class Hashes(NamedTuple):
+    """Hex sha256 of a safetensors file: all of it, and its tensors' bytes without the header.
+
+    Programs call the first 10 digits of the one AutoV2, the first 12 of the other AutoV3.
+    """
+
+    file: str
+    data: str
+
+
+def hashes_of(fd: int, data_start: int) -> Hashes:
+    """Both from one reading. Raises Failed(`io_error`)."""
+    file, data = hashlib.sha256(), hashlib.sha256()
+    offset = 0
+    for chunk in chunks(fd):
+        file.update(chunk)
+        data.update(chunk[max(0, data_start - offset) :])
+        offset += len(chunk)
+    return Hashes(file.hexdigest(), data.hexdigest())

@@ -1,0 +1,137 @@
+"""One lensd per state folder, and per watched folder.
+
+The lock of a watched folder must not keep its disk from being unmounted. So it is a range of bytes
+of `/`, which is open for reading only and never read: it begins at a number made of the folder's
+device and inode, and its length is the process id of the holder, for the other one's message. Locks
+beyond the end of a file cost nothing and leave nothing behind; the kernel drops them with the
+process. Open file description locks: closing `/` elsewhere in this process keeps them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import struct
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from lensd.errors import LockedError, StorageError
+
+_FLOCK = "hhqqi4x"  # l_type, l_whence, l_start, l_len, l_pid (0 for these locks)
+_PID_BITS = 22  # the kernel's limit: 4 Mi processes
+
+
+class StateLock:
+    """Holds `<state>/lock` while open. The kernel drops it with the process, however that ends."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = os.path.join(folder, "lock")
+        try:
+            os.makedirs(folder, mode=0o750, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise StorageError(
+                f"the state folder {folder} cannot be used: {error.strerror}; create it for the "
+                "user that runs lensd, or set `state.path`"
+            ) from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise LockedError(
+                f"another lensd (process {holder}) works with the state folder {folder}; stop it "
+                "first, or give this one a `state.path` of its own"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+
+def holder(folder: str) -> int | None:
+    """The process that holds the lock of a state folder, None if nobody does."""
+    try:
+        fd = os.open(os.path.join(folder, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(fd)
+    return None
+
+
+class Claims:
+    """Holds the claims of this process on folders while open."""
+
+    def __init__(self) -> None:
+        self._fd = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def claim(self, folder: str) -> None:
+        """Raises LockedError, naming the process that has it; OSError when it is not there.
+
+        First locked, then looked: of two that come at once at least one sees the other.
+        """
+        start = _place(os.stat(folder))
+        try:
+            _lock(self._fd, fcntl.F_RDLCK, start, os.getpid())
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOLCK, errno.ENOTSUP):
+                return  # a root filesystem without locks
+            raise
+        holder = self._other(start)
+        if holder is not None:
+            with suppress(OSError):
+                _lock(self._fd, fcntl.F_UNLCK, start, os.getpid())
+            raise LockedError(
+                f"another lensd (process {holder}) watches the folder {folder}; stop it first, or "
+                "take the folder out of one of the two configurations"
+            )
+
+    def _other(self, start: int) -> int | None:
+        """Whose lock a lock for writing, which nobody ever takes, would meet."""
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
+        answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
+        kind, _, found, length, _ = struct.unpack(_FLOCK, answer)
+        is_held = kind != fcntl.F_UNLCK and found == start and length != os.getpid()
+        return int(length) if is_held else None
+
+
+def _place(stat: os.stat_result) -> int:
+    """Where a folder's lock begins, so that locks of two folders never overlap."""
+    digest = hashlib.sha256(f"lensd {stat.st_dev} {stat.st_ino}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - (62 - _PID_BITS)) << _PID_BITS
+
+
+def _lock(fd: int, kind: int, start: int, length: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0))

@@ -1,0 +1,267 @@
+"""The step that replaces a file: the name holds the whole old or the whole new bytes, always.
+
+Who wrote meanwhile is found by what came out of the exchange: inode, size and mtime, and a ctime
+no later than the exchange, which stamps it on most filesystems (ext4, btrfs, tmpfs, overlayfs; not
+on XFS). It does not stamp both inodes with one time: since Linux 6.13 whichever was looked at in
+the same clock tick gets a finer one. A writer between the last check and the exchange shows in size
+or mtime; one who also sets the old mtime again, only in the lease. No order of times is asked for
+but that one: a clock may be set back, and the filesystem's need not be this process's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from lensd.errors import Failed, Skipped
+from lensd.store.copy import Stop, fill, link_open_file
+from lensd.store.disk_errors import disk_faults
+from lensd.store.fs import fsync_folder, identity_at, make_folders, open_regular, temporary_name
+from lensd.store.hashing import sha256_of
+from lensd.store.identity import Identity
+from lensd.store.rename import NotSupported, exchange, move_onto_free_name
+from lensd.store.tensors import StagedWriter
+
+Published = Literal["exchange", "rename"]
+Returned = Literal["move", "reflink", "copy"]
+_SWAP_BACKS = 8
+_CLOCKS_AGREE_NS = 1_000_000_000
+
+
+def publish(
+    folder_fd: int,
+    name: str,
+    temporary: str,
+    *,
+    expected: Identity,
+    staged: Identity,
+    unbroken: Callable[[], bool],
+) -> Published:
+    """Put the staged file under `name`, whose old file is `expected` with its ctime of just now.
+
+    After "exchange" the old file lies under `temporary`, to be discarded once the ledger knows.
+    After "rename" (a filesystem without exchange, the weaker mode) only the archive has it.
+    Raises Skipped(`changed` | `vanished`) with everybody's bytes in place, Failed(`io_error`).
+    """
+    if not _is_content(folder_fd, temporary, staged):
+        raise _changed(f"the staged file {temporary}")
+
+    def untouched() -> bool:
+        return identity_at(folder_fd, name) == expected and unbroken()
+
+    def came_out_untouched(exchanged_at: int) -> bool:
+        if not unbroken():
+            return False
+        out = identity_at(folder_fd, temporary)
+        if out is None or not out.same_content(expected):
+            return False
+        return (out == expected or out.ctime_ns <= exchanged_at) and unbroken()
+
+    return _replace(folder_fd, name, temporary, staged, untouched, came_out_untouched)
+
+
+def discard(
+    folder_fd: int, temporary: str, identity: Identity, *, exact_ctime: bool = False
+) -> bool:
+    """Unlink a temporary that is still the given file, durably; False leaves it: not that file.
+
+    An exchange changes ctime, so it counts only with `exact_ctime`.
+    """
+    found = identity_at(folder_fd, temporary)
+    if found is None:
+        return True
+    if not found.same_content(identity) or (exact_ctime and found != identity):
+        return False
+    with disk_faults(folder_fd):
+        os.unlink(temporary, dir_fd=folder_fd)
+        fsync_folder(folder_fd)
+    return True
+
+
+def return_original(
+    original: str,
+    sha256: str,
+    root: str,
+    relative: str,
+    *,
+    published: Identity | None,
+    token: str,
+    stop: Stop | None = None,
+) -> Returned:
+    """Put an archived original back under `root/relative`, bit-exact, with all its attributes.
+
+    Only over the file `published`, or onto a free name. "move" (one filesystem) takes it out of
+    the archive and needs no space, the others leave it there. Raises Skipped(`changed`),
+    Failed(`io_error` | `no_space`), FileNotFoundError, Interrupted.
+    """
+    folder, name = os.path.split(relative)
+    archive_fd = os.open(os.path.dirname(original), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder_fd = -1
+    fd = -1
+    try:
+        fd = open_regular(archive_fd, os.path.basename(original))
+        _require_hash(fd, sha256, original, stop)
+        folder_fd = make_folders(root, folder)
+        temporary = temporary_name(token)
+        with disk_faults(root):
+            if link_open_file(fd, folder_fd, temporary):
+                _place_link(fd, folder_fd, name, temporary, published)
+                discard(archive_fd, os.path.basename(original), Identity.of(os.fstat(fd)))
+                return "move"
+            return _place_copy(fd, sha256, folder_fd, name, temporary, published, stop)
+    finally:
+        for opened in (fd, folder_fd, archive_fd):
+            if opened >= 0:
+                os.close(opened)
+
+
+def _place_link(
+    fd: int, folder_fd: int, name: str, temporary: str, published: Identity | None
+) -> None:
+    incoming = Identity.of(os.fstat(fd))
+    try:
+        _put(folder_fd, name, temporary, incoming, published)
+    except BaseException:
+        discard(folder_fd, temporary, incoming)
+        raise
+
+
+def _place_copy(
+    fd: int,
+    sha256: str,
+    folder_fd: int,
+    name: str,
+    temporary: str,
+    published: Identity | None,
+    stop: Stop | None,
+) -> Returned:
+    with StagedWriter(folder_fd, temporary) as staged:
+        method = fill(staged, fd, Identity.of(os.fstat(fd)), sha256, stop)
+        _put(folder_fd, name, temporary, Identity.of(os.fstat(staged.fd)), published)
+    return method
+
+
+def _put(
+    folder_fd: int, name: str, temporary: str, incoming: Identity, published: Identity | None
+) -> None:
+    """Onto a free name, or over `published`, which goes; else Skipped(`changed`)."""
+    if identity_at(folder_fd, name) is None:
+        try:
+            move_onto_free_name(folder_fd, temporary, folder_fd, name)
+        except FileExistsError:
+            raise _changed(name) from None
+        fsync_folder(folder_fd)
+        return
+    if published is None or not _is_content(folder_fd, name, published):
+        raise _changed(name)
+    _replace(
+        folder_fd, name, temporary, incoming,
+        lambda: _is_content(folder_fd, name, published),
+        lambda _: _is_content(folder_fd, temporary, published),
+    )  # fmt: skip
+    discard(folder_fd, temporary, published)
+
+
+def _replace(
+    folder_fd: int,
+    name: str,
+    temporary: str,
+    incoming: Identity,
+    untouched: Callable[[], bool],
+    came_out_untouched: Callable[[int], bool],
+) -> Published:
+    with disk_faults(folder_fd):
+        _require(untouched, folder_fd, name)
+        try:
+            exchange(folder_fd, name, temporary)
+        except NotSupported:
+            return _rename_over(folder_fd, name, temporary, untouched)
+        except FileNotFoundError:
+            raise _vanished() from None
+        exchanged_at = _now_on_disk(folder_fd, name)
+        try:
+            fsync_folder(folder_fd)
+            good = came_out_untouched(exchanged_at)
+        except BaseException:
+            _swap_back(folder_fd, name, temporary, incoming)
+            raise
+        if not good:
+            _swap_back(folder_fd, name, temporary, incoming)
+            raise _changed(name)
+    return "exchange"
+
+
+def _now_on_disk(folder_fd: int, name: str) -> int:
+    """The time right after an exchange, in ns, by the clock that the filesystem stamps files with.
+
+    The exchange stamps the folder and what it put under the name. This process's clock is finer,
+    and is asked where the two agree.
+    """
+    named = identity_at(folder_fd, name)
+    stamps = [os.fstat(folder_fd).st_ctime_ns] + ([named.ctime_ns] if named else [])
+    now = time.time_ns()
+    return now if 0 <= now - max(stamps) < _CLOCKS_AGREE_NS else max(stamps)
+
+
+def _rename_over(
+    folder_fd: int, name: str, temporary: str, untouched: Callable[[], bool]
+) -> Published:
+    _require(untouched, folder_fd, name)
+    os.replace(temporary, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+    fsync_folder(folder_fd)
+    return "rename"
+
+
+def _require(untouched: Callable[[], bool], folder_fd: int, name: str) -> None:
+    if not untouched():
+        raise _vanished() if identity_at(folder_fd, name) is None else _changed(name)
+
+
+def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity) -> None:
+    """Undo an exchange, unless somebody's newer file is under the name: that one wins."""
+    for _ in range(_SWAP_BACKS):
+        now = identity_at(folder_fd, name)
+        if now is None:
+            try:
+                move_onto_free_name(folder_fd, temporary, folder_fd, name)
+            except FileExistsError:
+                continue
+            break
+        if not now.same_inode(incoming):
+            break
+        try:
+            exchange(folder_fd, name, temporary)
+        except FileNotFoundError:
+            continue
+        out = identity_at(folder_fd, temporary)
+        if out is None or out.same_inode(incoming):
+            break
+        exchange(folder_fd, name, temporary)  # a newer file slipped in between the two lines above
+    fsync_folder(folder_fd)
+
+
+def _is_content(folder_fd: int, name: str, identity: Identity) -> bool:
+    found = identity_at(folder_fd, name)
+    return found is not None and found.same_content(identity)
+
+
+def _require_hash(fd: int, sha256: str, path: str, stop: Stop | None) -> None:
+    if sha256_of(fd, drop_cache=True, stop=stop) != sha256:
+        raise Failed(
+            "io_error",
+            f"the archived original {path} is damaged (its sha256 is not {sha256}): nothing was "
+            "replaced; restore that file from a backup and check the disk",
+        )
+
+
+def _changed(what: str) -> Skipped:
+    return Skipped(
+        "changed",
+        f"somebody wrote to {what} meanwhile: their bytes stay, and lensd takes the file again",
+    )
+
+
+def _vanished() -> Skipped:
+    return Skipped("vanished", "the file was deleted or renamed meanwhile: nothing was replaced")

@@ -1,0 +1,126 @@
+"""Which folders the kernel really watches, and what to set when it will not watch them all.
+
+watchdog passes over a folder that gets no watch in silence, so the kernel is asked:
+/proc/self/fdinfo of an inotify descriptor lists its watches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from lensd.watcher.mounts import mount_of
+from lensd.watcher.root_identity import Problem
+from lensd.watcher.scan import below
+
+Node = tuple[tuple[int, int], int]  # device as the kernel has it, inode
+
+_LIMIT = "/proc/sys/fs/inotify/max_user_watches"
+_NAMESPACE_LIMIT = "/proc/sys/user/max_inotify_watches"
+_LEAST = 8192
+
+
+class Coverage(NamedTuple):
+    """What an audit found. `missing`: folders without a watch; None: it cannot be told here."""
+
+    folders: int
+    missing: list[str] | None
+
+
+def watched(inotify: int) -> set[Node]:
+    """The folders that an inotify descriptor of this process watches."""
+    with open(f"/proc/self/fdinfo/{inotify}", encoding="ascii", errors="replace") as info:
+        return set(parse(info))
+
+
+def parse(lines: Iterable[str]) -> Iterator[Node]:
+    """`inotify wd:1 ino:aa81f0 sdev:fe00000 ...`: hexadecimal; 20 bits of the device are minor."""
+    for line in lines:
+        if line.startswith("inotify "):
+            fields = dict(part.split(":", 1) for part in line.split()[1:] if ":" in part)
+            device = int(fields["sdev"], 16)
+            yield (device >> 20, device & 0xFFFFF), int(fields["ino"], 16)
+
+
+def audit(
+    root: str, device: tuple[int, int] | None, nodes: set[Node], *, recursive: bool
+) -> Coverage:
+    """Compare a root's folders with the watches. Raises OSError when the root cannot be read.
+
+    Some filesystems (overlayfs) show inotify other numbers than stat: where not even the root,
+    which watchdog watches or fails for, is found, nothing can be said.
+    """
+    watched_root = os.stat(root)
+    if device is None or (device, watched_root.st_ino) not in nodes:
+        return Coverage(sum(1 for _ in below(root, recursive=recursive)), None)
+    devices: dict[int, tuple[int, int] | None] = {watched_root.st_dev: device}
+    count, missing = 0, []
+    for folder, found in below(root, recursive=recursive):
+        count += 1
+        if found.st_dev not in devices:  # a mount, or a btrfs subvolume, inside the root
+            devices[found.st_dev] = _device_of(os.path.join(root, folder))
+        if (devices[found.st_dev], found.st_ino) not in nodes:
+            missing.append(folder)
+    return Coverage(count, missing)
+
+
+def limit_reached(missing: int, folders: int, example: str) -> Problem:
+    """What to tell about folders without a watch."""
+    setting = remedy(missing, folders, _read(_LIMIT), _read(_NAMESPACE_LIMIT))
+    return Problem(
+        "watch_limit",
+        f"the kernel watches only {folders - missing} of {folders} folders (not {example}, for "
+        "one); they are looked through every `settle.rescan_seconds`. Raise the limit: "
+        f"sudo sysctl {setting} (to keep it, also as a line of /etc/sysctl.d/60-lensd.conf)",
+        holds=False,
+    )
+
+
+def instances_reached() -> Problem:
+    """No inotify descriptor was to be had at all."""
+    limit = _read("/proc/sys/fs/inotify/max_user_instances") or 128
+    namespaced = _read("/proc/sys/user/max_inotify_instances")
+    key = "fs.inotify.max_user_instances"
+    if namespaced is not None and namespaced < limit:
+        key = "user.max_inotify_instances"
+    return Problem(
+        "watch_limit",
+        "the kernel gives lensd no inotify instance; its folders are only looked through every "
+        f"`settle.rescan_seconds`. Raise the limit: sudo sysctl {key}={limit * 2} (to keep it, "
+        "also as a line of /etc/sysctl.d/60-lensd.conf)",
+        holds=False,
+    )
+
+
+def remedy(missing: int, folders: int, limit: int | None, namespaced: int | None) -> str:
+    """The setting that makes room; `namespaced` is the limit of a container, if there is one."""
+    if namespaced is not None and (limit is None or namespaced < limit):
+        return f"user.max_inotify_watches={enough(namespaced, missing)}"
+    known = folders - missing if limit is None else limit
+    return f"fs.inotify.max_user_watches={enough(known, missing)}"
+
+
+def enough(limit: int, missing: int) -> int:
+    """A limit with room to grow: the next power of two above twice what lacks."""
+    return max(_LEAST, 1 << (limit + 2 * missing).bit_length())
+
+
+def _read(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):  # ProcSubset=pid hides it
+        return None
+
+
+def _device_of(path: str) -> tuple[int, int] | None:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        mount = mount_of(fd)
+    finally:
+        os.close(fd)
+    return mount and mount.device

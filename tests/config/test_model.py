@@ -1,0 +1,70 @@
+"""Which files of a folder are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from lensd.config.model import Config
+
+Read = Callable[[str], Config]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a.safetensors", True),
+        ("deep/er/a.safetensors", True),
+        ("a.ckpt", False),
+        ("a.safetensors.part", False),
+        ("a-draft.safetensors", False),
+        ("deep/a-draft.safetensors", False),
+        ("private/a.safetensors", False),
+        ("deep/private/x/a.safetensors", False),
+        ("privates/a.safetensors", True),
+        ("sd/old/a.safetensors", False),
+        ("sd/older/a.safetensors", True),
+        ("sd/2023/x/a.safetensors", False),
+        ("caf\udce9.safetensors", True),
+        ("two\nlines.safetensors", True),
+    ],
+)
+def test_include_and_exclude(read: Read, path: str, expected: bool) -> None:  # noqa: FBT001
+    """Patterns match the name or the path inside; an excluded folder takes all with it."""
+    exclude = '["*-draft.safetensors", private/, sd/old, "sd/2023/*"]'
+    (watch,) = read(f"watch:\n  - path: /a\n    exclude: {exclude}\n").watch
+    assert expected == watch.selects(path)
+
+
+def test_include_matches_paths_too(read: Read) -> None:
+    """A pattern with a folder selects what lies in that folder."""
+    (watch,) = read("watch:\n  - path: /a\n    include: ['flux/*.safetensors']\n").watch
+    assert watch.selects("flux/a.safetensors")
+    assert not watch.selects("sdxl/a.safetensors")
+
+
+def test_parameters_are_json(read: Read) -> None:
+    """What the worker is told about a folder, without what the daemon decides."""
+    text = "watch: [{path: /a, target_size: 3MB, mode: rank, max_error: 0.1}]"
+    (watch,) = read(text).watch
+    assert watch.settings.parameters() == {
+        "mode": "rank",
+        "energy": 0.99,
+        "allocation": "file",
+        "target_size": 3_000_000,
+        "max_rank": None,
+        "constant_rank": False,
+        "float32": "auto",
+        "targets": ["comfyui", "a1111", "forge"],
+    }
+
+
+def test_a_key_has_the_line_it_is_written_at(read: Read) -> None:
+    """Also for keys that are not written: the nearest one around."""
+    config = read("watch:\n  - path: /a\n    mode: rank\narchive:\n  path: /b\n")
+    assert config.line("watch[0].mode") == 3
+    assert config.line("watch[0].energy") == 2
+    assert config.line("archive.path") == 5
+    assert config.line("archive.keep_days") == 4
+    assert config.line("state.path") == 1

@@ -1,0 +1,80 @@
+"""Requests to the worker's tasks on real files, and what a test reads from the results."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lensd.engine import task
+from lensd.lora.planning import Parameters
+from lensd.store.identity import Identity
+from tests.lora import making
+
+Numbers = dict[str, Any]
+MODES = ("rank", "int8", "ultra")
+
+
+def request(
+    path: Path,
+    *,
+    min_saving: float = 0.0,
+    max_error: float | None = None,
+    device: str = "cpu",
+    **parameters: Any,
+) -> Numbers:
+    """What the daemon asks for `path`, with the parameters that are not the default."""
+    return {
+        "path": str(path),
+        "name": path.name,
+        "identity": list(Identity.of(path.stat())),
+        "parameters": dataclasses.asdict(Parameters(**parameters)),
+        "min_saving": min_saving,
+        "max_error": max_error,
+        "device": device,
+    }
+
+
+def staged(asked: Numbers, at: Path) -> Numbers:
+    """The request with a fresh, empty temporary at `at`."""
+    at.unlink(missing_ok=True)
+    at.touch()
+    inode = [at.stat().st_dev, at.stat().st_ino]
+    return asked | {"temporary": os.fspath(at), "temporary_inode": inode}
+
+
+def compress(path: Path, at: Path, **options: Any) -> Numbers:
+    """Compress the file `path` into `at`."""
+    return task.compress(staged(request(path, **options), at))
+
+
+def deltas(path: Path) -> dict[str, Tensor]:
+    """What the file means, by the safetensors library and dense float64 products alone."""
+    return making.meaning(load_file(path))
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def rank_of(path: Path) -> dict[str, int]:
+    """Module name -> rank of its tensors."""
+    suffixes = tuple(making.PAIRS)
+    tensors = load_file(path)
+    return {
+        key.removesuffix(s): t.shape[0]
+        for key, t in tensors.items()
+        for s in suffixes
+        if key.endswith(s)
+    }
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

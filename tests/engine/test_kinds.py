@@ -1,0 +1,298 @@
+"""Every kind of adapter has its fate: reduced, or copied bit for bit with the reason in the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lensd.errors import Skipped
+from tests.engine import asking
+from tests.engine.asking import MODES, Numbers
+from tests.engine.loaders import a1111_dora
+from tests.lora import key_lists, making
+from tests.lora.making import Made, Tensors
+
+RANDOM = torch.Generator().manual_seed(5)
+
+
+def normal(*shape: int) -> Tensor:
+    return (torch.randn(shape, generator=RANDOM) * 0.1).half()
+
+
+def made(kernel: tuple[int, ...] = (), out: int = 120, width: int = 48, rank: int = 8) -> Made:
+    """A module of falling singular values; a kernel makes it a convolution."""
+    size = width * int(torch.tensor(kernel).prod()) if kernel else width
+    up, down = making.factors("decaying", out, size, rank, len(kernel))
+    one = [1] * len(kernel)
+    return Made(up.half().reshape(out, rank, *one), down.half().reshape(rank, width, *kernel), 4.0)
+
+
+def run(tmp_path: Path, tensors: Tensors, **options: object) -> tuple[Numbers, Tensors]:
+    source, out = tmp_path / "a.safetensors", tmp_path / "out"
+    save_file(tensors, source)
+    return asking.compress(source, out, min_saving=-1.0, **options), load_file(out)
+
+
+def assert_same(before: Tensors, after: Tensors) -> None:
+    """All of `before` is in `after`, bit for bit."""
+    for key, tensor in before.items():
+        assert (after[key].dtype, after[key].shape) == (tensor.dtype, tensor.shape), key
+        assert asking.bits(after[key]) == asking.bits(tensor), key
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kernel", [(), (1, 1), (3, 3), (3,), (3, 3, 3)], ids=str)
+def test_linear_layers_and_convolutions_are_reduced(
+    tmp_path: Path, kernel: tuple[int, ...], mode: str
+) -> None:
+    """1x1, 3x3, in one dimension and in three: the kernel stays in `down`, `up` is 1 wide."""
+    tensors = making.kohya("lora_unet_x", made(kernel))
+    numbers, after = run(tmp_path, tensors, mode=mode)
+    down, up = after["lora_unet_x.lora_down.weight"], after["lora_unet_x.lora_up.weight"]
+    rank = down.shape[0]
+    assert down.shape == (rank, 48, *kernel)
+    assert up.shape == (120, rank, *(1 for _ in kernel))
+    assert rank == 8 if mode == "int8" else rank < 8
+    before, found = (making.meaning(t)["lora_unet_x"] for t in (tensors, after))
+    distance = making.distance(before, found)
+    assert distance == pytest.approx(numbers["delta_error"], rel=1e-3, abs=1e-6)
+    assert distance < 0.11
+    assert "untouched_because" in numbers
+    assert not numbers["untouched_because"]
+
+
+def tucker() -> Tensors:
+    return {
+        "lora_unet_t.lora_down.weight": normal(4, 8, 1, 1),
+        "lora_unet_t.lora_up.weight": normal(8, 4, 1, 1),
+        "lora_unet_t.lora_mid.weight": normal(4, 4, 3, 3),
+        "lora_unet_t.alpha": torch.tensor(3.0).half(),
+    }
+
+
+LOHA: Tensors = {
+    "lora_unet_h.hada_w1_a": normal(8, 4),
+    "lora_unet_h.hada_w1_b": normal(4, 8),
+    "lora_unet_h.hada_w2_a": normal(8, 4),
+    "lora_unet_h.hada_w2_b": normal(4, 8),
+    "lora_unet_h.alpha": torch.tensor(2.0),
+}
+LOKR: Tensors = {
+    "lora_unet_k.lokr_w1": normal(4, 4),
+    "lora_unet_k.lokr_w2_a": normal(8, 2),
+    "lora_unet_k.lokr_w2_b": normal(2, 8),
+    "lora_unet_k.alpha": torch.tensor(2.0),
+}
+GLORA: Tensors = {f"lora_unet_g.{part}.weight": normal(4, 4) for part in ("a1", "a2", "b1", "b2")}
+OFT: Tensors = {"lora_unet_o.oft_blocks": normal(4, 8, 8), "lora_unet_o.alpha": torch.tensor(1.0)}
+BOFT: Tensors = {"lora_unet_b.boft_R": normal(4, 8, 8), "lora_unet_b.boft_s": normal(8, 1)}
+OTHERS = {"LoHa": LOHA, "LoKr": LOKR, "GLoRA": GLORA, "OFT": OFT, "BOFT": BOFT, "Tucker": tucker()}
+
+ALPHA_OF_TWO = making.kohya("lora_unet_s", made()) | {"lora_unet_s.alpha": torch.ones(2)}
+INTEGERS: Tensors = {
+    "lora_unet_i.lora_down.weight": torch.ones(4, 8, dtype=torch.int8),
+    "lora_unet_i.lora_up.weight": torch.ones(8, 4, dtype=torch.int8),
+}
+UNTOUCHED: dict[str, tuple[Tensors, dict[str, int]]] = {
+    "tucker": (tucker(), {"tucker": 4}),
+    "loha": (LOHA, {"other_adapter": 5}),
+    "lokr": (LOKR, {"other_adapter": 4}),
+    "glora": (GLORA, {"other_adapter": 4}),
+    "oft": (OFT, {"other_adapter": 2}),
+    "boft": (BOFT, {"other_adapter": 2}),
+    "biases": (
+        {"lora_unet_x.diff_b": normal(120), "lora_unet_y.lora_B.bias": normal(3)},
+        {"bias": 2},
+    ),
+    "norms": ({"lora_unet_n.w_norm": normal(9), "lora_unet_n.b_norm": normal(9)}, {"norm": 2}),
+    "differences": (
+        {
+            "lora_unet_n.diff": normal(9, 9),
+            "lora_unet_n.set_weight": normal(9),
+            "lora_unet_n.reshape_weight": torch.tensor([9, 9]),
+        },
+        {"diff": 3},
+    ),
+    "magnitudes": ({"lora_unet_n.dora_scale": normal(9, 1)}, {"dora": 1}),
+    "orphans": (
+        {
+            "lora_unet_n.alpha": torch.tensor(1.0),
+            "lora_unet_d.lora_down.weight": normal(4, 8),
+            "lora_unet_u.lora_up.weight": normal(8, 4),
+        },
+        {"orphan": 3},
+    ),
+    "integers": (INTEGERS, {"dtype": 2}),
+    "an alpha of two numbers": (ALPHA_OF_TWO, {"shape": 3}),
+    "a second alpha": (
+        making.kohya("lora_unet_s", made()) | {"lora_unet_s.lora_alpha": torch.tensor(2.0)},
+        {"shape": 3, "other": 1},
+    ),
+    "embeddings": ({"bundle_emb.e.string_to_param.*": normal(2, 768)}, {"other": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", UNTOUCHED)
+def test_what_is_not_reduced_is_copied_and_counted(tmp_path: Path, kind: str) -> None:
+    """Beside a LoRA, in every mode, bit for bit; the line says why."""
+    others, because = UNTOUCHED[kind]
+    for mode in MODES:
+        lora = making.kohya("lora_unet_x", made())
+        numbers, after = run(tmp_path, lora | others, mode=mode)
+        assert_same(others, after)
+        assert set(after) == set(lora) | set(others)
+        assert numbers["untouched_because"] == because
+        assert numbers["encodings"]["untouched"] == len(others)
+        before, found = (making.meaning({k: t[k] for k in lora}) for t in (lora, after))
+        assert making.distance(before["lora_unet_x"], found["lora_unet_x"]) < 0.11
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_file_of_another_adapter_alone_is_skipped(tmp_path: Path, kind: str) -> None:
+    """unsupported_adapter, naming it."""
+    with pytest.raises(Skipped, match=f"{kind} adapter") as caught:
+        run(tmp_path, OTHERS[kind])
+    assert caught.value.reason == "unsupported_adapter"
+
+
+def test_a_mixed_file_is_treated_module_by_module(tmp_path: Path) -> None:
+    """Linear, convolution, Tucker, LoHa, DoRA, bias and norm in one file."""
+    lora = making.kohya("lora_unet_a", made()) | making.kohya("lora_unet_c", made((3, 3)))
+    dora = making.kohya("lora_unet_d", made()) | {"lora_unet_d.dora_scale": normal(120, 1)}
+    others = tucker() | LOHA | {"lora_unet_a.diff_b": normal(120), "lora_unet_n.w_norm": normal(9)}
+    numbers, after = run(tmp_path, lora | dora | others)
+    assert_same(others | {"lora_unet_d.dora_scale": dora["lora_unet_d.dora_scale"]}, after)
+    assert numbers["encodings"] == {"int8": 2, "float": 1, "untouched": 12}
+    assert numbers["float_because"] == {"dora": 1}
+    assert numbers["untouched_because"] == {
+        "tucker": 4,
+        "other_adapter": 5,
+        "bias": 1,
+        "norm": 1,
+        "dora": 1,
+    }
+    for name, delta in making.meaning(lora | dora).items():
+        assert making.distance(delta, making.meaning(after)[name]) < 0.11
+
+
+MAGNITUDES = {
+    "kohya": ".dora_scale",
+    "peft": ".lora_magnitude_vector.weight",
+    "older peft": ".lora_magnitude_vector",
+}
+
+
+def dora_weight(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+    """The DoRA paper's: magnitude * (W + delta) / its norms, here per output row."""
+    whole = weight + delta
+    return magnitude.double().reshape(-1, 1) * whole / whole.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
+@pytest.mark.parametrize("mode", ["rank", "ultra"])
+def test_of_a_dora_the_low_rank_part_is_reduced_and_the_magnitude_kept(
+    tmp_path: Path, magnitude: str, mode: str
+) -> None:
+    """Never int8; up @ down and alpha / rank stay each what they were, as A1111 needs."""
+    name = "lora_unet_x" if magnitude == "kohya" else "transformer.x"
+    pair = made()
+    tensors = making.kohya(name, pair) if magnitude == "kohya" else making.peft(name, pair)
+    key = name + MAGNITUDES[magnitude]
+    tensors[key] = normal(120, 1) + 1
+    numbers, after = run(tmp_path, tensors, mode=mode)
+    assert_same({key: tensors[key]}, after)
+    up, down = (next(t for k, t in after.items() if k.endswith(e)) for e in endings(magnitude))
+    assert up.dtype == down.dtype == torch.float16
+    rank = down.shape[0]
+    assert rank < 8
+    assert making.distance(making.product(pair.up, pair.down), making.product(up, down)) < 0.11
+    assert numbers["untouched_because"] == {"dora": 1}
+    weight = normal(120, 48).double()
+    if magnitude == "kohya":
+        old, new = (
+            a1111_dora(
+                weight,
+                t[f"{name}.lora_up.weight"],
+                t[f"{name}.lora_down.weight"],
+                float(t[f"{name}.alpha"]),
+                tensors[key],
+            )
+            for t in (tensors, after)
+        )
+        assert making.distance(old, new) < 0.11
+    before, found = (
+        dora_weight(weight, making.meaning(t)[name], tensors[key]) for t in (tensors, after)
+    )
+    assert making.distance(before, found) < 0.11
+
+
+def endings(magnitude: str) -> tuple[str, str]:
+    if magnitude == "kohya":
+        return ".lora_up.weight", ".lora_down.weight"
+    return ".lora_B.weight", ".lora_A.weight"
+
+
+def test_a_dora_keeps_its_rank_where_diffusers_must_read_it(tmp_path: Path) -> None:
+    """Its alpha would differ from the others', and diffusers misreads alphas that differ."""
+    dora = making.kohya("lora_unet_d", made()) | {"lora_unet_d.dora_scale": normal(120, 1)}
+    tensors = making.kohya("lora_unet_a", made()) | dora
+    targets = ("comfyui", "diffusers")
+    _, after = run(tmp_path, tensors, targets=targets)
+    kept = {k: t for k, t in dora.items() if not k.endswith(".alpha")}
+    assert_same(kept, after)
+    assert after["lora_unet_a.lora_down.weight"].shape[0] < 8
+    assert float(after["lora_unet_a.alpha"]) == float(after["lora_unet_d.alpha"]) == 4.0
+    # and a size that they alone exceed ends the search for smaller ranks
+    _, after = run(tmp_path, tensors, targets=targets, target_size=100)
+    assert_same(kept, after)
+    assert after["lora_unet_a.lora_down.weight"].shape[0] == 1
+
+
+def test_a_scale_beside_the_factors_keeps_their_product(tmp_path: Path) -> None:
+    """`.scale` is alpha / rank to A1111 and SD.Next: with another product it would be wrong."""
+    pair = made()
+    tensors = making.kohya("lora_unet_x", pair) | {"lora_unet_x.scale": torch.tensor(0.7)}
+    for mode in ("rank", "ultra"):
+        _, after = run(tmp_path, tensors, mode=mode)
+        up, down = after["lora_unet_x.lora_up.weight"], after["lora_unet_x.lora_down.weight"]
+        assert making.distance(making.product(pair.up, pair.down), making.product(up, down)) < 0.11
+        assert up.dtype == torch.float16
+
+
+@pytest.mark.parametrize("known", key_lists.read(), ids=lambda k: k.title)
+def test_real_key_lists_are_reduced_whole(tmp_path: Path, known: key_lists.KeyList) -> None:
+    """In every naming: each module at its smaller rank, no key lost or added but int8's alphas."""
+    small = known._replace(
+        specs={k: s._replace(shape=shrunk(s.shape)) for k, s in known.specs.items()}
+    )
+    tensors = small.tensors()
+    numbers, after = run(tmp_path, tensors, max_rank=5)
+    assert (numbers["naming"], numbers["modules"]) == (known.naming, len(known.pairs))
+    assert numbers["rank_out"]["max"] <= 5
+    int8 = numbers["encodings"]["int8"]
+    assert set(tensors) <= set(after)
+    extra = set(after) - set(tensors)
+    assert all(key.endswith(".alpha") for key in extra)
+    assert int8 in (0, len(known.pairs))
+    if not int8:
+        assert not extra
+        for down, up in known.pairs.items():
+            name = next((k for k in alphas(tensors) if down.startswith(k[:-5])), None)
+            before, found = (
+                making.product(t[up], t[down]) * (float(t[name]) / t[down].shape[0] if name else 1)
+                for t in (tensors, after)
+            )
+            assert making.distance(before, found) < 0.11
+
+
+def alphas(tensors: Tensors) -> list[str]:
+    return [k for k in tensors if k.endswith(".alpha")]
+
+
+def shrunk(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sides of at most 48: the numbers do not depend on them."""
+    return tuple(min(side, 48) for side in shape)

@@ -1,0 +1,188 @@
+"""Every cell of the portability table that can be computed, on files of real shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lensd.lora.portability import READS
+from tests.engine import asking
+from tests.engine.loaders import EXACT, LOADERS, comfyui, unmerged
+from tests.lora import making
+from tests.lora.making import PAIRS, Made
+from tests.support.architectures import Module, sd15
+from tests.support.realistic import write_lora
+
+SHAPES = [m for m in sd15() if "up_blocks.3.attentions.0" in m.path or "layers.5." in m.path]
+CONVOLUTION = Module("unet", "down_blocks.0.resnets.0.conv1", 320, 320, (3, 3))
+EXACTLY = [(p, d) for d, row in READS.items() for p, exact in row.items() if exact]
+NOT_MERGED = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
+QUANTIZED = [d for d, row in READS.items() if any(row.values())]
+
+# dialect -> what a module of that dialect is called
+NAMES = {
+    "kohya": "lora_unet_{}",
+    "peft transformer": "transformer.transformer_blocks.{}.attn.to_q",
+    "peft diffusion_model": "diffusion_model.double_blocks.{}.img_attn.proj",
+    "peft lora_unet": "lora_unet_{}",
+    "peft unet": "unet.down_blocks.{}.attentions.0.proj_in",
+    "diffusers transformer": "transformer.transformer_blocks.{}.attn.to_q",
+    "diffusers": "unet.down_blocks.{}.attn1.processor.to_q_lora",
+    "xlabs": "double_blocks.{}.processor.qkv_lora1",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("loading")
+
+
+@pytest.fixture(scope="module")
+def real(folder: Path) -> Path:
+    """A kohya file of real shapes, a 3x3 convolution among them."""
+    path = folder / "kohya.safetensors"
+    modules = [*SHAPES, CONVOLUTION]
+    write_lora(path, rank=48, alpha=24, modules=modules, effective_rank=14)
+    return path
+
+
+@pytest.fixture(scope="module")
+def outputs(folder: Path, real: Path) -> dict[tuple[str, str], Path]:
+    """(dialect, mode) -> the output: the same factors in every dialect that int8 loads in."""
+    found = {}
+    for dialect in QUANTIZED:
+        source = real if dialect == "kohya" else renamed(real, dialect)
+        for mode in asking.MODES:
+            found[dialect, mode] = folder / f"{dialect} {mode}"
+            targets = tuple(p for p, exact in READS[dialect].items() if exact)
+            asking.compress(source, found[dialect, mode], mode=mode, targets=targets)
+    return found
+
+
+def renamed(source: Path, dialect: str) -> Path:
+    """The source's factors under a dialect's names, which have no alpha."""
+    tensors = load_file(source)
+    found: making.Tensors = {}
+    names = [k.removesuffix(".lora_down.weight") for k in tensors if k.endswith("_down.weight")]
+    for at, name in enumerate(sorted(names)):
+        new = NAMES[dialect].format(at)
+        pair = Made(tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"], None)
+        found |= making.peft(new, pair)
+    path = source.with_name(f"{dialect}.safetensors")
+    save_file(found, path)
+    return path
+
+
+def modules(path: Path) -> Iterator[tuple[str, Tensor, Tensor, float | None]]:
+    """Name, up, down and alpha of each module."""
+    tensors = load_file(path)
+    for key, down in tensors.items():
+        for suffix, other in PAIRS.items():
+            if key.endswith(suffix):
+                name = key.removesuffix(suffix)
+                alpha = tensors.get(f"{name}.alpha")
+                yield name, tensors[name + other], down, None if alpha is None else alpha.item()
+
+
+def test_every_cell_has_its_dialect() -> None:
+    """The names used here are those of the table."""
+    assert set(NAMES) == set(READS)
+    assert {p for p, _ in EXACTLY} == set(LOADERS)
+
+
+@pytest.mark.parametrize("mode", asking.MODES)
+@pytest.mark.parametrize(("program", "dialect"), EXACTLY)
+def test_merging_loaders_see_what_the_file_means(
+    outputs: dict[tuple[str, str], Path], program: str, dialect: str, mode: str
+) -> None:
+    """Finite, and within the precision's own rounding of the float64 meaning, module by module."""
+    path, loader = outputs[dialect, mode], LOADERS[program]
+    meant = making.meaning(load_file(path))
+    for name, up, down, alpha in modules(path):
+        assert up.dtype == down.dtype == (torch.float16 if mode == "rank" else torch.int8)
+        for dtype in loader.precisions:
+            if dtype == torch.float16 and up.shape[0] * down[0].numel() > 2**20:
+                continue  # emulated on CPUs and slow; the same arithmetic as in the smaller ones
+            found = loader.merge(up, down, alpha, dtype)
+            assert bool(found.isfinite().all())
+            assert making.distance(meant[name], found.double()) <= EXACT[dtype]
+
+
+@pytest.mark.parametrize("dialect", QUANTIZED)
+@pytest.mark.parametrize("program", NOT_MERGED)
+def test_unmerged_float16_overflows_with_int8(
+    outputs: dict[tuple[str, str], Path], dialect: str, program: str
+) -> None:
+    """up(down(x)) leaves float16's range, while floats do not: so those ways force floats."""
+    random = torch.Generator().manual_seed(0)
+
+    def non_finite(mode: str) -> float:
+        shares = []
+        for _, up, down, _ in modules(outputs[dialect, mode]):
+            x = torch.randn(64, down[0].numel(), generator=random)
+            shares.append(float((~unmerged(up, down, x).isfinite()).float().mean()))
+        return max(shares)
+
+    assert non_finite("rank") == 0.0
+    assert non_finite("ultra") > 0.2
+    assert not READS[dialect].get(program, False)
+
+
+@pytest.mark.parametrize("program", ["a1111", "a1111-functional"])
+def test_dropping_the_alpha_of_peft_names_loses_the_scale(
+    outputs: dict[tuple[str, str], Path], program: str
+) -> None:
+    """A1111 reads these factors with scale 1: int8's would be thousands of times too strong."""
+    path = outputs["peft lora_unet", "ultra"]
+    meant = making.meaning(load_file(path))
+    for name, up, down, alpha in modules(path):
+        assert alpha is not None
+        dropped = comfyui(up, down, None, torch.float32)
+        assert making.distance(meant[name], dropped.double()) > 100
+    assert not READS["peft lora_unet"][program]
+
+
+def test_int8_parameters_are_refused_by_torch(outputs: dict[tuple[str, str], Path]) -> None:
+    """diffusers assigns tensors as parameters that require a gradient."""
+    _, up, _, _ = next(modules(outputs["peft transformer", "ultra"]))
+    with pytest.raises(RuntimeError, match="floating point"):
+        torch.nn.Parameter(up)
+    assert not any(row.get("diffusers", False) for row in READS.values())
+
+
+@pytest.mark.parametrize("program", NOT_MERGED)
+def test_a_target_that_does_not_merge_gets_floats_that_it_can_use(
+    tmp_path: Path, real: Path, program: str
+) -> None:
+    """The whole file stays in float16, and up(down(x)) is finite."""
+    out = tmp_path / "out"
+    numbers = asking.compress(real, out, targets=("comfyui", program))
+    assert numbers["forced_by"] == [program]
+    assert numbers["float_because"] == {"targets": numbers["modules"]}
+    for _, up, down, _ in modules(out):
+        assert up.dtype == torch.float16
+        assert bool(unmerged(up, down, torch.randn(8, down[0].numel())).isfinite().all())
+
+
+def test_the_worst_int8_products_stay_finite_in_float16(tmp_path: Path) -> None:
+    """Constant factors of rank 128: 127 * 127 * 128 is 31 times what float16 holds."""
+    tensors = making.kohya(
+        "lora_unet_x", Made(torch.full((64, 128), 0.5).half(), torch.ones(128, 64).half(), 1.0)
+    )
+    up = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)).half()
+    tensors |= making.kohya("lora_unet_y", Made(up, up.T.contiguous(), 1.0))
+    source, out = tmp_path / "a.safetensors", tmp_path / "out"
+    save_file(tensors, source)
+    asking.compress(source, out, mode="int8")
+    found = load_file(out)
+    for name, meant in making.meaning(found).items():
+        up, down = (found[f"{name}.lora_{f}.weight"] for f in ("up", "down"))
+        merged = comfyui(up, down, found[f"{name}.alpha"].item(), torch.float16)
+        assert bool(merged.isfinite().all())
+        assert making.distance(meant, merged.double()) <= 5e-4
+        assert making.distance(making.meaning(tensors)[name], meant) < 0.05

@@ -1,0 +1,66 @@
+"""`python -m lensd.engine` as the daemon starts it: JSON lines in, JSON lines out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from tests.engine import asking
+from tests.support.realistic import small_lora
+
+
+def answer(lines: IO[str]) -> dict[str, Any]:
+    """The next message that ends a request, or hello."""
+    while True:
+        message: dict[str, Any] = json.loads(lines.readline())
+        if message["type"] not in ("heartbeat", "progress"):
+            return message
+
+
+def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
+    """Says hello, analyzes, compresses, refuses with a reason, and ends when its input does."""
+    source, out = tmp_path / "a.safetensors", tmp_path / "out"
+    small_lora(source)
+    asked = asking.request(source)
+    requests = [
+        {"op": "analyze", **asked},
+        {"op": "compress", **asking.staged(asked, out)},
+        {"op": "compress", **asking.staged(asking.request(source), tmp_path / "again")}
+        | {"path": str(out), "identity": None},
+        {"op": "unheard of"},
+    ]
+    command = [sys.executable, "-m", "lensd.engine", "5"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdin
+        assert worker.stdout
+        hello = answer(worker.stdout)
+        assert (hello["type"], hello["pid"]) == ("hello", worker.pid)
+        answers = []
+        for request in requests:
+            worker.stdin.write(json.dumps(request) + "\n")
+            worker.stdin.flush()
+            answers.append(answer(worker.stdout))
+        niceness = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[16]
+        worker.stdin.close()
+        assert worker.wait(10) == 0
+    analyzed, compressed, refused, bug = answers
+    assert [a["type"] for a in answers] == ["result", "result", "refused", "bug"]
+    assert compressed["bytes_out"] == out.stat().st_size == analyzed["predicted"]["ultra"]
+    assert (refused["event"], refused["reason"]) == ("file.skipped", "already_compressed")
+    assert "unheard of" in bug["message"]
+    assert int(niceness) >= 5
+
+
+def test_products_run_on_the_thread_that_asks_for_them() -> None:
+    """numpy's BLAS brings no threads of its own, on the command line either."""
+    code = "import os; from lensd.engine import passes; import numpy; x = numpy.ones((900, 900));"
+    code += "x @ x; print(len(os.listdir('/proc/self/task')))"
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    said = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    assert int(said) == 1

@@ -1,0 +1,213 @@
+"""A lost or damaged ledger: what marks and archive say comes back, and nothing is done twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lensd.store.fs import temporary_name
+from tests.support.home_server import HomeServer, Seen
+from tests.support.running import Line
+
+
+def _lose(server: HomeServer) -> None:
+    shutil.rmtree(server.state)
+
+
+def _truncate(server: HomeServer) -> None:
+    path = server.state / "ledger.sqlite3"
+    os.truncate(path, path.stat().st_size // 2 + 7)
+
+
+def _overwrite(server: HomeServer) -> None:
+    with (server.state / "ledger.sqlite3").open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(8192))
+
+
+def _empty(server: HomeServer) -> None:
+    (server.state / "ledger.sqlite3").write_bytes(b"")
+
+
+LOSSES = [_lose, _truncate, _overwrite, _empty]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[HomeServer]:
+    server = HomeServer(tmp_path)
+    yield server
+    assert [] == [p for p in server.temporaries() if "rescued" not in p.parts]
+
+
+def _files(server: HomeServer, *names: str) -> dict[str, Seen]:
+    """Compressed files, and what they were before."""
+    before = {}
+    for seed, name in enumerate(names):
+        before[name] = Seen.of(server.drop(name, seed=seed).path)
+    server.once()
+    return before
+
+
+def _listed(server: HomeServer) -> set[str]:
+    done = server.lensd("restore", "--list")
+    assert done.returncode == 0, done.stderr
+    return {line.split("  ")[0] for line in done.stdout.splitlines()}
+
+
+def _is_back(path: Path, before: Seen) -> bool:
+    return Seen.of(path)._replace(inode=before.inode) == before
+
+
+def _start(server: HomeServer) -> list[Line]:
+    """A daemon starts, takes one new file, and ends; its log."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        path = server.drop(f"marker {os.urandom(3).hex()}.safetensors", seed=99).path
+        daemon.wait_for_file(path, "file.compressed")
+    return [x for x in daemon.lines if x.get("path") != str(path)]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("own output")
+@pytest.mark.parametrize("damage", LOSSES)
+def test_all_of_it_comes_back(server: HomeServer, damage: Callable[[HomeServer], None]) -> None:
+    """Outputs, deleted ones and older originals are known again; nothing is compressed anew."""
+    names = ("a.safetensors", "sub/b.safetensors", "deleted.safetensors", "twice.safetensors")
+    before = _files(server, *names)
+    newer = Seen.of(server.drop("twice.safetensors", seed=9).path)
+    server.once()
+    (server.loras / "deleted.safetensors").unlink()
+    outputs = {p: Seen.of(p) for p in server.loras.rglob("*.safetensors")}
+    totals, listed = server.status()["totals"], _listed(server)
+    damage(server)
+    if damage is not _lose:
+        damaged = (server.state / "ledger.sqlite3").read_bytes()
+    events = _start(server)
+    [line] = [x for x in events if x["event"] == "daemon.rebuilt"]
+    assert (line["files"], line["originals"]) == (3, 2)
+    assert not [x for x in events if x["event"].startswith("file.")]
+    assert outputs == {p: Seen.of(p) for p in outputs}
+    if damage is not _lose:
+        [aside] = [
+            p for p in server.state.glob("*.damaged-*") if not p.name.endswith(("wal", "shm"))
+        ]
+        assert damaged == aside.read_bytes()
+        assert str(aside) in line["message"]
+    after = server.status()["totals"]
+    marker = 1
+    assert after["outcomes"]["compressed"] == totals["outcomes"]["compressed"] + marker
+    assert after["held_by_archive"] > totals["held_by_archive"]
+    assert listed <= _listed(server)
+    assert not [x for x in _start(server) if x["event"] == "daemon.rebuilt"]
+    twice = server.loras / "twice.safetensors"
+    assert server.lensd("restore", "--all").returncode == 0
+    assert _is_back(twice, newer)
+    assert all(_is_back(server.loras / name, before[name]) for name in names[:3])
+    older = before["twice.safetensors"].sha256
+    server.once("--redo", twice)
+    assert server.lensd("restore", "--version", older, twice).returncode == 0
+    assert Seen.of(twice).sha256 == older
+
+
+@pytest.mark.slow
+@pytest.mark.fault("undo")
+def test_restore_by_itself_is_enough(server: HomeServer) -> None:
+    """No daemon has run since the loss: `--all` finds everything."""
+    before = _files(server, "a.safetensors", "sub/b.safetensors", "gone/c.safetensors")
+    shutil.rmtree(server.loras / "gone")
+    _lose(server)
+    done = server.lensd("restore", "--all")
+    assert done.returncode == 0, done.stderr
+    assert all(_is_back(server.loras / name, seen) for name, seen in before.items())
+
+
+@pytest.mark.slow
+def test_an_output_that_was_renamed_after_the_loss(server: HomeServer) -> None:
+    """Its marks and the hash of the original that no output names bring the two together."""
+    before = _files(server, "a.safetensors", "b.safetensors")
+    _lose(server)
+    new = (server.loras / "a.safetensors").rename(server.loras / "new.safetensors")
+    events = [x["event"] for x in _start(server)]
+    assert {"daemon.rebuilt", "file.moved"} <= set(events)
+    assert "file.compressed" not in events
+    assert Seen.of(server.archived(new)).sha256 == before["a.safetensors"].sha256
+    assert server.lensd("restore", new).returncode == 0
+    assert _is_back(new, before["a.safetensors"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", [True, False])
+def test_an_original_that_was_not_parted_with(server: HomeServer, *, link: bool) -> None:
+    """A crash after the exchange, and the ledger lost: the archive has it, so it goes. Other bytes
+    are rescued.
+    """
+    before = _files(server, "sub/a.safetensors")["sub/a.safetensors"]
+    archived = server.archived(server.loras / "sub/a.safetensors")
+    temporary = server.loras / "sub" / temporary_name("lost")
+    if link:
+        os.link(archived, temporary)
+    else:
+        shutil.copy2(archived, temporary)
+    others = server.loras / "sub" / temporary_name("others")
+    others.write_bytes(os.urandom(archived.stat().st_size))
+    mine = others.read_bytes()
+    _lose(server)
+    events = _start(server)
+    [line] = [x for x in events if x["event"] == "file.rescued"]
+    assert Path(line["rescued_path"]).read_bytes() == mine
+    assert archived.stat().st_nlink == 1
+    assert Seen.of(archived).sha256 == before.sha256
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("existing", ["leave", "compress"])
+def test_what_has_no_mark_comes_under_existing(server: HomeServer, existing: str) -> None:
+    """A restored file is one that lensd meets first; a third return is still noticed."""
+    before = _files(server, "a.safetensors", "restored.safetensors")
+    restored = server.loras / "restored.safetensors"
+    assert server.lensd("restore", restored).returncode == 0
+    _lose(server)
+    server.configure(watch=[{"path": str(server.loras), "existing": existing}])
+    a = server.loras / "a.safetensors"
+    original = server.archived(a).read_bytes()
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        if existing == "compress":
+            assert daemon.wait_for_file(restored)["event"] == "file.compressed"
+        assert _return(a, original, daemon)["event"] == "file.compressed"
+        line = _return(a, original, daemon)
+        assert ("file.kept", "returned") == (line["event"], line["reason"])
+    same = Seen.of(restored).sha256 == before["restored.safetensors"].sha256
+    assert same == (existing == "leave")
+
+
+def _return(path: Path, data: bytes, daemon: Any) -> Line:
+    other = path.with_name("incoming")
+    other.write_bytes(data)
+    other.rename(path)
+    line: Line = daemon.wait_for_file(path)
+    return line
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_mounted_has_its_turn_later(server: HomeServer) -> None:
+    """The ledger was lost while a watched folder was away."""
+    before = _files(server, "a.safetensors")["a.safetensors"]
+    other = server.top / "other"
+    other.mkdir()
+    _lose(server)
+    away = server.loras.rename(server.top / "away")
+    server.configure(watch=[{"path": str(other)}])
+    server.once()
+    away.rename(server.loras)
+    server.configure(watch=[{"path": str(other)}, {"path": str(server.loras)}])
+    events = server.once()
+    assert [1] == [x["files"] for x in events if x["event"] == "daemon.rebuilt"]
+    path = server.loras / "a.safetensors"
+    assert server.lensd("restore", path).returncode == 0
+    assert _is_back(path, before)

@@ -1,0 +1,145 @@
+"""Folders and names below a root: no link is entered, and temporaries hide."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lensd.errors import Skipped
+from lensd.store.fs import (
+    identity_at,
+    is_temporary,
+    make_folders,
+    new_token,
+    open_folder,
+    open_regular,
+    temporary_name,
+)
+from lensd.store.identity import Identity
+
+
+def where(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("relative", ["", ".", "a", "a/b", "a//b/"])
+def test_a_folder_below_a_root_is_opened(tmp_path: Path, relative: str) -> None:
+    """The empty path is the root itself."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert where(open_folder(str(tmp_path), relative)) == str((tmp_path / relative).resolve())
+
+
+def test_the_root_may_be_a_link(tmp_path: Path) -> None:
+    """It is what the user configured; only what lies below is guarded."""
+    (tmp_path / "real" / "a").mkdir(parents=True)
+    (tmp_path / "root").symlink_to("real")
+    assert where(open_folder(str(tmp_path / "root"), "a")) == str(tmp_path / "real" / "a")
+
+
+@pytest.mark.parametrize("relative", ["link", "link/inner", "file", "file/inner"])
+@pytest.mark.fault("links")
+def test_a_folder_swapped_for_a_link_is_not_entered(tmp_path: Path, relative: str) -> None:
+    """Neither to read nor to create something behind it, and no descriptor leaks."""
+    outside = tmp_path / "outside"
+    (outside / "inner").mkdir(parents=True)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(outside)
+    (root / "file").write_bytes(b"")
+    before = open_descriptors()
+    for enter in (open_folder, make_folders):
+        with pytest.raises(Skipped) as caught:
+            enter(str(root), relative)
+        assert caught.value.reason == "symlink"
+    assert open_descriptors() == before
+    assert list((outside / "inner").iterdir()) == []
+
+
+@pytest.mark.parametrize("relative", ["..", "a/../..", "/etc", "a\0b"])
+def test_a_path_out_of_the_root_is_a_bug(tmp_path: Path, relative: str) -> None:
+    """No caller may even ask for one."""
+    with pytest.raises(ValueError, match="not a path below a root"):
+        open_folder(str(tmp_path), relative)
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    """Also such with names that are not UTF-8; twice is once."""
+    name = os.fsdecode(b"caf\xe9\n")
+    for _ in range(2):
+        assert where(make_folders(str(tmp_path), f"a/{name}", 0o750)) == str(tmp_path / "a" / name)
+    assert (tmp_path / "a" / name).stat().st_mode & 0o777 == 0o750
+
+
+def test_what_is_missing_is_not_found(tmp_path: Path) -> None:
+    """A root that is gone is never made again: its disk may just not be mounted."""
+    with pytest.raises(FileNotFoundError):
+        open_folder(str(tmp_path), "a")
+    with pytest.raises(FileNotFoundError):
+        make_folders(str(tmp_path / "gone"), "a")
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("link", "symlink"), ("fifo", "not_regular"), ("folder", "not_regular")]
+)
+def test_only_regular_files_are_opened(
+    tmp_path: Path, folder_fd: int, kind: str, reason: str
+) -> None:
+    """A FIFO does not hang lensd, a link does not lead it elsewhere."""
+    path = tmp_path / "x"
+    if kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(Skipped) as caught:
+        open_regular(folder_fd, "x")
+    assert caught.value.reason == reason
+
+
+def test_what_lies_under_a_name(tmp_path: Path, folder_fd: int) -> None:
+    """A link counts as itself, and nothing is None."""
+    (tmp_path / "a").symlink_to("/etc/passwd")
+    assert identity_at(folder_fd, "a") == Identity.of(os.lstat(tmp_path / "a"))
+    assert identity_at(folder_fd, "b") is None
+
+
+@given(st.text("abcXYZ019_-", min_size=1, max_size=64))
+def test_temporary_names_hide(token: str) -> None:
+    """They start with a dot, are short, end in no name that programs list, and are known again."""
+    name = temporary_name(token)
+    assert name == f".lensd-{token}.tmp"
+    assert len(name) < 80
+    assert is_temporary(name)
+
+
+def test_tokens_differ() -> None:
+    """A hundred of them."""
+    assert len({temporary_name(new_token()) for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize("token", ["", "a/b", "..", "a\n", "é", "x" * 65])
+def test_no_token_leads_elsewhere(token: str) -> None:
+    """Slashes, dots, newlines and long names are refused."""
+    with pytest.raises(ValueError, match="no token"):
+        temporary_name(token)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.safetensors", ".lensd-.tmp", ".lensd-a.tmp\n", "x.lensd-a.tmp", ".lensd-a.tmp.part"]
+)
+def test_other_names_are_no_temporaries(name: str) -> None:
+    """So that no clean-up takes them."""
+    assert not is_temporary(name)
