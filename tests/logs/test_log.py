@@ -21,7 +21,7 @@ SETTLED = 'log.get(watch="w").info("file.settled", path="/a", job_id="1", bytes=
 
 def run(script: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """A Python process of its own that logs."""
-    code = f"import os, sys, threading, signal\nfrom lensd.report import log\n{script}\n"
+    code = f"import os, sys, threading, signal\nfrom lensd.logs import log\n{script}\n"
     options = {"capture_output": True, "timeout": 60, **options}
     return subprocess.run([sys.executable, "-c", code], check=False, **options)
 
@@ -130,7 +130,7 @@ def test_without_a_stdout_nothing_else_is_written_to(tmp_path: Path) -> None:
     script = (
         "import os, sys\n"
         f"fd = os.open({str(ledger)!r}, os.O_WRONLY | os.O_CREAT)\nassert fd == 1\n"
-        f"from lensd.report import log\nlog.configure(None)\n{SETTLED}\n"
+        f"from lensd.logs import log\nlog.configure(None)\n{SETTLED}\n"
     )
     subprocess.run(
         ["/bin/sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script], check=True, timeout=60
