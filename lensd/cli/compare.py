@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from lensd.cli.interrupts import uninterrupted
 from lensd.cli.options import LORA
@@ -15,6 +16,8 @@ from lensd.text import printable, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from lensd.engine.compare import Comparison, ModuleDistance
 
 WORST = 5
 NAMED = 3  # of the modules that only one file has
@@ -36,41 +39,42 @@ def compare(a: str, b: str, as_json: bool) -> None:
     with uninterrupted():
         from lensd.engine import compare as work  # torch takes a second; only this needs it
 
-    numbers = {"a": printable(a), "b": printable(b), **work.compare(a, b)}
+    found = work.compare(a, b)
     if as_json:
-        click.echo(json.dumps(numbers))
+        paths = {"a": printable(a), "b": printable(b)}
+        click.echo(json.dumps(paths | msgspec.to_builtins(found)))
     else:
-        _show(numbers)
+        _show(printable(a), printable(b), found)
 
 
-def _show(numbers: dict[str, Any]) -> None:
+def _show(a: str, b: str, found: Comparison) -> None:
     from lensd.cli.views.terminal import show
 
-    worst = sorted(numbers["per_module"], key=_badness, reverse=True)[:WORST]
-    show(*map(visible, _lines(numbers)))
+    worst = sorted(found.per_module, key=_badness, reverse=True)[:WORST]
+    show(*map(visible, _lines(a, b, found)))
     if worst:
-        show("", f"the worst {len(worst)} of {numbers['modules']}:", _table(worst))
+        show("", f"the worst {len(worst)} of {found.modules}:", _table(worst))
 
 
-def _lines(numbers: dict[str, Any]) -> Iterator[str]:
-    yield f"{numbers['b']} against {numbers['a']}:"
-    yield f"  {numbers['modules']} modules in both, {_error(numbers)}"
-    for side, path in (("only_in_a", numbers["a"]), ("only_in_b", numbers["b"])):
-        if numbers[side]:
-            yield f"  {len(numbers[side])} only in {path}: {_some(numbers[side])}"
-    if numbers["only_in_a"] or numbers["only_in_b"]:
-        common = _number(numbers["delta_error_common"])
+def _lines(a: str, b: str, found: Comparison) -> Iterator[str]:
+    yield f"{b} against {a}:"
+    yield f"  {found.modules} modules in both, {_error(found)}"
+    for names, path in ((found.only_in_a, a), (found.only_in_b, b)):
+        if names:
+            yield f"  {len(names)} only in {path}: {_some(names)}"
+    if found.only_in_a or found.only_in_b:
+        common = _number(found.delta_error_common)
         yield f"  relative delta error of the modules in both: {common}"
 
 
-def _table(modules: list[dict[str, Any]]) -> Table:
+def _table(modules: list[ModuleDistance]) -> Table:
     from lensd.cli.views.terminal import table
 
     found = table("module", "error", "SNR", "rank", numbers=("error", "SNR", "rank"))
     for module in modules:
-        ranks = f"{module['rank_a']} -> {module['rank_b']}"
-        cells = visible(module["module"]), _number(module["delta_error"]), _snr(module), ranks
-        found.add_row(*cells)
+        ranks = f"{module.rank_a} -> {module.rank_b}"
+        error, snr = _number(module.delta_error), _decibels(module.snr_db)
+        found.add_row(visible(module.module), error, snr, ranks)
     return found
 
 
@@ -80,18 +84,18 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _error(numbers: dict[str, Any]) -> str:
-    error = f"relative delta error {_number(numbers['delta_error'])}"
-    return error if numbers["snr_db"] is None else f"{error}, SNR {_snr(numbers)}"
+def _error(found: Comparison) -> str:
+    error = f"relative delta error {_number(found.delta_error)}"
+    return error if found.snr_db is None else f"{error}, SNR {_decibels(found.snr_db)}"
 
 
-def _snr(numbers: dict[str, Any]) -> str:
-    return "-" if numbers["snr_db"] is None else f"{numbers['snr_db']:.1f} dB"
+def _decibels(snr: float | None) -> str:
+    return "-" if snr is None else f"{snr:.1f} dB"
 
 
 def _number(error: float | None) -> str:
     return "without measure (there is nothing in A)" if error is None else f"{error:.3g}"
 
 
-def _badness(module: dict[str, Any]) -> float:
-    return math.inf if module["delta_error"] is None else module["delta_error"]
+def _badness(module: ModuleDistance) -> float:
+    return math.inf if module.delta_error is None else module.delta_error

@@ -33,10 +33,10 @@ def expand(file: str, output: str | None, force: bool) -> None:
         with uninterrupted():
             from lensd.engine import expand as work  # torch takes a second; only this needs it
 
-        numbers = work.expand(os.fspath(file), new.path, new.inode)
+        found = work.expand(os.fspath(file), new.path, new.inode)
     click.echo(
         visible(
-            f"{file}: {size(numbers['bytes_in'])} -> {target}: {size(numbers['bytes_out'])}, "
-            f"{numbers['expanded']} of {numbers['modules']} modules expanded"
+            f"{file}: {size(found.bytes_in)} -> {target}: {size(found.bytes_out)}, "
+            f"{found.expanded} of {found.modules} modules expanded"
         )
     )

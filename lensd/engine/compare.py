@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from msgspec import Struct
 from torch import Tensor
 
 from lensd.engine.passes import available_cores, single_threaded_pool
@@ -15,11 +15,33 @@ from lensd.lora import comparison, fidelity
 from lensd.lora.comparison import Distance
 from lensd.lora.layout import Module
 
-Numbers = dict[str, Any]
 Factors = Callable[[Module], tuple[Tensor, Tensor, float]]
 
 
-def compare(a: str, b: str) -> Numbers:
+class ModuleDistance(Struct, frozen=True, kw_only=True):
+    """One module that both files have. None: there is nothing in the first file."""
+
+    module: str
+    module_b: str
+    rank_a: int
+    rank_b: int
+    delta_error: float | None
+    snr_db: float | None
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """The answer of `lensd compare`. None: no difference, or nothing in the first file."""
+
+    modules: int
+    delta_error: float | None
+    snr_db: float | None
+    delta_error_common: float | None
+    only_in_a: list[str]
+    only_in_b: list[str]
+    per_module: list[ModuleDistance]
+
+
+def compare(a: str, b: str) -> Comparison:
     """Errors per module and overall, of `b` against `a`, and what only one of them holds.
 
     Overall, a module that only one file has counts whole; `delta_error_common` leaves those out.
@@ -35,16 +57,17 @@ def compare(a: str, b: str) -> Numbers:
         found = list(pool.map(lambda p: comparison.distance(of_a(p[0]), of_b(p[1])), pairs))
         lost = list(pool.map(lambda m: _against_nothing(of_a(m)), only_a))
         added = list(pool.map(lambda m: _against_nothing(of_b(m)), only_b))
-    return {
-        "modules": len(pairs),
-        **_overall(
-            [*found, *(Distance(e, 0.0, e) for e in lost), *(Distance(0.0, e, e) for e in added)]
-        ),
-        "delta_error_common": _overall(found)["delta_error"],
-        "only_in_a": [m.name for m in only_a],
-        "only_in_b": [m.name for m in only_b],
-        "per_module": [_line(*p, d) for p, d in zip(pairs, found, strict=True)],
-    }
+    whole = [*found, *(Distance(e, 0.0, e) for e in lost), *(Distance(0.0, e, e) for e in added)]
+    delta_error, snr_db = _overall(whole)
+    return Comparison(
+        modules=len(pairs),
+        delta_error=delta_error,
+        snr_db=snr_db,
+        delta_error_common=_overall(found)[0],
+        only_in_a=[m.name for m in only_a],
+        only_in_b=[m.name for m in only_b],
+        per_module=[_module(*p, d) for p, d in zip(pairs, found, strict=True)],
+    )
 
 
 def _reader(source: Source) -> Factors:
@@ -64,22 +87,19 @@ def _against_nothing(factors: tuple[Tensor, Tensor, float]) -> float:
     return comparison.distance(factors, (up[:, :1] * 0, down[:1] * 0, scale)).energy_a
 
 
-def _overall(distances: Iterable[Distance]) -> Numbers:
-    distances = list(distances)
+def _overall(distances: Sequence[Distance]) -> tuple[float | None, float | None]:
+    """Relative delta error and SNR in dB."""
     energy = sum(d.energy_a for d in distances)
     error = sum(d.squared_error for d in distances)
-    return {
-        "delta_error": comparison.relative(error, energy),
-        "snr_db": fidelity.decibels(energy, error),
-    }
+    return comparison.relative(error, energy), fidelity.decibels(energy, error)
 
 
-def _line(a: Module, b: Module, d: Distance) -> Numbers:
-    return {
-        "module": a.name,
-        "module_b": b.name,
-        "rank_a": a.rank,
-        "rank_b": b.rank,
-        "delta_error": comparison.relative(d.squared_error, d.energy_a),
-        "snr_db": fidelity.decibels(d.energy_a, d.squared_error),
-    }
+def _module(a: Module, b: Module, d: Distance) -> ModuleDistance:
+    return ModuleDistance(
+        module=a.name,
+        module_b=b.name,
+        rank_a=a.rank,
+        rank_b=b.rank,
+        delta_error=comparison.relative(d.squared_error, d.energy_a),
+        snr_db=fidelity.decibels(d.energy_a, d.squared_error),
+    )

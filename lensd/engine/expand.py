@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from safetensors import safe_open
@@ -36,7 +36,17 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         return {key: found[key] for key in source.header.tensors if key in found}
 
 
-def expand(path: str, temporary: str, inode: Sequence[int]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """Bytes of both files, and how many of the modules were int8."""
+
+    bytes_in: int
+    bytes_out: int
+    modules: int
+    expanded: int
+
+
+def expand(path: str, temporary: str, inode: Sequence[int]) -> Expanded:
     """Fill the staged output `temporary` with the float meaning of an int8 file.
 
     Raises UsageError where there is nothing to expand, Skipped and Failed as reading does.
@@ -56,14 +66,13 @@ def expand(path: str, temporary: str, inode: Sequence[int]) -> dict[str, Any]:
             for key in source.layout.untouched:
                 output.copy(key, source.fd, source.header)
             output.sync()
-            digest = output.hashes().file
-            return {
-                "bytes_in": source.identity.size,
-                "bytes_out": output.size,
-                "modules": len(source.layout.modules),
-                "expanded": sum(source.is_int8(m) for m in source.layout.modules),
-                "sha256_out": digest,
-            }
+            output.hashes()  # reads the output back, and compares its header and size
+            return Expanded(
+                bytes_in=source.identity.size,
+                bytes_out=output.size,
+                modules=len(source.layout.modules),
+                expanded=sum(source.is_int8(m) for m in source.layout.modules),
+            )
 
 
 class Expansion:

@@ -13,9 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lensd.logs.measures import Block, Detailed, Module
 from lensd.text import visible
-
-Numbers = dict[str, Any]
 
 INK, SOFT, LINE = "#201e1b", "#625d55", "#e3ded4"
 ACCENT, BAND, BEFORE = "#0b6b50", "#cfe5dc", "#cbc3b5"
@@ -42,25 +41,25 @@ _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _NOT_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
 
 
-def svg(numbers: Numbers) -> str:
-    """The picture's text. `numbers`: of one file, with details (lensd.engine.task.analyze)."""
+def svg(path: str, found: Detailed) -> str:
+    """The picture's text, of what lensd.engine.task.analyze_in_detail found in a file."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 4.4), layout="constrained")
         spectrum, ranks = figure.subplots(1, 2, width_ratios=(2, 3))
-        _draw_spectrum(spectrum, numbers)
-        _draw_ranks(ranks, numbers["blocks"])
-        name = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", visible(numbers["path"]))
+        _draw_spectrum(spectrum, found)
+        _draw_ranks(ranks, found.blocks)
+        name = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", visible(path))
         figure.suptitle(name, x=0.01, ha="left", fontsize=11, fontweight="bold")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata=_NO_METADATA)
     return _DOCTYPE.sub("", text.getvalue())
 
 
-def _draw_spectrum(axes: Axes, numbers: Numbers) -> None:
+def _draw_spectrum(axes: Axes, found: Detailed) -> None:
     """How much of the energy the first ranks hold: of the file, and of most modules."""
-    ranks, energy = numbers["spectrum"]["ranks"], numbers["spectrum"]["energy"]
+    ranks, energy = found.spectrum.ranks, found.spectrum.energy
     steps = np.arange(1, ranks[-1] + 1)
-    low, high = np.quantile(_cumulated(numbers["details"], len(steps)), (0.1, 0.9), axis=0)
+    low, high = np.quantile(_cumulated(found.details, len(steps)), (0.1, 0.9), axis=0)
     axes.fill_between(steps, low, high, color=BAND, linewidth=0, label="8 of 10 modules")
     axes.plot(ranks, energy, color=ACCENT, marker="o", markersize=3, label="the file")
     axes.axhline(ENERGY, color=SOFT, linestyle="--", linewidth=0.8)
@@ -77,18 +76,18 @@ def _draw_spectrum(axes: Axes, numbers: Numbers) -> None:
     axes.legend(loc="lower right", frameon=False)
 
 
-def _cumulated(details: Sequence[Numbers], length: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _cumulated(details: Sequence[Module], length: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Share of the energy by rank [modules, length]; a module of zeros has none to share."""
     rows = []
     for detail in details:
         squares = np.zeros(length)
-        squares[: len(detail["spectrum"])] = np.square(detail["spectrum"])
+        squares[: len(detail.spectrum)] = np.square(detail.spectrum)
         if (total := squares.sum()) > 0:
             rows.append(squares.cumsum() / total)
     return np.array(rows or [np.ones(length)])
 
 
-def _draw_ranks(axes: Axes, blocks: dict[str, list[list[float]]]) -> None:
+def _draw_ranks(axes: Axes, blocks: dict[str, list[Block]]) -> None:
     """Median rank before and after, with the names of the model's parts below."""
     rows = [row for found in blocks.values() for row in found]
     places = range(len(rows))

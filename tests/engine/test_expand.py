@@ -22,7 +22,7 @@ from tests.lora.making import Made, Tensors
 HALF = 5e-4
 
 
-def expanded(path: Path, at: Path) -> dict[str, Any]:
+def expanded(path: Path, at: Path) -> expand.Expanded:
     at.touch()
     return expand.expand(str(path), str(at), (at.stat().st_dev, at.stat().st_ino))
 
@@ -54,8 +54,8 @@ def test_an_expanded_file_means_what_the_int8_file_means(tmp_path: Path) -> None
     out, at = ultra(making.small_file(alpha=4.0), tmp_path), tmp_path / "float"
     numbers = expanded(out, at)
     tensors = load_file(at)
-    assert (numbers["modules"], numbers["expanded"]) == (4, 4)
-    assert numbers["bytes_out"] == at.stat().st_size
+    assert (numbers.modules, numbers.expanded) == (4, 4)
+    assert numbers.bytes_out == at.stat().st_size
     assert tensors.keys() == load_file(out).keys()
     for key, tensor in tensors.items():
         if key.endswith(".alpha"):
