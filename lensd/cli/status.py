@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from lensd import __version__
 from lensd.cli.options import config_option, load_config
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lensd.config.model import Config
     from lensd.store.ledger import Ledger
     from lensd.store.ledger.entry import Entry
+    from lensd.store.ledger.notes import DegradedRoot
+    from lensd.store.ledger.state import WaitingFile
 
 
 @click.command()
@@ -70,12 +73,12 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
         "degraded": _degraded(config, ledger),
         "running": [_job(e) for e in jobs if e.state != "queued"],
         "queued": [_job(e) for e in jobs if e.state == "queued"],
-        "waiting": [{**w, "path": printable(w["path"])} for w in ledger.state.waiting()],
+        "waiting": [_printable(w) for w in ledger.state.waiting()],
         "problems": [_job(e) | {"reason": e.reason, "message": e.message} for e in problems],
         "paused": [printable(p) or "everything" for p in ledger.state.paused()],
-        "held": ledger.state.get_meta("held"),
+        "held": ledger.state.disk_backoff.get(),
         "schedule": _schedule(config),
-        "totals": ledger.files.totals(),
+        "totals": msgspec.structs.asdict(ledger.files.totals()),
     }
     if hashes:
         report["hashes"] = [
@@ -88,12 +91,14 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
 def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
     """What the running daemon says of its folders; one that was killed says nothing any more."""
     from lensd.store.locks import holder
-    from lensd.watcher.root_monitor import META
 
-    found = ledger.state.get_meta(META)
-    if found is None or holder(config.state.path) is None:
+    if holder(config.state.path) is None:
         return []
-    return [{**line, "path": printable(line["path"])} for line in json.loads(found)]
+    return [_printable(root) for root in ledger.state.degraded.get() or ()]
+
+
+def _printable(item: DegradedRoot | WaitingFile) -> dict[str, Any]:
+    return msgspec.structs.asdict(item) | {"path": printable(item.path)}
 
 
 def _schedule(config: Config) -> dict[str, Any] | None:

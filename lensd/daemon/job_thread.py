@@ -199,9 +199,12 @@ class JobThread(threading.Thread):
 
     def _tell(self, event: str, fault: DiskUnavailable, message: str) -> None:
         self._context.log(event, watch=None, path=fault.path, reason=fault.reason, message=message)
-        held = None if self._backoff is None else f"{fault.path}: {fault}"
+        backoff = self._context.ledger.state.disk_backoff
         with contextlib.suppress(StorageError):  # a full disk may be the ledger's
-            self._context.ledger.state.set_meta("held", held)
+            if self._backoff is None:
+                backoff.clear()
+            else:
+                backoff.set(f"{fault.path}: {fault}")
 
     def _rest(self) -> None:
         """Wait for work; an idle worker process leaves after its time."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lensd.errors import FileError, StorageError
-from lensd.jobs import prune, reread
+from lensd.jobs import reread
 from lensd.jobs.reread import Reading
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
@@ -116,8 +116,8 @@ class Verifier:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0, entry.message
             )
-        deleted = prune.under_way(self._ledger)
-        if deleted is not None and deleted[0] == entry.job_id:
+        deleted = self._ledger.state.prune_in_progress.get()
+        if deleted is not None and deleted.job_id == entry.job_id:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0,
                 "its deletion (archive.keep_days) is under way, or will be completed",

@@ -18,7 +18,7 @@ ENDS = (
 def history(ledger: Ledger, where: str, *, drawn: bool = False) -> History:
     """All files of a ledger in the state folder `where`; `drawn`: with what pictures need."""
     kind = Drawn if drawn else Measures
-    totals = ledger.files.totals()
+    totals = msgspec.structs.asdict(ledger.files.totals())
     counts = totals.pop("outcomes")
     return History(
         source={"kind": "ledger", "state": where},

@@ -8,7 +8,6 @@ that disks may sleep; elsewhere every `rescan_seconds`. Only the main loop calls
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import threading
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 from lensd.errors import LockedError, StorageError
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.notes import DegradedRoot
 from lensd.store.locks import Claims
 from lensd.watcher import inotify_audit, root_identity
 from lensd.watcher.folder import Folder, Log
@@ -32,7 +32,6 @@ CHECK_SECONDS = 5.0
 RARELY_SECONDS = 6 * 3600.0
 MORE_SECONDS = 10.0  # there is more than the intake takes up at once
 NEW_FOLDER_SECONDS = 2.0  # a tree that is being copied in is looked at when most of it is there
-META = "degraded"  # under this key the ledger has, for `status`, what `Guard.report` gives
 
 
 class Watched(Folder, Protocol):
@@ -129,7 +128,7 @@ class RootMonitor:
             self._watcher.stop()
             self._watcher = None
         with suppress(StorageError):  # its disk is full: whoever reads it sees that nobody runs
-            self._ledger.state.set_meta(META, None)
+            self._ledger.state.degraded.clear()
 
     @property
     def alive(self) -> bool:
@@ -349,17 +348,20 @@ class RootMonitor:
 
     def _publish(self) -> None:
         """For `status`, which is another process."""
-        lines = [
-            {
-                "watch": self._roots[r].folder.name,
-                "path": self._roots[r].folder.path,
-                "reason": problem.reason,
-                "message": problem.message,
-                "since": self._roots[r].since,
-            }
+        degraded = tuple(
+            DegradedRoot(
+                watch=self._roots[r].folder.name,
+                path=self._roots[r].folder.path,
+                reason=problem.reason,
+                message=problem.message,
+                since=self._roots[r].since,
+            )
             for r, problem in self.degraded.items()
-        ]
-        self._ledger.state.set_meta(META, json.dumps(lines) if lines else None)
+        )
+        if degraded:
+            self._ledger.state.degraded.set(degraded)
+        else:
+            self._ledger.state.degraded.clear()
 
 
 def _is_same(path: str, seen: Found) -> bool:
