@@ -12,6 +12,7 @@ import msgspec
 from lensd import __version__
 from lensd.cli.options import config_option, load_config
 from lensd.report import hashes as hash_table
+from lensd.store.ledger import JobState, Outcome
 from lensd.text import outcomes, printable, size, visible
 
 if TYPE_CHECKING:
@@ -66,13 +67,13 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
     from lensd.store.locks import holder
 
     jobs = list(ledger.jobs.unfinished())
-    problems = ledger.files.with_outcome("failed", "quarantined")
+    problems = ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED)
     report: dict[str, Any] = {
         "daemon": holder(config.state.path),
         "watch": [{"name": w.name, "path": w.path, "mode": w.settings.mode} for w in config.watch],
         "degraded": _degraded(config, ledger),
-        "running": [_job(e) for e in jobs if e.state != "queued"],
-        "queued": [_job(e) for e in jobs if e.state == "queued"],
+        "running": [_job(e) for e in jobs if e.state != JobState.QUEUED],
+        "queued": [_job(e) for e in jobs if e.state == JobState.QUEUED],
         "waiting": [_printable(w) for w in ledger.state.waiting()],
         "problems": [_job(e) | {"reason": e.reason, "message": e.message} for e in problems],
         "paused": [printable(p) or "everything" for p in ledger.state.paused()],
@@ -83,7 +84,7 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
     if hashes:
         report["hashes"] = [
             hash_table.of(e) | {"path": printable(e.full_path)}
-            for e in ledger.files.with_outcome("compressed")
+            for e in ledger.files.with_outcome(Outcome.COMPRESSED)
         ]
     return report
 

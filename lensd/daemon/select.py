@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from lensd.config.model import Config, Watch
 from lensd.errors import UsageError
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below, place
 from lensd.watcher.scan import scan
 
 # Outcomes that an explicit `once` treats again, and those that only `--redo` does.
-RELEASED = ("baseline", "failed", "quarantined")
-REDONE = ("restored", "kept", "skipped", "analyzed")
+RELEASED = (Outcome.BASELINE, Outcome.FAILED, Outcome.QUARANTINED)
+REDONE = (Outcome.RESTORED, Outcome.KEPT, Outcome.SKIPPED, Outcome.ANALYZED)
 
 
 @dataclass(frozen=True, slots=True)

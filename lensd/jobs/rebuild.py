@@ -17,7 +17,7 @@ from lensd.store.archive import Archive
 from lensd.store.fs import identity_at, open_regular
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.store.paths import VERSIONS
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.own_output import Marked, read_marks
@@ -119,7 +119,7 @@ def _original(archive: Archive, folder: Folder, path: str, marked: Marked) -> st
 def _record(ledger: Ledger, folder: Folder, path: str, marked: Marked, original: str) -> None:
     ledger.files.record(
         secrets.token_hex(8), folder.root, folder.name, path, Identity.of(os.lstat(original)),
-        outcome="compressed", staged=marked.identity, sha256_in=marked.sha256,
+        outcome=Outcome.COMPRESSED, staged=marked.identity, sha256_in=marked.sha256,
         bytes_in=marked.bytes_in, bytes_out=marked.identity.size, archive_path=original,
         archive_method=_method(original), emitted=1, published=marked.identity.ctime_ns / 1e9,
     )  # fmt: skip
@@ -131,9 +131,9 @@ def _record_original(ledger: Ledger, folder: Folder, path: str, place: str, sha2
     older = f"/{VERSIONS}/{sha256}/" in place
     ledger.files.record(
         secrets.token_hex(8), folder.root, folder.name, path, Identity.of(found),
-        outcome="replaced" if older else "compressed", sha256_in=sha256, bytes_in=found.st_size,
-        bytes_out=None if older else 0, archive_path=place, archive_method=_method(place),
-        emitted=1, published=found.st_ctime_ns / 1e9,
+        outcome=Outcome.REPLACED if older else Outcome.COMPRESSED, sha256_in=sha256,
+        bytes_in=found.st_size, bytes_out=None if older else 0, archive_path=place,
+        archive_method=_method(place), emitted=1, published=found.st_ctime_ns / 1e9,
     )  # fmt: skip
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from lensd.report.record import Drawn, History, Measures, Record
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.text import printable
 
 # Files that lensd did something about; the others (baseline, superseded) are only counted.
 ENDS = (
-    "compressed", "replaced", "restored", "analyzed", "kept", "skipped", "failed", "quarantined",
+    Outcome.COMPRESSED, Outcome.REPLACED, Outcome.RESTORED, Outcome.ANALYZED, Outcome.KEPT,
+    Outcome.SKIPPED, Outcome.FAILED, Outcome.QUARANTINED,
 )  # fmt: skip
 
 
@@ -22,7 +23,9 @@ def history(ledger: Ledger, where: str, *, drawn: bool = False) -> History:
     counts = totals.pop("outcomes")
     return History(
         source={"kind": "ledger", "state": where},
-        records=[_record(e, kind) for e in ledger.files.with_outcome(*ENDS) if e.state == "done"],
+        records=[
+            _record(e, kind) for e in ledger.files.with_outcome(*ENDS) if e.state == JobState.DONE
+        ],
         others={outcome: n for outcome, n in counts.items() if outcome not in ENDS},
         totals=totals,
     )
