@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from lensd import __version__
 from lensd.cli.options import config_option, load_config
@@ -79,7 +79,7 @@ def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
         "paused": [printable(p) or "everything" for p in ledger.state.paused()],
         "held": ledger.state.disk_backoff.get(),
         "schedule": _schedule(config),
-        "totals": msgspec.structs.asdict(ledger.files.totals()),
+        "totals": asdict(ledger.files.totals()),
     }
     if hashes:
         report["hashes"] = [
@@ -99,7 +99,7 @@ def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def _printable(item: DegradedRoot | WaitingFile) -> dict[str, Any]:
-    return msgspec.structs.asdict(item) | {"path": printable(item.path)}
+    return asdict(item) | {"path": printable(item.path)}
 
 
 def _schedule(config: Config) -> dict[str, Any] | None:

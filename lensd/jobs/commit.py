@@ -139,9 +139,10 @@ def publish(
     )
     if line["publish"] == "exchange":
         _part(job_file, expected, context)
-    context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
-    announce(context, entry.job_id, line)
-    context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED)
+    context.log("file.compressed", **line)
+    with context.ledger.together():  # a crash before this commit repeats the line as `recovered`
+        context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
+        context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED, emitted=1)
 
 
 def _part(job_file: JobFile, original: Identity, context: JobContext) -> None:
@@ -178,12 +179,6 @@ def is_in_place(entry: Entry) -> bool:
     finally:
         os.close(folder_fd)
     return there is not None and entry.staged is not None and there[1:4] == entry.staged[1:4]
-
-
-def announce(context: JobContext, job_id: str, line: dict[str, Any]) -> None:
-    """The one canonical line of a compressed file."""
-    context.log("file.compressed", **line)
-    context.ledger.jobs.update(job_id, emitted=1)
 
 
 def rescue(context: JobContext, entry: Entry, folder_fd: int, temporary: str) -> None:

@@ -217,15 +217,16 @@ def _begin_again(entry: Entry, context: JobContext) -> None:
 
 
 def _complete(entry: Entry, context: JobContext) -> None:
-    # In this order: nobody looks at a finished job again.
-    context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
-    context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED)
+    with context.ledger.together():
+        context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
+        context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED)
 
 
 def _announce(entry: Entry, context: JobContext) -> None:
     if entry.line is not None:
         line = {"publish": "exchange", **entry.line, "recovered": True}
-        commit.announce(context, entry.job_id, line)
+        context.log("file.compressed", **line)
+        context.ledger.jobs.update(entry.job_id, emitted=1)
 
 
 def _temporary(entry: Entry) -> str:

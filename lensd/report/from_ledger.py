@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import msgspec
 
 from lensd.report.record import Drawn, History, Measures, Record
@@ -19,7 +21,7 @@ ENDS = (
 def history(ledger: Ledger, where: str, *, drawn: bool = False) -> History:
     """All files of a ledger in the state folder `where`; `drawn`: with what pictures need."""
     kind = Drawn if drawn else Measures
-    totals = msgspec.structs.asdict(ledger.files.totals())
+    totals = asdict(ledger.files.totals())
     counts = totals.pop("outcomes")
     return History(
         source={"kind": "ledger", "state": where},

@@ -6,10 +6,9 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Unpack
-
-import msgspec
 
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
@@ -18,7 +17,8 @@ from lensd.store.ledger.rows import Columns, Rows, move_older_originals, replace
 from lensd.store.ledger.states import JobState, Outcome
 
 
-class Totals(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Totals:
     """How many rows each outcome has; sizes in bytes."""
 
     outcomes: dict[str, int]
