@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from lensd.report.record import Drawn, History, Measures, Record
+from lensd.report.documents import FromLedger
+from lensd.report.record import ByteTotals, Drawn, History, Measures, Record
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
 from lensd.text import printable
@@ -21,10 +22,10 @@ def history(ledger: Ledger, where: str, *, drawn: bool = False) -> History:
     totals = ledger.totals()
     counts = totals.pop("outcomes")
     return History(
-        source={"kind": "ledger", "state": where},
+        source=FromLedger(state=where),
         records=[_record(e, kind) for e in ledger.with_outcome(*ENDS) if e.state == "done"],
         others={outcome: n for outcome, n in counts.items() if outcome not in ENDS},
-        totals=totals,
+        totals=ByteTotals(**totals),
     )
 
 
