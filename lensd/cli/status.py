@@ -15,9 +15,10 @@ from lensd.text import printable, visible
 
 if TYPE_CHECKING:
     from lensd.config.model import Config
-    from lensd.report.documents import Degraded, Job, Problem, Schedule, Status
-    from lensd.store.entry import Entry
+    from lensd.report.documents import Degraded, Job, Problem, Schedule, Status, Waiting
     from lensd.store.ledger import Ledger
+    from lensd.store.ledger.entry import Entry
+    from lensd.store.ledger.state import WaitingFile
 
 
 @click.command()
@@ -46,7 +47,7 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
     try:
         document = _status(found, ledger)
         if hashes:
-            document.hashes = [hash_table.of(e) for e in ledger.with_outcome("compressed")]
+            document.hashes = [hash_table.of(e) for e in ledger.files.with_outcome("compressed")]
     finally:
         ledger.close()
     if as_json:
@@ -65,22 +66,22 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
 
 
 def _status(config: Config, ledger: Ledger) -> Status:
-    from lensd.report.documents import Status, Totals, Waiting, WatchedFolder
+    from lensd.report.documents import Status, Totals, WatchedFolder
     from lensd.store.locks import holder
 
-    jobs = list(ledger.unfinished())
+    jobs = list(ledger.jobs.unfinished())
     return Status(
         daemon=holder(config.state.path),
         watch=[WatchedFolder(name=w.name, path=w.path, mode=w.settings.mode) for w in config.watch],
         degraded=_degraded(config, ledger),
         running=[_job(e) for e in jobs if e.state != "queued"],
         queued=[_job(e) for e in jobs if e.state == "queued"],
-        waiting=[Waiting(**{**w, "path": printable(w["path"])}) for w in ledger.waiting()],
-        problems=[_problem(e) for e in ledger.with_outcome("failed", "quarantined")],
-        paused=[printable(p) or "everything" for p in ledger.paused()],
-        held=ledger.get_meta("held"),
+        waiting=[_waiting(w) for w in ledger.state.waiting()],
+        problems=[_problem(e) for e in ledger.files.with_outcome("failed", "quarantined")],
+        paused=[printable(p) or "everything" for p in ledger.state.paused()],
+        held=ledger.state.disk_backoff.get(),
         schedule=_schedule(config),
-        totals=Totals(**ledger.totals()),
+        totals=Totals(**msgspec.structs.asdict(ledger.files.totals())),
     )
 
 
@@ -88,12 +89,19 @@ def _degraded(config: Config, ledger: Ledger) -> list[Degraded]:
     """What the running daemon reports of its folders; the report of a killed one is out of date."""
     from lensd.report.documents import Degraded
     from lensd.store.locks import holder
-    from lensd.watcher.root_monitor import META
 
-    found = ledger.get_meta(META)
-    if found is None or holder(config.state.path) is None:
+    if holder(config.state.path) is None:
         return []
-    return [Degraded(**{**line, "path": printable(line["path"])}) for line in json.loads(found)]
+    return [
+        Degraded(**msgspec.structs.asdict(root) | {"path": printable(root.path)})
+        for root in ledger.state.degraded.get() or ()
+    ]
+
+
+def _waiting(file: WaitingFile) -> Waiting:
+    from lensd.report.documents import Waiting
+
+    return Waiting(**msgspec.structs.asdict(file) | {"path": printable(file.path)})
 
 
 def _schedule(config: Config) -> Schedule | None:

@@ -14,12 +14,13 @@ import msgspec
 from msgspec import Meta
 
 from lensd.errors import FileError, StorageError
-from lensd.jobs import prune, reread
+from lensd.jobs import reread
 from lensd.jobs.reread import Reading
 from lensd.store.archive import Archive
-from lensd.store.entry import VERSIONS, Entry
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
+from lensd.store.paths import VERSIONS
 
 LOOK_AGAIN_SECONDS = 0.5
 LOOKS = 5
@@ -75,7 +76,7 @@ class Verifier:
                 "archive.path"
             )
         sizes: dict[Key, int] = {}
-        for entry in self._ledger.with_outcome(*HELD):
+        for entry in self._ledger.files.with_outcome(*HELD):
             key = entry.root, entry.path
             sizes[key] = sizes.get(key, 0) + _bytes(entry)
         return dict(sorted(sizes.items()))
@@ -84,7 +85,7 @@ class Verifier:
         """The originals and the output of one path, as far as they are at rest."""
         before: tuple[list[Entry], list[Finding]] | None = None
         for _ in range(LOOKS):
-            rows = self._ledger.history(*key)
+            rows = self._ledger.files.history(*key)
             found = list(self._judge(rows))
             if not any(f.is_fault for f in found) or before == (rows, found):
                 break
@@ -121,8 +122,8 @@ class Verifier:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0, entry.message
             )
-        deleted = prune.under_way(self._ledger)
-        if deleted is not None and deleted[0] == entry.job_id:
+        deleted = self._ledger.state.prune_in_progress.get()
+        if deleted is not None and deleted.job_id == entry.job_id:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0,
                 "its deletion (archive.keep_days) is under way, or will be completed",

@@ -11,7 +11,7 @@ from lensd.report.documents import Hashes
 from lensd.text import printable, visible
 
 if TYPE_CHECKING:
-    from lensd.store.entry import Entry
+    from lensd.store.ledger.entry import Entry
 
 
 def of(entry: Entry) -> Hashes:
