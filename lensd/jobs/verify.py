@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
 
 from lensd.errors import FileError, StorageError
 from lensd.jobs import reread
@@ -34,18 +36,22 @@ FAULTS = ("damaged", "missing", "unreadable", "unreachable")
 Key = tuple[str, str]  # root, path
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One file that was looked at. `path` is where it lies, `of` its name in the watched folder."""
+class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file that was read again."""
 
     kind: Literal["original", "output"]
-    state: State
-    path: str
-    of: str
-    watch: str
-    sha256: str | None = None  # what it should be
-    bytes: int = 0  # that were read
-    message: str | None = None
+    state: Annotated[State, Meta(description="explained in docs/operations.md")]
+    path: Annotated[str, Meta(description="where it is; empty: nowhere, it was pruned")]
+    of: Annotated[str, Meta(min_length=1, description="its name in the watched folder")]
+    watch: Annotated[str, Meta(min_length=1)]
+    sha256: Annotated[
+        Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None,
+        Meta(description="what it should be; null: not known"),
+    ] = None
+    bytes: Annotated[int, Meta(ge=0, description="that were read")] = 0
+    message: Annotated[
+        Annotated[str, Meta(min_length=1)] | None, Meta(description="cause and remedy")
+    ] = None
 
     @property
     def is_fault(self) -> bool:
