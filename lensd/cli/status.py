@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from lensd import __version__
 from lensd.cli.options import config_option, load_config
 from lensd.store.ledger import JobState, Outcome
 from lensd.text import printable, visible
@@ -45,15 +44,12 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
     from lensd.store.ledger import Ledger
 
     found = load_config(config)
-    ledger = Ledger(found.state.path, __version__, readonly=True)
-    try:
+    with Ledger.read_only(found.state.path) as ledger:
         document = _status(found, ledger)
         if hashes:
             document.hashes = [
                 hash_table.of(e) for e in ledger.files.with_outcome(Outcome.COMPRESSED)
             ]
-    finally:
-        ledger.close()
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(document), indent=2))
     elif isinstance(document.hashes, list):

@@ -15,6 +15,7 @@ from typing import Any, cast
 from lensd.errors import Failed, LensdError, Skipped
 from lensd.jobs.context import JobContext, JobFile, Settings
 from lensd.store import publish as store_publish
+from lensd.store import staging
 from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import Interrupted, disk_faults
@@ -30,12 +31,10 @@ def staged(job_file: JobFile, context: JobContext) -> Iterator[None]:
     context.ledger.jobs.update(
         job_file.entry.job_id, state=JobState.RUNNING, temporary=job_file.temporary
     )
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with disk_faults(job_file.entry.root):
-        fd = os.open(job_file.temporary, flags, 0o600, dir_fd=job_file.folder_fd)
-    made = os.fstat(fd)
+        fd = staging.create(job_file.folder_fd, job_file.temporary)
+    job_file.staged_inode = staging.inode_of(fd)
     os.close(fd)
-    job_file.staged_inode = (made.st_dev, made.st_ino)
     try:
         yield
     except BaseException:
@@ -50,9 +49,8 @@ def _clear_away(job_file: JobFile, context: JobContext) -> None:
         found = identity_at(job_file.folder_fd, job_file.temporary)
         if found is not None and found.same_inode(original):
             return
-        if found is not None and found[:2] == job_file.staged_inode:
-            os.unlink(job_file.temporary, dir_fd=job_file.folder_fd)
-            fsync_folder(job_file.folder_fd)
+        if job_file.staged_inode is not None:
+            staging.remove(job_file.folder_fd, job_file.temporary, job_file.staged_inode)
         context.archive.unlink_own(job_file.entry.watch, job_file.entry.path, original)
 
 

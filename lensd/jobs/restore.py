@@ -17,7 +17,7 @@ from lensd.store.fs import identity_at, make_folders, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
-from lensd.store.paths import is_below, place
+from lensd.store.paths import is_below, resolve_path
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.move_tracker import MoveTracker, newest
 from lensd.watcher.own_output import read_marks
@@ -71,7 +71,7 @@ class Restorer:
 
         Raises UsageError when there is none.
         """
-        there = place(path)
+        there = resolve_path(path)
         folder = next((f for f in self._folders if is_below(there, f.root)), None)
         if folder is None:
             raise UsageError(f"{path} is in no watched folder; give the path that the original had")

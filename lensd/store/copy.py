@@ -12,12 +12,12 @@ from typing import Literal
 from lensd.errors import Failed, Skipped
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import path_of
-from lensd.store.fs import fsync_folder, identity_at, new_token, open_regular, temporary_name
+from lensd.store.fs import fsync_folder, identity_at, open_regular
 from lensd.store.hashing import chunks, sha256_of
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
 from lensd.store.rename import move_onto_free_name
-from lensd.store.tensors import StagedWriter
+from lensd.store.staging import Temporary
 
 _FICLONE = 0x40049409
 _CANNOT_CLONE = (
@@ -31,7 +31,7 @@ Stop = Callable[[], bool]
 
 
 def fill(
-    staged: StagedWriter, source_fd: int, identity: Identity, sha256: str, stop: Stop | None = None
+    staged: Temporary, source_fd: int, identity: Identity, sha256: str, stop: Stop | None = None
 ) -> Literal["reflink", "copy"]:
     """Make the fresh `staged` file a durable duplicate of the source, proven from the disk.
 
@@ -44,7 +44,7 @@ def fill(
             staged.write(chunk)
     with contextlib.suppress(Skipped):
         copy_attributes(source_fd, staged.fd, preserve_mtime=True)
-    read, _ = staged.finish()
+    read, _ = staged.sync()
     wrong = path_of(source_fd) if method == "copy" and read != sha256 else None
     if wrong is None and sha256_of(staged.fd, drop_cache=True, stop=stop) != sha256:
         wrong = path_of(staged.fd)
@@ -90,10 +90,9 @@ def copy_onto_free_name(
     stop: Stop | None = None,
 ) -> Literal["reflink", "copy"]:
     """`fill` a temporary in the folder and give it the free `name`, durably. Errors as `fill`."""
-    with StagedWriter(folder_fd, temporary_name(new_token())) as staged:
+    with Temporary(folder_fd) as staged:
         method = fill(staged, source_fd, identity, sha256, stop)
-        move_onto_free_name(folder_fd, staged.name, folder_fd, name)
-        fsync_folder(folder_fd)
+        staged.rename(name)
     return method
 
 

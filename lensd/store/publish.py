@@ -22,7 +22,7 @@ from lensd.store.fs import fsync_folder, identity_at, make_folders, open_regular
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
 from lensd.store.rename import NotSupported, exchange, move_onto_free_name
-from lensd.store.tensors import StagedWriter
+from lensd.store.staging import Temporary
 
 Published = Literal["exchange", "rename"]
 Returned = Literal["move", "reflink", "copy"]
@@ -137,7 +137,7 @@ def _place_copy(
     published: Identity | None,
     stop: Stop | None,
 ) -> Returned:
-    with StagedWriter(folder_fd, temporary) as staged:
+    with Temporary(folder_fd, temporary) as staged:
         method = fill(staged, fd, Identity.of(os.fstat(fd)), sha256, stop)
         _put(folder_fd, name, temporary, Identity.of(os.fstat(staged.fd)), published)
     return method

@@ -6,7 +6,9 @@ do, so a state is written before the step that it names.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Self
 
 from lensd.store.ledger.database import LEDGER, Database
 from lensd.store.ledger.entry import Entry
@@ -39,6 +41,16 @@ class Ledger:
         self.originals = Originals(self._database, rows)
         self.roots = Roots(self._database)
         self.state = State(self._database)
+
+    @classmethod
+    @contextmanager
+    def read_only(cls, folder: str) -> Iterator[Self]:
+        """The ledger of a daemon that may be running; closed at the end of the block.
+
+        Raises StorageError when there is none, or it cannot be opened.
+        """
+        with closing(cls(folder, version="", readonly=True)) as ledger:
+            yield ledger
 
     def together(self) -> AbstractContextManager[None]:
         """One commit for all changes within: all of them or, after an exception, none.
