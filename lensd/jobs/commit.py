@@ -19,10 +19,11 @@ from lensd.store import staging
 from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import Interrupted, disk_faults
-from lensd.store.fs import exchange, fsync_folder, identity_at, open_folder, open_regular
+from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
 from lensd.store.ledger import JobState, Outcome
 from lensd.store.ledger.entry import Entry
+from lensd.store.rename import exchange
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def _clear_away(job_file: JobFile, context: JobContext) -> None:
             return
         if job_file.staged_inode is not None:
             staging.remove(job_file.folder_fd, job_file.temporary, job_file.staged_inode)
-        context.archive.unlink_own(job_file.entry.watch, job_file.entry.path, original)
+        context.archive.remove_link(job_file.entry.watch, job_file.entry.path, original)
 
 
 def dress(job_file: JobFile, numbers: dict[str, Any], settings: Settings) -> Identity:

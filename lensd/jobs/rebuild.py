@@ -48,14 +48,14 @@ def rebuild(
     rebuilt = Rebuilt()
     if ledger.roots.knows(folder.root):
         return rebuilt
-    has_older = bool(archive.version_folders())
+    has_older = bool(archive.version_hashes())
     found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
     for batch in in_batches(found):
         progress()
         with ledger.together():  # after a crash what has no row yet is found again
             for path, _ in ledger.files.unknown(folder.root, batch):
                 # No header is read in vain: a new installation has no original of any file.
-                if has_older or os.path.lexists(archive.place(folder.name, path)):
+                if has_older or os.path.lexists(archive.path_for(folder.name, path)):
                     _rebuild_output(folder, ledger, archive, path, rebuilt)
     for place, path, sha256 in _unnamed(folder, ledger, archive):
         progress()
@@ -107,7 +107,7 @@ def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within:
 
 def _original(archive: Archive, folder: Folder, path: str, marked: Marked) -> str | None:
     """Where the archive has the original that the marks name, None if nowhere under this path."""
-    aside = archive.aside(marked.sha256, folder.name, path)
+    aside = archive.version_path(marked.sha256, folder.name, path)
     if os.path.isfile(aside):
         return aside
     newest = archive.find(folder.name, path)
@@ -151,8 +151,8 @@ def _unnamed(folder: Folder, ledger: Ledger, archive: Archive) -> Iterator[tuple
                 yield place, path, sha256_of(fd, drop_cache=True)
             finally:
                 os.close(fd)
-    for sha256 in archive.version_folders():
-        for place, path in _files(archive.aside(sha256, folder.name, "x")[:-2]):
+    for sha256 in archive.version_hashes():
+        for place, path in _files(archive.version_path(sha256, folder.name, "x")[:-2]):
             if not ledger.originals.at(place):
                 yield place, path, sha256
 

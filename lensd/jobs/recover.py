@@ -212,7 +212,7 @@ def _unquiet(there: Identity, entry: Entry, quiet: float) -> float:
 
 
 def _begin_again(entry: Entry, context: JobContext) -> None:
-    context.archive.unlink_own(entry.watch, entry.path, entry.identity)
+    context.archive.remove_link(entry.watch, entry.path, entry.identity)
     context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED, temporary=None, staged=None)
 
 

@@ -181,7 +181,7 @@ class Restorer:
 
         If the place has another original already, that one stays and nothing is restored.
         """
-        target = self._archive.place(original.folder.name, original.relative)
+        target = self._archive.path_for(original.folder.name, original.relative)
         fd = self._archive.open_original(original.path)
         folder_fd = make_folders(self._archive.root, os.path.dirname(_below(self._archive, target)))
         try:

@@ -218,7 +218,7 @@ class MoveTracker:
             there = Identity.of(os.lstat(os.path.join(*key)))
         except OSError:
             return False
-        return self._archive.unlink_own(entry.watch, entry.path, there)
+        return self._archive.remove_link(entry.watch, entry.path, there)
 
     def _give_new_name(self, entry: Entry, watch: str, relative: str) -> str | None:
         """Let the archived original mirror the new path; returns its old name, still to be dropped.
@@ -228,17 +228,17 @@ class MoveTracker:
         old, sha256 = entry.archive_path, entry.sha256_in
         if old is None or sha256 is None or entry.outcome == Outcome.RESTORED:
             return None
-        new = self._archive.place(watch, relative)
+        new = self._archive.path_for(watch, relative)
         if old == new:
             return None
         self._ledger.state.renaming_original.set(RenamingOriginal(old, new))
         try:
-            new, displaced = self._archive.name_anew(old, watch, relative)
+            new, displaced = self._archive.add_name(old, watch, relative)
         except (FileError, StorageError, OSError):
             self._ledger.state.renaming_original.clear()
             return None
         if displaced is not None and displaced != sha256:
-            aside = self._archive.aside(displaced, watch, relative)
+            aside = self._archive.version_path(displaced, watch, relative)
             self._ledger.originals.record_moved(new, aside, displaced)
         self._ledger.originals.record_moved(old, new, sha256)
         return old
