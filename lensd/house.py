@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,6 +33,7 @@ from lensd.store.claim import Claims
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.store.lock import StateLock
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from lensd.workshop import Workshop
 
@@ -222,7 +222,7 @@ class House:
             ledger=self.ledger,
             archive=self.archive,
             worker=Worker(
-                command=(sys.executable, "-m", "lensd.compute"),
+                command=isolated.command("lensd.compute"),
                 tell=self.say,
                 timeout=worker.timeout,
                 idle_exit=worker.idle_exit,

@@ -5,7 +5,6 @@ Both of lensd's threads follow files; here they do it in the order that is hard 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from lensd.store.entry import Entry
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from lensd.workshop import Workshop
 from tests.faults.one_job import Folder, Settings
@@ -44,7 +44,7 @@ class House:
         self.shop = Workshop(
             ledger=self.ledger,
             archive=archive,
-            worker=Worker((sys.executable, "-m", "lensd.compute"), self._log, 60, 60),
+            worker=Worker(isolated.command("lensd.compute"), self._log, 60, 60),
             log=self._log,
             device="cpu",
             quiet_seconds=0.1,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.store.rename import exchange
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from lensd.workshop import Workshop
 from tests.support.home_server import HomeServer, Seen
@@ -51,7 +51,7 @@ class Crashed:
         self.shop = Workshop(
             ledger=self.ledger,
             archive=Archive(str(self.archive)),
-            worker=Worker((sys.executable, "-m", "lensd.compute"), self.log, 60, 60),
+            worker=Worker(isolated.command("lensd.compute"), self.log, 60, 60),
             log=self.log,
             device="cpu",
             quiet_seconds=0.1,
