@@ -18,8 +18,9 @@ from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
 from lensd.store.entry import Entry
 from lensd.store.faults import Interrupted, disk_faults
-from lensd.store.files import exchange, fsync_folder, identity_at, open_folder, open_regular
+from lensd.store.files import fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
+from lensd.store.swap import swap
 from lensd.workshop import Place, Settings, Workshop
 
 
@@ -121,7 +122,8 @@ def publish(
         unbroken=lambda: place.unbroken,
     )
     line["seconds"]["total"] = round(time.monotonic() - place.began, 4)
-    now = identity_at(place.folder_fd, place.name) or output
+    named = identity_at(place.folder_fd, place.name)
+    now = named if named is not None and named.same_content(output) else output
     shop.ledger.update(entry.job_id, state="published", outcome="compressed", staged=now, line=line)
     if line["publish"] == "exchange":
         _part(place, expected, shop)
@@ -147,7 +149,7 @@ def _part(place: Place, original: Identity, shop: Workshop) -> None:
 def _take_back(place: Place, shop: Workshop) -> None:
     """The writer's file gets its name again; the output under the temporary goes."""
     shop.ledger.update(place.entry.job_id, state="publishing", outcome=None)
-    exchange(place.folder_fd, place.name, place.temporary)
+    swap(place.folder_fd, place.temporary, place.name)
     fsync_folder(place.folder_fd)
     raise Skipped("changed", "a program opened the file for writing; it starts over")
 

@@ -79,7 +79,7 @@ class Crashed:
 
     def exchange(self) -> None:
         fd = os.open(self.loras, os.O_RDONLY)
-        exchange(fd, self.path.name, self.temporary.name)
+        exchange(fd, self.temporary.name, self.path.name)
         os.close(fd)
 
     def recover(self) -> Entry:
