@@ -29,25 +29,30 @@ class Reading:
 
 
 def published(entry: Entry, stop: Stop | None = None) -> Reading:
-    """The file under an entry's name.
+    """The file under an entry's name. Raises as `file_at`."""
+    return file_at(entry.root, entry.path, stop)
+
+
+def file_at(root: str, relative: str, stop: Stop | None = None) -> Reading:
+    """A file in a watched folder.
 
     Raises FileNotFoundError, Skipped(`symlink` | `not_regular` | `changed`), Failed(`io_error`),
     PermissionError, Interrupted.
     """
-    folder, name = os.path.split(entry.path)
-    folder_fd = open_folder(entry.root, folder)
+    folder, name = os.path.split(relative)
+    folder_fd = open_folder(root, folder)
     try:
         fd = open_regular(folder_fd, name)
     finally:
         os.close(folder_fd)
     try:
-        return _read(fd, entry.full_path, stop, look_for_mark=True)
+        return _read(fd, os.path.join(root, relative), stop, look_for_mark=True)
     finally:
         os.close(fd)
 
 
 def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
-    """A file in the archive. Raises as `published`."""
+    """A file in the archive. Raises as `file_at`."""
     fd = archive.open_original(path)
     try:
         return _read(fd, path, stop, look_for_mark=False)

@@ -166,7 +166,7 @@ def _put(
         raise _changed(name)
     _replace(
         folder_fd, name, temporary, incoming,
-        lambda: _is_content(folder_fd, name, published),
+        lambda: identity_at(folder_fd, name) == published,
         lambda _: _is_content(folder_fd, temporary, published),
     )  # fmt: skip
     discard(folder_fd, temporary, published)
