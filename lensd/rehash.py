@@ -11,7 +11,7 @@ from lensd.lora import marks
 from lensd.store.archive import Archive
 from lensd.store.entry import VERSIONS, Entry
 from lensd.store.faults import disk_faults
-from lensd.store.files import open_folder, open_regular
+from lensd.store.files import identity_at, open_folder, open_regular
 from lensd.store.header import read_header
 from lensd.store.identity import Identity
 from lensd.store.reading import sha256_of
@@ -21,7 +21,7 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file was while it was read. `original`: the sha256 that an output's mark names."""
+    """A file as it was read. `identity`: from before; `original`: the sha256 that a mark names."""
 
     identity: Identity
     sha256: str
@@ -49,6 +49,19 @@ def file_at(root: str, relative: str, stop: Stop | None = None) -> Reading:
         return _read(fd, os.path.join(root, relative), stop, look_for_mark=True)
     finally:
         os.close(fd)
+
+
+def is_unchanged(root: str, relative: str, identity: Identity) -> bool:
+    """Whether a file in a watched folder is still the one that was read, ctime included."""
+    folder, name = os.path.split(relative)
+    try:
+        folder_fd = open_folder(root, folder)
+    except (OSError, Skipped):
+        return False
+    try:
+        return identity_at(folder_fd, name) == identity
+    finally:
+        os.close(folder_fd)
 
 
 def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
@@ -82,7 +95,7 @@ def _read(fd: int, path: str, stop: Stop | None, *, look_for_mark: bool) -> Read
         after = Identity.of(os.fstat(fd))
     if not after.same_content(before):
         raise Skipped("changed", f"{path} was written to while it was read; try again later")
-    return Reading(after, sha256, mark)
+    return Reading(before, sha256, mark)
 
 
 def _mark(fd: int, size: int) -> str | None:

@@ -119,7 +119,7 @@ class Verifier:
         if deleted is not None and deleted[0] == entry.job_id:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0,
-                "its deletion (archive.keep_days) is under way, or will be completed",
+                "its deletion (archive.keep_days) is under way, or was cut off by a crash",
             )  # fmt: skip
         places = rehash.places(self._archive, entry)
         if not places:

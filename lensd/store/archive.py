@@ -156,6 +156,10 @@ class Archive:
             os.close(fd)
         return f"{self.root}/{inside}"
 
+    def has(self, path: str) -> bool:
+        """Whether a path that this archive gave out holds a file. Raises StorageError."""
+        return self._found(self._relative(path)) is not None
+
     def remove(self, path: str) -> None:
         """Unlink an original durably, and the folders that it leaves empty, but not the watch's.
 
