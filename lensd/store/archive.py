@@ -134,11 +134,31 @@ class Archive:
         Across filesystems it copies, verifies, and only then unlinks. Raises Skipped(`changed`) if
         another program writes to the file, which then stays where it is.
         """
-        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        inside = f"{RESCUED}/{moment}-{new_token()}/{_inside(watch, relative)}"
+        inside = _rescued(watch, relative)
         with self._open_parent(inside) as (target_fd, target), disk_faults(self.root):
             move(folder_fd, name, target_fd, target)
         return f"{self.root}/{inside}"
+
+    def rescue_copy(
+        self, folder_fd: int, name: str, identity: Identity, watch: str, relative: str
+    ) -> str:
+        """As `rescue`, by a verified copy: the file keeps its name.
+
+        Raises Skipped(`changed`) if the file is not `identity`, Failed(`no_space` | `io_error`).
+        """
+        inside = _rescued(watch, relative)
+        fd = open_regular(folder_fd, name)
+        try:
+            require_unchanged(fd, identity)
+            with self._open_parent(inside) as (target_fd, target), disk_faults(self.root):
+                copy_onto_free_name(fd, identity, sha256_of(fd), target_fd, target)
+        finally:
+            os.close(fd)
+        return f"{self.root}/{inside}"
+
+    def has(self, path: str) -> bool:
+        """Whether a path in this archive has a file. Raises StorageError for any other path."""
+        return self._found(self._relative(path)) is not None
 
     def remove(self, path: str) -> None:
         """Unlink an original durably, and folders that it leaves empty, but not the watch's own.
@@ -344,6 +364,12 @@ def _inside(watch: str, relative: str) -> str:
     if os.path.basename(relative) in ("", ".", ".."):
         raise ValueError(f"{relative!r} is not the path of a file")
     return f"{watch}/{relative}"
+
+
+def _rescued(watch: str, relative: str) -> str:
+    """A new path for bytes of unknown origin, in a folder of its own."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return f"{RESCUED}/{moment}-{new_token()}/{_inside(watch, relative)}"
 
 
 def _sweep(folder_fd: int, names: list[str]) -> int:

@@ -22,8 +22,9 @@ from lensd.store.disk_errors import disk_faults
 from lensd.store.fs import fsync_folder, identity_at, make_folders, open_regular, temporary_name
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
-from lensd.store.rename import NotSupported, exchange, move_onto_free_name
+from lensd.store.rename import NotSupported, move_onto_free_name
 from lensd.store.staging import Temporary
+from lensd.store.swap import swap
 
 Published = Literal["exchange", "rename"]
 Returned = Literal["move", "reflink", "copy"]
@@ -43,7 +44,8 @@ def publish(
     """Give the staged file the `name`, whose old file is `expected`, its present ctime included.
 
     After "exchange" the old file has the name `temporary`: discard it after the ledger has the
-    outcome. After "rename" (the filesystem has no exchange; less safe) only the archive has it.
+    outcome. After "rename" (less safe: the filesystem has no exchange, or renames instead) only the
+    archive has it.
     Raises Skipped(`changed` | `vanished`), Failed(`io_error`); all bytes are then where they were.
     """
     if not _has_content(folder_fd, temporary, staged):
@@ -159,7 +161,7 @@ def _take_name(
         raise _changed(name)
     _replace(
         folder_fd, name, temporary, incoming,
-        lambda: _has_content(folder_fd, name, published),
+        lambda: identity_at(folder_fd, name) == published,
         lambda _: _has_content(folder_fd, temporary, published),
     )  # fmt: skip
     discard(folder_fd, temporary, published)
@@ -176,11 +178,14 @@ def _replace(
     with disk_faults(folder_fd):
         _require_untouched(untouched, folder_fd, name)
         try:
-            exchange(folder_fd, name, temporary)
+            swap(folder_fd, temporary, name)
         except NotSupported:
             return _rename_over(folder_fd, name, temporary, untouched)
         except FileNotFoundError:
             raise _vanished() from None
+        if identity_at(folder_fd, temporary) is None:
+            _require_renamed(folder_fd, name, incoming)
+            return "rename"
         exchanged_at = _time_of_exchange(folder_fd, name)
         try:
             fsync_folder(folder_fd)
@@ -215,6 +220,16 @@ def _rename_over(
     return "rename"
 
 
+def _require_renamed(folder_fd: int, name: str, incoming: Identity) -> None:
+    """After an exchange that was a plain rename: the name has the incoming file, durably."""
+    named = identity_at(folder_fd, name)
+    if named is None:
+        raise _vanished()
+    if not named.same_inode(incoming):
+        raise _changed(name)
+    fsync_folder(folder_fd)
+
+
 def _require_untouched(untouched: Callable[[], bool], folder_fd: int, name: str) -> None:
     if not untouched():
         raise _vanished() if identity_at(folder_fd, name) is None else _changed(name)
@@ -233,15 +248,13 @@ def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity) ->
         if not now.same_inode(incoming):
             break
         try:
-            exchange(folder_fd, name, temporary)
+            swap(folder_fd, temporary, name)
         except FileNotFoundError:
             continue
         out = identity_at(folder_fd, temporary)
         if out is None or out.same_inode(incoming):
             break
-        exchange(
-            folder_fd, name, temporary
-        )  # another program replaced the file between the two lines above
+        swap(folder_fd, temporary, name)  # another program replaced the file after the last check
     fsync_folder(folder_fd)
 
 
