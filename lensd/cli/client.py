@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from lensd import __version__
@@ -35,10 +36,7 @@ def ask(
         return control.ask(config.state.path, verb, arguments, tell)
     with lock:
         log.configure(config.log.path, config.log.level, config.log.mode_bits, stdout)
-        ledger = Ledger(config.state.path, __version__)
-        try:
+        with closing(Ledger(config.state.path, __version__)) as ledger:
             archive = Archive(os.path.realpath(config.archive.path))
             here = requests.RequestHandler(config, ledger, archive, log.get().info)
             return requests.serve(here, verb, arguments, tell)
-        finally:
-            ledger.close()

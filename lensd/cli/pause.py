@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
-from lensd.store.paths import place
+from lensd.store.paths import resolve_path
 
 
 @click.command()
@@ -23,4 +23,4 @@ def pause(config: str | None, paths: tuple[str, ...]) -> int:
     """
     from lensd.cli.client import ask
 
-    return ask(load_config(config), "pause", paths=[place(p) for p in paths])
+    return ask(load_config(config), "pause", paths=[resolve_path(p) for p in paths])

@@ -6,7 +6,6 @@ import os
 
 import click
 
-from lensd import __version__
 from lensd.cli.options import config_option, load_config
 
 
@@ -32,10 +31,7 @@ def prune(config: str | None, *, dry_run: bool) -> int:
     found = load_config(config)
     if not dry_run:
         return ask(found, "prune")
-    ledger = Ledger(found.state.path, __version__, readonly=True)
-    try:
+    with Ledger.read_only(found.state.path) as ledger:
         archive = Archive(os.path.realpath(found.archive.path))
         handler = RequestHandler(found, ledger, archive, log.get().info)
         return handler.prune(click.echo, dry_run=True)
-    finally:
-        ledger.close()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lensd import __version__
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
 from lensd.errors import EXIT_OK, LensdError, UsageError
 from lensd.text import size, visible
@@ -101,13 +100,10 @@ def _chosen(config: Config, paths: Sequence[str], version: str | None) -> list[O
     from lensd.store.archive import Archive
     from lensd.store.ledger import Ledger
 
-    ledger = Ledger(config.state.path, __version__, readonly=True)
-    try:
+    with Ledger.read_only(config.state.path) as ledger:
         archive = Archive(os.path.realpath(config.archive.path))
         restorer = Restorer(config.watch, ledger, archive, log.get().info)
         return chosen(restorer, paths, version, everything=not paths)
-    finally:
-        ledger.close()
 
 
 def _show(originals: Sequence[Original]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
-from lensd.store.paths import place
+from lensd.store.paths import resolve_path
 
 
 @click.command()
@@ -22,4 +22,4 @@ def resume(config: str | None, paths: tuple[str, ...]) -> int:
     """
     from lensd.cli.client import ask
 
-    return ask(load_config(config), "resume", paths=[place(p) for p in paths])
+    return ask(load_config(config), "resume", paths=[resolve_path(p) for p in paths])

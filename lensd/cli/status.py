@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from lensd import __version__
 from lensd.cli.options import config_option, load_config
+from lensd.store.ledger import JobState, Outcome
 from lensd.text import printable, visible
 
 if TYPE_CHECKING:
@@ -43,13 +44,12 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
     from lensd.store.ledger import Ledger
 
     found = load_config(config)
-    ledger = Ledger(found.state.path, __version__, readonly=True)
-    try:
+    with Ledger.read_only(found.state.path) as ledger:
         document = _status(found, ledger)
         if hashes:
-            document.hashes = [hash_table.of(e) for e in ledger.files.with_outcome("compressed")]
-    finally:
-        ledger.close()
+            document.hashes = [
+                hash_table.of(e) for e in ledger.files.with_outcome(Outcome.COMPRESSED)
+            ]
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(document), indent=2))
     elif isinstance(document.hashes, list):
@@ -74,14 +74,16 @@ def _status(config: Config, ledger: Ledger) -> Status:
         daemon=holder(config.state.path),
         watch=[WatchedFolder(name=w.name, path=w.path, mode=w.settings.mode) for w in config.watch],
         degraded=_degraded(config, ledger),
-        running=[_job(e) for e in jobs if e.state != "queued"],
-        queued=[_job(e) for e in jobs if e.state == "queued"],
+        running=[_job(e) for e in jobs if e.state != JobState.QUEUED],
+        queued=[_job(e) for e in jobs if e.state == JobState.QUEUED],
         waiting=[_waiting(w) for w in ledger.state.waiting()],
-        problems=[_problem(e) for e in ledger.files.with_outcome("failed", "quarantined")],
+        problems=[
+            _problem(e) for e in ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED)
+        ],
         paused=[printable(p) or "everything" for p in ledger.state.paused()],
         held=ledger.state.disk_backoff.get(),
         schedule=_schedule(config),
-        totals=Totals(**msgspec.structs.asdict(ledger.files.totals())),
+        totals=Totals(**asdict(ledger.files.totals())),
     )
 
 
@@ -93,7 +95,7 @@ def _degraded(config: Config, ledger: Ledger) -> list[Degraded]:
     if holder(config.state.path) is None:
         return []
     return [
-        Degraded(**msgspec.structs.asdict(root) | {"path": printable(root.path)})
+        Degraded(**asdict(root) | {"path": printable(root.path)})
         for root in ledger.state.degraded.get() or ()
     ]
 
@@ -101,7 +103,7 @@ def _degraded(config: Config, ledger: Ledger) -> list[Degraded]:
 def _waiting(file: WaitingFile) -> Waiting:
     from lensd.report.documents import Waiting
 
-    return Waiting(**msgspec.structs.asdict(file) | {"path": printable(file.path)})
+    return Waiting(**asdict(file) | {"path": printable(file.path)})
 
 
 def _schedule(config: Config) -> Schedule | None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from lensd import __version__
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
+from lensd.store.paths import is_below, resolve_path
 from lensd.text import printable, size, visible
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
     wanted = _Wanted(found, paths)
     briefly = is_for_people()
     findings = []
-    ledger = Ledger(found.state.path, __version__, readonly=True)
-    try:
+    with Ledger.read_only(found.state.path) as ledger:
         verifier = Verifier(ledger, Archive(os.path.realpath(found.archive.path)))
         keys = _keys(verifier, wanted, paths)
         with Bar({os.path.join(*key): bytes_ for key, bytes_ in keys.items()}) as bar:
@@ -58,8 +57,6 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
                 findings.append(finding)
                 if not (as_json or (briefly and finding.state == "ok")):
                     bar.line(visible(_line(finding)), is_fault=finding.is_fault)
-    finally:
-        ledger.close()
     click.echo(_as_json(findings) if as_json else _summary(findings))
     return EXIT_SOME_FAILED if any(f.is_fault for f in findings) else EXIT_OK
 
@@ -91,25 +88,16 @@ class _Wanted:
 
     def __init__(self, config: Config, paths: Sequence[str]) -> None:
         self._roots = {w.name: w.root for w in config.watch}
-        self._paths = [_resolved(path) for path in paths]
+        self._paths = [resolve_path(path) for path in paths]
 
     def path(self, full: str) -> bool:
-        return not self._paths or any(
-            full == path or full.startswith(f"{path}/") for path in self._paths
-        )
+        return not self._paths or any(is_below(full, path) for path in self._paths)
 
     def inside(self, place: str) -> bool:
         """Of a place in the archive, `<watch name>/<relative path>`."""
         name, _, relative = place.partition("/")
         root = self._roots.get(name)
         return not self._paths if root is None else self.path(os.path.join(root, relative))
-
-
-def _resolved(path: str) -> str:
-    """As the ledger has it. The last part may be gone, or a link that was put there."""
-    folder, name = os.path.split(os.path.abspath(path))
-    place = os.path.join(os.path.realpath(folder), name)
-    return os.path.realpath(place) if os.path.isdir(place) else place
 
 
 def _line(finding: Finding) -> str:

@@ -15,7 +15,7 @@ from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, Usa
 from lensd.jobs.prune import Pruner, Result
 from lensd.jobs.restore import Original, Restorer
 from lensd.store.archive import Archive
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below
 from lensd.text import size, visible
@@ -62,7 +62,7 @@ class RequestHandler:
 
     def retry(self, tell: Tell, *, paths: Sequence[str]) -> int:
         """Another chance for what failed or was set aside. Raises UsageError."""
-        failed = _those(self.ledger.files.with_outcome("failed", "quarantined"), paths)
+        failed = _those(self.ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED), paths)
         delayed = _those((e for e in self.ledger.jobs.unfinished() if e.not_before), paths)
         _require_all(paths, [*failed, *delayed])
         self.ledger.jobs.release(failed)

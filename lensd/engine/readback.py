@@ -13,7 +13,7 @@ from lensd.errors import Failed
 from lensd.lora.layout import TensorSpec
 from lensd.lora.planning import Plan
 from lensd.store.header import tensor_bytes
-from lensd.store.staging import Output
+from lensd.store.tensors import Output
 from lensd.worker.protocol import Progress
 
 # What is mapped at a time: mapped pages count as the worker's memory.

@@ -16,9 +16,9 @@ from lensd.store.archive import Archive
 from lensd.store.copy import copy_onto_free_name
 from lensd.store.fs import make_folders, open_folder
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
-from lensd.store.paths import is_below, place
+from lensd.store.paths import is_below, resolve_path
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.move_tracker import MoveTracker, newest
 from lensd.watcher.own_output import read_marks
@@ -70,7 +70,7 @@ class Restorer:
         if not self._ledger.readonly:
             self._rebuild()
         moved = newest(self._move_tracker.plan())
-        for entry in self._ledger.files.with_outcome("compressed"):
+        for entry in self._ledger.files.with_outcome(Outcome.COMPRESSED):
             root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
             if root in roots and entry.archive_path is not None:
                 yield self._of_entry(roots[root], path, entry)
@@ -80,7 +80,7 @@ class Restorer:
 
         Raises UsageError when there is none.
         """
-        there = place(path)
+        there = resolve_path(path)
         folder = next((f for f in self._folders if is_below(there, f.root)), None)
         if folder is None:
             raise UsageError(f"{path} is in no watched folder; give the path that the original had")
@@ -89,7 +89,7 @@ class Restorer:
         if version is not None:
             return self._older(folder, relative, version, moved)
         entry = moved or self._ledger.files.find(folder.root, relative)
-        if entry is not None and entry.outcome == "compressed":
+        if entry is not None and entry.outcome == Outcome.COMPRESSED:
             if entry.archive_path is None:
                 raise UsageError(f"{path} cannot be restored: {entry.message or 'it was pruned'}")
             return self._of_entry(folder, relative, entry)
@@ -149,10 +149,10 @@ class Restorer:
         key = Key(folder.root, relative)
         if self._ledger.files.knows(*key, identity) is not None:
             known = self._ledger.files.find(*key)
-            if known is None or known.outcome != "output":
+            if known is None or known.outcome != Outcome.OUTPUT:
                 return None
         entry = self._move_tracker.origin(key, identity) or self._move_tracker.origin_of_output(key)
-        return entry if entry is not None and entry.outcome == "compressed" else None
+        return entry if entry is not None and entry.outcome == Outcome.COMPRESSED else None
 
     def _of_entry(self, folder: Folder, relative: str, entry: Entry) -> Original:
         sha256, path = entry.sha256_in or "", entry.archive_path or ""
@@ -192,7 +192,7 @@ class Restorer:
 
         If the place has another original already, that one stays and nothing is restored.
         """
-        target = self._archive.place(original.folder.name, original.relative)
+        target = self._archive.path_for(original.folder.name, original.relative)
         fd = self._archive.open_original(original.path)
         folder_fd = make_folders(self._archive.root, os.path.dirname(_below(self._archive, target)))
         try:
@@ -288,7 +288,7 @@ class Restorer:
             original.folder.name,
             original.relative,
             archived,
-            outcome="restored",
+            outcome=Outcome.RESTORED,
             sha256_in=original.sha256,
             bytes_in=archived.size,
             archive_path=original.path,

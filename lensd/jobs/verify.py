@@ -18,13 +18,14 @@ from lensd.jobs import reread
 from lensd.jobs.reread import Reading
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.paths import VERSIONS
 
 LOOK_AGAIN_SECONDS = 0.5
 LOOKS = 5
-HELD = ("compressed", "replaced", "restored")  # outcomes of rows that may have an original
+# outcomes of rows that may have an original
+HELD = (Outcome.COMPRESSED, Outcome.REPLACED, Outcome.RESTORED)
 
 State = Literal[
     "ok", "damaged", "missing", "unreadable", "changed", "gone", "unreachable", "busy", "pruned"
@@ -109,10 +110,10 @@ class Verifier:
                     yield self._compare(path, path, watch, sha256)
 
     def _judge(self, rows: Sequence[Entry]) -> Iterator[Finding]:
-        busy = any(r.state != "done" for r in rows)
+        busy = any(r.state != JobState.DONE for r in rows)
         for entry in _originals(rows):
             yield _at_rest(self._original(entry, rows), busy=busy)
-        current = next((r for r in reversed(rows) if r.outcome == "compressed"), None)
+        current = next((r for r in reversed(rows) if r.outcome == Outcome.COMPRESSED), None)
         if current is not None:
             yield _at_rest(self._output(current), busy=busy)
 
@@ -185,15 +186,15 @@ class Verifier:
 def _bytes(entry: Entry) -> int:
     """Of a row's original and output, as far as there still are any."""
     original = entry.bytes_in if entry.archive_path else None
-    output = entry.bytes_out if entry.outcome == "compressed" else None
+    output = entry.bytes_out if entry.outcome == Outcome.COMPRESSED else None
     return (original or 0) + (output or 0)
 
 
 def _originals(rows: Sequence[Entry]) -> Iterator[Entry]:
     """Of each original of a path the row that says last where it is; none if it moved back."""
-    last = {r.sha256_in: r for r in rows if r.outcome in HELD and r.state == "done"}
+    last = {r.sha256_in: r for r in rows if r.outcome in HELD and r.state == JobState.DONE}
     for entry in last.values():
-        if entry.archive_path is not None or entry.outcome == "compressed":
+        if entry.archive_path is not None or entry.outcome == Outcome.COMPRESSED:
             yield entry
 
 

@@ -6,13 +6,14 @@ import msgspec
 
 from lensd.report.documents import FromLedger
 from lensd.report.record import ByteTotals, Drawn, History, Measures, Record
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.text import printable
 
 # Files that lensd did something about; the others (baseline, superseded) are only counted.
 ENDS = (
-    "compressed", "replaced", "restored", "analyzed", "kept", "skipped", "failed", "quarantined",
+    Outcome.COMPRESSED, Outcome.REPLACED, Outcome.RESTORED, Outcome.ANALYZED, Outcome.KEPT,
+    Outcome.SKIPPED, Outcome.FAILED, Outcome.QUARANTINED,
 )  # fmt: skip
 
 
@@ -22,7 +23,9 @@ def history(ledger: Ledger, where: str, *, drawn: bool = False) -> History:
     totals = ledger.files.totals()
     return History(
         source=FromLedger(state=where),
-        records=[_record(e, kind) for e in ledger.files.with_outcome(*ENDS) if e.state == "done"],
+        records=[
+            _record(e, kind) for e in ledger.files.with_outcome(*ENDS) if e.state == JobState.DONE
+        ],
         others={outcome: n for outcome, n in totals.outcomes.items() if outcome not in ENDS},
         totals=ByteTotals(totals.saved_in_folders, totals.held_by_archive, totals.net),
     )
