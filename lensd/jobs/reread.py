@@ -1,4 +1,4 @@
-"""Files read again whole, from the disk and not from memory: what are they now?"""
+"""Reads whole files again, from the disk and not from the page cache, and hashes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file was while it was read. `original`: the sha256 that an output's mark names."""
+    """A file as it was read. `original`: the sha256 of the original, if a mark names it."""
 
     identity: Identity
     sha256: str
@@ -29,7 +29,7 @@ class Reading:
 
 
 def published(entry: Entry, stop: Stop | None = None) -> Reading:
-    """The file under an entry's name.
+    """Read the file under an entry's name; `stop()` is asked between two chunks.
 
     Raises FileNotFoundError, Skipped(`symlink` | `not_regular` | `changed`), Failed(`io_error`),
     PermissionError, Interrupted.
@@ -47,7 +47,7 @@ def published(entry: Entry, stop: Stop | None = None) -> Reading:
 
 
 def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
-    """A file in the archive. Raises as `published`."""
+    """Read a file in the archive. Raises as `published`."""
     fd = archive.open_original(path)
     try:
         return _read(fd, path, stop, look_for_mark=False)
@@ -55,10 +55,10 @@ def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
         os.close(fd)
 
 
-def places(archive: Archive, entry: Entry) -> list[str]:
-    """Where the archive may have an entry's original: as its newest, and as an older version.
+def archive_paths(archive: Archive, entry: Entry) -> list[str]:
+    """Where the archive may have an entry's original: as the newest of its path, or an older one.
 
-    None where the ledger knows of none, or of one that lies outside of the archive.
+    Empty if the ledger has no archive path for it, or one outside of this archive.
     """
     path, prefix = entry.archive_path, f"{archive.root}/"
     if path is None or not path.startswith(prefix):
@@ -76,7 +76,9 @@ def _read(fd: int, path: str, stop: Stop | None, *, look_for_mark: bool) -> Read
         mark = _mark(fd, before.size) if look_for_mark else None
         after = Identity.of(os.fstat(fd))
     if not after.same_content(before):
-        raise Skipped("changed", f"{path} was written to while it was read; try again later")
+        raise Skipped(
+            "changed", f"another program wrote to {path} while lensd read it; try again later"
+        )
     return Reading(after, sha256, mark)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from lensd.daemon.control import NAME
+from lensd.store.database import LEDGER
 from tests.daemon.conftest import Running
 from tests.support.home_server import HomeServer, Seen, wait_until
 
@@ -103,6 +107,51 @@ def test_nonsense_on_the_socket_harms_nobody(running: Running) -> None:
                 pass
     assert server.lensd("resume").returncode == 0
     assert daemon.process.poll() is None
+
+
+@contextmanager
+def _rejecting(server: HomeServer, change: str) -> Iterator[None]:
+    """The ledger of a running daemon rejects a change, which no code expects."""
+    path = server.state / LEDGER
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(
+            f"CREATE TRIGGER reject BEFORE {change} "
+            "BEGIN SELECT RAISE(ABORT, 'rejected by a test'); END"
+        )
+        try:
+            yield
+        finally:
+            db.execute("DROP TRIGGER reject")
+
+
+@pytest.mark.parametrize(
+    ("verb", "change"),
+    [
+        ("pause", "INSERT ON paused"),
+        ("restore", "UPDATE ON files WHEN NEW.outcome = 'restored'"),
+    ],
+)
+def test_a_bug_in_a_request_is_logged_and_answered(
+    running: Running, verb: str, change: str
+) -> None:
+    """The traceback is in the log, the client ends with 3, the file is as it was, lensd goes on."""
+    server, daemon = running
+    path = server.drop(f"bug-{verb}.safetensors", seed=27).path
+    daemon.wait_for_file(path, "file.compressed")
+    before = Seen.of(path)
+    with _rejecting(server, change):
+        done = server.lensd(verb, path)
+    assert done.returncode == 3, done.stderr
+    assert f"a bug in lensd ended `lensd {verb}`" in done.stderr
+    assert "rejected by a test" in done.stderr
+    assert "daemon's log" in done.stderr
+    line = daemon.wait_for_event("daemon.error", 20)
+    assert (line["level"], line["request"]) == ("error", verb)
+    assert line["exception"].startswith("Traceback")
+    assert "IntegrityError: rejected by a test" in line["exception"]
+    assert before == Seen.of(path)
+    assert server.lensd("restore", path).returncode == 0
+    daemon.wait_for_file(path, "file.restored")
 
 
 @pytest.mark.slow
