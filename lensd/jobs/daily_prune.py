@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from lensd.errors import FileError
 from lensd.jobs.prune import DAY_SECONDS, Pruner, Stop
 from lensd.store.ledger import Ledger
 from lensd.watcher.folder import Log
@@ -46,12 +47,15 @@ class DailyPass:
 
     def run_if_due(self, stop: Stop) -> None:
         """Ends early when `stop()` is true, and is then still due. Raises StorageError."""
-        if not self._has_finished_interrupted:
-            self._pruner.finish_interrupted()
-            self._has_finished_interrupted = True
-        wall, boot = _read_clocks()
-        if self._schedule.is_due(self.last_run(), wall, boot):
-            self.run(wall, stop)
+        try:
+            if not self._has_finished_interrupted:
+                self._pruner.finish_interrupted()
+                self._has_finished_interrupted = True
+            wall, boot = _read_clocks()
+            if self._schedule.is_due(self.last_run(), wall, boot):
+                self.run(wall, stop)
+        except (FileError, OSError):
+            self._has_finished_interrupted = False  # a fault of the archive ends no daemon
 
     def run(self, now: float, stop: Stop) -> None:
         """One pass at the wall time `now`, with a log line that sums it up."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ class Pruner:
     def prune(self, now: float, stop: Stop, *, dry_run: bool = False) -> Iterator[Pruned]:
         """Delete what is due at the wall time `now`, one original per step of the iterator.
 
-        Ends early, between two files or within one that is read, when `stop()` is true.
+        Ends early, between two files or within one that is read, when `stop()` is true. Raises
+        FileError, OSError if a deletion could not be completed: the next call completes it.
         """
         if not dry_run:
             self.finish_interrupted()
@@ -94,11 +96,20 @@ class Pruner:
             paths = self._find_copies(entry, stop)
         except (_KeepError, FileError, OSError) as why:
             return self._result(entry, [], kept_because=str(why))
+        return self._result(entry, paths) if dry_run else self._delete_or_keep(entry, paths)
+
+    def _delete_or_keep(self, entry: Entry, paths: Sequence[str]) -> Pruned:
+        """An original stays if the disk or the rights of the archive do not allow its deletion."""
         result = self._result(entry, paths)
-        if not dry_run:
-            # The note comes first: the ledger never counts on an original that is deleted.
-            self._ledger.set_meta(_UNDER_WAY, json.dumps([entry.job_id, paths]))
+        # The note comes first: the ledger never counts on an original that is deleted.
+        self._ledger.set_meta(_UNDER_WAY, json.dumps([entry.job_id, paths]))
+        try:
             self._delete(result, paths)
+        except (FileError, OSError) as error:
+            if not all(map(os.path.lexists, paths)):
+                raise  # the note stays, so that `finish_interrupted` completes the deletion
+            self._ledger.set_meta(_UNDER_WAY, None)
+            return self._result(entry, paths, kept_because=str(error))
         return result
 
     def _find_copies(self, entry: Entry, stop: Stop) -> list[str]:

@@ -17,6 +17,7 @@ from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.watcher.folder import Log
 from tests.support.aging import age
+from tests.support.disks import remount, tmpfs
 from tests.support.home_server import HomeServer, Seen
 
 DAY, HOUR = 86400.0, 3600.0
@@ -139,3 +140,29 @@ def test_a_file_whose_job_waits_keeps_its_original(server: HomeServer, ledger: L
     assert kept["a.safetensors"] == "a job for this file is queued or running"
     assert kept["b.safetensors"] is None
     assert Seen.of(server.archived(path)).sha256 == entry.sha256_in
+
+
+@pytest.mark.slow
+@pytest.mark.fault("read-only")
+def test_a_read_only_archive_ends_no_daily_pass(tmp_path: Path) -> None:
+    """The originals stay and are still due; when the disk is writable again they are deleted."""
+    server = HomeServer(tmp_path)
+    with tmpfs(server.archive):
+        paths = [server.drop(f"{name}.safetensors", seed=s).path for s, name in enumerate("ab")]
+        server.once()
+        for path in paths:
+            age(server, path, 31)
+        remount(server.archive, read_only=True)
+        events: Events = []
+        ledger = Ledger(str(server.state), __version__)
+        try:
+            daily = _daily_pass(server, ledger, events)
+            daily.run(time.time(), lambda: False)
+            assert ["daemon.pruned"] == [event for event, _ in events]
+            assert (events[0][1]["files"], events[0][1]["kept"]) == (0, 2)
+            assert server.lensd("verify").returncode == 0
+            remount(server.archive, read_only=False)
+            daily.run(time.time(), lambda: False)
+            assert [] == [path for path in paths if server.archived(path).exists()]
+        finally:
+            ledger.close()
