@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lensd.errors import UsageError
@@ -91,6 +91,12 @@ class OriginalFinder:
             return original_of_entry(self._archive, folder, relative, entry)
         original = self._find_by_marks(folder, relative)
         if original is None:
+            versions = self._list_versions(folder, relative, moved)
+            if versions and not (entry is not None and entry.outcome == "restored"):
+                raise UsageError(
+                    f"{path} is not lensd's output. The archive has originals that the path had "
+                    f"before; choose one by --version: {_join(versions)}"
+                )
             raise UsageError(
                 f"the archive has no original of {path}; `lensd restore --list` shows what it has"
             )
@@ -133,6 +139,19 @@ class OriginalFinder:
     def _find_version(
         self, folder: Folder, relative: str, version: str, moved: Entry | None
     ) -> Original:
+        known = self._list_versions(folder, relative, moved)
+        found = [(sha, path) for sha, path in known.items() if sha.startswith(version.lower())]
+        if len(found) != 1:
+            count = "no version" if not found else "more than one version"
+            raise UsageError(
+                f"{version!r} fits {count} of {relative}; the archive has: {_join(known)}"
+            )
+        return Original(
+            folder, relative, *found[0], moved or self._ledger.find(folder.root, relative)
+        )
+
+    def _list_versions(self, folder: Folder, relative: str, moved: Entry | None) -> dict[str, str]:
+        """The archive paths of all originals of a path, by sha256."""
         known = dict(self._archive.versions(folder.name, relative))
         history = self._ledger.history(folder.root, relative)
         if moved is not None:
@@ -140,14 +159,7 @@ class OriginalFinder:
         for entry in reversed(history):
             if entry.sha256_in and entry.archive_path and os.path.lexists(entry.archive_path):
                 known[entry.sha256_in] = entry.archive_path
-        found = [(sha, path) for sha, path in known.items() if sha.startswith(version.lower())]
-        if len(found) != 1:
-            count = "no version" if not found else "more than one version"
-            has = ", ".join(sha[:12] for sha in known) or "none"
-            raise UsageError(f"{version!r} fits {count} of {relative}; the archive has: {has}")
-        return Original(
-            folder, relative, *found[0], moved or self._ledger.find(folder.root, relative)
-        )
+        return known
 
 
 def original_of_entry(archive: Archive, folder: Folder, relative: str, entry: Entry) -> Original:
@@ -156,3 +168,7 @@ def original_of_entry(archive: Archive, folder: Folder, relative: str, entry: En
     if not os.path.lexists(path):  # a crash came between a step in the archive and the ledger
         path = archive.locate(entry.watch, entry.path, sha256) or path
     return Original(folder, relative, sha256, path, entry)
+
+
+def _join(sha256s: Iterable[str]) -> str:
+    return ", ".join(sha256[:12] for sha256 in sha256s) or "none"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 
-from lensd.errors import Skipped, UsageError
+from lensd.errors import FileError, Skipped, StorageError, UsageError
 from lensd.jobs.originals import Original, original_of_entry
 from lensd.store import publish
 from lensd.store.archive import Archive
@@ -40,14 +41,18 @@ class Restorer:
         published = self._identify_output(original)
         original = self._prepare(original)
         job_id = self._record_intent(original)
-        method = publish.return_original(
-            original.archive_path,
-            original.sha256,
-            original.folder.root,
-            original.relative,
-            published=published,
-            token=job_id,
-        )
+        try:
+            method = publish.return_original(
+                original.archive_path,
+                original.sha256,
+                original.folder.root,
+                original.relative,
+                published=published,
+                token=job_id,
+            )
+        except BaseException:
+            self._withdraw_intent(original, published, job_id)
+            raise
         gone = purge or method == "move"
         identity = Identity.of(os.lstat(original.full_path))
         self._ledger.came_back(job_id, identity, original.archive_path, gone=gone)
@@ -67,14 +72,7 @@ class Restorer:
 
     def _identify_output(self, original: Original) -> Identity | None:
         """What the original may replace: an output of lensd, or None for a name without a file."""
-        try:
-            folder_fd = open_folder(original.folder.root, os.path.dirname(original.relative))
-        except FileNotFoundError:
-            return None  # the output was deleted with its folder
-        try:
-            found = identity_at(folder_fd, os.path.basename(original.relative))
-        finally:
-            os.close(folder_fd)
+        found = _identify(original)
         if found is None or read_marks(original.folder.root, original.relative) is not None:
             return found
         raise Skipped(
@@ -137,3 +135,21 @@ class Restorer:
             archive_path=original.archive_path,
         )
         return job_id
+
+    def _withdraw_intent(self, original: Original, published: Identity | None, job_id: str) -> None:
+        """Nothing was put back, so the ledger must not count the file as restored."""
+        with suppress(FileError, StorageError, OSError):
+            if _identify(original) == published:
+                self._ledger.withdraw(job_id)
+
+
+def _identify(original: Original) -> Identity | None:
+    """What the path has now; None if the file is missing, or its folder."""
+    try:
+        folder_fd = open_folder(original.folder.root, os.path.dirname(original.relative))
+    except FileNotFoundError:
+        return None
+    try:
+        return identity_at(folder_fd, os.path.basename(original.relative))
+    finally:
+        os.close(folder_fd)

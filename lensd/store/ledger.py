@@ -205,6 +205,11 @@ class Ledger(Moves):
             self._insert(db, root, watch, path, identity, job_id=job_id, state="done")
             update(db, job_id, columns)
 
+    def withdraw(self, job_id: str) -> None:
+        """Delete a row that was recorded for a step which then changed nothing."""
+        with self._change() as db:
+            db.execute("DELETE FROM files WHERE job_id = ?", (job_id,))
+
     def release(self, entries: Iterable[Entry]) -> None:
         """Forget the outcome of these versions: the next look takes them as new."""
         with self._change() as db:
