@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,6 +35,7 @@ from lensd.store.locks import Claims, StateLock
 from lensd.watcher.intake import Intake, linked
 from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.settle import Settler
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class App:
             ledger=self.ledger,
             archive=self.archive,
             worker=Worker(
-                command=(sys.executable, "-m", "lensd.engine"),
+                command=isolated.command("lensd.engine"),
                 tell=self.say,
                 timeout=worker.timeout,
                 idle_exit=worker.idle_exit,
@@ -276,7 +276,7 @@ class App:
 
     def _step(self, job_id: str, stage: str, done: int, of: int) -> None:
         if self._observer is not None:
-            self._observer.step(self.ledger.get(job_id).full_path, stage, done, of)
+            self._observer.step(self.ledger.jobs.get(job_id).full_path, stage, done, of)
 
     def prepare(self) -> None:
         """Finish what a crash left, and get to know the folders."""
@@ -286,7 +286,7 @@ class App:
             self.job_thread.back_off(
                 DiskUnavailable(fault.reason, fault.disk or self.archive.root, str(fault))
             )
-        self.ledger.release(self.ledger.quarantined_before(__version__))
+        self.ledger.jobs.release(self.ledger.jobs.quarantined_before(__version__))
         for watch in self.healthy():
             self._open(watch)
         if self._exporter is not None:

@@ -28,8 +28,8 @@ from lensd.jobs.originals import Original, OriginalFinder
 from lensd.jobs.prune import Pruned, Pruner
 from lensd.jobs.restore import Restorer
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below
 from lensd.text import size, visible
 from lensd.watcher.folder import Log
@@ -96,12 +96,12 @@ class RequestHandler:
     def retry(self, request: RetryRequest, send: Send) -> int:
         """Make failed, quarantined and postponed files due now. Raises UsageError."""
         paths = request.paths
-        failed = _select(self.ledger.with_outcome("failed", "quarantined"), paths)
-        postponed = _select((e for e in self.ledger.unfinished() if e.not_before), paths)
+        failed = _select(self.ledger.files.with_outcome("failed", "quarantined"), paths)
+        postponed = _select((e for e in self.ledger.jobs.unfinished() if e.not_before), paths)
         _require_selected(paths, [*failed, *postponed])
-        self.ledger.release(failed)
+        self.ledger.jobs.release(failed)
         for entry in postponed:
-            self.ledger.update(entry.job_id, not_before=None)
+            self.ledger.jobs.update(entry.job_id, not_before=None)
         self.look_at(e.full_path for e in failed)
         send(Message(f"{len(failed) + len(postponed)} files will be tried again when lensd runs"))
         return EXIT_OK
@@ -111,7 +111,7 @@ class RequestHandler:
         for path in request.paths:
             if watch_of(self.config, path) is None:
                 raise UsageError(f"{visible(path)} is in no watched folder")
-        self.ledger.pause(request.paths)
+        self.ledger.state.pause(request.paths)
         self.log("daemon.paused", paths=list(request.paths))
         send(
             Message(
@@ -123,14 +123,14 @@ class RequestHandler:
 
     def resume(self, request: ResumeRequest, send: Send) -> int:
         """Start jobs again. Raises UsageError for a path that is not paused by itself."""
-        known = self.ledger.paused()
+        known = self.ledger.state.paused()
         for path in request.paths:
             if path not in known:
                 raise UsageError(
                     f"{visible(path)} was not paused by itself; these were: "
                     f"{_join(known) if known else 'none'}"
                 )
-        self.ledger.resume(request.paths)
+        self.ledger.state.resume(request.paths)
         self.log("daemon.resumed", paths=list(request.paths))
         self.look_at(())
         send(Message(f"resumed: {_join(request.paths)}"))

@@ -12,7 +12,6 @@ from lensd.watcher.folder import Log
 
 FIRST_SECONDS = 600.0  # from the start of lensd to a pass that is overdue
 CLOCK_WAS_SET_SECONDS = 3600.0
-_LAST_RUN = "pruned_at"  # a note in the ledger
 
 
 @dataclass(slots=True)
@@ -67,7 +66,7 @@ class DailyPass:
                 kept += 1
         if stop():
             return
-        self._ledger.set_meta(_LAST_RUN, repr(now))
+        self._ledger.state.last_prune.set(now)
         if files or kept:
             self._log(
                 "daemon.pruned",
@@ -80,8 +79,7 @@ class DailyPass:
 
     def last_run(self) -> float | None:
         """The wall time of the last pass that was completed."""
-        note = self._ledger.get_meta(_LAST_RUN)
-        return None if note is None else float(note)
+        return self._ledger.state.last_prune.get()
 
 
 def _read_clocks() -> tuple[float, float]:

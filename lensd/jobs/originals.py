@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from lensd.errors import UsageError
 from lensd.jobs.rebuild import rebuild
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below, place
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.move_tracker import MoveTracker, newest
@@ -66,7 +66,7 @@ class OriginalFinder:
         if not self._ledger.readonly:
             self._rebuild()
         moved = newest(self._move_tracker.plan())
-        for entry in self._ledger.with_outcome("compressed"):
+        for entry in self._ledger.files.with_outcome("compressed"):
             root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
             if root in roots and entry.archive_path is not None:
                 yield original_of_entry(self._archive, roots[root], path, entry)
@@ -84,7 +84,7 @@ class OriginalFinder:
         moved = self._find_moved(folder, relative)
         if version is not None:
             return self._find_version(folder, relative, version, moved)
-        entry = moved or self._ledger.find(folder.root, relative)
+        entry = moved or self._ledger.files.find(folder.root, relative)
         if entry is not None and entry.outcome == "compressed":
             if entry.archive_path is None:
                 raise UsageError(f"{path} cannot be restored: {entry.message or 'it was pruned'}")
@@ -115,8 +115,8 @@ class OriginalFinder:
         except OSError:
             return None
         key = Key(folder.root, relative)
-        if self._ledger.knows(*key, identity) is not None:
-            known = self._ledger.find(*key)
+        if self._ledger.files.knows(*key, identity) is not None:
+            known = self._ledger.files.find(*key)
             if known is None or known.outcome != "output":
                 return None
         entry = self._move_tracker.origin(key, identity) or self._move_tracker.origin_of_output(key)
@@ -130,7 +130,7 @@ class OriginalFinder:
         path = self._archive.locate(folder.name, relative, marked.sha256)
         if path is not None:
             return Original(folder, relative, marked.sha256, path, None)
-        for entry in self._ledger.of_original(marked.sha256):
+        for entry in self._ledger.originals.find(marked.sha256):
             path = entry.archive_path
             if path is not None and os.path.lexists(path):
                 return Original(folder, relative, marked.sha256, path, entry, is_shared=True)
@@ -147,15 +147,15 @@ class OriginalFinder:
                 f"{version!r} fits {count} of {relative}; the archive has: {_join(known)}"
             )
         return Original(
-            folder, relative, *found[0], moved or self._ledger.find(folder.root, relative)
+            folder, relative, *found[0], moved or self._ledger.files.find(folder.root, relative)
         )
 
     def _list_versions(self, folder: Folder, relative: str, moved: Entry | None) -> dict[str, str]:
         """The archive paths of all originals of a path, by sha256."""
         known = dict(self._archive.versions(folder.name, relative))
-        history = self._ledger.history(folder.root, relative)
+        history = self._ledger.files.history(folder.root, relative)
         if moved is not None:
-            history = [*self._ledger.history(moved.root, moved.path), *history]
+            history = [*self._ledger.files.history(moved.root, moved.path), *history]
         for entry in reversed(history):
             if entry.sha256_in and entry.archive_path and os.path.lexists(entry.archive_path):
                 known[entry.sha256_in] = entry.archive_path

@@ -7,8 +7,6 @@ says. `rescued/` and files that the ledger does not know stay.
 from __future__ import annotations
 
 import datetime as dt
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +15,12 @@ from lensd.errors import FileError
 from lensd.jobs import reread
 from lensd.store.archive import Archive
 from lensd.store.disk_errors import Interrupted
-from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.notes import PruneInProgress
 from lensd.watcher.folder import Log
 
 DAY_SECONDS = 86400.0
-_UNDER_WAY = "pruning"  # a note in the ledger
 
 Stop = Callable[[], bool]
 
@@ -63,7 +61,7 @@ class Pruner:
             self.finish_interrupted()
         before = now - self._keep_days * DAY_SECONDS
         seen = set()
-        for old in self._ledger.older_than(before):
+        for old in self._ledger.originals.published_before(before):
             key = _key(old)
             if stop():
                 return
@@ -77,14 +75,19 @@ class Pruner:
                     yield result
 
     def finish_interrupted(self) -> None:
-        """Complete the deletion that a crash interrupted: the ledger says which it was."""
-        note = deletion_under_way(self._ledger)
-        if note is not None:
-            job_id, paths = note
-            self._delete(self._result(self._ledger.get(job_id), paths), paths, recovered=True)
+        """After a crash: record an original as deleted, or keep one that is still there."""
+        note = self._ledger.state.prune_in_progress.get()
+        if note is None:
+            return
+        job_id, paths = note
+        if self._has_any(paths):  # its output may have been deleted since lensd read it
+            self._ledger.state.prune_in_progress.clear()
+        else:
+            entry = self._ledger.jobs.get(job_id)
+            self._record_deletion(self._result(entry, paths), recovered=True)
 
     def _prune_one(self, old: Entry, before: float, stop: Stop, *, dry_run: bool) -> Pruned | None:
-        rows = self._ledger.history(old.root, old.path)
+        rows = self._ledger.files.history(old.root, old.path)
         same = [r for r in rows if _key(r) == _key(old)]
         current = next((r for r in reversed(rows) if r.outcome == "compressed"), None)
         if not same or (current is not None and (current.published or before) >= before):
@@ -92,25 +95,35 @@ class Pruner:
         entry = same[-1]
         try:
             _require_no_job(rows)
-            _require_published(current, stop)
+            require_unchanged = _require_published(current, stop)
             paths = self._find_copies(entry, stop)
         except (_KeepError, FileError, OSError) as why:
             return self._result(entry, [], kept_because=str(why))
-        return self._result(entry, paths) if dry_run else self._delete_or_keep(entry, paths)
+        if dry_run:
+            return self._result(entry, paths)
+        return self._delete(entry, paths, require_unchanged)
 
-    def _delete_or_keep(self, entry: Entry, paths: Sequence[str]) -> Pruned:
+    def _delete(
+        self, entry: Entry, paths: Sequence[str], require_unchanged: Callable[[], None]
+    ) -> Pruned:
         """An original stays if the disk or the rights of the archive do not allow its deletion."""
         result = self._result(entry, paths)
         # The note comes first: the ledger never counts on an original that is deleted.
-        self._ledger.set_meta(_UNDER_WAY, json.dumps([entry.job_id, paths]))
+        self._ledger.state.prune_in_progress.set(PruneInProgress(entry.job_id, tuple(paths)))
         try:
-            self._delete(result, paths)
-        except (FileError, OSError) as error:
-            if not all(map(os.path.lexists, paths)):
-                raise  # the note stays, so that `finish_interrupted` completes the deletion
-            self._ledger.set_meta(_UNDER_WAY, None)
-            return self._result(entry, paths, kept_because=str(error))
+            for path in paths:
+                require_unchanged()
+                self._archive.remove(path)
+        except (_KeepError, FileError, OSError) as why:
+            if not self._has_any(paths):
+                raise  # the note stays, so that `finish_interrupted` records the deletion
+            self._ledger.state.prune_in_progress.clear()
+            return self._result(entry, paths, kept_because=str(why))
+        self._record_deletion(result)
         return result
+
+    def _has_any(self, paths: Sequence[str]) -> bool:
+        return any(self._archive.has(path) for path in paths)
 
     def _find_copies(self, entry: Entry, stop: Stop) -> list[str]:
         """The archive paths whose bytes are this original; another version may have such a path."""
@@ -142,16 +155,10 @@ class Pruner:
             kept_because=kept_because,
         )
 
-    def _delete(self, result: Pruned, paths: Sequence[str], *, recovered: bool = False) -> None:
-        for path in paths:
-            try:
-                self._archive.remove(path)
-            except FileNotFoundError:
-                if not recovered:
-                    raise
+    def _record_deletion(self, result: Pruned, *, recovered: bool = False) -> None:
         day = dt.datetime.fromtimestamp(time.time()).astimezone().date().isoformat()
-        self._ledger.pruned(result.job_id)
-        self._ledger.update(
+        self._ledger.originals.record_pruned(result.job_id)
+        self._ledger.jobs.update(
             result.job_id,
             message=f"its original was deleted from the archive on {day}, after "
             f"archive.keep_days: {self._keep_days}",
@@ -166,16 +173,7 @@ class Pruner:
             archive_path=result.archive_path,
             **({"recovered": True} if recovered else {}),
         )
-        self._ledger.set_meta(_UNDER_WAY, None)
-
-
-def deletion_under_way(ledger: Ledger) -> tuple[str, list[str]] | None:
-    """The job and the archive paths of the original that is being deleted, or was at a crash."""
-    note = ledger.get_meta(_UNDER_WAY)
-    if note is None:
-        return None
-    job_id, paths = json.loads(note)
-    return job_id, paths
+        self._ledger.state.prune_in_progress.clear()
 
 
 def _key(entry: Entry) -> tuple[str | None, str | None]:
@@ -187,8 +185,11 @@ def _require_no_job(rows: Sequence[Entry]) -> None:
         raise _KeepError("a job for this file is queued or running")
 
 
-def _require_published(current: Entry | None, stop: Stop) -> None:
-    """The file under the name must be lensd's output, complete and undamaged."""
+def _require_published(current: Entry | None, stop: Stop) -> Callable[[], None]:
+    """The file under the name must be lensd's output, complete and undamaged.
+
+    Returns a check that raises _KeepError if the file is not the same any more.
+    """
     if current is None:
         raise _KeepError("the compressed file is not there: it was restored or moved away")
     try:
@@ -199,3 +200,11 @@ def _require_published(current: Entry | None, stop: Stop) -> None:
         raise _KeepError("another file has the name: it is not lensd's output")
     if (reading.sha256, reading.original) != (current.sha256_out, current.sha256_in):
         raise _KeepError("the compressed file was changed or is damaged: see `lensd verify`")
+
+    def require_unchanged() -> None:
+        if not reread.is_unchanged(current.root, current.path, reading.identity):
+            raise _KeepError(
+                "the compressed file was deleted, replaced or changed while lensd read it"
+            )
+
+    return require_unchanged

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
 from lensd.errors import FileError, Skipped, StorageError, UsageError
+from lensd.jobs import reread
 from lensd.jobs.originals import Original, original_of_entry
 from lensd.store import publish
 from lensd.store.archive import Archive
@@ -17,8 +19,15 @@ from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.watcher.folder import Log
 from lensd.watcher.move_tracker import MoveTracker
-from lensd.watcher.own_output import read_marks
 from lensd.watcher.settle import Key
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """A file that has lensd's marks. `is_known`: the ledger says that lensd wrote these bytes."""
+
+    identity: Identity
+    is_known: bool
 
 
 class Restorer:
@@ -35,27 +44,29 @@ class Restorer:
     def put_back(self, original: Original, *, purge: bool = False) -> str:
         """Replace the output by its original, bit for bit; returns move, reflink or copy.
 
-        With `purge` the archive keeps no copy. Raises Skipped(`changed`) if the file is not lensd's
-        output any more, Failed, StorageError, OSError.
+        With `purge` the archive keeps no copy. If the ledger does not know the output's hash, a
+        copy of the output is kept in `rescued/`. Raises Skipped(`changed`) if the file is not an
+        output as lensd wrote it, Failed, StorageError, OSError.
         """
         published = self._identify_output(original)
         original = self._prepare(original)
         job_id = self._record_intent(original)
         try:
-            method = publish.return_original(
-                original.archive_path,
-                original.sha256,
-                original.folder.root,
-                original.relative,
-                published=published,
-                token=job_id,
-            )
+            with self._rescuing(original, published, job_id):
+                method = publish.return_original(
+                    original.archive_path,
+                    original.sha256,
+                    original.folder.root,
+                    original.relative,
+                    published=None if published is None else published.identity,
+                    token=job_id,
+                )
         except BaseException:
             self._withdraw_intent(original, published, job_id)
             raise
         gone = purge or method == "move"
         identity = Identity.of(os.lstat(original.full_path))
-        self._ledger.came_back(job_id, identity, original.archive_path, gone=gone)
+        self._ledger.originals.record_restored(job_id, identity, original.archive_path, gone=gone)
         if purge and method != "move":
             # last: the archive may have more than the ledger says, and never less
             self._archive.remove(original.archive_path)
@@ -70,15 +81,54 @@ class Restorer:
         )
         return method
 
-    def _identify_output(self, original: Original) -> Identity | None:
-        """What the original may replace: an output of lensd, or None for a name without a file."""
-        found = _identify(original)
-        if found is None or read_marks(original.folder.root, original.relative) is not None:
-            return found
-        raise Skipped(
-            "changed",
-            f"{original.full_path} is not lensd's output any more: another program modified or "
-            "replaced it. Move it away first, then restore again",
+    def _identify_output(self, original: Original) -> _Published | None:
+        """What the original may replace: bytes that lensd wrote, or None for a missing file."""
+        try:
+            reading = reread.file_at(original.folder.root, original.relative)
+        except FileNotFoundError:
+            return None  # the output was deleted, perhaps with its folder
+        if reading.original is None:
+            raise _changed(original, "is not lensd's output any more: another program replaced it")
+        outputs = self._find_outputs(original, reading.original)
+        if outputs and reading.sha256 not in outputs:
+            raise _changed(original, "was edited after lensd wrote it, so it stays")
+        return _Published(reading.identity, is_known=bool(outputs))
+
+    def _find_outputs(self, original: Original, sha256_in: str) -> set[str]:
+        """The sha256 of all outputs that the file may be; empty if the ledger was lost."""
+        rows = self._ledger.files.history(original.folder.root, original.relative)
+        rows += self._ledger.originals.find(sha256_in)
+        rows += [original.entry] if original.entry is not None else []
+        return {row.sha256_out for row in rows if row.sha256_out is not None}
+
+    @contextmanager
+    def _rescuing(
+        self, original: Original, published: _Published | None, job_id: str
+    ) -> Iterator[None]:
+        """Keep the bytes that are replaced, if they may have been edited after lensd wrote them."""
+        if published is None or published.is_known:
+            yield
+            return
+        watch, relative = original.folder.name, original.relative
+        folder_fd = open_folder(original.folder.root, os.path.dirname(relative))
+        try:
+            name = os.path.basename(relative)
+            kept = self._archive.rescue_copy(folder_fd, name, published.identity, watch, relative)
+        finally:
+            os.close(folder_fd)
+        try:
+            yield
+        except BaseException:
+            self._archive.remove(kept)  # the file has its name still
+            raise
+        self._log(
+            "file.rescued",
+            path=original.full_path,
+            watch=watch,
+            job_id=job_id,
+            rescued_path=kept,
+            message="the ledger does not know whether this output was edited; a copy of it is now "
+            f"{kept}. Delete the copy if nothing is missing",
         )
 
     def _prepare(self, original: Original) -> Original:
@@ -92,7 +142,7 @@ class Restorer:
         if (entry.root, entry.path) != (original.folder.root, original.relative):
             self._move_tracker.move(entry, Key(original.folder.root, original.relative))
         return original_of_entry(  # the move may have given the original another path
-            self._archive, original.folder, original.relative, self._ledger.get(entry.job_id)
+            self._archive, original.folder, original.relative, self._ledger.jobs.get(entry.job_id)
         )
 
     def _copy_in_archive(self, original: Original) -> str:
@@ -123,7 +173,7 @@ class Restorer:
         """Write the row first: after a crash the daemon must know the file as restored."""
         job_id = secrets.token_hex(8)
         archived = Identity.of(os.lstat(original.archive_path))
-        self._ledger.record(
+        self._ledger.files.record(
             job_id,
             original.folder.root,
             original.folder.name,
@@ -136,11 +186,14 @@ class Restorer:
         )
         return job_id
 
-    def _withdraw_intent(self, original: Original, published: Identity | None, job_id: str) -> None:
+    def _withdraw_intent(
+        self, original: Original, published: _Published | None, job_id: str
+    ) -> None:
         """Nothing was put back, so the ledger must not count the file as restored."""
+        before = None if published is None else published.identity
         with suppress(FileError, StorageError, OSError):
-            if _identify(original) == published:
-                self._ledger.withdraw(job_id)
+            if _identify(original) == before:
+                self._ledger.files.withdraw(job_id)
 
 
 def _identify(original: Original) -> Identity | None:
@@ -153,3 +206,10 @@ def _identify(original: Original) -> Identity | None:
         return identity_at(folder_fd, os.path.basename(original.relative))
     finally:
         os.close(folder_fd)
+
+
+def _changed(original: Original, why: str) -> Skipped:
+    return Skipped(
+        "changed",
+        f"{original.full_path} {why}. Move it away first, then restore the original again",
+    )

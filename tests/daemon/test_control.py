@@ -27,8 +27,8 @@ from lensd.daemon.control_messages import (
     decode_reply,
 )
 from lensd.errors import LensdError
-from lensd.store.database import LEDGER
 from lensd.store.json_lines import encode
+from lensd.store.ledger.database import LEDGER
 from tests.daemon.conftest import Running
 from tests.support.home_server import HomeServer, Seen, wait_until
 

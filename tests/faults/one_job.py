@@ -21,7 +21,6 @@ import struct
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 from lensd.errors import StorageError
@@ -32,7 +31,9 @@ from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.watcher.intake import Intake
 from lensd.watcher.settle import Settler
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
+from tests.faults import worker
 
 # Moments: the opening of these fails, and shows in a trace.
 OPENED = "/lensd-test-ledger-is-open"
@@ -112,12 +113,12 @@ def work(plan: dict[str, Any], say: Any) -> None:
     mark(OPENED)
     folder = Folder(f"{plan['top']}/loras")
     again: list[str] = []
-    worker = str(Path(__file__).with_name("worker.py"))
+    options = isolated.command(worker.__name__)[1:]
     context = JobContext(
         ledger=ledger,
         archive=Archive(plan["archive"]),
         worker=Worker(
-            (sys.executable, "-S", worker, plan["answers"], plan["kill"]), say, 20, 20, nice=0
+            (sys.executable, "-S", *options, plan["answers"], plan["kill"]), say, 20, 20, nice=0
         ),
         log=say,
         device="cpu",
@@ -133,14 +134,14 @@ def work(plan: dict[str, Any], say: Any) -> None:
         if plan["redo"]:
             do_again(ledger)
         if plan["retry"]:
-            ledger.release(ledger.with_outcome("failed", "quarantined"))
+            ledger.jobs.release(ledger.files.with_outcome("failed", "quarantined"))
         intake.scan(folder, time.monotonic())
         patience = 3  # a file that has to wait is left to the next start
-        while (intake.pending or again or ledger.next_queued()) and patience:
+        while (intake.pending or again or ledger.jobs.next_queued()) and patience:
             if again:
                 intake.hint(again.pop(), time.monotonic())
             intake.step(time.monotonic())
-            entry = ledger.next_queued()
+            entry = ledger.jobs.next_queued()
             if entry is not None:
                 compress.process(entry, Settings(), context, 0.0)
             else:
@@ -157,8 +158,8 @@ def mark(moment: str) -> None:
 
 def do_again(ledger: Ledger) -> None:
     """As `lensd once --redo`."""
-    for entry in ledger.with_outcome("compressed"):
-        ledger.redo(f"{entry.job_id}-again", entry)
+    for entry in ledger.files.with_outcome("compressed"):
+        ledger.jobs.redo(f"{entry.job_id}-again", entry)
 
 
 def refuse(names: list[str]) -> None:
