@@ -24,7 +24,8 @@ from lensd.daemon.systemd_notify import Pulse
 from lensd.errors import DiskUnavailable
 from lensd.jobs import rebuild, recover
 from lensd.jobs.context import JobContext
-from lensd.jobs.prune import DailyPass, Pruner
+from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.prune import Pruner
 from lensd.logs import log
 from lensd.logs.sinks import Sink
 from lensd.store.archive import Archive
@@ -52,6 +53,7 @@ LEVELS = {
     "worker.crashed": "error",
     "daemon.degraded": "error",
     "daemon.refused": "error",
+    "daemon.error": "error",
 }
 FAILURES = ("file.failed", "file.quarantined")
 ENDS = ("file.compressed", "file.analyzed", "file.kept", "file.skipped", *FAILURES)
@@ -242,9 +244,10 @@ class App:
 
     def _daily_pass(self) -> DailyPass | None:
         days = self.config.archive.keep_days
-        return (
-            None if days is None else DailyPass(Pruner(self.ledger, self.archive, self.say, days))
-        )
+        if days is None:
+            return None
+        pruner = Pruner(self.ledger, self.archive, self.say, days)
+        return DailyPass(pruner, self.ledger, self.say)
 
     def _metrics(self) -> Exporter | None:
         path = self.config.metrics.textfile

@@ -17,7 +17,7 @@ from lensd.daemon.disk_backoff import PROBE_SECONDS, DiskBackoff
 from lensd.errors import DiskUnavailable, LensdError, StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext, Settings
-from lensd.jobs.prune import DailyPass
+from lensd.jobs.daily_prune import DailyPass
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
 
