@@ -14,7 +14,7 @@ import click
 import pytest
 
 from lensd import __version__
-from lensd.cli import LAZY, main
+from lensd.cli import COMMANDS, main
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -30,7 +30,7 @@ def probe():
     {body}
 
 sys.modules["probe"] = sys.modules["__main__"]
-cli.LAZY["probe"] = ("probe:probe", "A verb of the test.")
+cli.COMMANDS["probe"] = ("probe:probe", "A verb of the test.")
 cli.main(["probe"])
 """
 
@@ -70,7 +70,7 @@ def test_version_and_help_load_nothing_heavy(argument: str) -> None:
     assert not {name for name in modules if name.startswith("lensd.cli.")}
 
 
-@pytest.mark.parametrize("verb", LAZY)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_every_verb_explains_itself_at_once(verb: str) -> None:
     """Its help needs no configuration, has a worked example, fits a terminal of 80 columns, and
     loads nothing heavy.
@@ -82,7 +82,7 @@ def test_every_verb_explains_itself_at_once(verb: str) -> None:
     assert re.search(rf"^  (sudo )?lensd {verb}\b", text.partition("\n")[2], re.MULTILINE)
 
 
-@pytest.mark.parametrize("verb", [None, *LAZY])
+@pytest.mark.parametrize("verb", [None, *COMMANDS])
 def test_the_examples_of_a_help_are_right(
     verb: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +116,7 @@ def test_help_names_every_verb(lensd: Run) -> None:
     """Each verb with its line."""
     done = lensd("--help")
     assert done.returncode == 0
-    for verb, (_, line) in LAZY.items():
+    for verb, (_, line) in COMMANDS.items():
         assert f"  {verb} " in done.stdout
         assert line in done.stdout
 

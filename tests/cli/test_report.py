@@ -111,7 +111,7 @@ def test_a_period(lensd: Run, tmp_path: Path) -> None:
     report = document(lensd("report", "--json", *arguments, env=env))
     assert 0 < sum(report["outcomes"].values()) == len(june) < len(lines)
     text = lensd("report", "--since", "2020-01-01", "--until", "2020-01-02", "--log", "log").stdout
-    assert text.startswith("nothing in this time")
+    assert text.startswith("no files in this period")
 
 
 def test_a_page_is_not_written_over(server: HomeServer, lensd: Run, tmp_path: Path) -> None:
@@ -131,10 +131,10 @@ def test_a_page_is_not_written_over(server: HomeServer, lensd: Run, tmp_path: Pa
     ("arguments", "told"),
     [
         (["--json", "--csv"], "exclude each other"),
-        (["--since", "soon"], "is no time"),
+        (["--since", "soon"], "is not a time"),
         (["--log", "none"], "does not exist"),
         (["/etc/hostname"], "after --log"),
-        (["-c", "x", "--log", "/etc/hostname"], "one of them"),
+        (["-c", "x", "--log", "/etc/hostname"], "give only one of them"),
     ],
 )
 def test_what_makes_no_sense(lensd: Run, arguments: list[str], told: str) -> None:

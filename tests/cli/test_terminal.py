@@ -135,7 +135,7 @@ def test_status_has_the_reason_below_the_path(batch: Batch) -> None:
     lines = terminal.lines
     assert lines[0].split(maxsplit=1) == ["daemon", "not running"]
     assert "3 compressed, 1 failed" in terminal.text
-    title = lines.index("failed, or quarantined: 1")
+    title = lines.index("failed or quarantined: 1")
     assert lines[title + 1] == f"  {batch.server.loras}/bad.safetensors"
     assert re.match(r" {6}1 of 6 modules hold NaN", lines[title + 2])
 
@@ -167,7 +167,7 @@ def test_thousands_of_files(tmp_path: Path) -> None:
         assert terminal.wait() == 0
     assert "queued: 3,000\n" in terminal.text
     assert f"   1.0 kB  {server.loras}/0000.safetensors\n" in terminal.text
-    assert "and 2,990 more; `lensd status | less` has all" in terminal.text
+    assert "and 2,990 more; `lensd status | less` shows all" in terminal.text
     assert len(terminal.lines) < 24
     piped = server.lensd("status").stdout.splitlines()
     assert sum(line.startswith("queued: ") for line in piped) == QUEUED

@@ -14,7 +14,7 @@ import click
 import pytest
 from jsonschema import Draft202012Validator
 
-from lensd.cli import LAZY, main
+from lensd.cli import COMMANDS, main
 from lensd.report import schema
 from tests.cli.conftest import Run
 from tests.cli.conftest import lensd as lensd  # noqa: PLC0414  a fixture
@@ -212,7 +212,7 @@ def _objects(part: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
 def test_every_verb_with_json_has_one() -> None:
     """None is missing, none is extra."""
     context = click.Context(main)
-    commands = {verb: main.get_command(context, verb) for verb in LAZY}
+    commands = {verb: main.get_command(context, verb) for verb in COMMANDS}
     with_json = {
         verb
         for verb, command in commands.items()
