@@ -215,5 +215,5 @@ def test_a_failure_that_was_mended_is_none(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="check its name and rights"):
+    with pytest.raises(StorageError, match="check its name and permissions"):
         from_logs.history([str(tmp_path / "none")])

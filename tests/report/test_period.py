@@ -46,5 +46,5 @@ def test_what_is_no_time_is_said(text: str) -> None:
 
 
 def test_an_empty_period_is_refused() -> None:
-    with pytest.raises(UsageError, match="exchange the two"):
+    with pytest.raises(UsageError, match="exchange them"):
         period("2d", "3d", NOW)
