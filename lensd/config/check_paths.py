@@ -38,7 +38,7 @@ def known_roots(config: Config) -> frozenset[str]:
     """Return the watched folders that the ledger knows; `lensd run` waits for their disks."""
     try:
         with closing(Ledger(config.state.path, "", readonly=True)) as ledger:
-            return frozenset(w.root for w in config.watch if ledger.knows_root(w.root))
+            return frozenset(w.root for w in config.watch if ledger.roots.knows(w.root))
     except (StorageError, sqlite3.Error):  # no ledger yet; or a fault that starting lensd reports
         return frozenset()
 

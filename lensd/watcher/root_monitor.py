@@ -8,7 +8,6 @@ that disks may sleep; elsewhere every `rescan_seconds`. Only the main loop calls
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import threading
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 from lensd.errors import LockedError, StorageError
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.notes import DegradedRoot
 from lensd.store.locks import Claims
 from lensd.watcher import inotify_audit, root_identity
 from lensd.watcher.folder import Folder, Log
@@ -32,7 +32,6 @@ CHECK_SECONDS = 5.0
 RARELY_SECONDS = 6 * 3600.0
 MORE_SECONDS = 10.0  # there is more than the intake takes up at once
 NEW_FOLDER_SECONDS = 2.0  # a tree that is being copied in is looked at when most of it is there
-META = "degraded"  # under this key the ledger has, for `status`, what `Guard.report` gives
 
 
 class Watched(Folder, Protocol):
@@ -129,7 +128,7 @@ class RootMonitor:
             self._watcher.stop()
             self._watcher = None
         with suppress(StorageError):  # its disk is full: whoever reads it sees that nobody runs
-            self._ledger.set_meta(META, None)
+            self._ledger.state.degraded.clear()
 
     @property
     def alive(self) -> bool:
@@ -189,7 +188,7 @@ class RootMonitor:
         path = root.folder.root
         try:
             found = root_identity.probe(path)
-            known = self._ledger.root_identity(path)
+            known = self._ledger.roots.get_identity(path)
             problem = root_identity.decide(known, found.identity, lambda: self._is_familiar(path))
             if problem is None:
                 self._claims.claim(path)
@@ -200,12 +199,12 @@ class RootMonitor:
         if problem is None:
             root.seen = found
             if known != found.identity:
-                self._ledger.set_root_identity(path, *found.identity)
+                self._ledger.roots.set_identity(path, *found.identity)
         return problem
 
     def _is_familiar(self, root: str) -> bool:
         """Whether at least half of the files that the ledger saw last lie there, unchanged."""
-        files = self._ledger.newest(root, 32)
+        files = self._ledger.files.newest(root, 32)
         there = sum(_lies_there(e.full_path, e.staged or e.identity) for e in files)
         return 0 < len(files) <= 2 * there
 
@@ -349,17 +348,20 @@ class RootMonitor:
 
     def _publish(self) -> None:
         """For `status`, which is another process."""
-        lines = [
-            {
-                "watch": self._roots[r].folder.name,
-                "path": self._roots[r].folder.path,
-                "reason": problem.reason,
-                "message": problem.message,
-                "since": self._roots[r].since,
-            }
+        degraded = tuple(
+            DegradedRoot(
+                watch=self._roots[r].folder.name,
+                path=self._roots[r].folder.path,
+                reason=problem.reason,
+                message=problem.message,
+                since=self._roots[r].since,
+            )
             for r, problem in self.degraded.items()
-        ]
-        self._ledger.set_meta(META, json.dumps(lines) if lines else None)
+        )
+        if degraded:
+            self._ledger.state.degraded.set(degraded)
+        else:
+            self._ledger.state.degraded.clear()
 
 
 def _is_same(path: str, seen: Found) -> bool:

@@ -135,7 +135,7 @@ def test_status_has_the_reason_below_the_path(batch: Batch) -> None:
     lines = terminal.lines
     assert lines[0].split(maxsplit=1) == ["daemon", "not running"]
     assert "3 compressed, 1 failed" in terminal.text
-    title = lines.index("failed, or set aside: 1")
+    title = lines.index("failed, or quarantined: 1")
     assert lines[title + 1] == f"  {batch.server.loras}/bad.safetensors"
     assert re.match(r" {6}1 of 6 modules hold NaN", lines[title + 2])
 
@@ -161,7 +161,7 @@ def test_thousands_of_files(tmp_path: Path) -> None:
     for number in range(QUEUED):
         name = f"{number:04}.safetensors"
         identity = Identity(1, number, 1000 + number, 0, 0)
-        ledger.enqueue(f"{number:016x}", str(server.loras), "loras", name, identity)
+        ledger.jobs.enqueue(f"{number:016x}", str(server.loras), "loras", name, identity)
     ledger.close()
     with lensd(server, "status", columns=WIDE) as terminal:
         assert terminal.wait() == 0

@@ -144,7 +144,7 @@ def namings() -> Iterator[str]:
 
 
 def adapters() -> Iterator[str]:
-    yield "| adapter | told by |"
+    yield "| adapter | recognised by |"
     yield "|---|---|"
     for kind, part in OTHER_ADAPTERS:
         yield f"| {kind} | `{part}` in a tensor's name |"
