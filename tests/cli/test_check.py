@@ -65,7 +65,7 @@ def test_linked_folders_are_warnings(lensd: Run, config: Path) -> None:
     done = lensd("check")
     assert done.returncode == 0
     assert "warning: config.yaml:2: watch[0].path:" in done.stdout
-    assert "caf\\xe9 is a symbolic link to a folder and is not entered" in done.stdout
+    assert "caf\\xe9 is a symbolic link to a folder, which lensd does not follow" in done.stdout
 
 
 def test_it_leaves_nothing_behind(lensd: Run, config: Path) -> None:
