@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -35,6 +34,7 @@ from lensd.store.locks import Claims, StateLock
 from lensd.watcher.intake import Intake, linked
 from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.settle import Settler
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class App:
             ledger=self.ledger,
             archive=self.archive,
             worker=Worker(
-                command=(sys.executable, "-m", "lensd.engine"),
+                command=isolated.command("lensd.engine"),
                 tell=self.say,
                 timeout=worker.timeout,
                 idle_exit=worker.idle_exit,

@@ -101,11 +101,17 @@ class Pruner:
         return self._ledger.state.last_prune.get()
 
     def complete(self) -> None:
-        """What a crash left: the ledger said what was to be deleted, so it is."""
-        under_way = self._ledger.state.prune_in_progress.get()
-        if under_way is not None:
-            job_id, paths = under_way
-            self._delete(self._result(self._ledger.jobs.get(job_id), paths), paths, recovered=True)
+        """After a crash: record an original as deleted, or keep one that still exists."""
+        note = self._ledger.state.prune_in_progress.get()
+        if note is None:
+            return
+        job_id, paths = note
+        if any(self._archive.has(path) for path in paths):
+            self._ledger.state.prune_in_progress.clear()  # its output may be gone since it was read
+        else:
+            self._record_deletion(
+                self._result(self._ledger.jobs.get(job_id), paths), recovered=True
+            )
 
     def _treat(self, old: Entry, before: float, stop: Stop, *, dry_run: bool) -> Result | None:
         rows = self._ledger.files.history(old.root, old.path)
@@ -116,16 +122,21 @@ class Pruner:
         entry = same[-1]
         try:
             _require_rest(rows)
-            _require_published(current, stop)
+            require_still = _require_published(current, stop)
             paths = self._held(entry, stop)
         except _Stays as why:
             return self._result(entry, [], stays=str(why))
         except (FileError, OSError) as error:
             return self._result(entry, [], stays=str(error))
         result = self._result(entry, paths)
-        if not dry_run:
-            self._intend(entry, paths)
-            self._delete(result, paths)
+        if dry_run:
+            return result
+        self._intend(entry, paths)
+        try:
+            self._delete(result, paths, require_still)
+        except _Stays as why:
+            self._ledger.state.prune_in_progress.clear()
+            return self._result(entry, [], stays=str(why))
         return result
 
     def _held(self, entry: Entry, stop: Stop) -> list[str]:
@@ -160,13 +171,15 @@ class Pruner:
         """Written down before: at no time does the ledger count on an original that is gone."""
         self._ledger.state.prune_in_progress.set(PruneInProgress(entry.job_id, tuple(paths)))
 
-    def _delete(self, result: Result, paths: Sequence[str], *, recovered: bool = False) -> None:
+    def _delete(
+        self, result: Result, paths: Sequence[str], require_still: Callable[[], None]
+    ) -> None:
         for path in paths:
-            try:
-                self._archive.remove(path)
-            except FileNotFoundError:
-                if not recovered:
-                    raise
+            require_still()
+            self._archive.remove(path)
+        self._record_deletion(result)
+
+    def _record_deletion(self, result: Result, *, recovered: bool = False) -> None:
         day = dt.datetime.fromtimestamp(time.time()).astimezone().date().isoformat()
         self._ledger.originals.record_pruned(result.job_id)
         self._ledger.jobs.update(
@@ -238,8 +251,11 @@ def _require_rest(rows: Sequence[Entry]) -> None:
         raise _Stays("a job of this file is waiting or under way")
 
 
-def _require_published(current: Entry | None, stop: Stop) -> None:
-    """The file under the name is lensd's output, whole and undamaged."""
+def _require_published(current: Entry | None, stop: Stop) -> Callable[[], None]:
+    """The file under the name is lensd's output, whole and undamaged.
+
+    Returns a check that raises _Stays if the file is not the same any more.
+    """
     if current is None:
         raise _Stays("no output of lensd lies under the name any more: restored, or moved away")
     try:
@@ -250,3 +266,9 @@ def _require_published(current: Entry | None, stop: Stop) -> None:
         raise _Stays("another file lies under the name: it is not lensd's output")
     if (reading.sha256, reading.original) != (current.sha256_out, current.sha256_in):
         raise _Stays("the compressed file was changed or is damaged: see `lensd verify`")
+
+    def require_still() -> None:
+        if not reread.is_unchanged(current.root, current.path, reading.identity):
+            raise _Stays("the compressed file was deleted, replaced or changed while it was read")
+
+    return require_still

@@ -126,7 +126,7 @@ class Verifier:
         if deleted is not None and deleted.job_id == entry.job_id:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0,
-                "its deletion (archive.keep_days) is under way, or will be completed",
+                "its deletion (archive.keep_days) is under way, or was cut off by a crash",
             )  # fmt: skip
         places = reread.places(self._archive, entry)
         if not places:

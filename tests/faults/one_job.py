@@ -21,7 +21,6 @@ import struct
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 from lensd.errors import StorageError
@@ -32,7 +31,9 @@ from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.watcher.intake import Intake
 from lensd.watcher.settle import Settler
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
+from tests.faults import worker
 
 # Moments: the opening of these fails, and shows in a trace.
 OPENED = "/lensd-test-ledger-is-open"
@@ -112,12 +113,12 @@ def work(plan: dict[str, Any], say: Any) -> None:
     mark(OPENED)
     folder = Folder(f"{plan['top']}/loras")
     again: list[str] = []
-    worker = str(Path(__file__).with_name("worker.py"))
+    options = isolated.command(worker.__name__)[1:]
     context = JobContext(
         ledger=ledger,
         archive=Archive(plan["archive"]),
         worker=Worker(
-            (sys.executable, "-S", worker, plan["answers"], plan["kill"]), say, 20, 20, nice=0
+            (sys.executable, "-S", *options, plan["answers"], plan["kill"]), say, 20, 20, nice=0
         ),
         log=say,
         device="cpu",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.store.rename import exchange
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from tests.support.home_server import HomeServer, Seen
 
@@ -52,7 +52,7 @@ class Crashed:
         self.context = JobContext(
             ledger=self.ledger,
             archive=Archive(str(self.archive)),
-            worker=Worker((sys.executable, "-m", "lensd.engine"), self.log, 60, 60),
+            worker=Worker(isolated.command("lensd.engine"), self.log, 60, 60),
             log=self.log,
             device="cpu",
             quiet_seconds=0.1,
@@ -80,7 +80,7 @@ class Crashed:
 
     def exchange(self) -> None:
         fd = os.open(self.loras, os.O_RDONLY)
-        exchange(fd, self.path.name, self.temporary.name)
+        exchange(fd, self.temporary.name, self.path.name)
         os.close(fd)
 
     def recover(self) -> Entry:
