@@ -1,11 +1,12 @@
 """Which program reads which file, and whether it reads int8 exactly: a table, and how to use it.
 
-A dialect is a naming together with the prefix of the keys, as far as that decides which programs
-read a file. A program reads int8 exactly if its delta weights have no NaN and no infinity, and
-differ from the same formula in float64 by a relative error of at most 1e-6 (float32), 5e-4
-(float16) or 5e-3 (bfloat16). The table was observed with each program's own loading code; the
-versions are in docs/formats.md. A program that is absent from a row was not tried: it counts as one
-that reads the dialect, and not exactly in int8. Files of dialects without a row stay in floats.
+A dialect is a naming together with the prefix of the keys and, for some, the family of the base
+model: these decide which programs read a file. A program reads int8 exactly if the delta weights
+that it computes have no NaN and no infinity, and differ from the same formula in float64 by a
+relative error of at most 1e-6 (float32), 5e-4 (float16) or 5e-3 (bfloat16). The table was observed
+with each program's own loading code; the versions are in docs/formats.md. A program that is absent
+from a row was not tried: it counts as a program that reads the dialect, but not exactly in int8.
+Files of dialects without a row stay in floats, because no program was tried with them.
 
 This module loads no torch.
 """
@@ -33,11 +34,11 @@ Program = Literal[
 PROGRAMS: tuple[Program, ...] = get_args(Program)
 DEFAULT_TARGETS: tuple[Program, ...] = ("comfyui", "a1111", "forge")
 
-# For dialects that are always in floats, since the programs that read them need those.
+# A row begins with this if only the programs that it adds read the dialect.
 _NO_OTHER: Mapping[str, None] = dict.fromkeys(PROGRAMS)
 # Programs that find no module by a key that begins with `diffusion_model.`.
 _OTHER_PREFIXES: Mapping[str, None] = dict.fromkeys(("a1111", "a1111-functional", "kohya"))
-# dialect -> program -> whether it loads int8 factors with the scale in alpha exactly; None: it does
+# dialect -> program -> whether it loads int8 factors with the scale in alpha exactly. None: it does
 # not read the dialect at all.
 READS: Mapping[str, Mapping[str, bool | None]] = {
     "kohya": {
@@ -77,7 +78,7 @@ READS: Mapping[str, Mapping[str, bool | None]] = {
         "comfyui-bypass": False,
         "forge": True,
         "diffusers": True,  # its converters multiply the factors, which makes them floats
-        "invokeai": False,  # drops the .alpha without a word: millions of times too strong
+        "invokeai": False,  # drops the .alpha without any message: millions of times too strong
         "invokeai-sidecar": False,
     },
     "peft diffusion_model: other": {
@@ -109,7 +110,10 @@ READS: Mapping[str, Mapping[str, bool | None]] = {
 
 
 class Dialect(NamedTuple):
-    """A row of READS, and its modules: naming, suffix of `down`, pattern, families (None: any)."""
+    """A row of READS and its modules: naming, suffix of `down`, pattern of names, and families.
+
+    None: any suffix, or any family.
+    """
 
     name: str
     naming: str
@@ -137,7 +141,8 @@ _FLUX = (
 )
 _MODEL = r"diffusion_model\."
 _CONVERTED = ("qwenimage", "zimage")
-FLUX_FAMILIES = ("flux", "unknown")  # the attention of the first FLUX blocks alone tells no family
+# A file with only the attention of the first FLUX blocks has the family `unknown`.
+FLUX_FAMILIES = ("flux", "unknown")
 DIALECTS: tuple[Dialect, ...] = (
     _dialect("kohya", "kohya", r"lora_(unet|te\d?)_"),
     _dialect("peft transformer", "peft", _FLUX, _A, FLUX_FAMILIES),
@@ -172,17 +177,16 @@ def dialects(layout: Layout) -> frozenset[str]:
 def _dialect_of(module: Module, family: str) -> str:
     for d in DIALECTS:
         same_naming = d.naming == module.naming.name and d.down in (None, module.naming.down)
-        same_family = family in (d.families or (family,))
+        same_family = d.families is None or family in d.families
         if same_naming and same_family and d.module.match(module.name):
             return d.name
     return "other"
 
 
 def constraining(layout: Layout, targets: Sequence[str]) -> tuple[str, ...]:
-    """Return the programs that must be able to load the output: the targets that read the original,
-    or may read it.
+    """Return the programs that must be able to load the output: the targets that may read the file.
 
-    If no target is known to read it, return also all programs that are.
+    If no target is known to read it, add all programs that are.
     """
     rows = [READS.get(d, {}) for d in dialects(layout)]
     readers = [p for p in PROGRAMS if any(row.get(p) is not None for row in rows)]

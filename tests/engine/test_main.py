@@ -1,4 +1,4 @@
-"""The worker process, started as the daemon does, reads and writes JSON lines."""
+"""lensd.engine as a process, started as the daemon does: it reads and writes JSON lines."""
 
 from __future__ import annotations
 

@@ -91,9 +91,9 @@ def test_targets_constrain_what_they_read(
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("dialect", READS)
 def test_one_target_alone_decides_by_its_cell(dialect: str, program: str) -> None:
-    """int8 if it reads int8 exactly, else floats; a program that reads nothing does not constrain.
+    """int8 if it reads int8 exactly, else floats; a program that reads nothing does not count.
 
-    A program that was not tried constrains the file, and so do those that read it.
+    A program that was not tried counts, and the programs that read the file count too.
     """
     file = FILES[dialect]
     assert dialects(file) == {dialect}
@@ -166,7 +166,7 @@ def specs(name: str, suffixes: tuple[str, str]) -> dict[str, TensorSpec]:
 
 
 def test_the_table_names_known_programs_only() -> None:
-    """And each program reads something; unmerged paths are never safe, and diffusers seldom."""
+    """Programs that do not merge never read int8 exactly, and diffusers does in one dialect."""
     assert {p for row in READS.values() for p in row} == set(PROGRAMS)
     assert [d.name for d in DIALECTS] == list(READS)
     unsafe = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
