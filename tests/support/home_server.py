@@ -40,9 +40,12 @@ class Seen(NamedTuple):
 
 
 class HomeServer:
-    """A watched folder `loras`, an archive, a state folder, and the configuration for them."""
+    """A watched folder `loras`, an archive, a state folder, and the configuration for them.
 
-    def __init__(self, top: Path) -> None:
+    `new`: make the folders and write a configuration; without it, they are there.
+    """
+
+    def __init__(self, top: Path, *, new: bool = True) -> None:
         self.top = top
         self.loras = top / "loras"
         self.archive = top / "archive"
@@ -50,9 +53,10 @@ class HomeServer:
         self.config = top / "config.yaml"
         self.stderr = top / "stderr"
         self.elsewhere = top / "elsewhere"  # on the same disk, not watched
-        for folder in (self.loras, self.archive, self.elsewhere):
-            folder.mkdir()
-        self.configure()
+        if new:
+            for folder in (self.loras, self.archive, self.elsewhere):
+                folder.mkdir()
+            self.configure()
 
     def configure(
         self,
