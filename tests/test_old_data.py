@@ -174,8 +174,8 @@ def test_a_daemon_goes_on(old: Old) -> None:
     half, queued = (old.loras / f"{name}.safetensors" for name in ("half", "queued"))
     with old.daemon() as daemon:
         done = [("file.compressed", f"loras/{path.name}") for path in (half, queued)]
-        wait_until(lambda: set(done) <= set(old.ends()), "both are compressed", 120)
-        wait_until(lambda: [] != old.status()["waiting"], "the unfinished download is seen", 60)
+        wait_until(lambda: set(done) <= set(old.ends()), "both are compressed")
+        wait_until(lambda: [] != old.status()["waiting"], "the unfinished download is seen")
         assert 0 == daemon.stop(60)
     assert done == old.ends()
     changed = {name for name, seen in _files(old).items() if before_it.get(name) != seen}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support import outputs
+from tests.support.limits import PATIENCE
 from tests.support.realistic import SmallFile, small_lora
 from tests.support.running import Line, RunningDaemon, parse_line
 
@@ -97,7 +98,9 @@ class HomeServer:
         What it prints with `--json` is valid under its schema.
         """
         command = [*prefix, sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
         outputs.check((verb, *arguments), done.stdout)
         return done
 
@@ -144,7 +147,7 @@ class HomeServer:
         return self.archive / self.loras.name / path.relative_to(self.loras)
 
 
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
     """Look again and again. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():
