@@ -19,7 +19,7 @@ def pause(config: str | None, paths: tuple[str, ...]) -> int:
 
     \b
     lensd pause                     e.g. while you need the machine for images
-    lensd pause /srv/loras/import   one folder, e.g. until you have sorted its files
+    lensd pause /srv/loras/import   one folder, e.g. to sort its files
     """
     from lensd.cli.client import handle_request
     from lensd.daemon.control_messages import PauseRequest

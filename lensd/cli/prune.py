@@ -18,7 +18,7 @@ def prune(config: str | None, *, dry_run: bool) -> int:
     restored.
 
     \b
-    lensd prune --dry-run   list the originals that would be deleted, and those that would stay
+    lensd prune --dry-run   list what would be deleted, and what would stay
     lensd prune             delete them now; the daemon does so once a day
     """
     from lensd.cli.client import handle_request, read_only_handler

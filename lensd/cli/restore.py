@@ -44,7 +44,7 @@ def restore(
     \b
     lensd restore --list                   list the originals in the archive
     lensd restore loras/style.safetensors  restore one file
-    lensd restore --all                    restore every file, e.g. before you uninstall lensd
+    lensd restore --all                    restore every file, e.g. to uninstall
     """
     from lensd.cli.client import handle_request
     from lensd.daemon.control_messages import RestoreRequest

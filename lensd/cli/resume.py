@@ -14,11 +14,12 @@ from lensd.store.paths import resolve_path
 def resume(config: str | None, paths: tuple[str, ...]) -> int:
     """End a pause of the job queue.
 
-    PATHS are those that were given to `lensd pause`; without them every pause ends.
+    PATHS are those that were given to `lensd pause`, and that `lensd status`
+    lists; without them every pause ends.
 
     \b
     lensd resume                     end every pause
-    lensd resume /srv/loras/import   end the pause of this folder (`lensd status` lists them)
+    lensd resume /srv/loras/import   end the pause of this folder
     """
     from lensd.cli.client import handle_request
     from lensd.daemon.control_messages import ResumeRequest

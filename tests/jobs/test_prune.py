@@ -213,7 +213,6 @@ def test_a_file_whose_job_waits_keeps_its_original(server: HomeServer, ledger: L
 
 
 @pytest.mark.slow
-@pytest.mark.fault("read-only")
 def test_a_read_only_archive_ends_no_daily_pass(tmp_path: Path) -> None:
     """The originals stay and are still due; when the disk is writable again they are deleted."""
     server = HomeServer(tmp_path)
