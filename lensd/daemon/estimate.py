@@ -1,9 +1,10 @@
-"""What `once --dry-run` says: sizes from headers, ratios from experience."""
+"""The plan that `once --dry-run` prints: sizes from the headers, ratios from measured files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from lensd import __version__
@@ -36,8 +37,9 @@ class Estimate:
 
 
 def estimate(config: Config, paths: Sequence[str], *, redo: bool) -> list[Estimate]:
-    """What `once` would treat, per folder. Reads headers only."""
-    choice = select.choose(config, _ledger(config), paths, redo=redo)
+    """What `once` would treat, per folder. Reads headers only. Raises UsageError."""
+    with _open_ledger(config) as ledger:
+        choice = select.choose(config, ledger, paths, redo=redo)
     files = [(f.watch, os.path.join(f.watch.root, f.path), f.identity.size) for f in choice.files]
     files += [
         (_watch(config, e.root), e.archive_path, e.bytes_in or 0)
@@ -50,11 +52,16 @@ def estimate(config: Config, paths: Sequence[str], *, redo: bool) -> list[Estima
     ]
 
 
-def _ledger(config: Config) -> Ledger | None:
+@contextmanager
+def _open_ledger(config: Config) -> Iterator[Ledger | None]:
+    """The ledger, read-only; None before lensd has run with this configuration."""
     try:
-        return Ledger(config.state.path, __version__, readonly=True)
+        ledger = Ledger(config.state.path, __version__, readonly=True)
     except StorageError:
-        return None  # nothing was seen yet
+        yield None
+        return
+    with closing(ledger):
+        yield ledger
 
 
 def _watch(config: Config, root: str) -> Watch:
