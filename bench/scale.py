@@ -33,9 +33,9 @@ from typing import Any
 from bench.memory import resident
 from bench.sizes import machine
 from lensd import __version__
-from lensd.store.entry import Entry
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from tests.support.architectures import Module
 from tests.support.home_server import HomeServer
 from tests.support.running import RunningDaemon
@@ -92,7 +92,7 @@ class Home:
             path = self.server.drop("first.safetensors", modules=TINY).path
             daemon.wait_for_file(path, "file.compressed")
         ledger = Ledger(str(self.server.state), __version__)
-        self._first = next(ledger.with_outcome("compressed"))
+        self._first = next(ledger.files.with_outcome("compressed"))
         ledger.close()
         self._output = path.read_bytes()
         self._original = self.server.archived(path).read_bytes()
@@ -113,7 +113,7 @@ class Home:
     def fill(self, files: int, per_folder: int) -> None:
         """Published files, their originals, and the rows that lensd would have of them."""
         ledger = Ledger(str(self.server.state), __version__)
-        ledger.baseline(str(self.server.loras), self.server.loras.name)
+        ledger.roots.add(str(self.server.loras), self.server.loras.name)
         with ledger.together():  # one commit for all of them
             for number in range(files):
                 relative = f"{number // per_folder:03}/{number:06}.safetensors"
@@ -145,7 +145,7 @@ def _record(
 ) -> None:
     job_id = f"{number:016x}"
     own = {"path": str(target), "job_id": job_id, "archive_path": str(archived)}
-    ledger.record(
+    ledger.files.record(
         job_id,
         first.root,
         first.watch,

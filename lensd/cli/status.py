@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lensd.config.model import Config
-    from lensd.store.entry import Entry
     from lensd.store.ledger import Ledger
+    from lensd.store.ledger.entry import Entry
 
 
 @click.command()
@@ -62,25 +62,25 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
 def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
     from lensd.store.locks import holder
 
-    jobs = list(ledger.unfinished())
-    problems = ledger.with_outcome("failed", "quarantined")
+    jobs = list(ledger.jobs.unfinished())
+    problems = ledger.files.with_outcome("failed", "quarantined")
     report: dict[str, Any] = {
         "daemon": holder(config.state.path),
         "watch": [{"name": w.name, "path": w.path, "mode": w.settings.mode} for w in config.watch],
         "degraded": _degraded(config, ledger),
         "running": [_job(e) for e in jobs if e.state != "queued"],
         "queued": [_job(e) for e in jobs if e.state == "queued"],
-        "waiting": [{**w, "path": printable(w["path"])} for w in ledger.waiting()],
+        "waiting": [{**w, "path": printable(w["path"])} for w in ledger.state.waiting()],
         "problems": [_job(e) | {"reason": e.reason, "message": e.message} for e in problems],
-        "paused": [printable(p) or "everything" for p in ledger.paused()],
-        "held": ledger.get_meta("held"),
+        "paused": [printable(p) or "everything" for p in ledger.state.paused()],
+        "held": ledger.state.get_meta("held"),
         "schedule": _schedule(config),
-        "totals": ledger.totals(),
+        "totals": ledger.files.totals(),
     }
     if hashes:
         report["hashes"] = [
             hash_table.of(e) | {"path": printable(e.full_path)}
-            for e in ledger.with_outcome("compressed")
+            for e in ledger.files.with_outcome("compressed")
         ]
     return report
 
@@ -90,7 +90,7 @@ def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
     from lensd.store.locks import holder
     from lensd.watcher.root_monitor import META
 
-    found = ledger.get_meta(META)
+    found = ledger.state.get_meta(META)
     if found is None or holder(config.state.path) is None:
         return []
     return [{**line, "path": printable(line["path"])} for line in json.loads(found)]

@@ -38,7 +38,7 @@ def known_roots(config: Config) -> frozenset[str]:
     """The watched folders that lensd has seen before: `run` waits for a disk that is not there."""
     try:
         with closing(Ledger(config.state.path, "", readonly=True)) as ledger:
-            return frozenset(w.root for w in config.watch if ledger.knows_root(w.root))
+            return frozenset(w.root for w in config.watch if ledger.roots.knows(w.root))
     except (StorageError, sqlite3.Error):  # there is none yet, or opening it will tell
         return frozenset()
 

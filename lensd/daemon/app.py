@@ -273,7 +273,7 @@ class App:
 
     def _step(self, job_id: str, stage: str, done: int, of: int) -> None:
         if self._observer is not None:
-            self._observer.step(self.ledger.get(job_id).full_path, stage, done, of)
+            self._observer.step(self.ledger.jobs.get(job_id).full_path, stage, done, of)
 
     def prepare(self) -> None:
         """Finish what a crash left, and get to know the folders."""
@@ -283,7 +283,7 @@ class App:
             self.job_thread.back_off(
                 DiskUnavailable(fault.reason, fault.disk or self.archive.root, str(fault))
             )
-        self.ledger.release(self.ledger.quarantined_before(__version__))
+        self.ledger.jobs.release(self.ledger.jobs.quarantined_before(__version__))
         for watch in self.healthy():
             self._open(watch)
         if self._exporter is not None:

@@ -18,7 +18,7 @@ from lensd.errors import DiskUnavailable, LensdError, StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.prune import DailyPass
-from lensd.store.entry import Entry
+from lensd.store.ledger.entry import Entry
 
 BetweenJobs = Callable[[], int]
 LONGEST_REST_SECONDS = 60.0
@@ -144,9 +144,9 @@ class JobThread(threading.Thread):
         """The job that may be begun next, None if there is none."""
         ledger = self._context.ledger
         if self._context.patient:
-            return ledger.next_queued(without=self._context.away())
+            return ledger.jobs.next_queued(without=self._context.away())
         # without patience: somebody asked for it now
-        return ledger.next_queued(math.inf, without=self._context.away(), heed_pauses=False)
+        return ledger.jobs.next_queued(math.inf, without=self._context.away(), heed_pauses=False)
 
     def _may_try(self) -> bool:
         """Whether no disk holds the work up; what a fault left behind is put in order first."""
@@ -166,7 +166,7 @@ class JobThread(threading.Thread):
         settings = self._settings.get(entry.root)
         if settings is None:
             message = "its folder is not watched any more"
-            self._context.ledger.finish(entry.job_id, "superseded", message=message)
+            self._context.ledger.jobs.finish(entry.job_id, "superseded", message=message)
             return
         waited = self._waited(entry.job_id, time.monotonic())
         try:
@@ -201,7 +201,7 @@ class JobThread(threading.Thread):
         self._context.log(event, watch=None, path=fault.path, reason=fault.reason, message=message)
         held = None if self._backoff is None else f"{fault.path}: {fault}"
         with contextlib.suppress(StorageError):  # a full disk may be the ledger's
-            self._context.ledger.set_meta("held", held)
+            self._context.ledger.state.set_meta("held", held)
 
     def _rest(self) -> None:
         """Wait for work; an idle worker process leaves after its time."""
@@ -224,5 +224,5 @@ class JobThread(threading.Thread):
             return seconds
         if (opens_in := self._opens_in()) > 0:
             seconds = min(seconds, opens_in)
-        due = self._context.ledger.next_due()
+        due = self._context.ledger.jobs.next_due()
         return seconds if due is None else min(seconds, max(0.0, due - time.time()))

@@ -69,7 +69,7 @@ class Daemon:
         app = self._app
         control = Server(self._config.state.path, self._answer)
         try:
-            app.ledger.set_meta("held", None)
+            app.ledger.state.set_meta("held", None)
             app.root_monitor.start()  # before the scan, so that nothing falls between them
             app.prepare()
             app.root_monitor.tick(time.monotonic())
@@ -87,7 +87,7 @@ class Daemon:
         say(
             "daemon.ready",
             watches=[w.name for w in self._config.watch],
-            queued=self._app.ledger.count_unfinished(),
+            queued=self._app.ledger.jobs.count_unfinished(),
             seconds=round(time.monotonic() - self._began, 4),
         )
 

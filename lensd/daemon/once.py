@@ -42,9 +42,9 @@ def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
     app.intake.follow()
     there = app.config.model_copy(update={"watch": app.healthy()})
     chosen = select.choose(there, app.ledger, paths, redo=redo)
-    app.ledger.release(chosen.released)
+    app.ledger.jobs.release(chosen.released)
     for entry in chosen.again:
-        app.ledger.redo(secrets.token_hex(8), entry)
+        app.ledger.jobs.redo(secrets.token_hex(8), entry)
     now = time.monotonic()
     sizes = {entry.full_path: entry.bytes_in or 0 for entry in chosen.again}
     for file in chosen.files:

@@ -15,8 +15,8 @@ from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, Usa
 from lensd.jobs.prune import Pruner, Result
 from lensd.jobs.restore import Original, Restorer
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below
 from lensd.text import size, visible
 from lensd.watcher.folder import Log
@@ -62,12 +62,12 @@ class RequestHandler:
 
     def retry(self, tell: Tell, *, paths: Sequence[str]) -> int:
         """Another chance for what failed or was set aside. Raises UsageError."""
-        failed = _those(self.ledger.with_outcome("failed", "quarantined"), paths)
-        delayed = _those((e for e in self.ledger.unfinished() if e.not_before), paths)
+        failed = _those(self.ledger.files.with_outcome("failed", "quarantined"), paths)
+        delayed = _those((e for e in self.ledger.jobs.unfinished() if e.not_before), paths)
         _require_all(paths, [*failed, *delayed])
-        self.ledger.release(failed)
+        self.ledger.jobs.release(failed)
         for entry in delayed:
-            self.ledger.update(entry.job_id, not_before=None)
+            self.ledger.jobs.update(entry.job_id, not_before=None)
         self.look(e.full_path for e in failed)
         tell(f"{len(failed) + len(delayed)} files will be tried again when lensd runs")
         return EXIT_OK
@@ -75,21 +75,21 @@ class RequestHandler:
     def pause(self, tell: Tell, *, paths: Sequence[str]) -> int:
         """No new job is begun, for the paths or at all. Raises UsageError."""
         self._require_watched(paths)
-        self.ledger.pause(paths)
+        self.ledger.state.pause(paths)
         self.log("daemon.paused", paths=list(paths))
         tell(f"paused: {_named(paths)}; a job under way is finished. `lensd resume` goes on")
         return EXIT_OK
 
     def resume(self, tell: Tell, *, paths: Sequence[str]) -> int:
         """Jobs are begun again."""
-        known = self.ledger.paused()
+        known = self.ledger.state.paused()
         unknown = [p for p in paths if p not in known]
         if unknown:
             raise UsageError(
                 f"{visible(unknown[0])} is not paused by itself; paused: "
                 f"{_named(known) if known else 'nothing'}"
             )
-        self.ledger.resume(paths)
+        self.ledger.state.resume(paths)
         self.log("daemon.resumed", paths=list(paths))
         self.look(())
         tell(f"resumed: {_named(paths)}")

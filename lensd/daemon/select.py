@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from lensd.config.model import Config, Watch
 from lensd.errors import UsageError
-from lensd.store.entry import Entry
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below, place
 from lensd.watcher.scan import scan
 
@@ -43,8 +43,8 @@ def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo:
     outcomes = RELEASED + REDONE if redo else RELEASED
     for file in _files(config, places(config, paths)):
         key = file.watch.root, file.path, file.identity
-        entry = ledger.knows(*key) if ledger else None
-        output = ledger.output(*key) if ledger and redo else None
+        entry = ledger.files.knows(*key) if ledger else None
+        output = ledger.files.output(*key) if ledger and redo else None
         if output is not None and output.archive_path is not None:
             choice.again.append(output)
         elif entry is None:

@@ -18,15 +18,15 @@ from lensd.store import publish as store_publish
 from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import Interrupted, disk_faults
-from lensd.store.entry import Entry
 from lensd.store.fs import exchange, fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
+from lensd.store.ledger.entry import Entry
 
 
 @contextmanager
 def staged(job_file: JobFile, context: JobContext) -> Iterator[None]:
     """The temporary beside the file, gone again unless it was published."""
-    context.ledger.update(job_file.entry.job_id, state="running", temporary=job_file.temporary)
+    context.ledger.jobs.update(job_file.entry.job_id, state="running", temporary=job_file.temporary)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with disk_faults(job_file.entry.root):
         fd = os.open(job_file.temporary, flags, 0o600, dir_fd=job_file.folder_fd)
@@ -115,7 +115,7 @@ def publish(
     line |= {"archive_method": archived.method, "archive_path": archived.path}
     line |= {"lease": job_file.lease is not None}
     kept = {"archive_path": archived.path, "archive_method": archived.method}
-    context.ledger.update(entry.job_id, state="publishing", line=line, **kept)
+    context.ledger.jobs.update(entry.job_id, state="publishing", line=line, **kept)
     line["publish"] = store_publish.publish(
         job_file.folder_fd,
         job_file.name,
@@ -126,14 +126,14 @@ def publish(
     )
     line["seconds"]["total"] = round(time.monotonic() - job_file.began, 4)
     now = identity_at(job_file.folder_fd, job_file.name) or output
-    context.ledger.update(
+    context.ledger.jobs.update(
         entry.job_id, state="published", outcome="compressed", staged=now, line=line
     )
     if line["publish"] == "exchange":
         _part(job_file, expected, context)
-    context.ledger.replace_older(entry.root, entry.path, entry.job_id)
+    context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
     announce(context, entry.job_id, line)
-    context.ledger.finish(entry.job_id, "compressed")
+    context.ledger.jobs.finish(entry.job_id, "compressed")
 
 
 def _part(job_file: JobFile, original: Identity, context: JobContext) -> None:
@@ -152,7 +152,7 @@ def _part(job_file: JobFile, original: Identity, context: JobContext) -> None:
 
 def _take_back(job_file: JobFile, context: JobContext) -> None:
     """The writer's file gets its name again; the output under the temporary goes."""
-    context.ledger.update(job_file.entry.job_id, state="publishing", outcome=None)
+    context.ledger.jobs.update(job_file.entry.job_id, state="publishing", outcome=None)
     exchange(job_file.folder_fd, job_file.name, job_file.temporary)
     fsync_folder(job_file.folder_fd)
     raise Skipped("changed", "a program opened the file for writing; it starts over")
@@ -175,7 +175,7 @@ def is_in_place(entry: Entry) -> bool:
 def announce(context: JobContext, job_id: str, line: dict[str, Any]) -> None:
     """The one canonical line of a compressed file."""
     context.log("file.compressed", **line)
-    context.ledger.update(job_id, emitted=1)
+    context.ledger.jobs.update(job_id, emitted=1)
 
 
 def rescue(context: JobContext, entry: Entry, folder_fd: int, temporary: str) -> None:

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from lensd.errors import Skipped
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
 from lensd.store.fs import open_folder, open_regular, temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.watcher import completeness
 from lensd.watcher.folder import Log
 from lensd.worker.supervisor import Worker

@@ -16,8 +16,8 @@ from lensd.errors import FileError
 from lensd.jobs import reread
 from lensd.store.archive import Archive
 from lensd.store.disk_errors import Interrupted
-from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.watcher.folder import Log
 
 DAY_SECONDS = 86400.0
@@ -63,7 +63,7 @@ class Pruner:
             self.complete()
         before = now - self._keep_days * DAY_SECONDS
         seen = set()
-        for old in self._ledger.older_than(before):
+        for old in self._ledger.originals.published_before(before):
             key = (old.archive_path, old.sha256_in)
             if stop():
                 return
@@ -86,7 +86,7 @@ class Pruner:
                 kept += 1
         if stop():
             return
-        self._ledger.set_meta(LAST_PASS, repr(now))
+        self._ledger.state.set_meta(LAST_PASS, repr(now))
         if files or kept:
             self._log(
                 "daemon.pruned",
@@ -99,7 +99,7 @@ class Pruner:
 
     def last_pass(self) -> float | None:
         """When `daily` was last completed (wall time)."""
-        note = self._ledger.get_meta(LAST_PASS)
+        note = self._ledger.state.get_meta(LAST_PASS)
         return None if note is None else float(note)
 
     def complete(self) -> None:
@@ -107,10 +107,10 @@ class Pruner:
         note = under_way(self._ledger)
         if note is not None:
             job_id, paths = note
-            self._delete(self._result(self._ledger.get(job_id), paths), paths, recovered=True)
+            self._delete(self._result(self._ledger.jobs.get(job_id), paths), paths, recovered=True)
 
     def _treat(self, old: Entry, before: float, stop: Stop, *, dry_run: bool) -> Result | None:
-        rows = self._ledger.history(old.root, old.path)
+        rows = self._ledger.files.history(old.root, old.path)
         same = [r for r in rows if (r.archive_path, r.sha256_in) == _key(old)]
         current = next((r for r in reversed(rows) if r.outcome == "compressed"), None)
         if not same or (current is not None and (current.published or before) >= before):
@@ -160,7 +160,7 @@ class Pruner:
 
     def _intend(self, entry: Entry, paths: Sequence[str]) -> None:
         """Written down before: at no time does the ledger count on an original that is gone."""
-        self._ledger.set_meta(UNDER_WAY, json.dumps([entry.job_id, paths]))
+        self._ledger.state.set_meta(UNDER_WAY, json.dumps([entry.job_id, paths]))
 
     def _delete(self, result: Result, paths: Sequence[str], *, recovered: bool = False) -> None:
         for path in paths:
@@ -170,8 +170,8 @@ class Pruner:
                 if not recovered:
                     raise
         day = dt.datetime.fromtimestamp(time.time()).astimezone().date().isoformat()
-        self._ledger.pruned(result.job_id)
-        self._ledger.update(
+        self._ledger.originals.record_pruned(result.job_id)
+        self._ledger.jobs.update(
             result.job_id,
             message=f"its original was deleted from the archive on {day}, after "
             f"archive.keep_days: {self._keep_days}",
@@ -186,7 +186,7 @@ class Pruner:
             archive_path=result.archive_path,
             **({"recovered": True} if recovered else {}),
         )
-        self._ledger.set_meta(UNDER_WAY, None)
+        self._ledger.state.set_meta(UNDER_WAY, None)
 
 
 @dataclass(slots=True)
@@ -233,7 +233,7 @@ def _clocks() -> tuple[float, float]:
 
 def under_way(ledger: Ledger) -> tuple[str, list[str]] | None:
     """The job and the archived paths of the original that is being deleted, or was at a crash."""
-    note = ledger.get_meta(UNDER_WAY)
+    note = ledger.state.get_meta(UNDER_WAY)
     if note is None:
         return None
     job_id, paths = json.loads(note)

@@ -15,10 +15,10 @@ from lensd.jobs import commit
 from lensd.jobs.context import JobContext
 from lensd.jobs.rebuild import is_archived
 from lensd.store import publish
-from lensd.store.entry import Entry
 from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular, temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
+from lensd.store.ledger.entry import Entry
 from lensd.store.rename import exchange
 from lensd.watcher.scan import temporaries
 
@@ -29,7 +29,7 @@ def recover(context: JobContext, *, tell: bool = True) -> Failed | None:
     What lies in a folder that is away cannot be seen now: `continue_jobs` when it is back. What a
     disk does not allow now is told (with `tell`) and left; returns the first such fault.
     """
-    if context.ledger.is_empty():  # new, or lost: nothing tells where half copies may be
+    if context.ledger.roots.is_empty():  # new, or lost: nothing tells where half copies may be
         context.archive.sweep()
     away = context.away()
     return continue_jobs(context, lambda root: root not in away, tell=tell)
@@ -40,7 +40,7 @@ def continue_jobs(
 ) -> Failed | None:
     """As `recover`, the jobs of the wanted roots, in which no job may be running."""
     fault = None
-    under_way = [e for e in context.ledger.under_way() if wanted(e.root)]
+    under_way = [e for e in context.ledger.jobs.under_way() if wanted(e.root)]
     if under_way:
         context.archive.sweep_rescued()
     for entry in under_way:
@@ -51,7 +51,7 @@ def continue_jobs(
             if tell:
                 _tell(context, end, entry.full_path, entry.watch, entry.job_id)
             fault = fault or (end if isinstance(end, Failed) else None)
-    for entry in context.ledger.unemitted():
+    for entry in context.ledger.jobs.unemitted():
         if wanted(entry.root):
             _announce(entry, context)
     return fault
@@ -62,7 +62,7 @@ def rescue_strays(root: str, watch: str, *, recursive: bool, context: JobContext
     found = list(temporaries(root, recursive=recursive))
     if not found:
         return
-    known = {_temporary(entry) for entry in context.ledger.unfinished()}
+    known = {_temporary(entry) for entry in context.ledger.jobs.unfinished()}
     strays = [path for path in found if os.path.basename(path) not in known]
     if strays:
         context.archive.sweep_rescued()
@@ -212,13 +212,13 @@ def _unquiet(there: Identity, entry: Entry, quiet: float) -> float:
 
 def _begin_again(entry: Entry, context: JobContext) -> None:
     context.archive.unlink_own(entry.watch, entry.path, entry.identity)
-    context.ledger.update(entry.job_id, state="queued", temporary=None, staged=None)
+    context.ledger.jobs.update(entry.job_id, state="queued", temporary=None, staged=None)
 
 
 def _complete(entry: Entry, context: JobContext) -> None:
     # In this order: nobody looks at a finished job again.
-    context.ledger.replace_older(entry.root, entry.path, entry.job_id)
-    context.ledger.finish(entry.job_id, "compressed")
+    context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
+    context.ledger.jobs.finish(entry.job_id, "compressed")
 
 
 def _announce(entry: Entry, context: JobContext) -> None:

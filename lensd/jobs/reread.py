@@ -10,11 +10,12 @@ from lensd.errors import Failed, Skipped
 from lensd.lora import marks
 from lensd.store.archive import Archive
 from lensd.store.disk_errors import disk_faults
-from lensd.store.entry import VERSIONS, Entry
 from lensd.store.fs import open_folder, open_regular
 from lensd.store.hashing import sha256_of
 from lensd.store.header import read_header
 from lensd.store.identity import Identity
+from lensd.store.ledger.entry import Entry
+from lensd.store.paths import VERSIONS
 
 Stop = Callable[[], bool]
 

@@ -13,10 +13,10 @@ from lensd.jobs.rebuild import rebuild
 from lensd.store import publish
 from lensd.store.archive import Archive
 from lensd.store.copy import copy_onto_free_name
-from lensd.store.entry import Entry
 from lensd.store.fs import identity_at, make_folders, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below, place
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.move_tracker import MoveTracker, newest
@@ -61,7 +61,7 @@ class Restorer:
         if not self._ledger.readonly:
             self._rebuild()
         moved = newest(self._move_tracker.plan())
-        for entry in self._ledger.with_outcome("compressed"):
+        for entry in self._ledger.files.with_outcome("compressed"):
             root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
             if root in roots and entry.archive_path is not None:
                 yield self._of_entry(roots[root], path, entry)
@@ -79,7 +79,7 @@ class Restorer:
         moved = self._moved_here(folder, relative)
         if version is not None:
             return self._older(folder, relative, version, moved)
-        entry = moved or self._ledger.find(folder.root, relative)
+        entry = moved or self._ledger.files.find(folder.root, relative)
         if entry is not None and entry.outcome == "compressed":
             if entry.archive_path is None:
                 raise UsageError(f"{path} cannot be restored: {entry.message or 'it was pruned'}")
@@ -109,7 +109,7 @@ class Restorer:
         )
         gone = purge or method == "move"
         identity = Identity.of(os.lstat(original.home))
-        self._ledger.came_back(job_id, identity, original.path, gone=gone)
+        self._ledger.originals.record_restored(job_id, identity, original.path, gone=gone)
         if purge and method != "move":
             self._archive.remove(original.path)  # the ledger may say less than the disk holds
         self._log(
@@ -136,8 +136,8 @@ class Restorer:
         except OSError:
             return None
         key = Key(folder.root, relative)
-        if self._ledger.knows(*key, identity) is not None:
-            known = self._ledger.find(*key)
+        if self._ledger.files.knows(*key, identity) is not None:
+            known = self._ledger.files.find(*key)
             if known is None or known.outcome != "output":
                 return None
         entry = self._move_tracker.origin(key, identity) or self._move_tracker.origin_of_output(key)
@@ -157,7 +157,7 @@ class Restorer:
         own = self._archive.locate(folder.name, relative, marked.sha256)
         if own is not None:
             return Original(folder, relative, marked.sha256, own, None)
-        for entry in self._ledger.of_original(marked.sha256):
+        for entry in self._ledger.originals.find(marked.sha256):
             if entry.archive_path is not None and os.path.lexists(entry.archive_path):
                 path = entry.archive_path
                 return Original(folder, relative, marked.sha256, path, entry, borrowed=True)
@@ -173,7 +173,7 @@ class Restorer:
         if (entry.root, entry.path) != (original.folder.root, original.relative):
             self._move_tracker.move(entry, Key(original.folder.root, original.relative))
         return self._of_entry(  # a move may have put its original elsewhere
-            original.folder, original.relative, self._ledger.get(entry.job_id)
+            original.folder, original.relative, self._ledger.jobs.get(entry.job_id)
         )
 
     def _copied(self, original: Original) -> str:
@@ -200,9 +200,9 @@ class Restorer:
 
     def _older(self, folder: Folder, relative: str, version: str, moved: Entry | None) -> Original:
         known = dict(self._archive.versions(folder.name, relative))
-        history = self._ledger.history(folder.root, relative)
+        history = self._ledger.files.history(folder.root, relative)
         if moved is not None:
-            history = [*self._ledger.history(moved.root, moved.path), *history]
+            history = [*self._ledger.files.history(moved.root, moved.path), *history]
         for entry in reversed(history):
             if entry.sha256_in and entry.archive_path and os.path.lexists(entry.archive_path):
                 known[entry.sha256_in] = entry.archive_path
@@ -214,7 +214,7 @@ class Restorer:
                 f"the archive has: {has}"
             )
         return Original(
-            folder, relative, *fits[0], moved or self._ledger.find(folder.root, relative)
+            folder, relative, *fits[0], moved or self._ledger.files.find(folder.root, relative)
         )
 
     def _published(self, original: Original) -> Identity | None:
@@ -239,7 +239,7 @@ class Restorer:
         """Written down first: after a crash the daemon must know the file as a restored one."""
         job_id = secrets.token_hex(8)
         archived = Identity.of(os.lstat(original.path))
-        self._ledger.record(
+        self._ledger.files.record(
             job_id,
             original.folder.root,
             original.folder.name,

@@ -15,9 +15,10 @@ from lensd.errors import FileError, StorageError
 from lensd.jobs import prune, reread
 from lensd.jobs.reread import Reading
 from lensd.store.archive import Archive
-from lensd.store.entry import VERSIONS, Entry
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
+from lensd.store.paths import VERSIONS
 
 LOOK_AGAIN_SECONDS = 0.5
 LOOKS = 5
@@ -69,7 +70,7 @@ class Verifier:
                 "archive.path"
             )
         sizes: dict[Key, int] = {}
-        for entry in self._ledger.with_outcome(*HELD):
+        for entry in self._ledger.files.with_outcome(*HELD):
             key = entry.root, entry.path
             sizes[key] = sizes.get(key, 0) + _bytes(entry)
         return dict(sorted(sizes.items()))
@@ -78,7 +79,7 @@ class Verifier:
         """The originals and the output of one path, as far as they are at rest."""
         before: tuple[list[Entry], list[Finding]] | None = None
         for _ in range(LOOKS):
-            rows = self._ledger.history(*key)
+            rows = self._ledger.files.history(*key)
             found = list(self._judge(rows))
             if not any(f.is_fault for f in found) or before == (rows, found):
                 break

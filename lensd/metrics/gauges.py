@@ -45,17 +45,17 @@ class Standing:
 
     def _work(self) -> Iterator[Family]:
         ledger = self._ledger
-        queued = ledger.count_unfinished()
+        queued = ledger.jobs.count_unfinished()
         yield _gauge("lensd_queue_files", "Jobs that wait or are under way.", queued)
-        waiting = len(ledger.waiting())
+        waiting = len(ledger.state.waiting())
         yield _gauge("lensd_waiting_files", "Files that are not whole yet, so no jobs.", waiting)
-        paused = bool(ledger.paused())
+        paused = bool(ledger.state.paused())
         yield _gauge("lensd_paused", "1 while anything is paused by `lensd pause`.", paused)
-        held = ledger.get_meta("held") is not None
+        held = ledger.state.get_meta("held") is not None
         yield _gauge("lensd_held_up", "1 while a disk's fault holds all jobs up.", held)
 
     def _totals(self) -> Iterator[Family]:
-        totals = self._ledger.totals()
+        totals = self._ledger.files.totals()
         outcomes = totals["outcomes"]
         yield _labelled("lensd_ledger_files", "Versions of files, as known.", "outcome", outcomes)
         problems = sum(outcomes.get(outcome, 0) for outcome in PROBLEMS)

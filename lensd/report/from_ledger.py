@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from lensd.report.record import Drawn, History, Measures, Record
-from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.text import printable
 
 # Files that lensd did something about; the others (baseline, superseded) are only counted.
@@ -18,11 +18,11 @@ ENDS = (
 def history(ledger: Ledger, where: str, *, drawn: bool = False) -> History:
     """All files of a ledger in the state folder `where`; `drawn`: with what pictures need."""
     kind = Drawn if drawn else Measures
-    totals = ledger.totals()
+    totals = ledger.files.totals()
     counts = totals.pop("outcomes")
     return History(
         source={"kind": "ledger", "state": where},
-        records=[_record(e, kind) for e in ledger.with_outcome(*ENDS) if e.state == "done"],
+        records=[_record(e, kind) for e in ledger.files.with_outcome(*ENDS) if e.state == "done"],
         others={outcome: n for outcome, n in counts.items() if outcome not in ENDS},
         totals=totals,
     )

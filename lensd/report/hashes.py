@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lensd.text import visible
 
 if TYPE_CHECKING:
-    from lensd.store.entry import Entry
+    from lensd.store.ledger.entry import Entry
 
 COLUMNS = (
     "original",

@@ -19,7 +19,6 @@ from lensd.errors import Skipped, StorageError
 from lensd.store.attributes import copy_attributes
 from lensd.store.copy import Stop, copy_onto_free_name, link_open_file, move, require_unchanged
 from lensd.store.disk_errors import disk_faults
-from lensd.store.entry import VERSIONS
 from lensd.store.fs import (
     fsync_folder,
     identity_at,
@@ -31,6 +30,7 @@ from lensd.store.fs import (
 )
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
+from lensd.store.paths import VERSIONS
 
 RESCUED = "rescued"
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+VERSIONS = ".versions"  # the archive's folder of older originals
+
 
 def place(path: str) -> str:
     """A path as the ledger has it: absolute, its folder resolved.

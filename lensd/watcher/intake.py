@@ -60,7 +60,7 @@ class Intake:
         self._first_seen: dict[str, float] = {}  # readings of the clock
         self.tells_unfinished = True  # of what has not been whole for long; else `reject_rest` does
         self._excluded: frozenset[str] = frozenset()
-        ledger.clear_waiting()
+        ledger.state.clear_waiting()
 
     def next_due(self) -> float | None:
         """When `step` has something to do."""
@@ -111,15 +111,15 @@ class Intake:
 
     def baseline(self, folder: Folder) -> tuple[int, int] | None:
         """Record a folder that the ledger sees for the first time: (files, bytes) left alone."""
-        if self._ledger.knows_root(folder.root):
+        if self._ledger.roots.knows(folder.root):
             return None
         files = size = 0
         for unknown in self._unknown_to(folder):
             left = unknown if folder.existing == "leave" else []
-            self._ledger.leave(folder.root, folder.name, left)
+            self._ledger.files.record_baseline(folder.root, folder.name, left)
             files += len(left)
             size += sum(identity.size for _, identity in left)
-        self._ledger.baseline(folder.root, folder.name)
+        self._ledger.roots.add(folder.root, folder.name)
         return files, size
 
     def _unknown_to(self, folder: Folder) -> Iterator[list[tuple[str, Identity]]]:
@@ -130,7 +130,7 @@ class Intake:
             self._progress()
             yield [
                 (path, identity)
-                for path, identity in self._ledger.unknown(folder.root, batch)
+                for path, identity in self._ledger.files.unknown(folder.root, batch)
                 if look(Key(folder.root, path), identity, lost=lost) is Found.NEW
             ]
 
@@ -147,7 +147,7 @@ class Intake:
         for batch in in_batches(self._scan(folder)):
             self._progress()
             unsettled = [f for f in batch if not self._settler.has(Key(folder.root, f[0]))]
-            for path, identity in self._ledger.unknown(folder.root, unsettled):
+            for path, identity in self._ledger.files.unknown(folder.root, unsettled):
                 key = Key(folder.root, path)
                 if self._move_tracker.look(key, identity) is not Found.FOLLOWED:
                     if room <= 0:
@@ -208,7 +208,7 @@ class Intake:
     def _look_at(self, key: Key, folder_fd: int, name: str, now: float) -> int:
         found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
         identity = Identity.of(found)
-        if stat.S_ISDIR(found.st_mode) or self._ledger.knows(*key, identity):
+        if stat.S_ISDIR(found.st_mode) or self._ledger.files.knows(*key, identity):
             self._drop(key)
             return 0
         found_here = self._move_tracker.look(key, identity)
@@ -255,19 +255,21 @@ class Intake:
 
     def _wait(self, key: Key, reason: str, *, unproven: bool = False) -> None:
         if self._settler.wait(key, reason, unproven=unproven):
-            self._ledger.set_waiting(*key, self._folders[key.root].name, reason)
+            self._ledger.state.set_waiting(*key, self._folders[key.root].name, reason)
 
     def _take(self, key: Key, identity: Identity, first_seen: float, now: float) -> None:
         job_id = secrets.token_hex(8)
         self._first_seen[job_id] = self._clock.reading(first_seen)  # before the runner can ask
-        self._ledger.enqueue(job_id, key.root, self._folders[key.root].name, key.path, identity)
+        self._ledger.jobs.enqueue(
+            job_id, key.root, self._folders[key.root].name, key.path, identity
+        )
         wait = round(now - first_seen, 3)
         self._say(key, "file.settled", job_id, bytes=identity.size, wait=wait)
 
     def _record(self, key: Key, identity: Identity, **columns: Any) -> str:
         job_id = secrets.token_hex(8)
         watch = self._folders[key.root].name
-        self._ledger.record(job_id, key.root, watch, key.path, identity, **columns)
+        self._ledger.files.record(job_id, key.root, watch, key.path, identity, **columns)
         return job_id
 
     def _report(self, key: Key, refusal: FileError, identity: Identity | None) -> None:
@@ -285,7 +287,7 @@ class Intake:
     def _drop(self, key: Key) -> Candidate:
         candidate = self._settler.drop(key)
         if candidate.waiting is not None:
-            self._ledger.set_waiting(*key, self._folders[key.root].name, None)
+            self._ledger.state.set_waiting(*key, self._folders[key.root].name, None)
         return candidate
 
     def _own_inode(self, key: Key) -> int | None:

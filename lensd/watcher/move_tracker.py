@@ -18,10 +18,10 @@ from enum import Enum
 
 from lensd.errors import FileError, StorageError
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
 from lensd.store.fs import identity_at, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.own_output import read_marks
 from lensd.watcher.scan import scan
@@ -78,11 +78,11 @@ class MoveTracker:
 
     def misses_outputs(self) -> bool:
         """Whether an output lies nowhere where the ledger knows of it."""
-        return any(_is_lost(e) for e in self._ledger.with_outcome("compressed"))
+        return any(_is_lost(e) for e in self._ledger.files.with_outcome("compressed"))
 
     def origin(self, key: Key, identity: Identity) -> Entry | None:
         """The row whose file has moved here, by its inode."""
-        for entry in self._ledger.same_file(identity):
+        for entry in self._ledger.files.same_file(identity):
             here = (entry.root, entry.path) == key
             if not here and _same_disk(entry, identity) and not _holds(entry):
                 return entry
@@ -93,7 +93,7 @@ class MoveTracker:
         marked = read_marks(*key)
         if marked is None:
             return None
-        for entry in self._ledger.of_original(marked.sha256):
+        for entry in self._ledger.originals.find(marked.sha256):
             settled = entry.state == "queued" or entry.outcome in ("compressed", "superseded")
             elsewhere = (entry.root, entry.path) != key
             if settled and elsewhere and not entry.redo and _is_lost(entry):
@@ -104,7 +104,7 @@ class MoveTracker:
         """The moves that nobody has noted yet, by a look through all folders. Changes nothing."""
         lost = self.misses_outputs()
         for key, identity in self._files():
-            if not self._ledger.knows(*key, identity):
+            if not self._ledger.files.knows(*key, identity):
                 entry = self.origin(key, identity)
                 if entry is None and lost:
                     entry = self.origin_of_output(key)
@@ -120,7 +120,7 @@ class MoveTracker:
             return False
         if time.monotonic() - self._nowhere.get(entry.job_id, -NOWHERE_SECONDS) < NOWHERE_SECONDS:
             return False
-        lost = [e for e in self._ledger.unfinished() if e.state == "queued" and not _holds(e)]
+        lost = [e for e in self._ledger.jobs.unfinished() if e.state == "queued" and not _holds(e)]
         wanted = {e.identity[1:4]: e for e in (*lost, entry)}
         for key, identity in self._files():
             found = wanted.get(identity[1:4])
@@ -130,7 +130,7 @@ class MoveTracker:
                 del wanted[identity[1:4]]
         now = time.monotonic()
         self._nowhere = {e.job_id: now for e in wanted.values()}
-        after = self._ledger.get(entry.job_id)
+        after = self._ledger.jobs.get(entry.job_id)
         return (after.root, after.path) != (entry.root, entry.path)
 
     def move(self, entry: Entry, key: Key, *, mine: bool = False) -> bool:
@@ -140,7 +140,7 @@ class MoveTracker:
         """
         watch = self._folders[key.root].name
         with self._lock:
-            now = self._ledger.get(entry.job_id)  # a move just before may have changed it
+            now = self._ledger.jobs.get(entry.job_id)  # a move just before may have changed it
             if (now.root, now.path) != (entry.root, entry.path) or self._is_busy(now):
                 return False
             if now.state not in ("queued", "done") and not mine:
@@ -150,7 +150,7 @@ class MoveTracker:
             if self._takes_link_back(entry, key) and not entry.redo:
                 columns["archive_path"] = None
             old = self._give_new_name(entry, watch, key.path)
-            moved = self._ledger.move(entry, key.root, watch, key.path, **columns)
+            moved = self._ledger.files.move(entry, key.root, watch, key.path, **columns)
             self._drop_old_name(old)
         if moved:
             self._log(
@@ -164,21 +164,21 @@ class MoveTracker:
 
     def finish(self) -> None:
         """After a crash between two steps of `move`: an original keeps one name of its two."""
-        note = self._ledger.get_meta(_RENAMING)
+        note = self._ledger.state.get_meta(_RENAMING)
         if note is None:
             return
         old, new = map(os.fsdecode, (bytes.fromhex(part) for part in json.loads(note)))
         if _same_inode(old, new):
             with suppress(StorageError):  # archive.path was changed: both names stay in the old one
-                self._archive.drop_name(new if self._ledger.archived_at(old) else old)
+                self._archive.drop_name(new if self._ledger.originals.at(old) else old)
         elif not os.path.lexists(old) and os.path.lexists(new):  # a disk without hard links
-            for entry in self._ledger.archived_at(old):
-                self._ledger.original_moved(old, new, entry.sha256_in or "")
-        self._ledger.set_meta(_RENAMING, None)
+            for entry in self._ledger.originals.at(old):
+                self._ledger.originals.record_moved(old, new, entry.sha256_in or "")
+        self._ledger.state.set_meta(_RENAMING, None)
 
     def _is_busy(self, entry: Entry) -> bool:
         """Whether another file's job works under the old path: it may archive there just now."""
-        history = self._ledger.history(entry.root, entry.path)
+        history = self._ledger.files.history(entry.root, entry.path)
         under_way = (e for e in history if e.state not in ("queued", "done"))
         return any(e.job_id != entry.job_id for e in under_way)
 
@@ -226,22 +226,22 @@ class MoveTracker:
         if old == new:
             return None
         note = json.dumps([os.fsencode(path).hex() for path in (old, new)])
-        self._ledger.set_meta(_RENAMING, note)
+        self._ledger.state.set_meta(_RENAMING, note)
         try:
             new, displaced = self._archive.name_anew(old, watch, relative)
         except (FileError, StorageError, OSError):
-            self._ledger.set_meta(_RENAMING, None)
+            self._ledger.state.set_meta(_RENAMING, None)
             return None
         if displaced is not None and displaced != sha256:
             aside = self._archive.aside(displaced, watch, relative)
-            self._ledger.original_moved(new, aside, displaced)
-        self._ledger.original_moved(old, new, sha256)
+            self._ledger.originals.record_moved(new, aside, displaced)
+        self._ledger.originals.record_moved(old, new, sha256)
         return old
 
     def _drop_old_name(self, old: str | None) -> None:
         if old is not None:
             self._archive.drop_name(old)
-            self._ledger.set_meta(_RENAMING, None)
+            self._ledger.state.set_meta(_RENAMING, None)
 
 
 def _holds(entry: Entry) -> bool:

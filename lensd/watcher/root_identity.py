@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lensd.store.ledger.roots import RootIdentity
 from lensd.store.paths import is_below
-from lensd.store.standing import RootIdentity
 from lensd.watcher.mounts import mount_of, point_of
 
 _LARGEST = 2**63 - 1  # what the ledger can store; some FUSE filesystems have larger inode numbers

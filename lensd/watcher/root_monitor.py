@@ -129,7 +129,7 @@ class RootMonitor:
             self._watcher.stop()
             self._watcher = None
         with suppress(StorageError):  # its disk is full: whoever reads it sees that nobody runs
-            self._ledger.set_meta(META, None)
+            self._ledger.state.set_meta(META, None)
 
     @property
     def alive(self) -> bool:
@@ -189,7 +189,7 @@ class RootMonitor:
         path = root.folder.root
         try:
             found = root_identity.probe(path)
-            known = self._ledger.root_identity(path)
+            known = self._ledger.roots.get_identity(path)
             problem = root_identity.decide(known, found.identity, lambda: self._is_familiar(path))
             if problem is None:
                 self._claims.claim(path)
@@ -200,12 +200,12 @@ class RootMonitor:
         if problem is None:
             root.seen = found
             if known != found.identity:
-                self._ledger.set_root_identity(path, *found.identity)
+                self._ledger.roots.set_identity(path, *found.identity)
         return problem
 
     def _is_familiar(self, root: str) -> bool:
         """Whether at least half of the files that the ledger saw last lie there, unchanged."""
-        files = self._ledger.newest(root, 32)
+        files = self._ledger.files.newest(root, 32)
         there = sum(_lies_there(e.full_path, e.staged or e.identity) for e in files)
         return 0 < len(files) <= 2 * there
 
@@ -359,7 +359,7 @@ class RootMonitor:
             }
             for r, problem in self.degraded.items()
         ]
-        self._ledger.set_meta(META, json.dumps(lines) if lines else None)
+        self._ledger.state.set_meta(META, json.dumps(lines) if lines else None)
 
 
 def _is_same(path: str, seen: Found) -> bool:

@@ -161,7 +161,7 @@ def test_thousands_of_files(tmp_path: Path) -> None:
     for number in range(QUEUED):
         name = f"{number:04}.safetensors"
         identity = Identity(1, number, 1000 + number, 0, 0)
-        ledger.enqueue(f"{number:016x}", str(server.loras), "loras", name, identity)
+        ledger.jobs.enqueue(f"{number:016x}", str(server.loras), "loras", name, identity)
     ledger.close()
     with lensd(server, "status", columns=WIDE) as terminal:
         assert terminal.wait() == 0

@@ -133,14 +133,14 @@ def work(plan: dict[str, Any], say: Any) -> None:
         if plan["redo"]:
             do_again(ledger)
         if plan["retry"]:
-            ledger.release(ledger.with_outcome("failed", "quarantined"))
+            ledger.jobs.release(ledger.files.with_outcome("failed", "quarantined"))
         intake.scan(folder, time.monotonic())
         patience = 3  # a file that has to wait is left to the next start
-        while (intake.pending or again or ledger.next_queued()) and patience:
+        while (intake.pending or again or ledger.jobs.next_queued()) and patience:
             if again:
                 intake.hint(again.pop(), time.monotonic())
             intake.step(time.monotonic())
-            entry = ledger.next_queued()
+            entry = ledger.jobs.next_queued()
             if entry is not None:
                 compress.process(entry, Settings(), context, 0.0)
             else:
@@ -157,8 +157,8 @@ def mark(moment: str) -> None:
 
 def do_again(ledger: Ledger) -> None:
     """As `lensd once --redo`."""
-    for entry in ledger.with_outcome("compressed"):
-        ledger.redo(f"{entry.job_id}-again", entry)
+    for entry in ledger.files.with_outcome("compressed"):
+        ledger.jobs.redo(f"{entry.job_id}-again", entry)
 
 
 def refuse(names: list[str]) -> None:

@@ -15,10 +15,10 @@ from lensd import __version__
 from lensd.jobs import compress
 from lensd.jobs.context import JobContext
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.watcher.move_tracker import Found, MoveTracker
 from lensd.watcher.settle import Key
 from lensd.worker.supervisor import Worker
@@ -35,11 +35,11 @@ class App:
             (top / name).mkdir(parents=True)
         self.root = str(top / "loras")
         self.ledger = Ledger(str(top / "state"), __version__)
-        self.ledger.baseline(self.root, "loras")
+        self.ledger.roots.add(self.root, "loras")
         path = small_lora(top / "loras/set/style.safetensors").path
         self.identity = Identity.of(path.lstat())
-        self.ledger.enqueue("job", self.root, "loras", "set/style.safetensors", self.identity)
-        self.queued = self.ledger.get("job")
+        self.ledger.jobs.enqueue("job", self.root, "loras", "set/style.safetensors", self.identity)
+        self.queued = self.ledger.jobs.get("job")
         archive = Archive(str(top / "archive"))
         self.move_tracker = MoveTracker([Folder(self.root)], self.ledger, archive, self._log)
         self.context = JobContext(
@@ -61,7 +61,7 @@ class App:
         Path(self.root, "set").rename(Path(self.root, "moved"))
 
     def is_next(self) -> bool:
-        entry: Entry | None = self.ledger.next_queued()
+        entry: Entry | None = self.ledger.jobs.next_queued()
         return entry is not None and (entry.root, entry.path) == self.new
 
 
@@ -73,7 +73,7 @@ def app(tmp_path: Path) -> App:
 def test_a_job_that_has_begun_is_not_moved_beneath_it(app: App) -> None:
     """The main loop saw its row queued, and the runner began it: the runner moves it itself."""
     app.rename()
-    app.ledger.update("job", state="running", temporary=".lensd-x")
+    app.ledger.jobs.update("job", state="running", temporary=".lensd-x")
     assert not app.move_tracker.move(app.queued, app.new)
     assert app.move_tracker.look(app.new, app.identity) is Found.BUSY
     assert compress.process(app.queued, Settings(), app.context, 0.0) is None
@@ -85,6 +85,6 @@ def test_a_job_that_was_moved_as_it_began_is_queued_again(app: App, state: str) 
     """Its steps, written down after the move, do not leave it under way with nobody at work."""
     app.rename()
     assert app.move_tracker.move(app.queued, app.new)
-    app.ledger.update("job", state=state, temporary=".lensd-x")
+    app.ledger.jobs.update("job", state=state, temporary=".lensd-x")
     assert compress.process(app.queued, Settings(), app.context, 0.0) is None
     assert app.is_next()

@@ -117,9 +117,9 @@ def test_a_pass_is_stopped_between_two_files(server: HomeServer, ledger: Ledger)
 def test_a_file_whose_job_waits_keeps_its_original(server: HomeServer, ledger: Ledger) -> None:
     """`once --redo` starts from it."""
     path = server.loras / "a.safetensors"
-    entry = ledger.current(str(server.loras), path.name)
+    entry = ledger.files.current(str(server.loras), path.name)
     assert entry is not None
-    ledger.enqueue(
+    ledger.jobs.enqueue(
         "again", entry.root, entry.watch, entry.path, entry.identity,
         redo=True, sha256_in=entry.sha256_in, archive_path=entry.archive_path,
     )  # fmt: skip

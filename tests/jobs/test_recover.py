@@ -18,11 +18,11 @@ from lensd import __version__
 from lensd.jobs import recover
 from lensd.jobs.context import JobContext
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
 from lensd.store.fs import temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.store.rename import exchange
 from lensd.worker.supervisor import Worker
 from tests.support.home_server import HomeServer, Seen
@@ -47,8 +47,8 @@ class Crashed:
         self.lines: list[tuple[str, dict[str, Any]]] = []
         self.again: list[Entry] = []
         identity = Identity.of(self.path.lstat())
-        self.ledger.baseline(str(self.loras), "loras")
-        self.ledger.enqueue("job", str(self.loras), "loras", self.path.name, identity)
+        self.ledger.roots.add(str(self.loras), "loras")
+        self.ledger.jobs.enqueue("job", str(self.loras), "loras", self.path.name, identity)
         self.context = JobContext(
             ledger=self.ledger,
             archive=Archive(str(self.archive)),
@@ -63,7 +63,7 @@ class Crashed:
         self.lines.append((event, fields))
 
     def step(self, state: str, **columns: Any) -> None:
-        self.ledger.update("job", state=state, temporary=self.temporary.name, **columns)
+        self.ledger.jobs.update("job", state=state, temporary=self.temporary.name, **columns)
 
     def stage(self) -> None:
         self.temporary.write_bytes(OUTPUT)
@@ -88,7 +88,7 @@ class Crashed:
         recover.recover(self.context)
         recover.rescue_strays(str(self.loras), "loras", recursive=True, context=self.context)
         assert not self.temporary.exists()
-        return self.ledger.get("job")
+        return self.ledger.jobs.get("job")
 
     @property
     def rescued(self) -> list[bytes]:
@@ -217,7 +217,7 @@ def test_a_newer_file_took_the_name_after_the_exchange(crashed: Crashed) -> None
     assert crashed.recover().outcome == "compressed"
     assert crashed.path.read_bytes() == NEWER
     newer = Identity.of(crashed.path.lstat())
-    assert crashed.ledger.knows(str(crashed.loras), crashed.path.name, newer) is None
+    assert crashed.ledger.files.knows(str(crashed.loras), crashed.path.name, newer) is None
     assert crashed.archived.read_bytes() == ORIGINAL
     assert [] == crashed.rescued
 
@@ -330,7 +330,7 @@ def test_a_folder_that_went_with_its_job(crashed: Crashed) -> None:
     crashed.stage()
     shutil.rmtree(crashed.loras)
     recover.recover(crashed.context)
-    assert crashed.ledger.get("job").state == "queued"
+    assert crashed.ledger.jobs.get("job").state == "queued"
 
 
 def test_a_published_file_stays_known_when_its_folder_is_away(crashed: Crashed) -> None:
@@ -341,7 +341,7 @@ def test_a_published_file_stays_known_when_its_folder_is_away(crashed: Crashed) 
     crashed.step("published", outcome="compressed", emitted=1)
     crashed.loras.rename(crashed.loras.with_name("unmounted"))
     recover.recover(crashed.context)
-    done = crashed.ledger.get("job")
+    done = crashed.ledger.jobs.get("job")
     assert (done.state, done.outcome) == ("done", "compressed")
 
 
@@ -352,12 +352,12 @@ def test_a_file_that_was_archived_and_then_renamed(tmp_path: Path) -> None:
     server.state.mkdir()
     ledger = Ledger(str(server.state), __version__)
     root = str(server.loras)
-    ledger.baseline(root, "loras")
+    ledger.roots.add(root, "loras")
     identity = Identity.of(path.lstat())
-    ledger.enqueue("job", root, "loras", path.name, identity)
+    ledger.jobs.enqueue("job", root, "loras", path.name, identity)
     server.archived(path).parent.mkdir()
     os.link(path, server.archived(path))
-    ledger.update("job", state="staged", staged=identity)
+    ledger.jobs.update("job", state="staged", staged=identity)
     ledger.close()
     sha256 = Seen.of(path).sha256
     new = path.rename(server.loras / "new.safetensors")

@@ -18,8 +18,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from lensd import __version__
-from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.text import size, visible
 from tests.cli.conftest import run
 from tests.report.conftest import BAD, EVIL, SEPARATED
@@ -56,7 +56,7 @@ def compressed(server: HomeServer) -> dict[str, Entry]:
     """By the name that is shown."""
     ledger = Ledger(str(server.state), __version__, readonly=True)
     try:
-        entries = list(ledger.with_outcome("compressed"))
+        entries = list(ledger.files.with_outcome("compressed"))
     finally:
         ledger.close()
     return {visible(entry.path.rpartition("/")[2]): entry for entry in entries}

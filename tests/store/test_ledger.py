@@ -33,13 +33,15 @@ def _again(tmp_path: Path, version: str = "1.0", *, readonly: bool = False) -> L
 def test_a_job_survives_a_restart_with_all_its_columns(tmp_path: Path) -> None:
     """Names need not be UTF-8 or of one line; identities and lines come back as they were."""
     ledger = _again(tmp_path)
-    ledger.enqueue("job", ROOT, WATCH, ODD, FIRST)
+    ledger.jobs.enqueue("job", ROOT, WATCH, ODD, FIRST)
     staged = FIRST._replace(inode=11)
     line = {"path": f"{ROOT}/{ODD}", "seconds": {"total": 1.5}}
-    ledger.update("job", state="publishing", staged=staged, line=line, archive_path=f"/a/{ODD}")
+    ledger.jobs.update(
+        "job", state="publishing", staged=staged, line=line, archive_path=f"/a/{ODD}"
+    )
     ledger.close()
     ledger = _again(tmp_path)
-    entry = ledger.get("job")
+    entry = ledger.jobs.get("job")
     ledger.close()
     assert (entry.path, entry.identity, entry.staged) == (ODD, FIRST, staged)
     assert (entry.line, entry.archive_path) == (line, f"/a/{ODD}")
@@ -49,11 +51,11 @@ def test_a_job_survives_a_restart_with_all_its_columns(tmp_path: Path) -> None:
 
 def test_messages_may_name_any_file(ledger: Ledger) -> None:
     """A text for people with a name that is not UTF-8 in it is stored readably."""
-    ledger.enqueue("job", ROOT, WATCH, ODD, FIRST)
-    ledger.finish("job", "failed", reason="io_error", message=f"{ODD} is broken")
-    assert ledger.get("job").message == "caf\\xe9\n.safetensors is broken"
-    ledger.set_waiting(ROOT, ODD, WATCH, f"{ODD}.part lies beside it")
-    assert "caf\\xe9" in ledger.waiting()[0]["reason"]
+    ledger.jobs.enqueue("job", ROOT, WATCH, ODD, FIRST)
+    ledger.jobs.finish("job", "failed", reason="io_error", message=f"{ODD} is broken")
+    assert ledger.jobs.get("job").message == "caf\\xe9\n.safetensors is broken"
+    ledger.state.set_waiting(ROOT, ODD, WATCH, f"{ODD}.part lies beside it")
+    assert "caf\\xe9" in ledger.state.waiting()[0]["reason"]
 
 
 @pytest.mark.parametrize(
@@ -72,113 +74,113 @@ def test_a_version_is_known_by_its_content(
     ledger: Ledger, change: dict[str, int], *, known: bool
 ) -> None:
     """Device numbers change with a reboot, ctime with a chmod, inodes on some network disks."""
-    ledger.record("job", ROOT, WATCH, "a", FIRST, outcome="kept")
-    found = ledger.knows(ROOT, "a", FIRST._replace(**change))
+    ledger.files.record("job", ROOT, WATCH, "a", FIRST, outcome="kept")
+    found = ledger.files.knows(ROOT, "a", FIRST._replace(**change))
     assert (found is not None) == known
-    assert ledger.knows(ROOT, "b", FIRST) is None
+    assert ledger.files.knows(ROOT, "b", FIRST) is None
 
 
 def test_an_output_is_known_where_the_original_was(ledger: Ledger) -> None:
     """While the job goes on both are known, afterwards the output alone."""
     output = FIRST._replace(inode=20, size=30, ctime_ns=9)
-    ledger.enqueue("job", ROOT, WATCH, "a", FIRST)
-    ledger.update("job", state="publishing", staged=output)
-    assert ledger.knows(ROOT, "a", FIRST)
-    assert ledger.knows(ROOT, "a", output)
-    ledger.finish("job", "compressed")
-    assert ledger.knows(ROOT, "a", FIRST) is None
-    assert ledger.knows(ROOT, "a", output)
+    ledger.jobs.enqueue("job", ROOT, WATCH, "a", FIRST)
+    ledger.jobs.update("job", state="publishing", staged=output)
+    assert ledger.files.knows(ROOT, "a", FIRST)
+    assert ledger.files.knows(ROOT, "a", output)
+    ledger.jobs.finish("job", "compressed")
+    assert ledger.files.knows(ROOT, "a", FIRST) is None
+    assert ledger.files.knows(ROOT, "a", output)
 
 
 def test_the_queue_is_in_order_and_failed_attempts_come_last(ledger: Ledger) -> None:
     """So that one file that kills the worker holds up nobody."""
     for name in ("first", "second", "third"):
-        ledger.enqueue(name, ROOT, WATCH, name, FIRST)
-    ledger.update("first", attempts=1)
+        ledger.jobs.enqueue(name, ROOT, WATCH, name, FIRST)
+    ledger.jobs.update("first", attempts=1)
     order = []
-    while (entry := ledger.next_queued()) is not None:
+    while (entry := ledger.jobs.next_queued()) is not None:
         order.append(entry.job_id)
-        ledger.finish(entry.job_id, "compressed")
+        ledger.jobs.finish(entry.job_id, "compressed")
     assert order == ["second", "third", "first"]
 
 
 def test_a_released_version_is_unknown_again(ledger: Ledger) -> None:
     """`once` asked for it, or a new version of lensd gave it another chance."""
-    ledger.leave(ROOT, WATCH, [("a", FIRST), ("b", FIRST)])
-    ledger.baseline(ROOT, WATCH)
-    entry = ledger.knows(ROOT, "a", FIRST)
+    ledger.files.record_baseline(ROOT, WATCH, [("a", FIRST), ("b", FIRST)])
+    ledger.roots.add(ROOT, WATCH)
+    entry = ledger.files.knows(ROOT, "a", FIRST)
     assert entry is not None
     assert entry.outcome == "baseline"
-    ledger.release([entry])
-    assert ledger.knows(ROOT, "a", FIRST) is None
-    assert ledger.knows(ROOT, "b", FIRST)
+    ledger.jobs.release([entry])
+    assert ledger.files.knows(ROOT, "a", FIRST) is None
+    assert ledger.files.knows(ROOT, "b", FIRST)
 
 
 def test_another_versions_quarantine_is_found(tmp_path: Path, ledger: Ledger) -> None:
     """A file that the running version gave up itself is not."""
-    ledger.enqueue("job", ROOT, WATCH, "a", FIRST)
-    ledger.finish("job", "quarantined")
-    assert [] == ledger.quarantined_before("1.0")
+    ledger.jobs.enqueue("job", ROOT, WATCH, "a", FIRST)
+    ledger.jobs.finish("job", "quarantined")
+    assert [] == ledger.jobs.quarantined_before("1.0")
     ledger.close()
     newer = _again(tmp_path, "1.1")
-    assert ["job"] == [entry.job_id for entry in newer.quarantined_before("1.1")]
+    assert ["job"] == [entry.job_id for entry in newer.jobs.quarantined_before("1.1")]
     newer.close()
 
 
 def test_how_often_an_original_was_published(ledger: Ledger) -> None:
     """Each time that it came to this path; a redo is the person's own wish."""
     for job in ("one", "two", "redone"):
-        ledger.enqueue(job, ROOT, WATCH, "a", FIRST, redo=job == "redone")
-        ledger.finish(job, "compressed", sha256_in="abc")
-        ledger.replace_older(ROOT, "a", job)
-    ledger.enqueue("other", ROOT, WATCH, "b", FIRST)
-    ledger.finish("other", "compressed", sha256_in="abc")
-    assert ledger.times_published(ROOT, "a", "abc") == 2
-    assert ledger.times_published(ROOT, "a", "abd") == 0
-    assert ["redone", "other"] == [e.job_id for e in ledger.with_outcome("compressed")]
+        ledger.jobs.enqueue(job, ROOT, WATCH, "a", FIRST, redo=job == "redone")
+        ledger.jobs.finish(job, "compressed", sha256_in="abc")
+        ledger.files.replace_older(ROOT, "a", job)
+    ledger.jobs.enqueue("other", ROOT, WATCH, "b", FIRST)
+    ledger.jobs.finish("other", "compressed", sha256_in="abc")
+    assert ledger.originals.count_published(ROOT, "a", "abc") == 2
+    assert ledger.originals.count_published(ROOT, "a", "abd") == 0
+    assert ["redone", "other"] == [e.job_id for e in ledger.files.with_outcome("compressed")]
 
 
 def test_totals_count_each_archived_original_once(ledger: Ledger) -> None:
     """Saved in the folders, held by the archive, and the difference."""
     sizes = {"bytes_in": 100, "bytes_out": 30, "archive_path": "/archive/a"}
     for job in ("one", "two"):
-        ledger.enqueue(job, ROOT, WATCH, "a", FIRST)
-        ledger.finish(job, "compressed", sha256_in="abc", **sizes)
-        ledger.replace_older(ROOT, "a", job)
-    totals = ledger.totals()
+        ledger.jobs.enqueue(job, ROOT, WATCH, "a", FIRST)
+        ledger.jobs.finish(job, "compressed", sha256_in="abc", **sizes)
+        ledger.files.replace_older(ROOT, "a", job)
+    totals = ledger.files.totals()
     assert totals["outcomes"] == {"compressed": 1, "replaced": 1}
     assert (totals["saved_in_folders"], totals["held_by_archive"], totals["net"]) == (70, 100, -30)
     restored = {"outcome": "restored", "archive_path": "/archive/a", "sha256_in": "abc"}
-    ledger.record("back", ROOT, WATCH, "a", FIRST, **restored)
-    ledger.came_back("back", FIRST, "/archive/a", gone=True)
-    totals = ledger.totals()
+    ledger.files.record("back", ROOT, WATCH, "a", FIRST, **restored)
+    ledger.originals.record_restored("back", FIRST, "/archive/a", gone=True)
+    totals = ledger.files.totals()
     assert (totals["saved_in_folders"], totals["held_by_archive"]) == (0, 0)
 
 
 def test_a_root_is_new_once(ledger: Ledger) -> None:
     """Also when it was empty. A ledger that knows none is new."""
-    assert not ledger.knows_root(ROOT)
-    assert ledger.is_empty()
-    ledger.baseline(ROOT, WATCH)
-    assert ledger.knows_root(ROOT)
-    assert not ledger.is_empty()
+    assert not ledger.roots.knows(ROOT)
+    assert ledger.roots.is_empty()
+    ledger.roots.add(ROOT, WATCH)
+    assert ledger.roots.knows(ROOT)
+    assert not ledger.roots.is_empty()
 
 
 def test_readers_write_nothing(tmp_path: Path, ledger: Ledger) -> None:
     """`status` beside a daemon: it sees the latest, and cannot change it."""
     reader = _again(tmp_path, readonly=True)
-    ledger.enqueue("job", ROOT, WATCH, "a", FIRST)
-    assert ["job"] == [e.job_id for e in reader.unfinished()]
+    ledger.jobs.enqueue("job", ROOT, WATCH, "a", FIRST)
+    assert ["job"] == [e.job_id for e in reader.jobs.unfinished()]
     with pytest.raises(StorageError, match="cannot be written"):
-        reader.update("job", attempts=1)
+        reader.jobs.update("job", attempts=1)
     reader.close()
 
 
 def test_a_page_that_cannot_be_read_is_a_fault_of_the_disk(tmp_path: Path) -> None:
     """SQLite calls it malformed; it is no bug of lensd's, also when it shows late."""
     ledger = _again(tmp_path)
-    ledger.leave(ROOT, WATCH, [(f"{n}.safetensors", FIRST) for n in range(500)])
-    ledger.baseline(ROOT, WATCH)
+    ledger.files.record_baseline(ROOT, WATCH, [(f"{n}.safetensors", FIRST) for n in range(500)])
+    ledger.roots.add(ROOT, WATCH)
     ledger.close()
     ledger = _again(tmp_path)  # sound, so far
     path = tmp_path / "ledger.sqlite3"
@@ -186,15 +188,15 @@ def test_a_page_that_cannot_be_read_is_a_fault_of_the_disk(tmp_path: Path) -> No
     content[3 * 4096 :] = b"\xff" * (len(content) - 3 * 4096)
     path.write_bytes(content)
     with pytest.raises(StorageError, match="cannot be read"):
-        list(ledger.with_outcome("baseline"))
+        list(ledger.files.with_outcome("baseline"))
     ledger.close()
 
 
 def test_it_is_durable_at_commit(tmp_path: Path) -> None:
     """synchronous=FULL with a WAL: what was said survives a power cut. Others may not read it."""
     ledger = _again(tmp_path)
-    assert ledger._db.execute("PRAGMA synchronous").fetchone()[0] == 2
-    assert ledger._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert ledger._database.connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert ledger._database.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert (tmp_path / "ledger.sqlite3").stat().st_mode & 0o777 == 0o640
     ledger.close()
 
@@ -215,8 +217,8 @@ def test_a_ledger_of_a_later_lensd_is_refused(tmp_path: Path) -> None:
 def _filled(folder: Path) -> Path:
     """A ledger of many pages, all of them in the file itself."""
     ledger = Ledger(str(folder), "1.0")
-    ledger.leave(ROOT, WATCH, [(f"{n}.safetensors", FIRST) for n in range(500)])
-    ledger.baseline(ROOT, WATCH)
+    ledger.files.record_baseline(ROOT, WATCH, [(f"{n}.safetensors", FIRST) for n in range(500)])
+    ledger.roots.add(ROOT, WATCH)
     ledger.close()
     return folder / "ledger.sqlite3"
 
@@ -260,7 +262,7 @@ def test_a_damaged_ledger_is_moved_aside(tmp_path: Path, damage: Callable[[Path]
         ledger = _again(tmp_path)
         aside = Path(ledger.damaged or "")
         assert content == aside.read_bytes()
-        assert not ledger.knows_root(ROOT)
+        assert not ledger.roots.knows(ROOT)
         ledger.close()
         asides.add(aside)
         ledger = _again(tmp_path)

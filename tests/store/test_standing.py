@@ -26,11 +26,11 @@ def ledger(tmp_path: Path) -> Ledger:
 def _order(ledger: Ledger, now: float | None = None) -> list[str]:
     """The names of the queued jobs that would be taken, in order."""
     taken = []
-    while (entry := ledger.next_queued(now)) is not None:
+    while (entry := ledger.jobs.next_queued(now)) is not None:
         taken.append(entry.job_id)
-        ledger.update(entry.job_id, state="running")
+        ledger.jobs.update(entry.job_id, state="running")
     for name in taken:
-        ledger.update(name, state="queued")
+        ledger.jobs.update(name, state="queued")
     return taken
 
 
@@ -54,39 +54,39 @@ def test_what_is_paused_is_not_taken(
     """A folder's name is no prefix of its neighbours'; names are bytes, no patterns."""
     files = {"top": "top.safetensors", "in": "sub/a.safetensors", "near": "sub2/a.safetensors"}
     for job, path in {**files, "odd": ODD}.items():
-        ledger.enqueue(job, ROOT, WATCH, path, FIRST)
-    ledger.enqueue("other", "/srv/other", "other", "a.safetensors", FIRST)
-    ledger.pause(paused)
+        ledger.jobs.enqueue(job, ROOT, WATCH, path, FIRST)
+    ledger.jobs.enqueue("other", "/srv/other", "other", "a.safetensors", FIRST)
+    ledger.state.pause(paused)
     ledger.close()
     again = Ledger(str(tmp_path), "1.0")
-    assert sorted(path.rstrip("/") for path in paused or [""]) == again.paused()
+    assert sorted(path.rstrip("/") for path in paused or [""]) == again.state.paused()
     assert taken == _order(again)
-    again.resume(paused)
-    assert [] == again.paused()
+    again.state.resume(paused)
+    assert [] == again.state.paused()
     assert len(_order(again)) == 5
     again.close()
 
 
 def test_to_resume_everything_ends_all_pauses(ledger: Ledger) -> None:
     """And to resume one path ends that one only."""
-    ledger.pause(["/a", "/b"])
-    ledger.pause(["/a"])
-    ledger.resume(["/a", "/never"])
-    assert ["/b"] == ledger.paused()
-    ledger.resume([])
-    assert [] == ledger.paused()
+    ledger.state.pause(["/a", "/b"])
+    ledger.state.pause(["/a"])
+    ledger.state.resume(["/a", "/never"])
+    assert ["/b"] == ledger.state.paused()
+    ledger.state.resume([])
+    assert [] == ledger.state.paused()
 
 
 def test_a_postponed_job_waits_for_its_time(tmp_path: Path, ledger: Ledger) -> None:
     """It is queued, with what happened, and counts; others go on meanwhile."""
     for name in ("sick", "well"):
-        ledger.enqueue(name, ROOT, WATCH, name, FIRST)
-    ledger.update("sick", state="running", temporary=".lensd-sick.tmp", staged=FIRST)
-    ledger.postpone("sick", 1_000.0, "io_error", f"{ODD} cannot be read")
-    ledger.postpone("sick", 2_000.0, "io_error", f"{ODD} cannot be read")
+        ledger.jobs.enqueue(name, ROOT, WATCH, name, FIRST)
+    ledger.jobs.update("sick", state="running", temporary=".lensd-sick.tmp", staged=FIRST)
+    ledger.jobs.postpone("sick", 1_000.0, "io_error", f"{ODD} cannot be read")
+    ledger.jobs.postpone("sick", 2_000.0, "io_error", f"{ODD} cannot be read")
     ledger.close()
     ledger = Ledger(str(tmp_path), "1.0")
-    entry = ledger.get("sick")
+    entry = ledger.jobs.get("sick")
     assert (entry.state, entry.retries, entry.not_before) == ("queued", 2, 2_000.0)
     assert (entry.reason, entry.temporary, entry.staged) == ("io_error", None, None)
     assert ["well"] == _order(ledger, 1_999.0)
@@ -96,51 +96,51 @@ def test_a_postponed_job_waits_for_its_time(tmp_path: Path, ledger: Ledger) -> N
 
 def test_notes(tmp_path: Path, ledger: Ledger) -> None:
     """A key has one text, or none."""
-    assert ledger.get_meta("x") is None
-    ledger.set_meta("x", "1")
-    ledger.set_meta("x", "2")
+    assert ledger.state.get_meta("x") is None
+    ledger.state.set_meta("x", "1")
+    ledger.state.set_meta("x", "2")
     ledger.close()
     again = Ledger(str(tmp_path), "1.0")
-    assert again.get_meta("x") == "2"
-    again.set_meta("x", None)
-    assert again.get_meta("x") is None
+    assert again.state.get_meta("x") == "2"
+    again.state.set_meta("x", None)
+    assert again.state.get_meta("x") is None
     again.close()
 
 
 def test_what_a_root_is(tmp_path: Path, ledger: Ledger) -> None:
     """Unknown until it is told; a root that was never seen has none."""
-    ledger.baseline(ROOT, WATCH)
-    assert ledger.root_identity(ROOT) is None
-    ledger.set_root_identity(ROOT, 1, 2, None)
-    assert ledger.root_identity(ROOT) == (1, 2, None)
-    ledger.set_root_identity(ROOT, 3, 4, "/dev/sda1 ext4")
-    ledger.set_root_identity("/never", 1, 2, None)
+    ledger.roots.add(ROOT, WATCH)
+    assert ledger.roots.get_identity(ROOT) is None
+    ledger.roots.set_identity(ROOT, 1, 2, None)
+    assert ledger.roots.get_identity(ROOT) == (1, 2, None)
+    ledger.roots.set_identity(ROOT, 3, 4, "/dev/sda1 ext4")
+    ledger.roots.set_identity("/never", 1, 2, None)
     ledger.close()
     again = Ledger(str(tmp_path), "1.0")
-    assert again.root_identity(ROOT) == (3, 4, "/dev/sda1 ext4")
-    assert again.root_identity("/never") is None
-    again.baseline(ROOT, WATCH)
-    assert again.root_identity(ROOT) == (3, 4, "/dev/sda1 ext4")
+    assert again.roots.get_identity(ROOT) == (3, 4, "/dev/sda1 ext4")
+    assert again.roots.get_identity("/never") is None
+    again.roots.add(ROOT, WATCH)
+    assert again.roots.get_identity(ROOT) == (3, 4, "/dev/sda1 ext4")
     again.close()
 
 
 def test_originals_are_pruned_by_the_time_of_publishing(ledger: Ledger) -> None:
     """Later changes of a row make it no younger; all rows of one archived file lose it together."""
     for job, archived in (("one", "/a/x"), ("redone", "/a/x"), ("kept", None)):
-        ledger.enqueue(job, ROOT, WATCH, job, FIRST)
+        ledger.jobs.enqueue(job, ROOT, WATCH, job, FIRST)
         columns = {"sha256_in": "abc", "archive_path": archived}
-        ledger.update(job, state="published", outcome="compressed", **columns)
-        ledger.finish(job, "compressed")
-    published = ledger.get("redone").published
+        ledger.jobs.update(job, state="published", outcome="compressed", **columns)
+        ledger.jobs.finish(job, "compressed")
+    published = ledger.jobs.get("redone").published
     assert published is not None
-    ledger.update("redone", emitted=1)
-    assert ledger.get("redone").published == published
-    assert [] == list(ledger.older_than(ledger.get("one").published or 0))
-    assert ["one", "redone"] == [e.job_id for e in ledger.older_than(published + 1)]
-    ledger.pruned("one")
-    assert [] == list(ledger.older_than(published + 1))
-    assert ledger.totals()["held_by_archive"] == 0
-    ledger.pruned("kept")
+    ledger.jobs.update("redone", emitted=1)
+    assert ledger.jobs.get("redone").published == published
+    assert [] == list(ledger.originals.published_before(ledger.jobs.get("one").published or 0))
+    assert ["one", "redone"] == [e.job_id for e in ledger.originals.published_before(published + 1)]
+    ledger.originals.record_pruned("one")
+    assert [] == list(ledger.originals.published_before(published + 1))
+    assert ledger.files.totals()["held_by_archive"] == 0
+    ledger.originals.record_pruned("kept")
 
 
 def test_a_ledger_of_schema_1_is_converted(tmp_path: Path) -> None:
@@ -154,20 +154,20 @@ def test_a_ledger_of_schema_1_is_converted(tmp_path: Path) -> None:
         Ledger(str(tmp_path), "1.0", readonly=True)
     for _ in range(2):
         ledger = Ledger(str(tmp_path), "1.0")
-        after = ledger._db.execute("SELECT * FROM files ORDER BY id").fetchall()
+        after = ledger._database.connection.execute("SELECT * FROM files ORDER BY id").fetchall()
         assert before == [tuple(row)[: len(before[0])] for row in after]
-        waits = ledger.next_queued()
+        waits = ledger.jobs.next_queued()
         assert waits is not None
         assert waits.job_id == "aaaaaaaaaaaaaaaa"
         assert ["bbbbbbbbbbbbbbbb"] == [
-            e.job_id for e in ledger.unfinished() if e.state != "queued"
+            e.job_id for e in ledger.jobs.unfinished() if e.state != "queued"
         ]
-        [replaced, compressed] = ledger.older_than(2e9)
+        [replaced, compressed] = ledger.originals.published_before(2e9)
         assert (replaced.outcome, compressed.outcome) == ("replaced", "compressed")
         assert compressed.published == compressed.updated
-        assert ledger.knows_root("/srv/loras")
-        assert ledger.root_identity("/srv/loras") is None
-        assert len(ledger.waiting()) == 1
+        assert ledger.roots.knows("/srv/loras")
+        assert ledger.roots.get_identity("/srv/loras") is None
+        assert len(ledger.state.waiting()) == 1
         ledger.close()
 
 

@@ -80,7 +80,7 @@ def test_a_look_finds_just_what_has_changed(app: App) -> None:
     changed = "0003.safetensors", f"set/{names[-1]}", "new.safetensors", "renamed.safetensors"
     assert pending == {str(app.loras / name) for name in changed}
     assert app.events() == {"file.moved": 1, "file.detected": 3}
-    moved = app.ledger.find(str(app.loras), "renamed.safetensors")
+    moved = app.ledger.files.find(str(app.loras), "renamed.safetensors")
     assert moved is not None
     assert moved.outcome == "baseline"
 
@@ -92,22 +92,22 @@ def test_a_first_look_leaves_everything(app: App) -> None:
     assert files == FILES
     assert size == sum(path.stat().st_size for path in app.loras.glob("*.safetensors"))
     assert app.intake.baseline(app.folder) is None
-    assert len(list(app.ledger.with_outcome("baseline"))) == FILES
+    assert len(list(app.ledger.files.with_outcome("baseline"))) == FILES
 
 
 def test_a_first_look_that_was_cut_off_is_made_up_for(app: App) -> None:
     """A crash between two batches: what was left is known, the rest comes; nothing comes twice."""
     app.write("a.safetensors", "b.safetensors")
     first = Identity.of((app.loras / "a.safetensors").lstat())
-    app.ledger.leave(str(app.loras), "loras", [("a.safetensors", first)])
+    app.ledger.files.record_baseline(str(app.loras), "loras", [("a.safetensors", first)])
     app.intake.baseline(app.folder)
-    left = [entry.path for entry in app.ledger.with_outcome("baseline")]
+    left = [entry.path for entry in app.ledger.files.with_outcome("baseline")]
     assert left == ["a.safetensors", "b.safetensors"]
 
 
 def test_very_many_new_files_are_taken_up_in_portions(app: App) -> None:
     """Until all have settled; what waits for somebody takes no place away from the others."""
-    app.ledger.baseline(str(app.loras), "loras")
+    app.ledger.roots.add(str(app.loras), "loras")
     app.write(*(f"{number:02}.safetensors" for number in range(2 * MOST + 5)))
     for number in range(MOST):  # the first ones wait for as long as their downloads last
         app.write(f"{number:02}.safetensors.part")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lensd.store.standing import RootIdentity
+from lensd.store.ledger.roots import RootIdentity
 from lensd.watcher import root_identity
 
 KNOWN = RootIdentity(7, 11, "1 /srv/disk")

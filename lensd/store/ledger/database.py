@@ -1,4 +1,4 @@
-"""The ledger's file: opened, of the right schema, and durable at each commit."""
+"""The connection to the ledger's database: right schema, durable at each commit."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any
 from urllib.parse import quote
 
 from lensd.errors import StorageError
-from lensd.store import schema
+from lensd.store.ledger import schema
 
 LEDGER = "ledger.sqlite3"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Database:
-    """The database in a state folder; `readonly` for those who do not hold its lock.
+    """The connection to the database in a state folder, shared by all threads.
 
-    A damaged one is moved aside and begun anew: `damaged` is then its new path, else None.
+    A damaged database is moved aside and an empty one made: `damaged` is then the path of the
+    damaged one, else None.
     """
 
     def __init__(self, folder: str, *, readonly: bool = False) -> None:
@@ -33,15 +34,14 @@ class Database:
                 f"there is no ledger in {folder} yet: lensd has not run with this configuration; "
                 "`lensd once` or `lensd run` makes it"
             )
-        self.readonly = readonly
         self.damaged: str | None = None
         try:
             if not readonly and os.path.exists(path) and _is_damaged(path):
                 self.damaged = _set_aside(path)
-            self._db = _connect(path, readonly=readonly)
+            self.connection = _connect(path, readonly=readonly)
             if not readonly:
-                schema.prepare(self._db)
-            _check_version(path, schema.version_of(self._db), readonly=readonly)
+                schema.prepare(self.connection)
+            _check_version(path, schema.version_of(self.connection), readonly=readonly)
         except (sqlite3.Error, OSError) as error:
             raise StorageError(
                 f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; a "
@@ -49,33 +49,31 @@ class Database:
             ) from None
 
     def close(self) -> None:
-        self._db.close()
+        self.connection.close()
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """One commit for all changes within: all of them or, after an exception, none.
-
-        Other threads wait meanwhile. Not around anything that counts on a change being durable.
-        """
-        with self._lock, self._faults("written"), self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        """One commit for all changes within; see `Ledger.together`."""
+        with self._lock, self._translate_errors("written"), self.connection:
+            self.connection.execute("BEGIN IMMEDIATE")
             yield
 
     @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._faults("written"):
-            if self._db.in_transaction:  # within `together`
-                yield self._db
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """The connection for one change, durable at the end; within `together`, with that."""
+        with self._lock, self._translate_errors("written"):
+            if self.connection.in_transaction:
+                yield self.connection
                 return
-            with self._db:
-                yield self._db
+            with self.connection:
+                yield self.connection
 
-    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with self._lock, self._faults("read"):
-            return self._db.execute(query, values).fetchall()
+    def read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock, self._translate_errors("read"):
+            return self.connection.execute(query, values).fetchall()
 
     @contextmanager
-    def _faults(self, done: str) -> Iterator[None]:
+    def _translate_errors(self, done: str) -> Iterator[None]:
         try:
             yield
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):

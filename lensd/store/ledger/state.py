@@ -1,74 +1,46 @@
-"""What holds until somebody says otherwise: known roots, what waits, what is paused, notes."""
+"""What stays true across a restart until it is changed: pauses, waiting files, notes."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
-from lensd.store.database import Database
-from lensd.store.entry import row_key, text
-
-
-class RootIdentity(NamedTuple):
-    """What a watched folder was when it was last seen. `mount`: of its mount, None if unknown."""
-
-    device: int
-    inode: int
-    mount: str | None
+from lensd.store.ledger.database import Database
+from lensd.store.ledger.entry import row_key, text
 
 
-class Standing(Database):
+class State:
     """The small tables of the ledger."""
 
-    # roots
-
-    def knows_root(self, root: str) -> bool:
-        return bool(self._read("SELECT 1 FROM roots WHERE root = ?", os.fsencode(root)))
-
-    def set_root_identity(self, root: str, device: int, inode: int, mount: str | None) -> None:
-        """What a known root is now; without effect for one that was never seen (`baseline`)."""
-        with self._change() as db:
-            db.execute(
-                "UPDATE roots SET device = ?, inode = ?, mount = ? WHERE root = ?",
-                (device, inode, mount, os.fsencode(root)),
-            )
-
-    def root_identity(self, root: str) -> RootIdentity | None:
-        """None when it was never told."""
-        query = "SELECT device, inode, mount FROM roots WHERE root = ? AND device IS NOT NULL"
-        rows = self._read(query, os.fsencode(root))
-        return RootIdentity(*rows[0]) if rows else None
-
-    # notes
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def get_meta(self, key: str) -> str | None:
-        rows = self._read("SELECT value FROM meta WHERE key = ?", key)
+        rows = self._database.read("SELECT value FROM meta WHERE key = ?", key)
         return str(rows[0]["value"]) if rows else None
 
     def set_meta(self, key: str, value: str | None) -> None:
         """Note a text under a key; None removes it."""
-        with self._change() as db:
+        with self._database.change() as db:
             if value is None:
                 db.execute("DELETE FROM meta WHERE key = ?", (key,))
             else:
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text(value)))
 
-    # pause
-
     def pause(self, paths: Iterable[str]) -> None:
         """Take no job under these absolute paths (files or folders); "" or none: no job at all."""
-        with self._change() as db:
+        with self._database.change() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO paused VALUES (?, ?)",
                 [(path, time.time()) for path in _everything_if_none(paths)],
             )
 
     def resume(self, paths: Iterable[str]) -> None:
-        """Take back the pause of exactly these paths; "" or none: of everything."""
+        """End the pause of exactly these paths; "" or none: end all pauses."""
         chosen = _everything_if_none(paths)
-        with self._change() as db:
+        with self._database.change() as db:
             if b"" in chosen:
                 db.execute("DELETE FROM paused")
             else:
@@ -76,15 +48,13 @@ class Standing(Database):
 
     def paused(self) -> list[str]:
         """The paused paths in order; "" is everything."""
-        rows = self._read("SELECT path FROM paused ORDER BY path")
+        rows = self._database.read("SELECT path FROM paused ORDER BY path")
         return [os.fsdecode(row["path"]) for row in rows]
-
-    # waiting files
 
     def set_waiting(self, root: str, path: str, watch: str, reason: str | None) -> None:
         """Why a file is not a job yet; None when it no longer waits."""
         key = row_key(root, path)
-        with self._change() as db:
+        with self._database.change() as db:
             if reason is None:
                 db.execute("DELETE FROM waiting WHERE root = ? AND path = ?", key)
             else:
@@ -95,11 +65,11 @@ class Standing(Database):
                 )
 
     def clear_waiting(self) -> None:
-        with self._change() as db:
+        with self._database.change() as db:
             db.execute("DELETE FROM waiting")
 
     def waiting(self) -> list[dict[str, Any]]:
-        rows = self._read("SELECT * FROM waiting ORDER BY since")
+        rows = self._database.read("SELECT * FROM waiting ORDER BY since")
         return [
             {"path": os.path.join(os.fsdecode(r["root"]), os.fsdecode(r["path"])),
              "watch": r["watch"], "reason": r["reason"], "since": r["since"]}

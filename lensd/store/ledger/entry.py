@@ -10,8 +10,6 @@ from typing import Any
 
 from lensd.store.identity import Identity
 
-VERSIONS = ".versions"  # the archive's folder of older originals
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
