@@ -32,7 +32,7 @@ from lensd.store.archive import Archive
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims, StateLock
-from lensd.watcher.intake import Intake, linked
+from lensd.watcher.intake import Arrival, Intake, linked
 from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.settle import Settler
 from lensd.worker.supervisor import Worker
@@ -190,8 +190,9 @@ class App:
         self.archive = Archive(os.path.realpath(config.archive.path))
         settler = Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds)
         self.pulse = Pulse()
+        arrivals: SimpleQueue[Arrival] = SimpleQueue()
         self.intake = Intake(
-            config.watch, settler, ledger, self.archive, self.say, self.pulse.progress
+            config.watch, settler, ledger, self.archive, self.say, arrivals, self.pulse.progress
         )
         self._claims = Claims()
         self.root_monitor = RootMonitor(
@@ -210,7 +211,7 @@ class App:
         self.job_thread = JobThread(
             self.context,
             {w.root: w.settings for w in config.watch},
-            self.intake.waited,
+            arrivals,
             lambda: inbox.put(Wake()),
             lambda: opens_in(config.worker.hours, dt.datetime.now().astimezone()),
             self._daily_pass(),

@@ -19,6 +19,7 @@ from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.prune import DailyPass
 from lensd.store.ledger.entry import Entry
+from lensd.watcher.intake import Arrival
 
 BetweenJobs = Callable[[], int]
 LONGEST_REST_SECONDS = 60.0
@@ -26,15 +27,17 @@ ANYWHERE = ""
 
 
 class JobThread(threading.Thread):
-    """Takes jobs from the ledger. `waited(job_id, now)` tells how long ago its file was noticed;
-    `opens_in()` in how many seconds jobs may be begun, 0 for now.
+    """Takes jobs from the ledger.
+
+    `arrivals` has a message for each job that the intake made since the start. `opens_in()` returns
+    in how many seconds jobs may begin, 0 for now.
     """
 
     def __init__(
         self,
         context: JobContext,
         settings: Mapping[str, Settings],
-        waited: Callable[[str, float], float],
+        arrivals: SimpleQueue[Arrival],
         done: Callable[[], None],
         opens_in: Callable[[], float] = lambda: 0.0,
         daily: DailyPass | None = None,
@@ -44,7 +47,8 @@ class JobThread(threading.Thread):
         self.idle = threading.Event()
         self._context = context
         self._settings = settings
-        self._waited = waited
+        self._arrivals = arrivals
+        self._first_seen: dict[str, float] = {}  # by job
         self._done = done
         self._opens_in = opens_in
         self._daily = daily
@@ -163,12 +167,12 @@ class JobThread(threading.Thread):
         return is_well
 
     def _one(self, entry: Entry) -> None:
+        waited = self._seconds_since_first_seen(entry.job_id)
         settings = self._settings.get(entry.root)
         if settings is None:
             message = "its folder is not watched any more"
             self._context.ledger.jobs.finish(entry.job_id, "superseded", message=message)
             return
-        waited = self._waited(entry.job_id, time.monotonic())
         try:
             compress.process(entry, settings, self._context, waited)
         except StorageError as fault:
@@ -176,6 +180,15 @@ class JobThread(threading.Thread):
         else:
             self._go_on()
         self._done()
+
+    def _seconds_since_first_seen(self, job_id: str) -> float:
+        """0 for a job of an earlier run."""
+        with contextlib.suppress(Empty):
+            while True:
+                arrival = self._arrivals.get_nowait()
+                self._first_seen[arrival.job_id] = arrival.first_seen
+        now = time.monotonic()
+        return max(0.0, now - self._first_seen.pop(job_id, now))
 
     def back_off(self, fault: StorageError) -> None:
         """Begin no job until a disk is well again. Raises the fault where there is no patience."""

@@ -22,6 +22,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from lensd.errors import StorageError
@@ -128,7 +129,7 @@ def work(plan: dict[str, Any], say: Any) -> None:
         recover.recover(context)
         recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
         mark(RECOVERED)
-        intake = Intake([folder], Settler.new(0, 0), ledger, context.archive, say)
+        intake = Intake([folder], Settler.new(0, 0), ledger, context.archive, say, SimpleQueue())
         intake.baseline(folder)
         if plan["redo"]:
             do_again(ledger)

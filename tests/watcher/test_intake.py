@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ class App:
             self.ledger,
             Archive(str(top / "archive")),
             lambda event, **fields: self.said.append({"event": event, **fields}),
+            SimpleQueue(),
             most=MOST,
         )
 
