@@ -21,7 +21,7 @@ from lensd.watcher import completeness
 from lensd.watcher.completeness import Kind
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.move_tracker import Found, MoveTracker
-from lensd.watcher.scan import in_batches, linked_folders, scan
+from lensd.watcher.scan import in_batches, scan
 from lensd.watcher.settle import Candidate, Key, Settler
 from lensd.watcher.steady_clock import SteadyClock
 
@@ -51,6 +51,7 @@ class Intake:
         settler: Settler,
         ledger: Ledger,
         archive: Archive,
+        move_tracker: MoveTracker,
         log: Log,
         arrivals: SimpleQueue[Arrival],
         progress: Callable[[], None] = lambda: None,
@@ -69,7 +70,7 @@ class Intake:
         self._arrivals = arrivals
         self._progress = progress
         self._most = most
-        self._move_tracker = MoveTracker(folders, ledger, archive, log)
+        self._move_tracker = move_tracker
         self._clock = SteadyClock()
         self.tells_unfinished = True  # of what has not been whole for long; else `reject_rest` does
         self._excluded: frozenset[str] = frozenset()
@@ -79,11 +80,6 @@ class Intake:
         """When `step` has something to do."""
         due = self._settler.next_due()
         return None if due is None else self._clock.reading(due)
-
-    @property
-    def move_tracker(self) -> MoveTracker:
-        """Lets rows follow files that moved."""
-        return self._move_tracker
 
     def follow(self) -> None:
         """Let rows follow what was moved while nobody looked."""
@@ -304,8 +300,3 @@ class Intake:
         """The inode of lensd's archived original of this path, which may be a link to the file."""
         path = self._archive.find(self._folders[key.root].name, key.path)
         return os.lstat(path).st_ino if path else None
-
-
-def linked(folder: Folder) -> list[str]:
-    """Folders below a watched one that are not entered, because they are links."""
-    return sorted(linked_folders(folder.root))

@@ -162,7 +162,7 @@ class MoveTracker:
             )
         return moved
 
-    def finish(self) -> None:
+    def finish_interrupted_move(self) -> None:
         """After a crash between two steps of `move`: an original keeps one name of its two."""
         note = self._ledger.state.get_meta(_RENAMING)
         if note is None:

@@ -12,7 +12,7 @@ import pytest
 from tests.daemon import traced
 from tests.support.home_server import HomeServer, wait_until
 
-Calls = set[tuple[str, str]]  # (thread, qualified name)
+Calls = set[tuple[str, str, str]]  # thread, file, qualified name
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Calls:
     finally:
         daemon.kill()
         daemon.wait()
-    return {(thread, name) for thread, _, name in json.loads(out.read_text())}
+    return {(thread, file, name) for thread, file, name in json.loads(out.read_text())}
 
 
 def _use(server: HomeServer, log: Path) -> None:
@@ -53,10 +53,28 @@ def _use(server: HomeServer, log: Path) -> None:
 
 
 def _threads_that_ran(calls: Calls, owned: str) -> set[str]:
-    return {thread for thread, name in calls if name.startswith(f"{owned}.")}
+    return {thread for thread, _, name in calls if name.startswith(f"{owned}.")}
 
 
-@pytest.mark.parametrize("owned", ["Intake", "Settler", "SteadyClock"])
+@pytest.mark.parametrize("owned", ["Intake", "Settler", "SteadyClock", "RootMonitor", "Watches"])
 def test_state_of_the_main_loop(calls: Calls, owned: str) -> None:
     """No other thread calls a method of it."""
     assert {"MainThread"} == _threads_that_ran(calls, owned)
+
+
+@pytest.mark.parametrize(
+    ("file", "function"),
+    [
+        ("jobs/compress.py", "process"),
+        ("jobs/commit.py", "publish"),
+        ("jobs/restore.py", "Restorer.put_back"),
+    ],
+)
+def test_only_the_job_thread_changes_files(calls: Calls, file: str, function: str) -> None:
+    """Jobs, and requests that change files."""
+    assert {"jobs"} == {thread for thread, at, name in calls if (at, name) == (file, function)}
+
+
+def test_each_root_has_a_thread_of_its_own(calls: Calls) -> None:
+    """It runs the emitter, which the main loop starts and stops."""
+    assert {"MainThread", "inotify"} == _threads_that_ran(calls, "FolderEmitter")
