@@ -13,9 +13,9 @@ from lensd.cli.options import config_option, load_config
 from lensd.errors import UsageError
 
 if TYPE_CHECKING:
+    from lensd.report.documents import Report
     from lensd.report.period import Period
     from lensd.report.record import History
-    from lensd.report.summary import Document
 
 
 @click.command()
@@ -114,14 +114,14 @@ def _write_page(
     click.echo(f"{target} is written; open it in a browser")
 
 
-def _print(document: Document, *, as_json: bool) -> None:
+def _print(document: Report, *, as_json: bool) -> None:
     if as_json:
         import json
 
         import msgspec
 
         # json indents slowly, msgspec does not escape what a terminal would obey
-        click.echo(msgspec.json.format(json.dumps(document), indent=2))
+        click.echo(msgspec.json.format(json.dumps(msgspec.to_builtins(document)), indent=2))
         return
     from lensd.cli.views.report import show
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from lensd import __version__
 from lensd.cli.options import config_option, load_config
-from lensd.report import hashes as hash_table
-from lensd.text import outcomes, printable, size, visible
+from lensd.text import printable, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lensd.config.model import Config
+    from lensd.report.documents import Degraded, Job, Problem, Schedule, Status, Waiting
     from lensd.store.ledger import Ledger
     from lensd.store.ledger.entry import Entry
+    from lensd.store.ledger.state import WaitingFile
 
 
 @click.command()
@@ -38,98 +38,99 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
                               compressed file, before and after: as
                               tab-separated values in a pipe
     """
-    from lensd.cli.views.status import board
     from lensd.cli.views.terminal import is_for_people, show
+    from lensd.report import hashes as hash_table
     from lensd.store.ledger import Ledger
 
     found = load_config(config)
     ledger = Ledger(found.state.path, __version__, readonly=True)
     try:
-        report = _report(found, ledger, hashes=hashes)
+        document = _status(found, ledger)
+        if hashes:
+            document.hashes = [hash_table.of(e) for e in ledger.files.with_outcome("compressed")]
     finally:
         ledger.close()
     if as_json:
-        click.echo(json.dumps(report, indent=2))
-    elif hashes:
-        show(*(hash_table.blocks if is_for_people() else hash_table.tsv)(report["hashes"]))
+        click.echo(json.dumps(msgspec.to_builtins(document), indent=2))
+    elif isinstance(document.hashes, list):
+        show(*(hash_table.blocks if is_for_people() else hash_table.tsv)(document.hashes))
     elif is_for_people():
-        show(*board(report))
+        from lensd.cli.views.status_board import board
+
+        show(*board(document))
     else:
-        show(*map(visible, _lines(report)))
+        from lensd.cli.views.status import lines
+
+        show(*map(visible, lines(document)))
     return 0
 
 
-def _report(config: Config, ledger: Ledger, *, hashes: bool) -> dict[str, Any]:
+def _status(config: Config, ledger: Ledger) -> Status:
+    from lensd.report.documents import Status, Totals, WatchedFolder
     from lensd.store.locks import holder
 
     jobs = list(ledger.jobs.unfinished())
-    problems = ledger.files.with_outcome("failed", "quarantined")
-    report: dict[str, Any] = {
-        "daemon": holder(config.state.path),
-        "watch": [{"name": w.name, "path": w.path, "mode": w.settings.mode} for w in config.watch],
-        "degraded": _degraded(config, ledger),
-        "running": [_job(e) for e in jobs if e.state != "queued"],
-        "queued": [_job(e) for e in jobs if e.state == "queued"],
-        "waiting": [{**w, "path": printable(w["path"])} for w in ledger.state.waiting()],
-        "problems": [_job(e) | {"reason": e.reason, "message": e.message} for e in problems],
-        "paused": [printable(p) or "everything" for p in ledger.state.paused()],
-        "held": ledger.state.get_meta("held"),
-        "schedule": _schedule(config),
-        "totals": ledger.files.totals(),
-    }
-    if hashes:
-        report["hashes"] = [
-            hash_table.of(e) | {"path": printable(e.full_path)}
-            for e in ledger.files.with_outcome("compressed")
-        ]
-    return report
+    return Status(
+        daemon=holder(config.state.path),
+        watch=[WatchedFolder(name=w.name, path=w.path, mode=w.settings.mode) for w in config.watch],
+        degraded=_degraded(config, ledger),
+        running=[_job(e) for e in jobs if e.state != "queued"],
+        queued=[_job(e) for e in jobs if e.state == "queued"],
+        waiting=[_waiting(w) for w in ledger.state.waiting()],
+        problems=[_problem(e) for e in ledger.files.with_outcome("failed", "quarantined")],
+        paused=[printable(p) or "everything" for p in ledger.state.paused()],
+        held=ledger.state.disk_backoff.get(),
+        schedule=_schedule(config),
+        totals=Totals(**msgspec.structs.asdict(ledger.files.totals())),
+    )
 
 
-def _degraded(config: Config, ledger: Ledger) -> list[dict[str, Any]]:
-    """What the running daemon says of its folders; one that was killed says nothing any more."""
+def _degraded(config: Config, ledger: Ledger) -> list[Degraded]:
+    """What the running daemon reports of its folders; the report of a killed one is out of date."""
+    from lensd.report.documents import Degraded
     from lensd.store.locks import holder
-    from lensd.watcher.root_monitor import META
 
-    found = ledger.state.get_meta(META)
-    if found is None or holder(config.state.path) is None:
+    if holder(config.state.path) is None:
         return []
-    return [{**line, "path": printable(line["path"])} for line in json.loads(found)]
+    return [
+        Degraded(**msgspec.structs.asdict(root) | {"path": printable(root.path)})
+        for root in ledger.state.degraded.get() or ()
+    ]
 
 
-def _schedule(config: Config) -> dict[str, Any] | None:
+def _waiting(file: WaitingFile) -> Waiting:
+    from lensd.report.documents import Waiting
+
+    return Waiting(**msgspec.structs.asdict(file) | {"path": printable(file.path)})
+
+
+def _schedule(config: Config) -> Schedule | None:
     from lensd.config.schedule import is_open
+    from lensd.report.documents import Schedule
 
-    hours, now = config.worker.hours, dt.datetime.now().astimezone()
-    return hours and {"window": config.worker.schedule, "open": is_open(hours, now)}
-
-
-def _job(entry: Entry) -> dict[str, Any]:
-    return {
-        "job_id": entry.job_id,
-        "path": printable(entry.full_path),
-        "watch": entry.watch,
-        "bytes": entry.identity.size,
-        "attempts": entry.attempts,
-    }
+    hours, window = config.worker.hours, config.worker.schedule
+    if hours is None or window is None:
+        return None
+    return Schedule(window=window, open=is_open(hours, dt.datetime.now().astimezone()))
 
 
-def _lines(report: dict[str, Any]) -> Iterator[str]:
-    pid = report["daemon"]
-    yield f"daemon: {f'running, process {pid}' if pid is not None else 'not running'}"
-    for watch in report["watch"]:
-        yield f"watch {watch['name']}: {watch['path']}, mode {watch['mode']}"
-    yield from (f"paused: {path}; `lensd resume` goes on" for path in report["paused"])
-    if report["schedule"] and not report["schedule"]["open"]:
-        yield f"schedule: jobs are begun in {report['schedule']['window']} only"
-    if report["held"]:
-        yield f"held up: {report['held']}"
-    for title in ("degraded", "running", "queued", "waiting", "problems"):
-        for item in report[title]:
-            why = item.get("message") or item.get("reason")
-            yield f"{title}: {item['path']}{f': {why}' if why else ''}"
-    totals = report["totals"]
-    yield f"files: {outcomes(totals['outcomes']) or 'none yet'}"
-    yield (
-        f"bytes: {size(totals['saved_in_folders'])} saved in the folders, "
-        f"{size(totals['held_by_archive'])} held by the archive, net {size(totals['net'])}"
+def _job(entry: Entry) -> Job:
+    from lensd.report.documents import Job
+
+    return Job(
+        job_id=entry.job_id,
+        path=printable(entry.full_path),
+        watch=entry.watch,
+        bytes=entry.identity.size,
+        attempts=entry.attempts,
+    )
+
+
+def _problem(entry: Entry) -> Problem:
+    from lensd.report.documents import Problem
+
+    return Problem(
+        **msgspec.structs.asdict(_job(entry)),
+        reason=entry.reason or "",
+        message=entry.message or "",
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from lensd import __version__
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
@@ -60,7 +60,7 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
                     bar.line(visible(_line(finding)), is_fault=finding.is_fault)
     finally:
         ledger.close()
-    click.echo(json.dumps(_document(findings), indent=2) if as_json else _summary(findings))
+    click.echo(_as_json(findings) if as_json else _summary(findings))
     return EXIT_SOME_FAILED if any(f.is_fault for f in findings) else EXIT_OK
 
 
@@ -118,15 +118,17 @@ def _line(finding: Finding) -> str:
     return f"{finding.state:<11} {finding.kind:<8} {where}{message}"
 
 
-def _document(findings: Sequence[Finding]) -> dict[str, object]:
-    return {
-        "faults": sum(f.is_fault for f in findings),
-        "bytes": sum(f.bytes for f in findings),
-        "files": [
-            dataclasses.asdict(f) | {"path": printable(f.path), "of": printable(f.of)}
-            for f in findings
+def _as_json(findings: Sequence[Finding]) -> str:
+    from lensd.report.documents import Verification
+
+    document = Verification(
+        faults=sum(f.is_fault for f in findings),
+        bytes=sum(f.bytes for f in findings),
+        files=[
+            msgspec.structs.replace(f, path=printable(f.path), of=printable(f.of)) for f in findings
         ],
-    }
+    )
+    return json.dumps(msgspec.to_builtins(document), indent=2)
 
 
 def _summary(findings: Sequence[Finding]) -> str:

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import sys
 import time
 from collections.abc import Iterable
 from queue import SimpleQueue
@@ -56,6 +55,7 @@ from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.root_states import RootStates
 from lensd.watcher.scan import linked_folders
 from lensd.watcher.settle import Settler
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class App:
             ledger=self.ledger,
             archive=self.archive,
             worker=Worker(
-                command=(sys.executable, "-m", "lensd.engine"),
+                command=isolated.command("lensd.engine"),
                 tell=self.log,
                 timeout=worker.timeout,
                 idle_exit=worker.idle_exit,

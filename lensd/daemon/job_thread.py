@@ -219,9 +219,12 @@ class JobThread(threading.Thread):
 
     def _report(self, event: str, fault: DiskUnavailable, message: str) -> None:
         self._context.log(event, watch=None, path=fault.path, reason=fault.reason, message=message)
-        note = None if self._backoff is None else f"{fault.path}: {fault}"
+        backoff = self._context.ledger.state.disk_backoff
         with contextlib.suppress(StorageError):  # a full disk may be the ledger's
-            self._context.ledger.state.set_meta("held", note)
+            if self._backoff is None:
+                backoff.clear()
+            else:
+                backoff.set(f"{fault.path}: {fault}")
 
     def _rest(self) -> None:
         """Wait for work; end a worker process that was idle for long enough."""

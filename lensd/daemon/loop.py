@@ -71,7 +71,7 @@ class Daemon:
         app = self._app
         control = Server(self._config.state.path, self._answer)
         try:
-            app.ledger.state.set_meta("held", None)
+            app.ledger.state.disk_backoff.clear()
             app.root_monitor.start()  # before the scan, so that nothing falls between them
             app.prepare()
             app.check_folders(time.monotonic())

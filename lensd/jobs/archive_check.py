@@ -5,16 +5,14 @@ Originals that are put in there would be hidden by the next mount, and fill anot
 
 from __future__ import annotations
 
-import json
 import os
 
 from lensd.errors import StorageError
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.notes import ArchiveIdentity
 from lensd.store.ledger.roots import RootIdentity
 from lensd.watcher import root_identity
-
-NOTE = "archive"  # in the ledger: its path, and what it was
 
 
 def require_archive(archive: Archive, ledger: Ledger) -> None:
@@ -28,12 +26,12 @@ def require_archive(archive: Archive, ledger: Ledger) -> None:
     if problem is not None:
         raise _away(archive, f"its disk is {problem.reason.replace('_', ' ')}")
     if known != found:
-        ledger.state.set_meta(NOTE, json.dumps([archive.root, *found]))
+        ledger.state.archive.set(ArchiveIdentity(archive.root, *found))
 
 
 def _known(archive: Archive, ledger: Ledger) -> RootIdentity | None:
-    note = json.loads(ledger.state.get_meta(NOTE) or "[]")
-    return RootIdentity(*note[1:]) if note[:1] == [archive.root] else None
+    last = ledger.state.archive.get()
+    return last.folder if last is not None and last.path == archive.root else None
 
 
 def _is_familiar(ledger: Ledger) -> bool:

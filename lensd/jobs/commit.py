@@ -18,9 +18,10 @@ from lensd.store import publish as store_publish
 from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import Interrupted, disk_faults
-from lensd.store.fs import exchange, fsync_folder, identity_at, open_folder, open_regular
+from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
 from lensd.store.ledger.entry import Entry
+from lensd.store.swap import swap
 
 
 @contextmanager
@@ -125,7 +126,8 @@ def publish(
         unbroken=lambda: job_file.unbroken,
     )
     line["seconds"]["total"] = round(time.monotonic() - job_file.began, 4)
-    now = identity_at(job_file.folder_fd, job_file.name) or output
+    named = identity_at(job_file.folder_fd, job_file.name)
+    now = named if named is not None and named.same_content(output) else output
     context.ledger.jobs.update(
         entry.job_id, state="published", outcome="compressed", staged=now, line=line
     )
@@ -153,7 +155,7 @@ def _part(job_file: JobFile, original: Identity, context: JobContext) -> None:
 def _take_back(job_file: JobFile, context: JobContext) -> None:
     """The writer's file gets its name again; the output under the temporary goes."""
     context.ledger.jobs.update(job_file.entry.job_id, state="publishing", outcome=None)
-    exchange(job_file.folder_fd, job_file.name, job_file.temporary)
+    swap(job_file.folder_fd, job_file.temporary, job_file.name)
     fsync_folder(job_file.folder_fd)
     raise Skipped("changed", "a program opened the file for writing; it starts over")
 

@@ -7,7 +7,6 @@ An original goes only after its published file was read again whole and is what 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from lensd.store.archive import Archive
 from lensd.store.disk_errors import Interrupted
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.notes import PruneInProgress
 from lensd.watcher.folder import Log
 
 DAY_SECONDS = 86400.0
 FIRST_SECONDS = 600.0  # after the start, where a pass is overdue
 CLOCK_WAS_SET_SECONDS = 3600.0
-LAST_PASS, UNDER_WAY = "pruned_at", "pruning"  # notes in the ledger
 
 Stop = Callable[[], bool]
 
@@ -86,7 +85,7 @@ class Pruner:
                 kept += 1
         if stop():
             return
-        self._ledger.state.set_meta(LAST_PASS, repr(now))
+        self._ledger.state.last_prune.set(now)
         if files or kept:
             self._log(
                 "daemon.pruned",
@@ -99,15 +98,20 @@ class Pruner:
 
     def last_pass(self) -> float | None:
         """When `daily` was last completed (wall time)."""
-        note = self._ledger.state.get_meta(LAST_PASS)
-        return None if note is None else float(note)
+        return self._ledger.state.last_prune.get()
 
     def complete(self) -> None:
-        """What a crash left: the ledger said what was to be deleted, so it is."""
-        note = under_way(self._ledger)
-        if note is not None:
-            job_id, paths = note
-            self._delete(self._result(self._ledger.jobs.get(job_id), paths), paths, recovered=True)
+        """After a crash: record an original as deleted, or keep one that still exists."""
+        note = self._ledger.state.prune_in_progress.get()
+        if note is None:
+            return
+        job_id, paths = note
+        if any(self._archive.has(path) for path in paths):
+            self._ledger.state.prune_in_progress.clear()  # its output may be gone since it was read
+        else:
+            self._record_deletion(
+                self._result(self._ledger.jobs.get(job_id), paths), recovered=True
+            )
 
     def _treat(self, old: Entry, before: float, stop: Stop, *, dry_run: bool) -> Result | None:
         rows = self._ledger.files.history(old.root, old.path)
@@ -118,16 +122,21 @@ class Pruner:
         entry = same[-1]
         try:
             _require_rest(rows)
-            _require_published(current, stop)
+            require_still = _require_published(current, stop)
             paths = self._held(entry, stop)
         except _Stays as why:
             return self._result(entry, [], stays=str(why))
         except (FileError, OSError) as error:
             return self._result(entry, [], stays=str(error))
         result = self._result(entry, paths)
-        if not dry_run:
-            self._intend(entry, paths)
-            self._delete(result, paths)
+        if dry_run:
+            return result
+        self._intend(entry, paths)
+        try:
+            self._delete(result, paths, require_still)
+        except _Stays as why:
+            self._ledger.state.prune_in_progress.clear()
+            return self._result(entry, [], stays=str(why))
         return result
 
     def _held(self, entry: Entry, stop: Stop) -> list[str]:
@@ -160,15 +169,17 @@ class Pruner:
 
     def _intend(self, entry: Entry, paths: Sequence[str]) -> None:
         """Written down before: at no time does the ledger count on an original that is gone."""
-        self._ledger.state.set_meta(UNDER_WAY, json.dumps([entry.job_id, paths]))
+        self._ledger.state.prune_in_progress.set(PruneInProgress(entry.job_id, tuple(paths)))
 
-    def _delete(self, result: Result, paths: Sequence[str], *, recovered: bool = False) -> None:
+    def _delete(
+        self, result: Result, paths: Sequence[str], require_still: Callable[[], None]
+    ) -> None:
         for path in paths:
-            try:
-                self._archive.remove(path)
-            except FileNotFoundError:
-                if not recovered:
-                    raise
+            require_still()
+            self._archive.remove(path)
+        self._record_deletion(result)
+
+    def _record_deletion(self, result: Result, *, recovered: bool = False) -> None:
         day = dt.datetime.fromtimestamp(time.time()).astimezone().date().isoformat()
         self._ledger.originals.record_pruned(result.job_id)
         self._ledger.jobs.update(
@@ -186,7 +197,7 @@ class Pruner:
             archive_path=result.archive_path,
             **({"recovered": True} if recovered else {}),
         )
-        self._ledger.state.set_meta(UNDER_WAY, None)
+        self._ledger.state.prune_in_progress.clear()
 
 
 @dataclass(slots=True)
@@ -231,15 +242,6 @@ def _clocks() -> tuple[float, float]:
     return time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def under_way(ledger: Ledger) -> tuple[str, list[str]] | None:
-    """The job and the archived paths of the original that is being deleted, or was at a crash."""
-    note = ledger.state.get_meta(UNDER_WAY)
-    if note is None:
-        return None
-    job_id, paths = json.loads(note)
-    return job_id, paths
-
-
 def _key(entry: Entry) -> tuple[str | None, str | None]:
     return entry.archive_path, entry.sha256_in
 
@@ -249,8 +251,11 @@ def _require_rest(rows: Sequence[Entry]) -> None:
         raise _Stays("a job of this file is waiting or under way")
 
 
-def _require_published(current: Entry | None, stop: Stop) -> None:
-    """The file under the name is lensd's output, whole and undamaged."""
+def _require_published(current: Entry | None, stop: Stop) -> Callable[[], None]:
+    """The file under the name is lensd's output, whole and undamaged.
+
+    Returns a check that raises _Stays if the file is not the same any more.
+    """
     if current is None:
         raise _Stays("no output of lensd lies under the name any more: restored, or moved away")
     try:
@@ -261,3 +266,9 @@ def _require_published(current: Entry | None, stop: Stop) -> None:
         raise _Stays("another file lies under the name: it is not lensd's output")
     if (reading.sha256, reading.original) != (current.sha256_out, current.sha256_in):
         raise _Stays("the compressed file was changed or is damaged: see `lensd verify`")
+
+    def require_still() -> None:
+        if not reread.is_unchanged(current.root, current.path, reading.identity):
+            raise _Stays("the compressed file was deleted, replaced or changed while it was read")
+
+    return require_still

@@ -19,7 +19,7 @@ from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular,
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
 from lensd.store.ledger.entry import Entry
-from lensd.store.rename import exchange
+from lensd.store.swap import swap
 from lensd.watcher.scan import temporaries
 
 
@@ -168,7 +168,7 @@ def _publishing(
         _complete(entry, context)
         return
     if named:
-        exchange(folder_fd, os.path.basename(entry.path), temporary)
+        swap(folder_fd, temporary, os.path.basename(entry.path))
         fsync_folder(folder_fd)
         there = identity_at(folder_fd, temporary)
     if there is not None and _is(there, entry.staged):

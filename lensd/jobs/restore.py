@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lensd.errors import Skipped, UsageError
+from lensd.jobs import reread
 from lensd.jobs.rebuild import rebuild
 from lensd.store import publish
 from lensd.store.archive import Archive
 from lensd.store.copy import copy_onto_free_name
-from lensd.store.fs import identity_at, make_folders, open_folder
+from lensd.store.fs import make_folders, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.entry import Entry
@@ -38,6 +39,14 @@ class Original:
     @property
     def home(self) -> str:
         return os.path.join(self.folder.root, self.relative)
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """A file that has lensd's marks. `is_known`: the ledger says that lensd wrote these bytes."""
+
+    identity: Identity
+    is_known: bool
 
 
 class Restorer:
@@ -94,19 +103,21 @@ class Restorer:
     def put_back(self, original: Original, *, purge: bool = False) -> str:
         """Replace the output by its original, bit for bit; returns move, reflink or copy.
 
-        Raises Skipped(`changed`) when the file is no longer lensd's output.
+        Raises Skipped(`changed`) when the file is not the output that lensd wrote. If the ledger
+        does not know the output's hash, a copy of the output is kept in `rescued/`.
         """
         published = self._published(original)
         original = self._at_home(original)
         job_id = self._intend(original)
-        method = publish.return_original(
-            original.path,
-            original.sha256,
-            original.folder.root,
-            original.relative,
-            published=published,
-            token=job_id,
-        )
+        with self._rescuing(original, published, job_id):
+            method = publish.return_original(
+                original.path,
+                original.sha256,
+                original.folder.root,
+                original.relative,
+                published=None if published is None else published.identity,
+                token=job_id,
+            )
         gone = purge or method == "move"
         identity = Identity.of(os.lstat(original.home))
         self._ledger.originals.record_restored(job_id, identity, original.path, gone=gone)
@@ -217,22 +228,54 @@ class Restorer:
             folder, relative, *fits[0], moved or self._ledger.files.find(folder.root, relative)
         )
 
-    def _published(self, original: Original) -> Identity | None:
-        """What the original may replace: lensd's own output, or nothing at all."""
+    def _published(self, original: Original) -> _Published | None:
+        """What the original may replace: bytes that lensd wrote, or no file at all."""
         try:
-            folder_fd = open_folder(original.folder.root, os.path.dirname(original.relative))
+            reading = reread.file_at(original.folder.root, original.relative)
         except FileNotFoundError:
-            return None  # the output was deleted with its folder
+            return None  # the output was deleted, perhaps with its folder
+        if reading.original is None:
+            raise _changed(original, "is not lensd's output any more; somebody replaced it")
+        outputs = self._outputs(original, reading.original)
+        if outputs and reading.sha256 not in outputs:
+            raise _changed(original, "was edited after lensd wrote it, so it stays")
+        return _Published(reading.identity, is_known=bool(outputs))
+
+    def _outputs(self, original: Original, sha256_in: str) -> set[str]:
+        """Hashes of all outputs that the file may be; empty if the ledger was lost."""
+        rows = self._ledger.files.history(original.folder.root, original.relative)
+        rows += self._ledger.originals.find(sha256_in)
+        rows += [original.entry] if original.entry is not None else []
+        return {row.sha256_out for row in rows if row.sha256_out is not None}
+
+    @contextlib.contextmanager
+    def _rescuing(
+        self, original: Original, published: _Published | None, job_id: str
+    ) -> Iterator[None]:
+        """Keep the bytes that are replaced, if they may have been edited after lensd wrote them."""
+        if published is None or published.is_known:
+            yield
+            return
+        watch, relative = original.folder.name, original.relative
+        folder_fd = open_folder(original.folder.root, os.path.dirname(relative))
         try:
-            there = identity_at(folder_fd, os.path.basename(original.relative))
+            name = os.path.basename(relative)
+            kept = self._archive.rescue_copy(folder_fd, name, published.identity, watch, relative)
         finally:
             os.close(folder_fd)
-        if there is None or read_marks(original.folder.root, original.relative) is not None:
-            return there
-        raise Skipped(
-            "changed",
-            f"{original.home} is not lensd's output any more; somebody replaced it. Move it away "
-            "first, then restore again",
+        try:
+            yield
+        except BaseException:
+            self._archive.remove(kept)  # the file has its name still
+            raise
+        self._log(
+            "file.rescued",
+            path=original.home,
+            watch=watch,
+            job_id=job_id,
+            rescued_path=kept,
+            message="the ledger does not know whether this output was edited; a copy of it is now "
+            f"{kept}. Delete the copy if nothing is missing",
         )
 
     def _intend(self, original: Original) -> str:
@@ -251,6 +294,12 @@ class Restorer:
             archive_path=original.path,
         )
         return job_id
+
+
+def _changed(original: Original, why: str) -> Skipped:
+    return Skipped(
+        "changed", f"{original.home} {why}. Move it away first, then restore the original again"
+    )
 
 
 def _below(archive: Archive, path: str) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
 
 from lensd.errors import FileError, StorageError
-from lensd.jobs import prune, reread
+from lensd.jobs import reread
 from lensd.jobs.reread import Reading
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
@@ -33,18 +35,22 @@ FAULTS = ("damaged", "missing", "unreadable", "unreachable")
 Key = tuple[str, str]  # root, path
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One file that was looked at. `path` is where it lies, `of` its name in the watched folder."""
+class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file that was read again."""
 
     kind: Literal["original", "output"]
-    state: State
-    path: str
-    of: str
-    watch: str
-    sha256: str | None = None  # what it should be
-    bytes: int = 0  # that were read
-    message: str | None = None
+    state: Annotated[State, Meta(description="explained in docs/operations.md")]
+    path: Annotated[str, Meta(description="where it is; empty: nowhere, it was pruned")]
+    of: Annotated[str, Meta(min_length=1, description="its name in the watched folder")]
+    watch: Annotated[str, Meta(min_length=1)]
+    sha256: Annotated[
+        Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None,
+        Meta(description="what it should be; null: not known"),
+    ] = None
+    bytes: Annotated[int, Meta(ge=0, description="that were read")] = 0
+    message: Annotated[
+        Annotated[str, Meta(min_length=1)] | None, Meta(description="cause and remedy")
+    ] = None
 
     @property
     def is_fault(self) -> bool:
@@ -116,11 +122,11 @@ class Verifier:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0, entry.message
             )
-        deleted = prune.under_way(self._ledger)
-        if deleted is not None and deleted[0] == entry.job_id:
+        deleted = self._ledger.state.prune_in_progress.get()
+        if deleted is not None and deleted.job_id == entry.job_id:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0,
-                "its deletion (archive.keep_days) is under way, or will be completed",
+                "its deletion (archive.keep_days) is under way, or was cut off by a crash",
             )  # fmt: skip
         places = reread.places(self._archive, entry)
         if not places:

@@ -51,16 +51,16 @@ class Standing:
         yield _gauge("lensd_waiting_files", "Files that are not whole yet, so no jobs.", waiting)
         paused = bool(ledger.state.paused())
         yield _gauge("lensd_paused", "1 while anything is paused by `lensd pause`.", paused)
-        held = ledger.state.get_meta("held") is not None
+        held = ledger.state.disk_backoff.get() is not None
         yield _gauge("lensd_held_up", "1 while a disk's fault holds all jobs up.", held)
 
     def _totals(self) -> Iterator[Family]:
         totals = self._ledger.files.totals()
-        outcomes = totals["outcomes"]
+        outcomes = totals.outcomes
         yield _labelled("lensd_ledger_files", "Versions of files, as known.", "outcome", outcomes)
         problems = sum(outcomes.get(outcome, 0) for outcome in PROBLEMS)
         yield _gauge("lensd_problem_files", "Files that failed or are set aside.", problems)
-        saved, held = totals["saved_in_folders"], totals["held_by_archive"]
+        saved, held = totals.saved_in_folders, totals.held_by_archive
         yield _gauge("lensd_saved_bytes", "What the watched folders are smaller by.", saved)
         yield _gauge("lensd_archive_bytes", "Originals that the archive holds.", held)
 

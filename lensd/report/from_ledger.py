@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from lensd.report.record import Drawn, History, Measures, Record
+from lensd.report.documents import FromLedger
+from lensd.report.record import ByteTotals, Drawn, History, Measures, Record
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.text import printable
@@ -19,12 +20,11 @@ def history(ledger: Ledger, where: str, *, drawn: bool = False) -> History:
     """All files of a ledger in the state folder `where`; `drawn`: with what pictures need."""
     kind = Drawn if drawn else Measures
     totals = ledger.files.totals()
-    counts = totals.pop("outcomes")
     return History(
-        source={"kind": "ledger", "state": where},
+        source=FromLedger(state=where),
         records=[_record(e, kind) for e in ledger.files.with_outcome(*ENDS) if e.state == "done"],
-        others={outcome: n for outcome, n in counts.items() if outcome not in ENDS},
-        totals=totals,
+        others={outcome: n for outcome, n in totals.outcomes.items() if outcome not in ENDS},
+        totals=ByteTotals(totals.saved_in_folders, totals.held_by_archive, totals.net),
     )
 
 

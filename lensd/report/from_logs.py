@@ -18,6 +18,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from lensd.errors import StorageError
+from lensd.report.documents import FromLogs
 from lensd.report.record import Drawn, History, Measures, Record, Word
 
 STDIN = "-"
@@ -82,8 +83,7 @@ def history(paths: Sequence[str], *, drawn: bool = False) -> History:
     fold = _Fold()
     for line in lines:
         fold.take(line)
-    source = {"kind": "log", "logs": list(paths), **msgspec.structs.asdict(counts)}
-    source["repeated"] = fold.repeated
+    source = FromLogs(logs=list(paths), repeated=fold.repeated, **msgspec.structs.asdict(counts))
     return History(source=source, records=list(fold.records.values()), unknown=list(UNKNOWN))
 
 

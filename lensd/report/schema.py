@@ -8,7 +8,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import msgspec
+
+from lensd.report.documents import Report, Status, Verification
+
 OUTPUTS = ("status", "report", "verify", "analyze", "compress", "compare")
+DOCUMENTS = {"status": Status, "report": Report, "verify": Verification}
 
 
 @cache
@@ -36,8 +41,30 @@ def of_output(verb: str) -> dict[str, Any]:
     """
     if verb not in OUTPUTS:
         raise KeyError(verb)
+    if verb in DOCUMENTS:
+        return _generated(verb)
     own = _read(f"schemas/{verb}.schema.json")
     return own | {"$defs": _complete(own)}
+
+
+def _generated(verb: str) -> dict[str, Any]:
+    """The schema of a command's document, made from its type."""
+    found = msgspec.json.schema(DOCUMENTS[verb])
+    for part in found["$defs"].values():
+        _require_defaults(part)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:lensd:{verb}:1",
+        **found,
+    }
+
+
+def _require_defaults(part: dict[str, Any]) -> None:
+    """A document names each field, also one whose type has a default."""
+    for name, field in part["properties"].items():
+        if "default" in field:
+            del field["default"]
+            part.setdefault("required", []).append(name)
 
 
 def _complete(own: dict[str, Any]) -> dict[str, Any]:

@@ -134,11 +134,31 @@ class Archive:
         Across filesystems it copies, verifies, and only then unlinks. Raises Skipped(`changed`)
         when somebody is writing to them: they then stay where they are.
         """
-        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        inside = f"{RESCUED}/{moment}-{new_token()}/{_inside(watch, relative)}"
+        inside = _rescued(watch, relative)
         with self._place(inside) as (target_fd, target), disk_faults(self.root):
             move(folder_fd, name, target_fd, target)
         return f"{self.root}/{inside}"
+
+    def rescue_copy(
+        self, folder_fd: int, name: str, identity: Identity, watch: str, relative: str
+    ) -> str:
+        """As `rescue`, with a verified copy: the file keeps its name.
+
+        Raises Skipped(`changed`) when the file is not `identity`, Failed(`no_space` | `io_error`).
+        """
+        inside = _rescued(watch, relative)
+        fd = open_regular(folder_fd, name)
+        try:
+            require_unchanged(fd, identity)
+            with self._place(inside) as (target_fd, target), disk_faults(self.root):
+                copy_onto_free_name(fd, identity, sha256_of(fd), target_fd, target)
+        finally:
+            os.close(fd)
+        return f"{self.root}/{inside}"
+
+    def has(self, path: str) -> bool:
+        """Whether a path that this archive gave out holds a file. Raises StorageError."""
+        return self._found(self._relative(path)) is not None
 
     def remove(self, path: str) -> None:
         """Unlink an original durably, and the folders that it leaves empty, but not the watch's.
@@ -343,6 +363,12 @@ def _inside(watch: str, relative: str) -> str:
     if os.path.basename(relative) in ("", ".", ".."):
         raise ValueError(f"{relative!r} is not the path of a file")
     return f"{watch}/{relative}"
+
+
+def _rescued(watch: str, relative: str) -> str:
+    """Where bytes that may be anybody's go: a folder that no other bytes have."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return f"{RESCUED}/{moment}-{new_token()}/{_inside(watch, relative)}"
 
 
 def _sweep(folder_fd: int, names: list[str]) -> int:

@@ -12,10 +12,10 @@ from lensd.errors import Skipped
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import Interrupted, disk_faults, path_of
 from lensd.store.identity import Identity
-from lensd.store.rename import NotSupported, exchange, move_onto_free_name, rename_noreplace
+from lensd.store.rename import NotSupported, move_onto_free_name, rename_noreplace
 
 __all__ = [
-    "Interrupted", "NotSupported", "copy_attributes", "exchange", "fsync_folder", "identity_at",
+    "Interrupted", "NotSupported", "copy_attributes", "fsync_folder", "identity_at",
     "is_temporary", "make_folders", "move_onto_free_name", "new_token", "open_folder",
     "open_regular",     "rename_noreplace", "temporary_name",
 ]  # fmt: skip

@@ -21,7 +21,8 @@ from lensd.store.disk_errors import disk_faults
 from lensd.store.fs import fsync_folder, identity_at, make_folders, open_regular, temporary_name
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
-from lensd.store.rename import NotSupported, exchange, move_onto_free_name
+from lensd.store.rename import NotSupported, move_onto_free_name
+from lensd.store.swap import swap
 from lensd.store.tensors import StagedWriter
 
 Published = Literal["exchange", "rename"]
@@ -42,7 +43,8 @@ def publish(
     """Put the staged file under `name`, whose old file is `expected` with its ctime of just now.
 
     After "exchange" the old file lies under `temporary`, to be discarded once the ledger knows.
-    After "rename" (a filesystem without exchange, the weaker mode) only the archive has it.
+    After "rename" (the weaker mode, on a filesystem without exchange or with one that is in truth a
+    rename) only the archive has it.
     Raises Skipped(`changed` | `vanished`) with everybody's bytes in place, Failed(`io_error`).
     """
     if not _is_content(folder_fd, temporary, staged):
@@ -158,7 +160,7 @@ def _put(
         raise _changed(name)
     _replace(
         folder_fd, name, temporary, incoming,
-        lambda: _is_content(folder_fd, name, published),
+        lambda: identity_at(folder_fd, name) == published,
         lambda _: _is_content(folder_fd, temporary, published),
     )  # fmt: skip
     discard(folder_fd, temporary, published)
@@ -175,11 +177,14 @@ def _replace(
     with disk_faults(folder_fd):
         _require(untouched, folder_fd, name)
         try:
-            exchange(folder_fd, name, temporary)
+            swap(folder_fd, temporary, name)
         except NotSupported:
             return _rename_over(folder_fd, name, temporary, untouched)
         except FileNotFoundError:
             raise _vanished() from None
+        if identity_at(folder_fd, temporary) is None:
+            _require_renamed(folder_fd, name, incoming)
+            return "rename"
         exchanged_at = _now_on_disk(folder_fd, name)
         try:
             fsync_folder(folder_fd)
@@ -214,6 +219,16 @@ def _rename_over(
     return "rename"
 
 
+def _require_renamed(folder_fd: int, name: str, incoming: Identity) -> None:
+    """After an exchange that was a plain rename: the name holds the incoming file, durably."""
+    named = identity_at(folder_fd, name)
+    if named is None:
+        raise _vanished()
+    if not named.same_inode(incoming):
+        raise _changed(name)
+    fsync_folder(folder_fd)
+
+
 def _require(untouched: Callable[[], bool], folder_fd: int, name: str) -> None:
     if not untouched():
         raise _vanished() if identity_at(folder_fd, name) is None else _changed(name)
@@ -232,13 +247,13 @@ def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity) ->
         if not now.same_inode(incoming):
             break
         try:
-            exchange(folder_fd, name, temporary)
+            swap(folder_fd, temporary, name)
         except FileNotFoundError:
             continue
         out = identity_at(folder_fd, temporary)
         if out is None or out.same_inode(incoming):
             break
-        exchange(folder_fd, name, temporary)  # a newer file slipped in between the two lines above
+        swap(folder_fd, temporary, name)  # a newer file slipped in between the two lines above
     fsync_folder(folder_fd)
 
 

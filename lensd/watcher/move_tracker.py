@@ -8,7 +8,6 @@ the archive keeps mirroring the folders; at any time `archive_path` in the ledge
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -22,13 +21,13 @@ from lensd.store.fs import identity_at, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.notes import RenamingOriginal
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.own_output import read_marks
 from lensd.watcher.scan import scan
 from lensd.watcher.settle import Key
 
 NOWHERE_SECONDS = 60.0
-_RENAMING = "archive.renaming"
 
 
 class Found(Enum):
@@ -164,17 +163,17 @@ class MoveTracker:
 
     def finish_interrupted_move(self) -> None:
         """After a crash between two steps of `move`: an original keeps one name of its two."""
-        note = self._ledger.state.get_meta(_RENAMING)
-        if note is None:
+        renaming = self._ledger.state.renaming_original.get()
+        if renaming is None:
             return
-        old, new = map(os.fsdecode, (bytes.fromhex(part) for part in json.loads(note)))
+        old, new = renaming
         if _same_inode(old, new):
             with suppress(StorageError):  # archive.path was changed: both names stay in the old one
                 self._archive.drop_name(new if self._ledger.originals.at(old) else old)
         elif not os.path.lexists(old) and os.path.lexists(new):  # a disk without hard links
             for entry in self._ledger.originals.at(old):
                 self._ledger.originals.record_moved(old, new, entry.sha256_in or "")
-        self._ledger.state.set_meta(_RENAMING, None)
+        self._ledger.state.renaming_original.clear()
 
     def _is_busy(self, entry: Entry) -> bool:
         """Whether another file's job works under the old path: it may archive there just now."""
@@ -225,12 +224,11 @@ class MoveTracker:
         new = self._archive.place(watch, relative)
         if old == new:
             return None
-        note = json.dumps([os.fsencode(path).hex() for path in (old, new)])
-        self._ledger.state.set_meta(_RENAMING, note)
+        self._ledger.state.renaming_original.set(RenamingOriginal(old, new))
         try:
             new, displaced = self._archive.name_anew(old, watch, relative)
         except (FileError, StorageError, OSError):
-            self._ledger.state.set_meta(_RENAMING, None)
+            self._ledger.state.renaming_original.clear()
             return None
         if displaced is not None and displaced != sha256:
             aside = self._archive.aside(displaced, watch, relative)
@@ -241,7 +239,7 @@ class MoveTracker:
     def _drop_old_name(self, old: str | None) -> None:
         if old is not None:
             self._archive.drop_name(old)
-            self._ledger.state.set_meta(_RENAMING, None)
+            self._ledger.state.renaming_original.clear()
 
 
 def _holds(entry: Entry) -> bool:

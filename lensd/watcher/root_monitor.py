@@ -7,7 +7,6 @@ times are monotonic seconds.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -19,6 +18,7 @@ from typing import Protocol
 from lensd.errors import LockedError, StorageError
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.notes import DegradedRoot
 from lensd.store.locks import Claims
 from lensd.watcher import root_identity
 from lensd.watcher.coverage import Watches
@@ -31,7 +31,6 @@ CHECK_SECONDS = 5.0
 RARELY_SECONDS = 6 * 3600.0
 MORE_SECONDS = 10.0  # to the rest of a scan that found more than the intake takes at once
 NEW_FOLDER_SECONDS = 2.0  # a tree that is being copied in is audited when most of it is there
-META = "degraded"  # the ledger's key for the degraded roots, which `lensd status` reads
 
 
 class Watched(Folder, Protocol):
@@ -94,7 +93,7 @@ class RootMonitor:
         """End all watches."""
         self._watches.stop()
         with suppress(StorageError):  # its disk is full; `status` ignores the note of a dead daemon
-            self._ledger.state.set_meta(META, None)
+            self._ledger.state.degraded.clear()
 
     # what other threads noticed
 
@@ -277,19 +276,21 @@ class RootMonitor:
 
     def _publish(self) -> None:
         """For `lensd status`, which is another process, and for the metrics' thread."""
-        degraded = self.degraded
-        self._states.set_degraded(self._roots[r].folder.name for r in degraded)
-        lines = [
-            {
-                "watch": self._roots[r].folder.name,
-                "path": self._roots[r].folder.path,
-                "reason": problem.reason,
-                "message": problem.message,
-                "since": self._roots[r].since,
-            }
-            for r, problem in degraded.items()
-        ]
-        self._ledger.state.set_meta(META, json.dumps(lines) if lines else None)
+        degraded = tuple(
+            DegradedRoot(
+                watch=self._roots[r].folder.name,
+                path=self._roots[r].folder.path,
+                reason=problem.reason,
+                message=problem.message,
+                since=self._roots[r].since,
+            )
+            for r, problem in self.degraded.items()
+        )
+        self._states.set_degraded(root.watch for root in degraded)
+        if degraded:
+            self._ledger.state.degraded.set(degraded)
+        else:
+            self._ledger.state.degraded.clear()
 
 
 def _is_unchanged(path: str, known: Identity) -> bool:

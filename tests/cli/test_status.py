@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from lensd.report import hashes
+from lensd.report.documents import Hashes
 from tests.support.home_server import HomeServer, Seen
 
 
@@ -75,9 +75,9 @@ def test_hashes(server: HomeServer) -> None:
     cells = [original, original[:10], model_hash[:12], output, output[:10], own[:12], str(path)]
     done = server.lensd("status", "--hashes")
     head, row = done.stdout.splitlines()
-    assert (head.split("\t"), row.split("\t")) == (list(hashes.COLUMNS), cells)
+    assert (head.split("\t"), row.split("\t")) == (list(Hashes.__struct_fields__), cells)
     [document] = json.loads(server.lensd("status", "--hashes", "--json").stdout)["hashes"]
-    assert document == dict(zip(hashes.COLUMNS, cells, strict=True))
+    assert document == dict(zip(Hashes.__struct_fields__, cells, strict=True))
 
 
 def test_hashes_for_a_person(server: HomeServer) -> None:

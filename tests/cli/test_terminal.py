@@ -135,7 +135,7 @@ def test_status_has_the_reason_below_the_path(batch: Batch) -> None:
     lines = terminal.lines
     assert lines[0].split(maxsplit=1) == ["daemon", "not running"]
     assert "3 compressed, 1 failed" in terminal.text
-    title = lines.index("failed, or set aside: 1")
+    title = lines.index("failed, or quarantined: 1")
     assert lines[title + 1] == f"  {batch.server.loras}/bad.safetensors"
     assert re.match(r" {6}1 of 6 modules hold NaN", lines[title + 2])
 

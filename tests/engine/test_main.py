@@ -1,4 +1,4 @@
-"""`python -m lensd.engine` as the daemon starts it: JSON lines in, JSON lines out."""
+"""The worker process as the daemon starts it: JSON lines in, JSON lines out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+from lensd.worker import isolated
 from tests.engine import asking
 from tests.support.realistic import small_lora
 
@@ -33,7 +34,7 @@ def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
         | {"path": str(out), "identity": None},
         {"op": "unheard of"},
     ]
-    command = [sys.executable, "-m", "lensd.engine", "5"]
+    command = [*isolated.command("lensd.engine"), "5"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as worker:

@@ -21,7 +21,6 @@ import struct
 import sys
 import time
 import traceback
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -36,7 +35,9 @@ from lensd.watcher.intake import Intake
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Settler
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
+from tests.faults import worker
 
 # Moments: the opening of these fails, and shows in a trace.
 OPENED = "/lensd-test-ledger-is-open"
@@ -118,12 +119,12 @@ def work(plan: dict[str, Any], say: Any) -> None:
     inbox = Inbox()
     archive = Archive(plan["archive"])
     move_tracker = MoveTracker([folder], ledger, archive, say)
-    worker = str(Path(__file__).with_name("worker.py"))
+    options = isolated.command(worker.__name__)[1:]
     context = JobContext(
         ledger=ledger,
         archive=archive,
         worker=Worker(
-            (sys.executable, "-S", worker, plan["answers"], plan["kill"]), say, 20, 20, nice=0
+            (sys.executable, "-S", *options, plan["answers"], plan["kill"]), say, 20, 20, nice=0
         ),
         log=say,
         device="cpu",

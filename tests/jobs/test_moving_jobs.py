@@ -5,7 +5,6 @@ Both of lensd's threads follow files; here they do it in the order that is hard 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lensd.store.ledger.entry import Entry
 from lensd.watcher.move_tracker import Found, MoveTracker
 from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Key
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from tests.faults.one_job import Folder, Settings
 from tests.support.realistic import small_lora
@@ -48,7 +48,7 @@ class App:
         self.context = JobContext(
             ledger=self.ledger,
             archive=archive,
-            worker=Worker((sys.executable, "-m", "lensd.engine"), self._log, 60, 60),
+            worker=Worker(isolated.command("lensd.engine"), self._log, 60, 60),
             log=self._log,
             device="cpu",
             quiet_seconds=0.1,

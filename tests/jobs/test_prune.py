@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lensd import __version__
 from lensd.jobs.prune import Daily, Pruner
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.notes import PruneInProgress
 from tests.support.aging import age
 from tests.support.home_server import HomeServer, Seen
 
@@ -111,6 +113,74 @@ def test_a_pass_is_stopped_between_two_files(server: HomeServer, ledger: Ledger)
     assert len(list((server.archive / "loras").iterdir())) == 2
     pruner.daily(time.time(), lambda: False)
     assert not (server.archive / "loras").exists() or not any((server.archive / "loras").iterdir())
+
+
+def _replace(path: Path) -> None:
+    """By another file with the same bytes."""
+    other = path.with_suffix(".other")
+    shutil.copy2(path, other)
+    other.rename(path)
+
+
+@pytest.mark.parametrize("while_it_reads", ["the output", "the original"])
+@pytest.mark.parametrize("harm", [Path.unlink, _replace, Path.touch])
+def test_an_output_that_goes_during_the_pass_keeps_its_original(
+    server: HomeServer, ledger: Ledger, harm: Callable[[Path], object], while_it_reads: str
+) -> None:
+    """It was there, whole, when its turn came; it is looked at again before the original goes."""
+    path = server.loras / "b.safetensors"
+    archived = server.archived(path)
+    read = path if while_it_reads == "the output" else archived
+    events: Events = []
+
+    def stop() -> bool:
+        """Asked before each piece of a file that is read."""
+        if path.exists() and not harmed and _has_open(read):
+            harmed.append(harm(path))
+        return False
+
+    harmed: list[object] = []
+    pruner = _pruner(server, ledger, events)
+    stays = {r.path: r.stays for r in pruner.prune(time.time(), stop)}
+    assert len(harmed) == 1
+    assert "while it was read" in (stays.pop(str(path)) or "")
+    assert [None, None] == list(stays.values())
+    assert archived.exists()
+    assert ["file.pruned", "file.pruned"] == [event for event, _ in events]
+    entry = ledger.files.find(str(server.loras), path.name)
+    assert entry is not None
+    assert entry.archive_path == str(archived)
+
+
+def _has_open(path: Path) -> bool:
+    return any(os.path.samefile(fd, path) for fd in _descriptors())
+
+
+def _descriptors() -> Iterator[str]:
+    for name in os.listdir("/proc/self/fd"):
+        fd = f"/proc/self/fd/{name}"
+        if os.path.exists(fd):
+            yield fd
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_pass_that_was_cut_off_is_finished(
+    server: HomeServer, ledger: Ledger, *, deleted: bool
+) -> None:
+    """An original that was deleted is recorded as such; no other one goes without its output."""
+    path = server.loras / "b.safetensors"
+    archived = server.archived(path)
+    entry = ledger.files.find(str(server.loras), path.name)
+    assert entry is not None
+    ledger.state.prune_in_progress.set(PruneInProgress(entry.job_id, (str(archived),)))
+    path.unlink()  # before the next start
+    if deleted:
+        archived.unlink()
+    events: Events = []
+    _pruner(server, ledger, events).complete()
+    assert [fields["path"] for _, fields in events] == ([str(path)] if deleted else [])
+    assert archived.exists() != deleted
+    assert ledger.state.prune_in_progress.get() is None
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from lensd.store.ledger.entry import Entry
 from lensd.store.rename import exchange
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_states import RootStates
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from tests.support.home_server import HomeServer, Seen
 
@@ -56,7 +56,7 @@ class Crashed:
         self.context = JobContext(
             ledger=self.ledger,
             archive=archive,
-            worker=Worker((sys.executable, "-m", "lensd.engine"), self.log, 60, 60),
+            worker=Worker(isolated.command("lensd.engine"), self.log, 60, 60),
             log=self.log,
             device="cpu",
             quiet_seconds=0.1,
@@ -86,7 +86,7 @@ class Crashed:
 
     def exchange(self) -> None:
         fd = os.open(self.loras, os.O_RDONLY)
-        exchange(fd, self.path.name, self.temporary.name)
+        exchange(fd, self.temporary.name, self.path.name)
         os.close(fd)
 
     def recover(self) -> Entry:

@@ -9,15 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd.errors import StorageError
 from lensd.report import from_logs, sheet
+from lensd.report.documents import FromLogs
 from lensd.report.page import render
 from lensd.report.period import Period
-from lensd.report.record import Drawn, Record
+from lensd.report.record import Drawn, History, Record
 from lensd.report.summary import summarize
 from tests.support import many_files
 from tests.support.outputs import validator
@@ -38,6 +40,12 @@ def records(tmp_path: Path, *lines: Line) -> list[Record]:
     return from_logs.history([str(log)]).records
 
 
+def of_logs(history: History) -> FromLogs:
+    """What the report says of its logs."""
+    assert isinstance(history.source, FromLogs)
+    return history.source
+
+
 def later(line: Line, event: str, seconds: float = 60, **changes: Any) -> Line:
     when = dt.datetime.fromisoformat(line["timestamp"]) + dt.timedelta(seconds=seconds)
     stamp = f"{when:%Y-%m-%dT%H:%M:%S.%f}Z"
@@ -49,7 +57,7 @@ def test_every_number_comes_through(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text(text(*LINES))
     history = from_logs.history([str(log)], drawn=True)
-    assert history.source["lines"] == len(LINES)
+    assert of_logs(history).lines == len(LINES)
     for line, record in zip(LINES, history.records, strict=True):
         assert (record.path, record.job_id) == (line["path"], line["job_id"])
         assert record.saved == line["bytes_in"] - line["bytes_out"]
@@ -68,7 +76,7 @@ def test_rotated_and_gzipped_files_in_any_order(tmp_path: Path) -> None:
     assert len(history.records) == 8
     history = from_logs.history([str(path) for path in sorted(tmp_path.iterdir())])
     assert [line["path"] for line in LINES] == [r.path for r in history.records]
-    assert history.source["repeated"] == 1
+    assert of_logs(history).repeated == 1
 
 
 def test_a_gzip_that_breaks_off_is_read_so_far(tmp_path: Path) -> None:
@@ -77,7 +85,7 @@ def test_a_gzip_that_breaks_off_is_read_so_far(tmp_path: Path) -> None:
     (tmp_path / "log.gz").write_bytes(whole[: len(whole) // 2])
     history = from_logs.history([str(tmp_path / "log.gz")])
     assert 0 < len(history.records) < len(LINES)
-    assert len(history.source["unreadable"]) == 1
+    assert len(of_logs(history).unreadable) == 1
 
 
 def test_lines_with_a_prefix_and_foreign_lines(tmp_path: Path) -> None:
@@ -97,8 +105,8 @@ def test_lines_with_a_prefix_and_foreign_lines(tmp_path: Path) -> None:
     log.write_bytes(content.encode("utf-8", "surrogateescape"))
     history = from_logs.history([str(log)])
     assert [LINES[0]["path"]] == [r.path for r in history.records]
-    source = history.source
-    assert (source["lines"], source["foreign"], source["cut"]) == (6, 3, 2)
+    source = of_logs(history)
+    assert (source.lines, source.foreign, source.cut) == (6, 3, 2)
 
 
 @given(st.lists(st.one_of(st.binary(max_size=80), st.sampled_from([b"", b"{", b"}"])), max_size=8))
@@ -135,8 +143,8 @@ def test_no_value_is_fatal(
     history = from_logs.history([str(log)], drawn=True)
     zone = dt.timezone(dt.timedelta(hours=-11))
     now = NOW.astimezone(zone)
-    document = json.loads(json.dumps(summarize(history, Period(), now, "x"), allow_nan=False))
-    VALIDATOR.validate(document)
+    document = msgspec.to_builtins(summarize(history, Period(), now, "x"))
+    VALIDATOR.validate(json.loads(json.dumps(document, allow_nan=False)))
     render.html(history, Period(), now, "x").encode()
     sheet.write(history.records, io.StringIO(), zone)
 
@@ -148,7 +156,7 @@ def test_fields_of_the_wrong_kind_and_times_without_a_zone(tmp_path: Path) -> No
     log.write_text(text(*broken, LINES[2]))
     history = from_logs.history([str(log)])
     assert [LINES[2]["path"]] == [r.path for r in history.records]
-    assert history.source["cut"] == 2
+    assert of_logs(history).cut == 2
 
 
 def test_a_recovered_line_counts_once(tmp_path: Path) -> None:
@@ -168,9 +176,9 @@ def test_a_restored_original_saves_nothing(tmp_path: Path) -> None:
         log.write_text(text(line, back, line))  # the same line once more changes nothing
         history = from_logs.history([str(log)])
         document = summarize(history, Period(), NOW, "x")
-        assert document["outcomes"] == {"restored": 1}
-        assert document["bytes"]["saved_in_folders"] == 0
-        assert document["bytes"]["held_by_archive"] == held
+        assert document.outcomes == {"restored": 1}
+        assert document.bytes.saved_in_folders == 0
+        assert document.bytes.held_by_archive == held
 
 
 def test_a_newer_output_replaces_the_older(tmp_path: Path) -> None:
@@ -182,8 +190,8 @@ def test_a_newer_output_replaces_the_older(tmp_path: Path) -> None:
     assert [r.outcome for r in found] == ["replaced", "replaced", "compressed"]
     history = from_logs.history([str(tmp_path / "log")])
     document = summarize(history, Period(), NOW, "x")
-    assert document["bytes"]["saved_in_folders"] == 10**9 - 5
-    assert document["bytes"]["held_by_archive"] == line["bytes_in"] + 10**9
+    assert document.bytes.saved_in_folders == 10**9 - 5
+    assert document.bytes.held_by_archive == line["bytes_in"] + 10**9
 
 
 def test_moved_files_and_deleted_originals(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_messages_may_name_any_file(ledger: Ledger) -> None:
     ledger.jobs.finish("job", "failed", reason="io_error", message=f"{ODD} is broken")
     assert ledger.jobs.get("job").message == "caf\\xe9\n.safetensors is broken"
     ledger.state.set_waiting(ROOT, ODD, WATCH, f"{ODD}.part lies beside it")
-    assert "caf\\xe9" in ledger.state.waiting()[0]["reason"]
+    assert "caf\\xe9" in ledger.state.waiting()[0].reason
 
 
 @pytest.mark.parametrize(
@@ -148,13 +148,13 @@ def test_totals_count_each_archived_original_once(ledger: Ledger) -> None:
         ledger.jobs.finish(job, "compressed", sha256_in="abc", **sizes)
         ledger.files.replace_older(ROOT, "a", job)
     totals = ledger.files.totals()
-    assert totals["outcomes"] == {"compressed": 1, "replaced": 1}
-    assert (totals["saved_in_folders"], totals["held_by_archive"], totals["net"]) == (70, 100, -30)
+    assert totals.outcomes == {"compressed": 1, "replaced": 1}
+    assert (totals.saved_in_folders, totals.held_by_archive, totals.net) == (70, 100, -30)
     restored = {"outcome": "restored", "archive_path": "/archive/a", "sha256_in": "abc"}
     ledger.files.record("back", ROOT, WATCH, "a", FIRST, **restored)
     ledger.originals.record_restored("back", FIRST, "/archive/a", gone=True)
     totals = ledger.files.totals()
-    assert (totals["saved_in_folders"], totals["held_by_archive"]) == (0, 0)
+    assert (totals.saved_in_folders, totals.held_by_archive) == (0, 0)
 
 
 def test_a_root_is_new_once(ledger: Ledger) -> None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lensd.errors import StorageError
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.notes import (
+    ArchiveIdentity,
+    DegradedRoot,
+    PruneInProgress,
+    RenamingOriginal,
+)
 
 ROOT, WATCH = "/srv/loras", "loras"
 ODD = os.fsdecode(b"caf\xe9 [1]%.safetensors")
@@ -94,17 +101,59 @@ def test_a_postponed_job_waits_for_its_time(tmp_path: Path, ledger: Ledger) -> N
     ledger.close()
 
 
-def test_notes(tmp_path: Path, ledger: Ledger) -> None:
-    """A key has one text, or none."""
-    assert ledger.state.get_meta("x") is None
-    ledger.state.set_meta("x", "1")
-    ledger.state.set_meta("x", "2")
+# Each note with a value, and the text that the ledger has for it.
+NOTES: dict[str, tuple[Any, str]] = {
+    "disk_backoff": ("/archive: the disk is full", "/archive: the disk is full"),
+    "degraded": (
+        (DegradedRoot("loras", f"/srv/{ODD}", "gone", "not there", 1.5),),
+        (
+            '[{"watch": "loras", "path": "/srv/caf\\udce9 [1]%.safetensors", "reason": "gone", '
+            '"message": "not there", "since": 1.5}]'
+        ),
+    ),
+    "archive": (ArchiveIdentity("/archive", 1, 2, None), '["/archive", 1, 2, null]'),
+    "renaming_original": (RenamingOriginal("/a", os.fsdecode(b"\xe9")), '["2f61", "e9"]'),
+    "prune_in_progress": (PruneInProgress("job", (ODD,)),
+                          '["job", ["caf\\udce9 [1]%.safetensors"]]'),
+    "last_prune": (1764082800.125, "1764082800.125"),
+}  # fmt: skip
+KEYS = {
+    "disk_backoff": "held",
+    "degraded": "degraded",
+    "archive": "archive",
+    "renaming_original": "archive.renaming",
+    "prune_in_progress": "pruning",
+    "last_prune": "pruned_at",
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_a_note_is_kept_across_a_restart(tmp_path: Path, ledger: Ledger, name: str) -> None:
+    """As the same text under the same key as in earlier versions of lensd; `clear` removes it."""
+    value, stored = NOTES[name]
+    assert getattr(ledger.state, name).get() is None
+    getattr(ledger.state, name).set(value)
     ledger.close()
     again = Ledger(str(tmp_path), "1.0")
-    assert again.state.get_meta("x") == "2"
-    again.state.set_meta("x", None)
-    assert again.state.get_meta("x") is None
+    assert value == getattr(again.state, name).get()
+    rows = again._database.read("SELECT key, value FROM meta")
+    assert [(KEYS[name], stored)] == [tuple(row) for row in rows]
+    getattr(again.state, name).clear()
+    assert getattr(again.state, name).get() is None
     again.close()
+
+
+@pytest.mark.parametrize("name", sorted(NOTES.keys() - {"disk_backoff"}))
+@pytest.mark.parametrize(
+    "damaged", [b"", b"{", b"null", b'["x", 1]', b"[[[]]]", b"\xff", b"[" * 100_000]
+)
+def test_a_damaged_note_reads_as_none(ledger: Ledger, name: str, damaged: bytes) -> None:
+    """It is no reason to stop: lensd goes on as if the note had never been set."""
+    with ledger._database.change() as db:
+        query = "INSERT INTO meta VALUES (?, CAST(? AS TEXT))"
+        db.execute(query, (KEYS[name], damaged))
+    assert getattr(ledger.state, name).get() is None
+    ledger.close()
 
 
 def test_what_a_root_is(tmp_path: Path, ledger: Ledger) -> None:
@@ -139,7 +188,7 @@ def test_originals_are_pruned_by_the_time_of_publishing(ledger: Ledger) -> None:
     assert ["one", "redone"] == [e.job_id for e in ledger.originals.published_before(published + 1)]
     ledger.originals.record_pruned("one")
     assert [] == list(ledger.originals.published_before(published + 1))
-    assert ledger.files.totals()["held_by_archive"] == 0
+    assert ledger.files.totals().held_by_archive == 0
     ledger.originals.record_pruned("kept")
 
 

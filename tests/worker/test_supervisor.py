@@ -71,11 +71,6 @@ def _never() -> bool:
     return False
 
 
-@pytest.fixture(autouse=True)
-def repository_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-
-
 def test_it_starts_with_the_first_request_and_serves_many() -> None:
     """One process, at its niceness; names that are not UTF-8 pass both ways."""
     events: Events = []

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from lensd.report.documents import Day
 from lensd.report.record import Drawn, Record
 from lensd.text import visible, visible_lines
 
@@ -19,13 +20,13 @@ Columns = dict[str, list[Any]]
 ENERGY_UNIT = 100_000  # energies are whole numbers of this share
 
 
-def packed(records: Sequence[Record], days: Sequence[dict[str, Any]]) -> str:
+def packed(records: Sequence[Record], days: Sequence[Day]) -> str:
     """Base64 of what `inflate` and `JSON.parse` turn into {files, models, days}."""
     models = _Shared()
     document = {
         "files": _columns(records, models),
         "models": models.found,
-        "days": [[d["day"], d["files"], d["saved"]] for d in days],
+        "days": [[d.day, d.files, d.saved] for d in days],
     }
     text = json.dumps(document, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()

@@ -11,9 +11,11 @@ import datetime as dt
 import hashlib
 from importlib.resources import files
 
+import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lensd.report.documents import Ratio
 from lensd.report.page.packing import packed
 from lensd.report.period import Period
 from lensd.report.record import History
@@ -38,8 +40,8 @@ def html(history: History, period: Period, now: dt.datetime, version: str) -> st
             style=Markup(style),  # noqa: S704  the package's own files
             library=Markup(library),  # noqa: S704
             script=Markup(script),  # noqa: S704
-            data=packed(chosen(history.records, period), document["days"]),
-            before_after=_families(document["ratios"]),
+            data=packed(chosen(history.records, period), document.days),
+            before_after=_families(document.ratios),
         )
     )
 
@@ -84,10 +86,14 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _families(ratios: list[dict[str, float]]) -> list[dict[str, object]]:
+def _families(ratios: list[Ratio]) -> list[dict[str, object]]:
     """Bars in percent of the longest."""
-    longest = max((r["bytes_in"] for r in ratios), default=1)
+    longest = max((r.bytes_in for r in ratios), default=1)
     return [
-        {**r, "before": 100 * r["bytes_in"] / longest, "after": 100 * r["bytes_out"] / longest}
+        {
+            **msgspec.structs.asdict(r),
+            "before": 100 * r.bytes_in / longest,
+            "after": 100 * r.bytes_out / longest,
+        }
         for r in ratios
     ]

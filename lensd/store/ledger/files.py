@@ -9,10 +9,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
+import msgspec
+
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, row_key
 from lensd.store.ledger.rows import Rows, move_older_originals, replace_older, update
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """How many rows each outcome has; sizes in bytes."""
+
+    outcomes: dict[str, int]
+    saved_in_folders: int
+    held_by_archive: int
+    net: int  # saved in the folders, less what the archive holds
 
 
 class Files:
@@ -145,8 +156,7 @@ class Files:
             replace_older(db, root, path, job_id)
             move_older_originals(db, entry)
 
-    def totals(self) -> dict[str, Any]:
-        """Files by outcome; bytes saved in the folders and held by the archive."""
+    def totals(self) -> Totals:
         counts = self._database.read(
             "SELECT outcome, count(*) AS n FROM files WHERE state = 'done' GROUP BY outcome"
         )
@@ -158,12 +168,8 @@ class Files:
             "SELECT coalesce(sum(bytes_in), 0) FROM (SELECT DISTINCT archive_path, sha256_in, "
             "bytes_in FROM files WHERE archive_path IS NOT NULL AND state = 'done')"
         )[0][0]
-        return {
-            "outcomes": {r["outcome"]: r["n"] for r in counts},
-            "saved_in_folders": saved,
-            "held_by_archive": held,
-            "net": saved - held,
-        }
+        outcomes = {row["outcome"]: row["n"] for row in counts}
+        return Totals(outcomes, saved, held, saved - held)
 
 
 def _distance_above(db: sqlite3.Connection, there: tuple[bytes, bytes], first: int) -> int:

@@ -5,29 +5,47 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
+
+import msgspec
 
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import row_key, text
+from lensd.store.ledger.notes import (
+    ArchiveIdentity,
+    DegradedRoot,
+    PruneInProgress,
+    json_note,
+    renaming_note,
+    text_note,
+)
+
+
+class WaitingFile(msgspec.Struct, frozen=True):
+    """A file that is not a job yet. `since`: wall time."""
+
+    path: str  # absolute
+    watch: str
+    reason: str
+    since: float
 
 
 class State:
-    """The small tables of the ledger."""
+    """The small tables of the ledger.
+
+    `disk_backoff`: the path and the fault of the disk that jobs wait for. `degraded`: the folders
+    with a problem. `archive`: which archive was used last. `renaming_original` and
+    `prune_in_progress`: what the next start completes after a crash. `last_prune`: the wall time of
+    the last complete daily pass.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def get_meta(self, key: str) -> str | None:
-        rows = self._database.read("SELECT value FROM meta WHERE key = ?", key)
-        return str(rows[0]["value"]) if rows else None
-
-    def set_meta(self, key: str, value: str | None) -> None:
-        """Note a text under a key; None removes it."""
-        with self._database.change() as db:
-            if value is None:
-                db.execute("DELETE FROM meta WHERE key = ?", (key,))
-            else:
-                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text(value)))
+        self.disk_backoff = text_note(database, "held")
+        self.degraded = json_note(database, "degraded", tuple[DegradedRoot, ...])
+        self.archive = json_note(database, "archive", ArchiveIdentity)
+        self.renaming_original = renaming_note(database, "archive.renaming")
+        self.prune_in_progress = json_note(database, "pruning", PruneInProgress)
+        self.last_prune = json_note(database, "pruned_at", float)
 
     def pause(self, paths: Iterable[str]) -> None:
         """Take no job under these absolute paths (files or folders); "" or none: no job at all."""
@@ -68,13 +86,18 @@ class State:
         with self._database.change() as db:
             db.execute("DELETE FROM waiting")
 
-    def waiting(self) -> list[dict[str, Any]]:
+    def waiting(self) -> list[WaitingFile]:
+        """The waiting files, the longest wait first."""
         rows = self._database.read("SELECT * FROM waiting ORDER BY since")
         return [
-            {"path": os.path.join(os.fsdecode(r["root"]), os.fsdecode(r["path"])),
-             "watch": r["watch"], "reason": r["reason"], "since": r["since"]}
-            for r in rows
-        ]  # fmt: skip
+            WaitingFile(
+                os.path.join(os.fsdecode(row["root"]), os.fsdecode(row["path"])),
+                row["watch"],
+                row["reason"],
+                row["since"],
+            )
+            for row in rows
+        ]
 
 
 def _everything_if_none(paths: Iterable[str]) -> list[bytes]:
