@@ -1,4 +1,4 @@
-"""`lensd status`: the queue, what waits and why, the totals."""
+"""`lensd status`: show the queue, files that wait, problems and totals."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@click.option("--hashes", is_flag=True, help="sha256, AutoV2 and AutoV3 of originals and outputs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--hashes", is_flag=True, help="Show the hashes of originals and outputs.")
 def status(config: str | None, as_json: bool, hashes: bool) -> int:
-    """Show the queue, the running job, what waits and why, and the totals.
+    """Show the queue, the running job, files that wait, problems and totals.
 
     Works with and without a running daemon, and changes nothing.
 
     \b
-    lensd status              long lists are cut short at a terminal
-    lensd status | less       all of it
+    lensd status              at a terminal, long lists are cut short
+    lensd status | less       complete lists
     lensd status --json | jq '.totals'
-    lensd status --hashes     by which hashes other programs know each
-                              compressed file, before and after: as
-                              tab-separated values in a pipe
+    lensd status --hashes     the hashes by which other programs know each
+                              compressed file and its original; in a pipe
+                              as tab-separated values
     """
     from lensd.cli.views.terminal import is_for_people, show
-    from lensd.report import hashes as hash_table
+    from lensd.report import hashes as hash_rows
     from lensd.store.ledger import Ledger
 
     found = load_config(config)
     with Ledger.read_only(found.state.path) as ledger:
-        document = _status(found, ledger)
+        document = _build_document(found, ledger)
         if hashes:
             document.hashes = [
-                hash_table.of(e) for e in ledger.files.with_outcome(Outcome.COMPRESSED)
+                hash_rows.of_entry(e) for e in ledger.files.with_outcome(Outcome.COMPRESSED)
             ]
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(document), indent=2))
     elif isinstance(document.hashes, list):
-        show(*(hash_table.blocks if is_for_people() else hash_table.tsv)(document.hashes))
+        show(*(hash_rows.blocks if is_for_people() else hash_rows.tsv)(document.hashes))
     elif is_for_people():
         from lensd.cli.views.status_board import board
 
@@ -65,7 +65,7 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
     return 0
 
 
-def _status(config: Config, ledger: Ledger) -> Status:
+def _build_document(config: Config, ledger: Ledger) -> Status:
     from lensd.report.documents import Status, Totals, WatchedFolder
     from lensd.store.locks import holder
 
@@ -88,7 +88,7 @@ def _status(config: Config, ledger: Ledger) -> Status:
 
 
 def _degraded(config: Config, ledger: Ledger) -> list[Degraded]:
-    """What the running daemon reports of its folders; the report of a killed one is out of date."""
+    """As the running daemon reports them; what a killed daemon reported is out of date."""
     from lensd.report.documents import Degraded
     from lensd.store.locks import holder
 

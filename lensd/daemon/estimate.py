@@ -1,4 +1,4 @@
-"""What `once --dry-run` says: sizes from headers, ratios from experience."""
+"""The plan that `once --dry-run` prints: sizes from the headers, ratios from measured files."""
 
 from __future__ import annotations
 

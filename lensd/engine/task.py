@@ -227,7 +227,7 @@ def choose(
     if p.target_size is None:
         return chosen
     left = p.target_size
-    while any(m.rank > 1 and not m.held for m in chosen.modules):
+    while any(m.rank > 1 and not m.keeps_rank for m in chosen.modules):
         excess = _size(source, chosen, replace(origin, mode=p.mode)) - p.target_size
         if p.mode == "int8" or excess <= 0:
             break

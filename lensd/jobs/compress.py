@@ -152,25 +152,25 @@ def _line(job_file: JobFile, settings: Settings, numbers: dict[str, Any]) -> dic
 
 def _end(entry: Entry, end: FileError, context: JobContext) -> str | None:
     """A file's end other than success, or another beginning for its new version."""
-    if context.is_away(entry.root):
+    if context.root_states.must_wait(entry.root):
         return None  # no fault of the file's: recovery takes the job up when its folder is back
     if context.ledger.jobs.get(entry.job_id).state == JobState.DONE:
         return None  # what came after its end cannot change it
     if _is_published(entry, context):
         raise DiskUnavailable(end.reason, end.disk or entry.root, str(end))  # recovery completes it
-    if end.reason in ("vanished", "changed") and context.moved(entry):
+    if end.reason in ("vanished", "changed") and context.move_tracker.search(entry):
         if context.ledger.jobs.get(entry.job_id).state not in (JobState.QUEUED, JobState.DONE):
             # The main loop moved it just as it began here, and before its last step was written.
             context.ledger.jobs.update(
                 entry.job_id, state=JobState.QUEUED, temporary=None, staged=None
             )
-        context.again(entry)  # another file may have its old name
+        context.hints.look(entry.full_path)  # another file may have its old name
         return None
     if end.reason == "changed" and not entry.redo:  # an output would not be looked at again
         context.ledger.jobs.finish(
             entry.job_id, Outcome.SUPERSEDED, reason=end.reason, message=str(end)
         )
-        context.again(entry)
+        context.hints.look(entry.full_path)
         return None
     if context.patient and _waits(entry, end, context):
         return None
@@ -248,7 +248,7 @@ def _give_up(entry: Entry, context: JobContext) -> None:
         return
     message = "somebody wrote to the file"
     context.ledger.jobs.finish(entry.job_id, Outcome.SUPERSEDED, reason="changed", message=message)
-    context.again(entry)
+    context.hints.look(entry.full_path)
 
 
 def _is_published(entry: Entry, context: JobContext) -> bool:

@@ -32,8 +32,8 @@ def recover(context: JobContext, *, tell: bool = True) -> Failed | None:
     """
     if context.ledger.roots.is_empty():  # new, or lost: nothing tells where half copies may be
         context.archive.sweep()
-    away = context.away()
-    return continue_jobs(context, lambda root: root not in away, tell=tell)
+    closed = context.root_states.closed
+    return continue_jobs(context, lambda root: root not in closed, tell=tell)
 
 
 def continue_jobs(

@@ -254,7 +254,8 @@ def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity) ->
         out = identity_at(folder_fd, temporary)
         if out is None or out.same_inode(incoming):
             break
-        swap(folder_fd, temporary, name)  # another program replaced the file after the last check
+        # Another program replaced the file between the two lines above.
+        swap(folder_fd, temporary, name)
     fsync_folder(folder_fd)
 
 

@@ -168,7 +168,7 @@ class MoveTracker:
             )
         return moved
 
-    def finish(self) -> None:
+    def finish_interrupted_move(self) -> None:
         """After a crash between two steps of `move`: an original keeps one name of its two."""
         renaming = self._ledger.state.renaming_original.get()
         if renaming is None:

@@ -50,15 +50,15 @@ def test_ten_thousand_queued_files(server: HomeServer, tell: Callable[[str], Non
     ready, ended = [], []
     for number in (5, 20):
         with server.daemon() as daemon:
-            ready.append(daemon.wait_for_event("daemon.ready", 120))
+            ready.append(daemon.wait_for_event("daemon.ready"))
             for _ in range(number):
-                daemon.wait_for_event("file.skipped", 60)
+                daemon.wait_for_event("file.skipped")
             daemon.kill()
         ended += [x for x in daemon.lines if x["event"] == "file.skipped"]
     with server.daemon() as daemon:
-        ready.append(daemon.wait_for_event("daemon.ready", 120))
+        ready.append(daemon.wait_for_event("daemon.ready"))
         for _ in range(ready[-1]["queued"] if suites.FULL else 20):
-            daemon.wait_for_event("file.skipped", 120)
+            daemon.wait_for_event("file.skipped")
         assert daemon.stop() == 0
     ended += [x for x in daemon.lines if x["event"] == "file.skipped"]
     starts = ", ".join(f"{x['seconds']} s with {x['queued']}" for x in ready)

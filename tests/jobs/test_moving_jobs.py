@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lensd import __version__
+from lensd.daemon.inbox import Inbox
 from lensd.jobs import compress
 from lensd.jobs.context import JobContext
 from lensd.store.archive import Archive
@@ -19,6 +20,7 @@ from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import JobState, Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.move_tracker import Found, MoveTracker
+from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Key
 from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
@@ -42,6 +44,7 @@ class App:
         self.queued = self.ledger.jobs.get("job")
         archive = Archive(str(top / "archive"))
         self.move_tracker = MoveTracker([Folder(self.root)], self.ledger, archive, self._log)
+        inbox = Inbox()
         self.context = JobContext(
             ledger=self.ledger,
             archive=archive,
@@ -49,8 +52,9 @@ class App:
             log=self._log,
             device="cpu",
             quiet_seconds=0.1,
-            again=lambda _: None,
-            moved=self.move_tracker.search,
+            hints=inbox,
+            root_states=RootStates([], inbox),
+            move_tracker=self.move_tracker,
         )
         self.new = Key(self.root, "moved/style.safetensors")
 

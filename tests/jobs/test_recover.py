@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lensd import __version__
+from lensd.daemon.inbox import Inbox
 from lensd.jobs import recover
 from lensd.jobs.context import JobContext
 from lensd.store.archive import Archive
@@ -23,6 +25,8 @@ from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.rename import exchange
+from lensd.watcher.move_tracker import MoveTracker
+from lensd.watcher.root_states import RootStates
 from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from tests.support.home_server import HomeServer, Seen
@@ -45,18 +49,20 @@ class Crashed:
         self.temporary = self.loras / temporary_name("job")
         self.archived = self.archive / "loras" / self.path.name
         self.lines: list[tuple[str, dict[str, Any]]] = []
-        self.again: list[Entry] = []
         identity = Identity.of(self.path.lstat())
         self.ledger.roots.add(str(self.loras), "loras")
         self.ledger.jobs.enqueue("job", str(self.loras), "loras", self.path.name, identity)
+        archive, inbox = Archive(str(self.archive)), Inbox()
         self.context = JobContext(
             ledger=self.ledger,
-            archive=Archive(str(self.archive)),
+            archive=archive,
             worker=Worker(isolated.command("lensd.engine"), self.log, 60, 60),
             log=self.log,
             device="cpu",
             quiet_seconds=0.1,
-            again=self.again.append,
+            hints=inbox,
+            root_states=RootStates([], inbox),
+            move_tracker=MoveTracker([], self.ledger, archive, self.log),
         )
 
     def log(self, event: str, **fields: Any) -> None:
@@ -322,8 +328,8 @@ def test_a_lost_ledger_does_not_hide_half_copies(crashed: Crashed, tmp_path: Pat
     crashed.recover()
     assert half.exists()
     (tmp_path / "new").mkdir()
-    crashed.context.ledger = Ledger(str(tmp_path / "new"), __version__)
-    recover.recover(crashed.context)
+    ledger = Ledger(str(tmp_path / "new"), __version__)
+    recover.recover(replace(crashed.context, ledger=ledger))
     assert not half.exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.intake import Intake
+from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.scan import BATCH
 from lensd.watcher.settle import Settler
 from tests.faults.one_job import Folder
@@ -34,14 +36,20 @@ class App:
         self.folder = Folder(str(self.loras))
         self.ledger = Ledger(str(top / "state"), "1")
         self.said: list[dict[str, Any]] = []
+        archive = Archive(str(top / "archive"))
         self.intake = Intake(
             [self.folder],
             Settler.new(QUIET, QUIET),
             self.ledger,
-            Archive(str(top / "archive")),
-            lambda event, **fields: self.said.append({"event": event, **fields}),
+            archive,
+            MoveTracker([self.folder], self.ledger, archive, self.log),
+            self.log,
+            SimpleQueue(),
             most=MOST,
         )
+
+    def log(self, event: str, **fields: Any) -> None:
+        self.said.append({"event": event, **fields})
 
     def events(self) -> Counter[str]:
         return Counter(line["event"] for line in self.said)
