@@ -12,11 +12,14 @@ ARGS ?=
 # Tests of the daemon wait half of their time: for quiet times, for a schedule.
 TESTERS ?= $(shell echo $$((2 * $$(nproc))))
 
+# The folders of the fast tier. Their tests that start a process are marked `lengthy`.
+FAST := $(addprefix tests/,config logs lora store watcher worker)
+
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-all lint bench clean
+.PHONY: help demo test test-fast test-slow test-all lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## these lines
@@ -25,8 +28,14 @@ help: ## these lines
 demo: $(READY) ## a real daemon compresses a real 144 MiB LoRA, and gives the original back
 	$(BIN)/python -u -m bench.demo $(ARGS)
 
+# Tests start hundreds of processes of Python. Without .pyc files each compiles lensd anew.
+test test-fast test-slow: export PYTHONDONTWRITEBYTECODE =
+
 test: $(READY) ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -m 'not slow' $(ARGS)
+
+test-fast: $(READY) ## in half a minute: numerics, formats, disk, ledger, configuration; no daemon
+	$(BIN)/python -m pytest -n $$(nproc) -m 'not slow and not lengthy' $(FAST) $(ARGS)
 
 test-slow: $(READY) ## the slow tests, one by one: some change the machine (mounts, sysctl); the longest sampled
 	$(BIN)/python -m pytest -m slow $(ARGS)

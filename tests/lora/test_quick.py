@@ -25,7 +25,8 @@ def stack(kind: str, seeds: list[int], spread: float = 3.0) -> tuple[Tensor, Ten
     return (up * fall).half().float(), down.half().float()
 
 
-@settings(max_examples=60)
+@pytest.mark.lengthy
+@settings(max_examples=25)
 @given(
     st.sampled_from(making.KINDS),
     st.lists(st.integers(0, 2**32), min_size=1, max_size=3),
@@ -54,6 +55,7 @@ def test_what_holds_is_what_float64_finds(
         assert error == pytest.approx(making.tail(true, k), rel=1e-4, abs=rounding)
 
 
+@pytest.mark.lengthy
 def test_trained_spectra_hold() -> None:
     """Of falling spectra nearly all do, else the way would be of no use."""
     up, down = stack("random", list(range(40)))
@@ -78,6 +80,7 @@ def test_what_float32_cannot_tell_does_not_hold(kind: str) -> None:
     assert not spectrum.quick_core(up * 0 if kind == "zero" else up, down, 0.99999)[1].any()
 
 
+@pytest.mark.lengthy
 @settings(max_examples=25)
 @given(st.lists(st.sampled_from(making.KINDS), min_size=1, max_size=5), st.integers(0, 2**32))
 def test_modules_side_by_side_get_the_ranks_that_they_get_alone(

@@ -282,6 +282,7 @@ def test_without_exchange_it_is_renamed(stage: Stage, run_refused: RunPython) ->
     assert not stage.temporary.exists()
 
 
+@pytest.mark.lengthy
 def test_the_name_is_never_absent_or_half(stage: Stage) -> None:
     """A reader in another process sees whole old or whole new bytes through 300 publishes."""
     script = f"""
