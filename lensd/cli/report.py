@@ -118,12 +118,9 @@ def _write_page(
 
 def _print(document: Report, *, as_json: bool) -> None:
     if as_json:
-        import json
+        from lensd.report.documents import to_json
 
-        import msgspec
-
-        # json escapes control characters, and msgspec indents faster
-        click.echo(msgspec.json.format(json.dumps(msgspec.to_builtins(document)), indent=2))
+        click.echo(to_json(document, indent=2))
         return
     from lensd.cli.views.report import show
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -53,7 +52,9 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
     finally:
         ledger.close()
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(document), indent=2))
+        from lensd.report.documents import to_json
+
+        click.echo(to_json(document, indent=2))
     elif isinstance(document.hashes, list):
         show(*(hash_rows.blocks if is_for_people() else hash_rows.tsv)(document.hashes))
     elif is_for_people():
