@@ -63,9 +63,7 @@ class Hashes(Document):
 def to_json(document: msgspec.Struct, *, indent: int | None = None) -> str:
     """A document as JSON. Control characters are escaped, so that they do not reach a terminal."""
     text = json.dumps(msgspec.to_builtins(document))
-    return (
-        text if indent is None else msgspec.json.format(text, indent=indent)
-    )  # faster
+    return text if indent is None else msgspec.json.format(text, indent=indent)  # faster
 
 
 # lensd report
