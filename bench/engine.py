@@ -28,6 +28,7 @@ from typing import Any
 
 from bench.memory import resident
 from bench.sizes import Recipe, machine, sources
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from tests.engine import asking
 
@@ -53,7 +54,7 @@ class Bench:
         self._folder = folder
         self.pid = 0
         self._has_cuda = False
-        command = sys.executable, "-m", "lensd.engine"
+        command = isolated.command("lensd.engine")
         self._worker = Worker(command, self._tell, timeout=600, idle_exit=600, nice=0)
 
     def _tell(self, event: str, **fields: Any) -> None:

@@ -104,11 +104,8 @@ def _read_history(config: str | None, logs: tuple[str, ...], *, drawn: bool) -> 
     from lensd.store.ledger import Ledger
 
     state = load_config(config).state.path
-    ledger = Ledger(state, __version__, readonly=True)
-    try:
+    with Ledger.read_only(state) as ledger:
         return from_ledger.history(ledger, state, drawn=drawn)
-    finally:
-        ledger.close()
 
 
 def _write_page(

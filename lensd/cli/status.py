@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lensd import __version__
 from lensd.cli.options import config_option, load_config
 from lensd.text import visible
 
@@ -37,11 +36,8 @@ def status(config: str | None, as_json: bool, hashes: bool) -> None:
     from lensd.store.ledger import Ledger
 
     found = load_config(config)
-    ledger = Ledger(found.state.path, __version__, readonly=True)
-    try:
+    with Ledger.read_only(found.state.path) as ledger:
         document = build_status(found, ledger, with_hashes=hashes)
-    finally:
-        ledger.close()
     if as_json:
         from lensd.report.documents import to_json
 

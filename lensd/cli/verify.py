@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from lensd import __version__
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
-from lensd.store.paths import is_below, place
+from lensd.store.paths import is_below, resolve_path
 from lensd.text import printable, size, visible
 
 if TYPE_CHECKING:
@@ -49,8 +48,7 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
     selection = _Selection(found, paths)
     faults_only = is_for_people()
     findings = []
-    ledger = Ledger(found.state.path, __version__, readonly=True)
-    try:
+    with Ledger.read_only(found.state.path) as ledger:
         verifier = Verifier(ledger, Archive(os.path.realpath(found.archive.path)))
         keys = _select_files(verifier, selection, paths)
         with Bar({os.path.join(*key): bytes_ for key, bytes_ in keys.items()}) as bar:
@@ -58,8 +56,6 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
                 findings.append(finding)
                 if not (as_json or (faults_only and finding.state == "ok")):
                     bar.print_line(visible(_describe(finding)), is_fault=finding.is_fault)
-    finally:
-        ledger.close()
     click.echo(_as_json(findings) if as_json else _summarize(findings))
     return EXIT_SOME_FAILED if any(f.is_fault for f in findings) else EXIT_OK
 
@@ -85,7 +81,7 @@ def _verify_files(
         bar.begin(path)
         yield from verifier.check(key)
         bar.end(path)
-    yield from verifier.unknown_versions(selection.has_archived)
+    yield from verifier.check_unknown_versions(selection.has_archived)
 
 
 class _Selection:
@@ -93,7 +89,7 @@ class _Selection:
 
     def __init__(self, config: Config, paths: Sequence[str]) -> None:
         self._roots = {w.name: w.root for w in config.watch}
-        self._paths = [place(path) for path in paths]
+        self._paths = [resolve_path(path) for path in paths]
 
     def has_path(self, full_path: str) -> bool:
         return not self._paths or any(is_below(full_path, path) for path in self._paths)

@@ -6,13 +6,14 @@ import msgspec
 
 from lensd.report.documents import FromLedger
 from lensd.report.record import ByteTotals, Drawn, History, Measures, Record
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.text import printable
 
 # Outcomes whose files the report lists. The others (baseline, superseded) are only counted.
 LISTED = (
-    "compressed", "replaced", "restored", "analyzed", "kept", "skipped", "failed", "quarantined",
+    Outcome.COMPRESSED, Outcome.REPLACED, Outcome.RESTORED, Outcome.ANALYZED, Outcome.KEPT,
+    Outcome.SKIPPED, Outcome.FAILED, Outcome.QUARANTINED,
 )  # fmt: skip
 
 
@@ -22,7 +23,9 @@ def history(ledger: Ledger, state: str, *, drawn: bool = False) -> History:
     totals = ledger.files.totals()
     return History(
         source=FromLedger(state=state),
-        records=[_record(e, kind) for e in ledger.files.with_outcome(*LISTED) if e.state == "done"],
+        records=[
+            _record(e, kind) for e in ledger.files.with_outcome(*LISTED) if e.state == JobState.DONE
+        ],
         others={outcome: n for outcome, n in totals.outcomes.items() if outcome not in LISTED},
         totals=ByteTotals(totals.saved_in_folders, totals.held_by_archive, totals.net),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import asdict
 
 import msgspec
 
@@ -19,7 +20,7 @@ from lensd.report.documents import (
     Waiting,
     WatchedFolder,
 )
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.state import WaitingFile
 from lensd.store.locks import holder
@@ -34,30 +35,32 @@ def build_status(config: Config, ledger: Ledger, *, with_hashes: bool = False) -
         daemon=daemon,
         watch=[WatchedFolder(name=w.name, path=w.path, mode=w.settings.mode) for w in config.watch],
         degraded=[] if daemon is None else _degraded(ledger),
-        running=[_job(e) for e in jobs if e.state != "queued"],
-        queued=[_job(e) for e in jobs if e.state == "queued"],
+        running=[_job(e) for e in jobs if e.state != JobState.QUEUED],
+        queued=[_job(e) for e in jobs if e.state == JobState.QUEUED],
         waiting=[_waiting(w) for w in ledger.state.waiting()],
-        problems=[_problem(e) for e in ledger.files.with_outcome("failed", "quarantined")],
+        problems=[
+            _problem(e) for e in ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED)
+        ],
         paused=[printable(p) or "everything" for p in ledger.state.paused()],
         held=ledger.state.disk_backoff.get(),
         schedule=_schedule(config),
-        totals=Totals(**msgspec.structs.asdict(ledger.files.totals())),
+        totals=Totals(**asdict(ledger.files.totals())),
     )
     if with_hashes:
-        status.hashes = [hashes.of_entry(e) for e in ledger.files.with_outcome("compressed")]
+        status.hashes = [hashes.of_entry(e) for e in ledger.files.with_outcome(Outcome.COMPRESSED)]
     return status
 
 
 def _degraded(ledger: Ledger) -> list[Degraded]:
     """As the daemon reported them; a killed daemon's report is out of date."""
     return [
-        Degraded(**msgspec.structs.asdict(root) | {"path": printable(root.path)})
+        Degraded(**asdict(root) | {"path": printable(root.path)})
         for root in ledger.state.degraded.get() or ()
     ]
 
 
 def _waiting(file: WaitingFile) -> Waiting:
-    return Waiting(**msgspec.structs.asdict(file) | {"path": printable(file.path)})
+    return Waiting(**asdict(file) | {"path": printable(file.path)})
 
 
 def _schedule(config: Config) -> Schedule | None:

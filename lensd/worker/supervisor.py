@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, cast
 
-from lensd.worker import memory
+from lensd.worker import isolated, memory
 from lensd.worker.protocol import Message, decode, encode
 
 START_SECONDS = 180.0  # a cold import of torch from a slow disk
@@ -54,7 +54,8 @@ class _Process:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **ENVIRONMENT},
+            cwd=isolated.FOLDER,
+            env=isolated.environment() | ENVIRONMENT,
             bufsize=0,
         )
         self._stdin = cast("IO[bytes]", self._process.stdin)

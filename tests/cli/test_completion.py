@@ -12,6 +12,7 @@ import pytest
 
 from lensd.cli.completion import SHELLS
 from tests.cli.conftest import run
+from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
 from tests.support.terminal import AtTerminal
 
@@ -86,7 +87,7 @@ def test_fish(folder: Path) -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         offered = [line.partition("\t")[0] for line in done.stdout.splitlines()]
         kept = typed.rpartition(" ")[0]

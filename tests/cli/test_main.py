@@ -15,6 +15,7 @@ import pytest
 
 from lensd import __version__
 from lensd.cli import COMMANDS, main
+from tests.support.limits import PATIENCE
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -37,7 +38,7 @@ cli.main(["probe"])
 
 def probe(body: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", DRIVER.format(body=body)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 # Modules that a command may import when it runs, but no help may: each costs 0.03 s or more.
@@ -56,7 +57,7 @@ print(*sorted(sys.modules), file=sys.stderr)
 def loaded(*arguments: str) -> tuple[str, set[str]]:
     """Run `lensd`; returns its stdout and the modules that it imported."""
     command = [sys.executable, "-c", LOADED, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)
     return done.stdout, set(done.stderr.split())
 
 
@@ -189,7 +190,7 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report() -> None:
 
 def test_interrupted() -> None:
     """^C ends lensd with 130 and without a traceback."""
-    done = probe("os.kill(os.getpid(), signal.SIGINT); time.sleep(30)")
+    done = probe("os.kill(os.getpid(), signal.SIGINT); time.sleep(3600)")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "lensd: interrupted\n")
 
 
@@ -215,7 +216,7 @@ def test_no_stdout_at_all() -> None:
     """Messages are printed even if descriptor 1 is closed."""
     command = f"'{sys.executable}' -m lensd check -c nowhere.yaml >&-"
     done = subprocess.run(
-        ["/bin/sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        ["/bin/sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 4
     assert "nowhere.yaml" in done.stderr
@@ -232,6 +233,6 @@ def test_the_installed_script_is_the_same(tmp_path: Path) -> None:
         text=True,
         check=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.stdout == f"lensd {__version__}\n"

@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from lensd.report.documents import Hashes
 from tests.support.home_server import HomeServer, Seen
+from tests.support.limits import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_hashes_at_a_terminal(server: HomeServer) -> None:
     command = shlex.join([sys.executable, "-m", "lensd", "status", "--hashes", "-c"])
     done = subprocess.run(
         ["script", "-qec", f"{command} {server.config}", "/dev/null"],
-        capture_output=True, text=True, check=True, timeout=60,
+        capture_output=True, text=True, check=True, timeout=PATIENCE,
     )  # fmt: skip
     name, original, output = done.stdout.splitlines()
     assert name == str(server.loras / "good.safetensors")

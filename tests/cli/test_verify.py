@@ -179,14 +179,14 @@ def test_missing_folders(server: HomeServer) -> None:
 def test_a_busy_daemon_causes_no_faults(server: HomeServer) -> None:
     """Files arrive, are compressed, replaced and compressed again while `verify` reads them."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         paths = [server.drop(f"{n}.safetensors", seed=n).path for n in range(6)]
         wait_until(lambda: server.lensd("verify").returncode == 0, "a ledger is there")
         for n, path in enumerate(paths):
             server.drop(path.name, seed=100 + n)
             done = server.lensd("verify")
             assert done.returncode == 0, done.stdout
-        wait_until(lambda: not _unfinished(server), "all is compressed", 120)
+        wait_until(lambda: not _unfinished(server), "all is compressed")
         done = server.lensd("verify")
         assert done.returncode == 0, done.stdout
         assert "6 output ok" in done.stdout

@@ -124,7 +124,10 @@ def programs() -> Iterator[str]:
 
 
 def portability() -> Iterator[str]:
-    """`int8`: loads exactly. `floats`: the program reads the dialect, but not its int8."""
+    """`int8`: loads exactly. `floats`: the program reads the dialect, but not its int8.
+
+    `-`: it does not read the dialect. `?`: it was not tried.
+    """
     yield f"| program | {' | '.join(READS)} |"
     yield "|---" * (len(READS) + 1) + "|"
     for program in PROGRAMS:
@@ -132,8 +135,9 @@ def portability() -> Iterator[str]:
         yield f"| `{program}` | {' | '.join(cells)} |"
 
 
-def _portable(readers: Mapping[str, bool], program: str) -> str:
-    return {True: "int8", False: "floats", None: "-"}[readers.get(program)]
+def _portable(readers: Mapping[str, bool | None], program: str) -> str:
+    words = {True: "int8", False: "floats", None: "-"}
+    return words[readers[program]] if program in readers else "?"
 
 
 def namings() -> Iterator[str]:

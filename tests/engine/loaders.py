@@ -46,6 +46,17 @@ def invokeai(up: Tensor, down: Tensor, alpha: float | None, dtype: torch.dtype) 
     return product * (1.0 * (alpha / down.shape[0] if alpha else 1.0))
 
 
+def diffusers(up: Tensor, down: Tensor, alpha: float | None, dtype: torch.dtype) -> Tensor:
+    """get_alpha_scales of the converters for Qwen and Z-Image, then fuse_lora."""
+    scale_down = 1.0 if alpha is None else alpha / down.shape[0]
+    scale_up = 1.0
+    while scale_down * 2 < scale_up:
+        scale_down *= 2
+        scale_up /= 2
+    up, down = (up * scale_up).to(dtype), (down * scale_down).to(dtype)
+    return up.flatten(1) @ down.flatten(1)
+
+
 class Loader(NamedTuple):
     """How a program merges, and the precisions in which it is known to run."""
 
@@ -60,6 +71,7 @@ LOADERS: Mapping[str, Loader] = {
     "a1111": Loader(a1111, ALL),
     "forge": Loader(comfyui, ALL),  # ComfyUI's lines; float16: online
     "kohya": Loader(kohya, FULL),
+    "diffusers": Loader(diffusers, FULL),
     "invokeai": Loader(invokeai, FULL),
     "sdnext": Loader(a1111, ALL),  # A1111's lines
 }

@@ -21,6 +21,8 @@ from tests.support.realistic import write_lora
 SHAPES = [m for m in sd15() if "up_blocks.3.attentions.0" in m.path or "layers.5." in m.path]
 CONVOLUTION = Module("unet", "down_blocks.0.resnets.0.conv1", 320, 320, (3, 3))
 EXACTLY = [(p, d) for d, row in READS.items() for p, exact in row.items() if exact]
+# dialect -> the width of a module by which the family of its model is told
+WIDTHS = {"peft diffusion_model: flux": 3072, "peft diffusion_model: qwenimage, zimage": 3840}
 NOT_MERGED = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
 QUANTIZED = [d for d, row in READS.items() if any(row.values())]
 
@@ -28,7 +30,9 @@ QUANTIZED = [d for d, row in READS.items() if any(row.values())]
 NAMES = {
     "kohya": "lora_unet_{}",
     "peft transformer": "transformer.transformer_blocks.{}.attn.to_q",
-    "peft diffusion_model": "diffusion_model.double_blocks.{}.img_attn.proj",
+    "peft diffusion_model: flux": "diffusion_model.double_blocks.{}.img_attn.proj",
+    "peft diffusion_model: qwenimage, zimage": "diffusion_model.layers.{}.attention.to_q",
+    "peft diffusion_model: other": "diffusion_model.blocks.{}.self_attn.q",
     "peft lora_unet": "lora_unet_{}",
     "peft unet": "unet.down_blocks.{}.attentions.0.proj_in",
     "diffusers transformer": "transformer.transformer_blocks.{}.attn.to_q",
@@ -73,6 +77,9 @@ def renamed(source: Path, dialect: str) -> Path:
         new = NAMES[dialect].format(at)
         pair = Made(tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"], None)
         found |= making.peft(new, pair)
+    if dialect in WIDTHS:
+        up, down = making.factors("decaying", 64, WIDTHS[dialect], 8, seed=0)
+        found |= making.peft(NAMES[dialect].format(99), Made(up.half(), down.half(), None))
     path = source.with_name(f"{dialect}.safetensors")
     save_file(found, path)
     return path
@@ -148,11 +155,12 @@ def test_a_program_that_ignores_the_alpha_loses_the_scale(
 
 
 def test_int8_parameters_are_refused_by_torch(outputs: dict[tuple[str, str], Path]) -> None:
-    """diffusers assigns tensors as parameters that require a gradient."""
+    """diffusers assigns tensors as parameters that require a gradient, unless it converts them."""
     _, up, _, _ = next(modules(outputs["peft transformer", "ultra"]))
     with pytest.raises(RuntimeError, match="floating point"):
         torch.nn.Parameter(up)
-    assert not any(row.get("diffusers", False) for row in READS.values())
+    converted = [dialect for dialect, row in READS.items() if row.get("diffusers")]
+    assert converted == ["peft diffusion_model: qwenimage, zimage"]
 
 
 @pytest.mark.parametrize("program", NOT_MERGED)

@@ -1,4 +1,4 @@
-"""`python -m lensd.engine`, started as the daemon does, reads and writes JSON lines."""
+"""lensd.engine as a process, started as the daemon does: it reads and writes JSON lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+from lensd.worker import isolated
 from tests.engine import asking
+from tests.support.limits import PATIENCE
 from tests.support.realistic import small_lora
 
 
@@ -33,7 +35,7 @@ def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
         | {"path": str(out), "identity": None},
         {"op": "unheard of"},
     ]
-    command = [sys.executable, "-m", "lensd.engine", "5"]
+    command = [*isolated.command("lensd.engine"), "5"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as worker:
@@ -48,7 +50,7 @@ def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
             answers.append(answer(worker.stdout))
         niceness = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[16]
         worker.stdin.close()
-        assert worker.wait(10) == 0
+        assert worker.wait(PATIENCE) == 0
     analyzed, compressed, refused, bug = answers
     assert [a["type"] for a in answers] == ["result", "result", "refused", "bug"]
     assert compressed["bytes_out"] == out.stat().st_size == analyzed["predicted"]["ultra"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from tests.engine import asking
 from tests.faults.scene import Missed, Prepared, Scene, Violation
@@ -34,7 +34,7 @@ def server(tmp_path: Path) -> HomeServer:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Two originals of one size, and what the real worker process makes of them."""
     folder = tmp_path_factory.mktemp("prepared")
-    worker = Worker((sys.executable, "-m", "lensd.engine"), lambda *_, **__: None, 60, 60)
+    worker = Worker(isolated.command("lensd.engine"), lambda *_, **__: None, 60, 60)
     originals = []
     for seed in (1, 2):
         path = small_lora(folder / f"{seed}.safetensors", seed=seed).path

@@ -25,9 +25,16 @@ KOHYA = layout("lora_unet_x", suffixes=DOWN_UP)
 FLUX = layout(TO_Q)
 TEXT_FIRST = layout("text_encoder.x", TO_Q)
 UNET = layout("text_encoder.x", "unet.x")
-BFL = layout("diffusion_model.double_blocks.0.img_attn.qkv")
+BFL = layout("diffusion_model.double_blocks.0.img_attn.qkv", width=3072)
+FLUX2 = layout("diffusion_model.double_blocks.0.img_mlp.2", width=9216)
+WAN = layout("diffusion_model.blocks.0.self_attn.q", width=1536)
+LTX = layout("diffusion_model.transformer_blocks.0.attn1.to_q", width=2048)
+QWEN = layout("diffusion_model.transformer_blocks.0.img_mlp.net.2")
+Z_IMAGE = layout("diffusion_model.layers.0.attention.to_q", width=3840)
+NO_FAMILY = layout("diffusion_model.x")
 BARE = layout("single_transformer_blocks.0.x")
 PEFT_KOHYA = layout("lora_unet_x")
+MODELS = (BFL, FLUX2, WAN, LTX, QWEN, Z_IMAGE, NO_FAMILY)
 ATTENTION = layout("unet.x.attn1.processor.to_q", suffixes=("_lora.down.weight", "_lora.up.weight"))
 
 
@@ -46,9 +53,20 @@ ATTENTION = layout("unet.x.attn1.processor.to_q", suffixes=("_lora.down.weight",
         (FLUX, ("comfyui", "kohya", "sdnext"), True, ()),
         (FLUX, ("a1111",), False, None),  # no target reads it: all programs that do constrain it
         (BFL, ("comfyui", "a1111", "forge", "diffusers", "kohya"), True, ()),
-        (BFL, ("a1111",), False, ("comfyui-bypass",)),
+        (BFL, ("a1111",), False, ("comfyui-bypass", "invokeai", "invokeai-sidecar")),
+        *((file, ("comfyui", "a1111", "forge"), True, ()) for file in MODELS),
+        *((file, ("comfyui", "invokeai"), False, ("invokeai",)) for file in MODELS),
+        (FLUX2, ("comfyui", "diffusers"), False, ("diffusers",)),
+        (WAN, ("comfyui", "diffusers"), False, ("diffusers",)),
+        (LTX, ("comfyui", "diffusers"), False, ("diffusers",)),
+        (QWEN, ("comfyui", "diffusers"), True, ()),
+        (Z_IMAGE, ("comfyui", "diffusers"), True, ()),
+        (NO_FAMILY, ("comfyui", "diffusers"), False, ("diffusers",)),
+        (Z_IMAGE, ("comfyui", "sdnext"), False, ("sdnext",)),  # it was not tried there
+        (Z_IMAGE, ("sdnext",), False, None),  # ... so that the programs that read it count too
         (PEFT_KOHYA, ("comfyui", "forge"), True, ()),
         (PEFT_KOHYA, ("comfyui", "a1111", "forge"), False, ("a1111",)),
+        (PEFT_KOHYA, ("comfyui", "invokeai", "diffusers"), False, ("invokeai", "diffusers")),
         (TEXT_FIRST, ("comfyui",), True, ()),
         (UNET, ("comfyui",), False, ("diffusers",)),
         (ATTENTION, ("comfyui",), False, ("diffusers",)),
@@ -73,12 +91,18 @@ def test_targets_constrain_what_they_read(
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("dialect", READS)
 def test_one_target_alone_decides_by_its_cell(dialect: str, program: str) -> None:
-    """int8 if it reads int8 exactly, else floats; without a cell it does not constrain the file."""
+    """int8 if it reads int8 exactly, else floats; a program that reads nothing does not count.
+
+    A program that was not tried counts, and the programs that read the file count too.
+    """
     file = FILES[dialect]
     assert dialects(file) == {dialect}
-    verdict, cell = int8_verdict(file, (program,)), READS[dialect].get(program)
-    if cell is None:
-        assert constraining(file, (program,)) == tuple(p for p in PROGRAMS if p in READS[dialect])
+    row = READS[dialect]
+    verdict, cell = int8_verdict(file, (program,)), row.get(program, False)
+    readers = tuple(p for p in PROGRAMS if row.get(p) is not None)
+    if program not in readers:
+        chosen = () if cell is None else (program,)
+        assert constraining(file, (program,)) == (*chosen, *readers)
         assert not verdict.int8
     else:
         assert constraining(file, (program,)) == (program,)
@@ -88,7 +112,9 @@ def test_one_target_alone_decides_by_its_cell(dialect: str, program: str) -> Non
 FILES = {
     "kohya": KOHYA,
     "peft transformer": FLUX,
-    "peft diffusion_model": BFL,
+    "peft diffusion_model: flux": BFL,
+    "peft diffusion_model: qwenimage, zimage": Z_IMAGE,
+    "peft diffusion_model: other": WAN,
     "peft lora_unet": PEFT_KOHYA,
     "peft unet": UNET,
     "diffusers transformer": layout(TO_Q, suffixes=(".lora.down.weight", ".lora.up.weight")),
@@ -140,12 +166,14 @@ def specs(name: str, suffixes: tuple[str, str]) -> dict[str, TensorSpec]:
 
 
 def test_the_table_names_known_programs_only() -> None:
-    """Each program has a cell; those that do not merge, and diffusers, never read int8."""
+    """Programs that do not merge never read int8 exactly, and diffusers does in one dialect."""
     assert {p for row in READS.values() for p in row} == set(PROGRAMS)
     assert [d.name for d in DIALECTS] == list(READS)
-    unsafe = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar", "diffusers")
+    unsafe = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
     for row in READS.values():
         assert not any(exact for p, exact in row.items() if p in unsafe)
+    exact_in_diffusers = [name for name, row in READS.items() if row.get("diffusers")]
+    assert exact_in_diffusers == ["peft diffusion_model: qwenimage, zimage"]
 
 
 def test_real_key_lists_have_a_dialect_where_one_was_observed() -> None:

@@ -18,7 +18,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from lensd import __version__
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.text import size, visible
 from tests.cli.conftest import run
@@ -56,7 +56,7 @@ def compressed(server: HomeServer) -> dict[str, Entry]:
     """The compressed files, by the name that the page shows."""
     ledger = Ledger(str(server.state), __version__, readonly=True)
     try:
-        entries = list(ledger.files.with_outcome("compressed"))
+        entries = list(ledger.files.with_outcome(Outcome.COMPRESSED))
     finally:
         ledger.close()
     return {visible(entry.path.rpartition("/")[2]): entry for entry in entries}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lensd.store.lease import block_lease_signal
+from tests.support.limits import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
@@ -57,7 +58,7 @@ def run_python() -> RunPython:
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             text=True,
             capture_output=True,
-            timeout=60,
+            timeout=PATIENCE,
             pass_fds=pass_fds,
             check=False,
         )

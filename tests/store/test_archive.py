@@ -413,7 +413,7 @@ def test_an_older_version_is_removed_with_the_folder_of_its_hash(
 def test_nothing_outside_the_archive_is_removed(archive: Archive, path: str) -> None:
     """Also where the configuration names another archive than the ledger."""
     outside = write(Path(archive.root).parent / "loras/ink", b"theirs")
-    with pytest.raises(StorageError, match="no original in the archive"):
+    with pytest.raises(StorageError, match="not an original in the archive"):
         archive.remove(path if path.startswith("/") else f"{archive.root}/{path}")
     assert outside.read_bytes() == b"theirs"
 
@@ -443,7 +443,7 @@ def test_folders_stay_while_something_is_put_into_the_archive(
 ) -> None:
     """Another thread may have made one and not filled it yet."""
     kept = keep(archive, source)
-    with archive._place("loras/styles/deep/new"):
+    with archive._open_parent("loras/styles/deep/new"):
         archive.remove(kept.path)
     assert Path(archive.root, "loras/styles/deep").is_dir()
 
@@ -454,17 +454,17 @@ def test_a_link_is_taken_back_while_the_file_has_another_name(
     """Wherever that is; an original that has no other name stays, and so does another file."""
     identity = Identity.of(source.stat())
     kept = Path(keep(archive, source, may_link=True).path)
-    archive.unlink_own("loras", NAME, identity._replace(inode=identity.inode + 1))
+    archive.remove_link("loras", NAME, identity._replace(inode=identity.inode + 1))
     assert kept.exists()
     moved = source.rename(source.with_name("moved"))
-    archive.unlink_own("loras", NAME, identity)
+    archive.remove_link("loras", NAME, identity)
     assert not kept.exists()
     assert moved.stat().st_nlink == 1
     kept = Path(keep(archive, moved, may_link=True).path)
     moved.unlink()
-    archive.unlink_own("loras", NAME, identity)
+    archive.remove_link("loras", NAME, identity)
     assert kept.exists()
-    archive.unlink_own("loras", "styles/never", identity)
+    archive.remove_link("loras", "styles/never", identity)
 
 
 def test_half_copies_are_swept_where_a_job_was(archive: Archive, source: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from lensd.store.lease import LEASE_SIGNAL, Lease, Refusal
 from lensd.store.rename import exchange
 from tests.store.conftest import RunPython
+from tests.support.limits import LEASE_IS_RELEASED, PATIENCE
 
 # Each prints how long the kernel held it back.
 WRITE = "open(sys.argv[1], 'r+b').write(b'theirs')"
@@ -59,23 +60,23 @@ def lease_threads() -> list[str]:
 def test_a_writer_gets_through_and_is_noticed(
     path: Path, fd: int, run_python: RunPython, action: str
 ) -> None:
-    """Within a fraction of a second, and the lease says so for ever after."""
+    """It waits less than the kernel lets it wait, and the lease stays marked as broken."""
     with take(fd) as lease:
-        assert seconds(run_python, action, path) < 0.5
+        assert seconds(run_python, action, path) < LEASE_IS_RELEASED
         assert lease.broken
         assert not lease.held
     assert lease.broken
     assert path.read_bytes() != b"original"
 
 
-def test_a_lost_signal_costs_a_writer_a_tenth_of_a_second(
+def test_a_writer_gets_through_when_the_signal_is_lost(
     path: Path, fd: int, run_python: RunPython
 ) -> None:
     """Another lease's holder, or a debugger, may have taken the signal: polling finds it."""
     with take(fd) as lease:
         thief = threading.Thread(target=signal.sigtimedwait, args=([LEASE_SIGNAL], 0.5))
         thief.start()
-        assert seconds(run_python, WRITE, path) < 0.5
+        assert seconds(run_python, WRITE, path) < LEASE_IS_RELEASED
         assert lease.broken
         thief.join()
 
@@ -161,7 +162,7 @@ def test_release_lets_go_at_once_and_may_come_twice(
     lease = take(fd)
     lease.release()
     lease.release()
-    assert seconds(run_python, WRITE, path) < 0.5
+    assert seconds(run_python, WRITE, path) < LEASE_IS_RELEASED
     assert not lease.broken
 
 
@@ -172,7 +173,7 @@ def test_one_thread_while_a_lease_is_held_and_none_else(tmp_path: Path, fd: int)
     with take(fd), take(other):
         assert lease_threads() == ["lease"]
     os.close(other)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + PATIENCE
     while lease_threads() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert lease_threads() == []

@@ -12,7 +12,7 @@ import pytest
 
 from lensd.errors import StorageError
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Columns, JobState, Ledger, Outcome
 
 ROOT, WATCH = "/srv/loras", "loras"
 FIRST = Identity(1, 10, 100, 5_000, 6_000)
@@ -37,7 +37,7 @@ def test_a_job_survives_a_restart_with_all_its_columns(tmp_path: Path) -> None:
     staged = FIRST._replace(inode=11)
     line = {"path": f"{ROOT}/{ODD}", "seconds": {"total": 1.5}}
     ledger.jobs.update(
-        "job", state="publishing", staged=staged, line=line, archive_path=f"/a/{ODD}"
+        "job", state=JobState.PUBLISHING, staged=staged, line=line, archive_path=f"/a/{ODD}"
     )
     ledger.close()
     ledger = _again(tmp_path)
@@ -46,13 +46,13 @@ def test_a_job_survives_a_restart_with_all_its_columns(tmp_path: Path) -> None:
     assert (entry.path, entry.identity, entry.staged) == (ODD, FIRST, staged)
     assert (entry.line, entry.archive_path) == (line, f"/a/{ODD}")
     assert entry.full_path == f"{ROOT}/{ODD}"
-    assert entry.state == "publishing"
+    assert entry.state == JobState.PUBLISHING
 
 
 def test_messages_may_name_any_file(ledger: Ledger) -> None:
     """A text for people with a name that is not UTF-8 in it is stored readably."""
     ledger.jobs.enqueue("job", ROOT, WATCH, ODD, FIRST)
-    ledger.jobs.finish("job", "failed", reason="io_error", message=f"{ODD} is broken")
+    ledger.jobs.finish("job", Outcome.FAILED, reason="io_error", message=f"{ODD} is broken")
     assert ledger.jobs.get("job").message == "caf\\xe9\n.safetensors is broken"
     ledger.state.set_waiting(ROOT, ODD, WATCH, f"{ODD}.part lies beside it")
     assert "caf\\xe9" in ledger.state.waiting()[0].reason
@@ -74,7 +74,7 @@ def test_a_version_is_known_by_its_content(
     ledger: Ledger, change: dict[str, int], *, known: bool
 ) -> None:
     """Device numbers change with a reboot, ctime with a chmod, inodes on some network disks."""
-    ledger.files.record("job", ROOT, WATCH, "a", FIRST, outcome="kept")
+    ledger.files.record("job", ROOT, WATCH, "a", FIRST, outcome=Outcome.KEPT)
     found = ledger.files.knows(ROOT, "a", FIRST._replace(**change))
     assert (found is not None) == known
     assert ledger.files.knows(ROOT, "b", FIRST) is None
@@ -84,10 +84,10 @@ def test_an_output_is_known_where_the_original_was(ledger: Ledger) -> None:
     """While the job goes on both are known, afterwards the output alone."""
     output = FIRST._replace(inode=20, size=30, ctime_ns=9)
     ledger.jobs.enqueue("job", ROOT, WATCH, "a", FIRST)
-    ledger.jobs.update("job", state="publishing", staged=output)
+    ledger.jobs.update("job", state=JobState.PUBLISHING, staged=output)
     assert ledger.files.knows(ROOT, "a", FIRST)
     assert ledger.files.knows(ROOT, "a", output)
-    ledger.jobs.finish("job", "compressed")
+    ledger.jobs.finish("job", Outcome.COMPRESSED)
     assert ledger.files.knows(ROOT, "a", FIRST) is None
     assert ledger.files.knows(ROOT, "a", output)
 
@@ -100,7 +100,7 @@ def test_the_queue_is_in_order_and_failed_attempts_come_last(ledger: Ledger) -> 
     order = []
     while (entry := ledger.jobs.next_queued()) is not None:
         order.append(entry.job_id)
-        ledger.jobs.finish(entry.job_id, "compressed")
+        ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED)
     assert order == ["second", "third", "first"]
 
 
@@ -110,7 +110,7 @@ def test_a_released_version_is_unknown_again(ledger: Ledger) -> None:
     ledger.roots.add(ROOT, WATCH)
     entry = ledger.files.knows(ROOT, "a", FIRST)
     assert entry is not None
-    assert entry.outcome == "baseline"
+    assert entry.outcome == Outcome.BASELINE
     ledger.jobs.release([entry])
     assert ledger.files.knows(ROOT, "a", FIRST) is None
     assert ledger.files.knows(ROOT, "b", FIRST)
@@ -119,7 +119,7 @@ def test_a_released_version_is_unknown_again(ledger: Ledger) -> None:
 def test_another_versions_quarantine_is_found(tmp_path: Path, ledger: Ledger) -> None:
     """A file that the running version gave up itself is not."""
     ledger.jobs.enqueue("job", ROOT, WATCH, "a", FIRST)
-    ledger.jobs.finish("job", "quarantined")
+    ledger.jobs.finish("job", Outcome.QUARANTINED)
     assert [] == ledger.jobs.quarantined_before("1.0")
     ledger.close()
     newer = _again(tmp_path, "1.1")
@@ -131,26 +131,35 @@ def test_how_often_an_original_was_published(ledger: Ledger) -> None:
     """Each time that it came to this path; a redo is the person's own wish."""
     for job in ("one", "two", "redone"):
         ledger.jobs.enqueue(job, ROOT, WATCH, "a", FIRST, redo=job == "redone")
-        ledger.jobs.finish(job, "compressed", sha256_in="abc")
+        ledger.jobs.finish(job, Outcome.COMPRESSED, sha256_in="abc")
         ledger.files.replace_older(ROOT, "a", job)
     ledger.jobs.enqueue("other", ROOT, WATCH, "b", FIRST)
-    ledger.jobs.finish("other", "compressed", sha256_in="abc")
+    ledger.jobs.finish("other", Outcome.COMPRESSED, sha256_in="abc")
     assert ledger.originals.count_published(ROOT, "a", "abc") == 2
     assert ledger.originals.count_published(ROOT, "a", "abd") == 0
-    assert ["redone", "other"] == [e.job_id for e in ledger.files.with_outcome("compressed")]
+    assert ["redone", "other"] == [e.job_id for e in ledger.files.with_outcome(Outcome.COMPRESSED)]
 
 
 def test_totals_count_each_archived_original_once(ledger: Ledger) -> None:
     """Saved in the folders, held by the archive, and the difference."""
-    sizes = {"bytes_in": 100, "bytes_out": 30, "archive_path": "/archive/a"}
+    archived: Columns = {
+        "sha256_in": "abc",
+        "bytes_in": 100,
+        "bytes_out": 30,
+        "archive_path": "/archive/a",
+    }
     for job in ("one", "two"):
         ledger.jobs.enqueue(job, ROOT, WATCH, "a", FIRST)
-        ledger.jobs.finish(job, "compressed", sha256_in="abc", **sizes)
+        ledger.jobs.finish(job, Outcome.COMPRESSED, **archived)
         ledger.files.replace_older(ROOT, "a", job)
     totals = ledger.files.totals()
     assert totals.outcomes == {"compressed": 1, "replaced": 1}
     assert (totals.saved_in_folders, totals.held_by_archive, totals.net) == (70, 100, -30)
-    restored = {"outcome": "restored", "archive_path": "/archive/a", "sha256_in": "abc"}
+    restored: Columns = {
+        "outcome": Outcome.RESTORED,
+        "archive_path": "/archive/a",
+        "sha256_in": "abc",
+    }
     ledger.files.record("back", ROOT, WATCH, "a", FIRST, **restored)
     ledger.originals.record_restored("back", FIRST, "/archive/a", gone=True)
     totals = ledger.files.totals()
@@ -188,7 +197,7 @@ def test_a_page_that_cannot_be_read_is_a_fault_of_the_disk(tmp_path: Path) -> No
     content[3 * 4096 :] = b"\xff" * (len(content) - 3 * 4096)
     path.write_bytes(content)
     with pytest.raises(StorageError, match="cannot be read"):
-        list(ledger.files.with_outcome("baseline"))
+        list(ledger.files.with_outcome(Outcome.BASELINE))
     ledger.close()
 
 

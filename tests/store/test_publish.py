@@ -20,6 +20,9 @@ from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.publish import discard, publish, return_original
 from tests.store.conftest import RunPython
+from tests.support import strace
+from tests.support.disks import Mounts
+from tests.support.marks import needs_program, needs_root
 
 OLD, NEW, THEIRS = b"old" * 1000, b"new" * 100, b"theirs" * 500
 
@@ -282,6 +285,54 @@ def test_without_exchange_it_is_renamed(stage: Stage, run_refused: RunPython) ->
     assert not stage.temporary.exists()
 
 
+def test_an_exchange_that_did_nothing_is_none(stage: Stage, run_refused: RunPython) -> None:
+    """The kernel reports success for a call that it leaves out: the file is renamed instead."""
+    done = run_refused(PUBLISH, stage.name.parent, refused={"renameat2": 0})
+    assert done.stdout == "rename\n"
+    assert stage.name.read_bytes() == NEW
+    assert not stage.temporary.exists()
+
+
+@pytest.mark.slow
+@needs_program("strace")
+def test_an_exchange_that_was_a_rename_is_one(stage: Stage, tmp_path: Path) -> None:
+    """The name has the output and the temporary is gone: the original is only in the archive."""
+    script = f"input()\n{PUBLISH}"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(stage.name.parent)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as publisher:  # fmt: skip
+        assert publisher.stdin
+        assert publisher.stdout
+        stop = strace.stopped_after(strace.Call("renameat2", 1, ""))
+        tracer = strace.Tracer(publisher.pid, tmp_path / "trace", ["renameat2"], [stop])
+        publisher.stdin.write("\n")
+        publisher.stdin.flush()
+        tracer.at_stop(stage.temporary.unlink)
+        assert publisher.stdout.read() == "rename\n"
+    tracer.wait()
+    assert stage.name.read_bytes() == NEW
+
+
+@pytest.mark.slow
+@needs_root
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_filesystem_whose_exchange_is_a_rename(tmp_path: Path, *, is_open: bool) -> None:
+    """exfat-fuse; with the old file open, as in a job, it would crash on an exchange."""
+    with Mounts() as mounts:
+        disk = mounts.exfat(tmp_path / "disk")
+        fd = os.open(disk, os.O_RDONLY)
+        stage = Stage(disk, fd)
+        old = os.open(stage.name, os.O_RDONLY) if is_open else None
+        assert stage.publish() == "rename"
+        assert stage.name.read_bytes() == NEW
+        if old is not None:
+            assert os.pread(old, len(OLD), 0) == OLD
+            os.close(old)
+        assert [path.name for path in disk.iterdir()] == ["f"]
+        os.close(fd)
+
+
 def test_the_name_is_never_absent_or_half(stage: Stage) -> None:
     """A reader in another process sees whole old or whole new bytes through 300 publishes."""
     script = f"""
@@ -426,7 +477,8 @@ def test_a_full_disk_leaves_the_published_file(small_disk: Path, tmp_path: Path)
     assert [path.name for path in restore.name.parent.iterdir()] == ["f"]
 
 
-def test_restoring_without_exchange(tmp_path: Path, run_refused: RunPython) -> None:
+@pytest.mark.parametrize("answer", [errno.EINVAL, 0], ids=["refused", "left out"])
+def test_restoring_without_exchange(tmp_path: Path, run_refused: RunPython, answer: int) -> None:
     """By a plain rename over the output."""
     restore = Restore(tmp_path / "archive", tmp_path / "loras")
     script = """
@@ -438,7 +490,7 @@ published = Identity.of(os.stat(f"{root}/styles/f"))
 print(return_original(original, sha256, root, "styles/f", published=published, token="1"))
 """
     done = run_refused(
-        script, restore.original, restore.sha256, restore.root, refused={"renameat2": errno.EINVAL}
+        script, restore.original, restore.sha256, restore.root, refused={"renameat2": answer}
     )
     assert done.stdout == "move\n"
     restore.assert_is_back()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.database import LEDGER
 
 ROOT, WATCH = "/srv/loras", "loras"
@@ -32,7 +32,7 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "files.current": lambda ledger: ledger.files.current(ROOT, "4"),
     "jobs.enqueue": lambda ledger: ledger.jobs.enqueue("queued", ROOT, WATCH, "queued", FIRST),
     "files.find": lambda ledger: ledger.files.find(ROOT, "4"),
-    "jobs.finish": lambda ledger: ledger.jobs.finish("job4", "compressed"),
+    "jobs.finish": lambda ledger: ledger.jobs.finish("job4", Outcome.COMPRESSED),
     "jobs.get": lambda ledger: ledger.jobs.get("job4"),
     "files.history": lambda ledger: ledger.files.history(ROOT, "4"),
     "roots.is_empty": lambda ledger: ledger.roots.is_empty(),
@@ -76,9 +76,11 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "jobs.unemitted": lambda ledger: ledger.jobs.unemitted(),
     "jobs.unfinished": lambda ledger: list(ledger.jobs.unfinished()),
     "files.unknown": lambda ledger: ledger.files.unknown(ROOT, [("4", FIRST), ("5", FIRST)]),
-    "jobs.update": lambda ledger: ledger.jobs.update("job4", state="published"),
+    "jobs.update": lambda ledger: ledger.jobs.update("job4", state=JobState.PUBLISHED),
     "state.waiting": lambda ledger: ledger.state.waiting(),
-    "files.with_outcome": lambda ledger: list(ledger.files.with_outcome("compressed", "failed")),
+    "files.with_outcome": lambda ledger: list(
+        ledger.files.with_outcome(Outcome.COMPRESSED, Outcome.FAILED)
+    ),
 }
 PARTS = ("jobs", "files", "originals", "roots", "state", "state.last_prune")
 # Indexes of the unfinished jobs only, and those of which one value may stand for nearly all rows.
@@ -119,7 +121,7 @@ def _published(ledger: Ledger, number: int) -> None:
     identity = FIRST._replace(inode=1000 + number)
     ledger.files.record(
         f"job{number}", ROOT, WATCH, str(number), identity,
-        outcome="compressed", staged=identity._replace(inode=9000 + number), emitted=1,
+        outcome=Outcome.COMPRESSED, staged=identity._replace(inode=9000 + number), emitted=1,
         sha256_in=f"in{number}", sha256_out=f"out{number}", bytes_in=100, bytes_out=10,
         archive_path=f"/archive/{number}", archive_method="link", published=1000.0 + number,
     )  # fmt: skip
@@ -163,8 +165,10 @@ def test_no_statement_reads_the_whole_table(ledger: Ledger, tmp_path: Path) -> N
 def test_pages_make_one_list(ledger: Ledger) -> None:
     """What comes page by page is complete and in order, also of several outcomes."""
     for number in range(0, 1200, 3):
-        ledger.jobs.finish(f"job{number}", "failed")
-    numbers = [entry.number for entry in ledger.files.with_outcome("compressed", "failed")]
+        ledger.jobs.finish(f"job{number}", Outcome.FAILED)
+    numbers = [
+        entry.number for entry in ledger.files.with_outcome(Outcome.COMPRESSED, Outcome.FAILED)
+    ]
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 1200
     published = [entry.published for entry in ledger.originals.published_before(1900.0)]
@@ -174,11 +178,11 @@ def test_pages_make_one_list(ledger: Ledger) -> None:
 def test_rows_may_change_while_pages_are_read(ledger: Ledger) -> None:
     """Each is given once, though the first pages have changed by then."""
     seen = []
-    for entry in ledger.files.with_outcome("compressed"):
+    for entry in ledger.files.with_outcome(Outcome.COMPRESSED):
         seen.append(entry.job_id)
-        ledger.jobs.update(entry.job_id, outcome="superseded")
+        ledger.jobs.update(entry.job_id, outcome=Outcome.SUPERSEDED)
     assert seen == [f"job{number}" for number in range(1200)]
-    assert [] == list(ledger.files.with_outcome("compressed"))
+    assert [] == list(ledger.files.with_outcome(Outcome.COMPRESSED))
 
 
 class _Stopped(Exception):
@@ -188,7 +192,7 @@ class _Stopped(Exception):
 def _change_and_stop(ledger: Ledger) -> None:
     with ledger.together():
         ledger.jobs.enqueue("one", ROOT, WATCH, "one", FIRST)
-        ledger.jobs.finish("job0", "failed")
+        ledger.jobs.finish("job0", Outcome.FAILED)
         raise _Stopped
 
 
@@ -197,7 +201,7 @@ def test_together_is_all_or_nothing(ledger: Ledger) -> None:
     with pytest.raises(_Stopped):
         _change_and_stop(ledger)
     assert ledger.files.find(ROOT, "one") is None
-    assert ledger.jobs.get("job0").outcome == "compressed"
+    assert ledger.jobs.get("job0").outcome == Outcome.COMPRESSED
     with ledger.together():
         ledger.jobs.enqueue("one", ROOT, WATCH, "one", FIRST)
         ledger.jobs.enqueue("two", ROOT, WATCH, "two", FIRST)
@@ -209,7 +213,7 @@ def test_many_files_are_known_as_one_is(ledger: Ledger) -> None:
     output = FIRST._replace(inode=9000)
     original = FIRST._replace(inode=1000)
     ledger.jobs.release([ledger.jobs.get("job1")])
-    ledger.jobs.update("job2", state="published")
+    ledger.jobs.update("job2", state=JobState.PUBLISHED)
     asked = [
         ("0", output),
         ("0", original._replace(ctime_ns=1)),

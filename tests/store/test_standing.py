@@ -11,7 +11,7 @@ import pytest
 
 from lensd.errors import StorageError
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.notes import (
     ArchiveIdentity,
     DegradedRoot,
@@ -35,9 +35,9 @@ def _order(ledger: Ledger, now: float | None = None) -> list[str]:
     taken = []
     while (entry := ledger.jobs.next_queued(now)) is not None:
         taken.append(entry.job_id)
-        ledger.jobs.update(entry.job_id, state="running")
+        ledger.jobs.update(entry.job_id, state=JobState.RUNNING)
     for name in taken:
-        ledger.jobs.update(name, state="queued")
+        ledger.jobs.update(name, state=JobState.QUEUED)
     return taken
 
 
@@ -88,7 +88,7 @@ def test_a_postponed_job_waits_for_its_time(tmp_path: Path, ledger: Ledger) -> N
     """It is queued, with what happened, and counts; others go on meanwhile."""
     for name in ("sick", "well"):
         ledger.jobs.enqueue(name, ROOT, WATCH, name, FIRST)
-    ledger.jobs.update("sick", state="running", temporary=".lensd-sick.tmp", staged=FIRST)
+    ledger.jobs.update("sick", state=JobState.RUNNING, temporary=".lensd-sick.tmp", staged=FIRST)
     ledger.jobs.postpone("sick", 1_000.0, "io_error", f"{ODD} cannot be read")
     ledger.jobs.postpone("sick", 2_000.0, "io_error", f"{ODD} cannot be read")
     ledger.close()
@@ -177,9 +177,14 @@ def test_originals_are_pruned_by_the_time_of_publishing(ledger: Ledger) -> None:
     """Later changes of a row make it no younger; all rows of one archived file lose it together."""
     for job, archived in (("one", "/a/x"), ("redone", "/a/x"), ("kept", None)):
         ledger.jobs.enqueue(job, ROOT, WATCH, job, FIRST)
-        columns = {"sha256_in": "abc", "archive_path": archived}
-        ledger.jobs.update(job, state="published", outcome="compressed", **columns)
-        ledger.jobs.finish(job, "compressed")
+        ledger.jobs.update(
+            job,
+            state=JobState.PUBLISHED,
+            outcome=Outcome.COMPRESSED,
+            sha256_in="abc",
+            archive_path=archived,
+        )
+        ledger.jobs.finish(job, Outcome.COMPRESSED)
     published = ledger.jobs.get("redone").published
     assert published is not None
     ledger.jobs.update("redone", emitted=1)
@@ -209,7 +214,7 @@ def test_a_ledger_of_schema_1_is_converted(tmp_path: Path) -> None:
         assert waits is not None
         assert waits.job_id == "aaaaaaaaaaaaaaaa"
         assert ["bbbbbbbbbbbbbbbb"] == [
-            e.job_id for e in ledger.jobs.unfinished() if e.state != "queued"
+            e.job_id for e in ledger.jobs.unfinished() if e.state != JobState.QUEUED
         ]
         [replaced, compressed] = ledger.originals.published_before(2e9)
         assert (replaced.outcome, compressed.outcome) == ("replaced", "compressed")
