@@ -36,7 +36,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
     with uninterrupted():
         from lensd.engine import compare as work  # torch takes a second; only this needs it
 
-    numbers = {"a": printable(a), "b": printable(b), **work.compare(a, b)}
+    numbers: dict[str, Any] = {"a": printable(a), "b": printable(b), **work.compare(a, b)}
     if as_json:
         click.echo(json.dumps(numbers))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypedDict
 
 from torch import Tensor
 
@@ -15,17 +15,44 @@ from lensd.lora import comparison, fidelity
 from lensd.lora.comparison import Distance
 from lensd.lora.layout import Module
 
-Numbers = dict[str, Any]
 # up [out, r, ...], down [r, in, ...] and scale of a module: delta = scale * up @ down
 Factors = tuple[Tensor, Tensor, float]
 
 
-def compare(a: str, b: str) -> Numbers:
+class Errors(TypedDict):
+    """The error of B relative to A, as ||A - B||_F / ||A||_F and as SNR in dB.
+
+    None: A is zero and B is not (error); A or the difference is zero (SNR).
+    """
+
+    delta_error: float | None
+    snr_db: float | None
+
+
+class ModuleErrors(Errors):
+    """The errors of one module, and its name and rank in both files."""
+
+    module: str
+    module_b: str
+    rank_a: int
+    rank_b: int
+
+
+class Comparison(Errors):
+    """The document of `lensd compare --json`, without the paths."""
+
+    modules: int  # in both files
+    delta_error_common: float | None
+    only_in_a: list[str]
+    only_in_b: list[str]
+    per_module: list[ModuleErrors]
+
+
+def compare(a: str, b: str) -> Comparison:
     """Measure the error of the file `b` relative to the file `a`, per module and overall.
 
-    Returns the document of `lensd compare --json` without the paths. In the overall errors, a
-    module that only one file has counts as a module of zeros in the other; `delta_error_common`
-    leaves such modules out. Raises Skipped, Failed and UsageError.
+    In the overall errors, a module that only one file has counts as a module of zeros in the other;
+    `delta_error_common` leaves such modules out. Raises Skipped, Failed and UsageError.
     """
     with (
         Source.open_any(os.path.realpath(a)) as first,
@@ -67,7 +94,7 @@ def _energy(factors: Factors) -> float:
     return comparison.distance(factors, (up[:, :1] * 0, down[:1] * 0, scale)).energy_a
 
 
-def _overall_errors(distances: Iterable[Distance]) -> Numbers:
+def _overall_errors(distances: Iterable[Distance]) -> Errors:
     distances = list(distances)
     energy = sum(d.energy_a for d in distances)
     error = sum(d.squared_error for d in distances)
@@ -77,7 +104,7 @@ def _overall_errors(distances: Iterable[Distance]) -> Numbers:
     }
 
 
-def _module_errors(a: Module, b: Module, d: Distance) -> Numbers:
+def _module_errors(a: Module, b: Module, d: Distance) -> ModuleErrors:
     return {
         "module": a.name,
         "module_b": b.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import safe_open
@@ -19,6 +19,16 @@ from lensd.lora.compress import TORCH_DTYPE
 from lensd.lora.layout import ITEM_SIZE, Module
 from lensd.lora.metadata import expanded_metadata, float_alpha
 from lensd.store.staging import Output, TensorEntry
+
+
+class Expanded(TypedDict):
+    """What `expand` did: sizes in bytes, numbers of modules, and the hash of the output."""
+
+    bytes_in: int
+    bytes_out: int
+    modules: int
+    expanded: int  # modules that were int8
+    sha256_out: str
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -36,8 +46,8 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         return {key: found[key] for key in source.header.tensors if key in found}
 
 
-def expand(path: str, temporary: str, inode: Sequence[int]) -> dict[str, Any]:
-    """Expand the int8 file `path` into the staged output `temporary`, and return its numbers.
+def expand(path: str, temporary: str, inode: Sequence[int]) -> Expanded:
+    """Expand the int8 file `path` into the staged output `temporary`.
 
     `inode`: device and inode that the temporary must have. Raises UsageError if the file has no
     int8 modules, and Skipped and Failed as `Source.open` does.

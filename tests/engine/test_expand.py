@@ -22,7 +22,7 @@ from tests.lora.making import Made, Tensors
 HALF = 5e-4
 
 
-def expanded(path: Path, at: Path) -> dict[str, Any]:
+def expanded(path: Path, at: Path) -> expand.Expanded:
     at.touch()
     return expand.expand(str(path), str(at), (at.stat().st_dev, at.stat().st_ino))
 
