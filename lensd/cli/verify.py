@@ -83,7 +83,7 @@ def _findings(
         bar.begin(path)
         yield from verifier.check(key)
         bar.end(path)
-    yield from verifier.unknown_versions(wanted.inside)
+    yield from verifier.check_unknown_versions(wanted.inside)
 
 
 class _Wanted:

@@ -44,7 +44,8 @@ from lensd.daemon.systemd_notify import Pulse
 from lensd.errors import DiskUnavailable
 from lensd.jobs import rebuild, recover
 from lensd.jobs.context import JobContext
-from lensd.jobs.prune import DailyPass, Pruner
+from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.prune import Pruner
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
@@ -147,7 +148,7 @@ class App:
         days = self.config.archive.keep_days
         if days is None:
             return None
-        return DailyPass(Pruner(self.ledger, self.archive, self.log, days))
+        return DailyPass(Pruner(self.ledger, self.archive, self.log, days), self.ledger, self.log)
 
     def _make_exporter(self) -> Exporter | None:
         path = self.config.metrics.textfile

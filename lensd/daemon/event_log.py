@@ -19,6 +19,7 @@ LEVELS = {
     "worker.crashed": "error",
     "daemon.degraded": "error",
     "daemon.refused": "error",
+    "daemon.error": "error",
 }
 
 Listener: TypeAlias = Callable[[str, Mapping[str, Any]], None]

@@ -19,7 +19,7 @@ from lensd.daemon.inbox import Inbox, Wake
 from lensd.errors import DiskUnavailable, LensdError, StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext, Settings
-from lensd.jobs.prune import DailyPass
+from lensd.jobs.daily_prune import DailyPass
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.intake import Arrival
 

@@ -6,12 +6,12 @@ import math
 import os
 import signal
 import time
-from typing import Any
 
 from lensd.config.load import load_for_run
 from lensd.config.model import Config
 from lensd.daemon.app import App
-from lensd.daemon.control import Server, Tell
+from lensd.daemon.control import Send, Server
+from lensd.daemon.control_messages import FileRequest, Request
 from lensd.daemon.event_log import write_event
 from lensd.daemon.exclusive import locked_ledger, require_unclaimed
 from lensd.daemon.inbox import (
@@ -25,14 +25,13 @@ from lensd.daemon.inbox import (
     Stop,
     listen,
 )
-from lensd.daemon.requests import RequestHandler, serve
+from lensd.daemon.requests import RequestHandler
 from lensd.daemon.systemd_notify import notify, notify_reloading
 from lensd.errors import EXIT_OK, ConfigError, LensdError, StorageError
 from lensd.logs import log
 from lensd.store.ledger import Ledger
 
 LEDGER_AGAIN_SECONDS = 10.0  # after a full state disk: until the next look at the folders
-BETWEEN_JOBS = ("restore", "prune")  # requests that change files, so the runner does them
 
 
 def run(config: Config) -> int:
@@ -60,6 +59,7 @@ class Daemon:
             ledger,
             self._app.archive,
             self._app.log,
+            self._app.move_tracker,
             self._app.look,
             self._app.context.stopping.is_set,
         )
@@ -69,7 +69,7 @@ class Daemon:
     def run(self) -> Config | None:
         """Watch until told to stop, or (the new configuration is returned) to start anew."""
         app = self._app
-        control = Server(self._config.state.path, self._answer)
+        control = Server(self._config.state.path, self._handle_request, app.log)
         try:
             app.ledger.state.disk_backoff.clear()
             app.root_monitor.start()  # before the scan, so that nothing falls between them
@@ -174,10 +174,10 @@ class Daemon:
                 "change; restart lensd"
             )
 
-    def _answer(self, verb: str, arguments: dict[str, Any], tell: Tell) -> int:
+    def _handle_request(self, request: Request, send: Send) -> int:
         """A request from the control socket, in a thread of its own."""
-        if verb in BETWEEN_JOBS:
+        if isinstance(request, FileRequest):
             return self._app.job_thread.run_between_jobs(
-                lambda: serve(self._handler, verb, arguments, tell)
+                lambda: self._handler.handle(request, send)
             )
-        return serve(self._handler, verb, arguments, tell)
+        return self._handler.handle(request, send)

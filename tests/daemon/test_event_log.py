@@ -11,6 +11,7 @@ from lensd.daemon.event_log import EventLog
 class Interrupted(str):
     """An event during whose first comparison another thread has its turn."""
 
+    __slots__ = ("turns",)
     turns: list[Callable[[], None]]
 
     def __eq__(self, other: object) -> bool:

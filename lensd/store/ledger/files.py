@@ -41,6 +41,11 @@ class Files:
             self._rows.insert(db, root, watch, path, identity, job_id=job_id, state="done")
             update(db, job_id, columns)
 
+    def withdraw(self, job_id: str) -> None:
+        """Delete a row that was recorded for a step which then changed nothing."""
+        with self._database.change() as db:
+            db.execute("DELETE FROM files WHERE job_id = ?", (job_id,))
+
     def record_baseline(self, root: str, watch: str, files: Iterable[tuple[str, Identity]]) -> None:
         """Record files of a folder that lensd sees for the first time as left alone."""
         with self._database.change() as db:
