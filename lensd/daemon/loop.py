@@ -6,23 +6,25 @@ import math
 import os
 import signal
 import time
-from typing import Any
 
 from lensd.config.load import load_for_run
 from lensd.config.model import Config
-from lensd.daemon.app import (
-    App,
+from lensd.daemon.app import App
+from lensd.daemon.control import Send, Server
+from lensd.daemon.control_messages import FileRequest, Request
+from lensd.daemon.exclusive import locked_ledger, require_unclaimed
+from lensd.daemon.inbox import (
+    EventsLost,
     Inbox,
     Look,
+    Message,
+    NewFolder,
     Reload,
+    RootChanged,
     Stop,
-    Wake,
     listen,
-    locked_ledger,
-    require_unclaimed,
 )
-from lensd.daemon.control import Server, Tell
-from lensd.daemon.requests import RequestHandler, serve
+from lensd.daemon.requests import RequestHandler
 from lensd.daemon.systemd_notify import notify, notify_reloading
 from lensd.errors import EXIT_OK, ConfigError, DegradedReason, LensdError, StorageError
 from lensd.logs import log
@@ -37,7 +39,6 @@ from lensd.logs.events import (
 from lensd.store.ledger import Ledger
 
 LEDGER_AGAIN_SECONDS = 10.0  # after a full state disk: until the next look at the folders
-BETWEEN_JOBS = ("restore", "prune")  # requests that change files, so the runner does them
 
 
 def run(config: Config) -> int:
@@ -64,7 +65,8 @@ class Daemon:
             config,
             ledger,
             self._app.archive,
-            self._app.emit,
+            self._app.log,
+            self._app.move_tracker,
             self._app.look,
             self._app.context.stopping.is_set,
         )
@@ -74,12 +76,12 @@ class Daemon:
     def run(self) -> Config | None:
         """Watch until told to stop, or (the new configuration is returned) to start anew."""
         app = self._app
-        control = Server(self._config.state.path, self._answer)
+        control = Server(self._config.state.path, self._handle_request, app.log)
         try:
-            app.ledger.set_meta("held", None)
+            app.ledger.state.disk_backoff.clear()
             app.root_monitor.start()  # before the scan, so that nothing falls between them
             app.prepare()
-            app.root_monitor.tick(time.monotonic())
+            app.check_folders(time.monotonic())
             app.job_thread.start()
             app.job_thread.wake()
             control.start()
@@ -94,7 +96,7 @@ class Daemon:
         log.emit(
             DaemonReady(
                 watches=[w.name for w in self._config.watch],
-                queued=self._app.ledger.count_unfinished(),
+                queued=self._app.ledger.jobs.count_unfinished(),
                 seconds=round(time.monotonic() - self._began, 4),
             )
         )
@@ -116,13 +118,20 @@ class Daemon:
             self._turn(message)
         raise app.job_thread.error
 
-    def _turn(self, message: Look | Wake | None) -> None:
-        """What a message and the time ask of the intake."""
+    def _turn(self, message: Message | None) -> None:
+        """Follow a hint, and do what is due now."""
         app, now = self._app, time.monotonic()
         try:
-            if isinstance(message, Look):
-                app.intake.hint(message.path, now)
-            app.root_monitor.tick(now)
+            match message:
+                case Look(path):
+                    app.intake.hint(path, now)
+                case NewFolder(root):
+                    app.root_monitor.note_new_folder(root, now)
+                case EventsLost(root):
+                    app.root_monitor.note_lost_events(root)
+                case RootChanged():
+                    app.root_monitor.check_soon()
+            app.check_folders(now)
             if app.intake.step(now):
                 app.job_thread.wake()
         except StorageError as error:
@@ -177,10 +186,10 @@ class Daemon:
                 "change; restart lensd"
             )
 
-    def _answer(self, verb: str, arguments: dict[str, Any], tell: Tell) -> int:
+    def _handle_request(self, request: Request, send: Send) -> int:
         """A request from the control socket, in a thread of its own."""
-        if verb in BETWEEN_JOBS:
+        if isinstance(request, FileRequest):
             return self._app.job_thread.run_between_jobs(
-                lambda: serve(self._handler, verb, arguments, tell)
+                lambda: self._handler.handle(request, send)
             )
-        return serve(self._handler, verb, arguments, tell)
+        return self._handler.handle(request, send)

@@ -8,7 +8,7 @@ import sys
 import torch
 
 from lensd.engine import task
-from lensd.engine.priority import give_way
+from lensd.engine.priority import lower_priority
 from lensd.worker.protocol import ReportProgress, serve
 from lensd.worker.request import (
     AnalyzeResult,
@@ -27,8 +27,8 @@ def handle(request: AnyRequest, progress: ReportProgress) -> Result:
 
 
 def main() -> None:
-    gc.freeze()  # torch's objects stay until the end: no collection has to look at them
-    give_way(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    gc.freeze()  # torch's objects live as long as the process; the collector need not visit them
+    lower_priority(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
     serve(handle, "cuda" if torch.cuda.is_available() else "cpu", str(torch.__version__))
 
 

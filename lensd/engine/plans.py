@@ -11,7 +11,7 @@ from lensd.logs.measures import Predicted
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Plan, plan
-from lensd.store.staging import TensorEntry, output_bytes
+from lensd.store.tensors import TensorEntry, output_bytes
 
 
 def choose(
@@ -26,7 +26,7 @@ def choose(
         return chosen
     origin = replace(original.origin, mode=p.mode)
     left = p.target_size
-    while any(m.rank > 1 and not m.held for m in chosen.modules):
+    while any(m.rank > 1 and not m.keeps_rank for m in chosen.modules):
         excess = _size(source, chosen, origin) - p.target_size
         if p.mode == "int8" or excess <= 0:
             break

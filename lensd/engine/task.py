@@ -22,7 +22,7 @@ from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Plan
 from lensd.store.hashing import Hashes, hashes_of
-from lensd.store.staging import Output, open_temporary, output_bytes
+from lensd.store.tensors import Output, open_temporary, output_bytes
 from lensd.worker import device as devices
 from lensd.worker.protocol import ReportProgress
 from lensd.worker.request import AnalyzeRequest, AnyRequest, CompressRequest

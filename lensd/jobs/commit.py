@@ -20,26 +20,28 @@ from lensd.jobs.context import JobContext, JobFile, Settings
 from lensd.logs.events import FileAnalyzed, FileCompressed, FileRescued
 from lensd.logs.json_line import Fields
 from lensd.store import publish as store_publish
+from lensd.store import staging
 from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import Interrupted, disk_faults
-from lensd.store.entry import Entry
-from lensd.store.fs import exchange, fsync_folder, identity_at, open_folder, open_regular
+from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
-
-Inode = tuple[int, int]  # device, inode
+from lensd.store.ledger import JobState
+from lensd.store.ledger.entry import Entry
+from lensd.store.staging import Inode
+from lensd.store.swap import swap
 
 
 @contextmanager
 def staged(job_file: JobFile, context: JobContext) -> Iterator[Inode]:
     """Create the temporary beside the file; remove it if the block does not publish it."""
-    context.ledger.update(job_file.entry.job_id, state="running", temporary=job_file.temporary)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    context.ledger.jobs.update(
+        job_file.entry.job_id, state=JobState.RUNNING, temporary=job_file.temporary
+    )
     with disk_faults(job_file.entry.root):
-        fd = os.open(job_file.temporary, flags, 0o600, dir_fd=job_file.folder_fd)
-    made = os.fstat(fd)
+        fd = staging.create(job_file.folder_fd, job_file.temporary)
+    inode = staging.inode_of(fd)
     os.close(fd)
-    inode = made.st_dev, made.st_ino
     try:
         yield inode
     except BaseException:
@@ -54,10 +56,8 @@ def _remove_staged(job_file: JobFile, inode: Inode, context: JobContext) -> None
         found = identity_at(job_file.folder_fd, job_file.temporary)
         if found is not None and found.same_inode(original):
             return
-        if found is not None and found[:2] == inode:
-            os.unlink(job_file.temporary, dir_fd=job_file.folder_fd)
-            fsync_folder(job_file.folder_fd)
-        context.archive.unlink_own(job_file.entry.watch, job_file.entry.path, original)
+        staging.remove(job_file.folder_fd, job_file.temporary, inode)
+        context.archive.remove_link(job_file.entry.watch, job_file.entry.path, original)
 
 
 def complete_output(job_file: JobFile, inode: Inode, size: int, settings: Settings) -> Identity:
@@ -116,9 +116,9 @@ def publish(
     expected = Identity.of(os.fstat(job_file.fd))  # lensd's own link has changed the ctime
     if not expected.same_content(entry.identity):
         raise Skipped(Reason.CHANGED, "another program wrote to the file; it starts over")
-    context.ledger.update(
+    context.ledger.jobs.update(
         entry.job_id,
-        state="publishing",
+        state=JobState.PUBLISHING,
         line=ledger_line(event),
         archive_path=event.archive_path,
         archive_method=event.archive_method,
@@ -134,19 +134,21 @@ def publish(
     total = round(time.monotonic() - job_file.began, 4)
     seconds = structs.replace(event.seconds, total=total)
     event = structs.replace(event, publish=published, seconds=seconds)
-    now = identity_at(job_file.folder_fd, job_file.name) or output
-    context.ledger.update(
+    named = identity_at(job_file.folder_fd, job_file.name)
+    now = named if named is not None and named.same_content(output) else output
+    context.ledger.jobs.update(
         entry.job_id,
-        state="published",
+        state=JobState.PUBLISHED,
         outcome=Outcome.COMPRESSED,
         staged=now,
         line=ledger_line(event),
     )
     if published == "exchange":
         _unlink_original(job_file, expected, context)
-    context.ledger.replace_older(entry.root, entry.path, entry.job_id)
-    announce(context, event)
-    context.ledger.finish(entry.job_id, Outcome.COMPRESSED)
+    context.log(event)
+    with context.ledger.together():  # a crash before this commit repeats the line as `recovered`
+        context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
+        context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED, emitted=1)
     return event
 
 
@@ -167,8 +169,8 @@ def _unlink_original(job_file: JobFile, original: Identity, context: JobContext)
 
 def _undo_exchange(job_file: JobFile, context: JobContext) -> None:
     """Give the file that is being written its name again. Always raises Skipped(`changed`)."""
-    context.ledger.update(job_file.entry.job_id, state="publishing", outcome=None)
-    exchange(job_file.folder_fd, job_file.name, job_file.temporary)
+    context.ledger.jobs.update(job_file.entry.job_id, state=JobState.PUBLISHING, outcome=None)
+    swap(job_file.folder_fd, job_file.temporary, job_file.name)
     fsync_folder(job_file.folder_fd)
     raise Skipped(Reason.CHANGED, "a program opened the file for writing; it starts over")
 
@@ -185,12 +187,6 @@ def is_in_place(entry: Entry) -> bool:
     finally:
         os.close(folder_fd)
     return there is not None and entry.staged is not None and there[1:4] == entry.staged[1:4]
-
-
-def announce(context: JobContext, event: FileCompressed) -> None:
-    """Write the one canonical line of a compressed file."""
-    context.log(event)
-    context.ledger.update(event.job_id, emitted=1)
 
 
 def ledger_line(event: FileCompressed | FileAnalyzed) -> Fields:

@@ -28,9 +28,11 @@ from lensd.logs.events import (
 from lensd.logs.measures import Analyzed, Compressed
 from lensd.store.archive import Archived
 from lensd.store.disk_errors import Interrupted
-from lensd.store.entry import Entry
 from lensd.store.fs import identity_at
 from lensd.store.identity import Identity
+from lensd.store.ledger import JobState
+from lensd.store.ledger.entry import Entry
+from lensd.store.staging import Inode
 from lensd.worker.request import AnalyzeRequest, Bug, CompressRequest, Refused
 from lensd.worker.supervisor import Abandoned, WorkerLost
 
@@ -70,9 +72,9 @@ def _run(job_file: JobFile, settings: Settings, context: JobContext) -> Event:
         measured = _request_output(job_file, inode, settings, context)
         _check_returned(entry, measured.sha256_in, context)
         output = commit.complete_output(job_file, inode, measured.bytes_out, settings)
-        context.ledger.update(
+        context.ledger.jobs.update(
             entry.job_id,
-            state="staged",
+            state=JobState.STAGED,
             staged=output,
             sha256_in=measured.sha256_in,
             sha256_out=measured.sha256_out,
@@ -89,7 +91,7 @@ def _run(job_file: JobFile, settings: Settings, context: JobContext) -> Event:
 def _analyze(job_file: JobFile, settings: Settings, context: JobContext) -> FileAnalyzed:
     measured = _request_analysis(job_file, settings, context)
     event = _analyzed(job_file, measured)
-    context.ledger.finish(
+    context.ledger.jobs.finish(
         event.job_id,
         Outcome.ANALYZED,
         line=commit.ledger_line(event),
@@ -101,7 +103,7 @@ def _analyze(job_file: JobFile, settings: Settings, context: JobContext) -> File
 
 
 def _request_output(
-    job_file: JobFile, inode: commit.Inode, settings: Settings, context: JobContext
+    job_file: JobFile, inode: Inode, settings: Settings, context: JobContext
 ) -> Compressed:
     """Let the worker fill the staged output. Raises the FileError with which that ended."""
     folder = os.path.dirname(job_file.entry.full_path)
@@ -166,7 +168,7 @@ def _refusal(answer: Refused | Bug) -> FileError:
 
 def _check_returned(entry: Entry, sha256: str, context: JobContext) -> None:
     """Raises Kept where a program copies the original back each time."""
-    if entry.redo or context.ledger.times_published(entry.root, entry.path, sha256) < 2:
+    if entry.redo or context.ledger.originals.count_published(entry.root, entry.path, sha256) < 2:
         return
     raise Kept(
         Reason.RETURNED,

@@ -8,7 +8,8 @@ from lensd.errors import DiskUnavailable, Failed, FileError, Outcome, Reason
 from lensd.jobs import commit
 from lensd.jobs.context import JobContext
 from lensd.logs.events import Event, FilePostponed, FileQuarantined, file_end
-from lensd.store.entry import Entry
+from lensd.store.ledger import Columns, JobState
+from lensd.store.ledger.entry import Entry
 from lensd.worker.supervisor import WorkerLost
 
 ATTEMPTS = 3
@@ -23,13 +24,13 @@ def finish(entry: Entry, error: FileError, context: JobContext) -> Event | None:
 
     Raises DiskUnavailable where the job waits for a disk.
     """
-    if context.is_away(entry.root):
+    if context.root_states.must_wait(entry.root):
         return None  # not the file's fault: recovery continues the job when its folder is back
-    if context.ledger.get(entry.job_id).state == "done":
+    if context.ledger.jobs.get(entry.job_id).state == JobState.DONE:
         return None  # errors after the end do not change it
     if _is_published(entry, context):  # recovery completes it
         raise DiskUnavailable(error.reason, error.disk or entry.root, str(error))
-    if error.reason in (Reason.VANISHED, Reason.CHANGED) and context.moved(entry):
+    if error.reason in (Reason.VANISHED, Reason.CHANGED) and context.move_tracker.search(entry):
         _restart_under_new_name(entry, context)
         return None
     if error.reason == Reason.CHANGED and not entry.redo:  # the intake does not look at an output
@@ -39,30 +40,34 @@ def finish(entry: Entry, error: FileError, context: JobContext) -> Event | None:
         return None
     # A file that vanished may come back unchanged, here or under another name.
     vanished = error.reason == Reason.VANISHED
-    known = {"sha256_in": error.measures.sha256_in, "bytes_in": error.measures.bytes_in}
-    context.ledger.finish(
-        entry.job_id,
-        Outcome.SUPERSEDED if vanished else error.outcome,
-        reason=error.reason,
-        message=str(error),
-        **{name: value for name, value in known.items() if value is not None},
-    )
+    outcome = Outcome.SUPERSEDED if vanished else error.outcome
+    context.ledger.jobs.finish(entry.job_id, outcome, **_columns(error))
     event = file_end(error, path=entry.full_path, watch=entry.watch, job_id=entry.job_id)
     context.log(event)
     return event
+
+
+def _columns(error: FileError) -> Columns:
+    """What the ledger keeps of an error, and of what was measured before it."""
+    columns = Columns(reason=error.reason, message=str(error))
+    if error.measures.sha256_in is not None:
+        columns["sha256_in"] = error.measures.sha256_in
+    if error.measures.bytes_in is not None:
+        columns["bytes_in"] = error.measures.bytes_in
+    return columns
 
 
 def count_attempt(entry: Entry, lost: WorkerLost, context: JobContext) -> Event | None:
     """The worker died: after ATTEMPTS the file is set aside, so that other files can go on."""
     attempts = entry.attempts + 1
     if attempts < ATTEMPTS:
-        context.ledger.update(entry.job_id, state="queued", attempts=attempts)
+        context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED, attempts=attempts)
         return None
     message = (
         f"{lost}, {attempts} times on this file; it is left as it is. `lensd retry` tries again, "
         "and so does a new version of lensd"
     )
-    context.ledger.finish(
+    context.ledger.jobs.finish(
         entry.job_id, Outcome.QUARANTINED, attempts=attempts, reason=lost.reason, message=message
     )
     event = FileQuarantined(
@@ -82,7 +87,7 @@ def abandon(entry: Entry, context: JobContext) -> None:
     if _is_published(entry, context):
         return  # only the original is left to unlink; the next start does that
     if context.stopping.is_set():
-        context.ledger.update(entry.job_id, state="queued")
+        context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED)
         return
     _supersede(entry, "another program wrote to the file", context)
 
@@ -103,26 +108,28 @@ def bug(trace: str) -> Failed:
 
 def _supersede(entry: Entry, message: str, context: JobContext) -> None:
     """The intake looks at the newer version of the file."""
-    context.ledger.finish(entry.job_id, Outcome.SUPERSEDED, reason=Reason.CHANGED, message=message)
-    context.again(entry)
+    context.ledger.jobs.finish(
+        entry.job_id, Outcome.SUPERSEDED, reason=Reason.CHANGED, message=message
+    )
+    context.hints.look(entry.full_path)
 
 
 def _restart_under_new_name(entry: Entry, context: JobContext) -> None:
-    if context.ledger.get(entry.job_id).state not in ("queued", "done"):
-        # The main loop moved the row after this job began and before its last step was written.
-        context.ledger.update(entry.job_id, state="queued", temporary=None, staged=None)
-    context.again(entry)  # another file may have its old name
+    if context.ledger.jobs.get(entry.job_id).state not in (JobState.QUEUED, JobState.DONE):
+        # The main loop moved the row after this job began, before its last step was written.
+        context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED, temporary=None, staged=None)
+    context.hints.look(entry.full_path)  # another file may have its old name
 
 
 def _wait_for_disk(entry: Entry, error: FileError, context: JobContext) -> bool:
     """Whether the job was put back in the queue. Raises DiskUnavailable for a fault of a disk."""
     if error.reason in DISK_FAULTS:
-        context.ledger.update(entry.job_id, state="queued")
+        context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED)
         raise DiskUnavailable(error.reason, error.disk or entry.root, str(error))
     if error.disk is None or entry.retries >= len(BACK_OFF):
         return False  # not the disk's fault (permissions, for example), or tried often enough
     delay = BACK_OFF[entry.retries]
-    context.ledger.postpone(entry.job_id, time.time() + delay, error.reason, str(error))
+    context.ledger.jobs.postpone(entry.job_id, time.time() + delay, error.reason, str(error))
     context.log(
         FilePostponed(
             path=entry.full_path,
@@ -138,5 +145,7 @@ def _wait_for_disk(entry: Entry, error: FileError, context: JobContext) -> bool:
 
 def _is_published(entry: Entry, context: JobContext) -> bool:
     """Whether the output has its name already, so that a restart completes the job."""
-    now = context.ledger.get(entry.job_id)
-    return now.state == "published" or (now.state == "publishing" and commit.is_in_place(now))
+    now = context.ledger.jobs.get(entry.job_id)
+    return now.state == JobState.PUBLISHED or (
+        now.state == JobState.PUBLISHING and commit.is_in_place(now)
+    )

@@ -17,11 +17,12 @@ from lensd.jobs.context import JobContext
 from lensd.jobs.rebuild import is_archived
 from lensd.logs.events import FileRescued, file_end
 from lensd.store import publish
-from lensd.store.entry import Entry
 from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular, temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
-from lensd.store.rename import exchange
+from lensd.store.ledger import JobState, Outcome
+from lensd.store.ledger.entry import Entry
+from lensd.store.swap import swap
 from lensd.watcher.scan import temporaries
 
 
@@ -31,10 +32,10 @@ def recover(context: JobContext, *, tell: bool = True) -> Failed | None:
     What lies in a folder that is away cannot be seen now: `continue_jobs` when it is back. What a
     disk does not allow now is told (with `tell`) and left; returns the first such fault.
     """
-    if context.ledger.is_empty():  # new, or lost: nothing tells where half copies may be
+    if context.ledger.roots.is_empty():  # new, or lost: nothing tells where half copies may be
         context.archive.sweep()
-    away = context.away()
-    return continue_jobs(context, lambda root: root not in away, tell=tell)
+    closed = context.root_states.closed
+    return continue_jobs(context, lambda root: root not in closed, tell=tell)
 
 
 def continue_jobs(
@@ -42,7 +43,7 @@ def continue_jobs(
 ) -> Failed | None:
     """As `recover`, the jobs of the wanted roots, in which no job may be running."""
     fault = None
-    under_way = [e for e in context.ledger.under_way() if wanted(e.root)]
+    under_way = [e for e in context.ledger.jobs.under_way() if wanted(e.root)]
     if under_way:
         context.archive.sweep_rescued()
     for entry in under_way:
@@ -53,7 +54,7 @@ def continue_jobs(
             if tell:
                 _tell(context, end, entry.full_path, entry.watch, entry.job_id)
             fault = fault or (end if isinstance(end, Failed) else None)
-    for entry in context.ledger.unemitted():
+    for entry in context.ledger.jobs.unemitted():
         if wanted(entry.root):
             _announce(entry, context)
     return fault
@@ -64,7 +65,7 @@ def rescue_strays(root: str, watch: str, *, recursive: bool, context: JobContext
     found = list(temporaries(root, recursive=recursive))
     if not found:
         return
-    known = {_temporary(entry) for entry in context.ledger.unfinished()}
+    known = {_temporary(entry) for entry in context.ledger.jobs.unfinished()}
     strays = [path for path in found if os.path.basename(path) not in known]
     if strays:
         context.archive.sweep_rescued()
@@ -124,7 +125,7 @@ def _recover(entry: Entry, context: JobContext) -> None:
     try:
         folder_fd = open_folder(entry.root, os.path.dirname(entry.path))
     except (FileNotFoundError, Skipped):
-        if entry.state == "published":
+        if entry.state == JobState.PUBLISHED:
             _complete(entry, context)
         else:
             _begin_again(entry, context)  # the folder is gone; the job will say so
@@ -138,15 +139,15 @@ def _recover(entry: Entry, context: JobContext) -> None:
 def _continue(entry: Entry, folder_fd: int, context: JobContext) -> None:
     temporary = _temporary(entry)
     there = identity_at(folder_fd, temporary)
-    if entry.state == "published":
+    if entry.state == JobState.PUBLISHED:
         _clear(entry, folder_fd, temporary, context)
         _complete(entry, context)
-    elif entry.state == "running" or _is(there, entry.staged):
+    elif entry.state == JobState.RUNNING or _is(there, entry.staged):
         # The names were not exchanged: the temporary is lensd's own.
         if there is not None:
             publish.discard(folder_fd, temporary, there)
         _begin_again(entry, context)
-    elif entry.state == "publishing":
+    elif entry.state == JobState.PUBLISHING:
         _publishing(entry, folder_fd, temporary, there, context)
     else:
         _clear(entry, folder_fd, temporary, context)
@@ -165,7 +166,7 @@ def _publishing(
         _complete(entry, context)
         return
     if named:
-        exchange(folder_fd, os.path.basename(entry.path), temporary)
+        swap(folder_fd, temporary, os.path.basename(entry.path))
         fsync_folder(folder_fd)
         there = identity_at(folder_fd, temporary)
     if there is not None and _is(there, entry.staged):
@@ -208,20 +209,22 @@ def _unquiet(there: Identity, entry: Entry, quiet: float) -> float:
 
 
 def _begin_again(entry: Entry, context: JobContext) -> None:
-    context.archive.unlink_own(entry.watch, entry.path, entry.identity)
-    context.ledger.update(entry.job_id, state="queued", temporary=None, staged=None)
+    context.archive.remove_link(entry.watch, entry.path, entry.identity)
+    context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED, temporary=None, staged=None)
 
 
 def _complete(entry: Entry, context: JobContext) -> None:
-    # In this order: nobody looks at a finished job again.
-    context.ledger.replace_older(entry.root, entry.path, entry.job_id)
-    context.ledger.finish(entry.job_id, "compressed")
+    with context.ledger.together():
+        context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
+        context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED)
 
 
 def _announce(entry: Entry, context: JobContext) -> None:
-    if entry.line is not None:
-        with contextlib.suppress(ValueError):  # the newer lensd that wrote the line can read it
-            commit.announce(context, commit.recovered_event(entry.line))
+    if entry.line is None:
+        return
+    with contextlib.suppress(ValueError):  # the newer lensd that wrote the line can read it
+        context.log(commit.recovered_event(entry.line))
+        context.ledger.jobs.update(entry.job_id, emitted=1)
 
 
 def _temporary(entry: Entry) -> str:

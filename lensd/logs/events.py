@@ -159,6 +159,15 @@ class DaemonRefused(Event, frozen=True, kw_only=True, tag="daemon.refused"):
     message: Message
 
 
+class DaemonError(Event, frozen=True, kw_only=True, tag="daemon.error"):
+    """A bug in lensd ended a request; lensd continues."""
+
+    level: ClassVar[Level] = Level.ERROR
+    request: Annotated[Text | None, Meta(description="the command, e.g. restore; null: not known")]
+    message: Message
+    exception: Annotated[str, Meta(description="the traceback of a bug")]
+
+
 class DaemonPaused(Event, frozen=True, kw_only=True, tag="daemon.paused"):
     """`lensd pause`: no job begins there until `lensd resume`."""
 
@@ -395,6 +404,7 @@ AnyEvent = (
     | DaemonRecovered
     | DaemonReloaded
     | DaemonRefused
+    | DaemonError
     | DaemonPaused
     | DaemonResumed
     | DaemonPruned

@@ -1,4 +1,4 @@
-"""What happened since lensd read its configuration, counted from the events that are logged."""
+"""Count the events that are logged since lensd read its configuration."""
 
 from __future__ import annotations
 
@@ -24,55 +24,50 @@ from lensd.metrics.exposition import Family, Histogram, text
 Counted = JobEnd | FileRestored | FileRescued | FilePruned
 OUTCOMES = tuple(name_of(kind).removeprefix("file.") for kind in get_args(Counted))
 STAGES = ("wait", "read", "compute", "write", "verify", "archive")
-# Around sqrt(1 - energy) for the energies that people set: 0.999, 0.99, 0.95, 0.9.
+# Bounds around sqrt(1 - energy) for usual energies: 0.999, 0.99, 0.95 and 0.9.
 ERRORS = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5)
 
 
 class Counts:
-    """From any thread. Known labels are there as 0 from the start, so that a rate is right."""
+    """Counters of outcomes, bytes, errors and seconds. Any thread may use them.
+
+    Samples with known labels exist as 0 from the start, so that rates are correct.
+    """
 
     def __init__(self, watches: Iterable[str]) -> None:
         self._lock = threading.Lock()
-        self._files = Family(
-            "lensd_files_total", "counter", "Files that came to an end.", ("watch", "outcome")
-        )
-        self._left = Family(
-            "lensd_left_files_total",
-            "counter",
-            "Files that were left as they are, by the reason that docs/errors.md explains.",
-            ("outcome", "reason"),
-        )
+        self._files = _counter("lensd_files_total", "Files by outcome.", "watch", "outcome")
+        reasons = "Files that stay unchanged, by the reason that docs/errors.md explains."
+        self._left = _counter("lensd_left_files_total", reasons, "outcome", "reason")
         labels = ("watch", "mode", "family")
-        self._compressed = Family(
-            "lensd_compressed_files_total", "counter", "Files that were compressed.", labels
+        self._compressed = _counter(
+            "lensd_compressed_files_total", "Files that were compressed.", *labels
         )
-        self._bytes_in = Family(
-            "lensd_input_bytes_total", "counter", "Bytes of the originals of these.", labels
-        )
-        self._bytes_out = Family(
-            "lensd_output_bytes_total", "counter", "Bytes of their outputs.", labels
+        originals = "Bytes of the originals of these files."
+        self._bytes_in = _counter("lensd_input_bytes_total", originals, *labels)
+        self._bytes_out = _counter(
+            "lensd_output_bytes_total", "Bytes of the outputs of these files.", *labels
         )
         self._error = Histogram(
             "lensd_delta_error_ratio",
-            "Relative error of the delta weights of compressed files, read back from the disk.",
+            "Relative error of the delta weights of compressed files, as read back from the disk.",
             "mode",
             ERRORS,
         )
-        self._seconds = Family(
-            "lensd_stage_seconds_total",
-            "counter",
-            "Time that files spent in each stage; wait begins when a file is first noticed.",
-            ("stage",),
-        )
-        self._crashes = Family(
-            "lensd_worker_crashes_total", "counter", "Worker processes that died or hung."
+        stages = "Time that files spent in each stage; wait begins when lensd first sees a file."
+        self._seconds = _counter("lensd_stage_seconds_total", stages, "stage")
+        self._crashes = _counter(
+            "lensd_worker_crashes_total", "Worker processes that crashed or hung."
         )
         self._last = Family(
             "lensd_last_outcome_timestamp_seconds",
             "gauge",
-            "When a file last had this outcome.",
+            "When a file had this outcome most recently.",
             ("outcome",),
         )
+        self._add_zeros(watches)
+
+    def _add_zeros(self, watches: Iterable[str]) -> None:
         for outcome in OUTCOMES:
             for watch in watches:
                 self._files.add(0, watch, outcome)
@@ -81,12 +76,12 @@ class Counts:
         self._crashes.add(0)
 
     def count(self, event: Event) -> bool:
-        """Count an event. False if no metric depends on events of its kind."""
+        """Count an event. Returns whether it changed any counter."""
         with self._lock:
             if isinstance(event, WorkerCrashed):
                 self._crashes.add(1)
             elif isinstance(event, Counted):
-                self._count_file(event)
+                self._count_outcome(event)
             else:
                 return False
         return True
@@ -106,10 +101,11 @@ class Counts:
         )
 
     def text(self) -> bytes:
+        """Return all counters in the text format."""
         with self._lock:
             return text(self.families)
 
-    def _count_file(self, event: Counted) -> None:
+    def _count_outcome(self, event: Counted) -> None:
         outcome = event.name.removeprefix("file.")
         self._files.add(1, event.watch, outcome)
         self._last.numbers[outcome,] = time.time()
@@ -119,11 +115,15 @@ class Counts:
             for stage in STAGES:
                 self._seconds.add(getattr(event.seconds, stage) or 0, stage)
         if isinstance(event, FileCompressed):
-            self._count_saving(event)
+            self._count_compressed(event)
 
-    def _count_saving(self, event: FileCompressed) -> None:
+    def _count_compressed(self, event: FileCompressed) -> None:
         labels = (event.watch, event.mode, event.family)
         self._compressed.add(1, *labels)
         self._bytes_in.add(event.bytes_in, *labels)
         self._bytes_out.add(event.bytes_out, *labels)
         self._error.observe(event.delta_error, event.mode)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Family:
+    return Family(name, "counter", meaning, labels)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lensd.errors import DegradedReason
+from lensd.store.ledger.roots import RootIdentity
 from lensd.store.paths import is_below
-from lensd.store.standing import RootIdentity
 from lensd.watcher.mounts import mount_of, point_of
 
 _LARGEST = 2**63 - 1  # what the ledger can store; some FUSE filesystems have larger inode numbers
@@ -29,11 +29,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a folder is degraded. `holds`: its jobs have to wait."""
+    """Why a folder is degraded."""
 
     reason: DegradedReason
     message: str
-    holds: bool = True
 
 
 def probe(path: str) -> Found:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import IO, cast
 
 from lensd.store.json_lines import decode, encode
+from lensd.worker import isolated
 from lensd.worker.request import AnyAnswer, AnyRequest
 
 POLL_SECONDS = 0.2
@@ -30,7 +31,8 @@ class Process:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **ENVIRONMENT},
+            cwd=isolated.FOLDER,
+            env=isolated.environment() | ENVIRONMENT,
             bufsize=0,
         )
         self._stdin = cast("IO[bytes]", self._process.stdin)

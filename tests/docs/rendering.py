@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bench import tables
-from lensd.cli import LAZY, main
+from lensd.cli import COMMANDS, main
 from lensd.config.document import Document, Settings, WatchEntry
 from lensd.config.messages import section_at
 from lensd.errors import DegradedReason, Outcome, Reason
@@ -49,7 +49,7 @@ SHARED_FIELDS = {
 def commands() -> Iterator[str]:
     yield "| command | does | options |"
     yield "|---|---|---|"
-    for verb, (_, line) in LAZY.items():
+    for verb, (_, line) in COMMANDS.items():
         command = main.get_command(click.Context(main), verb)
         yield f"| `lensd {verb}` | {line} | {', '.join(_options(command)) or '-'} |"
         if isinstance(command, click.Group):
@@ -118,21 +118,14 @@ def reasons(outcome: Outcome) -> Iterator[str]:
     yield "|---|---|---|"
     for reason in Reason:
         if reason.outcome == outcome:
-            what = " ".join(filter(None, (_sentence(reason.text), reason.details)))
-            yield f"| `{reason}` | {_cell(what)} | {_cell(reason.remedy)} |"
+            yield f"| `{reason}` | {_cell(reason.cause)} | {_cell(reason.remedy)} |"
 
 
 def degraded() -> Iterator[str]:
-    yield "| `reason` | what happened | meanwhile |"
+    yield "| `reason` | what happened | effect |"
     yield "|---|---|---|"
     for reason in DegradedReason:
         yield f"| `{reason}` | {_cell(reason.text)} | {_cell(reason.effect)} |"
-
-
-def _sentence(clause: str) -> str:
-    """Names keep their case."""
-    is_name = clause.startswith(("lensd", "`"))
-    return (clause if is_name else clause[0].upper() + clause[1:]) + "."
 
 
 def metrics() -> Iterator[str]:
@@ -158,7 +151,10 @@ def programs() -> Iterator[str]:
 
 
 def portability() -> Iterator[str]:
-    """`int8`: loads exactly. `floats`: the program reads the dialect, but not its int8."""
+    """`int8`: loads exactly. `floats`: the program reads the dialect, but not its int8.
+
+    `-`: it does not read the dialect. `?`: it was not tried.
+    """
     yield f"| program | {' | '.join(READS)} |"
     yield "|---" * (len(READS) + 1) + "|"
     for program in PROGRAMS:
@@ -166,8 +162,9 @@ def portability() -> Iterator[str]:
         yield f"| `{program}` | {' | '.join(cells)} |"
 
 
-def _portable(readers: Mapping[str, bool], program: str) -> str:
-    return {True: "int8", False: "floats", None: "-"}[readers.get(program)]
+def _portable(readers: Mapping[str, bool | None], program: str) -> str:
+    words = {True: "int8", False: "floats", None: "-"}
+    return words[readers[program]] if program in readers else "?"
 
 
 def namings() -> Iterator[str]:
@@ -178,7 +175,7 @@ def namings() -> Iterator[str]:
 
 
 def adapters() -> Iterator[str]:
-    yield "| adapter | told by |"
+    yield "| adapter | recognised by |"
     yield "|---|---|"
     for kind, part in OTHER_ADAPTERS:
         yield f"| {kind} | `{part}` in a tensor's name |"

@@ -1,4 +1,4 @@
-"""Requests to the worker's tasks on real files, and what a test reads from the results."""
+"""Make requests to the worker's tasks for real files, and read the files that these write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODES = ("rank", "int8", "ultra")
 
 
 def analysis(path: Path, *, device: str = "cpu", **parameters: Any) -> AnalyzeRequest:
-    """What the daemon asks for `path`, with the parameters that are not the default."""
+    """Return the daemon's request for `path`, with these parameters in place of the defaults."""
     return AnalyzeRequest(
         path=str(path),
         name=path.name,
@@ -44,7 +44,7 @@ def output(
     adapter_config: bool = False,
     **parameters: Any,
 ) -> CompressRequest:
-    """The same for an output, into a fresh, empty temporary at `at`."""
+    """Return the request for an output into a new, empty temporary at `at`."""
     at.unlink(missing_ok=True)
     at.touch()
     return CompressRequest(
@@ -63,13 +63,13 @@ def output(
 
 
 def compress(path: Path, at: Path, **options: Any) -> Numbers:
-    """Compress the file `path` into `at`; the measures as JSON has them."""
+    """Compress the file `path` into `at`; return the measures as JSON has them."""
     numbers: Numbers = msgspec.to_builtins(task.compress(output(path, at, **options)))
     return numbers
 
 
 def deltas(path: Path) -> dict[str, Tensor]:
-    """What the file means, by the safetensors library and dense float64 products alone."""
+    """Return the delta weights, from the safetensors library and full float64 products alone."""
     return making.meaning(load_file(path))
 
 
@@ -79,7 +79,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def rank_of(path: Path) -> dict[str, int]:
-    """Module name -> rank of its tensors."""
+    """Return module name -> rank of its tensors."""
     suffixes = tuple(making.PAIRS)
     tensors = load_file(path)
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from lensd.store.json_lines import encode
+from lensd.worker import isolated
 from lensd.worker.request import CompressResult
 from lensd.worker.supervisor import Worker
 from tests.engine import asking
@@ -35,7 +35,7 @@ def server(tmp_path: Path) -> HomeServer:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Two originals of one size, and what the real worker process makes of them."""
     folder = tmp_path_factory.mktemp("prepared")
-    worker = Worker((sys.executable, "-m", "lensd.engine"), lambda _: None, 60, 60)
+    worker = Worker(isolated.command("lensd.engine"), lambda _: None, 60, 60)
     originals = []
     for seed in (1, 2):
         path = small_lora(folder / f"{seed}.safetensors", seed=seed).path

@@ -21,10 +21,10 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal
 
+from lensd.daemon.inbox import Inbox, Look
 from lensd.errors import StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext
@@ -33,10 +33,15 @@ from lensd.lora.parameters import Parameters
 from lensd.store.archive import Archive
 from lensd.store.json_lines import encode
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
+from lensd.watcher.folder import Log
 from lensd.watcher.intake import Intake
+from lensd.watcher.move_tracker import MoveTracker
+from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Settler
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
+from tests.faults import worker
 
 # Moments: the opening of these fails, and shows in a trace.
 OPENED = "/lensd-test-ledger-is-open"
@@ -111,40 +116,47 @@ def main(plan: dict[str, Any]) -> int:
     return 0
 
 
-def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
+def work(plan: dict[str, Any], log: Log) -> None:
     ledger = Ledger(f"{plan['top']}/state", "1")
     mark(OPENED)
     folder = Folder(f"{plan['top']}/loras")
-    again: list[str] = []
-    worker = str(Path(__file__).with_name("worker.py"))
+    inbox = Inbox()
+    archive = Archive(plan["archive"])
+    move_tracker = MoveTracker([folder], ledger, archive, log)
+    options = isolated.command(worker.__name__)[1:]
     context = JobContext(
         ledger=ledger,
-        archive=Archive(plan["archive"]),
+        archive=archive,
         worker=Worker(
-            (sys.executable, "-S", worker, plan["answers"], plan["kill"]), log, 20, 20, nice=0
+            (sys.executable, "-S", *options, plan["answers"], plan["kill"]), log, 20, 20, nice=0
         ),
         log=log,
         device="cpu",
         quiet_seconds=plan["quiet"],
-        again=lambda entry: again.append(entry.full_path),
+        hints=inbox,
+        root_states=RootStates([], inbox),
+        move_tracker=move_tracker,
     )
     try:
         recover.recover(context)
         recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
         mark(RECOVERED)
-        intake = Intake([folder], Settler.new(0, 0), ledger, context.archive, log)
+        intake = Intake(
+            [folder], Settler.new(0, 0), ledger, archive, move_tracker, log, SimpleQueue()
+        )
         intake.baseline(folder)
         if plan["redo"]:
             do_again(ledger)
         if plan["retry"]:
-            ledger.release(ledger.with_outcome("failed", "quarantined"))
+            ledger.jobs.release(ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED))
         intake.scan(folder, time.monotonic())
         patience = 3  # a file that has to wait is left to the next start
-        while (intake.pending or again or ledger.next_queued()) and patience:
-            if again:
-                intake.hint(again.pop(), time.monotonic())
+        while (intake.pending or not inbox.empty() or ledger.jobs.next_queued()) and patience:
+            message = inbox.get(0)
+            if isinstance(message, Look):
+                intake.hint(message.path, time.monotonic())
             intake.step(time.monotonic())
-            entry = ledger.next_queued()
+            entry = ledger.jobs.next_queued()
             if entry is not None:
                 compress.process(entry, Settings(), context, 0.0)
             else:
@@ -161,8 +173,8 @@ def mark(moment: str) -> None:
 
 def do_again(ledger: Ledger) -> None:
     """As `lensd once --redo`."""
-    for entry in ledger.with_outcome("compressed"):
-        ledger.redo(f"{entry.job_id}-again", entry)
+    for entry in ledger.files.with_outcome(Outcome.COMPRESSED):
+        ledger.jobs.redo(f"{entry.job_id}-again", entry)
 
 
 def refuse(names: list[str]) -> None:

@@ -21,6 +21,7 @@ import msgspec
 
 from tests.faults import one_job
 from tests.support import strace
+from tests.support.limits import PATIENCE
 from tests.support.strace import Call, Tracer
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -104,7 +105,7 @@ class Server:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
 
     def _say(self, text: str) -> None:
         cast("IO[bytes]", self._process.stdin).write(text.encode())

@@ -1,6 +1,6 @@
 """A worker process without torch: it stages outputs that a real one made before.
 
-`python -S worker.py ANSWERS KILL NICE`: for each original, ANSWERS has `<sha256>.json`, the real
+Its arguments are ANSWERS KILL NICE: for each original, ANSWERS has `<sha256>.json`, the real
 answer, and `<sha256>.output`. It kills the daemon when half the output is written (KILL is `half`)
 or all of it (`whole`).
 """

@@ -1,4 +1,4 @@
-"""The ledger's file: opened, of the right schema, and durable at each commit."""
+"""The connection to the ledger's database. Each commit is durable."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any
 from urllib.parse import quote
 
 from lensd.errors import StorageError
-from lensd.store import schema
+from lensd.store.ledger import schema
 
 LEDGER = "ledger.sqlite3"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Database:
-    """The database in a state folder; `readonly` for those who do not hold its lock.
+    """The connection to the database in a state folder, shared by all threads.
 
-    A damaged one is moved aside and begun anew: `damaged` is then its new path, else None.
+    A damaged database is moved aside and an empty one made: `damaged` is then the path of the
+    damaged one, else None.
     """
 
     def __init__(self, folder: str, *, readonly: bool = False) -> None:
@@ -31,59 +32,56 @@ class Database:
         if readonly and not os.path.exists(path):
             raise StorageError(
                 f"there is no ledger in {folder} yet: lensd has not run with this configuration; "
-                "`lensd once` or `lensd run` makes it"
+                "`lensd once` or `lensd run` creates it"
             )
-        self.readonly = readonly
         self.damaged: str | None = None
         try:
             if not readonly and os.path.exists(path) and _is_damaged(path):
                 self.damaged = _set_aside(path)
-            self._db = _connect(path, readonly=readonly)
+            self.connection = _connect(path, readonly=readonly)
             if not readonly:
-                schema.prepare(self._db)
-            _check_version(path, schema.version_of(self._db), readonly=readonly)
+                schema.prepare(self.connection)
+            _check_version(path, schema.version_of(self.connection), readonly=readonly)
         except (sqlite3.Error, OSError) as error:
             raise StorageError(
-                f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; a "
-                "damaged one is moved aside and rebuilt by the next `lensd run` or `lensd once`"
+                f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; the "
+                "next `lensd run` or `lensd once` moves a damaged ledger aside and rebuilds it"
             ) from None
 
     def close(self) -> None:
-        self._db.close()
+        self.connection.close()
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """One commit for all changes within: all of them or, after an exception, none.
-
-        Other threads wait meanwhile. Not around anything that counts on a change being durable.
-        """
-        with self._lock, self._faults("written"), self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        """One commit for all changes within; see `Ledger.together`."""
+        with self._lock, self._translate_errors("written"), self.connection:
+            self.connection.execute("BEGIN IMMEDIATE")
             yield
 
     @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._faults("written"):
-            if self._db.in_transaction:  # within `together`
-                yield self._db
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """The connection for one change, durable at the end; within `together`, with that."""
+        with self._lock, self._translate_errors("written"):
+            if self.connection.in_transaction:
+                yield self.connection
                 return
-            with self._db:
-                yield self._db
+            with self.connection:
+                yield self.connection
 
-    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with self._lock, self._faults("read"):
-            return self._db.execute(query, values).fetchall()
+    def read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock, self._translate_errors("read"):
+            return self.connection.execute(query, values).fetchall()
 
     @contextmanager
-    def _faults(self, done: str) -> Iterator[None]:
+    def _translate_errors(self, done: str) -> Iterator[None]:
         try:
             yield
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-            raise  # a bug of ours
+            raise  # a bug of lensd
         except sqlite3.DatabaseError as error:
             raise StorageError(
                 f"the ledger in {self._folder} cannot be {done}: {error}. Free space on its "
-                "disk, or check it",
+                "disk, or check that disk",
                 self._folder,
             ) from None
 
@@ -92,7 +90,7 @@ def _check_version(path: str, found: int, *, readonly: bool) -> None:
     if readonly and found == 0:
         raise StorageError(
             f"the ledger {path} is empty: lensd was stopped at its very first start; the next "
-            "`lensd run` or `lensd once` makes it"
+            "`lensd run` or `lensd once` creates it"
         )
     if readonly and 0 < found < schema.SCHEMA_VERSION:
         raise StorageError(
@@ -113,14 +111,16 @@ def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
     if not readonly:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon has to stay small
+        db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon must stay small
         os.chmod(path, 0o640)
     return db
 
 
 def _is_damaged(path: str) -> bool:
-    """Twice, and the disk reads it without an error: SQLite calls a page damaged that it cannot
-    read. Raises OSError, sqlite3.Error for a fault of the disk.
+    """Whether two checks find damage and the disk reads all of the file without an error.
+
+    SQLite also calls a page damaged that the disk could not read. Raises OSError, sqlite3.Error
+    for a fault of the disk.
     """
     if _is_sound(path):
         return False
@@ -133,11 +133,11 @@ def _is_damaged(path: str) -> bool:
 
 
 def _is_sound(path: str) -> bool:
-    """False for what is provably damaged; an error of the disk is none of the database's."""
+    """False for a database that is provably damaged. Raises sqlite3.Error for other faults."""
     if os.path.getsize(path) == 0:
         return False
     try:
-        db = _connect(path, readonly=True)  # who may write would delete a WAL that is damaged
+        db = _connect(path, readonly=True)  # a writer would delete a damaged WAL
         try:
             return [tuple(row) for row in db.execute("PRAGMA quick_check(1)")] == [("ok",)]
         finally:
@@ -149,13 +149,13 @@ def _is_sound(path: str) -> bool:
 
 
 def _set_aside(path: str) -> str:
-    """Move a damaged database and what belongs to it; nothing is deleted or overwritten."""
+    """Rename a damaged database and its WAL, and return the new path. Overwrites nothing."""
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     aside, number = f"{path}.damaged-{moment}", 1
     while os.path.lexists(aside):
         number += 1
         aside = f"{path}.damaged-{moment}-{number}"
-    for suffix in ("-wal", "-shm", ""):  # the name that is looked for goes last
+    for suffix in ("-wal", "-shm", ""):  # the name that a start looks for is renamed last
         if os.path.lexists(path + suffix):
             os.rename(path + suffix, aside + suffix)
     folder_fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
