@@ -38,7 +38,7 @@ def ask(
         ledger = Ledger(config.state.path, __version__)
         try:
             archive = Archive(os.path.realpath(config.archive.path))
-            here = requests.RequestHandler(config, ledger, archive, log.get().info)
+            here = requests.RequestHandler(config, ledger, archive, log.emit)
             return requests.serve(here, verb, arguments, tell)
         finally:
             ledger.close()

@@ -35,7 +35,7 @@ def prune(config: str | None, *, dry_run: bool) -> int:
     ledger = Ledger(found.state.path, __version__, readonly=True)
     try:
         archive = Archive(os.path.realpath(found.archive.path))
-        handler = RequestHandler(found, ledger, archive, log.get().info)
+        handler = RequestHandler(found, ledger, archive, log.emit)
         return handler.prune(click.echo, dry_run=True)
     finally:
         ledger.close()

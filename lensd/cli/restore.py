@@ -70,7 +70,7 @@ def _with_bar(config: Config, wanted: dict[str, Any]) -> int:
     from lensd.cli.client import ask
     from lensd.cli.views.progress import Bar
     from lensd.cli.views.terminal import share_a_terminal
-    from lensd.logs.sinks import Unheard
+    from lensd.logs.sinks import NullSink
 
     originals = []
     with suppress(LensdError):  # told by who does it
@@ -89,7 +89,7 @@ def _with_bar(config: Config, wanted: dict[str, Any]) -> int:
             next_one()
 
         next_one()
-        stdout = Unheard() if share_a_terminal() else None  # it says the same
+        stdout = NullSink() if share_a_terminal() else None  # it says the same
         return ask(config, "restore", tell, stdout, **wanted)
 
 
@@ -104,7 +104,7 @@ def _chosen(config: Config, paths: Sequence[str], version: str | None) -> list[O
     ledger = Ledger(config.state.path, __version__, readonly=True)
     try:
         archive = Archive(os.path.realpath(config.archive.path))
-        restorer = Restorer(config.watch, ledger, archive, log.get().info)
+        restorer = Restorer(config.watch, ledger, archive, log.emit)
         return chosen(restorer, paths, version, everything=not paths)
     finally:
         ledger.close()

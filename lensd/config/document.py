@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +28,7 @@ from lensd.config.types import (
     Targets,
     TextFile,
 )
+from lensd.lora.parameters import Parameters
 
 
 class Part(BaseModel):
@@ -116,9 +117,18 @@ class Settings(Part):
         Field(description="Keep the file's date, so that programs neither sort nor hash it anew."),
     ] = True
 
-    def parameters(self) -> dict[str, Any]:
-        """What the numerics need to know, as JSON has it; the rest is the daemon's to judge."""
-        return self.model_dump(mode="json", exclude={"max_error", "min_saving", "preserve_mtime"})
+    def parameters(self) -> Parameters:
+        """What the numerics need to know; the other settings are the daemon's."""
+        return Parameters(
+            mode=self.mode,
+            energy=self.energy,
+            allocation=self.allocation,
+            target_size=self.target_size,
+            max_rank=self.max_rank,
+            constant_rank=self.constant_rank,
+            float32=self.float32,
+            targets=tuple(self.targets),
+        )
 
 
 class WatchEntry(Settings):

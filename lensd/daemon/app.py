@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lensd import __version__
 from lensd.config.model import Config, Watch
@@ -27,6 +27,7 @@ from lensd.jobs import rebuild, recover
 from lensd.jobs.context import JobContext
 from lensd.jobs.prune import DailyPass, Pruner
 from lensd.logs import log
+from lensd.logs.events import DaemonBaseline, DaemonStarted, Event, Failure
 from lensd.logs.sinks import Sink
 from lensd.store.archive import Archive
 from lensd.store.lease import block_lease_signal
@@ -42,19 +43,6 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 8.0
 PATIENCE_SECONDS = 1.0
-LEVELS = {
-    "file.kept": "info",
-    "file.skipped": "warning",
-    "file.postponed": "warning",
-    "file.failed": "error",
-    "file.quarantined": "error",
-    "file.rescued": "warning",
-    "worker.crashed": "error",
-    "daemon.degraded": "error",
-    "daemon.refused": "error",
-}
-FAILURES = ("file.failed", "file.quarantined")
-ENDS = ("file.compressed", "file.analyzed", "file.kept", "file.skipped", *FAILURES)
 
 
 class ProgressObserver:
@@ -68,8 +56,8 @@ class ProgressObserver:
     def step(self, path: str, stage: str, done: int, of: int) -> None:
         """So many of a stage's modules are done."""
 
-    def told(self, event: str, fields: Mapping[str, Any]) -> None:
-        """What the log's line says; a file is through with one of ENDS."""
+    def logged(self, event: Event) -> None:
+        """The log has a new line; with a JobEnd a file is finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +139,7 @@ def locked_ledger(config: Config, stdout: Sink | None = None) -> Iterator[Ledger
         ledger = Ledger(config.state.path, __version__)
         try:
             require_unclaimed(config)
-            say("daemon.started", version=__version__, pid=os.getpid(), config=config.source)
+            log.emit(DaemonStarted(version=__version__, pid=os.getpid(), config=config.source))
             yield ledger
         finally:
             ledger.close()
@@ -163,11 +151,6 @@ def require_unclaimed(config: Config) -> None:
         for watch in config.watch:
             with suppress(OSError):  # it is not there: claimed when it is
                 claims.claim(watch.root)
-
-
-def say(event: str, **fields: Any) -> None:
-    """One log line, at its event's level."""
-    getattr(log.get(), LEVELS.get(event, "info"))(event, **fields)
 
 
 class App:
@@ -191,7 +174,7 @@ class App:
         settler = Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds)
         self.pulse = Pulse()
         self.intake = Intake(
-            config.watch, settler, ledger, self.archive, self.say, self.pulse.progress
+            config.watch, settler, ledger, self.archive, self.emit, self.pulse.progress
         )
         self._claims = Claims()
         self.root_monitor = RootMonitor(
@@ -203,7 +186,7 @@ class App:
             hint=lambda path: inbox.put(Look(path)),
             returned=self._return,
             released=self._go_on,
-            log=self.say,
+            log=self.emit,
         )
         self._exporter = self._metrics()
         self.context = self._job_context(patient=patient)
@@ -223,14 +206,14 @@ class App:
             archive=self.archive,
             worker=Worker(
                 command=(sys.executable, "-m", "lensd.engine"),
-                tell=self.say,
+                log=self.emit,
                 timeout=worker.timeout,
                 idle_exit=worker.idle_exit,
                 nice=worker.nice,
                 memory_limit=worker.memory_limit,
                 progress=self._step if self._observer else None,
             ),
-            log=self.say,
+            log=self.emit,
             device=worker.device,
             quiet_seconds=self.config.settle.quiet_seconds,
             again=lambda entry: self._inbox.put(Look(entry.full_path)),
@@ -243,7 +226,7 @@ class App:
     def _daily_pass(self) -> DailyPass | None:
         days = self.config.archive.keep_days
         return (
-            None if days is None else DailyPass(Pruner(self.ledger, self.archive, self.say, days))
+            None if days is None else DailyPass(Pruner(self.ledger, self.archive, self.emit, days))
         )
 
     def _metrics(self) -> Exporter | None:
@@ -259,17 +242,17 @@ class App:
             self.ledger,
             tuple(names.values()),
             lambda: {names[root] for root in self.root_monitor.degraded},
-            self.say,
+            self.emit,
         )
 
-    def say(self, event: str, **fields: Any) -> None:
-        """One log line; remembers whether a file has failed."""
-        self.has_failed = self.has_failed or event in FAILURES
+    def emit(self, event: Event) -> None:
+        """Write an event to the log; remember whether a file has failed."""
+        self.has_failed = self.has_failed or isinstance(event, Failure)
         if self._exporter is not None:
-            self._exporter.note(event, fields)
-        say(event, **fields)
+            self._exporter.note(event)
+        log.emit(event)
         if self._observer is not None:
-            self._observer.told(event, fields)
+            self._observer.logged(event)
 
     def _step(self, job_id: str, stage: str, done: int, of: int) -> None:
         if self._observer is not None:
@@ -328,20 +311,21 @@ class App:
 
     def _open(self, watch: Watch) -> None:
         """What a folder needs before its first scan."""
-        rebuild.rebuild(watch, self.ledger, self.archive, self.say, self.pulse.progress)
+        rebuild.rebuild(watch, self.ledger, self.archive, self.emit, self.pulse.progress)
         recover.rescue_strays(
             watch.root, watch.name, recursive=watch.recursive, context=self.context
         )
         baseline = self.intake.baseline(watch)
         if baseline is not None:
             files, size = baseline
-            say(
-                "daemon.baseline",
-                watch=watch.name,
-                path=watch.path,
-                files=files,
-                bytes=size,
-                symlinked_folders=linked(watch) if watch.recursive else [],
+            log.emit(
+                DaemonBaseline(
+                    watch=watch.name,
+                    path=watch.path,
+                    files=files,
+                    bytes=size,
+                    symlinked_folders=linked(watch) if watch.recursive else [],
+                )
             )
 
     def _return(self, watch: Watch) -> bool:

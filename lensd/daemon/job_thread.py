@@ -18,6 +18,7 @@ from lensd.errors import DiskUnavailable, LensdError, StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.prune import DailyPass
+from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.entry import Entry
 
 BetweenJobs = Callable[[], int]
@@ -190,15 +191,20 @@ class JobThread(threading.Thread):
             self._backoff.again(now)
             return
         self._backoff = DiskBackoff.begin(fault, now)
-        self._tell("daemon.degraded", fault, f"{fault}. Jobs wait until then")
+        self._tell(DaemonDegraded, fault, f"{fault}. Jobs wait until then")
 
     def _go_on(self) -> None:
         if self._backoff is not None:
             fault, self._backoff = self._backoff.fault, None
-            self._tell("daemon.recovered", fault, "the jobs go on")
+            self._tell(DaemonRecovered, fault, "the jobs go on")
 
-    def _tell(self, event: str, fault: DiskUnavailable, message: str) -> None:
-        self._context.log(event, watch=None, path=fault.path, reason=fault.reason, message=message)
+    def _tell(
+        self,
+        kind: type[DaemonDegraded | DaemonRecovered],
+        fault: DiskUnavailable,
+        message: str,
+    ) -> None:
+        self._context.log(kind(watch=None, path=fault.path, reason=fault.reason, message=message))
         held = None if self._backoff is None else f"{fault.path}: {fault}"
         with contextlib.suppress(StorageError):  # a full disk may be the ledger's
             self._context.ledger.set_meta("held", held)

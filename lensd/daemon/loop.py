@@ -20,13 +20,20 @@ from lensd.daemon.app import (
     listen,
     locked_ledger,
     require_unclaimed,
-    say,
 )
 from lensd.daemon.control import Server, Tell
 from lensd.daemon.requests import RequestHandler, serve
 from lensd.daemon.systemd_notify import notify, notify_reloading
-from lensd.errors import EXIT_OK, ConfigError, LensdError, StorageError
+from lensd.errors import EXIT_OK, ConfigError, DegradedReason, LensdError, StorageError
 from lensd.logs import log
+from lensd.logs.events import (
+    DaemonDegraded,
+    DaemonReady,
+    DaemonRecovered,
+    DaemonRefused,
+    DaemonReloaded,
+    DaemonStopping,
+)
 from lensd.store.ledger import Ledger
 
 LEDGER_AGAIN_SECONDS = 10.0  # after a full state disk: until the next look at the folders
@@ -57,7 +64,7 @@ class Daemon:
             config,
             ledger,
             self._app.archive,
-            self._app.say,
+            self._app.emit,
             self._app.look,
             self._app.context.stopping.is_set,
         )
@@ -84,11 +91,12 @@ class Daemon:
 
     def _tell_ready(self) -> None:
         notify("READY=1")
-        say(
-            "daemon.ready",
-            watches=[w.name for w in self._config.watch],
-            queued=self._app.ledger.count_unfinished(),
-            seconds=round(time.monotonic() - self._began, 4),
+        log.emit(
+            DaemonReady(
+                watches=[w.name for w in self._config.watch],
+                queued=self._app.ledger.count_unfinished(),
+                seconds=round(time.monotonic() - self._began, 4),
+            )
         )
 
     def _loop(self) -> Config | None:
@@ -98,7 +106,7 @@ class Daemon:
                 app.pulse.beat(time.monotonic())
             message = app.next(min(app.root_monitor.next_due(), app.intake.next_due() or math.inf))
             if isinstance(message, Stop):
-                say("daemon.stopping", signal=signal.Signals(message.number).name)
+                log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
                 notify("STOPPING=1")
                 return None
             if isinstance(message, Reload):
@@ -131,12 +139,16 @@ class Daemon:
         known, self._ledger_fault = self._ledger_fault, fault
         if (known is None) == (fault is None):
             return
-        say(
-            "daemon.recovered" if fault is None else "daemon.degraded",
-            watch=None,
-            path=self._config.state.path,
-            reason="io_error",
-            message=f"{fault}. New files wait until then" if fault else "new files are taken again",
+        kind = DaemonRecovered if fault is None else DaemonDegraded
+        log.emit(
+            kind(
+                watch=None,
+                path=self._config.state.path,
+                reason=DegradedReason.IO_ERROR,
+                message=f"{fault}. New files wait until then"
+                if fault
+                else "new files are taken again",
+            )
         )
 
     def _reload(self) -> Config | None:
@@ -152,10 +164,10 @@ class Daemon:
             log.configure(old.path, old.level, old.mode_bits)
             details = getattr(error, "details", str(error))
             message = f"the configuration stays as it was; correct it and reload again: {details}"
-            say("daemon.refused", config=self._config.source, message=message)
+            log.emit(DaemonRefused(config=self._config.source, message=message))
             notify("READY=1")
             return None
-        say("daemon.reloaded", config=found.source)
+        log.emit(DaemonReloaded(config=found.source))
         return found
 
     def _require_same_state(self, found: Config) -> None:

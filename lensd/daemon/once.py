@@ -10,8 +10,10 @@ import time
 
 from lensd.config.model import Config
 from lensd.daemon import select
-from lensd.daemon.app import App, Look, ProgressObserver, Stop, listen, locked_ledger, say
+from lensd.daemon.app import App, Look, ProgressObserver, Stop, listen, locked_ledger
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED
+from lensd.logs import log
+from lensd.logs.events import DaemonStopping
 
 
 def once(
@@ -67,7 +69,7 @@ def _settle_and_work(app: App) -> int | None:
             return None
         message = app.next(intake.next_due() or math.inf)
         if isinstance(message, Stop):
-            say("daemon.stopping", signal=signal.Signals(message.number).name)
+            log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
             return message.number
         if isinstance(message, Look):  # somebody wrote to a file while it was its turn
             intake.hint(message.path, time.monotonic())

@@ -14,6 +14,7 @@ from lensd.daemon.select import watch_of
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, UsageError
 from lensd.jobs.prune import Pruner, Result
 from lensd.jobs.restore import Original, Restorer
+from lensd.logs.events import DaemonPaused, DaemonResumed
 from lensd.store.archive import Archive
 from lensd.store.entry import Entry
 from lensd.store.ledger import Ledger
@@ -76,7 +77,7 @@ class RequestHandler:
         """No new job is begun, for the paths or at all. Raises UsageError."""
         self._require_watched(paths)
         self.ledger.pause(paths)
-        self.log("daemon.paused", paths=list(paths))
+        self.log(DaemonPaused(paths=list(paths)))
         tell(f"paused: {_named(paths)}; a job under way is finished. `lensd resume` goes on")
         return EXIT_OK
 
@@ -90,7 +91,7 @@ class RequestHandler:
                 f"{_named(known) if known else 'nothing'}"
             )
         self.ledger.resume(paths)
-        self.log("daemon.resumed", paths=list(paths))
+        self.log(DaemonResumed(paths=list(paths)))
         self.look(())
         tell(f"resumed: {_named(paths)}")
         return EXIT_OK

@@ -9,20 +9,27 @@ import torch
 
 from lensd.engine import task
 from lensd.engine.priority import give_way
-from lensd.worker.protocol import Message, Progress, serve
+from lensd.worker.protocol import ReportProgress, serve
+from lensd.worker.request import (
+    AnalyzeResult,
+    AnyRequest,
+    CompressRequest,
+    CompressResult,
+    Result,
+)
 
 
-def handle(request: Message, progress: Progress) -> Message:
-    """Answer one request: its `op` is compress or analyze."""
-    work = {"compress": task.compress, "analyze": task.analyze}[request["op"]]
-    return work(request, progress)
+def handle(request: AnyRequest, progress: ReportProgress) -> Result:
+    """Answer one request."""
+    if isinstance(request, CompressRequest):
+        return CompressResult(measures=task.compress(request, progress))
+    return AnalyzeResult(measures=task.analyze(request, progress))
 
 
 def main() -> None:
-    gc.freeze()  # what torch consists of is there to stay: no need to look through it ever again
+    gc.freeze()  # torch's objects stay until the end: no collection has to look at them
     give_way(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    serve(handle, {"device": device, "torch": torch.__version__})
+    serve(handle, "cuda" if torch.cuda.is_available() else "cpu", str(torch.__version__))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from lensd.lora.layout import TensorSpec
 from lensd.lora.planning import Plan
 from lensd.store.header import tensor_bytes
 from lensd.store.staging import Output
-from lensd.worker.protocol import Progress
+from lensd.worker.protocol import ReportProgress
 
 # What is mapped at a time: mapped pages count as the worker's memory.
 MAPPED_BYTES = 32 * 2**20
 
 
-def verify(output: Output, plan: Plan, progress: Progress) -> None:
+def verify(output: Output, plan: Plan, progress: ReportProgress) -> None:
     """Raises Failed(`verify_failed`) where a tensor is not what was planned and written."""
     done = 0
     try:

@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from lensd.errors import FileError
 from lensd.jobs import reread
+from lensd.logs.events import DaemonPruned, FilePruned
 from lensd.store.archive import Archive
 from lensd.store.disk_errors import Interrupted
 from lensd.store.entry import Entry
@@ -88,14 +91,11 @@ class Pruner:
             return
         self._ledger.set_meta(LAST_PASS, repr(now))
         if files or kept:
-            self._log(
-                "daemon.pruned",
-                files=files,
-                bytes=size,
-                kept=kept,
-                message="originals that stay beyond archive.keep_days are listed, with the reason, "
-                "by `lensd prune --dry-run`",
+            message = (
+                "originals that stay beyond archive.keep_days are listed, with the reason, "
+                "by `lensd prune --dry-run`"
             )
+            self._log(DaemonPruned(files=files, bytes=size, kept=kept, message=message))
 
     def last_pass(self) -> float | None:
         """When `daily` was last completed (wall time)."""
@@ -177,14 +177,15 @@ class Pruner:
             f"archive.keep_days: {self._keep_days}",
         )
         self._log(
-            "file.pruned",
-            path=result.path,
-            watch=result.watch,
-            job_id=result.job_id,
-            sha256=result.sha256,
-            bytes=result.bytes,
-            archive_path=result.archive_path,
-            **({"recovered": True} if recovered else {}),
+            FilePruned(
+                path=result.path,
+                watch=result.watch,
+                job_id=result.job_id,
+                sha256=result.sha256,
+                bytes=result.bytes,
+                archive_path=result.archive_path,
+                recovered=recovered or UNSET,
+            )
         )
         self._ledger.set_meta(UNDER_WAY, None)
 

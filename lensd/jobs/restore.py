@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from lensd.errors import Skipped, UsageError
 from lensd.jobs.rebuild import rebuild
+from lensd.logs.events import FileRestored
 from lensd.store import publish
 from lensd.store.archive import Archive
 from lensd.store.copy import copy_onto_free_name
@@ -113,13 +114,14 @@ class Restorer:
         if purge and method != "move":
             self._archive.remove(original.path)  # the ledger may say less than the disk holds
         self._log(
-            "file.restored",
-            path=original.home,
-            watch=original.folder.name,
-            job_id=job_id,
-            sha256=original.sha256,
-            method=method,
-            bytes=identity.size,
+            FileRestored(
+                path=original.home,
+                watch=original.folder.name,
+                job_id=job_id,
+                sha256=original.sha256,
+                method=method,
+                bytes=identity.size,
+            )
         )
         return method
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
+import msgspec
+
+from lensd.logs.events import SCHEMA, Event, Level
 from lensd.logs.json_line import fitted, plain
 from lensd.logs.sinks import FileSink, Sink, StreamSink
 
-# structlog takes in rich, for a console output that is not used here, wherever it is installed:
-# 5 MB for a daemon that may have 50. For the time of the import there is none.
-_HIDE_RICH = "rich" not in sys.modules
-if _HIDE_RICH:
-    sys.modules["rich"] = None  # type: ignore[assignment]
-try:
-    import structlog
-finally:
-    if _HIDE_RICH:
-        del sys.modules["rich"]
+_LEVELS = list(Level)  # from the least to the most important
+_FIRST = ("path", "watch", "job_id", "mode")  # of a line about a file, after the head
 
-if TYPE_CHECKING:
-    from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
-SCHEMA = 1
+class _Log:
+    """Where lines go, and from which level on. Before `configure`: to stdout, from info on."""
+
+    sink: Sink | None = None
+    level = Level.INFO
 
 
 def configure(
@@ -31,34 +27,32 @@ def configure(
 ) -> None:
     """Send the log to a file (created with `mode`, rotated) or, with None, to stdout.
 
-    `stdout` stands for it where a person at its terminal is told by other means.
-    Raises StorageError when the file cannot be opened; later faults of the disk lose lines only.
+    `stdout` takes the lines instead of the real one. Raises StorageError when the file cannot be
+    opened; later faults of the disk lose lines only.
     """
-    sink: Sink = (stdout or StreamSink.stdout()) if path is None else FileSink(path, mode)
-    structlog.configure(
-        processors=[_common_fields, structlog.processors.format_exc_info, _render],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: sink,
-        cache_logger_on_first_use=False,
-    )
+    _Log.sink = (stdout or StreamSink.stdout()) if path is None else FileSink(path, mode)
+    _Log.level = Level(level)
 
 
-def get(**fields: Any) -> FilteringBoundLogger:
-    """A logger that adds `fields` to each of its lines: `get(watch="loras").info("file.settled")`.
+def emit(event: Event) -> None:
+    """Write an event as one line, unless it is below the level that was configured.
 
-    It follows a later `configure`; before the first one it writes to stdout.
+    From any thread.
     """
-    if not structlog.is_configured():
+    if _Log.sink is None:
         configure(None)
-    return cast("FilteringBoundLogger", structlog.get_logger(**fields))
+    if _Log.sink is not None and _LEVELS.index(event.level) >= _LEVELS.index(_Log.level):
+        _Log.sink.write(line(event, dt.datetime.now(dt.UTC)))
 
 
-def _common_fields(_: WrappedLogger, method: str, fields: EventDict) -> EventDict:
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
-    event = fields.pop("event", "")
-    head = {"timestamp": now.replace("+00:00", "Z"), "level": method, "event": event}
-    return {**head, "schema": SCHEMA, **fields}
-
-
-def _render(_: WrappedLogger, _method: str, fields: EventDict) -> bytes:
-    return fitted(plain(fields))
+def line(event: Event, now: dt.datetime) -> bytes:
+    """The line of an event, without its end. `now` is in UTC."""
+    fields: dict[str, Any] = msgspec.to_builtins(event)
+    head = {
+        "timestamp": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "level": event.level.value,
+        "event": fields.pop("event"),
+        "schema": SCHEMA,
+    }
+    first = {name: fields.pop(name) for name in _FIRST if name in fields}
+    return fitted(plain({**head, **first, **fields}))

@@ -6,10 +6,10 @@ A thread of its own, since the file may lie on any disk, and a slow one must hol
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
-from lensd.errors import StorageError
+from lensd.errors import DegradedReason, StorageError
+from lensd.logs.events import DaemonDegraded, DaemonRecovered, Event
 from lensd.metrics import exposition, textfile
 from lensd.metrics.counts import Counts
 from lensd.metrics.gauges import Standing
@@ -29,7 +29,7 @@ class Exporter(threading.Thread):
         ledger: Ledger,
         watches: Sequence[str],
         degraded: Callable[[], Collection[str]],
-        tell: Callable[..., None],
+        tell: Callable[[Event], None],
         *,
         heartbeat: float = HEARTBEAT_SECONDS,
         gather: float = GATHER_SECONDS,
@@ -44,9 +44,9 @@ class Exporter(threading.Thread):
         self._stopping = threading.Event()
         self._fails = False
 
-    def note(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Something was logged. From any thread."""
-        if self._counts.count(event, fields):
+    def note(self, event: Event) -> None:
+        """Count an event. From any thread."""
+        if self._counts.count(event):
             self._news.set()
 
     def run(self) -> None:
@@ -78,13 +78,13 @@ class Exporter(threading.Thread):
             return
         self._fails = error is not None
         why = getattr(error, "strerror", None) or str(error)
-        self._tell(
-            "daemon.degraded" if error else "daemon.recovered",
-            watch=None,
-            path=self._path,
-            reason="io_error",
-            message=f"the metrics cannot be written: {why}; make the folder of metrics.textfile "
+        kind = DaemonDegraded if error else DaemonRecovered
+        message = (
+            f"the metrics cannot be written: {why}; make the folder of metrics.textfile "
             "writable for lensd. Files are compressed as before"
             if error
-            else "the metrics are written again",
+            else "the metrics are written again"
+        )
+        self._tell(
+            kind(watch=None, path=self._path, reason=DegradedReason.IO_ERROR, message=message)
         )

@@ -14,7 +14,7 @@ OUTPUTS = ("status", "report", "verify", "analyze", "compress", "compare")
 @cache
 def load() -> dict[str, Any]:
     """The schema that every line of the log is valid under. Shared: do not change it."""
-    return _read("events.schema.json")
+    return _read("lensd.logs", "events.schema.json")
 
 
 def events() -> list[str]:
@@ -36,7 +36,7 @@ def of_output(verb: str) -> dict[str, Any]:
     """
     if verb not in OUTPUTS:
         raise KeyError(verb)
-    own = _read(f"schemas/{verb}.schema.json")
+    own = _read("lensd.report", f"schemas/{verb}.schema.json")
     return own | {"$defs": _complete(own)}
 
 
@@ -61,7 +61,7 @@ def _references(part: Any) -> Iterator[str]:
             yield from _references(inner)
 
 
-def _read(name: str) -> dict[str, Any]:
-    text = files("lensd.report").joinpath(name).read_text(encoding="utf-8")
+def _read(package: str, name: str) -> dict[str, Any]:
+    text = files(package).joinpath(name).read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from lensd.errors import REASONS
+from lensd.errors import Reason
 from lensd.report import hashes
 from lensd.report.period import Period
 from lensd.report.record import History, Record
@@ -17,6 +17,7 @@ SCHEMA = 1
 SLOWEST = 10
 QUANTILES = (10, 50, 90, 99)  # percent
 _TROUBLE = ("failed", "quarantined")
+_MEANINGS: dict[str, str] = {reason: reason.text for reason in Reason}
 
 Document = dict[str, Any]
 
@@ -141,7 +142,7 @@ def _distribution(numbers: list[float]) -> Document | None:
 def _reasons(records: Iterable[Record]) -> Iterator[Document]:
     counts = Counter((r.outcome, r.reason) for r in records if r.reason is not None)
     for (outcome, reason), files in sorted(counts.items(), key=lambda c: (-c[1], c[0])):
-        meaning = REASONS.get(reason or "", "")
+        meaning = _MEANINGS.get(reason or "", "")
         yield {"outcome": outcome, "reason": reason, "files": files, "meaning": meaning}
 
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lensd.errors import FileError, Skipped
+from lensd.errors import FileError, Outcome, Skipped
+from lensd.logs.events import FileDetected, FileSettled, file_end
 from lensd.store.archive import Archive
 from lensd.store.fs import is_temporary, open_folder
 from lensd.store.identity import Identity
@@ -220,7 +221,14 @@ class Intake:
             return 0
         is_new = self._settler.is_new(key)
         if is_new:
-            self._say(key, "file.detected", None, bytes=identity.size)
+            self._log(
+                FileDetected(
+                    path=os.path.join(*key),
+                    watch=self._folders[key.root].name,
+                    job_id=None,
+                    bytes=identity.size,
+                )
+            )
         quiet = self._settler.observe(key, identity, now)
         if quiet < self._settler.quiet_seconds:
             if not is_new:
@@ -245,7 +253,7 @@ class Intake:
         first_seen = self._drop(key).first_seen
         if verdict.kind is Kind.OWN:
             if self._move_tracker.look_at_output(key) is Found.NEW:
-                self._record(key, facts.identity, outcome="output")
+                self._record(key, facts.identity, outcome=Outcome.OUTPUT)
         elif verdict.refusal is not None:
             self._report(key, verdict.refusal, facts.identity)
         else:
@@ -261,8 +269,15 @@ class Intake:
         job_id = secrets.token_hex(8)
         self._first_seen[job_id] = self._clock.reading(first_seen)  # before the runner can ask
         self._ledger.enqueue(job_id, key.root, self._folders[key.root].name, key.path, identity)
-        wait = round(now - first_seen, 3)
-        self._say(key, "file.settled", job_id, bytes=identity.size, wait=wait)
+        self._log(
+            FileSettled(
+                path=os.path.join(*key),
+                watch=self._folders[key.root].name,
+                job_id=job_id,
+                bytes=identity.size,
+                wait=round(now - first_seen, 3),
+            )
+        )
 
     def _record(self, key: Key, identity: Identity, **columns: Any) -> str:
         job_id = secrets.token_hex(8)
@@ -271,16 +286,17 @@ class Intake:
         return job_id
 
     def _report(self, key: Key, refusal: FileError, identity: Identity | None) -> None:
-        outcome, message = refusal.event.removeprefix("file."), str(refusal)
         job_id = None
         if identity is not None:
-            columns = {"outcome": outcome, "reason": refusal.reason, "message": message}
-            job_id = self._record(key, identity, **columns)
-        self._say(key, refusal.event, job_id, reason=refusal.reason, message=message)
-
-    def _say(self, key: Key, event: str, job_id: str | None, **fields: Any) -> None:
+            job_id = self._record(
+                key,
+                identity,
+                outcome=refusal.outcome,
+                reason=refusal.reason,
+                message=str(refusal),
+            )
         watch = self._folders[key.root].name
-        self._log(event, path=os.path.join(*key), watch=watch, job_id=job_id, **fields)
+        self._log(file_end(refusal, path=os.path.join(*key), watch=watch, job_id=job_id))
 
     def _drop(self, key: Key) -> Candidate:
         candidate = self._settler.drop(key)

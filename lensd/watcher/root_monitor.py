@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from lensd.errors import LockedError, StorageError
+from lensd.errors import DegradedReason, LockedError, StorageError
+from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
 from lensd.watcher import inotify_audit, root_identity
@@ -194,7 +195,7 @@ class RootMonitor:
             if problem is None:
                 self._claims.claim(path)
         except LockedError as error:
-            return Problem("in_use", str(error))
+            return Problem(DegradedReason.IN_USE, str(error))
         except OSError as error:
             return root_identity.unreachable(error)
         if problem is None:
@@ -218,7 +219,7 @@ class RootMonitor:
         self._exclude()
         if self._watcher is not None:
             self._watcher.remove(root.folder.root)
-        self._say("daemon.degraded", root, problem.reason, problem.message)
+        self._log_degraded(root, problem)
 
     def _recover(self, root: _Root, problem: Problem) -> None:
         try:
@@ -232,7 +233,7 @@ class RootMonitor:
         self._exclude()
         root.scan_at = -math.inf
         message = "the folder is there again; all of it is looked through"
-        self._say("daemon.recovered", root, problem.reason, message)
+        self._log_recovered(root, problem, message)
 
     def _exclude(self) -> None:
         before = self._excluded
@@ -323,10 +324,10 @@ class RootMonitor:
         before, root.uncovered = root.uncovered, lack
         if before is None and lack is not None:
             root.since = time.time()
-            self._say("daemon.degraded", root, lack.reason, lack.message)
+            self._log_degraded(root, lack)
         elif before is not None and lack is None:
             message = "every folder is watched again"
-            self._say("daemon.recovered", root, before.reason, message)
+            self._log_recovered(root, before, message)
         if before != lack:
             self._publish()
 
@@ -343,9 +344,15 @@ class RootMonitor:
     def _healthy(self) -> Iterator[_Root]:
         return (root for root in self._roots.values() if root.problem is None)
 
-    def _say(self, event: str, root: _Root, reason: str, message: str) -> None:
-        folder = root.folder
-        self._log(event, watch=folder.name, path=folder.path, reason=reason, message=message)
+    def _log_degraded(self, root: _Root, problem: Problem) -> None:
+        watch, path = root.folder.name, root.folder.path
+        self._log(
+            DaemonDegraded(watch=watch, path=path, reason=problem.reason, message=problem.message)
+        )
+
+    def _log_recovered(self, root: _Root, problem: Problem, message: str) -> None:
+        watch, path = root.folder.name, root.folder.path
+        self._log(DaemonRecovered(watch=watch, path=path, reason=problem.reason, message=message))
 
     def _publish(self) -> None:
         """For `status`, which is another process."""

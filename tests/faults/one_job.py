@@ -21,13 +21,17 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lensd.errors import StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext
+from lensd.logs.events import Event
+from lensd.lora.parameters import Parameters
 from lensd.store.archive import Archive
+from lensd.store.json_lines import encode
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.watcher.intake import Intake
@@ -62,10 +66,11 @@ class Folder:
 class Settings:
     """Those of the prepared answers."""
 
-    mode, max_error, min_saving, preserve_mtime = "ultra", None, 0.05, True
+    mode: Literal["ultra"] = "ultra"
+    max_error, min_saving, preserve_mtime = None, 0.05, True
 
-    def parameters(self) -> dict[str, Any]:
-        return {}
+    def parameters(self) -> Parameters:
+        return Parameters()
 
 
 def serve() -> None:
@@ -95,19 +100,18 @@ def main(plan: dict[str, Any]) -> int:
     block_lease_signal()
     log_fd = os.open(plan["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    def say(event: str, **fields: Any) -> None:
-        line = {"event": event, **fields}
-        os.write(log_fd, json.dumps(line, default=list).encode() + b"\n")
+    def log(event: Event) -> None:
+        os.write(log_fd, encode(event))
 
     try:
-        work(plan, say)
+        work(plan, log)
     except StorageError as error:
-        say("error", message=str(error))
+        os.write(log_fd, encode({"event": "error", "message": str(error)}))
         return STORAGE
     return 0
 
 
-def work(plan: dict[str, Any], say: Any) -> None:
+def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
     ledger = Ledger(f"{plan['top']}/state", "1")
     mark(OPENED)
     folder = Folder(f"{plan['top']}/loras")
@@ -117,9 +121,9 @@ def work(plan: dict[str, Any], say: Any) -> None:
         ledger=ledger,
         archive=Archive(plan["archive"]),
         worker=Worker(
-            (sys.executable, "-S", worker, plan["answers"], plan["kill"]), say, 20, 20, nice=0
+            (sys.executable, "-S", worker, plan["answers"], plan["kill"]), log, 20, 20, nice=0
         ),
-        log=say,
+        log=log,
         device="cpu",
         quiet_seconds=plan["quiet"],
         again=lambda entry: again.append(entry.full_path),
@@ -128,7 +132,7 @@ def work(plan: dict[str, Any], say: Any) -> None:
         recover.recover(context)
         recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
         mark(RECOVERED)
-        intake = Intake([folder], Settler.new(0, 0), ledger, context.archive, say)
+        intake = Intake([folder], Settler.new(0, 0), ledger, context.archive, log)
         intake.baseline(folder)
         if plan["redo"]:
             do_again(ledger)

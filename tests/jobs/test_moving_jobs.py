@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lensd import __version__
 from lensd.jobs import compress
 from lensd.jobs.context import JobContext
+from lensd.logs.events import Event
 from lensd.store.archive import Archive
 from lensd.store.entry import Entry
 from lensd.store.identity import Identity
@@ -54,7 +54,7 @@ class App:
         )
         self.new = Key(self.root, "moved/style.safetensors")
 
-    def _log(self, event: str, **fields: Any) -> None:
+    def _log(self, event: Event) -> None:
         pass
 
     def rename(self) -> None:

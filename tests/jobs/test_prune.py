@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lensd import __version__
 from lensd.jobs.prune import Daily, Pruner
+from lensd.logs.events import Event
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from tests.support.aging import age
@@ -78,10 +80,10 @@ def ledger(server: HomeServer) -> Iterator[Ledger]:
 
 
 def _pruner(server: HomeServer, ledger: Ledger, events: Events) -> Pruner:
-    def tell(event: str, **fields: Any) -> None:
-        events.append((event, fields))
+    def log(event: Event) -> None:
+        events.append((event.name, msgspec.to_builtins(event)))
 
-    return Pruner(ledger, Archive(os.path.realpath(server.archive)), tell, 30)
+    return Pruner(ledger, Archive(os.path.realpath(server.archive)), log, 30)
 
 
 def test_the_daily_pass_is_told_and_noted(server: HomeServer, ledger: Ledger) -> None:

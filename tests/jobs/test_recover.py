@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lensd import __version__
-from lensd.jobs import recover
+from lensd.jobs import commit, recover
 from lensd.jobs.context import JobContext
+from lensd.logs.events import Event
 from lensd.store.archive import Archive
 from lensd.store.entry import Entry
 from lensd.store.fs import temporary_name
@@ -25,6 +27,7 @@ from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.store.rename import exchange
 from lensd.worker.supervisor import Worker
+from tests.support.events import compressed
 from tests.support.home_server import HomeServer, Seen
 
 ORIGINAL, OUTPUT, NEWER = b"the original" * 50, b"the output", b"somebody's newer bytes"
@@ -59,8 +62,8 @@ class Crashed:
             again=self.again.append,
         )
 
-    def log(self, event: str, **fields: Any) -> None:
-        self.lines.append((event, fields))
+    def log(self, event: Event) -> None:
+        self.lines.append((event.name, msgspec.to_builtins(event)))
 
     def step(self, state: str, **columns: Any) -> None:
         self.ledger.update("job", state=state, temporary=self.temporary.name, **columns)
@@ -75,7 +78,7 @@ class Crashed:
             os.link(self.path, self.archived)
         else:
             shutil.copy2(self.path, self.archived)
-        line = {"path": str(self.path), "watch": "loras", "job_id": "job", "mode": "ultra"}
+        line = commit.ledger_line(compressed(path=str(self.path), archive_path=str(self.archived)))
         self.step("publishing", line=line, archive_path=str(self.archived), archive_method="link")
 
     def exchange(self) -> None:
