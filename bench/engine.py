@@ -56,9 +56,9 @@ class Bench:
         self.pid = 0
         self._has_cuda = False
         command = isolated.command("lensd.engine")
-        self._worker = Worker(command, self._note, timeout=600, idle_exit=600, nice=0)
+        self._worker = Worker(command, self._log, timeout=600, idle_exit=600, nice=0)
 
-    def _note(self, event: Event) -> None:
+    def _log(self, event: Event) -> None:
         if isinstance(event, WorkerStarted):
             self.pid = event.pid
             self._has_cuda = event.device == "cuda"

@@ -229,13 +229,14 @@ class App:
         baseline = self.intake.baseline(watch)
         if baseline is not None:
             files, size = baseline
+            links = sorted(linked_folders(watch.root)) if watch.recursive else []
             self.log(
                 DaemonBaseline(
                     watch=watch.name,
                     path=watch.path,
                     files=files,
                     bytes=size,
-                    symlinked_folders=sorted(linked_folders(watch.root)) if watch.recursive else [],
+                    symlinked_folders=links,
                 )
             )
 

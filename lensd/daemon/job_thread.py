@@ -220,10 +220,7 @@ class JobThread(threading.Thread):
             self._report(DaemonRecovered, fault, "the jobs go on")
 
     def _report(
-        self,
-        kind: type[DaemonDegraded | DaemonRecovered],
-        fault: DiskUnavailable,
-        message: str,
+        self, kind: type[DaemonDegraded | DaemonRecovered], fault: DiskUnavailable, message: str
     ) -> None:
         self._context.log(kind(watch=None, path=fault.path, reason=fault.reason, message=message))
         backoff = self._context.ledger.state.disk_backoff

@@ -154,9 +154,7 @@ class Daemon:
                 watch=None,
                 path=self._config.state.path,
                 reason=DegradedReason.IO_ERROR,
-                message=f"{fault}. New files wait until then"
-                if fault
-                else "new files are taken again",
+                message=f"{fault}. New files wait until then" if fault else "new files are queued",
             )
         )
 

@@ -22,7 +22,7 @@ class ProgressObserver:
         """`done` of the `of` modules of a file have passed a stage."""
 
     def logged(self, event: Event) -> None:
-        """The log has a new line. A JobEnd is the last one of its file."""
+        """The log has a new line; a JobEnd is the last of its file."""
 
 
 def report_steps(observer: ProgressObserver, ledger: Ledger) -> ReportProgress:

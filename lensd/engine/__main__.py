@@ -1,4 +1,4 @@
-"""The worker process: `python -m lensd.engine [NICE]`, started by the daemon only."""
+"""The worker process: `lensd.engine [NICE]`. Only the daemon starts it."""
 
 from __future__ import annotations
 

@@ -70,8 +70,8 @@ class DailyPass:
         self._ledger.state.last_prune.set(now)
         if files or kept:
             message = (
-                "originals that stay beyond archive.keep_days are listed, with the reason, "
-                "by `lensd prune --dry-run`"
+                "originals that stay beyond archive.keep_days are listed, with the reason, by "
+                "`lensd prune --dry-run`"
             )
             self._log(DaemonPruned(files=files, bytes=size, kept=kept, message=message))
 

@@ -220,11 +220,10 @@ def _complete(entry: Entry, context: JobContext) -> None:
 
 
 def _announce(entry: Entry, context: JobContext) -> None:
-    if entry.line is None:
-        return
-    with contextlib.suppress(ValueError):  # the newer lensd that wrote the line can read it
-        context.log(commit.recovered_event(entry.line))
-        context.ledger.jobs.update(entry.job_id, emitted=1)
+    if entry.line is not None:
+        with contextlib.suppress(ValueError):  # the newer lensd that wrote the line can read it
+            context.log(commit.recovered_event(entry.line))
+            context.ledger.jobs.update(entry.job_id, emitted=1)
 
 
 def _temporary(entry: Entry) -> str:

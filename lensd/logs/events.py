@@ -160,10 +160,10 @@ class DaemonRefused(Event, frozen=True, kw_only=True, tag="daemon.refused"):
 
 
 class DaemonError(Event, frozen=True, kw_only=True, tag="daemon.error"):
-    """A bug in lensd ended a request; lensd continues."""
+    """A bug in lensd ended a request; lensd itself continues."""
 
     level: ClassVar[Level] = Level.ERROR
-    request: Annotated[Text | None, Meta(description="the command, e.g. restore; null: not known")]
+    request: Annotated[Text | None, Meta(description="the command; null: it was not readable")]
     message: Message
     exception: Annotated[str, Meta(description="the traceback of a bug")]
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
 from lensd.logs.events import SCHEMA, Event, Level
-from lensd.logs.json_line import Fields, fitted, plain
+from lensd.logs.json_line import fitted, plain
 from lensd.logs.sinks import FileSink, Sink, StreamSink
 
-_LEVELS = list(Level)  # from the least to the most important
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, WrappedLogger
+
 _FIRST = ("path", "watch", "job_id", "mode")  # of a line about a file, after the head
 
 
-class _Log:
-    """Where lines go, and from which level on. Before `configure`: to stdout, from info on."""
+class _Writer:
+    """The logger that structlog wraps: a method for each level, all of which write the line."""
 
-    sink: Sink | None = None
-    level = Level.INFO
+    def __init__(self, sink: Sink) -> None:
+        for level in Level:
+            setattr(self, level, sink.write)
 
 
 def configure(
@@ -29,29 +34,37 @@ def configure(
     `stdout` takes the lines instead of the real one. Raises StorageError when the file cannot be
     opened; later faults of the disk lose lines only.
     """
-    _Log.sink = (stdout or StreamSink.stdout()) if path is None else FileSink(path, mode)
-    _Log.level = Level(level)
+    sink = (stdout or StreamSink.stdout()) if path is None else FileSink(path, mode)
+    structlog.configure(
+        processors=[_add_head, _render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Writer(sink),
+        cache_logger_on_first_use=False,
+    )
 
 
 def emit(event: Event) -> None:
     """Write an event as one line, unless it is below the level that was configured.
 
-    From any thread.
+    From any thread. Before `configure`, lines go to stdout.
     """
-    if _Log.sink is None:
+    if not structlog.is_configured():
         configure(None)
-    if _Log.sink is not None and _LEVELS.index(event.level) >= _LEVELS.index(_Log.level):
-        _Log.sink.write(line(event, dt.datetime.now(dt.UTC)))
+    fields: dict[str, Any] = msgspec.to_builtins(event)
+    getattr(structlog.get_logger(), event.level)(fields.pop("event"), **fields)
 
 
-def line(event: Event, now: dt.datetime) -> bytes:
-    """The line of an event, without its end. `now` is in UTC."""
-    fields: Fields = msgspec.to_builtins(event)
+def _add_head(_: WrappedLogger, level: str, fields: EventDict) -> EventDict:
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
     head = {
-        "timestamp": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        "level": event.level.value,
+        "timestamp": now.replace("+00:00", "Z"),
+        "level": level,
         "event": fields.pop("event"),
         "schema": SCHEMA,
     }
     first = {name: fields.pop(name) for name in _FIRST if name in fields}
-    return fitted(plain({**head, **first, **fields}))
+    return {**head, **first, **fields}
+
+
+def _render(_: WrappedLogger, _level: str, fields: EventDict) -> bytes:
+    return fitted(plain(dict(fields)))

@@ -46,7 +46,7 @@ def test_include_matches_paths_too(read: Read) -> None:
 
 
 def test_parameters_of_a_folder(read: Read) -> None:
-    """They are the settings that the numerics use."""
+    """The numerics get the settings that they use, without those of the daemon."""
     text = "watch: [{path: /a, target_size: 3MB, mode: rank, max_error: 0.1}]"
     (watch,) = read(text).watch
     assert watch.settings.parameters() == Parameters(

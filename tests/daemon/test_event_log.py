@@ -6,28 +6,36 @@ import threading
 
 from lensd.daemon.event_log import EventLog
 from lensd.errors import Reason
-from lensd.logs import log
-from lensd.logs.events import Event, FileDetected, FileFailed
-from lensd.logs.sinks import NullSink
+from lensd.logs.events import DaemonPaused, Event, FileFailed
 
-DETECTED = FileDetected(path="/a", watch="w", job_id=None, bytes=1)
-FAILED = FileFailed(path="/b", watch="w", job_id="b", reason=Reason.IO_ERROR, message="x")
+PAUSED = DaemonPaused(paths=[])
+FAILED = FileFailed(
+    path="/srv/loras/a.safetensors", watch="loras", job_id="1", reason=Reason.IO_ERROR, message="x"
+)
 
 
 def test_a_failure_is_not_forgotten() -> None:
-    """One thread reports a failure while another one reports a success: `once` ends with 1."""
-    log.configure(None, stdout=NullSink())
-    events = EventLog()
-    seen: list[Event] = []
+    """Another thread reports a failure while an event is handled: `once` ends with 1."""
+    log = EventLog()
 
     def fail_meanwhile(event: Event) -> None:
-        seen.append(event)
-        if event == DETECTED:
-            thread = threading.Thread(target=events, args=(FAILED,))
+        if event is PAUSED:
+            thread = threading.Thread(target=log, args=(FAILED,))
             thread.start()
             thread.join()
 
-    events.add(fail_meanwhile)
-    events(DETECTED)
-    assert [DETECTED, FAILED] == seen
-    assert events.has_failures
+    log.add(fail_meanwhile)
+    log(PAUSED)
+    assert log.has_failures
+
+
+def test_each_listener_gets_each_event() -> None:
+    """An event that is no failure leaves the result as it is."""
+    log = EventLog()
+    first: list[Event] = []
+    second: list[Event] = []
+    log.add(first.append)
+    log.add(second.append)
+    log(PAUSED)
+    assert [PAUSED] == first == second
+    assert not log.has_failures

@@ -21,6 +21,7 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Literal
 
@@ -34,7 +35,6 @@ from lensd.store.archive import Archive
 from lensd.store.json_lines import encode
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger, Outcome
-from lensd.watcher.folder import Log
 from lensd.watcher.intake import Intake
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_states import RootStates
@@ -116,7 +116,7 @@ def main(plan: dict[str, Any]) -> int:
     return 0
 
 
-def work(plan: dict[str, Any], log: Log) -> None:
+def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
     ledger = Ledger(f"{plan['top']}/state", "1")
     mark(OPENED)
     folder = Folder(f"{plan['top']}/loras")

@@ -15,7 +15,6 @@ import pytest
 from lensd import __version__
 from lensd.jobs.daily_prune import DailyPass, Schedule
 from lensd.jobs.prune import Pruner
-from lensd.logs.events import Event
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.notes import PruneInProgress
@@ -94,10 +93,7 @@ def _daily_pass(server: HomeServer, ledger: Ledger, events: Events) -> DailyPass
 
 
 def _record_in(events: Events) -> Log:
-    def log(event: Event) -> None:
-        events.append((event.name, msgspec.to_builtins(event)))
-
-    return log
+    return lambda event: events.append((event.name, msgspec.to_builtins(event)))
 
 
 def test_the_daily_pass_is_told_and_noted(server: HomeServer, ledger: Ledger) -> None:

@@ -161,6 +161,6 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
 
 
 def test_the_daemons_log_is_light() -> None:
-    """Neither rich, torch nor pydantic come with it."""
-    script = "print(sorted({'rich', 'torch', 'pydantic', 'jsonschema'} & set(sys.modules)))"
+    """Neither torch nor pydantic come with it."""
+    script = "print(sorted({'torch', 'pydantic', 'jsonschema'} & set(sys.modules)))"
     assert run(script).stdout == b"[]\n"

@@ -22,11 +22,13 @@ from lensd.worker.supervisor import Abandoned, Worker, WorkerLost
 from tests.support.home_server import wait_until
 from tests.support.limits import PATIENCE
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.lengthy  # each starts a process
 
 # A worker without torch: the name in the request is what it does. `path` comes back as the family.
-SCRIPT = """
+SCRIPT = f"""
 import os, signal, sys, time
+sys.path.append({str(REPOSITORY)!r})
 from msgspec import structs
 from lensd.errors import Kept, PartialMeasures
 from lensd.worker.protocol import serve
@@ -202,10 +204,11 @@ def test_an_abandoned_request_ends_the_process_soon() -> None:
     events: Events = []
     worker = _worker(events)
     _ask(worker, "work")
-    began = time.monotonic()
+    deadline = time.monotonic() + 0.3
+    give_up: Callable[[], bool] = lambda: time.monotonic() > deadline  # noqa: E731
     with pytest.raises(Abandoned):
-        _ask(worker, "sleep", lambda: time.monotonic() > began + 0.3)
-    assert time.monotonic() < began + PATIENCE
+        _ask(worker, "sleep", give_up)
+    assert time.monotonic() < deadline + PATIENCE
     assert not psutil.pid_exists(_pid(events[0]))
     assert isinstance(events[-1], WorkerStopped)
 

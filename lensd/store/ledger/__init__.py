@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Self
 
-from lensd.errors import Outcome
 from lensd.store.ledger.database import LEDGER, Database
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.files import Files
@@ -19,7 +18,7 @@ from lensd.store.ledger.originals import Originals
 from lensd.store.ledger.roots import RootIdentity, Roots
 from lensd.store.ledger.rows import Columns, Rows
 from lensd.store.ledger.state import State
-from lensd.store.ledger.states import JobState
+from lensd.store.ledger.states import JobState, Outcome
 
 __all__ = ["LEDGER", "Columns", "Entry", "JobState", "Ledger", "Outcome", "RootIdentity"]
 

@@ -8,9 +8,8 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from lensd.errors import Outcome
 from lensd.store.identity import Identity
-from lensd.store.ledger.states import JobState
+from lensd.store.ledger.states import JobState, Outcome
 
 
 @dataclass(frozen=True, slots=True)

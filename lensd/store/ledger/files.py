@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Unpack
 
-from lensd.errors import Outcome
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, row_key
 from lensd.store.ledger.rows import Columns, Rows, move_older_originals, replace_older, update
-from lensd.store.ledger.states import JobState
+from lensd.store.ledger.states import JobState, Outcome
 
 
 @dataclass(frozen=True, slots=True)

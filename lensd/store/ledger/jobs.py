@@ -7,12 +7,11 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Unpack
 
-from lensd.errors import Outcome
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.rows import Columns, Rows, update
-from lensd.store.ledger.states import UNDER_WAY, JobState
+from lensd.store.ledger.states import UNDER_WAY, JobState, Outcome
 
 _NOT_PAUSED = """
 NOT EXISTS (

@@ -10,11 +10,10 @@ from heapq import merge
 from operator import attrgetter
 from typing import Any, TypedDict
 
-from lensd.errors import Outcome
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, entry_of, row_key, stored
-from lensd.store.ledger.states import JobState
+from lensd.store.ledger.states import JobState, Outcome
 from lensd.store.paths import VERSIONS
 
 

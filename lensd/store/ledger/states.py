@@ -1,8 +1,12 @@
-"""The values of a column: how far a job is."""
+"""The values of two columns: how far a job is, and how it ended."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+
+from lensd.errors import Outcome
+
+__all__ = ["UNDER_WAY", "JobState", "Outcome"]
 
 
 class JobState(StrEnum):
