@@ -19,6 +19,7 @@ from lensd.text import printable, size, visible
 if TYPE_CHECKING:
     from lensd.cli.views.progress import Bar
     from lensd.config.document import Settings
+    from lensd.logs.measures import Compressed
 
 SUFFIX = ".lensd.safetensors"
 
@@ -60,55 +61,58 @@ def compress(files: tuple[str, ...], output: str | None, as_json: bool, **option
 
     if output is not None and len(files) > 1:
         raise UsageError("-o takes one output: pass a single input or omit -o")
-    settings = _settings(options)
+    run_options = {name: options.pop(name) for name in ("device", "force")}
+    settings = _settings(**options)
     code = EXIT_OK
     with Bar({path: os.path.getsize(path) for path in files}) as bar:
         for path in files:
             target = output or path.removesuffix(".safetensors") + SUFFIX
             bar.begin(path)
+            measured = None
             try:
-                numbers = _compress(path, target, settings, options, bar)
+                measured = _compress(path, target, settings, bar, **run_options)
+                made = {"output": target, "mode": settings.mode}
+                numbers = {**msgspec.to_builtins(measured), **made}
             except FileError as end:
-                numbers = {"path": path, "reason": end.reason, "message": str(end)}
+                numbers = {"reason": end.reason, "message": str(end)}
                 bar.say(f"{end.outcome}: {path}: {end}")
                 if isinstance(end, Failed):
                     code = EXIT_SOME_FAILED
             bar.end(path)
             if as_json:
                 bar.print_line(json.dumps({**numbers, "path": printable(path)}))
-            elif "bytes_out" in numbers:
-                bar.print_line(visible(_describe(path, target, numbers)))
+            elif measured is not None:
+                bar.print_line(visible(_describe(path, target, measured)))
     return code
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(*, target_size: str | None, targets: str | None, **given: Any) -> Settings:
     """Validate the given options as the configuration is. Raises UsageError."""
     from lensd.config.document import Settings
     from lensd.config.sizes import parse_size
 
-    given = {k: options[k] for k in ("mode", "energy", "allocation", "max_rank")}
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        if options["target_size"]:
-            given |= {"target_size": parse_size(options["target_size"]), "allocation": "file"}
-        if options["targets"]:
-            given["targets"] = tuple(options["targets"].split(","))
+        if target_size:
+            given |= {"target_size": parse_size(target_size), "allocation": "file"}
+        if targets:
+            given["targets"] = tuple(targets.split(","))
         return Settings(**given)
     except ValueError as error:
         raise UsageError(f"an option has an invalid value: {error}") from None
 
 
 def _compress(
-    path: str, target: str, settings: Settings, options: dict[str, Any], bar: Bar
-) -> dict[str, Any]:
+    path: str, target: str, settings: Settings, bar: Bar, *, device: str, force: bool
+) -> Compressed:
     """Stage beside the target, then give it its name. Raises FileError."""
-    with staged(path, target, force=options["force"]) as new:
+    with staged(path, target, force=force) as new:
         with delay_interrupts():
             from lensd.engine import task  # importing torch takes a second
 
         from lensd.worker.request import CompressRequest
 
-        measured = task.compress(
+        return task.compress(
             CompressRequest(
                 path=os.path.realpath(path),
                 name=os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
@@ -116,17 +120,15 @@ def _compress(
                 temporary_inode=new.inode,
                 parameters=settings.parameters(),
                 min_saving=0.0,
-                device=options["device"],
+                device=device,
             ),
             functools.partial(bar.step, path),
         )
-    numbers: dict[str, Any] = msgspec.to_builtins(measured)
-    return numbers | {"output": target, "mode": settings.mode}
 
 
-def _describe(path: str, target: str, numbers: dict[str, Any]) -> str:
+def _describe(path: str, target: str, measured: Compressed) -> str:
     return (
-        f"{path}: {size(numbers['bytes_in'])} -> {target}: {size(numbers['bytes_out'])}, "
-        f"{numbers['bytes_in'] / numbers['bytes_out']:.1f} times smaller, "
-        f"delta error {numbers['delta_error']:.4f}"
+        f"{path}: {size(measured.bytes_in)} -> {target}: {size(measured.bytes_out)}, "
+        f"{measured.bytes_in / measured.bytes_out:.1f} times smaller, "
+        f"delta error {measured.delta_error:.4f}"
     )
