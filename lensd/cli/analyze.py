@@ -8,10 +8,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, Failed, FileError
 from lensd.text import printable
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
                 numbers = {"path": printable(path), **_numbers(path, bar)}
             except FileError as end:
                 numbers = {"path": printable(path), "reason": end.reason, "message": str(end)}
-                bar.say(f"{end.event.removeprefix('file.')}: {path}: {end}")
-                code = EXIT_SOME_FAILED if end.event == "file.failed" else code
+                bar.say(f"{end.outcome}: {path}: {end}")
+                code = EXIT_SOME_FAILED if isinstance(end, Failed) else code
             bar.end(path)
             if picture is not None and "details" in numbers:
                 plot.write(numbers, picture, force=force)
@@ -71,12 +72,15 @@ def _numbers(path: str, bar: Bar) -> dict[str, Any]:
     with delay_interrupts():
         from lensd.engine import task  # importing torch takes a second
     from lensd.config.document import Settings
+    from lensd.worker.request import AnalyzeRequest
 
-    request = {
-        "path": os.path.realpath(path),
-        "name": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
-        "parameters": Settings().parameters(),
-        "device": "cpu",
-        "details": True,
-    }
-    return task.analyze(request, functools.partial(bar.step, path))
+    request = AnalyzeRequest(
+        path=os.path.realpath(path),
+        name=os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
+        parameters=Settings().parameters(),
+        device="cpu",
+    )
+    numbers: dict[str, Any] = msgspec.to_builtins(
+        task.analyze_in_detail(request, functools.partial(bar.step, path))
+    )
+    return numbers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
+from lensd.engine.results import Expanded
 from lensd.engine.strength import strengths
 from lensd.errors import UsageError
 from lensd.lora import floats
@@ -36,8 +36,8 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         return {key: found[key] for key in source.header.tensors if key in found}
 
 
-def expand(path: str, temporary: str, inode: Sequence[int]) -> dict[str, Any]:
-    """Expand the int8 file `path` into the staged output `temporary`, and return its numbers.
+def expand(path: str, temporary: str, inode: Sequence[int]) -> Expanded:
+    """Expand the int8 file `path` into the staged output `temporary`.
 
     `inode`: device and inode that the temporary must have. Raises UsageError if the file has no
     int8 modules, and Skipped and Failed as `Source.open` does.
@@ -57,14 +57,12 @@ def expand(path: str, temporary: str, inode: Sequence[int]) -> dict[str, Any]:
             for key in source.layout.untouched:
                 output.copy(key, source.fd, source.header)
             output.sync()
-            digest = output.hashes().file
-            return {
-                "bytes_in": source.identity.size,
-                "bytes_out": output.size,
-                "modules": len(source.layout.modules),
-                "expanded": sum(source.is_int8(m) for m in source.layout.modules),
-                "sha256_out": digest,
-            }
+            return Expanded(
+                bytes_in=source.identity.size,
+                bytes_out=output.size,
+                modules=len(source.layout.modules),
+                expanded=sum(source.is_int8(m) for m in source.layout.modules),
+            )
 
 
 class Expansion:

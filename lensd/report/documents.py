@@ -6,12 +6,13 @@ are bytes. Paths are valid Unicode (lensd.text.printable).
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from lensd.errors import REASONS
+from lensd.errors import Reason
 from lensd.jobs.verify import Finding
 
 Count = Annotated[int, Meta(ge=0)]
@@ -19,7 +20,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
 Text = Annotated[str, Meta(min_length=1)]
 Code = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$", description="a stable word to match on")]
-Reason = Annotated[str, Meta(pattern=f"^({'|'.join(sorted(REASONS))})$")]
+ReasonCode = Annotated[str, Meta(pattern=f"^({'|'.join(sorted(Reason))})$")]
 Message = Annotated[str, Meta(min_length=1, description="cause and remedy")]
 Epoch = Annotated[float, Meta(ge=0, description="seconds since 1970")]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -43,8 +44,8 @@ OUTCOMES = (
 Outcome = Annotated[str, Meta(pattern=f"^({'|'.join(OUTCOMES)})$")]
 
 
-class Document(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A document, or a part of one. Other fields than its own are invalid."""
+class Document(msgspec.Struct, kw_only=True):
+    """A document, or a part of one."""
 
 
 class Hashes(Document):
@@ -57,6 +58,12 @@ class Hashes(Document):
     output_autov2: AutoV2
     output_autov3: AutoV3
     path: Text
+
+
+def to_json(document: msgspec.Struct, *, indent: int | None = None) -> str:
+    """A document as JSON. Control characters are escaped, so that they do not reach a terminal."""
+    text = json.dumps(msgspec.to_builtins(document))
+    return text if indent is None else msgspec.json.format(text, indent=indent)  # faster
 
 
 # lensd report
@@ -221,7 +228,7 @@ class Job(Document):
 class Problem(Job):
     """A failed or quarantined file."""
 
-    reason: Reason
+    reason: ReasonCode
     message: Message
 
 
