@@ -52,7 +52,7 @@ def test_two_moves_never_share_the_crash_note(server: HomeServer) -> None:
 
     def trace(statement: str) -> None:
         if "'archive.renaming'" in statement:
-            notes.append((statement.split()[0], threading.current_thread().name))
+            notes.append((statement.split(maxsplit=1)[0], threading.current_thread().name))
 
     ledger._database.connection.set_trace_callback(trace)
     paths = tuple(str(path) for path in sorted((server.top / "b").glob("*.safetensors")))
