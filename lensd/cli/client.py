@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 
 from lensd import __version__
 from lensd.cli import say
@@ -53,11 +53,8 @@ def read_only_handler(config: Config) -> AbstractContextManager[RequestHandler]:
 
 @contextmanager
 def _open_handler(config: Config, *, readonly: bool) -> Iterator[RequestHandler]:
-    ledger = Ledger(config.state.path, __version__, readonly=readonly)
-    try:
+    with closing(Ledger(config.state.path, __version__, readonly=readonly)) as ledger:
         archive = Archive(os.path.realpath(config.archive.path))
         write_line = log.get().info
         move_tracker = MoveTracker(config.watch, ledger, archive, write_line)
         yield RequestHandler(config, ledger, archive, write_line, move_tracker)
-    finally:
-        ledger.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
-from lensd.store.paths import place
+from lensd.store.paths import resolve_path
 
 
 @click.command()
@@ -26,4 +26,4 @@ def retry(config: str | None, paths: tuple[str, ...]) -> int:
     from lensd.cli.client import handle_request
     from lensd.daemon.control_messages import RetryRequest
 
-    return handle_request(load_config(config), RetryRequest(paths=tuple(map(place, paths))))
+    return handle_request(load_config(config), RetryRequest(paths=tuple(map(resolve_path, paths))))

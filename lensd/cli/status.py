@@ -1,60 +1,64 @@
-"""`lensd status`: the queue, what waits and why, the totals."""
+"""`lensd status`: show the queue, files that wait, problems and totals."""
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
-from lensd import __version__
 from lensd.cli.options import config_option, load_config
-from lensd.text import printable, visible
+from lensd.text import visible
 
 if TYPE_CHECKING:
-    from lensd.config.model import Config
-    from lensd.report.documents import Degraded, Job, Problem, Schedule, Status, Waiting
-    from lensd.store.ledger import Ledger
-    from lensd.store.ledger.entry import Entry
-    from lensd.store.ledger.state import WaitingFile
+    from collections.abc import Sequence
+
+    from lensd.report.documents import Hashes, Status
 
 
 @click.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@click.option("--hashes", is_flag=True, help="sha256, AutoV2 and AutoV3 of originals and outputs.")
-def status(config: str | None, as_json: bool, hashes: bool) -> int:
-    """Show the queue, the running job, what waits and why, and the totals.
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--hashes", is_flag=True, help="Show the hashes of originals and outputs.")
+def status(config: str | None, as_json: bool, hashes: bool) -> None:
+    """Show the queue, the running job, files that wait, problems and totals.
 
     Works with and without a running daemon, and changes nothing.
 
     \b
-    lensd status              long lists are cut short at a terminal
-    lensd status | less       all of it
+    lensd status              at a terminal, long lists are cut short
+    lensd status | less       complete lists
     lensd status --json | jq '.totals'
-    lensd status --hashes     by which hashes other programs know each
-                              compressed file, before and after: as
-                              tab-separated values in a pipe
+    lensd status --hashes     the hashes by which other programs know each
+                              compressed file and its original; in a pipe
+                              as tab-separated values
     """
-    from lensd.cli.views.terminal import is_for_people, show
-    from lensd.report import hashes as hash_table
+    from lensd.report.status import build_status
     from lensd.store.ledger import Ledger
 
     found = load_config(config)
-    ledger = Ledger(found.state.path, __version__, readonly=True)
-    try:
-        document = _status(found, ledger)
-        if hashes:
-            document.hashes = [hash_table.of(e) for e in ledger.files.with_outcome("compressed")]
-    finally:
-        ledger.close()
+    with Ledger.read_only(found.state.path) as ledger:
+        document = build_status(found, ledger, with_hashes=hashes)
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(document), indent=2))
+        from lensd.report.documents import to_json
+
+        click.echo(to_json(document, indent=2))
     elif isinstance(document.hashes, list):
-        show(*(hash_table.blocks if is_for_people() else hash_table.tsv)(document.hashes))
-    elif is_for_people():
+        _print_hashes(document.hashes)
+    else:
+        _print(document)
+
+
+def _print_hashes(rows: Sequence[Hashes]) -> None:
+    from lensd.cli.views.terminal import is_for_people, show
+    from lensd.report import hashes
+
+    show(*(hashes.blocks if is_for_people() else hashes.tsv)(rows))
+
+
+def _print(document: Status) -> None:
+    from lensd.cli.views.terminal import is_for_people, show
+
+    if is_for_people():
         from lensd.cli.views.status_board import board
 
         show(*board(document))
@@ -62,75 +66,3 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
         from lensd.cli.views.status import lines
 
         show(*map(visible, lines(document)))
-    return 0
-
-
-def _status(config: Config, ledger: Ledger) -> Status:
-    from lensd.report.documents import Status, Totals, WatchedFolder
-    from lensd.store.locks import holder
-
-    jobs = list(ledger.jobs.unfinished())
-    return Status(
-        daemon=holder(config.state.path),
-        watch=[WatchedFolder(name=w.name, path=w.path, mode=w.settings.mode) for w in config.watch],
-        degraded=_degraded(config, ledger),
-        running=[_job(e) for e in jobs if e.state != "queued"],
-        queued=[_job(e) for e in jobs if e.state == "queued"],
-        waiting=[_waiting(w) for w in ledger.state.waiting()],
-        problems=[_problem(e) for e in ledger.files.with_outcome("failed", "quarantined")],
-        paused=[printable(p) or "everything" for p in ledger.state.paused()],
-        held=ledger.state.disk_backoff.get(),
-        schedule=_schedule(config),
-        totals=Totals(**msgspec.structs.asdict(ledger.files.totals())),
-    )
-
-
-def _degraded(config: Config, ledger: Ledger) -> list[Degraded]:
-    """What the running daemon reports of its folders; the report of a killed one is out of date."""
-    from lensd.report.documents import Degraded
-    from lensd.store.locks import holder
-
-    if holder(config.state.path) is None:
-        return []
-    return [
-        Degraded(**msgspec.structs.asdict(root) | {"path": printable(root.path)})
-        for root in ledger.state.degraded.get() or ()
-    ]
-
-
-def _waiting(file: WaitingFile) -> Waiting:
-    from lensd.report.documents import Waiting
-
-    return Waiting(**msgspec.structs.asdict(file) | {"path": printable(file.path)})
-
-
-def _schedule(config: Config) -> Schedule | None:
-    from lensd.config.schedule import is_open
-    from lensd.report.documents import Schedule
-
-    hours, window = config.worker.hours, config.worker.schedule
-    if hours is None or window is None:
-        return None
-    return Schedule(window=window, open=is_open(hours, dt.datetime.now().astimezone()))
-
-
-def _job(entry: Entry) -> Job:
-    from lensd.report.documents import Job
-
-    return Job(
-        job_id=entry.job_id,
-        path=printable(entry.full_path),
-        watch=entry.watch,
-        bytes=entry.identity.size,
-        attempts=entry.attempts,
-    )
-
-
-def _problem(entry: Entry) -> Problem:
-    from lensd.report.documents import Problem
-
-    return Problem(
-        **msgspec.structs.asdict(_job(entry)),
-        reason=entry.reason or "",
-        message=entry.message or "",
-    )

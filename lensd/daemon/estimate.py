@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from lensd import __version__
 from lensd.config.model import Config, Watch
 from lensd.daemon import select
 from lensd.errors import FileError, StorageError
@@ -37,8 +36,12 @@ class Estimate:
 
 
 def estimate(config: Config, paths: Sequence[str], *, redo: bool) -> list[Estimate]:
-    """What `once` would treat, per folder. Reads headers only. Raises UsageError."""
-    with _open_ledger(config) as ledger:
+    """What `once` would treat, per folder. Reads headers only."""
+    with ExitStack() as opened:
+        try:
+            ledger = opened.enter_context(Ledger.read_only(config.state.path))
+        except StorageError:
+            ledger = None  # lensd has not run yet
         choice = select.choose(config, ledger, paths, redo=redo)
     files = [(f.watch, os.path.join(f.watch.root, f.path), f.identity.size) for f in choice.files]
     files += [
@@ -50,18 +53,6 @@ def estimate(config: Config, paths: Sequence[str], *, redo: bool) -> list[Estima
         _of_folder(config, w, [(path, size) for at, path, size in files if at is w])
         for w in config.watch
     ]
-
-
-@contextmanager
-def _open_ledger(config: Config) -> Iterator[Ledger | None]:
-    """The ledger, read-only; None before lensd has run with this configuration."""
-    try:
-        ledger = Ledger(config.state.path, __version__, readonly=True)
-    except StorageError:
-        yield None
-        return
-    with closing(ledger):
-        yield ledger
 
 
 def _watch(config: Config, root: str) -> Watch:

@@ -20,6 +20,7 @@ from lensd.errors import DiskUnavailable, LensdError, StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.daily_prune import DailyPass
+from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.intake import Arrival
 
@@ -179,7 +180,7 @@ class JobThread(threading.Thread):
         settings = self._settings.get(entry.root)
         if settings is None:
             message = "its folder is not watched any more"
-            self._context.ledger.jobs.finish(entry.job_id, "superseded", message=message)
+            self._context.ledger.jobs.finish(entry.job_id, Outcome.SUPERSEDED, message=message)
             return
         try:
             compress.process(entry, settings, self._context, waited)

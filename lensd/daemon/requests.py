@@ -28,7 +28,7 @@ from lensd.jobs.originals import Original, OriginalFinder
 from lensd.jobs.prune import Pruned, Pruner
 from lensd.jobs.restore import Restorer
 from lensd.store.archive import Archive
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below
 from lensd.text import size, visible
@@ -96,7 +96,7 @@ class RequestHandler:
     def retry(self, request: RetryRequest, send: Send) -> int:
         """Make failed, quarantined and postponed files due now. Raises UsageError."""
         paths = request.paths
-        failed = _select(self.ledger.files.with_outcome("failed", "quarantined"), paths)
+        failed = _select(self.ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED), paths)
         postponed = _select((e for e in self.ledger.jobs.unfinished() if e.not_before), paths)
         _require_selected(paths, [*failed, *postponed])
         self.ledger.jobs.release(failed)

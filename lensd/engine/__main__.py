@@ -1,4 +1,4 @@
-"""The worker process: `lensd.engine [NICE]`, started by the daemon only."""
+"""The worker process: `lensd.engine [NICE]`. Only the daemon starts it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import sys
 import torch
 
 from lensd.engine import task
-from lensd.engine.priority import give_way
+from lensd.engine.priority import lower_priority
 from lensd.worker.protocol import Message, Progress, serve
 
 
 def handle(request: Message, progress: Progress) -> Message:
-    """Answer one request: its `op` is compress or analyze."""
+    """Answer one request, whose `op` is compress or analyze."""
     work = {"compress": task.compress, "analyze": task.analyze}[request["op"]]
     return work(request, progress)
 
 
 def main() -> None:
-    gc.freeze()  # what torch consists of is there to stay: no need to look through it ever again
-    give_way(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    gc.freeze()  # torch's objects live as long as the process; the collector need not visit them
+    lower_priority(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     serve(handle, {"device": device, "torch": torch.__version__})
 

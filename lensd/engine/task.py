@@ -21,7 +21,7 @@ from lensd.lora.layout import ITEM_SIZE, Module
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.planning import Parameters, Plan, Reading, plan
 from lensd.store.hashing import hashes_of
-from lensd.store.staging import Output, TensorEntry, open_temporary, output_bytes
+from lensd.store.tensors import Output, TensorEntry, open_temporary, output_bytes
 from lensd.worker import device as devices
 from lensd.worker.protocol import Progress
 
@@ -227,7 +227,7 @@ def choose(
     if p.target_size is None:
         return chosen
     left = p.target_size
-    while any(m.rank > 1 and not m.held for m in chosen.modules):
+    while any(m.rank > 1 and not m.keeps_rank for m in chosen.modules):
         excess = _size(source, chosen, replace(origin, mode=p.mode)) - p.target_size
         if p.mode == "int8" or excess <= 0:
             break

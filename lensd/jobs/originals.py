@@ -11,9 +11,9 @@ from lensd.errors import UsageError
 from lensd.jobs.rebuild import rebuild
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
-from lensd.store.paths import is_below, place
+from lensd.store.paths import is_below, resolve_path
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.move_tracker import MoveTracker, newest
 from lensd.watcher.own_output import read_marks
@@ -66,7 +66,7 @@ class OriginalFinder:
         if not self._ledger.readonly:
             self._rebuild()
         moved = newest(self._move_tracker.plan())
-        for entry in self._ledger.files.with_outcome("compressed"):
+        for entry in self._ledger.files.with_outcome(Outcome.COMPRESSED):
             root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
             if root in roots and entry.archive_path is not None:
                 yield original_of_entry(self._archive, roots[root], path, entry)
@@ -76,7 +76,7 @@ class OriginalFinder:
 
         Raises UsageError if there is none.
         """
-        resolved = place(path)
+        resolved = resolve_path(path)
         folder = next((f for f in self._folders if is_below(resolved, f.root)), None)
         if folder is None:
             raise UsageError(f"{path} is in no watched folder; give the path that the original had")
@@ -85,14 +85,14 @@ class OriginalFinder:
         if version is not None:
             return self._find_version(folder, relative, version, moved)
         entry = moved or self._ledger.files.find(folder.root, relative)
-        if entry is not None and entry.outcome == "compressed":
+        if entry is not None and entry.outcome == Outcome.COMPRESSED:
             if entry.archive_path is None:
                 raise UsageError(f"{path} cannot be restored: {entry.message or 'it was pruned'}")
             return original_of_entry(self._archive, folder, relative, entry)
         original = self._find_by_marks(folder, relative)
         if original is None:
             versions = self._list_versions(folder, relative, moved)
-            if versions and not (entry is not None and entry.outcome == "restored"):
+            if versions and not (entry is not None and entry.outcome == Outcome.RESTORED):
                 raise UsageError(
                     f"{path} is not lensd's output. The archive has originals that the path had "
                     f"before; choose one by --version: {_join(versions)}"
@@ -117,10 +117,10 @@ class OriginalFinder:
         key = Key(folder.root, relative)
         if self._ledger.files.knows(*key, identity) is not None:
             known = self._ledger.files.find(*key)
-            if known is None or known.outcome != "output":
+            if known is None or known.outcome != Outcome.OUTPUT:
                 return None
         entry = self._move_tracker.origin(key, identity) or self._move_tracker.origin_of_output(key)
-        return entry if entry is not None and entry.outcome == "compressed" else None
+        return entry if entry is not None and entry.outcome == Outcome.COMPRESSED else None
 
     def _find_by_marks(self, folder: Folder, relative: str) -> Original | None:
         """The original that the marks of an output name: the output has no row, or is a copy."""

@@ -15,7 +15,7 @@ from lensd.errors import FileError
 from lensd.jobs import reread
 from lensd.store.archive import Archive
 from lensd.store.disk_errors import Interrupted
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.notes import PruneInProgress
 from lensd.watcher.folder import Log
@@ -89,7 +89,7 @@ class Pruner:
     def _prune_one(self, old: Entry, before: float, stop: Stop, *, dry_run: bool) -> Pruned | None:
         rows = self._ledger.files.history(old.root, old.path)
         same = [r for r in rows if _key(r) == _key(old)]
-        current = next((r for r in reversed(rows) if r.outcome == "compressed"), None)
+        current = next((r for r in reversed(rows) if r.outcome == Outcome.COMPRESSED), None)
         if not same or (current is not None and (current.published or before) >= before):
             return None  # the age of an older version counts from its replacement
         entry = same[-1]
@@ -138,7 +138,9 @@ class Pruner:
             else:
                 others += 1
         if not found:
-            what = "is damaged" if others and entry.outcome == "compressed" else "is not there"
+            what = (
+                "is damaged" if others and entry.outcome == Outcome.COMPRESSED else "is not there"
+            )
             raise _KeepError(f"the archived original {what}: see `lensd verify`")
         return found
 
@@ -181,7 +183,7 @@ def _key(entry: Entry) -> tuple[str | None, str | None]:
 
 
 def _require_no_job(rows: Sequence[Entry]) -> None:
-    if any(r.state != "done" for r in rows):
+    if any(r.state != JobState.DONE for r in rows):
         raise _KeepError("a job for this file is queued or running")
 
 

@@ -16,7 +16,7 @@ from lensd.store.archive import Archive
 from lensd.store.copy import copy_onto_free_name
 from lensd.store.fs import identity_at, make_folders, open_folder
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.folder import Log
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.settle import Key
@@ -151,7 +151,7 @@ class Restorer:
         Raises UsageError if another original has that path: it stays, and nothing is restored.
         """
         source = original.archive_path
-        target = self._archive.place(original.folder.name, original.relative)
+        target = self._archive.path_for(original.folder.name, original.relative)
         folder, name = os.path.split(os.path.relpath(target, self._archive.root))
         fd = self._archive.open_original(source)
         folder_fd = make_folders(self._archive.root, folder)
@@ -179,7 +179,7 @@ class Restorer:
             original.folder.name,
             original.relative,
             archived,
-            outcome="restored",
+            outcome=Outcome.RESTORED,
             sha256_in=original.sha256,
             bytes_in=archived.size,
             archive_path=original.archive_path,

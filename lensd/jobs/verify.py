@@ -19,13 +19,17 @@ from lensd.jobs import reread
 from lensd.jobs.reread import Reading
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.paths import VERSIONS
 
 LOOK_AGAIN_SECONDS = 0.5
 LOOKS = 5
-WITH_ORIGINAL = ("compressed", "replaced", "restored")  # outcomes of rows that may have one
+WITH_ORIGINAL = (
+    Outcome.COMPRESSED,
+    Outcome.REPLACED,
+    Outcome.RESTORED,
+)  # outcomes of rows that may have one
 
 State = Literal[
     "ok", "damaged", "missing", "unreadable", "changed", "gone", "unreachable", "busy", "pruned"
@@ -111,10 +115,10 @@ class Verifier:
                     yield self._compare(path, path, watch, sha256)
 
     def _judge(self, rows: Sequence[Entry]) -> Iterator[Finding]:
-        busy = any(r.state != "done" for r in rows)
+        busy = any(r.state != JobState.DONE for r in rows)
         for entry in _originals(rows):
             yield _mark_busy(self._check_original(entry, rows), busy=busy)
-        current = next((r for r in reversed(rows) if r.outcome == "compressed"), None)
+        current = next((r for r in reversed(rows) if r.outcome == Outcome.COMPRESSED), None)
         if current is not None:
             yield _mark_busy(self._check_output(current), busy=busy)
 
@@ -193,15 +197,15 @@ class Verifier:
 def _bytes(entry: Entry) -> int:
     """Of the original and the output that a row still has."""
     original = entry.bytes_in if entry.archive_path else None
-    output = entry.bytes_out if entry.outcome == "compressed" else None
+    output = entry.bytes_out if entry.outcome == Outcome.COMPRESSED else None
     return (original or 0) + (output or 0)
 
 
 def _originals(rows: Sequence[Entry]) -> Iterator[Entry]:
     """For each original of a path the last row that says where it is; none if it was moved back."""
-    last = {r.sha256_in: r for r in rows if r.outcome in WITH_ORIGINAL and r.state == "done"}
+    last = {r.sha256_in: r for r in rows if r.outcome in WITH_ORIGINAL and r.state == JobState.DONE}
     for entry in last.values():
-        if entry.archive_path is not None or entry.outcome == "compressed":
+        if entry.archive_path is not None or entry.outcome == Outcome.COMPRESSED:
             yield entry
 
 

@@ -1,10 +1,14 @@
-"""Programs x namings x encodings: which program reads which file, and int8 exactly. As data.
+"""Which program reads which file, and whether it reads int8 exactly: a table, and how to use it.
 
-"Exactly" is a relative delta error against the file's float64 meaning of at most 1e-6 (float32),
-5e-4 (float16) or 5e-3 (bfloat16), and nothing non-finite. Observed with each program's own
-loading code (the versions stand in docs/formats.md). A program that is absent from a row was not
-tried: it counts as one that reads the dialect, and not exactly in int8. Dialects that nothing was
-observed of have no row: they stay in floats.
+A dialect is a naming together with the prefix of the keys and, for some, the family of the base
+model: these decide which programs read a file. A program reads int8 exactly if the delta weights
+that it computes have no NaN and no infinity, and differ from the same formula in float64 by a
+relative error of at most 1e-6 (float32), 5e-4 (float16) or 5e-3 (bfloat16). The table was observed
+with each program's own loading code; the versions are in docs/formats.md. A program that is absent
+from a row was not tried: it counts as a program that reads the dialect, but not exactly in int8.
+Files of dialects without a row stay in floats, because no program was tried with them.
+
+This module loads no torch.
 """
 
 from __future__ import annotations
@@ -28,12 +32,13 @@ Program = Literal[
     "sdnext",
 ]
 PROGRAMS: tuple[Program, ...] = get_args(Program)
+DEFAULT_TARGETS: tuple[Program, ...] = ("comfyui", "a1111", "forge")
 
-# For dialects that are always in floats, since the programs that read them need those.
+# A row begins with this if only the programs that it adds read the dialect.
 _NO_OTHER: Mapping[str, None] = dict.fromkeys(PROGRAMS)
 # Programs that find no module by a key that begins with `diffusion_model.`.
 _OTHER_PREFIXES: Mapping[str, None] = dict.fromkeys(("a1111", "a1111-functional", "kohya"))
-# dialect -> program -> whether it loads int8 factors with the scale in alpha exactly; None: it does
+# dialect -> program -> whether it loads int8 factors with the scale in alpha exactly. None: it does
 # not read the dialect at all.
 READS: Mapping[str, Mapping[str, bool | None]] = {
     "kohya": {
@@ -73,7 +78,7 @@ READS: Mapping[str, Mapping[str, bool | None]] = {
         "comfyui-bypass": False,
         "forge": True,
         "diffusers": True,  # its converters multiply the factors, which makes them floats
-        "invokeai": False,  # drops the .alpha without a word: millions of times too strong
+        "invokeai": False,  # drops the .alpha without any message: millions of times too strong
         "invokeai-sidecar": False,
     },
     "peft diffusion_model: other": {
@@ -105,7 +110,10 @@ READS: Mapping[str, Mapping[str, bool | None]] = {
 
 
 class Dialect(NamedTuple):
-    """A row's name, and the naming, `down`, modules and families that tell it (None: any)."""
+    """A row of READS and its modules: naming, suffix of `down`, pattern of names, and families.
+
+    None: any suffix, or any family.
+    """
 
     name: str
     naming: str
@@ -125,7 +133,7 @@ def _dialect(
 
 
 _A = ".lora_A.weight"
-# FLUX's own module names in diffusers: for other transformers nothing was observed.
+# Names that only FLUX has in diffusers. No program was observed with other transformers.
 _FLUX = (
     r"transformer\.((single_)?transformer_blocks\.\d+\."
     r"(attn|ff|ff_context|norm|norm1|norm1_context|proj_mlp|proj_out)(\.|$)"
@@ -133,7 +141,8 @@ _FLUX = (
 )
 _MODEL = r"diffusion_model\."
 _CONVERTED = ("qwenimage", "zimage")
-FLUX_FAMILIES = ("flux", "unknown")  # the attention of the first FLUX blocks alone tells no family
+# A file with only the attention of the first FLUX blocks has the family `unknown`.
+FLUX_FAMILIES = ("flux", "unknown")
 DIALECTS: tuple[Dialect, ...] = (
     _dialect("kohya", "kohya", r"lora_(unet|te\d?)_"),
     _dialect("peft transformer", "peft", _FLUX, _A, FLUX_FAMILIES),
@@ -150,33 +159,34 @@ TEXT_ENCODER = re.compile(r"text_encoder(_\d)?\.")
 
 
 class Verdict(NamedTuple):
-    """Whether int8 may be used, and the programs that stand against it."""
+    """Whether int8 may be used, and the programs that cannot load it exactly."""
 
     int8: bool
     forced_by: tuple[str, ...]
 
 
 def dialects(layout: Layout) -> frozenset[str]:
-    """The rows of READS that the file's modules belong to; `other` where there is none.
+    """Return the rows of READS that the file's modules belong to; `other` if no row matches.
 
-    Text encoders go along with any denoiser; alone they are written as beside a `unet`.
+    Text encoders do not count beside a denoiser. Alone they count as they do beside a `unet`.
     """
     denoiser = [m for m in layout.modules if not TEXT_ENCODER.match(m.name)]
-    return frozenset(_of(m, layout.family) for m in denoiser or layout.modules)
+    return frozenset(_dialect_of(m, layout.family) for m in denoiser or layout.modules)
 
 
-def _of(module: Module, family: str) -> str:
+def _dialect_of(module: Module, family: str) -> str:
     for d in DIALECTS:
-        fits = d.naming == module.naming.name and d.down in (None, module.naming.down)
-        if fits and d.module.match(module.name) and family in (d.families or (family,)):
+        same_naming = d.naming == module.naming.name and d.down in (None, module.naming.down)
+        same_family = d.families is None or family in d.families
+        if same_naming and same_family and d.module.match(module.name):
             return d.name
     return "other"
 
 
 def constraining(layout: Layout, targets: Sequence[str]) -> tuple[str, ...]:
-    """The programs that the output must suit: the targets that read the file, or may read it.
+    """Return the programs that must be able to load the output: the targets that may read the file.
 
-    If no target is known to read it, also every program that is.
+    If no target is known to read it, add all programs that are.
     """
     rows = [READS.get(d, {}) for d in dialects(layout)]
     readers = [p for p in PROGRAMS if any(row.get(p) is not None for row in rows)]
@@ -187,11 +197,11 @@ def constraining(layout: Layout, targets: Sequence[str]) -> tuple[str, ...]:
 
 
 def int8_verdict(layout: Layout, targets: Sequence[str]) -> Verdict:
-    """Whether every program that constrains the file loads int8 exactly.
+    """Return whether every program of `constraining` loads int8 exactly.
 
-    A file of which some part is read by no known program stays in floats.
+    A file with a dialect that no known program reads stays in floats.
     """
     rows = [READS.get(d, {}) for d in dialects(layout)]
     programs = constraining(layout, targets)
-    against = tuple(p for p in programs if any(row and row.get(p, False) is False for row in rows))
-    return Verdict(int8=all(rows) and bool(programs) and not against, forced_by=against)
+    inexact = tuple(p for p in programs if any(row and row.get(p, False) is False for row in rows))
+    return Verdict(int8=all(rows) and bool(programs) and not inexact, forced_by=inexact)

@@ -1,4 +1,4 @@
-"""What happened since lensd read its configuration, counted from the events that are logged."""
+"""Count the events that are logged since lensd read its configuration."""
 
 from __future__ import annotations
 
@@ -21,55 +21,50 @@ OUTCOMES = (
     "pruned",
 )
 STAGES = ("wait", "read", "compute", "write", "verify", "archive")
-# Around sqrt(1 - energy) for the energies that people set: 0.999, 0.99, 0.95, 0.9.
+# Bounds around sqrt(1 - energy) for usual energies: 0.999, 0.99, 0.95 and 0.9.
 ERRORS = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5)
 
 
 class Counts:
-    """From any thread. Known labels are there as 0 from the start, so that a rate is right."""
+    """Counters of outcomes, bytes, errors and seconds. Any thread may use them.
+
+    Samples with known labels exist as 0 from the start, so that rates are correct.
+    """
 
     def __init__(self, watches: Iterable[str]) -> None:
         self._lock = threading.Lock()
-        self._files = Family(
-            "lensd_files_total", "counter", "Files that came to an end.", ("watch", "outcome")
-        )
-        self._left = Family(
-            "lensd_left_files_total",
-            "counter",
-            "Files that were left as they are, by the reason that docs/errors.md explains.",
-            ("outcome", "reason"),
-        )
+        self._files = _counter("lensd_files_total", "Files by outcome.", "watch", "outcome")
+        reasons = "Files that stay unchanged, by the reason that docs/errors.md explains."
+        self._left = _counter("lensd_left_files_total", reasons, "outcome", "reason")
         labels = ("watch", "mode", "family")
-        self._compressed = Family(
-            "lensd_compressed_files_total", "counter", "Files that were compressed.", labels
+        self._compressed = _counter(
+            "lensd_compressed_files_total", "Files that were compressed.", *labels
         )
-        self._bytes_in = Family(
-            "lensd_input_bytes_total", "counter", "Bytes of the originals of these.", labels
-        )
-        self._bytes_out = Family(
-            "lensd_output_bytes_total", "counter", "Bytes of their outputs.", labels
+        originals = "Bytes of the originals of these files."
+        self._bytes_in = _counter("lensd_input_bytes_total", originals, *labels)
+        self._bytes_out = _counter(
+            "lensd_output_bytes_total", "Bytes of the outputs of these files.", *labels
         )
         self._error = Histogram(
             "lensd_delta_error_ratio",
-            "Relative error of the delta weights of compressed files, read back from the disk.",
+            "Relative error of the delta weights of compressed files, as read back from the disk.",
             "mode",
             ERRORS,
         )
-        self._seconds = Family(
-            "lensd_stage_seconds_total",
-            "counter",
-            "Time that files spent in each stage; wait begins when a file is first noticed.",
-            ("stage",),
-        )
-        self._crashes = Family(
-            "lensd_worker_crashes_total", "counter", "Worker processes that died or hung."
+        stages = "Time that files spent in each stage; wait begins when lensd first sees a file."
+        self._seconds = _counter("lensd_stage_seconds_total", stages, "stage")
+        self._crashes = _counter(
+            "lensd_worker_crashes_total", "Worker processes that crashed or hung."
         )
         self._last = Family(
             "lensd_last_outcome_timestamp_seconds",
             "gauge",
-            "When a file last had this outcome.",
+            "When a file had this outcome most recently.",
             ("outcome",),
         )
+        self._add_zeros(watches)
+
+    def _add_zeros(self, watches: Iterable[str]) -> None:
         for outcome in OUTCOMES:
             for watch in watches:
                 self._files.add(0, watch, outcome)
@@ -78,13 +73,13 @@ class Counts:
         self._crashes.add(0)
 
     def count(self, event: str, fields: Mapping[str, Any]) -> bool:
-        """Whether the event, with its fields in the log, is one that counts."""
-        kind, _, outcome = event.partition(".")
+        """Count an event with its fields in the log. Returns whether it changed any counter."""
+        subject, _, outcome = event.partition(".")
         with self._lock:
             if event == "worker.crashed":
                 self._crashes.add(1)
-            elif kind == "file" and outcome in OUTCOMES:
-                self._end(outcome, fields)
+            elif subject == "file" and outcome in OUTCOMES:
+                self._count_outcome(outcome, fields)
             else:
                 return False
         return True
@@ -104,10 +99,11 @@ class Counts:
         )
 
     def text(self) -> bytes:
+        """Return all counters in the text format."""
         with self._lock:
             return text(self.families)
 
-    def _end(self, outcome: str, fields: Mapping[str, Any]) -> None:
+    def _count_outcome(self, outcome: str, fields: Mapping[str, Any]) -> None:
         self._files.add(1, fields["watch"], outcome)
         self._last.numbers[outcome,] = time.time()
         if "reason" in fields:
@@ -115,11 +111,15 @@ class Counts:
         for stage in STAGES:
             self._seconds.add(fields.get("seconds", {}).get(stage, 0), stage)
         if outcome == "compressed":
-            self._saving(fields)
+            self._count_compressed(fields)
 
-    def _saving(self, fields: Mapping[str, Any]) -> None:
+    def _count_compressed(self, fields: Mapping[str, Any]) -> None:
         labels = (fields["watch"], fields["mode"], fields["family"])
         self._compressed.add(1, *labels)
         self._bytes_in.add(fields["bytes_in"], *labels)
         self._bytes_out.add(fields["bytes_out"], *labels)
         self._error.observe(fields["delta_error"], fields["mode"])
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Family:
+    return Family(name, "counter", meaning, labels)

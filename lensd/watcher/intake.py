@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Unpack
 
 from lensd.errors import FileError, Skipped
 from lensd.store.archive import Archive
 from lensd.store.fs import is_temporary, open_folder
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Columns, Ledger, Outcome
 from lensd.store.paths import is_below
 from lensd.watcher import completeness
 from lensd.watcher.completeness import Kind
@@ -250,7 +250,7 @@ class Intake:
         first_seen = self._drop(key).first_seen
         if verdict.kind is Kind.OWN:
             if self._move_tracker.look_at_output(key) is Found.NEW:
-                self._record(key, facts.identity, outcome="output")
+                self._record(key, facts.identity, outcome=Outcome.OUTPUT)
         elif verdict.refusal is not None:
             self._report(key, verdict.refusal, facts.identity)
         else:
@@ -272,18 +272,20 @@ class Intake:
         wait = round(now - first_seen, 3)
         self._say(key, "file.settled", job_id, bytes=identity.size, wait=wait)
 
-    def _record(self, key: Key, identity: Identity, **columns: Any) -> str:
+    def _record(self, key: Key, identity: Identity, **columns: Unpack[Columns]) -> str:
         job_id = secrets.token_hex(8)
         watch = self._folders[key.root].name
         self._ledger.files.record(job_id, key.root, watch, key.path, identity, **columns)
         return job_id
 
     def _report(self, key: Key, refusal: FileError, identity: Identity | None) -> None:
-        outcome, message = refusal.event.removeprefix("file."), str(refusal)
+        message = str(refusal)
         job_id = None
         if identity is not None:
-            columns = {"outcome": outcome, "reason": refusal.reason, "message": message}
-            job_id = self._record(key, identity, **columns)
+            outcome = Outcome(refusal.event.removeprefix("file."))
+            job_id = self._record(
+                key, identity, outcome=outcome, reason=refusal.reason, message=message
+            )
         self._say(key, refusal.event, job_id, reason=refusal.reason, message=message)
 
     def _say(self, key: Key, event: str, job_id: str | None, **fields: Any) -> None:

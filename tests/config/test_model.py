@@ -1,4 +1,4 @@
-"""Which files of a folder are looked at."""
+"""lensd.config.model: the files that a folder selects, its parameters, and lines of keys."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ Read = Callable[[str], Config]
     ],
 )
 def test_include_and_exclude(read: Read, path: str, expected: bool) -> None:  # noqa: FBT001
-    """Patterns match the name or the path inside; an excluded folder takes all with it."""
+    """Patterns match the name or the path; an excluded folder excludes everything in it."""
     exclude = '["*-draft.safetensors", private/, sd/old, "sd/2023/*"]'
     (watch,) = read(f"watch:\n  - path: /a\n    exclude: {exclude}\n").watch
     assert expected == watch.selects(path)
 
 
 def test_include_matches_paths_too(read: Read) -> None:
-    """A pattern with a folder selects what lies in that folder."""
+    """A pattern with a folder selects the files in that folder."""
     (watch,) = read("watch:\n  - path: /a\n    include: ['flux/*.safetensors']\n").watch
     assert watch.selects("flux/a.safetensors")
     assert not watch.selects("sdxl/a.safetensors")
 
 
 def test_parameters_are_json(read: Read) -> None:
-    """What the worker is told about a folder, without what the daemon decides."""
+    """They are the settings that the worker needs, as JSON values."""
     text = "watch: [{path: /a, target_size: 3MB, mode: rank, max_error: 0.1}]"
     (watch,) = read(text).watch
     assert watch.settings.parameters() == {
@@ -60,8 +60,8 @@ def test_parameters_are_json(read: Read) -> None:
     }
 
 
-def test_a_key_has_the_line_it_is_written_at(read: Read) -> None:
-    """Also for keys that are not written: the nearest one around."""
+def test_a_key_has_its_line(read: Read) -> None:
+    """A key that is not in the file has the line of the innermost section around it."""
     config = read("watch:\n  - path: /a\n    mode: rank\narchive:\n  path: /b\n")
     assert config.line("watch[0].mode") == 3
     assert config.line("watch[0].energy") == 2

@@ -31,6 +31,7 @@ from lensd.store.json_lines import encode
 from lensd.store.ledger.database import LEDGER
 from tests.daemon.conftest import Running
 from tests.support.home_server import HomeServer, Seen, wait_until
+from tests.support.limits import PATIENCE
 
 
 def test_restore_goes_through_the_daemon(running: Running) -> None:
@@ -230,7 +231,7 @@ def test_a_bug_in_a_request_is_logged_and_answered(
     assert f"a bug in lensd ended `lensd {verb}`" in done.stderr
     assert "rejected by a test" in done.stderr
     assert "daemon's log" in done.stderr
-    line = daemon.wait_for_event("daemon.error", 20)
+    line = daemon.wait_for_event("daemon.error")
     assert (line["level"], line["request"]) == ("error", verb)
     assert line["exception"].startswith("Traceback")
     assert "IntegrityError: rejected by a test" in line["exception"]
@@ -244,7 +245,7 @@ def test_a_pause_outlives_the_daemon(server: HomeServer) -> None:
     """Set while none runs, kept over a restart, ended while none runs."""
     assert server.lensd("pause").returncode == 0
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         path = server.drop("style.safetensors", seed=1).path
         daemon.wait_for_file(path, "file.settled")
         daemon.stop()
@@ -259,12 +260,12 @@ def test_a_socket_that_a_killed_daemon_left(tmp_path: Path) -> None:
     deep.mkdir()
     server = HomeServer(deep)
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         daemon.kill()
     assert (server.state / NAME).exists()
     assert server.lensd("pause").returncode == 0
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         assert server.lensd("resume").returncode == 0
         assert daemon.stop() == 0
     assert not (server.state / NAME).exists()
@@ -274,9 +275,9 @@ def test_a_socket_that_a_killed_daemon_left(tmp_path: Path) -> None:
 def test_a_restore_waits_for_the_job_under_way(server: HomeServer) -> None:
     """The worker is stopped in the middle of a job; the restore is done right after that job."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         first = server.drop("first.safetensors", seed=1).path
-        pid = int(daemon.wait_for_event("worker.started", 60)["pid"])
+        pid = int(daemon.wait_for_event("worker.started")["pid"])
         daemon.wait_for_file(first, "file.compressed")
         os.kill(pid, signal.SIGSTOP)
         second = server.drop("second.safetensors", seed=2).path
@@ -285,7 +286,7 @@ def test_a_restore_waits_for_the_job_under_way(server: HomeServer) -> None:
             daemon.wait_for_file(second, "file.settled")
             assert asking.poll() is None
             os.kill(pid, signal.SIGCONT)
-            assert asking.wait(60) == 0
+            assert asking.wait(PATIENCE) == 0
         daemon.wait_for_file(second, "file.compressed")
         daemon.wait_for_file(first, "file.restored")
 

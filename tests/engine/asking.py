@@ -1,4 +1,4 @@
-"""Requests to the worker's tasks on real files, and what a test reads from the results."""
+"""Make requests to the worker's tasks for real files, and read the files that these write."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def request(
     device: str = "cpu",
     **parameters: Any,
 ) -> Numbers:
-    """What the daemon asks for `path`, with the parameters that are not the default."""
+    """Return the daemon's request for `path`, with these parameters in place of the defaults."""
     return {
         "path": str(path),
         "name": path.name,
@@ -42,7 +42,7 @@ def request(
 
 
 def staged(asked: Numbers, at: Path) -> Numbers:
-    """The request with a fresh, empty temporary at `at`."""
+    """Return the request with a new, empty temporary at `at`."""
     at.unlink(missing_ok=True)
     at.touch()
     inode = [at.stat().st_dev, at.stat().st_ino]
@@ -55,7 +55,7 @@ def compress(path: Path, at: Path, **options: Any) -> Numbers:
 
 
 def deltas(path: Path) -> dict[str, Tensor]:
-    """What the file means, by the safetensors library and dense float64 products alone."""
+    """Return the delta weights, from the safetensors library and full float64 products alone."""
     return making.meaning(load_file(path))
 
 
@@ -65,7 +65,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def rank_of(path: Path) -> dict[str, int]:
-    """Module name -> rank of its tensors."""
+    """Return module name -> rank of its tensors."""
     suffixes = tuple(making.PAIRS)
     tensors = load_file(path)
     return {

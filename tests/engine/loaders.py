@@ -1,8 +1,7 @@
-"""What programs compute from a LoRA's tensors, in their own arithmetic.
+"""Compute delta weights as other programs do, in their arithmetic.
 
-Each function restates the lines of one program (docs/formats.md names the versions): the cast of
-the factors, the product in that precision, and alpha / rank read as a Python float. None of them
-uses lensd's code.
+Each function restates the code of one program (docs/formats.md names the versions): the cast of the
+factors, the product in that precision, and alpha / rank as a Python float. None uses lensd's code.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def diffusers(up: Tensor, down: Tensor, alpha: float | None, dtype: torch.dtype)
 
 
 class Loader(NamedTuple):
-    """A program's merging way, and the precisions it is known to run in."""
+    """How a program merges, and the precisions in which it is known to run."""
 
     merge: Merge
     precisions: tuple[torch.dtype, ...]
@@ -79,7 +78,7 @@ LOADERS: Mapping[str, Loader] = {
 
 
 def a1111_dora(weight: Tensor, up: Tensor, down: Tensor, alpha: float, magnitude: Tensor) -> Tensor:
-    """apply_weight_decompose on the product as it is; alpha / rank comes after, with the scale."""
+    """apply_weight_decompose on the bare product; alpha / rank is applied afterwards."""
     merged = weight + up.to(weight).flatten(1) @ down.to(weight).flatten(1)
     norm = merged.norm(dim=1, keepdim=True)
     decomposed = merged * (magnitude.to(weight).reshape(-1, 1) / norm)
@@ -87,7 +86,9 @@ def a1111_dora(weight: Tensor, up: Tensor, down: Tensor, alpha: float, magnitude
 
 
 def unmerged(up: Tensor, down: Tensor, x: Tensor) -> Tensor:
-    """B(A(x)) in float16, as ComfyUI's bypass nodes, A1111's functional and InvokeAI's sidecar."""
+    """Return up(down(x)) in float16, as ComfyUI's bypass nodes, A1111's functional and InvokeAI's
+    sidecar compute it.
+    """
     down, up = (t.to(torch.float16).flatten(1) for t in (down, up))
     inner = torch.nn.functional.linear(x.to(torch.float16), down)
     return torch.nn.functional.linear(inner, up)

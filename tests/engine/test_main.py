@@ -1,4 +1,4 @@
-"""The worker process as the daemon starts it: JSON lines in, JSON lines out."""
+"""lensd.engine as a process, started as the daemon does: it reads and writes JSON lines."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import IO, Any
 
 from lensd.worker import isolated
 from tests.engine import asking
+from tests.support.limits import PATIENCE
 from tests.support.realistic import small_lora
 
 
 def answer(lines: IO[str]) -> dict[str, Any]:
-    """The next message that ends a request, or hello."""
+    """Return the next message that is no heartbeat and no progress."""
     while True:
         message: dict[str, Any] = json.loads(lines.readline())
         if message["type"] not in ("heartbeat", "progress"):
@@ -23,7 +24,7 @@ def answer(lines: IO[str]) -> dict[str, Any]:
 
 
 def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
-    """Says hello, analyzes, compresses, refuses with a reason, and ends when its input does."""
+    """It says hello, analyzes, compresses, refuses with a reason, and ends at the end of input."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     small_lora(source)
     asked = asking.request(source)
@@ -49,7 +50,7 @@ def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
             answers.append(answer(worker.stdout))
         niceness = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[16]
         worker.stdin.close()
-        assert worker.wait(10) == 0
+        assert worker.wait(PATIENCE) == 0
     analyzed, compressed, refused, bug = answers
     assert [a["type"] for a in answers] == ["result", "result", "refused", "bug"]
     assert compressed["bytes_out"] == out.stat().st_size == analyzed["predicted"]["ultra"]
@@ -58,8 +59,8 @@ def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
     assert int(niceness) >= 5
 
 
-def test_products_run_on_the_thread_that_asks_for_them() -> None:
-    """numpy's BLAS brings no threads of its own, on the command line either."""
+def test_products_run_on_the_calling_thread() -> None:
+    """numpy's BLAS starts no threads, on the command line either."""
     code = "import os; from lensd.engine import passes; import numpy; x = numpy.ones((900, 900));"
     code += "x @ x; print(len(os.listdir('/proc/self/task')))"
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}

@@ -30,7 +30,7 @@ from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext
 from lensd.store.archive import Archive
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.intake import Intake
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_states import RootStates
@@ -144,7 +144,7 @@ def work(plan: dict[str, Any], say: Any) -> None:
         if plan["redo"]:
             do_again(ledger)
         if plan["retry"]:
-            ledger.jobs.release(ledger.files.with_outcome("failed", "quarantined"))
+            ledger.jobs.release(ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED))
         intake.scan(folder, time.monotonic())
         patience = 3  # a file that has to wait is left to the next start
         while (intake.pending or not inbox.empty() or ledger.jobs.next_queued()) and patience:
@@ -169,7 +169,7 @@ def mark(moment: str) -> None:
 
 def do_again(ledger: Ledger) -> None:
     """As `lensd once --redo`."""
-    for entry in ledger.files.with_outcome("compressed"):
+    for entry in ledger.files.with_outcome(Outcome.COMPRESSED):
         ledger.jobs.redo(f"{entry.job_id}-again", entry)
 
 

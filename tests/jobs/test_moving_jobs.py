@@ -17,7 +17,7 @@ from lensd.jobs.context import JobContext
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.move_tracker import Found, MoveTracker
 from lensd.watcher.root_states import RootStates
@@ -77,15 +77,15 @@ def app(tmp_path: Path) -> App:
 def test_a_job_that_has_begun_is_not_moved_beneath_it(app: App) -> None:
     """The main loop saw its row queued, and the runner began it: the runner moves it itself."""
     app.rename()
-    app.ledger.jobs.update("job", state="running", temporary=".lensd-x")
+    app.ledger.jobs.update("job", state=JobState.RUNNING, temporary=".lensd-x")
     assert not app.move_tracker.move(app.queued, app.new)
     assert app.move_tracker.look(app.new, app.identity) is Found.BUSY
     assert compress.process(app.queued, Settings(), app.context, 0.0) is None
     assert app.is_next()
 
 
-@pytest.mark.parametrize("state", ["running", "staged"])
-def test_a_job_that_was_moved_as_it_began_is_queued_again(app: App, state: str) -> None:
+@pytest.mark.parametrize("state", [JobState.RUNNING, JobState.STAGED])
+def test_a_job_that_was_moved_as_it_began_is_queued_again(app: App, state: JobState) -> None:
     """Its steps, written down after the move, do not leave it under way with nobody at work."""
     app.rename()
     assert app.move_tracker.move(app.queued, app.new)

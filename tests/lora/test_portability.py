@@ -1,4 +1,4 @@
-"""lensd.lora.portability: int8 only where every program that matters reads it exactly."""
+"""lensd.lora.portability: int8 only if every program that constrains the file reads it exactly."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ATTENTION = layout("unet.x.attn1.processor.to_q", suffixes=("_lora.down.weight",
         (FLUX, ("comfyui", "a1111", "forge"), True, ()),  # a1111 does not read it at all
         (FLUX, ("comfyui", "invokeai"), False, ("invokeai",)),
         (FLUX, ("comfyui", "kohya", "sdnext"), True, ()),
-        (FLUX, ("a1111",), False, None),  # no target reads it: all that do constrain it
+        (FLUX, ("a1111",), False, None),  # no target reads it: all programs that do constrain it
         (BFL, ("comfyui", "a1111", "forge", "diffusers", "kohya"), True, ()),
         (BFL, ("a1111",), False, ("comfyui-bypass", "invokeai", "invokeai-sidecar")),
         *((file, ("comfyui", "a1111", "forge"), True, ()) for file in MODELS),
@@ -70,7 +70,7 @@ ATTENTION = layout("unet.x.attn1.processor.to_q", suffixes=("_lora.down.weight",
         (TEXT_FIRST, ("comfyui",), True, ()),
         (UNET, ("comfyui",), False, ("diffusers",)),
         (ATTENTION, ("comfyui",), False, ("diffusers",)),
-        (BARE, ("comfyui",), False, ()),  # nobody is known to read it
+        (BARE, ("comfyui",), False, ()),  # no program is known to read it
     ],
 )
 def test_targets_constrain_what_they_read(
@@ -79,7 +79,7 @@ def test_targets_constrain_what_they_read(
     int8: bool,  # noqa: FBT001
     forced_by: tuple[str, ...] | None,
 ) -> None:
-    """A program that does not read the original has no say, unless no target does."""
+    """A target that does not read the original does not count."""
     verdict = int8_verdict(file, targets)
     assert verdict.int8 == int8
     if forced_by is not None:
@@ -91,9 +91,9 @@ def test_targets_constrain_what_they_read(
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("dialect", READS)
 def test_one_target_alone_decides_by_its_cell(dialect: str, program: str) -> None:
-    """int8 if it reads that exactly, floats if it does not, and no say if it reads nothing.
+    """int8 if it reads int8 exactly, else floats; a program that reads nothing does not count.
 
-    If it was not tried, it has a say, and so have those that do read it.
+    A program that was not tried counts, and the programs that read the file count too.
     """
     file = FILES[dialect]
     assert dialects(file) == {dialect}
@@ -128,10 +128,10 @@ FILES = {
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        (TEXT_FIRST, {"peft transformer"}),  # text encoders lie beside any denoiser
+        (TEXT_FIRST, {"peft transformer"}),  # text encoders do not count beside a denoiser
         (layout("text_encoder.x", "text_encoder_2.x"), {"peft unet"}),
         (layout("lora_te1_x", suffixes=DOWN_UP), {"kohya"}),
-        # of these nothing was observed: conservative
+        # No program was observed with these, so they stay in floats.
         (layout(TO_Q, suffixes=(".lora_A.default.weight", ".lora_B.default.weight")), {"other"}),
         (layout(TO_Q, suffixes=(".lora_A", ".lora_B")), {"other"}),
         (layout("lora_transformer_x", suffixes=DOWN_UP), {"other"}),
@@ -141,15 +141,15 @@ FILES = {
         (layout("unet:0", suffixes=(":down", ":up")), {"other"}),
     ],
 )
-def test_the_dialect_is_told_by_names(file: Layout, expected: set[str]) -> None:
-    """A component, an ending or a base model that nothing is known of is `other`: floats."""
+def test_names_decide_the_dialect(file: Layout, expected: set[str]) -> None:
+    """An unknown component, suffix or base model is `other`, which stays in floats."""
     assert dialects(file) == expected
     if expected == {"other"}:
         assert int8_verdict(file, PROGRAMS) == (False, ())
 
 
 def test_a_file_in_two_dialects_must_suit_both() -> None:
-    """Factors that no known program reads keep the rest in floats too."""
+    """If no known program reads some of its factors, the whole file stays in floats."""
     mixed = read_layout(specs("lora_unet_x", DOWN_UP) | specs("unet.y", A_B))
     assert dialects(mixed) == {"kohya", "peft unet"}
     assert int8_verdict(mixed, ("comfyui",)).int8
@@ -166,7 +166,7 @@ def specs(name: str, suffixes: tuple[str, str]) -> dict[str, TensorSpec]:
 
 
 def test_the_table_names_known_programs_only() -> None:
-    """And each program reads something; unmerged paths are never safe, and diffusers seldom."""
+    """Programs that do not merge never read int8 exactly, and diffusers does in one dialect."""
     assert {p for row in READS.values() for p in row} == set(PROGRAMS)
     assert [d.name for d in DIALECTS] == list(READS)
     unsafe = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
@@ -177,7 +177,7 @@ def test_the_table_names_known_programs_only() -> None:
 
 
 def test_real_key_lists_have_a_dialect_where_one_was_observed() -> None:
-    """int8 for kohya, FLUX's peft and `diffusion_model.`, whatever stands beside."""
+    """kohya, FLUX in peft's naming and `diffusion_model.` get int8, whatever else the file has."""
     found = {k.title: int8_verdict(read_layout(k.specs), ("comfyui",)).int8 for k in LISTS}
     for title in ("sdxl.kohya", "sd15.kohya_locon", "flux.kohya", "flux.peft", "flux.bfl"):
         assert found[title], title

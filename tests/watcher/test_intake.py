@@ -13,7 +13,7 @@ import pytest
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.intake import Intake
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.scan import BATCH
@@ -90,7 +90,7 @@ def test_a_look_finds_just_what_has_changed(app: App) -> None:
     assert app.events() == {"file.moved": 1, "file.detected": 3}
     moved = app.ledger.files.find(str(app.loras), "renamed.safetensors")
     assert moved is not None
-    assert moved.outcome == "baseline"
+    assert moved.outcome == Outcome.BASELINE
 
 
 def test_a_first_look_leaves_everything(app: App) -> None:
@@ -100,7 +100,7 @@ def test_a_first_look_leaves_everything(app: App) -> None:
     assert files == FILES
     assert size == sum(path.stat().st_size for path in app.loras.glob("*.safetensors"))
     assert app.intake.baseline(app.folder) is None
-    assert len(list(app.ledger.files.with_outcome("baseline"))) == FILES
+    assert len(list(app.ledger.files.with_outcome(Outcome.BASELINE))) == FILES
 
 
 def test_a_first_look_that_was_cut_off_is_made_up_for(app: App) -> None:
@@ -109,7 +109,7 @@ def test_a_first_look_that_was_cut_off_is_made_up_for(app: App) -> None:
     first = Identity.of((app.loras / "a.safetensors").lstat())
     app.ledger.files.record_baseline(str(app.loras), "loras", [("a.safetensors", first)])
     app.intake.baseline(app.folder)
-    left = [entry.path for entry in app.ledger.files.with_outcome("baseline")]
+    left = [entry.path for entry in app.ledger.files.with_outcome(Outcome.BASELINE)]
     assert left == ["a.safetensors", "b.safetensors"]
 
 
