@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from lensd.watcher.mounts import mount_of
+from lensd.store.mounts import mount_of_folder
 from lensd.watcher.root_identity import Problem
 from lensd.watcher.scan import below
 
@@ -115,7 +115,7 @@ def _device_of(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     try:
-        mount = mount_of(fd)
+        mount = mount_of_folder(fd)
     finally:
         os.close(fd)
     return mount and mount.device
