@@ -56,13 +56,12 @@ class Outcome(StrEnum):
 class Reason(StrEnum):
     """Why a file was kept, skipped, failed or quarantined. Scripts match on these codes.
 
-    `text` is the cause as a clause; `details` (may be empty) and `remedy` are sentences for
-    docs/errors.md.
+    `text` is the cause as a clause; `cause` and `remedy` are sentences for docs/errors.md.
     """
 
     outcome: Outcome
     text: str
-    details: str
+    cause: str
     remedy: str
 
     # The defaults are never used: without them mypy refuses `Reason("no_gain")`.
@@ -71,13 +70,13 @@ class Reason(StrEnum):
         value: str,
         outcome: Outcome = Outcome.FAILED,
         text: str = "",
-        details: str = "",
+        cause: str = "",
         remedy: str = "",
     ) -> Self:
         member = str.__new__(cls, value)
         member._value_ = value
         member.outcome, member.text = outcome, text
-        member.details, member.remedy = details, remedy
+        member.cause, member.remedy = cause, remedy
         return member
 
     # Compressing would not help.
@@ -86,33 +85,35 @@ class Reason(StrEnum):
         Outcome.KEPT,
         "the result would not be smaller by `min_saving`",
         (
-            "`min_saving` is a share of the bytes. Extracted LoRAs and small ranks often have "
-            "nothing to spare."
+            "The result would save less than `min_saving` (a share of the bytes). Extracted "
+            "LoRAs and LoRAs of small rank often cannot shrink further."
         ),
         (
-            "Nothing; or set a lower `energy`, mode `ultra`, or a lower `min_saving`. If the "
-            "message names programs, these programs cannot load int8, so the file was not "
-            "quantized."
+            "Nothing; or lower `energy`, use mode `ultra`, or lower `min_saving`. If `forced_by` "
+            "in the message names programs, these do not load 8-bit numbers from this file."
         ),
     )
     MAX_ERROR = (
         "max_error",
         Outcome.KEPT,
         "the measured error is above `max_error`",
-        "",
+        "The measured error of the result is above `max_error`.",
         (
-            "Set a higher `energy`, mode `rank`, or a higher `max_error`; then `lensd once "
-            "--redo` with the path."
+            "Raise `energy`, use mode `rank`, or raise `max_error`; then run `lensd once --redo` "
+            "with the path."
         ),
     )
     RETURNED = (
         "returned",
         Outcome.KEPT,
         "the same original came back to a path that was already published from it",
-        "It came for the third time: a program (rsync, Syncthing) brings it back each time.",
         (
-            "Make that program ignore the file, or sync one way only; then `lensd once --redo` "
-            "with the path."
+            "The same original returned to the same path for the third time: a program (rsync, "
+            "Syncthing) copies it back each time."
+        ),
+        (
+            "Let that program ignore the file, or sync in one direction only; then run `lensd "
+            "once --redo` with the path."
         ),
     )
     # lensd does not handle the file, or may not change it.
@@ -120,7 +121,7 @@ class Reason(StrEnum):
         "empty",
         Outcome.SKIPPED,
         "the file has no bytes",
-        "It has had none for `settle.unproven_seconds`.",
+        "The file has no bytes, and has had none for `settle.unproven_seconds`.",
         "Download it again.",
     )
     TRUNCATED = (
@@ -128,83 +129,99 @@ class Reason(StrEnum):
         Outcome.SKIPPED,
         "the file is shorter than its header says",
         (
-            "It has been so for `settle.unproven_seconds`. If a download continues, the file "
-            "changes, and lensd looks at it again."
+            "The file is shorter than its header says, and has been for "
+            "`settle.unproven_seconds`. When a download continues and changes the file, lensd "
+            "looks at it again."
         ),
-        "Let the download end, or start it again.",
+        "Let the download finish, or start it again.",
     )
     NOT_SAFETENSORS = (
         "not_safetensors",
         Outcome.SKIPPED,
         "the file is not a safetensors file",
         (
-            "The message says what it looks like (a web page, a PyTorch pickle, a Git LFS "
-            "pointer, ...). Sites that require a login often answer with a web page under the "
-            "file's name."
+            "The file does not begin like a safetensors file; the message names what it looks "
+            "like (a web page, a PyTorch pickle, a Git LFS pointer, ...). Sites that require a "
+            "login often send a web page under the name of the file."
         ),
-        "Download the real file. The program that made a pickle (`.ckpt`, `.pt`) can convert it.",
+        "Download the real file. Convert a pickle (`.ckpt`, `.pt`) with the program that made it.",
     )
     BAD_HEADER = (
         "bad_header",
         Outcome.SKIPPED,
         "the safetensors header breaks the format's rules",
         (
-            "Bytes overlap, are missing or follow the last tensor, keys occur twice, shapes "
-            "overflow, or the header has more than 32 MiB or 16,384 tensors (LoRAs have some "
-            "thousands)."
+            "The header breaks the rules of the format: overlapping or missing bytes, bytes "
+            "beyond the last tensor, duplicate keys, shapes that overflow, more than 32 MiB of "
+            "header or 16,384 tensors (LoRAs have some thousands)."
         ),
-        "Download it again. If that does not help, the tool that wrote it has a bug.",
+        "Download it again. If that does not help, the tool that wrote the file is wrong.",
     )
     NOT_WHOLE_YET = (
         "not_whole_yet",
         Outcome.SKIPPED,
         "`once` ended while the file was still being written",
-        "Or nothing proved that its writer had finished.",
-        "Run `lensd once` again; the daemon waits by itself.",
+        (
+            "When `lensd once` ended, a program was still writing the file, or lensd could not "
+            "prove that none was."
+        ),
+        "Run `lensd once` again. The daemon waits for such files by itself.",
     )
     NO_LORA = (
         "no_lora",
         Outcome.SKIPPED,
         "no LoRA pair is in the file",
-        "It may be an embedding or a VAE, or use a naming that lensd does not know.",
         (
-            "Move it to another folder, or name it under `exclude`. For an unknown naming, "
-            "report the tensor name in the message."
+            "The file contains no pair of LoRA factors: it is an embedding, a VAE, or uses a "
+            "naming that lensd does not know."
+        ),
+        (
+            "Move it elsewhere, or add it to `exclude`. For an unknown naming, report the tensor "
+            "name in the message."
         ),
     )
     CHECKPOINT = (
         "checkpoint",
         Outcome.SKIPPED,
         "the file is a whole model, not a LoRA",
-        "",
-        "Watch only the folder of LoRAs, or name the file under `exclude`.",
+        "The file is a whole model.",
+        "Watch only the folder of the LoRAs, or add the file to `exclude`.",
     )
     UNSUPPORTED_ADAPTER = (
         "unsupported_adapter",
         Outcome.SKIPPED,
         "the file is an adapter of another kind (LoHa, LoKr, OFT, BOFT, GLoRA, IA3)",
-        "Such an adapter is not a product of two factors.",
-        "Nothing; it stays as it is.",
+        "An adapter that is not a product of two factors (LoHa, LoKr, OFT, BOFT, GLoRA, IA3).",
+        "Nothing; the file stays as it is.",
     )
     UNSUPPORTED_DTYPE = (
         "unsupported_dtype",
         Outcome.SKIPPED,
         "the LoRA pairs are stored in a number format that lensd does not reduce",
-        "8-bit floats, for example, are small already, and what was lost cannot be measured.",
-        "Nothing; or get the 16-bit file.",
+        (
+            "The pairs are stored in a number format that lensd does not reduce, such as 8-bit "
+            "floats: they are already small, and lensd cannot measure what was lost."
+        ),
+        "Nothing; or download the 16-bit file.",
     )
     ALREADY_COMPRESSED = (
         "already_compressed",
         Outcome.SKIPPED,
         "the file is an output of lensd",
-        "Its header has lensd's marks.",
-        "To compress with other settings: `lensd once --redo`, which starts from the original.",
+        "The file is an output of lensd, recognised by its marks.",
+        (
+            "To compress it with other settings, run `lensd once --redo`, which starts from the "
+            "original."
+        ),
     )
     VANISHED = (
         "vanished",
         Outcome.SKIPPED,
         "the file disappeared before it could be processed",
-        "It is in none of the watched folders under another name.",
+        (
+            "The file disappeared before it could be processed, and is in none of the watched "
+            "folders under another name."
+        ),
         "Nothing.",
     )
     CHANGED = (
@@ -212,47 +229,57 @@ class Reason(StrEnum):
         Outcome.SKIPPED,
         "another program modified or replaced the file during the job",
         (
-            "The newer bytes stay and become a new job. At `lensd restore`: the file under the "
-            "name is not lensd's output any more."
+            "A program wrote to the file during the job. The newer bytes stay and are a new job. "
+            "With `lensd restore`: the file under the name is not lensd's output any more."
         ),
-        "Nothing; at `restore`, move the newer file away first.",
+        "Nothing; with `restore`, move the newer file away first.",
     )
     SYMLINK = (
         "symlink",
         Outcome.SKIPPED,
         "the path, or a folder above it, is a symbolic link",
-        "The file lies in a folder that lensd does not watch.",
-        "Put the file itself there, or watch the folder that it really lies in.",
+        (
+            "The path, or a folder on the path, is a symbolic link: the file is in a folder that "
+            "lensd does not watch."
+        ),
+        "Put the file itself there, or watch the folder that contains it.",
     )
     HARDLINKED = (
         "hardlinked",
         Outcome.SKIPPED,
         "the file has other names (hard links)",
         (
-            "Replacing one name would separate it from the others and need more space, not less. "
-            "Deduplication tools make such links."
+            "The file has other names (hard links). A replacement would separate it from these "
+            "names, and would take more space, not less. Tools that deduplicate create such "
+            "links."
         ),
-        "Remove the other names (`find -samefile` shows them), or replace this one by a copy.",
+        "Remove the other names (`find -samefile` lists them), or replace this one with a copy.",
     )
     NOT_REGULAR = (
         "not_regular",
         Outcome.SKIPPED,
         "the path is not a regular file",
-        "It is a pipe, a socket or a device.",
-        "Move it to another folder.",
+        "A pipe, a socket or a device.",
+        "Move it elsewhere.",
     )
     ADAPTER_CONFIG = (
         "adapter_config",
         Outcome.SKIPPED,
         "an adapter_config.json beside the file fixes its rank and strength",
-        "The file uses peft naming, and lensd changes no other file.",
+        (
+            "The file is in peft naming, and an `adapter_config.json` beside it fixes its rank "
+            "and strength; lensd changes no other file."
+        ),
         "Move the LoRA to a folder of its own, or use `lensd compress` on a copy.",
     )
     OWNER = (
         "owner",
         Outcome.SKIPPED,
         "lensd may not give the output the owner, group, mode or attributes of the original",
-        "Nothing was changed.",
+        (
+            "lensd may not give the output the owner, group, mode or attributes of the original. "
+            "It changed nothing."
+        ),
         (
             "Run lensd as the owner of the files and as a member of their group "
             "([operations.md](operations.md#permissions))."
@@ -263,9 +290,9 @@ class Reason(StrEnum):
         "unreadable",
         Outcome.FAILED,
         "lensd may not read the file",
-        "",
+        "lensd may not read the file.",
         (
-            "Give lensd's user read permission (`chmod`, `setfacl`); then `lensd retry` with the "
+            "Give its user read permission (`chmod`, `setfacl`); then run `lensd retry` with the "
             "path. `lensd check` names folders with this problem."
         ),
     )
@@ -273,35 +300,38 @@ class Reason(StrEnum):
         "not_finite",
         Outcome.FAILED,
         "a weight is NaN or infinite",
-        "The message names the module. The training failed, or the file is damaged.",
+        (
+            "A weight is NaN or infinite; the message names the module. The training failed, or "
+            "the file is damaged."
+        ),
         "Download or train it again.",
     )
     VERIFY_FAILED = (
         "verify_failed",
         Outcome.FAILED,
         "the output that was read back from the disk is not what was planned",
-        "Nothing was replaced.",
-        "Check disk and memory (`dmesg`, `smartctl`); if both are in order, report it.",
+        "The output read back from the disk differs from the planned one. lensd replaced nothing.",
+        "Check the disk and the memory (`dmesg`, `smartctl`). If they are in order, report a bug.",
     )
     NO_SPACE = (
         "no_space",
         Outcome.FAILED,
         "a disk is full or over its quota",
         (
-            "It is the disk of the folder (the output lies beside the file for a moment) or of "
-            "the archive; the message names it."
+            "A disk is full or over its quota: that of the folder (the output lies beside the "
+            "file for a moment), or that of the archive. The message names it."
         ),
         (
-            "Free space: the daemon continues by itself, and the file is still queued ([full "
-            "disks](operations.md#disks-that-are-full-read-only-or-away)). After `lensd once`, "
-            "start it again."
+            "Free space. The daemon then continues by itself, and the file is still queued "
+            "([full disks](operations.md#disks-that-are-full-read-only-or-away)). Start `lensd "
+            "once` again."
         ),
     )
     READ_ONLY = (
         "read_only",
         Outcome.FAILED,
         "a disk is mounted read-only",
-        "",
+        "A disk is mounted read-only.",
         "Remount it writable; then as for `no_space`.",
     )
     IO_ERROR = (
@@ -309,24 +339,24 @@ class Reason(StrEnum):
         Outcome.FAILED,
         "a disk reported an error",
         (
-            "Or an archived original does not have its sha256 any more. The message names the "
-            "path. The daemon tries five times (`file.postponed`)."
+            "A disk reported an error, or the sha256 of an archived original has changed. The "
+            "message names the path. The daemon tries five times (`file.postponed`)."
         ),
-        "Check the disk (`dmesg`, `smartctl`); then `lensd retry` with the path.",
+        "Check the disk (`dmesg`, `smartctl`); then run `lensd retry` with the path.",
     )
     OUT_OF_MEMORY = (
         "out_of_memory",
         Outcome.FAILED,
         "the machine did not have enough memory for this file",
-        "",
-        "Close other programs or add swap, then `lensd retry` with the path.",
+        "The memory did not suffice for this file.",
+        "Close other programs or add swap, then run `lensd retry` with the path.",
     )
     INTERNAL = (
         "internal",
         Outcome.FAILED,
         "a bug in lensd",
-        "The message has the traceback; the file is untouched.",
-        "Report it. A newer version of lensd may not have the bug: `lensd retry` with the path.",
+        "A bug in lensd. The message has the traceback; the file is unchanged.",
+        "Report the bug. After an upgrade of lensd, run `lensd retry` with the path.",
     )
     # The file ended the worker process three times.
     WORKER_CRASHED = (
@@ -334,26 +364,32 @@ class Reason(StrEnum):
         Outcome.QUARANTINED,
         "the worker process died on this file three times",
         (
-            "The kernel's out-of-memory killer ended it, or a library has a fault. "
-            "`worker.crashed` lines have the signal: 9 is mostly that killer, 11 and 7 are "
-            "faults."
+            "The worker process died on this file three times, because the kernel killed it for "
+            "memory or a library crashed. `worker.crashed` lines have the signal: 9 usually "
+            "means that the kernel killed it for memory, 11 and 7 mean a crash."
         ),
-        "Search `dmesg` for the out-of-memory killer; then `lensd retry` with the path.",
+        "Look in `dmesg` for a kill for memory; then run `lensd retry` with the path.",
     )
     WORKER_MEMORY = (
         "worker_memory",
         Outcome.QUARANTINED,
         "the worker process used more memory than `worker.memory_limit` three times",
-        "lensd ended it each time.",
-        "Set a higher `worker.memory_limit`; then `lensd retry` with the path.",
+        (
+            "The worker took more memory than `worker.memory_limit` on this file three times, "
+            "and lensd ended it each time."
+        ),
+        "Raise `worker.memory_limit`; then run `lensd retry` with the path.",
     )
     WORKER_TIMEOUT = (
         "worker_timeout",
         Outcome.QUARANTINED,
         "the worker process did not finish this file in time three times",
-        "It took longer than `worker.timeout`, or sent nothing for a minute.",
         (
-            "Set a higher `worker.timeout` for very large files or a busy machine; then `lensd "
+            "The worker did not finish within `worker.timeout`, or sent no message for a minute, "
+            "three times."
+        ),
+        (
+            "For very large files or a busy machine, raise `worker.timeout`; then run `lensd "
             "retry` with the path."
         ),
     )
@@ -376,7 +412,7 @@ class DegradedReason(StrEnum):
 
     UNREACHABLE = (
         "unreachable",
-        "The folder is not there (renamed, deleted) or cannot be read.",
+        "The folder does not exist (renamed, deleted) or cannot be read.",
         "Its jobs wait.",
     )
     UNMOUNTED = (
@@ -391,20 +427,23 @@ class DegradedReason(StrEnum):
     )
     IN_USE = (
         "in_use",
-        "It is back, and another lensd watches it; the message names the process.",
+        "The folder is back, but another lensd watches it; the message names the process.",
         "Its jobs wait.",
     )
     WATCH_LIMIT = (
         "watch_limit",
         (
-            "The kernel watches only some of the folders in it; the message has the `sysctl` "
-            "setting to raise."
+            "The kernel watches only some of the folders in it; the message has the `sysctl` to "
+            "raise."
         ),
-        "lensd scans the folder every `settle.rescan_seconds`.",
+        "lensd rescans the folder every `settle.rescan_seconds`.",
     )
     NO_SPACE = (
         "no_space",
-        "A disk is full or its quota is used up: the folder's, the archive's or the state's.",
+        (
+            "The disk of the folder, the archive or the state folder is full, or its quota is "
+            "used up."
+        ),
         "All jobs wait.",
     )
     READ_ONLY = (
@@ -414,7 +453,7 @@ class DegradedReason(StrEnum):
     )
     IO_ERROR = (
         "io_error",
-        "The archive's disk is away, or the ledger or the metrics cannot be written.",
+        "The disk of the archive is away, or the ledger or the metrics cannot be written.",
         "Without the archive or the ledger all jobs wait; without the ledger new files wait too.",
     )
 

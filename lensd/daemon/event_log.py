@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TypeAlias
 
 from lensd.logs import log
 from lensd.logs.events import Event, Failure
 
-Listener = Callable[[Event], None]
+Listener: TypeAlias = Callable[[Event], None]
 
 
 class EventLog:

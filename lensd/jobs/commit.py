@@ -18,6 +18,7 @@ from msgspec import structs
 from lensd.errors import Failed, LensdError, Outcome, Reason, Skipped
 from lensd.jobs.context import JobContext, JobFile, Settings
 from lensd.logs.events import FileAnalyzed, FileCompressed, FileRescued
+from lensd.logs.json_line import Fields
 from lensd.store import publish as store_publish
 from lensd.store import staging
 from lensd.store.archive import Archived, Method
@@ -27,9 +28,8 @@ from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
 from lensd.store.ledger import JobState
 from lensd.store.ledger.entry import Entry
+from lensd.store.staging import Inode
 from lensd.store.swap import swap
-
-Inode = tuple[int, int]  # device, inode
 
 
 @contextmanager
@@ -189,9 +189,9 @@ def is_in_place(entry: Entry) -> bool:
     return there is not None and entry.staged is not None and there[1:4] == entry.staged[1:4]
 
 
-def ledger_line(event: FileCompressed | FileAnalyzed) -> dict[str, Any]:
+def ledger_line(event: FileCompressed | FileAnalyzed) -> Fields:
     """The event's fields, as the ledger keeps them for a report, or for a start after a crash."""
-    fields: dict[str, Any] = msgspec.to_builtins(event)
+    fields: Fields = msgspec.to_builtins(event)
     del fields["event"]
     return fields
 

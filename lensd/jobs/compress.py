@@ -32,6 +32,7 @@ from lensd.store.fs import identity_at
 from lensd.store.identity import Identity
 from lensd.store.ledger import JobState
 from lensd.store.ledger.entry import Entry
+from lensd.store.staging import Inode
 from lensd.worker.request import AnalyzeRequest, Bug, CompressRequest, Refused
 from lensd.worker.supervisor import Abandoned, WorkerLost
 
@@ -102,7 +103,7 @@ def _analyze(job_file: JobFile, settings: Settings, context: JobContext) -> File
 
 
 def _request_output(
-    job_file: JobFile, inode: commit.Inode, settings: Settings, context: JobContext
+    job_file: JobFile, inode: Inode, settings: Settings, context: JobContext
 ) -> Compressed:
     """Let the worker fill the staged output. Raises the FileError with which that ended."""
     folder = os.path.dirname(job_file.entry.full_path)

@@ -8,7 +8,7 @@ from lensd.errors import DiskUnavailable, Failed, FileError, Outcome, Reason
 from lensd.jobs import commit
 from lensd.jobs.context import JobContext
 from lensd.logs.events import Event, FilePostponed, FileQuarantined, file_end
-from lensd.store.ledger import JobState
+from lensd.store.ledger import Columns, JobState
 from lensd.store.ledger.entry import Entry
 from lensd.worker.supervisor import WorkerLost
 
@@ -40,18 +40,21 @@ def finish(entry: Entry, error: FileError, context: JobContext) -> Event | None:
         return None
     # A file that vanished may come back unchanged, here or under another name.
     vanished = error.reason == Reason.VANISHED
-    known = error.measures
-    context.ledger.jobs.finish(
-        entry.job_id,
-        Outcome.SUPERSEDED if vanished else error.outcome,
-        reason=error.reason,
-        message=str(error),
-        sha256_in=known.sha256_in if known.sha256_in is not None else entry.sha256_in,
-        bytes_in=known.bytes_in if known.bytes_in is not None else entry.bytes_in,
-    )
+    outcome = Outcome.SUPERSEDED if vanished else error.outcome
+    context.ledger.jobs.finish(entry.job_id, outcome, **_columns(error))
     event = file_end(error, path=entry.full_path, watch=entry.watch, job_id=entry.job_id)
     context.log(event)
     return event
+
+
+def _columns(error: FileError) -> Columns:
+    """What the ledger keeps of an error, and of what was measured before it."""
+    columns = Columns(reason=error.reason, message=str(error))
+    if error.measures.sha256_in is not None:
+        columns["sha256_in"] = error.measures.sha256_in
+    if error.measures.bytes_in is not None:
+        columns["bytes_in"] = error.measures.bytes_in
+    return columns
 
 
 def count_attempt(entry: Entry, lost: WorkerLost, context: JobContext) -> Event | None:
@@ -113,7 +116,7 @@ def _supersede(entry: Entry, message: str, context: JobContext) -> None:
 
 def _restart_under_new_name(entry: Entry, context: JobContext) -> None:
     if context.ledger.jobs.get(entry.job_id).state not in (JobState.QUEUED, JobState.DONE):
-        # The main loop moved the row after this job began and before its last step was written.
+        # The main loop moved the row after this job began, before its last step was written.
         context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED, temporary=None, staged=None)
     context.hints.look(entry.full_path)  # another file may have its old name
 

@@ -197,6 +197,11 @@ class Module(
 
 
 class Detailed(Analyzed, frozen=True, kw_only=True):
-    """With every module, in file order."""
+    """With every module, in file order, and all that today's engine measures."""
 
+    dtype_out: str
+    delta_error: float
+    delta_error_max: float
+    blocks: Blocks
+    spectrum: Spectrum
     details: list[Module]

@@ -1,13 +1,15 @@
-"""What the user chose for a file, as far as the numerics are concerned."""
+"""The settings of a watched folder that the numerics use. This module does not import torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lensd.lora.portability import DEFAULT_TARGETS
+
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What the user chose. `mode` is rank, int8 or ultra; sizes in bytes."""
+    """What the user chose. `mode` is rank, int8 or ultra. `target_size` is in bytes."""
 
     mode: str = "ultra"
     energy: float = 0.99
@@ -16,4 +18,4 @@ class Parameters:
     max_rank: int | None = None
     constant_rank: bool = False
     float32: str = "auto"
-    targets: tuple[str, ...] = ("comfyui", "a1111", "forge")
+    targets: tuple[str, ...] = DEFAULT_TARGETS

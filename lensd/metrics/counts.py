@@ -76,12 +76,12 @@ class Counts:
         self._crashes.add(0)
 
     def count(self, event: Event) -> bool:
-        """Count an event. False if no metric depends on events of its kind."""
+        """Count an event. Returns whether it changed any counter."""
         with self._lock:
             if isinstance(event, WorkerCrashed):
                 self._crashes.add(1)
             elif isinstance(event, Counted):
-                self._count_file(event)
+                self._count_outcome(event)
             else:
                 return False
         return True
@@ -105,7 +105,7 @@ class Counts:
         with self._lock:
             return text(self.families)
 
-    def _count_file(self, event: Counted) -> None:
+    def _count_outcome(self, event: Counted) -> None:
         outcome = event.name.removeprefix("file.")
         self._files.add(1, event.watch, outcome)
         self._last.numbers[outcome,] = time.time()
@@ -115,9 +115,9 @@ class Counts:
             for stage in STAGES:
                 self._seconds.add(getattr(event.seconds, stage) or 0, stage)
         if isinstance(event, FileCompressed):
-            self._count_saving(event)
+            self._count_compressed(event)
 
-    def _count_saving(self, event: FileCompressed) -> None:
+    def _count_compressed(self, event: FileCompressed) -> None:
         labels = (event.watch, event.mode, event.family)
         self._compressed.add(1, *labels)
         self._bytes_in.add(event.bytes_in, *labels)

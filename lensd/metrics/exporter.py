@@ -22,9 +22,8 @@ GATHER_SECONDS = 2.0  # outcomes within this time are written together
 class Exporter(threading.Thread):
     """Writes the counters of logged events, and the gauges of the ledger.
 
-    `degraded` returns the names of the watched folders that are degraded now. `log` logs an event
-    with its fields: `daemon.degraded` once when writing fails, `daemon.recovered` when it works
-    again.
+    `degraded` returns the names of the watched folders that are degraded now. `log` logs an
+    event: `daemon.degraded` once when writing fails, `daemon.recovered` when it works again.
     """
 
     def __init__(

@@ -118,21 +118,14 @@ def reasons(outcome: Outcome) -> Iterator[str]:
     yield "|---|---|---|"
     for reason in Reason:
         if reason.outcome == outcome:
-            what = " ".join(filter(None, (_sentence(reason.text), reason.details)))
-            yield f"| `{reason}` | {_cell(what)} | {_cell(reason.remedy)} |"
+            yield f"| `{reason}` | {_cell(reason.cause)} | {_cell(reason.remedy)} |"
 
 
 def degraded() -> Iterator[str]:
-    yield "| `reason` | what happened | meanwhile |"
+    yield "| `reason` | what happened | effect |"
     yield "|---|---|---|"
     for reason in DegradedReason:
         yield f"| `{reason}` | {_cell(reason.text)} | {_cell(reason.effect)} |"
-
-
-def _sentence(clause: str) -> str:
-    """Names keep their case."""
-    is_name = clause.startswith(("lensd", "`"))
-    return (clause if is_name else clause[0].upper() + clause[1:]) + "."
 
 
 def metrics() -> Iterator[str]:

@@ -23,7 +23,7 @@ MODES = ("rank", "int8", "ultra")
 
 
 def analysis(path: Path, *, device: str = "cpu", **parameters: Any) -> AnalyzeRequest:
-    """What the daemon asks for `path`, with the parameters that are not the default."""
+    """Return the daemon's request for `path`, with these parameters in place of the defaults."""
     return AnalyzeRequest(
         path=str(path),
         name=path.name,
@@ -44,7 +44,7 @@ def output(
     adapter_config: bool = False,
     **parameters: Any,
 ) -> CompressRequest:
-    """The same for an output, into a fresh, empty temporary at `at`."""
+    """Return the request for an output into a new, empty temporary at `at`."""
     at.unlink(missing_ok=True)
     at.touch()
     return CompressRequest(
@@ -63,7 +63,7 @@ def output(
 
 
 def compress(path: Path, at: Path, **options: Any) -> Numbers:
-    """Compress the file `path` into `at`; the measures as JSON has them."""
+    """Compress the file `path` into `at`; return the measures as JSON has them."""
     numbers: Numbers = msgspec.to_builtins(task.compress(output(path, at, **options)))
     return numbers
 

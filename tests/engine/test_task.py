@@ -308,8 +308,8 @@ def test_peft_files_with_an_adapter_config_are_skipped(tmp_path: Path, temporary
     assert caught.value.reason == "adapter_config"
 
 
-def test_another_version_than_asked_for_is_not_read(lora: Path, temporary: Path) -> None:
-    """The job belongs to one identity."""
+def test_another_version_than_requested_is_not_read(lora: Path, temporary: Path) -> None:
+    """A job is for one identity: the reason is `changed`."""
     asked = asking.output(lora, temporary)
     os.utime(lora, ns=(1, 1))
     with pytest.raises(Skipped) as caught:
@@ -432,14 +432,14 @@ def test_predicted_bytes_are_what_each_mode_writes(
     for mode in MODES:
         try:
             compress(source, out, mode=mode, **settings)
-        except Kept:  # then the original is what there will be
+        except Kept:  # then the original stays
             assert getattr(found.predicted, mode) == size(source)
         else:
             assert getattr(found.predicted, mode) == size(out) < size(source)
 
 
 def test_analyze_measures_what_ultra_would_do(lora: Path, temporary: Path) -> None:
-    """The same numbers as a real run, and each module's spectrum on request."""
+    """It has the numbers of a real run, and with `details` the spectrum of each module."""
     found = msgspec.to_builtins(task.analyze_in_detail(asking.analysis(lora, mode="ultra")))
     numbers = compress(lora, temporary)
     for key in ("delta_error", "delta_error_max", "snr_db", "mse", "mae", "delta_snr_db"):

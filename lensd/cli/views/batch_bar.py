@@ -58,7 +58,7 @@ class BatchBar(ProgressObserver):
             self._before += event.bytes_in
             self._after += event.bytes_out
         self._bar.end(event.path)
-        line = f"{end:<11} {event.path}: {_what_came_of_it(event)}"
+        line = f"{end:<11} {event.path}: {_result(event)}"
         self._bar.message(visible(line), is_fault=isinstance(event, Failure))
 
     def _summary(self) -> Iterator[str]:
@@ -69,7 +69,7 @@ class BatchBar(ProgressObserver):
             yield f"{size(self._before)} -> {size(self._after)}, {ratio:.1f} times smaller"
 
 
-def _what_came_of_it(event: JobEnd) -> str:
+def _result(event: JobEnd) -> str:
     if isinstance(event, FileCompressed):
         return (
             f"{size(event.bytes_in)} -> {size(event.bytes_out)}, "
