@@ -34,6 +34,7 @@ from lensd.logs.events import (
     DaemonRecovered,
     DaemonRefused,
     DaemonReloaded,
+    DaemonStopping,
 )
 from lensd.store.ledger import Ledger
 
