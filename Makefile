@@ -9,7 +9,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
-# Tests of the daemon wait half of their time: for quiet times, for a schedule.
+# Tests of the daemon are idle half of their time, so two run on each core.
 TESTERS ?= $(shell echo $$((2 * $$(nproc))))
 
 # The folders of the fast tier. Their tests that start a process are marked `lengthy`.
@@ -28,7 +28,7 @@ help: ## these lines
 demo: $(READY) ## a real daemon compresses a real 144 MiB LoRA, and gives the original back
 	$(BIN)/python -u -m bench.demo $(ARGS)
 
-# Tests start hundreds of processes of Python. Without .pyc files each compiles lensd anew.
+# Tests start hundreds of Python processes. Without .pyc files each of them compiles lensd.
 test test-fast test-slow: export PYTHONDONTWRITEBYTECODE =
 
 test: $(READY) ## the tests, without the slow ones
@@ -41,7 +41,7 @@ test-slow: $(READY) ## the slow tests, one by one: some change the machine (moun
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-all: export LENSD_FULL = 1
-test-all: test test-slow ## every test, the longest suites in full; the table of faults is made anew
+test-all: test test-slow ## every test, the longest suites in full; renders the table of faults
 	$(BIN)/python -m tests.docs.rendering
 
 lint: $(READY) ## style, types and the direction of imports

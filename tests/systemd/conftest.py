@@ -79,7 +79,7 @@ class Service:
         self.make_folders()
 
     def configure(self, **parts: Any) -> None:
-        """Write the configuration anew."""
+        """Write the configuration."""
         document = {
             "watch": [
                 {"path": f"{DISK}/loras"},
@@ -103,7 +103,7 @@ class Service:
         return self.machine.run(*self.command(*arguments)).stdout
 
     def make_folders(self) -> None:
-        """What the disks hold at first."""
+        """Make the folders that the disks have at first."""
         for folder in (*(f"{DISK}/{name}" for name in NAMES), f"{OTHER}/loras2"):
             self.machine.shell(f"install -d -o lensd -g lensd '{folder}'")
 
@@ -146,7 +146,7 @@ class Service:
         return target
 
     def wait_for(self, wanted: Callable[[Line], bool], what: str, seconds: float = 60) -> Line:
-        """The next line of the log for which `wanted` holds."""
+        """The next line of the log for which `wanted` is true."""
         deadline = time.monotonic() + seconds
         while True:
             for line in self._fresh():
