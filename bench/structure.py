@@ -1,7 +1,7 @@
-"""How large and how tangled the code is: `python -m bench.structure [TREE...]`.
+"""Count lines, layers and other figures of the code: `python -m bench.structure [TREE...]`.
 
-Prints one table for the trees (default: this one), each a checkout of lensd. The figures are those
-of docs/decisions/0027-nine-layers.md; nothing is imported from the trees, their text is read.
+Each TREE is a checkout of lensd (default: this one). Prints one table with a column for each, as in
+docs/decisions/0027-nine-layers.md. The files of the trees are read, but not imported.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _length(node: ast.FunctionDef) -> int:
 
 
 def _methods(roots: Iterable[ast.Module], name: str) -> set[str]:
-    """The methods of a class and of all its bases that the tree defines, but for special ones."""
+    """Return the public methods of a class and of its bases in the tree."""
     classes = {
         node.name: node
         for root in roots
@@ -82,7 +82,7 @@ def _methods(roots: Iterable[ast.Module], name: str) -> set[str]:
 
 
 def _schema_lines(tree: Path) -> int:
-    """Of JSON Schemas that people write: none where a renderer writes them from types."""
+    """Count the lines of JSON Schemas; 0 if a renderer makes them from types."""
     renderer = tree / "tests" / "docs" / "rendering.py"
     if "schema.json" in renderer.read_text(encoding="utf-8"):
         return 0

@@ -148,8 +148,7 @@ class App:
         days = self.config.archive.keep_days
         if days is None:
             return None
-        pruner = Pruner(self.ledger, self.archive, self.log, days)
-        return DailyPass(pruner, self.ledger, self.log)
+        return DailyPass(Pruner(self.ledger, self.archive, self.log, days), self.ledger, self.log)
 
     def _make_exporter(self) -> Exporter | None:
         path = self.config.metrics.textfile

@@ -33,24 +33,17 @@ class Counts:
 
     def __init__(self, watches: Iterable[str]) -> None:
         self._lock = threading.Lock()
-        self._files = Family(
-            "lensd_files_total", "counter", "Files by outcome.", ("watch", "outcome")
-        )
-        self._left = Family(
-            "lensd_left_files_total",
-            "counter",
-            "Files that stay unchanged, by the reason that docs/errors.md explains.",
-            ("outcome", "reason"),
-        )
+        self._files = _counter("lensd_files_total", "Files by outcome.", "watch", "outcome")
+        reasons = "Files that stay unchanged, by the reason that docs/errors.md explains."
+        self._left = _counter("lensd_left_files_total", reasons, "outcome", "reason")
         labels = ("watch", "mode", "family")
-        self._compressed = Family(
-            "lensd_compressed_files_total", "counter", "Files that were compressed.", labels
+        self._compressed = _counter(
+            "lensd_compressed_files_total", "Files that were compressed.", *labels
         )
-        self._bytes_in = Family(
-            "lensd_input_bytes_total", "counter", "Bytes of the originals of these files.", labels
-        )
-        self._bytes_out = Family(
-            "lensd_output_bytes_total", "counter", "Bytes of the outputs of these files.", labels
+        originals = "Bytes of the originals of these files."
+        self._bytes_in = _counter("lensd_input_bytes_total", originals, *labels)
+        self._bytes_out = _counter(
+            "lensd_output_bytes_total", "Bytes of the outputs of these files.", *labels
         )
         self._error = Histogram(
             "lensd_delta_error_ratio",
@@ -58,14 +51,10 @@ class Counts:
             "mode",
             ERRORS,
         )
-        self._seconds = Family(
-            "lensd_stage_seconds_total",
-            "counter",
-            "Time that files spent in each stage; wait begins when lensd first sees a file.",
-            ("stage",),
-        )
-        self._crashes = Family(
-            "lensd_worker_crashes_total", "counter", "Worker processes that crashed or hung."
+        stages = "Time that files spent in each stage; wait begins when lensd first sees a file."
+        self._seconds = _counter("lensd_stage_seconds_total", stages, "stage")
+        self._crashes = _counter(
+            "lensd_worker_crashes_total", "Worker processes that crashed or hung."
         )
         self._last = Family(
             "lensd_last_outcome_timestamp_seconds",
@@ -73,6 +62,9 @@ class Counts:
             "When a file had this outcome most recently.",
             ("outcome",),
         )
+        self._add_zeros(watches)
+
+    def _add_zeros(self, watches: Iterable[str]) -> None:
         for outcome in OUTCOMES:
             for watch in watches:
                 self._files.add(0, watch, outcome)
@@ -127,3 +119,7 @@ class Counts:
         self._bytes_in.add(fields["bytes_in"], *labels)
         self._bytes_out.add(fields["bytes_out"], *labels)
         self._error.observe(fields["delta_error"], fields["mode"])
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Family:
+    return Family(name, "counter", meaning, labels)

@@ -142,9 +142,9 @@ class Archive:
     def rescue_copy(
         self, folder_fd: int, name: str, identity: Identity, watch: str, relative: str
     ) -> str:
-        """As `rescue`, with a verified copy: the file keeps its name.
+        """As `rescue`, by a verified copy: the file keeps its name.
 
-        Raises Skipped(`changed`) when the file is not `identity`, Failed(`no_space` | `io_error`).
+        Raises Skipped(`changed`) if the file is not `identity`, Failed(`no_space` | `io_error`).
         """
         inside = _rescued(watch, relative)
         fd = open_regular(folder_fd, name)
@@ -157,7 +157,7 @@ class Archive:
         return f"{self.root}/{inside}"
 
     def has(self, path: str) -> bool:
-        """Whether a path that this archive gave out holds a file. Raises StorageError."""
+        """Whether a path in this archive has a file. Raises StorageError for any other path."""
         return self._found(self._relative(path)) is not None
 
     def remove(self, path: str) -> None:
@@ -367,7 +367,7 @@ def _inside(watch: str, relative: str) -> str:
 
 
 def _rescued(watch: str, relative: str) -> str:
-    """Where bytes that may be anybody's go: a folder that no other bytes have."""
+    """A new path for bytes of unknown origin, in a folder of its own."""
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return f"{RESCUED}/{moment}-{new_token()}/{_inside(watch, relative)}"
 

@@ -44,8 +44,8 @@ def publish(
     """Give the staged file the `name`, whose old file is `expected`, its present ctime included.
 
     After "exchange" the old file has the name `temporary`: discard it after the ledger has the
-    outcome. After "rename" (less safe: the filesystem has no exchange, or one that is in truth a
-    rename) only the archive has it.
+    outcome. After "rename" (less safe: the filesystem has no exchange, or renames instead) only the
+    archive has it.
     Raises Skipped(`changed` | `vanished`), Failed(`io_error`); all bytes are then where they were.
     """
     if not _has_content(folder_fd, temporary, staged):
@@ -221,7 +221,7 @@ def _rename_over(
 
 
 def _require_renamed(folder_fd: int, name: str, incoming: Identity) -> None:
-    """After an exchange that was a plain rename: the name holds the incoming file, durably."""
+    """After an exchange that was a plain rename: the name has the incoming file, durably."""
     named = identity_at(folder_fd, name)
     if named is None:
         raise _vanished()
