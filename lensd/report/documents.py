@@ -14,16 +14,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from lensd.errors import Reason
 from lensd.jobs.verify import Finding
+from lensd.logs import measures
+from lensd.logs.measures import Amount, Count, Positive, Sha256, Text
 
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-Amount = Annotated[float, Meta(ge=0)]
-Text = Annotated[str, Meta(min_length=1)]
 Code = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$", description="a stable word to match on")]
 ReasonCode = Annotated[str, Meta(pattern=f"^({'|'.join(sorted(Reason))})$")]
 Message = Annotated[str, Meta(min_length=1, description="cause and remedy")]
 Epoch = Annotated[float, Meta(ge=0, description="seconds since 1970")]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 AutoV2 = Annotated[
     str | None,
     Meta(description="the first 10 digits of the file's sha256; null: not known"),
@@ -283,3 +280,35 @@ class Verification(Document):
     faults: Annotated[Count, Meta(description="files that make the exit code 1")]
     bytes: Annotated[Count, Meta(description="that lensd read")]
     files: list[Finding]
+
+
+# lensd analyze, lensd compress: one line per file
+
+
+class Unprocessed(Document):
+    """A file that lensd could not analyze or compress."""
+
+    path: Text
+    reason: Reason
+    message: Message
+
+
+class Analysis(measures.Detailed, kw_only=True, frozen=True):
+    """A file that lensd analyzed."""
+
+    path: Text
+    blocks: measures.Blocks
+    spectrum: measures.Spectrum
+    dtype_out: Text
+    delta_error: Annotated[Amount, Meta(description="relative, of an output of mode ultra")]
+    delta_error_max: Annotated[Amount, Meta(description="of the worst module")]
+    details: Annotated[list[measures.Module], Meta(min_length=1)]
+
+
+class Compression(measures.Compressed, kw_only=True, frozen=True):
+    """A file that lensd compressed to a new file."""
+
+    path: Text
+    output: Annotated[Text, Meta(description="the path of the new file")]
+    mode: Literal["rank", "int8", "ultra"]
+    data_sha256_out: Sha256
