@@ -34,7 +34,7 @@ from bench.memory import resident
 from bench.sizes import machine
 from lensd import __version__
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from tests.support.architectures import Module
 from tests.support.home_server import HomeServer
@@ -92,7 +92,7 @@ class Home:
             path = self.server.drop("first.safetensors", modules=TINY).path
             daemon.wait_for_file(path, "file.compressed")
         ledger = Ledger(str(self.server.state), __version__)
-        self._first = next(ledger.files.with_outcome("compressed"))
+        self._first = next(ledger.files.with_outcome(Outcome.COMPRESSED))
         ledger.close()
         self._output = path.read_bytes()
         self._original = self.server.archived(path).read_bytes()
@@ -151,7 +151,7 @@ def _record(
         first.watch,
         relative,
         Identity.of(archived.lstat()),
-        outcome="compressed",
+        outcome=Outcome.COMPRESSED,
         staged=Identity.of(target.lstat()),
         sha256_in=sha256_in,
         sha256_out=sha256_out,

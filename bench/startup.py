@@ -12,7 +12,7 @@ import time
 from statistics import median
 
 from bench.sizes import machine
-from lensd.cli import LAZY
+from lensd.cli import COMMANDS
 
 LIMIT = 0.15  # seconds
 ROUNDS = 11
@@ -22,7 +22,7 @@ WARM_UP_ROUNDS = 2
 def main() -> int:
     print(f"{machine()}; seconds, median of {ROUNDS} (fastest to slowest)")
     slow = 0
-    for arguments in (["--version"], ["--help"], *([verb, "--help"] for verb in LAZY)):
+    for arguments in (["--version"], ["--help"], *([verb, "--help"] for verb in COMMANDS)):
         times = sorted(seconds(arguments))
         slow += median(times) > LIMIT
         spread = f"({times[0]:.3f} to {times[-1]:.3f})"

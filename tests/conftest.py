@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from hypothesis import settings
 from tests.support import suites
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A shell without job control starts `make test &` with ^C ignored. Children would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A deadline per example measures the machine's load, not lensd. Each run tries other examples, so
 # that few a run are many over the days; CI tries the same ones, so that a red run can be repeated.

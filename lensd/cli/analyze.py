@@ -1,4 +1,4 @@
-"""`lensd analyze`: the spectrum of a LoRA and what each mode would give; writes no LoRA."""
+"""`lensd analyze`: show the ranks of a LoRA and its size in each mode; write no LoRA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lensd.cli.interrupts import uninterrupted
+from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
 from lensd.text import printable
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=LORA)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a file, with every module.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per file, with all modules."
+)
 @click.option("--plot", "picture", metavar="OUT.svg", help="Draw spectrum and rank of each block.")
-@click.option("--force", is_flag=True, help="With --plot: write over an existing picture.")
+@click.option("--force", is_flag=True, help="With --plot: overwrite an existing file.")
 def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: bool) -> int:
-    """Show what a LoRA would shrink to; change nothing.
+    """Show how small a LoRA would become; change nothing.
 
-    For each block of the base model: modules, their rank, the median rank that holds a share of
-    the energy, and bytes. For each mode: the file's size.
+    For each block of the base model, lensd prints the number of modules, their rank, the median
+    rank that contains each share of the energy, and the bytes; for each mode, the size of the
+    output.
 
     \b
     lensd analyze style.safetensors
@@ -55,9 +58,9 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
             if picture is not None and "details" in numbers:
                 plot.write(numbers, picture, force=force)
             if as_json:
-                bar.line(json.dumps(numbers))
+                bar.print_line(json.dumps(numbers))
             elif "details" in numbers:
-                with bar.away():
+                with bar.hidden():
                     show(*parts(numbers))
     return code
 
@@ -65,8 +68,8 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
 def _numbers(path: str, bar: Bar) -> dict[str, Any]:
     """Raises FileError."""
     bar.begin(path)
-    with uninterrupted():
-        from lensd.engine import task  # torch takes a second; only this needs it
+    with delay_interrupts():
+        from lensd.engine import task  # importing torch takes a second
     from lensd.config.document import Settings
 
     request = {

@@ -1,4 +1,4 @@
-"""`lensd compare`: how far one LoRA's delta weights are from another's."""
+"""`lensd compare`: measure how far the delta weights of two LoRAs are apart."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lensd.cli.interrupts import uninterrupted
+from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
 from lensd.text import printable, visible
 
@@ -23,18 +23,19 @@ NAMED = 3  # of the modules that only one file has
 @click.command()
 @click.argument("a", type=LORA)
 @click.argument("b", type=LORA)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document, with every module.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, with all modules.")
 def compare(a: str, b: str, as_json: bool) -> None:
-    """Tell how far B is from A, as relative error of the delta weights.
+    """Measure how far B is from A: the relative error of the delta weights.
 
     \b
     lensd compare style.safetensors style.lensd.safetensors
     lensd compare --json A B | jq '.per_module[] | select(.delta_error > 0.1)'
 
-    int8 or float, of any ranks, and of any naming of the same base model.
+    The two LoRAs must be for the same base model. They may be int8 or float, and differ in ranks
+    and naming.
     """
-    with uninterrupted():
-        from lensd.engine import compare as work  # torch takes a second; only this needs it
+    with delay_interrupts():
+        from lensd.engine import compare as work  # importing torch takes a second
 
     numbers: dict[str, Any] = {"a": printable(a), "b": printable(b), **work.compare(a, b)}
     if as_json:

@@ -1,4 +1,4 @@
-"""`lensd compress`: a file to a new one, without daemon, ledger or archive."""
+"""`lensd compress`: compress a LoRA to a new file, without daemon, ledger or archive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lensd.cli.interrupts import uninterrupted
+from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
 from lensd.cli.staging import staged
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError, UsageError
@@ -24,39 +24,41 @@ SUFFIX = ".lensd.safetensors"
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=LORA)
-@click.option("-o", "--output", metavar="OUT", help="Where to write (default NAME" + SUFFIX + ").")
+@click.option("-o", "--output", metavar="OUT", help="The output file (default NAME" + SUFFIX + ").")
 @click.option(
     "--mode",
     type=click.Choice(["rank", "int8", "ultra"]),
     default="ultra",
     show_default=True,
-    help="rank: fewer ranks. int8: 8-bit numbers. ultra: both.",
+    help="rank: lower ranks. int8: 8-bit numbers. ultra: both.",
 )
-@click.option("--energy", type=float, help="The share of squared singular values kept, e.g. 0.999.")
+@click.option(
+    "--energy", type=float, help="The share of squared singular values to keep, e.g. 0.999."
+)
 @click.option(
     "--allocation",
     type=click.Choice(["module", "file"]),
-    help="Whether each module reaches that energy, or the file as a whole, at fewer bytes.",
+    help="Whether each module keeps that energy, or the whole file does, in fewer bytes.",
 )
-@click.option("--target-size", metavar="SIZE", help="The most energy in this size, e.g. 32MB.")
-@click.option("--max-rank", type=int, metavar="RANK", help="No module keeps more ranks than this.")
-@click.option("--targets", metavar="T,...", help="The programs that must load the result.")
+@click.option("--target-size", metavar="SIZE", help="Keep the most energy that fits, e.g. in 32MB.")
+@click.option("--max-rank", type=int, metavar="RANK", help="The highest rank of any module.")
+@click.option("--targets", metavar="T,...", help="The programs that must load the output.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a file.")
-@click.option("--force", is_flag=True, help="Write over an existing output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file.")
+@click.option("--force", is_flag=True, help="Overwrite an existing output.")
 def compress(files: tuple[str, ...], output: str | None, as_json: bool, **options: Any) -> int:
-    """Compress a file to a new one; the input is never changed.
+    """Compress a LoRA to a new file; the input does not change.
 
     \b
-    lensd compress style.safetensors                    to style.lensd.safetensors
-    lensd compress style.safetensors --mode rank        16-bit, for every program
-    lensd compress style.safetensors --energy 0.999     3 % off at most, not 10 %
-    lensd compress *.safetensors --target-size 32MB     the best that fits
+    lensd compress style.safetensors                 to style.lensd.safetensors
+    lensd compress style.safetensors --mode rank     16-bit, for every program
+    lensd compress style.safetensors --energy 0.999  error at most 3 %, not 10 %
+    lensd compress *.safetensors --target-size 32MB  the most energy in 32 MB
     """
     from lensd.cli.views.progress import Bar
 
     if output is not None and len(files) > 1:
-        raise UsageError("-o names one output; give one input, or leave -o away")
+        raise UsageError("-o takes one output: pass a single input or omit -o")
     settings = _settings(options)
     code = EXIT_OK
     with Bar({path: os.path.getsize(path) for path in files}) as bar:
@@ -72,14 +74,14 @@ def compress(files: tuple[str, ...], output: str | None, as_json: bool, **option
                     code = EXIT_SOME_FAILED
             bar.end(path)
             if as_json:
-                bar.line(json.dumps({**numbers, "path": printable(path)}))
+                bar.print_line(json.dumps({**numbers, "path": printable(path)}))
             elif "bytes_out" in numbers:
-                bar.line(visible(_describe(path, target, numbers)))
+                bar.print_line(visible(_describe(path, target, numbers)))
     return code
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    """The options that were given, through the same model as the configuration's."""
+    """Validate the given options as the configuration is. Raises UsageError."""
     from lensd.config.document import Settings
     from lensd.config.sizes import parse_size
 
@@ -92,7 +94,7 @@ def _settings(options: dict[str, Any]) -> Settings:
             given["targets"] = tuple(options["targets"].split(","))
         return Settings(**given)
     except ValueError as error:
-        raise UsageError(f"an option is out of range: {error}") from None
+        raise UsageError(f"an option has an invalid value: {error}") from None
 
 
 def _compress(
@@ -100,8 +102,8 @@ def _compress(
 ) -> dict[str, Any]:
     """Stage beside the target, then give it its name. Raises FileError."""
     with staged(path, target, force=options["force"]) as new:
-        with uninterrupted():
-            from lensd.engine import task  # torch takes a second; only this needs it
+        with delay_interrupts():
+            from lensd.engine import task  # importing torch takes a second
 
         numbers = task.compress(
             {

@@ -1,16 +1,17 @@
-"""`lensd status`: the queue, what waits and why, the totals."""
+"""`lensd status`: show the queue, files that wait, problems and totals."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from lensd import __version__
 from lensd.cli.options import config_option, load_config
+from lensd.store.ledger import JobState, Outcome
 from lensd.text import printable, visible
 
 if TYPE_CHECKING:
@@ -23,37 +24,36 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@click.option("--hashes", is_flag=True, help="sha256, AutoV2 and AutoV3 of originals and outputs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--hashes", is_flag=True, help="Show the hashes of originals and outputs.")
 def status(config: str | None, as_json: bool, hashes: bool) -> int:
-    """Show the queue, the running job, what waits and why, and the totals.
+    """Show the queue, the running job, files that wait, problems and totals.
 
     Works with and without a running daemon, and changes nothing.
 
     \b
-    lensd status              long lists are cut short at a terminal
-    lensd status | less       all of it
+    lensd status              at a terminal, long lists are cut short
+    lensd status | less       complete lists
     lensd status --json | jq '.totals'
-    lensd status --hashes     by which hashes other programs know each
-                              compressed file, before and after: as
-                              tab-separated values in a pipe
+    lensd status --hashes     the hashes by which other programs know each
+                              compressed file and its original; in a pipe
+                              as tab-separated values
     """
     from lensd.cli.views.terminal import is_for_people, show
-    from lensd.report import hashes as hash_table
+    from lensd.report import hashes as hash_rows
     from lensd.store.ledger import Ledger
 
     found = load_config(config)
-    ledger = Ledger(found.state.path, __version__, readonly=True)
-    try:
-        document = _status(found, ledger)
+    with Ledger.read_only(found.state.path) as ledger:
+        document = _build_document(found, ledger)
         if hashes:
-            document.hashes = [hash_table.of(e) for e in ledger.files.with_outcome("compressed")]
-    finally:
-        ledger.close()
+            document.hashes = [
+                hash_rows.of_entry(e) for e in ledger.files.with_outcome(Outcome.COMPRESSED)
+            ]
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(document), indent=2))
     elif isinstance(document.hashes, list):
-        show(*(hash_table.blocks if is_for_people() else hash_table.tsv)(document.hashes))
+        show(*(hash_rows.blocks if is_for_people() else hash_rows.tsv)(document.hashes))
     elif is_for_people():
         from lensd.cli.views.status_board import board
 
@@ -65,7 +65,7 @@ def status(config: str | None, as_json: bool, hashes: bool) -> int:
     return 0
 
 
-def _status(config: Config, ledger: Ledger) -> Status:
+def _build_document(config: Config, ledger: Ledger) -> Status:
     from lensd.report.documents import Status, Totals, WatchedFolder
     from lensd.store.locks import holder
 
@@ -74,26 +74,28 @@ def _status(config: Config, ledger: Ledger) -> Status:
         daemon=holder(config.state.path),
         watch=[WatchedFolder(name=w.name, path=w.path, mode=w.settings.mode) for w in config.watch],
         degraded=_degraded(config, ledger),
-        running=[_job(e) for e in jobs if e.state != "queued"],
-        queued=[_job(e) for e in jobs if e.state == "queued"],
+        running=[_job(e) for e in jobs if e.state != JobState.QUEUED],
+        queued=[_job(e) for e in jobs if e.state == JobState.QUEUED],
         waiting=[_waiting(w) for w in ledger.state.waiting()],
-        problems=[_problem(e) for e in ledger.files.with_outcome("failed", "quarantined")],
+        problems=[
+            _problem(e) for e in ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED)
+        ],
         paused=[printable(p) or "everything" for p in ledger.state.paused()],
         held=ledger.state.disk_backoff.get(),
         schedule=_schedule(config),
-        totals=Totals(**msgspec.structs.asdict(ledger.files.totals())),
+        totals=Totals(**asdict(ledger.files.totals())),
     )
 
 
 def _degraded(config: Config, ledger: Ledger) -> list[Degraded]:
-    """What the running daemon reports of its folders; the report of a killed one is out of date."""
+    """As the running daemon reports them; what a killed daemon reported is out of date."""
     from lensd.report.documents import Degraded
     from lensd.store.locks import holder
 
     if holder(config.state.path) is None:
         return []
     return [
-        Degraded(**msgspec.structs.asdict(root) | {"path": printable(root.path)})
+        Degraded(**asdict(root) | {"path": printable(root.path)})
         for root in ledger.state.degraded.get() or ()
     ]
 
@@ -101,7 +103,7 @@ def _degraded(config: Config, ledger: Ledger) -> list[Degraded]:
 def _waiting(file: WaitingFile) -> Waiting:
     from lensd.report.documents import Waiting
 
-    return Waiting(**msgspec.structs.asdict(file) | {"path": printable(file.path)})
+    return Waiting(**asdict(file) | {"path": printable(file.path)})
 
 
 def _schedule(config: Config) -> Schedule | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from lensd.errors import StorageError
@@ -37,7 +36,7 @@ def check_folders(config: Config, may_be_missing: Collection[str] = ()) -> list[
 def known_roots(config: Config) -> frozenset[str]:
     """Return the watched folders that the ledger knows; `lensd run` waits for their disks."""
     try:
-        with closing(Ledger(config.state.path, "", readonly=True)) as ledger:
+        with Ledger.read_only(config.state.path) as ledger:
             return frozenset(w.root for w in config.watch if ledger.roots.knows(w.root))
     except (StorageError, sqlite3.Error):  # no ledger yet; or a fault that starting lensd reports
         return frozenset()

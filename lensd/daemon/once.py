@@ -10,7 +10,11 @@ import time
 
 from lensd.config.model import Config
 from lensd.daemon import select
-from lensd.daemon.app import App, Look, ProgressObserver, Stop, listen, locked_ledger, say
+from lensd.daemon.app import App
+from lensd.daemon.event_log import write_event
+from lensd.daemon.exclusive import locked_ledger
+from lensd.daemon.inbox import Look, Stop, listen
+from lensd.daemon.progress import ProgressObserver
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED
 
 
@@ -23,7 +27,7 @@ def once(
     with locked_ledger(config, observer.stdout) as ledger:
         app = App(config, ledger, inbox, patient=False, observer=observer)
         app.root_monitor.open()
-        app.has_failed = bool(app.root_monitor.excluded)
+        is_incomplete = bool(app.root_states.closed)
         app.prepare()
         app.intake.tells_unfinished = False
         observer.begin(_invite(app, paths, redo=redo))
@@ -34,7 +38,7 @@ def once(
             app.close()
     if stopped is not None:
         return 128 + stopped
-    return EXIT_SOME_FAILED if app.has_failed else EXIT_OK
+    return EXIT_SOME_FAILED if is_incomplete or app.log.has_failures else EXIT_OK
 
 
 def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
@@ -67,7 +71,7 @@ def _settle_and_work(app: App) -> int | None:
             return None
         message = app.next(intake.next_due() or math.inf)
         if isinstance(message, Stop):
-            say("daemon.stopping", signal=signal.Signals(message.number).name)
+            write_event("daemon.stopping", signal=signal.Signals(message.number).name)
             return message.number
         if isinstance(message, Look):  # somebody wrote to a file while it was its turn
             intake.hint(message.path, time.monotonic())

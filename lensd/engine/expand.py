@@ -18,7 +18,7 @@ from lensd.lora import floats
 from lensd.lora.compress import TORCH_DTYPE
 from lensd.lora.layout import ITEM_SIZE, Module
 from lensd.lora.metadata import expanded_metadata, float_alpha
-from lensd.store.staging import Output, TensorEntry
+from lensd.store.tensors import Output, TensorEntry
 
 
 class Expanded(TypedDict):

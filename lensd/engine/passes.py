@@ -28,7 +28,7 @@ from lensd.lora.int8 import Factors
 from lensd.lora.layout import Module
 from lensd.lora.planning import ModulePlan, Parameters, Plan, Reading, columns, own_energy
 from lensd.lora.reading import read_modules
-from lensd.store.staging import Output
+from lensd.store.tensors import Output
 from lensd.worker import memory
 from lensd.worker.protocol import Progress
 

@@ -13,7 +13,7 @@ from lensd.errors import Failed
 from lensd.lora.layout import TensorSpec
 from lensd.lora.planning import Plan
 from lensd.store.header import tensor_bytes
-from lensd.store.staging import Output
+from lensd.store.tensors import Output
 from lensd.worker.protocol import Progress
 
 # Most bytes that are mapped at a time, because mapped pages count as memory of the worker.

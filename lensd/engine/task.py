@@ -21,7 +21,7 @@ from lensd.lora.layout import ITEM_SIZE, Module
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.planning import Parameters, Plan, Reading, plan
 from lensd.store.hashing import hashes_of
-from lensd.store.staging import Output, TensorEntry, open_temporary, output_bytes
+from lensd.store.tensors import Output, TensorEntry, open_temporary, output_bytes
 from lensd.worker import device as devices
 from lensd.worker.protocol import Progress
 

@@ -15,11 +15,13 @@ from typing import Any, cast
 from lensd.errors import Failed, LensdError, Skipped
 from lensd.jobs.context import JobContext, JobFile, Settings
 from lensd.store import publish as store_publish
+from lensd.store import staging
 from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import Interrupted, disk_faults
 from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
+from lensd.store.ledger import JobState, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.swap import swap
 
@@ -27,13 +29,13 @@ from lensd.store.swap import swap
 @contextmanager
 def staged(job_file: JobFile, context: JobContext) -> Iterator[None]:
     """The temporary beside the file, gone again unless it was published."""
-    context.ledger.jobs.update(job_file.entry.job_id, state="running", temporary=job_file.temporary)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    context.ledger.jobs.update(
+        job_file.entry.job_id, state=JobState.RUNNING, temporary=job_file.temporary
+    )
     with disk_faults(job_file.entry.root):
-        fd = os.open(job_file.temporary, flags, 0o600, dir_fd=job_file.folder_fd)
-    made = os.fstat(fd)
+        fd = staging.create(job_file.folder_fd, job_file.temporary)
+    job_file.staged_inode = staging.inode_of(fd)
     os.close(fd)
-    job_file.staged_inode = (made.st_dev, made.st_ino)
     try:
         yield
     except BaseException:
@@ -48,10 +50,9 @@ def _clear_away(job_file: JobFile, context: JobContext) -> None:
         found = identity_at(job_file.folder_fd, job_file.temporary)
         if found is not None and found.same_inode(original):
             return
-        if found is not None and found[:2] == job_file.staged_inode:
-            os.unlink(job_file.temporary, dir_fd=job_file.folder_fd)
-            fsync_folder(job_file.folder_fd)
-        context.archive.unlink_own(job_file.entry.watch, job_file.entry.path, original)
+        if job_file.staged_inode is not None:
+            staging.remove(job_file.folder_fd, job_file.temporary, job_file.staged_inode)
+        context.archive.remove_link(job_file.entry.watch, job_file.entry.path, original)
 
 
 def dress(job_file: JobFile, numbers: dict[str, Any], settings: Settings) -> Identity:
@@ -115,8 +116,13 @@ def publish(
         raise Skipped("changed", "somebody wrote to the file; it starts over")
     line |= {"archive_method": archived.method, "archive_path": archived.path}
     line |= {"lease": job_file.lease is not None}
-    kept = {"archive_path": archived.path, "archive_method": archived.method}
-    context.ledger.jobs.update(entry.job_id, state="publishing", line=line, **kept)
+    context.ledger.jobs.update(
+        entry.job_id,
+        state=JobState.PUBLISHING,
+        line=line,
+        archive_path=archived.path,
+        archive_method=archived.method,
+    )
     line["publish"] = store_publish.publish(
         job_file.folder_fd,
         job_file.name,
@@ -129,13 +135,14 @@ def publish(
     named = identity_at(job_file.folder_fd, job_file.name)
     now = named if named is not None and named.same_content(output) else output
     context.ledger.jobs.update(
-        entry.job_id, state="published", outcome="compressed", staged=now, line=line
+        entry.job_id, state=JobState.PUBLISHED, outcome=Outcome.COMPRESSED, staged=now, line=line
     )
     if line["publish"] == "exchange":
         _part(job_file, expected, context)
-    context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
-    announce(context, entry.job_id, line)
-    context.ledger.jobs.finish(entry.job_id, "compressed")
+    context.log("file.compressed", **line)
+    with context.ledger.together():  # a crash before this commit repeats the line as `recovered`
+        context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
+        context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED, emitted=1)
 
 
 def _part(job_file: JobFile, original: Identity, context: JobContext) -> None:
@@ -154,7 +161,7 @@ def _part(job_file: JobFile, original: Identity, context: JobContext) -> None:
 
 def _take_back(job_file: JobFile, context: JobContext) -> None:
     """The writer's file gets its name again; the output under the temporary goes."""
-    context.ledger.jobs.update(job_file.entry.job_id, state="publishing", outcome=None)
+    context.ledger.jobs.update(job_file.entry.job_id, state=JobState.PUBLISHING, outcome=None)
     swap(job_file.folder_fd, job_file.temporary, job_file.name)
     fsync_folder(job_file.folder_fd)
     raise Skipped("changed", "a program opened the file for writing; it starts over")
@@ -172,12 +179,6 @@ def is_in_place(entry: Entry) -> bool:
     finally:
         os.close(folder_fd)
     return there is not None and entry.staged is not None and there[1:4] == entry.staged[1:4]
-
-
-def announce(context: JobContext, job_id: str, line: dict[str, Any]) -> None:
-    """The one canonical line of a compressed file."""
-    context.log("file.compressed", **line)
-    context.ledger.jobs.update(job_id, emitted=1)
 
 
 def rescue(context: JobContext, entry: Entry, folder_fd: int, temporary: str) -> None:

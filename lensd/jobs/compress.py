@@ -18,6 +18,7 @@ from lensd.jobs.context import JobContext, JobFile, Settings, open_job_file
 from lensd.store.disk_errors import Interrupted
 from lensd.store.fs import identity_at
 from lensd.store.identity import Identity
+from lensd.store.ledger import JobState, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.worker.supervisor import Abandoned, WorkerLost
 
@@ -57,7 +58,7 @@ def _work(job_file: JobFile, settings: Settings, context: JobContext) -> str | N
     if settings.mode == "analyze":
         numbers = _ask(job_file, settings, context, op="analyze")
         line = _line(job_file, settings, numbers)
-        context.ledger.jobs.finish(entry.job_id, "analyzed", line=line, **_sizes(numbers))
+        context.ledger.jobs.finish(entry.job_id, Outcome.ANALYZED, line=line, **_sizes(numbers))
         context.log("file.analyzed", **line)
         return "file.analyzed"
     require_archive(context.archive, context.ledger)
@@ -65,7 +66,9 @@ def _work(job_file: JobFile, settings: Settings, context: JobContext) -> str | N
         numbers = _ask(job_file, settings, context, op="compress")
         _check_returned(entry, numbers["sha256_in"], context)
         output = commit.dress(job_file, numbers, settings)
-        context.ledger.jobs.update(entry.job_id, state="staged", staged=output, **_sizes(numbers))
+        context.ledger.jobs.update(
+            entry.job_id, state=JobState.STAGED, staged=output, **_sizes(numbers)
+        )
         archived = commit.archive(job_file, numbers, context)
         commit.publish(job_file, context, _line(job_file, settings, numbers), output, archived)
     return "file.compressed"
@@ -149,28 +152,34 @@ def _line(job_file: JobFile, settings: Settings, numbers: dict[str, Any]) -> dic
 
 def _end(entry: Entry, end: FileError, context: JobContext) -> str | None:
     """A file's end other than success, or another beginning for its new version."""
-    if context.is_away(entry.root):
+    if context.root_states.must_wait(entry.root):
         return None  # no fault of the file's: recovery takes the job up when its folder is back
-    if context.ledger.jobs.get(entry.job_id).state == "done":
+    if context.ledger.jobs.get(entry.job_id).state == JobState.DONE:
         return None  # what came after its end cannot change it
     if _is_published(entry, context):
         raise DiskUnavailable(end.reason, end.disk or entry.root, str(end))  # recovery completes it
-    if end.reason in ("vanished", "changed") and context.moved(entry):
-        if context.ledger.jobs.get(entry.job_id).state not in ("queued", "done"):
+    if end.reason in ("vanished", "changed") and context.move_tracker.search(entry):
+        if context.ledger.jobs.get(entry.job_id).state not in (JobState.QUEUED, JobState.DONE):
             # The main loop moved it just as it began here, and before its last step was written.
-            context.ledger.jobs.update(entry.job_id, state="queued", temporary=None, staged=None)
-        context.again(entry)  # another file may have its old name
+            context.ledger.jobs.update(
+                entry.job_id, state=JobState.QUEUED, temporary=None, staged=None
+            )
+        context.hints.look(entry.full_path)  # another file may have its old name
         return None
     if end.reason == "changed" and not entry.redo:  # an output would not be looked at again
-        context.ledger.jobs.finish(entry.job_id, "superseded", reason=end.reason, message=str(end))
-        context.again(entry)
+        context.ledger.jobs.finish(
+            entry.job_id, Outcome.SUPERSEDED, reason=end.reason, message=str(end)
+        )
+        context.hints.look(entry.full_path)
         return None
     if context.patient and _waits(entry, end, context):
         return None
-    outcome = end.event.removeprefix("file.")
+    outcome = Outcome(end.event.removeprefix("file."))
     if end.reason == "vanished":
-        outcome = "superseded"  # it may come back as it was, here or under another name
-    known = {k: end.measures[k] for k in ("sha256_in", "bytes_in") if k in end.measures}
+        outcome = Outcome.SUPERSEDED  # it may come back as it was, here or under another name
+    known: dict[str, Any] = {
+        k: end.measures[k] for k in ("sha256_in", "bytes_in") if k in end.measures
+    }
     context.ledger.jobs.finish(entry.job_id, outcome, reason=end.reason, message=str(end), **known)
     context.log(
         end.event,
@@ -187,7 +196,7 @@ def _end(entry: Entry, end: FileError, context: JobContext) -> str | None:
 def _waits(entry: Entry, end: FileError, context: JobContext) -> bool:
     """Whether the job was put back in the queue. Raises DiskUnavailable for a fault of a disk."""
     if end.reason in HOLDING:
-        context.ledger.jobs.update(entry.job_id, state="queued")
+        context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED)
         raise DiskUnavailable(end.reason, end.disk or entry.root, str(end))
     if end.disk is None or entry.retries >= len(BACK_OFF):
         return False  # not the disk's fault (rights, say), or tried often enough
@@ -209,14 +218,14 @@ def _lost(entry: Entry, lost: WorkerLost, context: JobContext) -> str | None:
     """The worker died: one attempt; after ATTEMPTS the file is set aside, for others to go on."""
     attempts = entry.attempts + 1
     if attempts < ATTEMPTS:
-        context.ledger.jobs.update(entry.job_id, state="queued", attempts=attempts)
+        context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED, attempts=attempts)
         return None
     message = (
         f"{lost}, {attempts} times on this file; it is left as it is. `lensd retry` tries again, "
         "and so does a new version of lensd"
     )
     context.ledger.jobs.finish(
-        entry.job_id, "quarantined", attempts=attempts, reason=lost.reason, message=message
+        entry.job_id, Outcome.QUARANTINED, attempts=attempts, reason=lost.reason, message=message
     )
     context.log(
         "file.quarantined",
@@ -235,17 +244,19 @@ def _give_up(entry: Entry, context: JobContext) -> None:
     if _is_published(entry, context):
         return  # only the original that came out is left; the next start parts with it
     if context.stopping.is_set():
-        context.ledger.jobs.update(entry.job_id, state="queued")
+        context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED)
         return
     message = "somebody wrote to the file"
-    context.ledger.jobs.finish(entry.job_id, "superseded", reason="changed", message=message)
-    context.again(entry)
+    context.ledger.jobs.finish(entry.job_id, Outcome.SUPERSEDED, reason="changed", message=message)
+    context.hints.look(entry.full_path)
 
 
 def _is_published(entry: Entry, context: JobContext) -> bool:
     """Whether the output has its name already, so that a restart completes the job."""
     now = context.ledger.jobs.get(entry.job_id)
-    return now.state == "published" or (now.state == "publishing" and commit.is_in_place(now))
+    return now.state == JobState.PUBLISHED or (
+        now.state == JobState.PUBLISHING and commit.is_in_place(now)
+    )
 
 
 def _broken(error: OSError) -> Failed:

@@ -17,7 +17,7 @@ from lensd.store.archive import Archive
 from lensd.store.fs import identity_at, open_regular
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.store.paths import VERSIONS
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.own_output import Marked, read_marks
@@ -48,14 +48,14 @@ def rebuild(
     rebuilt = Rebuilt()
     if ledger.roots.knows(folder.root):
         return rebuilt
-    has_older = bool(archive.version_folders())
+    has_older = bool(archive.version_hashes())
     found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
     for batch in in_batches(found):
         progress()
         with ledger.together():  # after a crash what has no row yet is found again
             for path, _ in ledger.files.unknown(folder.root, batch):
                 # No header is read in vain: a new installation has no original of any file.
-                if has_older or os.path.lexists(archive.place(folder.name, path)):
+                if has_older or os.path.lexists(archive.path_for(folder.name, path)):
                     _rebuild_output(folder, ledger, archive, path, rebuilt)
     for place, path, sha256 in _unnamed(folder, ledger, archive):
         progress()
@@ -107,7 +107,7 @@ def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within:
 
 def _original(archive: Archive, folder: Folder, path: str, marked: Marked) -> str | None:
     """Where the archive has the original that the marks name, None if nowhere under this path."""
-    aside = archive.aside(marked.sha256, folder.name, path)
+    aside = archive.version_path(marked.sha256, folder.name, path)
     if os.path.isfile(aside):
         return aside
     newest = archive.find(folder.name, path)
@@ -119,7 +119,7 @@ def _original(archive: Archive, folder: Folder, path: str, marked: Marked) -> st
 def _record(ledger: Ledger, folder: Folder, path: str, marked: Marked, original: str) -> None:
     ledger.files.record(
         secrets.token_hex(8), folder.root, folder.name, path, Identity.of(os.lstat(original)),
-        outcome="compressed", staged=marked.identity, sha256_in=marked.sha256,
+        outcome=Outcome.COMPRESSED, staged=marked.identity, sha256_in=marked.sha256,
         bytes_in=marked.bytes_in, bytes_out=marked.identity.size, archive_path=original,
         archive_method=_method(original), emitted=1, published=marked.identity.ctime_ns / 1e9,
     )  # fmt: skip
@@ -131,9 +131,9 @@ def _record_original(ledger: Ledger, folder: Folder, path: str, place: str, sha2
     older = f"/{VERSIONS}/{sha256}/" in place
     ledger.files.record(
         secrets.token_hex(8), folder.root, folder.name, path, Identity.of(found),
-        outcome="replaced" if older else "compressed", sha256_in=sha256, bytes_in=found.st_size,
-        bytes_out=None if older else 0, archive_path=place, archive_method=_method(place),
-        emitted=1, published=found.st_ctime_ns / 1e9,
+        outcome=Outcome.REPLACED if older else Outcome.COMPRESSED, sha256_in=sha256,
+        bytes_in=found.st_size, bytes_out=None if older else 0, archive_path=place,
+        archive_method=_method(place), emitted=1, published=found.st_ctime_ns / 1e9,
     )  # fmt: skip
 
 
@@ -151,8 +151,8 @@ def _unnamed(folder: Folder, ledger: Ledger, archive: Archive) -> Iterator[tuple
                 yield place, path, sha256_of(fd, drop_cache=True)
             finally:
                 os.close(fd)
-    for sha256 in archive.version_folders():
-        for place, path in _files(archive.aside(sha256, folder.name, "x")[:-2]):
+    for sha256 in archive.version_hashes():
+        for place, path in _files(archive.version_path(sha256, folder.name, "x")[:-2]):
             if not ledger.originals.at(place):
                 yield place, path, sha256
 

@@ -18,6 +18,7 @@ from lensd.store import publish
 from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular, temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
+from lensd.store.ledger import JobState, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.swap import swap
 from lensd.watcher.scan import temporaries
@@ -31,8 +32,8 @@ def recover(context: JobContext, *, tell: bool = True) -> Failed | None:
     """
     if context.ledger.roots.is_empty():  # new, or lost: nothing tells where half copies may be
         context.archive.sweep()
-    away = context.away()
-    return continue_jobs(context, lambda root: root not in away, tell=tell)
+    closed = context.root_states.closed
+    return continue_jobs(context, lambda root: root not in closed, tell=tell)
 
 
 def continue_jobs(
@@ -127,7 +128,7 @@ def _recover(entry: Entry, context: JobContext) -> None:
     try:
         folder_fd = open_folder(entry.root, os.path.dirname(entry.path))
     except (FileNotFoundError, Skipped):
-        if entry.state == "published":
+        if entry.state == JobState.PUBLISHED:
             _complete(entry, context)
         else:
             _begin_again(entry, context)  # the folder is gone; the job will say so
@@ -141,15 +142,15 @@ def _recover(entry: Entry, context: JobContext) -> None:
 def _continue(entry: Entry, folder_fd: int, context: JobContext) -> None:
     temporary = _temporary(entry)
     there = identity_at(folder_fd, temporary)
-    if entry.state == "published":
+    if entry.state == JobState.PUBLISHED:
         _clear(entry, folder_fd, temporary, context)
         _complete(entry, context)
-    elif entry.state == "running" or _is(there, entry.staged):
+    elif entry.state == JobState.RUNNING or _is(there, entry.staged):
         # The names were not exchanged: the temporary is lensd's own.
         if there is not None:
             publish.discard(folder_fd, temporary, there)
         _begin_again(entry, context)
-    elif entry.state == "publishing":
+    elif entry.state == JobState.PUBLISHING:
         _publishing(entry, folder_fd, temporary, there, context)
     else:
         _clear(entry, folder_fd, temporary, context)
@@ -211,20 +212,21 @@ def _unquiet(there: Identity, entry: Entry, quiet: float) -> float:
 
 
 def _begin_again(entry: Entry, context: JobContext) -> None:
-    context.archive.unlink_own(entry.watch, entry.path, entry.identity)
-    context.ledger.jobs.update(entry.job_id, state="queued", temporary=None, staged=None)
+    context.archive.remove_link(entry.watch, entry.path, entry.identity)
+    context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED, temporary=None, staged=None)
 
 
 def _complete(entry: Entry, context: JobContext) -> None:
-    # In this order: nobody looks at a finished job again.
-    context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
-    context.ledger.jobs.finish(entry.job_id, "compressed")
+    with context.ledger.together():
+        context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
+        context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED)
 
 
 def _announce(entry: Entry, context: JobContext) -> None:
     if entry.line is not None:
         line = {"publish": "exchange", **entry.line, "recovered": True}
-        commit.announce(context, entry.job_id, line)
+        context.log("file.compressed", **line)
+        context.ledger.jobs.update(entry.job_id, emitted=1)
 
 
 def _temporary(entry: Entry) -> str:

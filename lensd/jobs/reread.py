@@ -1,4 +1,4 @@
-"""Files read again whole, from the disk and not from memory: what are they now?"""
+"""Reads whole files again, from the disk and not from the page cache, and hashes them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Reading:
 
 
 def published(entry: Entry, stop: Stop | None = None) -> Reading:
-    """The file under an entry's name. Raises as `file_at`."""
+    """Read the file under an entry's name. Raises as `file_at`."""
     return file_at(entry.root, entry.path, stop)
 
 
 def file_at(root: str, relative: str, stop: Stop | None = None) -> Reading:
-    """A file in a watched folder.
+    """Read a file in a watched folder; `stop()` is asked between two chunks.
 
     Raises FileNotFoundError, Skipped(`symlink` | `not_regular` | `changed`), Failed(`io_error`),
     PermissionError, Interrupted.
@@ -66,7 +66,7 @@ def is_unchanged(root: str, relative: str, identity: Identity) -> bool:
 
 
 def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
-    """A file in the archive. Raises as `file_at`."""
+    """Read a file in the archive. Raises as `file_at`."""
     fd = archive.open_original(path)
     try:
         return _read(fd, path, stop, look_for_mark=False)
@@ -74,10 +74,10 @@ def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
         os.close(fd)
 
 
-def places(archive: Archive, entry: Entry) -> list[str]:
-    """Where the archive may have an entry's original: as its newest, and as an older version.
+def archive_paths(archive: Archive, entry: Entry) -> list[str]:
+    """Where the archive may have an entry's original: as the newest of its path, or an older one.
 
-    None where the ledger knows of none, or of one that lies outside of the archive.
+    Empty if the ledger has no archive path for it, or one outside of this archive.
     """
     path, prefix = entry.archive_path, f"{archive.root}/"
     if path is None or not path.startswith(prefix):
@@ -95,7 +95,9 @@ def _read(fd: int, path: str, stop: Stop | None, *, look_for_mark: bool) -> Read
         mark = _mark(fd, before.size) if look_for_mark else None
         after = Identity.of(os.fstat(fd))
     if not after.same_content(before):
-        raise Skipped("changed", f"{path} was written to while it was read; try again later")
+        raise Skipped(
+            "changed", f"another program wrote to {path} while lensd read it; try again later"
+        )
     return Reading(before, sha256, mark)
 
 

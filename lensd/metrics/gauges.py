@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from lensd.metrics.exposition import Family, Values
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 
 STARTED = time.time()
-PROBLEMS = ("failed", "quarantined")
+PROBLEMS = (Outcome.FAILED, Outcome.QUARANTINED)
 
 
 class Gauges:

@@ -1,6 +1,7 @@
-"""What commands print with `--json`: one type a document, from which `lensd schema` is generated.
+"""The types of the documents that commands print with `--json`.
 
-Sizes are bytes. Paths are text that any encoding can write (lensd.text.printable).
+`lensd schema` generates the JSON Schemas from them; descriptions become part of the schemas. Sizes
+are bytes. Paths are valid Unicode (lensd.text.printable).
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ Outcome = Annotated[str, Meta(pattern=f"^({'|'.join(OUTCOMES)})$")]
 
 
 class Document(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A part of a document; it has no field but its own."""
+    """A document, or a part of one. Other fields than its own are invalid."""
 
 
 class Hashes(Document):
-    """The hashes by which programs and websites know a compressed file, before and after."""
+    """The hashes by which programs and websites know a compressed file and its original."""
 
     original: Annotated[Sha256 | None, Meta(description="sha256 of the file; null: not known")]
     original_autov2: AutoV2
@@ -74,44 +75,44 @@ class FromLogs(Document, tag="log", tag_field="kind"):
     lines: Count
     foreign: Annotated[Count, Meta(description="lines that lensd did not write")]
     cut: Annotated[Count, Meta(description="incomplete lines")]
-    unreadable: Annotated[list[str], Meta(description="logs that end in the middle")]
-    repeated: Annotated[Count, Meta(description="ends of jobs that were logged twice")]
+    unreadable: Annotated[list[str], Meta(description="logs that could be read only in part")]
+    repeated: Annotated[Count, Meta(description="outcomes that were logged twice")]
 
 
 class Span(Document):
-    """The time that a report covers."""
+    """The period of a report."""
 
     since: Annotated[Time | None, Meta(description="as requested; null: from the beginning")]
     until: Annotated[Time | None, Meta(description="as requested, not included")]
-    first: Annotated[Time | None, Meta(description="when the first job ended; null: none did")]
+    first: Annotated[Time | None, Meta(description="when the first job ended; null: no job ended")]
     last: Time | None
 
 
 class Sizes(Document):
-    """Bytes of the files that are compressed now, and of their originals."""
+    """Bytes of the compressed files and of their originals."""
 
     before: Count
     after: Count
     saved_in_folders: int
-    held_by_archive: Annotated[Count, Meta(description="originals")]
-    net: Annotated[int, Meta(description="saved less held")]
+    held_by_archive: Annotated[Count, Meta(description="bytes of originals")]
+    net: Annotated[int, Meta(description="saved_in_folders - held_by_archive")]
 
 
 class Ratio(Document):
-    """Files of one family and mode that are compressed now."""
+    """The compressed files of one family and mode."""
 
     family: Text
     mode: Text
     files: Positive
     bytes_in: Positive
     bytes_out: Positive
-    ratio: Annotated[float, Meta(gt=0, description="in / out, of all files together")]
+    ratio: Annotated[float, Meta(gt=0, description="bytes_in / bytes_out")]
     ratio_median: Annotated[float, Meta(gt=0)]
     delta_error_median: Amount | None
 
 
 class Distribution(Document):
-    """Relative delta errors over files, kept ones included. A quantile is the error of a file."""
+    """Relative delta errors of files, including kept ones. Each quantile is the error of a file."""
 
     files: Positive
     min: Amount
@@ -123,16 +124,16 @@ class Distribution(Document):
 
 
 class ReasonCount(Document):
-    """Files that ended for one reason."""
+    """The files with one outcome and reason."""
 
     outcome: Text
     reason: Text
     files: Positive
-    meaning: Annotated[str, Meta(description="empty: a reason of another version of lensd")]
+    meaning: Annotated[str, Meta(description="empty: another version of lensd wrote the reason")]
 
 
 class Failure(Document):
-    """A file that failed or is quarantined."""
+    """A failed or quarantined file."""
 
     path: Text
     watch: str
@@ -143,15 +144,15 @@ class Failure(Document):
 
 
 class SlowJob(Document):
-    """One of the longest jobs."""
+    """One of the slowest jobs."""
 
     path: Text
-    seconds: Annotated[Amount, Meta(description="of the job, without its wait")]
+    seconds: Annotated[Amount, Meta(description="of the job, without the waiting time")]
     bytes_in: Count | None
 
 
 class Day(Document):
-    """What was compressed on one day."""
+    """The files that were compressed on one day."""
 
     day: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d$")]
     files: Positive
@@ -159,7 +160,7 @@ class Day(Document):
 
 
 class Report(Document):
-    """What `lensd report --json` prints."""
+    """The output of `lensd report --json`."""
 
     schema: Literal[1]
     version: Annotated[str, Meta(min_length=1, description="of lensd")]
@@ -172,18 +173,18 @@ class Report(Document):
     ]
     bytes: Sizes
     unknown: Annotated[
-        list[Text], Meta(description="what logs alone do not contain; empty with a ledger")
+        list[Text], Meta(description="what logs alone do not contain; empty for a ledger")
     ]
     ratios: Annotated[
         list[Ratio],
-        Meta(description="of the files that are compressed now; the most bytes first"),
+        Meta(description="of the compressed files, in falling order of bytes"),
     ]
-    delta_error: Annotated[Distribution | None, Meta(description="null: none was measured")]
+    delta_error: Annotated[Distribution | None, Meta(description="null: no error was measured")]
     reasons: list[ReasonCount]
     failures: list[Failure]
     slowest: Annotated[list[SlowJob], Meta(max_length=10)]
-    days: Annotated[list[Day], Meta(description="days without a compressed file are left out")]
-    hashes: Annotated[list[Hashes], Meta(description="of each file that is compressed now")]
+    days: Annotated[list[Day], Meta(description="days without compressed files are left out")]
+    hashes: Annotated[list[Hashes], Meta(description="of each compressed file")]
 
 
 # lensd status
@@ -198,7 +199,7 @@ class WatchedFolder(Document):
 
 
 class Degraded(Document):
-    """A watched folder that is not there, or whose events are lost."""
+    """A watched folder or a disk that does not work as needed."""
 
     watch: Text
     path: Text
@@ -208,24 +209,24 @@ class Degraded(Document):
 
 
 class Job(Document):
-    """A job that has not ended."""
+    """A running or queued job."""
 
     job_id: JobId
     path: Text
     watch: Text
     bytes: Count
-    attempts: Annotated[Count, Meta(description="that ended with the worker's death")]
+    attempts: Annotated[Count, Meta(description="that ended the worker process")]
 
 
 class Problem(Job):
-    """A file that failed or is quarantined."""
+    """A failed or quarantined file."""
 
     reason: Reason
     message: Message
 
 
 class Waiting(Document):
-    """A file that is not complete yet, so that it is no job."""
+    """A file that is not a job yet, because it is not complete."""
 
     path: Text
     watch: Text
@@ -234,44 +235,44 @@ class Waiting(Document):
 
 
 class Schedule(Document):
-    """When jobs may begin."""
+    """The hours in which jobs start."""
 
     window: Annotated[str, Meta(min_length=1, description="worker.schedule")]
-    open: Annotated[bool, Meta(description="whether jobs begin now")]
+    open: Annotated[bool, Meta(description="whether jobs start now")]
 
 
 class Totals(Document):
-    """Versions of files by outcome, and bytes."""
+    """The number of versions of files by outcome, and bytes."""
 
     outcomes: dict[Outcome, Positive]
     saved_in_folders: int
-    held_by_archive: Count
-    net: Annotated[int, Meta(description="saved less held")]
+    held_by_archive: Annotated[Count, Meta(description="bytes of originals")]
+    net: Annotated[int, Meta(description="saved_in_folders - held_by_archive")]
 
 
 class Status(Document):
-    """What `lensd status --json` prints."""
+    """The output of `lensd status --json`."""
 
-    daemon: Annotated[Positive | None, Meta(description="its process id; null: none runs")]
+    daemon: Annotated[Positive | None, Meta(description="process id; null: not running")]
     watch: list[WatchedFolder]
-    degraded: Annotated[list[Degraded], Meta(description="as the running daemon reports them")]
+    degraded: Annotated[list[Degraded], Meta(description="reported by the running daemon")]
     running: list[Job]
     queued: list[Job]
     waiting: list[Waiting]
     problems: list[Problem]
     paused: Annotated[list[Text], Meta(description="paths, or `everything`")]
-    held: Annotated[str | None, Meta(description="the disk fault that all jobs wait for")]
+    held: Annotated[str | None, Meta(description="the disk fault for which all jobs wait")]
     schedule: Schedule | None
     totals: Totals
-    hashes: Annotated[list[Hashes] | UnsetType, Meta(description="with --hashes")] = UNSET
+    hashes: Annotated[list[Hashes] | UnsetType, Meta(description="only with --hashes")] = UNSET
 
 
 # lensd verify
 
 
 class Verification(Document):
-    """What `lensd verify --json` prints."""
+    """The output of `lensd verify --json`."""
 
     faults: Annotated[Count, Meta(description="files that make the exit code 1")]
-    bytes: Annotated[Count, Meta(description="that were read")]
+    bytes: Annotated[Count, Meta(description="that lensd read")]
     files: list[Finding]

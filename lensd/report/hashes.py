@@ -1,4 +1,4 @@
-"""The hashes by which programs and websites know a file, before and after it was compressed."""
+"""The hashes by which programs and websites know a compressed file and its original."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from lensd.store.ledger.entry import Entry
 
 
-def of(entry: Entry) -> Hashes:
-    """The hashes of a compressed file. None: not known (an older lensd compressed it, or the
-    ledger was lost since).
+def of_entry(entry: Entry) -> Hashes:
+    """The hashes of a compressed file. None: not known, because an older lensd compressed the file
+    or the ledger was lost.
     """
     line = entry.line or {}
     data = line.get("data_sha256_in"), line.get("data_sha256_out")
-    return row(printable(entry.full_path), (entry.sha256_in, entry.sha256_out), data)
+    return from_sha256(printable(entry.full_path), (entry.sha256_in, entry.sha256_out), data)
 
 
-def row(
+def from_sha256(
     path: str, files: tuple[str | None, str | None], data: tuple[str | None, str | None]
 ) -> Hashes:
-    """All hashes, from the sha256 of original and output: of the file, and of its data section.
+    """All hashes, from the sha256 of whole files and of data sections: (original, output) each.
 
-    `original` and `output` are the sha256 of the whole file, AutoV2 is its first 10 digits. AutoV3
-    is the first 12 digits of the sha256 of what follows the header.
+    AutoV2 is the first 10 digits of the file's sha256. AutoV3 is the first 12 digits of the sha256
+    of the data section, which follows the header.
     """
     original, output = files
     return Hashes(
@@ -44,14 +44,14 @@ def row(
 
 
 def tsv(rows: Iterable[Hashes]) -> Iterator[str]:
-    """A line of names, then one per file; an empty cell is not known."""
+    """A line of column names, then a line per file. An empty cell: not known."""
     yield "\t".join(Hashes.__struct_fields__)
     for row in rows:
         yield "\t".join(visible(cell or "") for cell in msgspec.structs.astuple(row))
 
 
 def blocks(rows: Iterable[Hashes]) -> Iterator[str]:
-    """For a terminal: three lines a file, which are shorter than one."""
+    """Three lines per file, for a terminal."""
     for row in rows:
         yield visible(row.path)
         yield _block("original", row.original, row.original_autov2, row.original_autov3)

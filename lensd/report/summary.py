@@ -1,4 +1,4 @@
-"""A history -> the numbers of a report, as one document."""
+"""Summarizes a history as the document of a report."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ QUANTILES = (10, 50, 90, 99)  # percent
 _FAILED = ("failed", "quarantined")
 
 
-def chosen(records: Iterable[Record], period: Period) -> list[Record]:
-    """Those that ended within a period, oldest first."""
+def in_period(records: Iterable[Record], period: Period) -> list[Record]:
+    """The records of jobs that ended in the period, oldest first."""
     return sorted((r for r in records if period.has(r.when)), key=lambda r: r.when)
 
 
 def summarize(history: History, period: Period, now: dt.datetime, version: str) -> Report:
-    """All sections of a report. Times are ISO 8601 in `now`'s time zone, sizes are bytes.
+    """All sections of a report. Times are ISO 8601 in the time zone of `now`.
 
-    Without a period the totals are the ledger's own; with one they are those of the files in it.
+    The totals of a period are sums over its files. Without a period they are those of the ledger.
     """
-    records = chosen(history.records, period)
+    records = in_period(history.records, period)
     zone = now.tzinfo
     return Report(
         schema=1,
@@ -63,16 +63,16 @@ def summarize(history: History, period: Period, now: dt.datetime, version: str) 
 
 
 def _span(records: Sequence[Record], period: Period, zone: dt.tzinfo | None) -> Span:
-    def shown(when: float | None) -> str | None:
-        return None if when is None else local(when, zone)
+    def text(when: float | None) -> str | None:
+        return None if when is None else local_time(when, zone)
 
     first, last = (records[0].when, records[-1].when) if records else (None, None)
     return Span(
-        since=shown(period.since), until=shown(period.until), first=shown(first), last=shown(last)
+        since=text(period.since), until=text(period.until), first=text(first), last=text(last)
     )
 
 
-def local(when: float, zone: dt.tzinfo | None) -> str:
+def local_time(when: float, zone: dt.tzinfo | None) -> str:
     """ISO 8601, to the second."""
     return dt.datetime.fromtimestamp(when, zone).isoformat(timespec="seconds")
 
@@ -84,12 +84,12 @@ def _outcomes(records: Iterable[Record], others: dict[str, int]) -> dict[str, in
 
 
 def _sizes(records: Sequence[Record], totals: ByteTotals | None) -> Sizes:
-    compressed = [r for r in records if r.stands]
+    compressed = [r for r in records if r.is_output]
     before = sum(r.measures.bytes_in or 0 for r in compressed)
     after = sum(r.measures.bytes_out or 0 for r in compressed)
     if totals is None:
-        held = _held(records)
-        totals = ByteTotals(before - after, held, before - after - held)
+        archived = _archived_bytes(records)
+        totals = ByteTotals(before - after, archived, before - after - archived)
     return Sizes(
         before=before,
         after=after,
@@ -99,7 +99,7 @@ def _sizes(records: Sequence[Record], totals: ByteTotals | None) -> Sizes:
     )
 
 
-def _held(records: Iterable[Record]) -> int:
+def _archived_bytes(records: Iterable[Record]) -> int:
     """Bytes of the originals in the archive, each counted once."""
     originals = {
         (m.archive_path, m.sha256_in): m.bytes_in or 0
@@ -110,10 +110,10 @@ def _held(records: Iterable[Record]) -> int:
 
 
 def _ratios(records: Iterable[Record]) -> Iterator[Ratio]:
-    """By family and mode, the most bytes first."""
+    """By family and mode, in falling order of bytes."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for r in records:
-        if r.stands and r.ratio is not None:
+        if r.is_output and r.ratio is not None:
             groups[r.measures.family or "unknown", r.measures.mode or "unknown"].append(r)
     for (family, mode), members in sorted(groups.items(), key=lambda g: -_sum_in(g[1])):
         before = _sum_in(members)
@@ -125,14 +125,13 @@ def _ratios(records: Iterable[Record]) -> Iterator[Ratio]:
             files=len(members),
             bytes_in=before,
             bytes_out=after,
-            ratio=_short(before / after),
-            ratio_median=_short(statistics.median(r.ratio or 0.0 for r in members)),
+            ratio=_five_digits(before / after),
+            ratio_median=_five_digits(statistics.median(r.ratio or 0.0 for r in members)),
             delta_error_median=round(statistics.median(errors), 6) if errors else None,
         )
 
 
-def _short(ratio: float) -> float:
-    """To five digits."""
+def _five_digits(ratio: float) -> float:
     return float(f"{ratio:.5g}")
 
 
@@ -141,7 +140,7 @@ def _sum_in(records: Iterable[Record]) -> int:
 
 
 def _distribution(errors: list[float]) -> Distribution | None:
-    """Nearest ranks: each quantile is the error of a file."""
+    """Quantiles by nearest rank: each is the error of one file."""
     if not errors:
         return None
     ordered = [round(error, 6) for error in sorted(errors)]
@@ -167,7 +166,7 @@ def _failures(records: Iterable[Record], zone: dt.tzinfo | None) -> Iterator[Fai
                 path=r.path,
                 watch=r.watch,
                 outcome=r.outcome,
-                when=local(r.when, zone),
+                when=local_time(r.when, zone),
                 reason=r.reason,
                 message=r.message,
             )
@@ -183,11 +182,11 @@ def _slowest(records: Iterable[Record]) -> list[SlowJob]:
 
 
 def _days(records: Iterable[Record], zone: dt.tzinfo | None) -> Iterator[Day]:
-    """Files compressed a day, and the bytes that they save now."""
+    """The files that were compressed on each day, and the bytes that they save now."""
     days: dict[str, list[int]] = defaultdict(list)
     for r in records:
-        if r.stands:
-            days[local(r.when, zone)[:10]].append(r.saved)
+        if r.is_output:
+            days[local_time(r.when, zone)[:10]].append(r.saved)
     for day, saved in sorted(days.items()):
         yield Day(day=day, files=len(saved), saved=sum(saved))
 
@@ -195,4 +194,4 @@ def _days(records: Iterable[Record], zone: dt.tzinfo | None) -> Iterator[Day]:
 def _hashes(record: Record) -> Hashes:
     m = record.measures
     files = m.sha256_in, m.sha256_out
-    return hashes.row(record.path, files, (m.data_sha256_in, m.data_sha256_out))
+    return hashes.from_sha256(record.path, files, (m.data_sha256_in, m.data_sha256_out))

@@ -19,7 +19,7 @@ from lensd.errors import FileError, StorageError
 from lensd.store.archive import Archive
 from lensd.store.fs import identity_at, open_folder
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Columns, JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.notes import RenamingOriginal
 from lensd.watcher.folder import Folder, Log
@@ -56,7 +56,7 @@ class MoveTracker:
         entry = self.origin(key, identity)
         if entry is None:
             return Found.NEW
-        if entry.state not in ("queued", "done"):
+        if entry.state not in (JobState.QUEUED, JobState.DONE):
             return Found.BUSY
         return Found.FOLLOWED if self.move(entry, key) else Found.BUSY
 
@@ -77,7 +77,7 @@ class MoveTracker:
 
     def misses_outputs(self) -> bool:
         """Whether an output lies nowhere where the ledger knows of it."""
-        return any(_is_lost(e) for e in self._ledger.files.with_outcome("compressed"))
+        return any(_is_lost(e) for e in self._ledger.files.with_outcome(Outcome.COMPRESSED))
 
     def origin(self, key: Key, identity: Identity) -> Entry | None:
         """The row whose file has moved here, by its inode."""
@@ -93,7 +93,10 @@ class MoveTracker:
         if marked is None:
             return None
         for entry in self._ledger.originals.find(marked.sha256):
-            settled = entry.state == "queued" or entry.outcome in ("compressed", "superseded")
+            settled = entry.state == JobState.QUEUED or entry.outcome in (
+                Outcome.COMPRESSED,
+                Outcome.SUPERSEDED,
+            )
             elsewhere = (entry.root, entry.path) != key
             if settled and elsewhere and not entry.redo and _is_lost(entry):
                 return entry
@@ -107,7 +110,7 @@ class MoveTracker:
                 entry = self.origin(key, identity)
                 if entry is None and lost:
                     entry = self.origin_of_output(key)
-                if entry is not None and entry.state in ("queued", "done"):
+                if entry is not None and entry.state in (JobState.QUEUED, JobState.DONE):
                     yield entry, key
 
     def search(self, entry: Entry) -> bool:
@@ -119,7 +122,11 @@ class MoveTracker:
             return False
         if time.monotonic() - self._nowhere.get(entry.job_id, -NOWHERE_SECONDS) < NOWHERE_SECONDS:
             return False
-        lost = [e for e in self._ledger.jobs.unfinished() if e.state == "queued" and not _holds(e)]
+        lost = [
+            e
+            for e in self._ledger.jobs.unfinished()
+            if e.state == JobState.QUEUED and not _holds(e)
+        ]
         wanted = {e.identity[1:4]: e for e in (*lost, entry)}
         for key, identity in self._files():
             found = wanted.get(identity[1:4])
@@ -142,7 +149,7 @@ class MoveTracker:
             now = self._ledger.jobs.get(entry.job_id)  # a move just before may have changed it
             if (now.root, now.path) != (entry.root, entry.path) or self._is_busy(now):
                 return False
-            if now.state not in ("queued", "done") and not mine:
+            if now.state not in (JobState.QUEUED, JobState.DONE) and not mine:
                 return False
             entry = now
             columns = self._output_columns(entry, key)
@@ -161,7 +168,7 @@ class MoveTracker:
             )
         return moved
 
-    def finish(self) -> None:
+    def finish_interrupted_move(self) -> None:
         """After a crash between two steps of `move`: an original keeps one name of its two."""
         renaming = self._ledger.state.renaming_original.get()
         if renaming is None:
@@ -178,7 +185,7 @@ class MoveTracker:
     def _is_busy(self, entry: Entry) -> bool:
         """Whether another file's job works under the old path: it may archive there just now."""
         history = self._ledger.files.history(entry.root, entry.path)
-        under_way = (e for e in history if e.state not in ("queued", "done"))
+        under_way = (e for e in history if e.state not in (JobState.QUEUED, JobState.DONE))
         return any(e.job_id != entry.job_id for e in under_way)
 
     def _files(self) -> Iterator[tuple[Key, Identity]]:
@@ -191,16 +198,16 @@ class MoveTracker:
             except OSError:  # not there now: degraded, never empty
                 continue
 
-    def _output_columns(self, entry: Entry, key: Key) -> dict[str, object]:
+    def _output_columns(self, entry: Entry, key: Key) -> Columns:
         """An output whose publishing a crash kept from the ledger is compressed all the same."""
-        if entry.outcome not in ("compressed", "replaced", "superseded", None):
+        if entry.outcome not in (Outcome.COMPRESSED, Outcome.REPLACED, Outcome.SUPERSEDED, None):
             return {}
         marked = read_marks(*key)
         if marked is None or marked.sha256 != entry.sha256_in or entry.redo:
             return {}
         return {
-            "state": "done",
-            "outcome": "compressed",
+            "state": JobState.DONE,
+            "outcome": Outcome.COMPRESSED,
             "staged": marked.identity,
             "bytes_out": marked.identity.size,
         }
@@ -211,7 +218,7 @@ class MoveTracker:
             there = Identity.of(os.lstat(os.path.join(*key)))
         except OSError:
             return False
-        return self._archive.unlink_own(entry.watch, entry.path, there)
+        return self._archive.remove_link(entry.watch, entry.path, there)
 
     def _give_new_name(self, entry: Entry, watch: str, relative: str) -> str | None:
         """Let the archived original mirror the new path; returns its old name, still to be dropped.
@@ -219,19 +226,19 @@ class MoveTracker:
         Where that fails it stays where it is, and the ledger says so.
         """
         old, sha256 = entry.archive_path, entry.sha256_in
-        if old is None or sha256 is None or entry.outcome == "restored":
+        if old is None or sha256 is None or entry.outcome == Outcome.RESTORED:
             return None
-        new = self._archive.place(watch, relative)
+        new = self._archive.path_for(watch, relative)
         if old == new:
             return None
         self._ledger.state.renaming_original.set(RenamingOriginal(old, new))
         try:
-            new, displaced = self._archive.name_anew(old, watch, relative)
+            new, displaced = self._archive.add_name(old, watch, relative)
         except (FileError, StorageError, OSError):
             self._ledger.state.renaming_original.clear()
             return None
         if displaced is not None and displaced != sha256:
-            aside = self._archive.aside(displaced, watch, relative)
+            aside = self._archive.version_path(displaced, watch, relative)
             self._ledger.originals.record_moved(new, aside, displaced)
         self._ledger.originals.record_moved(old, new, sha256)
         return old

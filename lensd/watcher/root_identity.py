@@ -28,11 +28,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a folder is degraded. `holds`: its jobs have to wait."""
+    """Why a folder is degraded."""
 
     reason: str
     message: str
-    holds: bool = True
 
 
 def probe(path: str) -> Found:

@@ -1,4 +1,4 @@
-"""`lensd compress`: a file to a new one, without a daemon. And `lensd analyze` before it."""
+"""`lensd compress`: compress a file to a new one, without a daemon."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _documents(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 def test_the_output_lies_beside_the_input(lensd: Run, lora: SmallFile) -> None:
-    """NAME.lensd.safetensors; the input is untouched; a second time is refused without --force."""
+    """NAME.lensd.safetensors; the input does not change; a second run needs --force."""
     before = Seen.of(lora.path)
     done = lensd("compress", "style.safetensors")
     assert (done.returncode, done.stderr) == (0, "")
@@ -54,7 +54,7 @@ def test_the_output_lies_beside_the_input(lensd: Run, lora: SmallFile) -> None:
 
 @pytest.mark.slow
 def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
-    """Mode, energy, rank limit and size, to where -o says; --json is one document a file."""
+    """Mode, energy, rank limit, size and -o take effect; --json is one document per file."""
     for name, arguments in {
         "rank": ["--mode", "rank", "--energy", "0.9"],
         "narrow": ["--max-rank", "2"],
@@ -94,7 +94,7 @@ def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
 def test_usage_errors_write_nothing(
     lensd: Run, lora: SmallFile, arguments: list[str], says: str
 ) -> None:
-    """Exit 2 with the cause, and the input as it was: also through its other names."""
+    """Exit code 2 with the cause; the input does not change, even through its other names."""
     folder = lora.path.parent
     small_lora(folder / "other.safetensors", seed=2)
     (folder / "folder").mkdir()
@@ -109,8 +109,8 @@ def test_usage_errors_write_nothing(
     assert names == sorted(os.listdir(folder))
 
 
-def test_a_place_that_is_not_there_is_a_message(lensd: Run, lora: SmallFile) -> None:
-    """Exit 5 with the remedy, no traceback."""
+def test_a_missing_output_folder(lensd: Run, lora: SmallFile) -> None:
+    """Exit code 5 with a message and no traceback."""
     done = lensd("compress", "style.safetensors", "-o", "missing/out.safetensors")
     assert (done.returncode, done.stdout) == (5, "")
     assert "Traceback" not in done.stderr
@@ -118,8 +118,8 @@ def test_a_place_that_is_not_there_is_a_message(lensd: Run, lora: SmallFile) -> 
     assert lora.path.exists()
 
 
-def test_several_files_each_have_their_end(lensd: Run, lora: SmallFile) -> None:
-    """A broken one fails with 1 and its reason; an unfit one is skipped; the others are done."""
+def test_several_files_each_have_an_outcome(lensd: Run, lora: SmallFile) -> None:
+    """A broken file fails (exit code 1), a file that is no LoRA is skipped, the rest succeed."""
     folder = lora.path.parent
     bad = small_lora(folder / "bad.safetensors", seed=2).path
     bad.write_bytes(bad.read_bytes()[:-2] + b"\xff\x7f")
@@ -134,7 +134,7 @@ def test_several_files_each_have_their_end(lensd: Run, lora: SmallFile) -> None:
 
 
 def test_an_output_is_not_compressed_again(lensd: Run, lora: SmallFile) -> None:
-    """With the hint at what would help."""
+    """The message says that lensd wrote the file."""
     assert lensd("compress", lora.path.name).returncode == 0
     done = lensd("compress", "style.lensd.safetensors")
     assert done.returncode == 0

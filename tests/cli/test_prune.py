@@ -136,7 +136,7 @@ def test_what_is_not_due_is_not_spoken_of(pruned: Pruned, name: str) -> None:
 def test_a_running_daemon_does_it(server: HomeServer) -> None:
     """The line is in the daemon's log, the words come back to who asked; --dry-run needs nobody."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         path = server.drop("old.safetensors", seed=7).path
         daemon.wait_for_file(path, "file.compressed")
         age(server, path, 31)

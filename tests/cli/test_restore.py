@@ -116,8 +116,8 @@ def test_a_deleted_output_is_no_obstacle(files: Files) -> None:
     assert _is_back(path, before)
 
 
-def test_a_file_that_somebody_replaced_is_refused(files: Files) -> None:
-    """Their bytes stay, the original too; exit 1 with the remedy."""
+def test_a_file_that_another_program_replaced_is_refused(files: Files) -> None:
+    """Its bytes stay, and the original too; exit 1 with the remedy."""
     server, path, before = files.take("replaced")
     path.write_bytes(b"something else")
     done = server.lensd("restore", path)
@@ -161,17 +161,19 @@ def test_an_edited_output_is_refused(files: Files, name: str, edit: Callable[[Pa
 
 
 def test_a_damaged_original_is_not_put_back(files: Files) -> None:
-    """The output stays; exit 1."""
+    """The output stays; exit 1. The ledger has nothing of it, so the next try says the same."""
     server, path, _ = files.take("damaged")
-    output = Seen.of(path)
+    output, outcomes = Seen.of(path), server.status()["totals"]["outcomes"]
     archived = server.archived(path)
     data = bytearray(archived.read_bytes())
     data[-1] ^= 1
     archived.write_bytes(data)
-    done = server.lensd("restore", path)
-    assert done.returncode == 1
-    assert "damaged" in done.stderr
+    for _ in range(2):
+        done = server.lensd("restore", path)
+        assert done.returncode == 1
+        assert "damaged" in done.stderr
     assert output == Seen.of(path)
+    assert outcomes == server.status()["totals"]["outcomes"]
 
 
 @pytest.mark.slow
@@ -186,6 +188,21 @@ def test_an_older_version(server: HomeServer) -> None:
     assert server.lensd("restore", path, "--version", oldest.sha256[:10]).returncode == 0
     assert Seen.of(path).sha256 == oldest.sha256
     assert Seen.of(server.archived(path)).sha256 == newer.sha256
+
+
+@pytest.mark.slow
+def test_a_file_that_replaced_an_output_and_failed(server: HomeServer) -> None:
+    """The error names the originals that the path had; --version restores one of them."""
+    [(path, before)] = _compressed(server, "a.safetensors")
+    server.drop("a.safetensors", seed=7)
+    path.write_bytes(path.read_bytes()[:-2] + b"\xff\x7f")  # NaN
+    server.once(code=1)
+    done = server.lensd("restore", path)
+    assert done.returncode == 2
+    assert f"--version: {before.sha256[:12]}" in done.stderr
+    path.unlink()
+    assert server.lensd("restore", path, "--version", before.sha256).returncode == 0
+    assert Seen.of(path).sha256 == before.sha256
 
 
 @pytest.mark.slow

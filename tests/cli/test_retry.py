@@ -28,7 +28,7 @@ def test_the_next_start_takes_it_up_again(server: HomeServer) -> None:
     )
     assert server.status()["problems"] == []
     with server.daemon() as daemon:
-        line = daemon.wait_for_event("file.failed", 60)
+        line = daemon.wait_for_event("file.failed")
     assert line["reason"] == "not_finite"
 
 

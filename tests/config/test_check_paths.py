@@ -15,6 +15,7 @@ import pytest
 from lensd.config.check_paths import folder_warnings, is_inside, symlinked_folders
 from lensd.config.faults import Fault
 from lensd.config.model import Config
+from tests.support.limits import PATIENCE
 
 Faults = Callable[[str], dict[str, Fault]]
 Read = Callable[[str], Config]
@@ -199,7 +200,10 @@ def as_nobody(folder: Path, text: str) -> list[tuple[str, str]]:
     file.write_text(text)
     file.chmod(0o644)
     done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, str(file)], stdout=subprocess.PIPE, check=True, timeout=60
+        [sys.executable, "-c", AS_NOBODY, str(file)],
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=PATIENCE,
     )
     return [(key, remedy) for key, remedy in json.loads(done.stdout)]
 

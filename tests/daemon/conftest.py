@@ -30,7 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One daemon for the module. At its end: exit status 0, and no temporary is left."""
     server = HomeServer(tmp_path_factory.mktemp("server"))
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         yield Running(server, daemon)
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
     assert [] == server.temporaries()

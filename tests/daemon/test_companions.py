@@ -49,14 +49,14 @@ def test_sidecars_are_never_touched(server: HomeServer) -> None:
     before = _beside(lora)
     assert len(before) == len(SIDECARS)
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         assert daemon.of(lora) == []  # it was there before: left
         new = server.drop("sub/new.safetensors", seed=2).path
         daemon.wait_for_file(new, "file.compressed")
         moved = new.rename(new.with_name("renamed.safetensors"))
         daemon.wait_for_file(moved, "file.moved")
         assert server.lensd("restore", moved).returncode == 0
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
     server.once(lora)
     server.once("--redo", lora)
     age(server, lora, days=2)
@@ -94,7 +94,7 @@ def test_what_programs_remember_a_file_by(server: HomeServer, preserve: bool) ->
 def test_a_manager_that_writes_beside_it_is_no_event(server: HomeServer) -> None:
     """Sidecars that come and change while the daemon runs are no jobs and wake nobody."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         lora = server.drop("style.safetensors", seed=1).path
         daemon.wait_for_file(lora, "file.compressed")
         info = server.loras / "style.metadata.json"
@@ -105,7 +105,7 @@ def test_a_manager_that_writes_beside_it_is_no_event(server: HomeServer) -> None
         other = server.drop("other.safetensors", seed=2).path
         daemon.wait_for_file(other, "file.compressed")
         assert before == Seen.of(info)
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
     told = {line["path"] for line in daemon.lines if line["event"].startswith("file.")}
     assert told == {str(lora), str(other)}
     wait_until(lambda: server.temporaries() == [], "no temporary is left")

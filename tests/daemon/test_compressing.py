@@ -54,9 +54,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         watch.append({"path": str(server.loras / name), **settings})
     server.configure(watch=watch, defaults={"mode": "ultra"})
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         yield Scene(server, daemon)
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
     assert [] == server.temporaries()
 
 
@@ -206,10 +206,8 @@ def test_a_moved_in_folder_is_seen_with_all_in_it(scene: Scene) -> None:
         made = scene.server.make(name, seed=seed)
         made.path.rename(folder / "inner" / name)
     folder.rename(scene.server.loras / "ultra" / "set")
-    waiting = {scene.server.loras / "ultra" / "set" / "inner" / name for name in names}
-    while waiting:
-        line = scene.daemon.wait_for_event("file.compressed", 60)
-        waiting.discard(Path(line["path"]))
+    inner = scene.server.loras / "ultra" / "set" / "inner"
+    scene.daemon.wait_for_files([inner / name for name in names], "file.compressed")
 
 
 def test_no_gain_keeps_the_original(scene: Scene) -> None:

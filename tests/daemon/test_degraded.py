@@ -15,14 +15,14 @@ def test_a_folder_that_goes_and_comes_back(tmp_path: Path) -> None:
     server = HomeServer(tmp_path)
     server.configure(settle={"rescan_seconds": 0.3})
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         server.loras.rename(tmp_path / "gone")
-        line = daemon.wait_for_event("daemon.degraded", 10)
+        line = daemon.wait_for_event("daemon.degraded")
         assert line["reason"] == "unreachable"
         assert "Mount it again" in line["message"]
         (tmp_path / "gone").rename(server.loras)
-        daemon.wait_for_event("daemon.recovered", 10)
+        daemon.wait_for_event("daemon.recovered")
         server.drop("late.safetensors")
-        daemon.wait_for_event("file.compressed", 60)
+        daemon.wait_for_event("file.compressed")
     events = [line["event"] for line in daemon.lines]
     assert events.count("daemon.degraded") == 1

@@ -15,12 +15,12 @@ def test_what_is_there_is_left_and_once_treats_it(server: HomeServer) -> None:
     before = [Seen.of(m.path) for m in made]
     (server.loras / "readme.txt").write_text("no LoRA")
     with server.daemon() as daemon:
-        line = daemon.wait_for_event("daemon.baseline", 30)
+        line = daemon.wait_for_event("daemon.baseline")
         assert (line["files"], line["bytes"]) == (2, sum(b.size for b in before))
         assert (line["watch"], line["path"]) == ("loras", str(server.loras))
         new = server.drop("new.safetensors", seed=3)
         daemon.wait_for_file(new.path, "file.compressed")
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
     assert before == [Seen.of(m.path) for m in made]
     assert not [line for line in daemon.lines if line.get("path") == str(made[0].path)]
     arrived = server.drop("while_down.safetensors", seed=4)
@@ -48,7 +48,7 @@ def test_what_is_there_may_be_wanted(server: HomeServer) -> None:
         ]
     )
     with server.daemon() as daemon:
-        line = daemon.wait_for_event("file.compressed", 60)
+        line = daemon.wait_for_event("file.compressed")
         assert (line["watch"], line["mode"]) == ("eager", "rank")
         assert line["path"] == str(folders["eager"] / "style.safetensors")
     baseline = {line["watch"]: line for line in daemon.lines if line["event"] == "daemon.baseline"}

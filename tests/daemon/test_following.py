@@ -72,7 +72,7 @@ def test_a_rename_when_the_archive_has_another_place(server: HomeServer) -> None
     (server.top / "new archive").mkdir()
     server.configure(archive=server.top / "new archive")
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         new = path.rename(server.loras / "renamed.safetensors")
         daemon.wait_for_file(new, MOVED)
         _settled(server, daemon, "later")
@@ -222,7 +222,7 @@ def test_an_original_that_returns_after_a_rename(server: HomeServer) -> None:
     data = server.make("a.safetensors", seed=6).path.read_bytes()
     path, new = server.loras / "a.safetensors", server.loras / "b.safetensors"
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         _put(path, data)
         assert daemon.wait_for_file(path)["event"] == "file.compressed"
         path.rename(new)
@@ -251,11 +251,11 @@ class Held:
     def stop_worker(self) -> Path:
         """Let it stand still, with a job; returns that job's file."""
         first = self.server.drop("first.safetensors", seed=50).path
-        self._worker = self.daemon.wait_for_event("worker.started", 60)["pid"]
+        self._worker = self.daemon.wait_for_event("worker.started")["pid"]
         self.daemon.wait_for_file(first, "file.compressed")
         os.kill(self._worker, signal.SIGSTOP)
         path = self.server.drop("blocks.safetensors", seed=51).path
-        wait_until(lambda: bool(self.server.status()["running"]), f"a job on {path}", 60)
+        wait_until(lambda: bool(self.server.status()["running"]), f"a job on {path}")
         return path
 
     def go_on(self, number: int = signal.SIGCONT) -> None:
@@ -282,7 +282,7 @@ def held(server: HomeServer) -> Iterator[Held]:
     )
     (server.top / "other").mkdir()
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         held = Held(server, daemon)
         try:
             yield held
@@ -312,7 +312,7 @@ def test_queued_files_that_are_renamed_moved_deleted_or_replaced(held: Held) -> 
         daemon.wait_for_file(jobs["twin"][0], "file.settled")
     finally:
         held.go_on()
-    wait_until(lambda: not server.status()["queued"] + server.status()["running"], "no job", 60)
+    wait_until(lambda: not server.status()["queued"] + server.status()["running"], "no job")
     daemon.stop()
     lines = _drain(daemon)
     ends = {(x["path"], x["event"]): x for x in lines if x["event"].startswith("file.")}
@@ -374,7 +374,7 @@ def test_a_folder_of_all_kinds_is_renamed_while_the_daemon_is_down(
     for seed, name in enumerate(("baseline", "baseline2")):
         server.drop(f"old/{name}.safetensors", seed=seed)
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         for seed, name in enumerate(("compressed", "restored"), 10):
             daemon.wait_for_file(server.drop(f"old/{name}.safetensors", seed=seed).path)
         path = server.drop("old/kept.safetensors", seed=20, rank=1).path
@@ -391,7 +391,7 @@ def test_a_folder_of_all_kinds_is_renamed_while_the_daemon_is_down(
         server.configure(watch=[{"path": str(server.loras)}, {"path": str(other)}])
     old.rename(new)
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         _settled(server, daemon, "marker")
     events = {x["event"] for x in daemon.lines if x.get("path", "").startswith(str(new))}
     assert {MOVED} == events
@@ -413,9 +413,9 @@ def test_a_queue_whose_folder_is_renamed_while_the_daemon_is_down(held: Held) ->
     held.go_on(signal.SIGKILL)
     (server.loras / "q").rename(server.loras / "p")
     with server.daemon() as again:
-        again.wait_for_event("daemon.ready", 30)
+        again.wait_for_event("daemon.ready")
         _settled(server, again, "marker")
-        wait_until(lambda: not server.status()["queued"] + server.status()["running"], "done", 60)
+        wait_until(lambda: not server.status()["queued"] + server.status()["running"], "done")
     done = {Path(x["path"]).name: x for x in again.lines if x["event"] == "file.compressed"}
     assert {name: done[name]["job_id"] for name in jobs} == jobs
     assert {str(server.loras / "p")} == {os.path.dirname(done[name]["path"]) for name in jobs}

@@ -31,7 +31,7 @@ def test_it_says_what_log_and_ledger_say(server: HomeServer, textfile: Path) -> 
     """Counters since the start, gauges of now; small, readable for all, and 0 when it has ended."""
     before = time.time()
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         wait_until(textfile.exists, "it is there from the start")
         path = server.drop("style.safetensors", seed=1).path
         line = daemon.wait_for_file(path, "file.compressed")
@@ -67,7 +67,7 @@ def test_it_says_what_log_and_ledger_say(server: HomeServer, textfile: Path) -> 
             assert found.get(f"lensd_{still}") == 0
         assert stat.S_IMODE(textfile.stat().st_mode) == 0o644
         assert psutil.Process(daemon.process.pid).memory_info().rss < 50_000_000
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
     assert Textfile(textfile).get("lensd_up") == 0
     assert os.listdir(textfile.parent) == ["lensd.prom"]
 
@@ -76,21 +76,21 @@ def test_it_says_what_log_and_ledger_say(server: HomeServer, textfile: Path) -> 
 def test_a_folder_that_goes_is_told_once(server: HomeServer, textfile: Path) -> None:
     """Files are compressed as before; when the folder is back, so is the textfile."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         wait_until(textfile.exists, "it is there")
         textfile.unlink()
         textfile.parent.rmdir()
         for number in range(2):
             path = server.drop(f"{number}.safetensors", seed=number).path
             daemon.wait_for_file(path, "file.compressed")
-        told = daemon.wait_for_event("daemon.degraded", 10)
+        told = daemon.wait_for_event("daemon.degraded")
         assert (told["watch"], told["path"]) == (None, str(textfile))
         assert "metrics.textfile" in told["message"]
         textfile.parent.mkdir()
         assert server.lensd("restore", path).returncode == 0
-        assert daemon.wait_for_event("daemon.recovered", 10)["path"] == str(textfile)
+        assert daemon.wait_for_event("daemon.recovered")["path"] == str(textfile)
         assert Textfile(textfile).sum("lensd_files_total", outcome="restored") == 1
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
     assert [line["event"] for line in daemon.lines].count("daemon.degraded") == 1
 
 
@@ -112,15 +112,15 @@ def test_once_leaves_its_numbers(server: HomeServer, textfile: Path) -> None:
 def test_a_reload_may_move_it_or_end_it(server: HomeServer, textfile: Path) -> None:
     """SIGHUP: the old file says that nobody writes it any more; counters begin anew in the new."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         path = server.drop("style.safetensors", seed=1).path
         daemon.wait_for_file(path, "file.compressed")
         other = textfile.with_name("other.prom")
         for metrics in ({"textfile": str(other)}, {}):
             server.configure(metrics=metrics)
             daemon.process.send_signal(signal.SIGHUP)
-            daemon.wait_for_event("daemon.reloaded", 30)
-            daemon.wait_for_event("daemon.ready", 30)
+            daemon.wait_for_event("daemon.reloaded")
+            daemon.wait_for_event("daemon.ready")
             if metrics:
                 wait_until(other.exists, "the new one is there")
                 assert Textfile(textfile).get("lensd_up") == 0
@@ -128,4 +128,4 @@ def test_a_reload_may_move_it_or_end_it(server: HomeServer, textfile: Path) -> N
                 assert Textfile(other).sum("lensd_compressed_files_total") == 0
                 assert Textfile(other).get("lensd_ledger_files", outcome="compressed") == 1
         assert Textfile(other).get("lensd_up") == 0
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0

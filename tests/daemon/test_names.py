@@ -31,7 +31,7 @@ def test_any_name_is_processed(running: Running, case: str) -> None:
     before = Seen.of(made.path)
     target = os.fsencode(server.loras) + b"/" + name
     os.rename(made.path, target)
-    line = daemon.wait_for_event("file.compressed", 60)
+    line = daemon.wait_for_event("file.compressed")
     path = Path(os.fsdecode(target))
     if "path_b64" in line:
         assert base64.b64decode(line["path_b64"]) == target
@@ -55,7 +55,7 @@ def test_a_waiting_file_whose_name_is_not_utf8(running: Running) -> None:
     wait_until(lambda: bool(server.status()["waiting"]), "it waits")
     assert "wait\\xff.safetensors.part" in server.status()["waiting"][0]["reason"]
     os.unlink(partner)
-    line = daemon.wait_for_event("file.compressed", 60)
+    line = daemon.wait_for_event("file.compressed")
     assert base64.b64decode(line["path_b64"]) == target
 
 
@@ -66,7 +66,7 @@ def test_a_refused_file_whose_name_is_not_utf8(running: Running) -> None:
     target = os.fsencode(server.loras) + b"/empty\xfe.safetensors"
     with open(target, "wb"):
         pass
-    line = daemon.wait_for_event("file.skipped", 30)
+    line = daemon.wait_for_event("file.skipped")
     assert base64.b64decode(line["path_b64"]) == target
     assert line["reason"] == "empty"
     assert server.lensd("status").returncode == 0

@@ -19,13 +19,13 @@ def test_every_socket_of_a_whole_run_is_local(server: HomeServer) -> None:
     strace = ("strace", "-D", "-f", "-q", "-e", "trace=socket,socketpair", "-o", str(trace))
     notified = {"NOTIFY_SOCKET": str(server.top / "nobody-listens")}
     with server.daemon(prefix=strace, env=notified) as daemon:
-        daemon.wait_for_event("daemon.ready", 60)
+        daemon.wait_for_event("daemon.ready")
         for seed, mode in enumerate(("F16", "BF16", "F32")):
             path = server.drop(f"{mode}.safetensors", seed=seed, dtype=mode).path
-            assert daemon.wait_for_file(path, seconds=120)["event"] == "file.compressed"
+            assert daemon.wait_for_file(path)["event"] == "file.compressed"
         pid = daemon.process.pid
         worker = next(line["pid"] for line in daemon.lines if line["event"] == "worker.started")
-        assert daemon.stop(20) == 0
+        assert daemon.stop() == 0
     ended = re.compile(rf"^{pid} .*exited", re.MULTILINE)
     wait_until(lambda: ended.search(trace.read_text()) is not None, "strace has written all")
     assert re.search(rf"^{worker} ", trace.read_text(), re.MULTILINE), "the worker is traced too"

@@ -25,7 +25,7 @@ def test_a_copy_of_an_output_is_not_compressed_again(server: HomeServer) -> None
     made = server.drop("style.safetensors", seed=1)
     copy = server.loras / "renamed.safetensors"
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         made = server.drop("style.safetensors", seed=1)
         daemon.wait_for_file(made.path, "file.compressed")
         shutil.copy2(made.path, copy)
@@ -36,7 +36,7 @@ def test_a_copy_of_an_output_is_not_compressed_again(server: HomeServer) -> None
         shutil.rmtree(server.state)
         server.configure(watch=[{"path": str(server.loras), "existing": existing}])
         with server.daemon() as daemon:
-            daemon.wait_for_event("daemon.ready", 30)
+            daemon.wait_for_event("daemon.ready")
             _settle_all(server, daemon, existing)
         ends = {e for p in (made.path, copy) for e in daemon.of(p)}
         assert ends <= {"file.detected"}
@@ -51,13 +51,13 @@ def test_a_restored_file_is_left_alone(server: HomeServer) -> None:
     made = server.make("style.safetensors", seed=2)
     before = Seen.of(made.path)
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         path = server.move_in(made.path)
         daemon.wait_for_file(path, "file.compressed")
     assert server.lensd("restore", path).returncode == 0
     assert before == Seen.of(path)
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         _settle_all(server, daemon)
     assert [] == daemon.of(path)
     assert before == Seen.of(path)
@@ -73,12 +73,12 @@ def test_a_restored_file_is_left_alone(server: HomeServer) -> None:
 def test_a_restored_file_with_new_content_is_a_new_file(server: HomeServer) -> None:
     """Only what was restored is left alone, not its name."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         path = server.drop("style.safetensors", seed=3).path
         daemon.wait_for_file(path, "file.compressed")
     assert server.lensd("restore", path).returncode == 0
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         server.drop("style.safetensors", seed=4)
         assert daemon.wait_for_file(path)["event"] == "file.compressed"
 

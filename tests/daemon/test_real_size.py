@@ -51,10 +51,10 @@ def lines(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     config.write_text(json.dumps({"watch": watch, **places, "settle": {"quiet_seconds": 1}}))
     found = {}
     with RunningDaemon(config, folder / "stderr") as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         for name in FILES:
             shutil.copy(originals / f"{name}.safetensors", folder / "loras")
-            found[name] = daemon.wait_for_event("file.compressed", 300)
+            found[name] = daemon.wait_for_event("file.compressed")
     return found
 
 

@@ -168,7 +168,7 @@ def unprivileged(tmp_path: Path) -> Iterator[tuple[HomeServer, RunningDaemon]]:
     lost = "-dac_override,-dac_read_search"
     prefix = ["setpriv", f"--bounding-set={lost}", f"--inh-caps={lost}"]
     with server.daemon(prefix=prefix) as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         yield server, daemon
 
 

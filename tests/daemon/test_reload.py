@@ -12,15 +12,15 @@ def test_a_new_folder_and_new_settings_hold_from_then_on(server: HomeServer) -> 
     more = server.top / "more"
     more.mkdir()
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         first = server.drop("first.safetensors", seed=1).path
         assert daemon.wait_for_file(first)["mode"] == "ultra"
         server.configure(
             watch=[{"path": str(server.loras)}, {"path": str(more)}], defaults={"mode": "rank"}
         )
         daemon.process.send_signal(signal.SIGHUP)
-        daemon.wait_for_event("daemon.reloaded", 30)
-        assert daemon.wait_for_event("daemon.ready", 30)["watches"] == ["loras", "more"]
+        daemon.wait_for_event("daemon.reloaded")
+        assert daemon.wait_for_event("daemon.ready")["watches"] == ["loras", "more"]
         second = server.make("second.safetensors", seed=2).path
         path = second.rename(more / "second.safetensors")
         assert daemon.wait_for_file(path)["mode"] == "rank"
@@ -33,27 +33,27 @@ def test_a_new_folder_and_new_settings_hold_from_then_on(server: HomeServer) -> 
 def test_a_faulty_file_is_refused_and_the_old_one_stays(server: HomeServer) -> None:
     """One line names key and line of the fault; files go on being compressed as before."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         good = server.config.read_text()
         server.config.write_text(good.replace('"watch"', '"wotch"'))
         daemon.process.send_signal(signal.SIGHUP)
-        refused = daemon.wait_for_event("daemon.refused", 30)
+        refused = daemon.wait_for_event("daemon.refused")
         assert "wotch" in refused["message"]
         path = server.drop("style.safetensors", seed=1).path
         assert daemon.wait_for_file(path)["event"] == "file.compressed"
         server.config.write_text(good.replace(str(server.state), str(server.top / "state2")))
         daemon.process.send_signal(signal.SIGHUP)
-        assert "state2" in daemon.wait_for_event("daemon.refused", 30)["message"]
+        assert "state2" in daemon.wait_for_event("daemon.refused")["message"]
         server.config.write_text(good)
         daemon.process.send_signal(signal.SIGHUP)
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         assert daemon.stop() == 0
 
 
 def test_a_job_under_way_begins_again(server: HomeServer) -> None:
     """Nothing is lost by a reload in the middle of a job: it is done with the new settings."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         first = server.drop("first.safetensors", seed=1).path
         daemon.wait_for_file(first, "file.compressed")
         server.configure(defaults={"mode": "rank"})

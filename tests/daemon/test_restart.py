@@ -10,7 +10,7 @@ import pytest
 
 from lensd import __version__
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from tests.support import suites
 from tests.support.home_server import HomeServer
 
@@ -50,15 +50,15 @@ def test_ten_thousand_queued_files(server: HomeServer, tell: Callable[[str], Non
     ready, ended = [], []
     for number in (5, 20):
         with server.daemon() as daemon:
-            ready.append(daemon.wait_for_event("daemon.ready", 120))
+            ready.append(daemon.wait_for_event("daemon.ready"))
             for _ in range(number):
-                daemon.wait_for_event("file.skipped", 60)
+                daemon.wait_for_event("file.skipped")
             daemon.kill()
         ended += [x for x in daemon.lines if x["event"] == "file.skipped"]
     with server.daemon() as daemon:
-        ready.append(daemon.wait_for_event("daemon.ready", 120))
+        ready.append(daemon.wait_for_event("daemon.ready"))
         for _ in range(ready[-1]["queued"] if suites.FULL else 20):
-            daemon.wait_for_event("file.skipped", 120)
+            daemon.wait_for_event("file.skipped")
         assert daemon.stop() == 0
     ended += [x for x in daemon.lines if x["event"] == "file.skipped"]
     starts = ", ".join(f"{x['seconds']} s with {x['queued']}" for x in ready)
@@ -70,7 +70,7 @@ def test_ten_thousand_queued_files(server: HomeServer, tell: Callable[[str], Non
     assert all(jobs[x["path"]] == x["job_id"] for x in ended)
     ledger = Ledger(str(server.state), __version__, readonly=True)
     queued = {e.full_path: e.job_id for e in ledger.jobs.unfinished()}
-    done = {e.full_path: e.job_id for e in ledger.files.with_outcome("skipped")}
+    done = {e.full_path: e.job_id for e in ledger.files.with_outcome(Outcome.SKIPPED)}
     ledger.close()
     assert jobs == {**queued, **done}
     assert len(queued) + len(done) == FILES

@@ -19,7 +19,7 @@ def test_outside_of_the_window_jobs_wait(server: HomeServer) -> None:
     window = _closed()
     server.configure(worker={"schedule": window})
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         path = server.drop("style.safetensors", seed=1).path
         daemon.wait_for_file(path, "file.settled")
         status = server.status()

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.home_server import HomeServer, Seen, wait_until
+from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
 from tests.support.realistic import write_lora
 from tests.support.running import RunningDaemon
@@ -30,9 +31,9 @@ def _held_job(
     """A daemon in the middle of a job, its file, and the worker that does not move."""
     held = held or server.make("held.safetensors", seed=2).path
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         first = server.drop("first.safetensors", seed=1)
-        pid = daemon.wait_for_event("worker.started", 60)["pid"]
+        pid = daemon.wait_for_event("worker.started")["pid"]
         daemon.wait_for_file(first.path, "file.compressed")
         os.kill(pid, signal.SIGSTOP)
         path = server.move_in(held)
@@ -54,12 +55,10 @@ def _is_intact(server: HomeServer, path: Path, original: Seen) -> None:
 
 
 def test_sigterm_in_the_middle_of_a_job(server: HomeServer) -> None:
-    """Ends within 10 s with 0, the file untouched; the job is resumed by the next start."""
+    """It ends with 0, the file untouched; the job is resumed by the next start."""
     with _held_job(server) as (daemon, path, worker):
         before = Seen.of(path)
-        began = time.monotonic()
-        assert daemon.stop(10) == 0
-        assert time.monotonic() - began < 10
+        assert daemon.stop() == 0
         assert not Path(f"/proc/{worker}").exists()
     assert [line["event"] for line in daemon.lines][-2:] == ["daemon.stopping", "worker.stopped"]
     assert daemon.lines[-1]["pid"] == worker
@@ -67,7 +66,7 @@ def test_sigterm_in_the_middle_of_a_job(server: HomeServer) -> None:
     assert [] == server.temporaries()
     assert [str(path)] == [job["path"] for job in server.status()["queued"]]
     with server.daemon() as daemon:
-        assert daemon.wait_for_event("daemon.ready", 30)["queued"] == 1
+        assert daemon.wait_for_event("daemon.ready")["queued"] == 1
         daemon.wait_for_file(path, "file.compressed")
     assert "file.settled" not in daemon.of(path)
     _is_intact(server, path, before)
@@ -75,7 +74,7 @@ def test_sigterm_in_the_middle_of_a_job(server: HomeServer) -> None:
 
 @pytest.mark.slow
 def test_sigterm_while_a_large_file_is_computed(server: HomeServer) -> None:
-    """As above, with a worker that computes on, and has most of its work still before it."""
+    """As above, with a worker that has most of its work still before it: within 10 s."""
     made = write_lora(server.elsewhere / "large.safetensors")
     with _held_job(server, made.path) as (daemon, path, worker):
         before = Seen.of(path)
@@ -84,17 +83,17 @@ def test_sigterm_while_a_large_file_is_computed(server: HomeServer) -> None:
     assert before == Seen.of(path)
     assert [] == server.temporaries()
     with server.daemon() as daemon:
-        daemon.wait_for_file(path, "file.compressed", seconds=120)
+        daemon.wait_for_file(path, "file.compressed")
     _is_intact(server, path, before)
 
 
 def test_sigint_ends_it_as_well(server: HomeServer) -> None:
     """^C in a terminal."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         daemon.process.send_signal(signal.SIGINT)
-        assert daemon.wait_for_event("daemon.stopping", 10)["signal"] == "SIGINT"
-        assert daemon.process.wait(10) == 0
+        assert daemon.wait_for_event("daemon.stopping")["signal"] == "SIGINT"
+        assert daemon.process.wait(PATIENCE) == 0
 
 
 def test_sigkill_while_the_worker_computes(server: HomeServer) -> None:
@@ -116,7 +115,7 @@ def test_sigkill_while_the_worker_computes(server: HomeServer) -> None:
 def test_sigkill_when_a_line_is_seen(server: HomeServer, moment: str) -> None:
     """Before the job, in it, and right after: the restart leaves one output and one line."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         made = server.make("style.safetensors", seed=3)
         before = Seen.of(made.path)
         path = server.move_in(made.path)
@@ -177,12 +176,12 @@ def _run_until(server: HomeServer, path: Path, prefix: list[str]) -> list[str]:
     """Run a daemon until it dies or the file is through; the file's events."""
     with server.daemon(prefix=prefix) as daemon:
         before = path.stat().st_size
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while daemon.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
             if path.stat().st_size < before and not server.temporaries():
                 time.sleep(0.3)  # this call never came that often
                 for traced in psutil.Process(daemon.process.pid).children():
                     traced.terminate()  # strace itself does not listen
-                daemon.process.wait(20)
+                daemon.process.wait(PATIENCE)
     return daemon.of(path)

@@ -22,7 +22,7 @@ LARGE = [Module("unet", "down_blocks.0.attentions.0.proj_in", 4096, 4096)]
 def _backoff(server: HomeServer, daemon: RunningDaemon) -> int:
     """Have a worker started by a first file, and stop it where it waits for the next."""
     first = server.drop("first.safetensors", seed=1)
-    pid = int(daemon.wait_for_event("worker.started", 60)["pid"])
+    pid = int(daemon.wait_for_event("worker.started")["pid"])
     daemon.wait_for_file(first.path, "file.compressed")
     os.kill(pid, signal.SIGSTOP)
     return pid
@@ -31,19 +31,19 @@ def _backoff(server: HomeServer, daemon: RunningDaemon) -> int:
 def test_a_killed_worker_costs_one_attempt(server: HomeServer) -> None:
     """`worker.crashed` with its signal; the file is compressed by the next one."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         pid = _backoff(server, daemon)
         path = server.drop("style.safetensors", seed=2).path
         settled = daemon.wait_for_file(path, "file.settled")
         wait_until(lambda: bool(server.temporaries()), "the job runs")
         os.kill(pid, signal.SIGKILL)
-        crashed = daemon.wait_for_event("worker.crashed", 30)
+        crashed = daemon.wait_for_event("worker.crashed")
         assert (crashed["pid"], crashed["exit"]) == (pid, -signal.SIGKILL)
         assert crashed["job_id"] == settled["job_id"]
         line = daemon.wait_for_file(path)
         assert line["event"] == "file.compressed"
         assert line["job_id"] == settled["job_id"]
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
     assert [] == server.temporaries()
 
 
@@ -52,10 +52,10 @@ def test_a_worker_that_hangs_is_ended(server: HomeServer) -> None:
     """After `worker.timeout`: one attempt, told as such, and a new worker does it."""
     server.configure(worker={"timeout": 1.5})
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         pid = _backoff(server, daemon)
         path = server.drop("style.safetensors", seed=2).path
-        crashed = daemon.wait_for_event("worker.crashed", 30)
+        crashed = daemon.wait_for_event("worker.crashed")
         assert (crashed["pid"], crashed["exit"]) == (pid, None)
         assert "1.5 s" in crashed["message"]
         assert daemon.wait_for_file(path)["event"] == "file.compressed"
@@ -67,7 +67,7 @@ def test_a_worker_that_hangs_is_ended(server: HomeServer) -> None:
 def test_a_file_that_kills_the_worker_thrice_is_set_aside(server: HomeServer) -> None:
     """Quarantined with the remedy, untouched; others go on; `once` and a new version try again."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         made = server.make("poison.safetensors", seed=3)
         before = Seen.of(made.path)
         path = server.move_in(made.path)
@@ -79,10 +79,10 @@ def test_a_file_that_kills_the_worker_thrice_is_set_aside(server: HomeServer) ->
         assert before == Seen.of(path)
         good = server.drop("good.safetensors", seed=4).path
         assert daemon.wait_for_file(good)["event"] == "file.compressed"
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
     assert [str(path)] == [p["path"] for p in server.status()["problems"]]
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         other = server.drop("other.safetensors", seed=5).path
         daemon.wait_for_file(other, "file.compressed")
     assert [] == daemon.of(path)
@@ -96,7 +96,7 @@ def test_a_file_that_kills_the_worker_thrice_is_set_aside(server: HomeServer) ->
 def test_once_tries_a_quarantined_file_again(server: HomeServer) -> None:
     """The explicit way."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         path = server.drop("poison.safetensors", seed=3).path
         assert _kill_every_worker(daemon)["path"] == str(path)
     lines = server.once()
@@ -113,9 +113,9 @@ def test_a_file_that_needs_more_memory_than_the_worker_may_have_is_set_aside(
     made = server.make("large.safetensors", modules=LARGE, rank=2048, dtype="F32")
     before = Seen.of(made.path)
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         path = server.move_in(made.path)
-        line = daemon.wait_for_file(path, "file.quarantined", seconds=240)
+        line = daemon.wait_for_file(path, "file.quarantined")
         assert (line["reason"], line["attempts"]) == ("worker_memory", 3)
         assert "worker.memory_limit (256 MiB; raise it" in line["message"]
         tell(line["message"])
@@ -124,30 +124,30 @@ def test_a_file_that_needs_more_memory_than_the_worker_may_have_is_set_aside(
         assert before == Seen.of(path)
         good = server.drop("good.safetensors", seed=4).path
         assert daemon.wait_for_file(good)["event"] == "file.compressed"
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
     assert [] == server.temporaries()
     server.configure(worker={"memory_limit": "8GiB"})
     assert server.lensd("retry", path).returncode == 0
     with server.daemon() as daemon:
-        assert daemon.wait_for_file(path, seconds=240)["event"] == "file.compressed"
+        assert daemon.wait_for_file(path)["event"] == "file.compressed"
 
 
 @pytest.mark.slow
 def test_a_worker_killed_while_idle_costs_nothing(server: HomeServer) -> None:
     """It is told without a job, and the next file keeps all its attempts."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         first = server.drop("first.safetensors", seed=1).path
-        pid = int(daemon.wait_for_event("worker.started", 60)["pid"])
+        pid = int(daemon.wait_for_event("worker.started")["pid"])
         daemon.wait_for_file(first, "file.compressed")
         os.kill(pid, signal.SIGKILL)
         path = server.drop("style.safetensors", seed=2).path
-        crashed = daemon.wait_for_event("worker.crashed", 30)
+        crashed = daemon.wait_for_event("worker.crashed")
         assert (crashed["pid"], crashed["exit"]) == (pid, -signal.SIGKILL)
         assert crashed["job_id"] is None
         line = daemon.wait_for_file(path, "file.compressed")
         assert _attempts(server, line["job_id"]) == 0
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
 
 
 def _attempts(server: HomeServer, job_id: str) -> int:
@@ -163,8 +163,8 @@ def _kill_every_worker(daemon: RunningDaemon) -> Line:
         wait_until(lambda: bool(this.children()), "a worker is there")
         for worker in this.children():
             worker.kill()
-        daemon.wait_for_event("worker.crashed", 30)
-    return daemon.wait_for_event("file.quarantined", 30)
+        daemon.wait_for_event("worker.crashed")
+    return daemon.wait_for_event("file.quarantined")
 
 
 def _pretend_older_version(server: HomeServer) -> None:

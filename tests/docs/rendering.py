@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bench import tables
-from lensd.cli import LAZY, main
+from lensd.cli import COMMANDS, main
 from lensd.config.document import Document, Settings, WatchEntry
 from lensd.config.messages import section_at
 from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS
@@ -44,7 +44,7 @@ SHARED_FIELDS = {
 def commands() -> Iterator[str]:
     yield "| command | does | options |"
     yield "|---|---|---|"
-    for verb, (_, line) in LAZY.items():
+    for verb, (_, line) in COMMANDS.items():
         command = main.get_command(click.Context(main), verb)
         yield f"| `lensd {verb}` | {line} | {', '.join(_options(command)) or '-'} |"
         if isinstance(command, click.Group):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.docs import markdown
 from tests.docs.rendering import REPOSITORY
+from tests.support.limits import PATIENCE
 
 LANGUAGES = ("sh", "console")
 
@@ -42,7 +43,7 @@ def run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 from lensd.config.document import WatchEntry
 from tests.docs.rendering import REPOSITORY
 from tests.support.home_server import HomeServer, Seen
+from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
 
 PAGE = (REPOSITORY / "docs/companions.md").read_text(encoding="utf-8")
@@ -34,7 +35,8 @@ def test_the_manager_is_told_the_original(tmp_path: Path) -> None:
     script = RECIPE.replace("lensd status", f"lensd status -c '{server.config}'")
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "PATH": path},
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert json.loads(info.read_text()) == {"sha256": original, "notes": "mine", "size": 1}

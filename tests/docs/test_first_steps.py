@@ -91,7 +91,7 @@ def test_the_configuration_runs_as_a_daemon(home_server: Path) -> None:
     old = Seen.of(home_server / "loras/style.safetensors")
     made = small_lora(home_server / "later.safetensors", seed=1)
     with RunningDaemon(config, home_server / "stderr") as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         target = home_server / "loras/later.safetensors"
         made.path.rename(target)
         assert daemon.wait_for_file(target)["event"] == "file.compressed"

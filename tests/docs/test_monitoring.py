@@ -18,6 +18,7 @@ from tests.docs import markdown
 from tests.docs.rendering import REPOSITORY
 from tests.support import prometheus
 from tests.support.home_server import HomeServer, Seen, wait_until
+from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
 from tests.support.running import Line, parse_line
 
@@ -55,7 +56,8 @@ class Logged(NamedTuple):
         script = RECIPES[recipe].replace(*instead) if instead[0] else RECIPES[recipe]
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
-            cwd=folder or self.log.parent, capture_output=True, text=True, check=False, timeout=60,
+            cwd=folder or self.log.parent,
+            capture_output=True, text=True, check=False, timeout=PATIENCE,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
         return [line.split("\t") for line in done.stdout.splitlines()]
@@ -86,7 +88,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
         new = old.rename(server.loras / "new.safetensors")
         wait_until(lambda: found.has("file.moved", new), "new")
         yield found
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
 
 
 def test_saved_by_day(logged: Logged) -> None:

@@ -16,6 +16,7 @@ from tests.docs import markdown
 from tests.docs.rendering import REPOSITORY
 from tests.support import many_files
 from tests.support.home_server import HomeServer
+from tests.support.limits import PATIENCE
 
 PAGE = (REPOSITORY / "docs/report.md").read_text(encoding="utf-8")
 BLOCKS = [block.text for block in markdown.blocks(PAGE) if block.language == "sh"]
@@ -46,7 +47,7 @@ def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

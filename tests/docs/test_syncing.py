@@ -15,6 +15,7 @@ import pytest
 from lensd.store.fs import temporary_name
 from tests.docs.rendering import REPOSITORY
 from tests.support.home_server import HomeServer, Seen
+from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
 from tests.support.running import RunningDaemon
 
@@ -52,7 +53,7 @@ class Synced:
     def rsync(self, *words: str | Path) -> list[str]:
         done = subprocess.run(
             ["rsync", "--out-format=%i %n", *words],
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return [line.split(" ", 1)[1] for line in done.stdout.splitlines() if line[1] == "f"]
@@ -73,9 +74,9 @@ def synced(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Synced]:
     server = HomeServer(tmp_path)
     server.configure(defaults=getattr(request, "param", None))
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         yield Synced(server, daemon)
-        assert daemon.stop(10) == 0
+        assert daemon.stop() == 0
 
 
 def test_to_the_server_and_on_to_the_laptop(synced: Synced) -> None:

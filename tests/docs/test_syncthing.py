@@ -70,9 +70,9 @@ def synced(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Synced]:
         found.pc.share_with(found.nas)
         found.nas.share_with(found.pc)
         found.daemon = stack.enter_context(server.daemon())
-        found.daemon.wait_for_event("daemon.ready", 30)
+        found.daemon.wait_for_event("daemon.ready")
         yield found
-        assert found.daemon.stop(10) == 0
+        assert found.daemon.stop() == 0
 
 
 @pytest.mark.parametrize("synced", [("sendonly", "receiveonly")], indirect=True)

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from lensd.worker import isolated
 from tests.engine import asking
+from tests.support.limits import PATIENCE
 from tests.support.realistic import small_lora
 
 
@@ -49,7 +50,7 @@ def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
             answers.append(answer(worker.stdout))
         niceness = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[16]
         worker.stdin.close()
-        assert worker.wait(10) == 0
+        assert worker.wait(PATIENCE) == 0
     analyzed, compressed, refused, bug = answers
     assert [a["type"] for a in answers] == ["result", "result", "refused", "bug"]
     assert compressed["bytes_out"] == out.stat().st_size == analyzed["predicted"]["ultra"]

@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
+from tests.support.limits import PATIENCE
+
 WRITER = str(Path(__file__).with_name("writer.py"))
 QUIET, PAUSE, UNPROVEN = 0.5, 0.8, 10.0
 
@@ -78,7 +80,7 @@ def _blocks(path: Path) -> int:
 
 
 def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, "the writer does not write"
         time.sleep(0.02)

@@ -21,15 +21,19 @@ import struct
 import sys
 import time
 import traceback
+from queue import SimpleQueue
 from typing import Any
 
+from lensd.daemon.inbox import Inbox, Look
 from lensd.errors import StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext
 from lensd.store.archive import Archive
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.intake import Intake
+from lensd.watcher.move_tracker import MoveTracker
+from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Settler
 from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
@@ -112,34 +116,41 @@ def work(plan: dict[str, Any], say: Any) -> None:
     ledger = Ledger(f"{plan['top']}/state", "1")
     mark(OPENED)
     folder = Folder(f"{plan['top']}/loras")
-    again: list[str] = []
+    inbox = Inbox()
+    archive = Archive(plan["archive"])
+    move_tracker = MoveTracker([folder], ledger, archive, say)
     options = isolated.command(worker.__name__)[1:]
     context = JobContext(
         ledger=ledger,
-        archive=Archive(plan["archive"]),
+        archive=archive,
         worker=Worker(
             (sys.executable, "-S", *options, plan["answers"], plan["kill"]), say, 20, 20, nice=0
         ),
         log=say,
         device="cpu",
         quiet_seconds=plan["quiet"],
-        again=lambda entry: again.append(entry.full_path),
+        hints=inbox,
+        root_states=RootStates([], inbox),
+        move_tracker=move_tracker,
     )
     try:
         recover.recover(context)
         recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
         mark(RECOVERED)
-        intake = Intake([folder], Settler.new(0, 0), ledger, context.archive, say)
+        intake = Intake(
+            [folder], Settler.new(0, 0), ledger, archive, move_tracker, say, SimpleQueue()
+        )
         intake.baseline(folder)
         if plan["redo"]:
             do_again(ledger)
         if plan["retry"]:
-            ledger.jobs.release(ledger.files.with_outcome("failed", "quarantined"))
+            ledger.jobs.release(ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED))
         intake.scan(folder, time.monotonic())
         patience = 3  # a file that has to wait is left to the next start
-        while (intake.pending or again or ledger.jobs.next_queued()) and patience:
-            if again:
-                intake.hint(again.pop(), time.monotonic())
+        while (intake.pending or not inbox.empty() or ledger.jobs.next_queued()) and patience:
+            message = inbox.get(0)
+            if isinstance(message, Look):
+                intake.hint(message.path, time.monotonic())
             intake.step(time.monotonic())
             entry = ledger.jobs.next_queued()
             if entry is not None:
@@ -158,7 +169,7 @@ def mark(moment: str) -> None:
 
 def do_again(ledger: Ledger) -> None:
     """As `lensd once --redo`."""
-    for entry in ledger.files.with_outcome("compressed"):
+    for entry in ledger.files.with_outcome(Outcome.COMPRESSED):
         ledger.jobs.redo(f"{entry.job_id}-again", entry)
 
 

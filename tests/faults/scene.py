@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from tests.faults import one_job
 from tests.support import strace
+from tests.support.limits import PATIENCE
 from tests.support.strace import Call, Tracer
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -99,7 +100,7 @@ class Server:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
 
     def _say(self, text: str) -> None:
         cast("IO[bytes]", self._process.stdin).write(text.encode())

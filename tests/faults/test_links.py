@@ -73,18 +73,18 @@ def test_a_folder_that_is_swapped_for_a_link_all_the_time(server: HomeServer) ->
     real_fd = os.open(real, os.O_RDONLY)
     try:
         with server.daemon() as daemon:
-            daemon.wait_for_event("daemon.ready", 60)
+            daemon.wait_for_event("daemon.ready")
             with _swapping(folder_fd, "set", "link"):
                 for n in range(FILES):
                     made = server.make(f"{n}.safetensors", seed=n).path
                     originals[real / made.name] = Seen.of(made).sha256
                     os.rename(made, made.name, dst_dir_fd=real_fd)
-                    daemon.wait_for_event("file.detected", 60)
+                    daemon.wait_for_event("file.detected")
             wait_until(
                 lambda: all(_is_smaller(p, before[str(outside / p.name)][1]) for p in originals),
                 "all are compressed", 120,
             )  # fmt: skip
-            assert daemon.stop(20) == 0
+            assert daemon.stop() == 0
     finally:
         os.close(folder_fd)
         os.close(real_fd)
@@ -102,9 +102,9 @@ def _is_smaller(path: Path, size: int) -> bool:
 def test_a_folder_that_is_moved_out_during_the_job(server: HomeServer) -> None:
     """It is not the watched folder's any more: nothing in it is replaced, and lensd goes on."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 60)
+        daemon.wait_for_event("daemon.ready")
         first = server.drop("first.safetensors", seed=1).path
-        pid = daemon.wait_for_event("worker.started", 60)["pid"]
+        pid = daemon.wait_for_event("worker.started")["pid"]
         daemon.wait_for_file(first, "file.compressed")
         os.kill(pid, 19)
         path = server.drop("set/style.safetensors", seed=2).path
@@ -140,7 +140,7 @@ def test_what_is_no_file_is_left_alone(server: HomeServer) -> None:
     made = {name: server.loras / f"{name}.safetensors" for name in
             ("pipe", "socket", "null", "disk", "dangling", "circle", "hardlink")}  # fmt: skip
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 60)
+        daemon.wait_for_event("daemon.ready")
         os.mkfifo(made["pipe"])
         _make_socket(made["socket"])
         os.mknod(made["null"], stat.S_IFCHR | 0o600, os.makedev(1, 3))
@@ -150,10 +150,8 @@ def test_what_is_no_file_is_left_alone(server: HomeServer) -> None:
         other = server.make("other.safetensors", seed=1).path
         os.link(other, made["hardlink"])
         before = _tree(server.loras), Seen.of(other)
-        reasons: dict[str, str] = {}
-        while len(reasons) < len(made):
-            line = daemon.wait_for_event("file.skipped", 60)
-            reasons[Path(line["path"]).stem] = line["reason"]
+        lines = daemon.wait_for_files(made.values(), "file.skipped")
+        reasons = {path.stem: line["reason"] for path, line in lines.items()}
         good = server.make("good.safetensors", seed=2).path
         assert before == (_tree(server.loras), Seen.of(other))
         daemon.wait_for_file(server.move_in(good), "file.compressed")

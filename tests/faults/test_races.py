@@ -18,6 +18,7 @@ from lensd.lora import marks
 from tests.engine.asking import request, staged
 from tests.faults.scene import sha
 from tests.support.home_server import HomeServer, wait_until
+from tests.support.limits import LEASE_IS_RELEASED, PATIENCE
 from tests.support.marks import needs_program, needs_root
 from tests.support.realistic import small_lora
 from tests.support.running import RunningDaemon
@@ -71,7 +72,7 @@ def test_a_racing_writer(
     chance = random.Random(len(ways))  # noqa: S311  moments, not secrets
     path = server.loras / "racing.safetensors"
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         renamed_over(path, versions.next())
         for _ in range(ROUNDS):
             time.sleep(chance.uniform(0.0, 0.25))
@@ -135,9 +136,9 @@ def test_a_file_that_is_cut_off_during_its_job(tmp_path: Path) -> None:
     """Another owner's file, so that no lease keeps writers away: it costs the job and no more."""
     server = HomeServer(tmp_path)
     with server.daemon(prefix=["setpriv", "--bounding-set", "-lease"]) as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         first = server.drop("first.safetensors", seed=1).path
-        worker = daemon.wait_for_event("worker.started", 60)["pid"]
+        worker = daemon.wait_for_event("worker.started")["pid"]
         daemon.wait_for_file(first, "file.compressed")
         path, whole = _held(server, daemon, worker)
         os.truncate(path, len(whole) // 2)
@@ -170,16 +171,16 @@ def test_who_cuts_a_file_off_waits_for_the_lease(tmp_path: Path) -> None:
     """lensd lets go at once, and looks at the shorter file as at any other."""
     server = HomeServer(tmp_path)
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         first = server.drop("first.safetensors", seed=1).path
-        worker = daemon.wait_for_event("worker.started", 60)["pid"]
+        worker = daemon.wait_for_event("worker.started")["pid"]
         daemon.wait_for_file(first, "file.compressed")
         path, whole = _held(server, daemon, worker)
         cut = threading.Thread(target=os.truncate, args=(path, len(whole) // 2))
         began = time.monotonic()
         cut.start()
-        cut.join(10)
-        assert time.monotonic() - began < 2
+        cut.join(PATIENCE)
+        assert time.monotonic() - began < LEASE_IS_RELEASED
         assert daemon.wait_for_file(path)["reason"] == "truncated"
     assert path.read_bytes() == whole[: len(whole) // 2]
     assert [] == server.temporaries()

@@ -50,7 +50,7 @@ class Run:
         """One daemon, killed itself or bereft of its worker a few times."""
         with self.server.daemon() as daemon:
             with contextlib.suppress(DaemonError):
-                daemon.wait_for_event("daemon.ready", 30)
+                daemon.wait_for_event("daemon.ready")
             while self.kills.total() < KILLS:
                 source = next(sources, None) if self.dice.random() < 0.5 else None
                 if source is not None:
@@ -70,11 +70,11 @@ class Run:
     def finish(self) -> None:
         """One daemon that nobody kills; files that lost their worker three times get a retry."""
         with self.server.daemon() as daemon:
-            daemon.wait_for_event("daemon.ready", 60)
-            wait_until(self._is_done, "the queue is empty", 300)
+            daemon.wait_for_event("daemon.ready")
+            wait_until(self._is_done, "the queue is empty")
             self.server.lensd("retry")
             time.sleep(1)
-            wait_until(self._is_done, "the queue is empty", 300)
+            wait_until(self._is_done, "the queue is empty")
             assert daemon.stop() == 0
         self._count(daemon)
 
@@ -110,7 +110,7 @@ def test_kills_at_random_moments(
     real = _real(request)
     sources = _sources(run.server, real)
     with run.server.daemon() as daemon:  # the folder is known before the first file comes
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
     while run.kills.total() < KILLS:
         run.live_and_be_killed(sources)
     for source in sources:

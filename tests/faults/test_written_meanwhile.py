@@ -18,6 +18,7 @@ from tests.faults.conftest import PARALLEL, MakeStage, Stage
 from tests.faults.scene import Ran, Scene, require
 from tests.faults.test_killed import commit_calls
 from tests.support import strace
+from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
 from tests.support.strace import Call
 from tests.support.suites import FULL, sample
@@ -59,7 +60,7 @@ class Writer:
     def _write(self) -> None:
         fd = os.open(self._path, os.O_RDWR)
         self.opened.set()
-        self._may_write.wait(30)
+        self._may_write.wait(PATIENCE)
         os.pwrite(fd, self._newer, 0)
         os.ftruncate(fd, len(self._newer))
         os.close(fd)
@@ -289,7 +290,7 @@ def test_killed_and_a_writer_comes(
     def act(scene: Scene, call: Call) -> None:
         writer = Writer(scene, at_once=not late)
         kill(scene, call, writer.begin)
-        require(writer.opened.wait(30), "the writer never got it")
+        require(writer.opened.wait(PATIENCE), "the writer never got it")
         if late:
             converge(scene)
         writer.end()
@@ -355,7 +356,7 @@ def call_that(play: Stage, holds: Callable[[Call], bool], *, after: int = 0) -> 
 
 def in_time(scene: Scene, state: str) -> None:
     """Wait until the ledger says so."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while [row["state"] for row in scene.rows()][-1:] != [state]:
         require(time.monotonic() < deadline, f"the job was never {state}")
         time.sleep(0.01)
@@ -383,7 +384,7 @@ def test_a_writer_slips_in_before_the_exchange(stage: MakeStage, kind: str, then
         beside.start()
         ran = scene.run(*late)
         beside.join()
-        require(writer.opened.wait(30), "the writer never got it")
+        require(writer.opened.wait(PATIENCE), "the writer never got it")
         require((ran.code == -9) == (then != "goes on"), f"it ended with {ran.code}")
         if "after" in then:
             require(scene.path.read_bytes() != scene.prepared.original, "it came too early")

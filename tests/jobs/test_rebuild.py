@@ -66,7 +66,7 @@ def _is_back(path: Path, before: Seen) -> bool:
 def _start(server: HomeServer) -> list[Line]:
     """A daemon starts, takes one new file, and ends; its log."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         path = server.drop(f"marker {os.urandom(3).hex()}.safetensors", seed=99).path
         daemon.wait_for_file(path, "file.compressed")
     return [x for x in daemon.lines if x.get("path") != str(path)]
@@ -176,7 +176,7 @@ def test_what_has_no_mark_comes_under_existing(server: HomeServer, existing: str
     a = server.loras / "a.safetensors"
     original = server.archived(a).read_bytes()
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_event("daemon.ready")
         if existing == "compress":
             assert daemon.wait_for_file(restored)["event"] == "file.compressed"
         assert _return(a, original, daemon)["event"] == "file.compressed"

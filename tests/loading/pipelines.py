@@ -5,40 +5,47 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when the next lines load it
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from diffusers import (
-        EulerDiscreteScheduler,
-        FlowMatchEulerDiscreteScheduler,
-        FluxPipeline,
-        FluxTransformer2DModel,
-        StableDiffusionPipeline,
-        StableDiffusionXLPipeline,
-        UNet2DConditionModel,
-    )
-    from peft.tuners.lora import LoraLayer
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
 
 Deltas = dict[str, Tensor]
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 
 
+class Libraries(NamedTuple):
+    """The modules diffusers and transformers, and peft's base class of adapted layers."""
+
+    diffusers: Any
+    transformers: Any
+    lora_layer: type[Any]
+
+
+@cache
+def libraries() -> Libraries:
+    """Imported when a test needs them: they take seconds, and every worker of pytest collects."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import diffusers
+        import transformers
+        from peft.tuners.lora import LoraLayer
+
+        return Libraries(diffusers, transformers, LoraLayer)
+
+
 def sd15() -> Any:
     """Two levels, one with attention, and a text encoder of two layers."""
-    return StableDiffusionPipeline(
+    return libraries().diffusers.StableDiffusionPipeline(
         vae=None,
-        text_encoder=CLIPTextModel(_clip(width=48)),
+        text_encoder=libraries().transformers.CLIPTextModel(_clip(width=48)),
         tokenizer=None,
         unet=_unet(context=768),
-        scheduler=EulerDiscreteScheduler(steps_offset=1),
+        scheduler=libraries().diffusers.EulerDiscreteScheduler(steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -57,20 +64,20 @@ def sdxl() -> Any:
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=80,
     )
-    return StableDiffusionXLPipeline(
+    return libraries().diffusers.StableDiffusionXLPipeline(
         vae=None,
-        text_encoder=CLIPTextModel(_clip(width=48)),
-        text_encoder_2=CLIPTextModelWithProjection(_clip(width=64)),
+        text_encoder=libraries().transformers.CLIPTextModel(_clip(width=48)),
+        text_encoder_2=libraries().transformers.CLIPTextModelWithProjection(_clip(width=64)),
         tokenizer=None,
         tokenizer_2=None,
         unet=unet,
-        scheduler=EulerDiscreteScheduler(steps_offset=1),
+        scheduler=libraries().diffusers.EulerDiscreteScheduler(steps_offset=1),
     )
 
 
 def flux() -> Any:
     """One double block and two single ones."""
-    transformer = FluxTransformer2DModel(
+    transformer = libraries().diffusers.FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
         num_layers=1,
@@ -81,10 +88,10 @@ def flux() -> Any:
         pooled_projection_dim=32,
         axes_dims_rope=(4, 4, 8),
     )
-    return FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+    return libraries().diffusers.FluxPipeline(
+        scheduler=libraries().diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=None,
-        text_encoder=CLIPTextModel(_clip(width=48)),
+        text_encoder=libraries().transformers.CLIPTextModel(_clip(width=48)),
         tokenizer=None,
         text_encoder_2=None,
         tokenizer_2=None,
@@ -106,11 +113,11 @@ def _unet(context: int, **changes: Any) -> Any:
         "attention_head_dim": 8,
         "norm_num_groups": 8,
     }
-    return UNet2DConditionModel(**{**fields, **changes})
+    return libraries().diffusers.UNet2DConditionModel(**{**fields, **changes})
 
 
 def _clip(width: int) -> Any:
-    return CLIPTextConfig(
+    return libraries().transformers.CLIPTextConfig(
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=2,
@@ -142,7 +149,7 @@ def applied(name: str, lora: Path | Mapping[str, Tensor]) -> Deltas:
     pipeline.load_lora_weights(str(lora) if isinstance(lora, Path) else dict(lora))
     deltas = {}
     for place, layer in _modules(pipeline):
-        if isinstance(layer, LoraLayer):
+        if isinstance(layer, libraries().lora_layer):
             (adapter,) = layer.lora_A
             up, down = _weight(layer.lora_B[adapter]), _weight(layer.lora_A[adapter])
             deltas[place] = layer.scaling[adapter] * up @ down

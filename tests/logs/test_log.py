@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from lensd.errors import StorageError
 from lensd.logs import log
 from lensd.report import schema
+from tests.support.limits import PATIENCE
 
 SETTLED = 'log.get(watch="w").info("file.settled", path="/a", job_id="1", bytes=3, wait=0.5)'
 
@@ -133,7 +134,9 @@ def test_without_a_stdout_nothing_else_is_written_to(tmp_path: Path) -> None:
         f"from lensd.logs import log\nlog.configure(None)\n{SETTLED}\n"
     )
     subprocess.run(
-        ["/bin/sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script], check=True, timeout=60
+        ["/bin/sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script],
+        check=True,
+        timeout=PATIENCE,
     )
     assert ledger.read_bytes() == b""
 

@@ -11,6 +11,7 @@ import pytest
 from lensd.metrics.exporter import Exporter
 from lensd.store.ledger import Ledger
 from tests.support.home_server import wait_until
+from tests.support.limits import PATIENCE
 from tests.support.prometheus import Textfile
 
 RESTORED = {"watch": "loras", "sha256": "0" * 64}
@@ -72,12 +73,12 @@ def test_it_is_written_at_the_start_and_after_an_outcome(scene: Scene) -> None:
     assert found.get("lensd_watch_degraded", watch="flux") == 1
     assert found.get("lensd_watch_degraded", watch="loras") == 0
     assert "lensd_watch_degraded" in found.names
-    exporter.finish(5)
+    exporter.finish(PATIENCE)
 
 
 def test_outcomes_within_a_short_time_are_written_together(scene: Scene) -> None:
     """After a hundred outcomes within the gathering time, the file is replaced once."""
-    exporter = scene.exporter(heartbeat=60, gather=0.5)
+    exporter = scene.exporter(heartbeat=60, gather=1.0)
     exporter.start()
     wait_until(scene.path.exists, "the start")
     inodes = {scene.inode}
@@ -87,7 +88,7 @@ def test_outcomes_within_a_short_time_are_written_together(scene: Scene) -> None
         inodes.add(scene.inode)
     inodes.add(scene.inode)
     assert len(inodes) == 2
-    exporter.finish(5)
+    exporter.finish(PATIENCE)
 
 
 def test_its_date_shows_that_lensd_runs(scene: Scene) -> None:
@@ -98,7 +99,7 @@ def test_its_date_shows_that_lensd_runs(scene: Scene) -> None:
     first = scene.path.stat().st_mtime_ns
     wait_until(lambda: scene.path.stat().st_mtime_ns > first, "the heartbeat")
     assert Textfile(scene.path).get("lensd_up") == 1
-    exporter.finish(5)
+    exporter.finish(PATIENCE)
     assert not exporter.is_alive()
     assert Textfile(scene.path).get("lensd_up") == 0
 
@@ -111,7 +112,7 @@ def test_failing_writes_are_logged_once(scene: Scene) -> None:
     wait_until(lambda: bool(scene.logged), "the failure is logged")
     scene.path.parent.mkdir()
     wait_until(lambda: len(scene.logged) == 2, "the recovery is logged")
-    exporter.finish(5)
+    exporter.finish(PATIENCE)
     (first, why), (second, _) = scene.logged
     assert (first, second) == ("daemon.degraded", "daemon.recovered")
     assert why["path"] == str(scene.path)
@@ -121,5 +122,5 @@ def test_failing_writes_are_logged_once(scene: Scene) -> None:
 
 def test_an_exporter_that_was_not_started_can_be_finished(scene: Scene) -> None:
     """lensd may end before it starts the exporter."""
-    scene.exporter(heartbeat=60).finish(5)
+    scene.exporter(heartbeat=60).finish(PATIENCE)
     assert not scene.path.exists()

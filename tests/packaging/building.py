@@ -12,6 +12,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 
 from tests.packaging import lending
+from tests.support.limits import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -55,7 +56,7 @@ class Sandbox:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout

@@ -26,6 +26,7 @@ import pytest
 from tests.packaging.building import REPOSITORY
 from tests.packaging.dockerfile import Instruction, value
 from tests.support.booted import not_in_overlay
+from tests.support.limits import PATIENCE
 
 PROGRAMS = ("unshare", "nsenter", "setpriv", "chroot", "useradd")
 needs_namespaces = pytest.mark.skipif(
@@ -191,7 +192,7 @@ class Image:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout

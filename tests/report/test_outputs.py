@@ -1,6 +1,6 @@
-"""The schemas of what verbs print with `--json`.
+"""The JSON Schemas of the `--json` outputs.
 
-That real output is valid is seen by every test that asks for it (tests.support.outputs).
+Every test that runs a command with `--json` validates the real output (tests.support.outputs).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import click
 import pytest
 from jsonschema import Draft202012Validator
 
-from lensd.cli import LAZY, main
+from lensd.cli import COMMANDS, main
 from lensd.report import schema
 from tests.cli.conftest import Run
 from tests.cli.conftest import lensd as lensd  # noqa: PLC0414  a fixture
@@ -51,7 +51,7 @@ MEASURES = {
     "delta_error_max": 0.1,
     "path": "a.safetensors",
 }
-# With everything in them that may be there.
+# Documents with all fields, also the optional ones.
 COMPLETE: dict[str, dict[str, Any]] = {
     "status": {
         "daemon": 1,
@@ -190,7 +190,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
         ],
     },
 }
-# Parts of a document that need not be there.
+# Optional fields of a document.
 OPTIONAL = {
     ("status", "hashes"),
     *((verb, "device_note") for verb in ("analyze", "compress")),
@@ -199,7 +199,7 @@ OPTIONAL = {
 
 
 def _objects(part: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every object in a document, and where it is."""
+    """Every object in a document, with its path."""
     if isinstance(part, dict):
         yield at, part
         for name, inner in part.items():
@@ -209,10 +209,10 @@ def _objects(part: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
             yield from _objects(inner, at)
 
 
-def test_every_verb_with_json_has_one() -> None:
-    """None is missing, none is extra."""
+def test_every_command_with_json_has_a_schema() -> None:
+    """There are no other schemas."""
     context = click.Context(main)
-    commands = {verb: main.get_command(context, verb) for verb in LAZY}
+    commands = {verb: main.get_command(context, verb) for verb in COMMANDS}
     with_json = {
         verb
         for verb, command in commands.items()
@@ -222,8 +222,8 @@ def test_every_verb_with_json_has_one() -> None:
 
 
 @pytest.mark.parametrize("verb", schema.OUTPUTS)
-def test_it_stands_for_itself(verb: str) -> None:
-    """A JSON Schema of draft 2020-12; whatever it refers to is in it."""
+def test_a_schema_is_complete(verb: str) -> None:
+    """It is a JSON Schema of draft 2020-12 and contains everything that it refers to."""
     found = schema.of_output(verb)
     Draft202012Validator.check_schema(found)
     assert set(schema._references(found)) <= set(found["$defs"])
@@ -231,8 +231,8 @@ def test_it_stands_for_itself(verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", schema.OUTPUTS)
-def test_a_stray_field_is_invalid(verb: str) -> None:
-    """In every object of the document, but for tables whose keys are data."""
+def test_an_unknown_field_is_invalid(verb: str) -> None:
+    """In every object of the document, except tables whose keys are data."""
     tables = {("outcomes",), ("ranks",)}
     for at, _ in _objects(COMPLETE[verb]):
         broken = copy.deepcopy(COMPLETE[verb])
@@ -243,8 +243,8 @@ def test_a_stray_field_is_invalid(verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", schema.OUTPUTS)
-def test_no_field_may_be_left_out(verb: str) -> None:
-    """What is always printed is asked for."""
+def test_fields_are_required(verb: str) -> None:
+    """All fields except the optional ones."""
     for at, fields in _objects(COMPLETE[verb]):
         for name in set(fields) - {"kept", "0.9"}:
             broken = copy.deepcopy(COMPLETE[verb])
@@ -256,16 +256,16 @@ def test_no_field_may_be_left_out(verb: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["log", *schema.OUTPUTS])
-def test_people_get_them_by_a_command(lensd: Run, name: str) -> None:
-    """`lensd schema NAME` prints the same."""
+def test_a_command_prints_the_schemas(lensd: Run, name: str) -> None:
+    """`lensd schema NAME` prints the same schema."""
     done = lensd("schema", name)
     assert (done.returncode, done.stderr) == (0, "")
     expected = schema.load() if name == "log" else schema.of_output(name)
     assert json.loads(done.stdout) == expected
 
 
-def test_an_unknown_name_has_none(lensd: Run) -> None:
-    """A usage error that lists what there is."""
+def test_an_unknown_name_has_no_schema(lensd: Run) -> None:
+    """The usage error lists the names."""
     with pytest.raises(KeyError):
         schema.of_output("run")
     done = lensd("schema", "run")

@@ -17,9 +17,10 @@ from typing import Self
 
 import pytest
 
+from tests.support.limits import PATIENCE
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SYSTEMD = Path("/lib/systemd/systemd")
-BOOT_SECONDS = 60.0
 
 # $1: an empty folder; the others: what lies on other disks, or where the new root has an empty one.
 BOOT = """
@@ -105,7 +106,7 @@ class Booted:
             text=True,
             errors="replace",
             check=False,
-            timeout=120,
+            timeout=PATIENCE,
         )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
@@ -119,7 +120,7 @@ class Booted:
         return self.run("systemctl", "show", "--value", "-p", name, unit).stdout.strip()
 
     def _wait_for_boot(self) -> None:
-        deadline = time.monotonic() + BOOT_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self._outer.poll() is None:
             if self._has_booted():
                 return

@@ -15,6 +15,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
+from tests.support.limits import PATIENCE
+
 ARGUMENTS = (
     "--headless=new",
     "--no-sandbox",  # root, in containers
@@ -56,7 +58,7 @@ class Browser:
     def js(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
-    def wait_for(self, holds: Callable[[], Any], seconds: float = 10.0) -> None:
+    def wait_for(self, holds: Callable[[], Any], seconds: float = PATIENCE) -> None:
         """Raises AssertionError with what the console said."""
         deadline = time.monotonic() + seconds
         while not holds():

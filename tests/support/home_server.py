@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support import outputs
+from tests.support.limits import PATIENCE
 from tests.support.realistic import SmallFile, small_lora
 from tests.support.running import Line, RunningDaemon, parse_line
 
@@ -40,9 +41,12 @@ class Seen(NamedTuple):
 
 
 class HomeServer:
-    """A watched folder `loras`, an archive, a state folder, and the configuration for them."""
+    """A watched folder `loras`, an archive, a state folder, and the configuration for them.
 
-    def __init__(self, top: Path) -> None:
+    `new`: make the folders and write a configuration; without it, they are there.
+    """
+
+    def __init__(self, top: Path, *, new: bool = True) -> None:
         self.top = top
         self.loras = top / "loras"
         self.archive = top / "archive"
@@ -50,9 +54,10 @@ class HomeServer:
         self.config = top / "config.yaml"
         self.stderr = top / "stderr"
         self.elsewhere = top / "elsewhere"  # on the same disk, not watched
-        for folder in (self.loras, self.archive, self.elsewhere):
-            folder.mkdir()
-        self.configure()
+        if new:
+            for folder in (self.loras, self.archive, self.elsewhere):
+                folder.mkdir()
+            self.configure()
 
     def configure(
         self,
@@ -93,7 +98,9 @@ class HomeServer:
         What it prints with `--json` is valid under its schema.
         """
         command = [*prefix, sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
         outputs.check((verb, *arguments), done.stdout)
         return done
 
@@ -140,7 +147,7 @@ class HomeServer:
         return self.archive / self.loras.name / path.relative_to(self.loras)
 
 
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
     """Look again and again. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ import jsonschema
 from jsonschema import Draft202012Validator
 
 from lensd.report import schema
+from tests.support.limits import PATIENCE
 
 Line = dict[str, Any]
 
@@ -45,10 +46,8 @@ def parse_line(text: str) -> Line:
 
 @cache
 def _validator(event: str) -> Draft202012Validator:
-    """Made once: `jsonschema.validate` would judge the schema itself with every line."""
-    found = schema.of_event(event)
-    Draft202012Validator.check_schema(found)
-    return Draft202012Validator(found)
+    """Made once an event. tests/report/test_schema.py checks the schema itself."""
+    return Draft202012Validator(schema.of_event(event))
 
 
 class RunningDaemon:
@@ -112,7 +111,7 @@ class RunningDaemon:
         if hung and error is None:
             raise self._error("SIGTERM did not end it")
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = PATIENCE) -> int:
         """Ask it to end with SIGTERM; its exit status. Raises subprocess.TimeoutExpired."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -123,7 +122,9 @@ class RunningDaemon:
         self.process.kill()
         self.process.wait()
 
-    def wait_for(self, wanted: Callable[[Line], bool], what: str, seconds: float) -> Line:
+    def wait_for(
+        self, wanted: Callable[[Line], bool], what: str, seconds: float = PATIENCE
+    ) -> Line:
         """The first line not waited for yet for which `wanted` holds. Raises DaemonError."""
         deadline = time.monotonic() + seconds
         while True:
@@ -138,10 +139,10 @@ class RunningDaemon:
             if wanted(self.lines[-1]):
                 return self.lines[-1]
 
-    def wait_for_event(self, event: str, seconds: float) -> Line:
+    def wait_for_event(self, event: str, seconds: float = PATIENCE) -> Line:
         return self.wait_for(lambda line: line["event"] == event, event, seconds)
 
-    def wait_for_file(self, path: Path, *events: str, seconds: float = 60.0) -> Line:
+    def wait_for_file(self, path: Path, *events: str, seconds: float = PATIENCE) -> Line:
         """The next line about `path`: one of `events`, or any that ends its way."""
         wanted = set(events) or ENDS
         return self.wait_for(
@@ -149,6 +150,19 @@ class RunningDaemon:
             f"{' or '.join(events) or 'end'} of {path}",
             seconds,
         )
+
+    def wait_for_files(self, paths: Iterable[Path], *events: str) -> dict[Path, Line]:
+        """For each path the next line as in `wait_for_file`, in whatever order they come."""
+        wanted, missing = set(events) or ENDS, set(paths)
+        found: dict[Path, Line] = {}
+        while missing:
+            line = self.wait_for(
+                lambda line: line["event"] in wanted and Path(line["path"]) in missing,
+                f"{' or '.join(events) or 'end'} of {sorted(missing)}",
+            )
+            found[Path(line["path"])] = line
+            missing.remove(Path(line["path"]))
+        return found
 
     def of(self, path: Path) -> list[str]:
         """The events about `path` so far, in order."""

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.limits import PATIENCE
+
 # Every call that can change what a disk holds. What is not here is no point of a crash matrix.
 CHANGING = frozenset(
     [
@@ -116,10 +118,10 @@ class Tracer:
 
     def wait(self) -> None:
         """Until the process is gone."""
-        self._process.wait(60)
+        self._process.wait(PATIENCE)
 
     def _wait(self, holds: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not holds():
             if self._process.poll() is not None:
                 return False

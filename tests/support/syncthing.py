@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support.home_server import wait_until
+from tests.support.limits import PATIENCE
 
 FOLDER = "loras"
 KEY = "a-key-of-the-test"
@@ -50,7 +51,7 @@ class Syncthing:
         trace: TracebackType | None,
     ) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
 
     def share_with(self, other: Syncthing) -> None:
         """The folder, with one other device."""
@@ -87,7 +88,7 @@ class Syncthing:
             headers={"X-API-Key": KEY},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  http, to this machine
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310  http, to this machine
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -116,7 +117,7 @@ def _local_only(config: Path) -> None:
 
 
 def _run(*arguments: str | Path) -> None:
-    subprocess.run(["syncthing", *arguments], check=True, capture_output=True, timeout=60)
+    subprocess.run(["syncthing", *arguments], check=True, capture_output=True, timeout=PATIENCE)
 
 
 def _free_port() -> int:

@@ -18,8 +18,9 @@ from typing import Self
 
 import pyte
 
+from tests.support.limits import PATIENCE
+
 LINES = 120  # so many that nothing scrolls away
-PATIENCE = 20.0
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
 
 

@@ -16,7 +16,7 @@ def test_a_daemon_that_ends_at_once_is_an_error_with_its_stderr(tmp_path: Path) 
         RunningDaemon(missing, tmp_path / "stderr") as daemon,
         pytest.raises(DaemonError, match=r"ended \(\d+\) before any daemon\.ready") as failure,
     ):
-        daemon.wait_for_event("daemon.ready", 60)
+        daemon.wait_for_event("daemon.ready")
     assert daemon.process.returncode not in (None, 0)
     said = (tmp_path / "stderr").read_text()
     assert said

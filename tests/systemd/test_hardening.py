@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lensd.systemd.dropin import CUDA
 from tests.support.booted import REPOSITORY
+from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
 
 FOLDER = REPOSITORY / "systemd"
@@ -22,7 +23,7 @@ def _exposure(folder: Path, *drop_ins: Path) -> float:
     for drop_in in drop_ins:
         shutil.copy(drop_in, folder / "lensd.service.d")
     command = ["systemd-analyze", "security", "--offline=true", str(folder / "lensd.service")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     found = re.search(r"exposure level for lensd.service: ([0-9.]+)", done.stdout)
     assert found, done.stdout + done.stderr
     return float(found[1])

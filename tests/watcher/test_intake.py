@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.intake import Intake
+from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.scan import BATCH
 from lensd.watcher.settle import Settler
 from tests.faults.one_job import Folder
@@ -34,14 +36,20 @@ class App:
         self.folder = Folder(str(self.loras))
         self.ledger = Ledger(str(top / "state"), "1")
         self.said: list[dict[str, Any]] = []
+        archive = Archive(str(top / "archive"))
         self.intake = Intake(
             [self.folder],
             Settler.new(QUIET, QUIET),
             self.ledger,
-            Archive(str(top / "archive")),
-            lambda event, **fields: self.said.append({"event": event, **fields}),
+            archive,
+            MoveTracker([self.folder], self.ledger, archive, self.log),
+            self.log,
+            SimpleQueue(),
             most=MOST,
         )
+
+    def log(self, event: str, **fields: Any) -> None:
+        self.said.append({"event": event, **fields})
 
     def events(self) -> Counter[str]:
         return Counter(line["event"] for line in self.said)
@@ -82,7 +90,7 @@ def test_a_look_finds_just_what_has_changed(app: App) -> None:
     assert app.events() == {"file.moved": 1, "file.detected": 3}
     moved = app.ledger.files.find(str(app.loras), "renamed.safetensors")
     assert moved is not None
-    assert moved.outcome == "baseline"
+    assert moved.outcome == Outcome.BASELINE
 
 
 def test_a_first_look_leaves_everything(app: App) -> None:
@@ -92,7 +100,7 @@ def test_a_first_look_leaves_everything(app: App) -> None:
     assert files == FILES
     assert size == sum(path.stat().st_size for path in app.loras.glob("*.safetensors"))
     assert app.intake.baseline(app.folder) is None
-    assert len(list(app.ledger.files.with_outcome("baseline"))) == FILES
+    assert len(list(app.ledger.files.with_outcome(Outcome.BASELINE))) == FILES
 
 
 def test_a_first_look_that_was_cut_off_is_made_up_for(app: App) -> None:
@@ -101,7 +109,7 @@ def test_a_first_look_that_was_cut_off_is_made_up_for(app: App) -> None:
     first = Identity.of((app.loras / "a.safetensors").lstat())
     app.ledger.files.record_baseline(str(app.loras), "loras", [("a.safetensors", first)])
     app.intake.baseline(app.folder)
-    left = [entry.path for entry in app.ledger.files.with_outcome("baseline")]
+    left = [entry.path for entry in app.ledger.files.with_outcome(Outcome.BASELINE)]
     assert left == ["a.safetensors", "b.safetensors"]
 
 

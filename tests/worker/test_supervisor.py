@@ -6,9 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,12 @@ import pytest
 
 from lensd.worker import memory
 from lensd.worker.supervisor import Abandoned, Worker, WorkerLost
+from tests.support.home_server import wait_until
+from tests.support.limits import PATIENCE
 
 # A worker without torch: it does what the request says.
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from lensd.errors import Kept
 from lensd.worker.protocol import serve
 def handle(request, progress):
@@ -34,12 +34,14 @@ def handle(request, progress):
             progress("spectrum", done, 1000)
             time.sleep(0.0005)
     if request["do"] == "sleep":
-        time.sleep(60)
+        time.sleep(3600)
     if request["do"] == "grow":
         kept = b"x" * (request["mib"] << 20)
         time.sleep(request["seconds"])
-    if request["do"] == "die":
+    if request["do"] == "exit":
         os._exit(7)
+    if request["do"] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
     return {"did": request["do"], "name": request.get("name"), "nice": os.nice(0)}
 os.nice(int(sys.argv[1]))
 serve(handle, {"device": "cpu", "torch": "0"})
@@ -50,7 +52,7 @@ Events = list[tuple[str, dict[str, Any]]]
 def _worker(
     events: Events,
     *,
-    timeout: float = 20.0,
+    timeout: float = PATIENCE,
     script: str = SCRIPT,
     memory_limit: int | None = None,
 ) -> Worker:
@@ -121,7 +123,7 @@ def test_how_far_it_is_comes_a_few_times_a_second() -> None:
 
 
 @pytest.mark.parametrize(
-    ("deed", "code", "says"), [("die", 7, "exit code 7"), ("kill", -signal.SIGKILL, "signal 9")]
+    ("deed", "code", "says"), [("exit", 7, "exit code 7"), ("kill", -signal.SIGKILL, "signal 9")]
 )
 def test_a_worker_that_dies_is_lost_and_the_next_request_gets_another(
     deed: str, code: int, says: str
@@ -131,11 +133,8 @@ def test_a_worker_that_dies_is_lost_and_the_next_request_gets_another(
     worker = _worker(events)
     worker.request({"do": "work"}, _never)
     first = events[0][1]["pid"]
-    if deed == "kill":
-        threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
-    request = {"do": "die" if deed == "die" else "sleep", "job_id": "job"}
     with pytest.raises(WorkerLost, match=says) as lost:
-        worker.request(request, _never)
+        worker.request({"do": deed, "job_id": "job"}, _never)
     assert lost.value.reason == "worker_crashed"
     event, fields = events[-1]
     assert event == "worker.crashed"
@@ -157,7 +156,7 @@ def test_a_worker_that_does_not_finish_is_ended(*, stopped: bool) -> None:
     with pytest.raises(WorkerLost, match="within 1 s") as lost:
         worker.request({"do": "sleep"}, _never)
     assert lost.value.reason == "worker_timeout"
-    assert 1.0 <= time.monotonic() - began < 5
+    assert 1.0 <= time.monotonic() - began < PATIENCE
     assert not psutil.pid_exists(pid)
     assert not worker.running
 
@@ -167,11 +166,10 @@ def test_an_abandoned_request_ends_the_process_soon() -> None:
     events: Events = []
     worker = _worker(events)
     worker.request({"do": "work"}, _never)
-    deadline = time.monotonic() + 0.3
-    give_up: Callable[[], bool] = lambda: time.monotonic() > deadline  # noqa: E731
+    began = time.monotonic()
     with pytest.raises(Abandoned):
-        worker.request({"do": "sleep"}, give_up)
-    assert time.monotonic() < deadline + 2
+        worker.request({"do": "sleep"}, lambda: time.monotonic() > began + 0.3)
+    assert time.monotonic() < began + PATIENCE
     assert not psutil.pid_exists(events[0][1]["pid"])
     assert events[-1][0] == "worker.stopped"
 
@@ -196,10 +194,7 @@ def test_a_worker_killed_while_idle_costs_the_next_request_nothing(*, stopped: b
     if stopped:
         os.kill(first, signal.SIGSTOP)
     os.kill(first, signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while psutil.Process(first).status() != psutil.STATUS_ZOMBIE:  # until the daemon asks
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE, "it is dead")
     assert worker.request({"do": "work", "job_id": "job"}, _never)["did"] == "work"
     told = [(event, fields.get("job_id"), fields["pid"] == first) for event, fields in events]
     assert told == [
@@ -217,9 +212,9 @@ def test_a_worker_that_takes_too_much_memory_is_ended() -> None:
     worker = _worker(events, memory_limit=200 << 20)
     began = time.monotonic()
     with pytest.raises(WorkerLost, match=r"memory_limit \(200 MiB; raise it") as lost:
-        worker.request({"do": "grow", "mib": 300, "seconds": 60, "job_id": "job"}, _never)
+        worker.request({"do": "grow", "mib": 300, "seconds": 3600, "job_id": "job"}, _never)
     assert lost.value.reason == "worker_memory"
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < PATIENCE
     event, fields = events[-1]
     assert (event, fields["job_id"], fields["exit"]) == ("worker.crashed", "job", None)
     assert not psutil.pid_exists(fields["pid"])

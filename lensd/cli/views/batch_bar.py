@@ -9,7 +9,8 @@ from typing import Any, Self
 from lensd.cli import say
 from lensd.cli.views.progress import Bar
 from lensd.cli.views.terminal import share_a_terminal
-from lensd.daemon.app import ENDS, FAILURES, LEVELS, ProgressObserver
+from lensd.daemon.event_log import LEVELS
+from lensd.daemon.progress import ENDS, FAILURES, ProgressObserver
 from lensd.logs.sinks import Unheard
 from lensd.text import size, visible
 

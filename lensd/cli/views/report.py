@@ -25,17 +25,17 @@ from lensd.text import outcomes, size, visible, visible_lines
 
 
 def show(document: Report) -> None:
-    """Print a report's document for a person; sections without content are left out."""
-    terminal.show(*_parts(document))
+    """Print a report as tables, without its empty sections."""
+    terminal.show(*_sections(document))
     _print_log_faults(document.source)
     if document.unknown:
         terminal.console(stderr=True).print(
-            f"lensd: logs do not contain {'; '.join(document.unknown)}"
+            f"lensd: logs do not contain: {'; '.join(document.unknown)}"
         )
 
 
-def _parts(document: Report) -> Iterator[RenderableType]:
-    yield _period(document.period)
+def _sections(document: Report) -> Iterator[RenderableType]:
+    yield _describe_period(document.period)
     yield f"files: {outcomes(document.outcomes) or 'none'}"
     total = document.bytes
     if total.after:
@@ -49,15 +49,15 @@ def _parts(document: Report) -> Iterator[RenderableType]:
     if document.ratios:
         yield from _titled("By family and mode", _ratios(document.ratios))
     if document.delta_error:
-        yield from _titled("Delta error, over files", _errors(document.delta_error))
+        yield from _titled("Delta error of the files", _errors(document.delta_error))
     if document.reasons:
         yield from _titled("Not compressed", _reasons(document.reasons))
     if document.failures:
         yield from _titled("Failures", *_failures(document.failures))
     if document.slowest:
-        yield from _titled("Slowest, without their wait", _slowest(document.slowest))
+        yield from _titled("Slowest jobs, without waiting time", _slowest(document.slowest))
     if document.hashes:
-        yield Text("\nOld and new hashes of every file: --json, --csv", style="dim")
+        yield Text("\n--json and --csv contain the hashes of every file", style="dim")
 
 
 def _titled(title: str, *parts: RenderableType) -> Iterator[RenderableType]:
@@ -65,21 +65,21 @@ def _titled(title: str, *parts: RenderableType) -> Iterator[RenderableType]:
     yield from parts
 
 
-def _period(period: Span) -> str:
+def _describe_period(period: Span) -> str:
     if period.first is None or period.last is None:
-        return "nothing in this time" if period.since or period.until else "nothing yet"
-    return f"from {_minute(period.first)} to {_minute(period.last)}"
+        return "no files in this period" if period.since or period.until else "no files yet"
+    return f"from {_to_minute(period.first)} to {_to_minute(period.last)}"
 
 
-def _minute(moment: str) -> str:
+def _to_minute(moment: str) -> str:
     return moment[:16].replace("T", " ")
 
 
 def _ratios(rows: Sequence[Ratio]) -> RenderableType:
     numbers = ("files", "before", "after", "smaller", "median", "error")
-    found = table("family", "mode", *numbers, numbers=numbers)
+    result = table("family", "mode", *numbers, numbers=numbers)
     for r in rows:
-        found.add_row(
+        result.add_row(
             visible(r.family),
             visible(r.mode),
             str(r.files),
@@ -87,28 +87,28 @@ def _ratios(rows: Sequence[Ratio]) -> RenderableType:
             size(r.bytes_out),
             f"{r.ratio:.1f}x",
             f"{r.ratio_median:.1f}x",
-            _share(r.delta_error_median),
+            _percent(r.delta_error_median),
         )
-    return found
+    return result
 
 
 def _errors(errors: Distribution) -> RenderableType:
-    names = {"min": "least", "p10": "10 %", "p50": "half", "p90": "90 %", "p99": "99 %"}
-    names["max"] = "most"
-    found = table(*names.values(), numbers=tuple(names.values()))
-    found.add_row(*(_share(getattr(errors, key)) for key in names))
-    return found
+    names = {"min": "min", "p10": "10 %", "p50": "median", "p90": "90 %", "p99": "99 %"}
+    names["max"] = "max"
+    result = table(*names.values(), numbers=tuple(names.values()))
+    result.add_row(*(_percent(getattr(errors, key)) for key in names))
+    return result
 
 
-def _share(error: float | None) -> str:
+def _percent(error: float | None) -> str:
     return "-" if error is None else f"{100 * error:.2f} %"
 
 
 def _reasons(rows: Sequence[ReasonCount]) -> RenderableType:
-    found = table("files", "outcome", "reason", "means", numbers=("files",))
+    result = table("files", "outcome", "reason", "meaning", numbers=("files",))
     for r in rows:
-        found.add_row(str(r.files), r.outcome, visible(r.reason), r.meaning)
-    return found
+        result.add_row(str(r.files), r.outcome, visible(r.reason), r.meaning)
+    return result
 
 
 def _failures(rows: Sequence[Failure]) -> Iterator[RenderableType]:
@@ -118,15 +118,15 @@ def _failures(rows: Sequence[Failure]) -> Iterator[RenderableType]:
 
 
 def _slowest(rows: Sequence[SlowJob]) -> RenderableType:
-    found = table("seconds", "before", "file", numbers=("seconds", "before"))
+    result = table("seconds", "before", "file", numbers=("seconds", "before"))
     for r in rows:
         before = "-" if r.bytes_in is None else size(r.bytes_in)
-        found.add_row(f"{r.seconds:.1f}", before, visible(r.path))
-    return found
+        result.add_row(f"{r.seconds:.1f}", before, visible(r.path))
+    return result
 
 
 def _print_log_faults(source: FromLedger | FromLogs) -> None:
-    """On stderr: lines of other programs, incomplete and repeated lines, and unreadable logs."""
+    """Print on stderr how many lines were skipped, and which logs are incomplete."""
     if isinstance(source, FromLedger):
         return
     counts = {
@@ -134,9 +134,9 @@ def _print_log_faults(source: FromLedger | FromLogs) -> None:
         "incomplete": source.cut,
         "repeated": source.repeated,
     }
-    found = [f"{count} {words}" for words, count in counts.items() if count]
+    faults = [f"{count} {kind}" for kind, count in counts.items() if count]
     out = terminal.console(stderr=True)
-    if found:
-        out.print(f"lensd: of {source.lines} lines {', '.join(found)}")
+    if faults:
+        out.print(f"lensd: of {source.lines} lines: {', '.join(faults)}")
     for fault in source.unreadable:
         out.print(f"lensd: {visible(fault)}")

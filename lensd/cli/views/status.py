@@ -1,4 +1,4 @@
-"""What `lensd status` prints into a pipe: one line a fact."""
+"""Prints `lensd status` into a pipe: one fact per line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Item = Degraded | Job | Waiting
 
 
 def lines(status: Status) -> Iterator[str]:
-    """One line a fact, for a pipe."""
-    yield f"daemon: {daemon(status)}"
+    """One line per fact."""
+    yield f"daemon: {describe_daemon(status)}"
     for watch in status.watch:
         yield f"watch {watch.name}: {watch.path}, mode {watch.mode}"
-    yield from (f"paused: {path}; `lensd resume` continues" for path in status.paused)
+    yield from (f"paused: {path}; `lensd resume` ends the pause" for path in status.paused)
     if status.schedule and not status.schedule.open:
-        yield f"schedule: jobs begin in {status.schedule.window} only"
+        yield f"schedule: jobs start only in {status.schedule.window}"
     if status.held:
         yield f"waiting for a disk: {status.held}"
     for title, items in (
@@ -28,7 +28,7 @@ def lines(status: Status) -> Iterator[str]:
         ("problems", status.problems),
     ):
         for item in items:
-            cause = why(item)
+            cause = describe_cause(item)
             yield f"{title}: {item.path}{f': {cause}' if cause else ''}"
     totals = status.totals
     yield f"files: {outcomes(totals.outcomes) or 'none yet'}"
@@ -38,13 +38,13 @@ def lines(status: Status) -> Iterator[str]:
     )
 
 
-def daemon(status: Status) -> str:
-    """Whether a daemon runs, in words."""
+def describe_daemon(status: Status) -> str:
+    """Whether a daemon runs."""
     return "not running" if status.daemon is None else f"running, process {status.daemon}"
 
 
-def why(item: Item) -> str | None:
-    """The reason for an item's state, in words; None for a job, which needs none."""
+def describe_cause(item: Item) -> str | None:
+    """Why an item is in its state; None for a running or queued job."""
     if isinstance(item, Problem | Degraded):
         return item.message
     return item.reason if isinstance(item, Waiting) else None

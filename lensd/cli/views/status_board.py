@@ -1,4 +1,4 @@
-"""What `lensd status` shows at a terminal: facts in a table, and lists that fit."""
+"""Prints `lensd status` at a terminal: a table of facts, and lists that fit."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lensd.cli.views.status import Item, daemon, why
+from lensd.cli.views.status import Item, describe_cause, describe_daemon
 from lensd.report.documents import Job, Status
 from lensd.text import outcomes, size, visible
 
-SHOWN = 10  # of each list; a pipe and --json have all
+SHOWN = 10  # items of each list; a pipe and --json have all
 
 
 def board(status: Status) -> Iterator[RenderableType]:
     """Lines and tables for a terminal; long lists are cut short."""
     yield _facts_table(status)
     for title, items in (
-        ("folders that are away", status.degraded),
-        ("failed, or quarantined", status.problems),
+        ("degraded folders", status.degraded),
+        ("failed or quarantined", status.problems),
         ("running", status.running),
         ("not complete yet", status.waiting),
         ("queued", status.queued),
@@ -29,28 +29,28 @@ def board(status: Status) -> Iterator[RenderableType]:
         if items:
             yield ""
             yield Text(f"{title}: {len(items):,}", style="bold")
-            yield from _list(items[:SHOWN])
+            yield from _list_items(items[:SHOWN])
             if len(items) > SHOWN:
-                yield f"  and {len(items) - SHOWN:,} more; `lensd status | less` has all"
+                yield f"  and {len(items) - SHOWN:,} more; `lensd status | less` shows all"
 
 
 def _facts_table(status: Status) -> Table:
-    found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    found.add_column(style="bold", no_wrap=True)
-    found.add_column(overflow="fold")
+    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    result.add_column(style="bold", no_wrap=True)
+    result.add_column(overflow="fold")
     for name, text in _facts(status):
-        found.add_row(name, visible(text))
-    return found
+        result.add_row(name, visible(text))
+    return result
 
 
 def _facts(status: Status) -> Iterator[tuple[str, str]]:
-    yield "daemon", daemon(status)
+    yield "daemon", describe_daemon(status)
     for watch in status.watch:
         yield "watch", f"{watch.path} ({watch.name}), mode {watch.mode}"
     for path in status.paused:
-        yield "paused", f"{path}; `lensd resume` continues"
+        yield "paused", f"{path}; `lensd resume` ends the pause"
     if status.schedule and not status.schedule.open:
-        yield "schedule", f"jobs begin in {status.schedule.window} only"
+        yield "schedule", f"jobs start only in {status.schedule.window}"
     if status.held:
         yield "waiting for a disk", status.held
     totals = status.totals
@@ -59,10 +59,10 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     yield "archive", f"{size(totals.held_by_archive)} of originals, net {size(totals.net)}"
 
 
-def _list(items: Sequence[Item]) -> Iterator[RenderableType]:
-    """Files with their reason, or else their size. A path is one line, so that it can be copied."""
+def _list_items(items: Sequence[Item]) -> Iterator[RenderableType]:
+    """Files with their cause, or else their size. Each path is one line, so it can be copied."""
     for item in items:
-        cause = why(item)
+        cause = describe_cause(item)
         amount = f"{size(item.bytes):>9}  " if isinstance(item, Job) and not cause else "  "
         yield f"{amount}{visible(item.path)}"
         if cause:

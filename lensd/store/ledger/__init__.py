@@ -1,22 +1,14 @@
 """The ledger: every file version that lensd saw, its state and its outcome, in SQLite.
 
 A row is one version of one file: (root, path, identity). Its `state` says what a restart has to
-do, so a state is written before the step that it names:
-
-    queued      nothing has happened yet
-    running     the temporary may exist, half-written
-    staged      the temporary is complete; its sha256 is known
-    publishing  the original is in the archive; the two names may or may not be exchanged
-    published   the output is in place; the temporary name may still hold the original
-    done        finished; `outcome` says how
-
-Outcomes: baseline (left alone), compressed, replaced (compressed once; a newer file took the name),
-restored, analyzed, kept, skipped, failed, quarantined, superseded (another version came first).
+do, so a state is written before the step that it names.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Self
 
 from lensd.store.ledger.database import LEDGER, Database
 from lensd.store.ledger.entry import Entry
@@ -24,10 +16,11 @@ from lensd.store.ledger.files import Files
 from lensd.store.ledger.jobs import Jobs
 from lensd.store.ledger.originals import Originals
 from lensd.store.ledger.roots import RootIdentity, Roots
-from lensd.store.ledger.rows import Rows
+from lensd.store.ledger.rows import Columns, Rows
 from lensd.store.ledger.state import State
+from lensd.store.ledger.states import JobState, Outcome
 
-__all__ = ["LEDGER", "Entry", "Ledger", "RootIdentity"]
+__all__ = ["LEDGER", "Columns", "Entry", "JobState", "Ledger", "Outcome", "RootIdentity"]
 
 
 class Ledger:
@@ -48,6 +41,16 @@ class Ledger:
         self.originals = Originals(self._database, rows)
         self.roots = Roots(self._database)
         self.state = State(self._database)
+
+    @classmethod
+    @contextmanager
+    def read_only(cls, folder: str) -> Iterator[Self]:
+        """The ledger of a daemon that may be running; closed at the end of the block.
+
+        Raises StorageError when there is none, or it cannot be opened.
+        """
+        with closing(cls(folder, version="", readonly=True)) as ledger:
+            yield ledger
 
     def together(self) -> AbstractContextManager[None]:
         """One commit for all changes within: all of them or, after an exception, none.

@@ -1,4 +1,4 @@
-"""The connection to the ledger's database: right schema, durable at each commit."""
+"""The connection to the ledger's database. Each commit is durable."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Database:
         if readonly and not os.path.exists(path):
             raise StorageError(
                 f"there is no ledger in {folder} yet: lensd has not run with this configuration; "
-                "`lensd once` or `lensd run` makes it"
+                "`lensd once` or `lensd run` creates it"
             )
         self.damaged: str | None = None
         try:
@@ -44,8 +44,8 @@ class Database:
             _check_version(path, schema.version_of(self.connection), readonly=readonly)
         except (sqlite3.Error, OSError) as error:
             raise StorageError(
-                f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; a "
-                "damaged one is moved aside and rebuilt by the next `lensd run` or `lensd once`"
+                f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; the "
+                "next `lensd run` or `lensd once` moves a damaged ledger aside and rebuilds it"
             ) from None
 
     def close(self) -> None:
@@ -77,11 +77,11 @@ class Database:
         try:
             yield
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-            raise  # a bug of ours
+            raise  # a bug of lensd
         except sqlite3.DatabaseError as error:
             raise StorageError(
                 f"the ledger in {self._folder} cannot be {done}: {error}. Free space on its "
-                "disk, or check it",
+                "disk, or check that disk",
                 self._folder,
             ) from None
 
@@ -90,7 +90,7 @@ def _check_version(path: str, found: int, *, readonly: bool) -> None:
     if readonly and found == 0:
         raise StorageError(
             f"the ledger {path} is empty: lensd was stopped at its very first start; the next "
-            "`lensd run` or `lensd once` makes it"
+            "`lensd run` or `lensd once` creates it"
         )
     if readonly and 0 < found < schema.SCHEMA_VERSION:
         raise StorageError(
@@ -111,14 +111,16 @@ def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
     if not readonly:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon has to stay small
+        db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon must stay small
         os.chmod(path, 0o640)
     return db
 
 
 def _is_damaged(path: str) -> bool:
-    """Twice, and the disk reads it without an error: SQLite calls a page damaged that it cannot
-    read. Raises OSError, sqlite3.Error for a fault of the disk.
+    """Whether two checks find damage and the disk reads all of the file without an error.
+
+    SQLite also calls a page damaged that the disk could not read. Raises OSError, sqlite3.Error
+    for a fault of the disk.
     """
     if _is_sound(path):
         return False
@@ -131,11 +133,11 @@ def _is_damaged(path: str) -> bool:
 
 
 def _is_sound(path: str) -> bool:
-    """False for what is provably damaged; an error of the disk is none of the database's."""
+    """False for a database that is provably damaged. Raises sqlite3.Error for other faults."""
     if os.path.getsize(path) == 0:
         return False
     try:
-        db = _connect(path, readonly=True)  # who may write would delete a WAL that is damaged
+        db = _connect(path, readonly=True)  # a writer would delete a damaged WAL
         try:
             return [tuple(row) for row in db.execute("PRAGMA quick_check(1)")] == [("ok",)]
         finally:
@@ -147,13 +149,13 @@ def _is_sound(path: str) -> bool:
 
 
 def _set_aside(path: str) -> str:
-    """Move a damaged database and what belongs to it; nothing is deleted or overwritten."""
+    """Rename a damaged database and its WAL, and return the new path. Overwrites nothing."""
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     aside, number = f"{path}.damaged-{moment}", 1
     while os.path.lexists(aside):
         number += 1
         aside = f"{path}.damaged-{moment}-{number}"
-    for suffix in ("-wal", "-shm", ""):  # the name that is looked for goes last
+    for suffix in ("-wal", "-shm", ""):  # the name that a start looks for is renamed last
         if os.path.lexists(path + suffix):
             os.rename(path + suffix, aside + suffix)
     folder_fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)

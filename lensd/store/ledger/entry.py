@@ -1,4 +1,4 @@
-"""One row of the ledger, as Python has it and as SQLite stores it."""
+"""One row of the ledger: its type in Python, and its form in SQLite."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lensd.store.identity import Identity
+from lensd.store.ledger.states import JobState, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,8 @@ class Entry:
     watch: str
     path: str
     identity: Identity
-    state: str
-    outcome: str | None
+    state: JobState
+    outcome: Outcome | None
     reason: str | None
     message: str | None
     attempts: int
@@ -48,24 +49,28 @@ class Entry:
 
     @property
     def present(self) -> Identity:
-        """What lies under the path by this row: the output of a finished job, else its input."""
-        published = self.state == "published" or self.outcome in ("compressed", "replaced")
+        """The version that the row expects under its path: its published output, or its input."""
+        published = self.state == JobState.PUBLISHED or self.outcome in (
+            Outcome.COMPRESSED,
+            Outcome.REPLACED,
+        )
         return self.staged if published and self.staged is not None else self.identity
 
     def is_about(self, identity: Identity) -> bool:
-        """Whether this is the row's file, whatever its path. Device numbers change with a boot."""
+        """Whether this is the row's file, under any path. Device numbers change with a boot."""
         known = [self.present]
-        if self.state == "publishing" and self.staged is not None:
+        if self.state == JobState.PUBLISHING and self.staged is not None:
             known.append(self.staged)
         return any(k[1:4] == identity[1:4] for k in known)
 
 
 def row_key(root: str, path: str) -> tuple[bytes, bytes]:
-    """root and path are stored as bytes, since names need not be UTF-8."""
+    """The values of the columns root and path: bytes, since names need not be UTF-8."""
     return os.fsencode(root), os.fsencode(path)
 
 
 def stored(name: str, value: Any) -> Any:
+    """The value that SQLite stores in a column."""
     if name in ("line", "staged") and value is not None:
         return json.dumps(value, ensure_ascii=True)
     if name in ("archive_path", "path", "root") and value is not None:
@@ -74,16 +79,18 @@ def stored(name: str, value: Any) -> Any:
 
 
 def text(message: str) -> str:
-    """SQLite takes no lone surrogates, and a message may name a file that is not UTF-8."""
+    """A message without lone surrogates, which SQLite refuses: file names need not be UTF-8."""
     return message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def entry_of(row: sqlite3.Row) -> Entry:
+    """The entry of a row with all columns."""
     fields = dict(row)
     identity = Identity(*(fields[name] for name in Identity._fields))
     staged = Identity(*json.loads(fields["staged"])) if fields["staged"] else None
     archive_path = fields["archive_path"]
-    taken = ("job_id", "watch", "state", "outcome", "reason", "message", "attempts", "temporary",
+    outcome = fields["outcome"]
+    taken = ("job_id", "watch", "reason", "message", "attempts", "temporary",
              "sha256_in", "sha256_out", "bytes_in", "bytes_out", "archive_method", "version",
              "updated", "not_before", "retries", "published")  # fmt: skip
     return Entry(
@@ -91,6 +98,8 @@ def entry_of(row: sqlite3.Row) -> Entry:
         root=os.fsdecode(fields["root"]),
         path=os.fsdecode(fields["path"]),
         identity=identity,
+        state=JobState(fields["state"]),
+        outcome=None if outcome is None else Outcome(outcome),
         redo=bool(fields["redo"]),
         staged=staged,
         archive_path=None if archive_path is None else os.fsdecode(archive_path),

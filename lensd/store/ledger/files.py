@@ -6,18 +6,19 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
-
-import msgspec
+from typing import Unpack
 
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, row_key
-from lensd.store.ledger.rows import Rows, move_older_originals, replace_older, update
+from lensd.store.ledger.rows import Columns, Rows, move_older_originals, replace_older, update
+from lensd.store.ledger.states import JobState, Outcome
 
 
-class Totals(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Totals:
     """How many rows each outcome has; sizes in bytes."""
 
     outcomes: dict[str, int]
@@ -34,18 +35,31 @@ class Files:
         self._rows = rows
 
     def record(
-        self, job_id: str, root: str, watch: str, path: str, identity: Identity, **columns: Any
+        self,
+        job_id: str,
+        root: str,
+        watch: str,
+        path: str,
+        identity: Identity,
+        **columns: Unpack[Columns],
     ) -> None:
         """Record a version that needs no job: a refused file, or lensd's own output."""
         with self._database.change() as db:
-            self._rows.insert(db, root, watch, path, identity, job_id=job_id, state="done")
+            self._rows.insert(db, root, watch, path, identity, job_id=job_id, state=JobState.DONE)
             update(db, job_id, columns)
+
+    def withdraw(self, job_id: str) -> None:
+        """Delete a row that was recorded for a step which then changed nothing."""
+        with self._database.change() as db:
+            db.execute("DELETE FROM files WHERE job_id = ?", (job_id,))
 
     def record_baseline(self, root: str, watch: str, files: Iterable[tuple[str, Identity]]) -> None:
         """Record files of a folder that lensd sees for the first time as left alone."""
         with self._database.change() as db:
             for path, identity in files:
-                self._rows.insert(db, root, watch, path, identity, state="done", outcome="baseline")
+                self._rows.insert(
+                    db, root, watch, path, identity, state=JobState.DONE, outcome=Outcome.BASELINE
+                )
 
     def find(self, root: str, path: str) -> Entry | None:
         """The newest row of a path."""
@@ -113,14 +127,18 @@ class Files:
             "json_extract(staged, '$[1]') = ? AND staged IS NOT NULL",
             *wanted, identity.inode,
         )  # fmt: skip
-        about = {e.job_id: e for e in rows if e.outcome != "superseded" and e.is_about(identity)}
+        about = {
+            e.job_id: e for e in rows if e.outcome != Outcome.SUPERSEDED and e.is_about(identity)
+        }
         return sorted(about.values(), key=lambda e: e.number, reverse=True)
 
-    def with_outcome(self, *outcomes: str) -> Iterator[Entry]:
+    def with_outcome(self, *outcomes: Outcome) -> Iterator[Entry]:
         """Rows with one of these outcomes, oldest first."""
         return self._rows.each("outcome", *outcomes)
 
-    def move(self, entry: Entry, root: str, watch: str, path: str, **columns: Any) -> bool:
+    def move(
+        self, entry: Entry, root: str, watch: str, path: str, **columns: Unpack[Columns]
+    ) -> bool:
         """Give the row of a file, and the older rows of its path, the path that it has now.
 
         A job that has begun is queued again. `columns` are changes of the row itself. False: the
@@ -138,11 +156,11 @@ class Files:
                 f"UPDATE files SET id = id + ?, root = ?, path = ?, watch = ? WHERE {moving}",  # noqa: S608
                 (_distance_above(db, there, first), *there, watch, *here, entry.number),
             )
-            if entry.state != "done":
-                columns = {"state": "queued", "temporary": None, "staged": None,
+            if entry.state != JobState.DONE:
+                columns = {"state": JobState.QUEUED, "temporary": None, "staged": None,
                            "not_before": None, **columns}  # fmt: skip
-            if entry.outcome == "replaced":  # what took its old name did not take the file
-                columns = {"outcome": "compressed", **columns}
+            if entry.outcome == Outcome.REPLACED:  # what took its old name did not take the file
+                columns = {"outcome": Outcome.COMPRESSED, **columns}
             update(db, entry.job_id, columns)
         return True
 
@@ -183,12 +201,12 @@ def _is_about(
     state: str, outcome: str | None, identity: Identity, staged: Identity | None, now: Identity
 ) -> bool:
     """Whether a path's newest row is about the version that lies there now."""
-    if outcome == "superseded":
+    if outcome == Outcome.SUPERSEDED:
         return False
     if _same_version(staged or identity, now):
         return True
     # the exchange may come between the event and the ledger
-    return state != "done" and _same_version(identity, now)
+    return state != JobState.DONE and _same_version(identity, now)
 
 
 def _row_is_about(row: sqlite3.Row | None, now: Identity) -> bool:

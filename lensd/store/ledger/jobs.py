@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from typing import Unpack
 
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry
-from lensd.store.ledger.rows import Rows, update
-
-_UNDER_WAY = ("running", "staged", "publishing", "published")
+from lensd.store.ledger.rows import Columns, Rows, update
+from lensd.store.ledger.states import UNDER_WAY, JobState, Outcome
 
 _NOT_PAUSED = """
 NOT EXISTS (
@@ -36,7 +35,7 @@ class Jobs:
 
     def enqueue(
         self, job_id: str, root: str, watch: str, path: str, identity: Identity,
-        *, redo: bool = False, **columns: Any,
+        *, redo: bool = False, **columns: Unpack[Columns],
     ) -> Entry:  # fmt: skip
         """A settled file becomes a job; with `redo`, one that starts from the archived original."""
         with self._database.change() as db:
@@ -96,39 +95,40 @@ class Jobs:
         with self._database.change() as db:
             db.execute("UPDATE files SET retries = retries + 1 WHERE job_id = ?", (job_id,))
             update(db, job_id, {
-                "state": "queued", "not_before": not_before, "reason": reason, "message": message,
-                "outcome": None, "temporary": None, "staged": None,
+                "state": JobState.QUEUED, "outcome": None, "reason": reason, "message": message,
+                "not_before": not_before, "temporary": None, "staged": None,
             })  # fmt: skip
 
     def unfinished(self) -> Iterator[Entry]:
         """Jobs that are queued or have begun, oldest first."""
-        return self._rows.each("state", "queued", *_UNDER_WAY, also="state <> 'done'")
+        return self._rows.each("state", JobState.QUEUED, *UNDER_WAY, also="state <> 'done'")
 
     def under_way(self) -> list[Entry]:
         """Jobs that have begun, oldest first."""
-        return list(self._rows.each("state", *_UNDER_WAY, also="state <> 'done'"))
+        return list(self._rows.each("state", *UNDER_WAY, also="state <> 'done'"))
 
     def count_unfinished(self) -> int:
         """How many jobs are queued or have begun."""
         query = "SELECT count(*) FROM files WHERE state <> 'done'"
         return int(self._database.read(query)[0][0])
 
-    def update(self, job_id: str, **columns: Any) -> None:
+    def update(self, job_id: str, **columns: Unpack[Columns]) -> None:
         """Record a step of a job. Durable on return, except within `Ledger.together`."""
         with self._database.change() as db:
             update(db, job_id, columns)
-            if columns.get("state") == "published":
+            if columns.get("state") == JobState.PUBLISHED:
                 db.execute("UPDATE files SET published = ? WHERE job_id = ?", (time.time(), job_id))
 
-    def finish(self, job_id: str, outcome: str, **columns: Any) -> None:
+    def finish(self, job_id: str, outcome: Outcome, /, **columns: Unpack[Columns]) -> None:
         """Record the end of a job."""
-        self.update(job_id, state="done", outcome=outcome, version=self._rows.version, **columns)
+        columns |= {"state": JobState.DONE, "outcome": outcome, "version": self._rows.version}
+        self.update(job_id, **columns)
 
     def release(self, entries: Iterable[Entry]) -> None:
         """Forget the outcome of these versions: the next scan takes them as new."""
         with self._database.change() as db:
             for entry in entries:
-                update(db, entry.job_id, {"outcome": "superseded"})
+                update(db, entry.job_id, {"outcome": Outcome.SUPERSEDED})
 
     def quarantined_before(self, version: str) -> list[Entry]:
         """Files that another version of lensd quarantined."""

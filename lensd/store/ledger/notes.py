@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
-
-import msgspec
 
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import text
@@ -16,7 +15,8 @@ from lensd.store.ledger.roots import RootIdentity
 T = TypeVar("T")
 
 
-class DegradedRoot(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class DegradedRoot:
     """A watched folder with a problem, as the daemon last reported it."""
 
     watch: str
@@ -83,30 +83,74 @@ class Note(Generic[T]):
             db.execute("DELETE FROM meta WHERE key = ?", (self._key,))
 
 
-def text_note(database: Database, key: str) -> Note[str]:
-    """A text for people."""
-    return Note(database, key, text, str)
+def disk_backoff(database: Database) -> Note[str]:
+    """The path and the fault of the disk that jobs wait for, as a text for people."""
+    return Note(database, "held", text, str)
 
 
-def json_note(database: Database, key: str, kind: type[T]) -> Note[T]:
-    """A value of a type that JSON and msgspec know; named tuples are arrays."""
-    # json and not msgspec reads the text: only json takes names that are not UTF-8
-    return Note(database, key, _to_json, lambda found: msgspec.convert(json.loads(found), kind))
+def degraded(database: Database) -> Note[tuple[DegradedRoot, ...]]:
+    """The watched folders that have a problem, as an array of objects."""
+    return Note(database, "degraded", _degraded_to_text, _degraded_from_text)
 
 
-def renaming_note(database: Database, key: str) -> Note[RenamingOriginal]:
-    """Both paths as hexadecimal digits of their bytes."""
-    return Note(database, key, _to_hex, _from_hex)
+def archive(database: Database) -> Note[ArchiveIdentity]:
+    """Which archive was used last, as an array."""
+    return Note(database, "archive", json.dumps, _archive_from_text)
 
 
-def _to_json(value: Any) -> str:
-    return json.dumps(msgspec.to_builtins(value))
+def renaming_original(database: Database) -> Note[RenamingOriginal]:
+    """An original that moves within the archive: both paths as hexadecimal digits."""
+    return Note(database, "archive.renaming", _renaming_to_text, _renaming_from_text)
 
 
-def _to_hex(renaming: RenamingOriginal) -> str:
+def prune_in_progress(database: Database) -> Note[PruneInProgress]:
+    """The original that is being deleted, as an array."""
+    return Note(database, "pruning", json.dumps, _prune_from_text)
+
+
+def last_prune(database: Database) -> Note[float]:
+    """The wall time of the last complete daily pass."""
+    return Note(database, "pruned_at", repr, float)
+
+
+def _degraded_to_text(roots: tuple[DegradedRoot, ...]) -> str:
+    return json.dumps([asdict(root) for root in roots])
+
+
+def _degraded_from_text(found: str) -> tuple[DegradedRoot, ...]:
+    return tuple(map(_degraded_from, json.loads(found)))
+
+
+def _degraded_from(value: Any) -> DegradedRoot:
+    match value:
+        case {
+            "watch": str(watch), "path": str(path), "reason": str(reason),
+            "message": str(message), "since": int(since) | float(since),
+        }:  # fmt: skip
+            return DegradedRoot(watch, path, reason, message, float(since))
+    raise ValueError(value)
+
+
+def _archive_from_text(found: str) -> ArchiveIdentity:
+    match json.loads(found):
+        case [str(path), int(device), int(inode), str() | None as mount]:
+            return ArchiveIdentity(path, device, inode, mount)
+        case value:
+            raise ValueError(value)
+
+
+def _renaming_to_text(renaming: RenamingOriginal) -> str:
     return json.dumps([os.fsencode(path).hex() for path in renaming])
 
 
-def _from_hex(found: str) -> RenamingOriginal:
+def _renaming_from_text(found: str) -> RenamingOriginal:
     old, new = (os.fsdecode(bytes.fromhex(path)) for path in json.loads(found))
     return RenamingOriginal(old, new)
+
+
+def _prune_from_text(found: str) -> PruneInProgress:
+    match json.loads(found):
+        case [str(job_id), [*paths]] if all(isinstance(path, str) for path in paths):
+            return PruneInProgress(job_id, tuple(paths))
+        case value:
+            raise ValueError(value)

@@ -5,15 +5,40 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from heapq import merge
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypedDict
 
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, entry_of, row_key, stored
+from lensd.store.ledger.states import JobState, Outcome
 from lensd.store.paths import VERSIONS
+
+
+class Columns(TypedDict, total=False):
+    """What a caller may change in a row."""
+
+    state: JobState
+    outcome: Outcome | None
+    reason: str | None
+    message: str | None
+    attempts: int
+    temporary: str | None
+    staged: Identity | None
+    sha256_in: str | None
+    sha256_out: str | None
+    bytes_in: int | None
+    bytes_out: int | None
+    archive_path: str | None
+    archive_method: str | None
+    line: dict[str, Any] | None
+    emitted: int
+    version: str
+    not_before: float | None
+    published: float | None
+
 
 PAGE = 500  # rows; those of 100,000 files would take 200 MB
 
@@ -31,8 +56,8 @@ class Rows:
 
     def insert(
         self, db: sqlite3.Connection, root: str, watch: str, path: str, identity: Identity,
-        *, job_id: str | None = None, state: str = "queued", outcome: str | None = None,
-        redo: bool = False,
+        *, job_id: str | None = None, state: JobState = JobState.QUEUED,
+        outcome: Outcome | None = None, redo: bool = False,
     ) -> None:  # fmt: skip
         """Add a row; without `job_id` it gets a random one."""
         now = time.time()
@@ -71,7 +96,7 @@ class Rows:
             last = page[-1].number
 
 
-def update(db: sqlite3.Connection, job_id: str, columns: Mapping[str, Any]) -> None:
+def update(db: sqlite3.Connection, job_id: str, columns: Columns) -> None:
     """Set columns of a job's row, and the time of the change."""
     assignments = ", ".join(f"{name} = ?" for name in (*columns, "updated"))
     values = [stored(name, value) for name, value in columns.items()] + [time.time()]

@@ -1,4 +1,4 @@
-"""The ledger's tables, and the way from an older schema to this one."""
+"""The ledger's tables, and the conversion of an older schema."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ CREATE TABLE waiting (
 );
 """
 
-# What a row moves by (inode, original), when a job may be tried again (wall time), when an output
-# was published (wall time, for keep_days), what a root is, what is paused.
+# Indexes for files that move (inode, original); when a job may be tried again and when its output
+# was published (wall times); the identity of each root; notes; pauses.
 _SECOND = """
 ALTER TABLE files ADD COLUMN not_before REAL;
 ALTER TABLE files ADD COLUMN retries INTEGER NOT NULL DEFAULT 0;
@@ -51,8 +51,8 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE paused (path BLOB PRIMARY KEY, since REAL NOT NULL);
 """
 
-# For 100,000 files: what is asked at every start, for the daily pass, of a folder that came back,
-# and for the totals is found without a look at each row.
+# With 100,000 files, no query of a start, of the daily pass, of a folder that came back, or of the
+# totals reads every row.
 _THIRD = """
 CREATE INDEX files_by_root ON files (root);
 CREATE INDEX files_unemitted ON files (emitted) WHERE outcome = 'compressed' AND emitted = 0;
@@ -68,7 +68,7 @@ _STEPS = (_FIRST, _SECOND, _THIRD)
 
 
 def prepare(db: sqlite3.Connection) -> None:
-    """Make the tables, or bring an older ledger up to date: all of it, or nothing."""
+    """Create the tables, or convert an older ledger, in one transaction."""
     found = version_of(db)
     if found < SCHEMA_VERSION:
         steps = "".join(_STEPS[found:])
@@ -80,5 +80,5 @@ def prepare(db: sqlite3.Connection) -> None:
 
 
 def version_of(db: sqlite3.Connection) -> int:
-    """The schema that a database has; 0 for an empty one."""
+    """The number of a database's schema; 0 for an empty database."""
     return int(db.execute("PRAGMA user_version").fetchone()[0])

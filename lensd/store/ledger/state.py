@@ -5,22 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-import msgspec
-
+from lensd.store.ledger import notes
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import row_key, text
-from lensd.store.ledger.notes import (
-    ArchiveIdentity,
-    DegradedRoot,
-    PruneInProgress,
-    json_note,
-    renaming_note,
-    text_note,
-)
 
 
-class WaitingFile(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class WaitingFile:
     """A file that is not a job yet. `since`: wall time."""
 
     path: str  # absolute
@@ -30,22 +23,16 @@ class WaitingFile(msgspec.Struct, frozen=True):
 
 
 class State:
-    """The small tables of the ledger.
-
-    `disk_backoff`: the path and the fault of the disk that jobs wait for. `degraded`: the folders
-    with a problem. `archive`: which archive was used last. `renaming_original` and
-    `prune_in_progress`: what the next start completes after a crash. `last_prune`: the wall time of
-    the last complete daily pass.
-    """
+    """The small tables of the ledger, and the single values of `notes`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.disk_backoff = text_note(database, "held")
-        self.degraded = json_note(database, "degraded", tuple[DegradedRoot, ...])
-        self.archive = json_note(database, "archive", ArchiveIdentity)
-        self.renaming_original = renaming_note(database, "archive.renaming")
-        self.prune_in_progress = json_note(database, "pruning", PruneInProgress)
-        self.last_prune = json_note(database, "pruned_at", float)
+        self.disk_backoff = notes.disk_backoff(database)
+        self.degraded = notes.degraded(database)
+        self.archive = notes.archive(database)
+        self.renaming_original = notes.renaming_original(database)
+        self.prune_in_progress = notes.prune_in_progress(database)
+        self.last_prune = notes.last_prune(database)
 
     def pause(self, paths: Iterable[str]) -> None:
         """Take no job under these absolute paths (files or folders); "" or none: no job at all."""

@@ -12,14 +12,11 @@ from typing import Any
 
 import pytest
 
-from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.database import LEDGER
+from tests.store.ledger.conftest import FIRST, ROOT, WATCH
 
-ROOT, WATCH = "/srv/loras", "loras"
-FIRST = Identity(1, 10, 100, 5_000, 6_000)
-
-# What is asked in the tests below. Not a word about rows: what opens, closes, and bundles.
+# One call of each method of the ledger's parts.
 CALLS: dict[str, Callable[[Ledger], Any]] = {
     "originals.at": lambda ledger: ledger.originals.at("/archive/4"),
     "originals.newest": lambda ledger: ledger.originals.newest(8),
@@ -32,7 +29,7 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "files.current": lambda ledger: ledger.files.current(ROOT, "4"),
     "jobs.enqueue": lambda ledger: ledger.jobs.enqueue("queued", ROOT, WATCH, "queued", FIRST),
     "files.find": lambda ledger: ledger.files.find(ROOT, "4"),
-    "jobs.finish": lambda ledger: ledger.jobs.finish("job4", "compressed"),
+    "jobs.finish": lambda ledger: ledger.jobs.finish("job4", Outcome.COMPRESSED),
     "jobs.get": lambda ledger: ledger.jobs.get("job4"),
     "files.history": lambda ledger: ledger.files.history(ROOT, "4"),
     "roots.is_empty": lambda ledger: ledger.roots.is_empty(),
@@ -76,15 +73,18 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "jobs.unemitted": lambda ledger: ledger.jobs.unemitted(),
     "jobs.unfinished": lambda ledger: list(ledger.jobs.unfinished()),
     "files.unknown": lambda ledger: ledger.files.unknown(ROOT, [("4", FIRST), ("5", FIRST)]),
-    "jobs.update": lambda ledger: ledger.jobs.update("job4", state="published"),
+    "jobs.update": lambda ledger: ledger.jobs.update("job4", state=JobState.PUBLISHED),
     "state.waiting": lambda ledger: ledger.state.waiting(),
-    "files.with_outcome": lambda ledger: list(ledger.files.with_outcome("compressed", "failed")),
+    "files.withdraw": lambda ledger: ledger.files.withdraw("job7"),
+    "files.with_outcome": lambda ledger: list(
+        ledger.files.with_outcome(Outcome.COMPRESSED, Outcome.FAILED)
+    ),
 }
 PARTS = ("jobs", "files", "originals", "roots", "state", "state.last_prune")
-# Indexes of the unfinished jobs only, and those of which one value may stand for nearly all rows.
+# Indexes of unfinished jobs only; indexes of which one value may match nearly all rows.
 SMALL = ("files_open", "files_queued")
 WIDE = ("files_by_root", "files_by_outcome", "files_by_age")
-# Totals need all of an index, which is small beside the table; of quarantined files there are few.
+# Totals need all of an index, which is smaller than the table. There are few quarantined files.
 EXCEPTIONS = {
     ("files.totals", "SCAN files USING COVERING INDEX files_ended"),
     ("files.totals", "SEARCH files USING COVERING INDEX files_ended (outcome=?)"),
@@ -94,18 +94,18 @@ EXCEPTIONS = {
 
 
 class _Recording(sqlite3.Connection):
-    """Remembers each statement as it was written, with its values."""
+    """Records each statement with its values."""
 
-    said: list[tuple[str, Any]]
+    statements: list[tuple[str, Any]]
 
     def execute(self, sql: str, values: Any = (), /) -> sqlite3.Cursor:
-        self.said.append((sql, values))
+        self.statements.append((sql, values))
         return super().execute(sql, values)
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """Published files of several times a page of rows."""
+    """A ledger with published files for several pages of rows."""
     ledger = Ledger(str(tmp_path), "1.0")
     ledger.roots.add(ROOT, WATCH)
     with ledger.together():
@@ -119,7 +119,7 @@ def _published(ledger: Ledger, number: int) -> None:
     identity = FIRST._replace(inode=1000 + number)
     ledger.files.record(
         f"job{number}", ROOT, WATCH, str(number), identity,
-        outcome="compressed", staged=identity._replace(inode=9000 + number), emitted=1,
+        outcome=Outcome.COMPRESSED, staged=identity._replace(inode=9000 + number), emitted=1,
         sha256_in=f"in{number}", sha256_out=f"out{number}", bytes_in=100, bytes_out=10,
         archive_path=f"/archive/{number}", archive_method="link", published=1000.0 + number,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def _reads_most(sql: str, steps: Sequence[str]) -> Iterator[str]:
 
 
 def test_no_statement_reads_the_whole_table(ledger: Ledger, tmp_path: Path) -> None:
-    """As SQLite itself plans each one that the ledger has."""
+    """SQLite's own plan shows it for each statement of the ledger."""
     methods = {
         f"{part}.{name}"
         for part in PARTS
@@ -151,20 +151,22 @@ def test_no_statement_reads_the_whole_table(ledger: Ledger, tmp_path: Path) -> N
     ledger._database.connection = recording
     found = set()
     for name, call in CALLS.items():
-        recording.said = []
+        recording.statements = []
         call(ledger)
         with closing(sqlite3.connect(tmp_path / LEDGER)) as db:
-            for sql, values in recording.said:
+            for sql, values in recording.statements:
                 steps = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
                 found |= {(name, step) for step in _reads_most(sql, steps)}
     assert set() == found - EXCEPTIONS
 
 
 def test_pages_make_one_list(ledger: Ledger) -> None:
-    """What comes page by page is complete and in order, also of several outcomes."""
+    """Rows that are read in pages are complete and in order, also with several outcomes."""
     for number in range(0, 1200, 3):
-        ledger.jobs.finish(f"job{number}", "failed")
-    numbers = [entry.number for entry in ledger.files.with_outcome("compressed", "failed")]
+        ledger.jobs.finish(f"job{number}", Outcome.FAILED)
+    numbers = [
+        entry.number for entry in ledger.files.with_outcome(Outcome.COMPRESSED, Outcome.FAILED)
+    ]
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 1200
     published = [entry.published for entry in ledger.originals.published_before(1900.0)]
@@ -172,13 +174,13 @@ def test_pages_make_one_list(ledger: Ledger) -> None:
 
 
 def test_rows_may_change_while_pages_are_read(ledger: Ledger) -> None:
-    """Each is given once, though the first pages have changed by then."""
+    """Each row is given once, although earlier pages have changed."""
     seen = []
-    for entry in ledger.files.with_outcome("compressed"):
+    for entry in ledger.files.with_outcome(Outcome.COMPRESSED):
         seen.append(entry.job_id)
-        ledger.jobs.update(entry.job_id, outcome="superseded")
+        ledger.jobs.update(entry.job_id, outcome=Outcome.SUPERSEDED)
     assert seen == [f"job{number}" for number in range(1200)]
-    assert [] == list(ledger.files.with_outcome("compressed"))
+    assert [] == list(ledger.files.with_outcome(Outcome.COMPRESSED))
 
 
 class _Stopped(Exception):
@@ -188,28 +190,28 @@ class _Stopped(Exception):
 def _change_and_stop(ledger: Ledger) -> None:
     with ledger.together():
         ledger.jobs.enqueue("one", ROOT, WATCH, "one", FIRST)
-        ledger.jobs.finish("job0", "failed")
+        ledger.jobs.finish("job0", Outcome.FAILED)
         raise _Stopped
 
 
 def test_together_is_all_or_nothing(ledger: Ledger) -> None:
-    """An exception takes back what was written within, and nothing before it."""
+    """An exception undoes the changes within the block, and no earlier ones."""
     with pytest.raises(_Stopped):
         _change_and_stop(ledger)
     assert ledger.files.find(ROOT, "one") is None
-    assert ledger.jobs.get("job0").outcome == "compressed"
+    assert ledger.jobs.get("job0").outcome == Outcome.COMPRESSED
     with ledger.together():
         ledger.jobs.enqueue("one", ROOT, WATCH, "one", FIRST)
         ledger.jobs.enqueue("two", ROOT, WATCH, "two", FIRST)
     assert ledger.jobs.count_unfinished() == 2
 
 
-def test_many_files_are_known_as_one_is(ledger: Ledger) -> None:
-    """`unknown` is `knows` for many: other versions, superseded rows, jobs just exchanged."""
+def test_many_files_are_known_as_single_files_are(ledger: Ledger) -> None:
+    """`unknown` agrees with `knows`: on other versions, superseded rows, jobs just published."""
     output = FIRST._replace(inode=9000)
     original = FIRST._replace(inode=1000)
     ledger.jobs.release([ledger.jobs.get("job1")])
-    ledger.jobs.update("job2", state="published")
+    ledger.jobs.update("job2", state=JobState.PUBLISHED)
     asked = [
         ("0", output),
         ("0", original._replace(ctime_ns=1)),
