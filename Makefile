@@ -12,11 +12,14 @@ ARGS ?=
 # Tests of the daemon wait during half of their time, for quiet periods and for a schedule.
 TESTERS ?= $(shell echo $$((2 * $$(nproc))))
 
+# The folders of the fast tier. Their tests that start a process are marked `lengthy`.
+FAST := $(addprefix tests/,config logs lora store watcher worker)
+
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-all lint bench clean
+.PHONY: help demo test test-fast test-slow test-all lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -25,8 +28,14 @@ help: ## list the targets
 demo: $(READY) ## run a real daemon: it compresses a 144 MiB LoRA and restores the original
 	$(BIN)/python -u -m bench.demo $(ARGS)
 
+# Tests start hundreds of processes of Python. Without .pyc files each compiles lensd again.
+test test-fast test-slow: export PYTHONDONTWRITEBYTECODE =
+
 test: $(READY) ## run the tests except the slow ones
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -m 'not slow' $(ARGS)
+
+test-fast: $(READY) ## run the tests of numerics, formats, disk, ledger and configuration: half a minute
+	$(BIN)/python -m pytest -n $$(nproc) -m 'not slow and not lengthy' $(FAST) $(ARGS)
 
 test-slow: $(READY) ## run the slow tests, one by one: some change the machine (mounts, sysctl); samples of the longest
 	$(BIN)/python -m pytest -m slow $(ARGS)

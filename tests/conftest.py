@@ -44,6 +44,13 @@ def home(
     assert not touched, f"the test wrote into the real home: {sorted(p for p, _ in touched)}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that runs a script in another process is not for the fast tier."""
+    for item in items:
+        if {"run_python", "run_refused"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.lengthy)
+
+
 def _lensd_in_real_homes() -> set[tuple[str, int]]:
     """Every path of lensd's own in the real home, with its time of change."""
     found: set[tuple[str, int]] = set()

@@ -33,10 +33,10 @@ def expand(file: str, output: str | None, force: bool) -> None:
         with delay_interrupts():
             from lensd.engine import expand as work  # importing torch takes a second
 
-        numbers = work.expand(os.fspath(file), new.path, new.inode)
+        result = work.expand(os.fspath(file), new.path, new.inode)
     click.echo(
         visible(
-            f"{file}: {size(numbers['bytes_in'])} -> {target}: {size(numbers['bytes_out'])}, "
-            f"{numbers['expanded']} of {numbers['modules']} modules expanded"
+            f"{file}: {size(result.bytes_in)} -> {target}: {size(result.bytes_out)}, "
+            f"{result.expanded} of {result.modules} modules expanded"
         )
     )

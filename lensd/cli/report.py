@@ -65,10 +65,7 @@ def report(
     """
     if as_json + as_csv + (html is not None) > 1:
         raise UsageError("--json, --csv and --html exclude each other; choose one")
-    if more_logs and not logs:
-        raise UsageError(f"unexpected argument {more_logs[0]}; name logs after --log")
-    if logs and config is not None:
-        raise UsageError("-c reads the ledger and --log reads logs; give only one of them")
+    _check_sources(config, logs, more_logs)
     if html is not None:
         from lensd.cli.staging import require_free
 
@@ -87,6 +84,14 @@ def report(
         _write_page(history, wanted, now, html, force=force)
     else:
         _print(summary.summarize(history, wanted, now, __version__), as_json=as_json)
+
+
+def _check_sources(config: str | None, logs: tuple[str, ...], more_logs: tuple[str, ...]) -> None:
+    """Raises UsageError."""
+    if more_logs and not logs:
+        raise UsageError(f"unexpected argument {more_logs[0]}; name logs after --log")
+    if logs and config is not None:
+        raise UsageError("-c reads the ledger and --log reads logs; give only one of them")
 
 
 def _read_history(config: str | None, logs: tuple[str, ...], *, drawn: bool) -> History:
@@ -115,12 +120,9 @@ def _write_page(
 
 def _print(document: Report, *, as_json: bool) -> None:
     if as_json:
-        import json
+        from lensd.report.documents import to_json
 
-        import msgspec
-
-        # json escapes control characters, and msgspec indents faster
-        click.echo(msgspec.json.format(json.dumps(msgspec.to_builtins(document)), indent=2))
+        click.echo(to_json(document, indent=2))
         return
     from lensd.cli.views.report import show
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -109,7 +108,7 @@ def _describe(finding: Finding) -> str:
 
 
 def _as_json(findings: Sequence[Finding]) -> str:
-    from lensd.report.documents import Verification
+    from lensd.report.documents import Verification, to_json
 
     document = Verification(
         faults=sum(f.is_fault for f in findings),
@@ -118,7 +117,7 @@ def _as_json(findings: Sequence[Finding]) -> str:
             msgspec.structs.replace(f, path=printable(f.path), of=printable(f.of)) for f in findings
         ],
     )
-    return json.dumps(msgspec.to_builtins(document), indent=2)
+    return to_json(document, indent=2)
 
 
 def _summarize(findings: Sequence[Finding]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
 
 import torch
 from safetensors import safe_open
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
+from lensd.engine.results import Expanded
 from lensd.engine.strength import strengths
 from lensd.errors import UsageError
 from lensd.lora import floats
@@ -19,16 +19,6 @@ from lensd.lora.compress import TORCH_DTYPE
 from lensd.lora.layout import ITEM_SIZE, Module
 from lensd.lora.metadata import expanded_metadata, float_alpha
 from lensd.store.tensors import Output, TensorEntry
-
-
-class Expanded(TypedDict):
-    """What `expand` did: sizes in bytes, numbers of modules, and the hash of the output."""
-
-    bytes_in: int
-    bytes_out: int
-    modules: int
-    expanded: int  # modules that were int8
-    sha256_out: str
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -67,14 +57,12 @@ def expand(path: str, temporary: str, inode: Sequence[int]) -> Expanded:
             for key in source.layout.untouched:
                 output.copy(key, source.fd, source.header)
             output.sync()
-            digest = output.hashes().file
-            return {
-                "bytes_in": source.identity.size,
-                "bytes_out": output.size,
-                "modules": len(source.layout.modules),
-                "expanded": sum(source.is_int8(m) for m in source.layout.modules),
-                "sha256_out": digest,
-            }
+            return Expanded(
+                bytes_in=source.identity.size,
+                bytes_out=output.size,
+                modules=len(source.layout.modules),
+                expanded=sum(source.is_int8(m) for m in source.layout.modules),
+            )
 
 
 class Expansion:

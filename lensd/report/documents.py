@@ -6,6 +6,7 @@ are bytes. Paths are valid Unicode (lensd.text.printable).
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
 import msgspec
@@ -43,8 +44,8 @@ OUTCOMES = (
 Outcome = Annotated[str, Meta(pattern=f"^({'|'.join(OUTCOMES)})$")]
 
 
-class Document(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A document, or a part of one. Other fields than its own are invalid."""
+class Document(msgspec.Struct, kw_only=True):
+    """A document, or a part of one."""
 
 
 class Hashes(Document):
@@ -57,6 +58,12 @@ class Hashes(Document):
     output_autov2: AutoV2
     output_autov3: AutoV3
     path: Text
+
+
+def to_json(document: msgspec.Struct, *, indent: int | None = None) -> str:
+    """A document as JSON. Control characters are escaped, so that they do not reach a terminal."""
+    text = json.dumps(msgspec.to_builtins(document))
+    return text if indent is None else msgspec.json.format(text, indent=indent)  # faster
 
 
 # lensd report

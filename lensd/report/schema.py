@@ -1,4 +1,4 @@
-"""The JSON Schemas (draft 2020-12) of the log's lines and of every `--json`, from the package."""
+"""The JSON Schemas (draft 2020-12) of log lines and of `--json` outputs."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from typing import Any
 
 import msgspec
 
+from lensd.engine.results import Comparison
 from lensd.report.documents import Report, Status, Verification
 
 OUTPUTS = ("status", "report", "verify", "analyze", "compress", "compare")
-DOCUMENTS = {"status": Status, "report": Report, "verify": Verification}
+DOCUMENTS = {"status": Status, "report": Report, "verify": Verification, "compare": Comparison}
 
 
 @cache
 def load() -> dict[str, Any]:
-    """The schema that every line of the log is valid under. Shared: do not change it."""
+    """The schema of every line of the log. Callers share the object: do not change it."""
     return _read("events.schema.json")
 
 
 def events() -> list[str]:
-    """The names of all events, in the order of the schema."""
+    """The names of the events, in the order of the schema."""
     return [choice["$ref"].rpartition("/")[2] for choice in load()["oneOf"]]
 
 
 def of_event(event: str) -> dict[str, Any]:
-    """The schema of one event's lines: its faults read better than those of `load()`."""
+    """The schema of the lines of one event. Its validation errors are clearer than `load`'s."""
     if event not in events():
         raise KeyError(event)
     return {"$ref": f"#/$defs/{event}", "$defs": load()["$defs"]}
 
 
 def of_output(verb: str) -> dict[str, Any]:
-    """The schema of what a verb prints with `--json`: of the document, or of each of its lines.
+    """The schema of the `--json` output of a command, or of each line of it.
 
-    It stands for itself: what it shares with the log is put into it.
+    It contains all definitions that it refers to.
     """
     if verb not in OUTPUTS:
         raise KeyError(verb)
@@ -48,10 +49,10 @@ def of_output(verb: str) -> dict[str, Any]:
 
 
 def _generated(verb: str) -> dict[str, Any]:
-    """The schema of a command's document, made from its type."""
+    """The schema of a command's document, from its type."""
     found = msgspec.json.schema(DOCUMENTS[verb])
     for part in found["$defs"].values():
-        _require_defaults(part)
+        _require_all_fields(part)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:lensd:{verb}:1",
@@ -59,8 +60,9 @@ def _generated(verb: str) -> dict[str, Any]:
     }
 
 
-def _require_defaults(part: dict[str, Any]) -> None:
-    """A document names each field, also one whose type has a default."""
+def _require_all_fields(part: dict[str, Any]) -> None:
+    """An output has no other fields than those of its type, and has fields with defaults, too."""
+    part["additionalProperties"] = False
     for name, field in part["properties"].items():
         if "default" in field:
             del field["default"]
@@ -68,7 +70,7 @@ def _require_defaults(part: dict[str, Any]) -> None:
 
 
 def _complete(own: dict[str, Any]) -> dict[str, Any]:
-    """Its definitions, and those of the log that it refers to."""
+    """Its own definitions, and those that it refers to in the schema of the log."""
     found: dict[str, Any] = dict(own.get("$defs", {}))
     wanted = set(_references(own))
     while missing := wanted - set(found):

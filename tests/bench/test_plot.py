@@ -9,7 +9,7 @@ from pathlib import Path
 
 def test_the_picture_has_all_numbers(tmp_path: Path) -> None:
     """They are text, which can be searched; the bytes are the same each time."""
-    from bench import plot  # loads matplotlib, which takes a second
+    from bench import plot  # with matplotlib, which takes a second
 
     seconds = {row: [1.25 * at, 2.5 * at, 9.0] for at, row in enumerate(plot.ROWS, 1)}
     files = {name: {"bytes": 151_000_000, "seconds": seconds} for name in ("SD 1.5", "FLUX")}

@@ -141,6 +141,7 @@ def test_a_textfile_that_cannot_be_written(run_faults: Faults, loras: Path) -> N
     assert run_faults(text % f"{loras.parent}/lensd.prom") == {}
 
 
+@pytest.mark.lengthy
 def test_a_folder_without_the_right_to_write(public: Path) -> None:
     """Mode analyze needs only to read; every other mode needs to write."""
     loras = public / "loras"
@@ -155,6 +156,7 @@ def test_a_folder_without_the_right_to_write(public: Path) -> None:
     assert [key for key, _ in as_nobody(public, f"{text}  - path: loras\n")] == ["watch[0].path"]
 
 
+@pytest.mark.lengthy
 def test_a_folder_that_cannot_be_created(public: Path) -> None:
     """The remedy names the existing folder, in which lensd cannot create it."""
     text = (

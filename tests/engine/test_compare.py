@@ -28,22 +28,23 @@ def test_an_output_has_the_error_that_was_reported(tmp_path: Path, mode: str) ->
     write(source, making.small_file())
     reported = asking.compress(source, out, mode=mode)
     found = compare(str(source), str(out))
-    assert found["modules"] == reported["modules"] == len(found["per_module"])
-    assert found["delta_error"] == pytest.approx(reported["delta_error"], rel=1e-6)
-    worst = max(m["delta_error"] or 0.0 for m in found["per_module"])
+    assert found.modules == reported["modules"] == len(found.per_module)
+    assert found.delta_error == pytest.approx(reported["delta_error"], rel=1e-6)
+    worst = max(m.delta_error or 0.0 for m in found.per_module)
     assert worst == pytest.approx(reported["delta_error_max"], rel=1e-6)
-    assert (found["only_in_a"], found["only_in_b"]) == ([], [])
+    assert (found.only_in_a, found.only_in_b) == ([], [])
     ranks = asking.rank_of(out)
-    assert all(m["rank_b"] == ranks[m["module_b"]] for m in found["per_module"])
-    snr = -20 * torch.log10(torch.tensor(found["delta_error"])).item()
-    assert found["snr_db"] == pytest.approx(snr, rel=1e-4)
+    assert all(m.rank_b == ranks[m.module_b] for m in found.per_module)
+    assert found.delta_error is not None
+    snr = -20 * torch.log10(torch.tensor(found.delta_error)).item()
+    assert found.snr_db == pytest.approx(snr, rel=1e-4)
 
 
 def test_a_file_has_no_error_relative_to_itself(tmp_path: Path) -> None:
     """The error is exactly 0, so there is no SNR."""
     path = write(tmp_path / "a.safetensors", making.small_file())
     found = compare(path, path)
-    assert (found["delta_error"], found["snr_db"]) == (0.0, None)
+    assert (found.delta_error, found.snr_db) == (0.0, None)
 
 
 def test_the_same_module_in_three_namings_has_no_error(tmp_path: Path) -> None:
@@ -59,8 +60,9 @@ def test_the_same_module_in_three_namings_has_no_error(tmp_path: Path) -> None:
     processor = write(tmp_path / "old", {f"{old}.up.weight": up / 2, f"{old}.down.weight": down})
     for other in (peft, processor):
         found = compare(kohya, other)
-        assert found["modules"] == 1
-        assert found["delta_error"] == pytest.approx(0, abs=1e-12)
+        assert found.modules == 1
+        assert found.delta_error is not None
+        assert found.delta_error < 1e-12
 
 
 def test_a_module_in_only_one_file_is_named_and_counts_in_the_overall_error(
@@ -72,14 +74,14 @@ def test_a_module_in_only_one_file_is_named_and_counts_in_the_overall_error(
     whole, less = write(tmp_path / "a", tensors), write(tmp_path / "b", part)
     energies = {n: float(d.square().sum()) for n, d in making.meaning(tensors).items()}
     lost = compare(whole, less)
-    assert (lost["only_in_a"], lost["only_in_b"], lost["modules"]) == (["lora_unet_a"], [], 3)
+    assert (lost.only_in_a, lost.only_in_b, lost.modules) == (["lora_unet_a"], [], 3)
     share = energies["lora_unet_a"] / sum(energies.values())
-    assert lost["delta_error"] == pytest.approx(share**0.5, rel=1e-9)
-    assert lost["delta_error_common"] == 0
+    assert lost.delta_error == pytest.approx(share**0.5, rel=1e-9)
+    assert lost.delta_error_common == 0
     added = compare(less, whole)
-    assert (added["only_in_a"], added["only_in_b"]) == ([], ["lora_unet_a"])
+    assert (added.only_in_a, added.only_in_b) == ([], ["lora_unet_a"])
     rest = sum(energies.values()) - energies["lora_unet_a"]
-    assert added["delta_error"] == pytest.approx((energies["lora_unet_a"] / rest) ** 0.5, rel=1e-9)
+    assert added.delta_error == pytest.approx((energies["lora_unet_a"] / rest) ** 0.5, rel=1e-9)
 
 
 def test_a_difference_from_zeros_has_no_relative_error(tmp_path: Path) -> None:
@@ -88,8 +90,8 @@ def test_a_difference_from_zeros_has_no_relative_error(tmp_path: Path) -> None:
     zero = write(tmp_path / "a", making.kohya("lora_unet_x", Made(up * 0, down, 1.0)))
     some = write(tmp_path / "b", making.kohya("lora_unet_x", Made(up, down, 1.0)))
     found = compare(zero, some)
-    assert found["delta_error"] is None
-    assert found["per_module"][0]["delta_error"] is None
+    assert found.delta_error is None
+    assert found.per_module[0].delta_error is None
 
 
 def test_an_entry_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:

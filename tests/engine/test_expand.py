@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import lensd
 from lensd.engine import expand
+from lensd.engine.results import Expanded
 from lensd.errors import Skipped, UsageError
 from tests.engine import asking
 from tests.lora import making
@@ -22,7 +23,7 @@ from tests.lora.making import Made, Tensors
 HALF = 5e-4
 
 
-def expanded(path: Path, at: Path) -> expand.Expanded:
+def expanded(path: Path, at: Path) -> Expanded:
     at.touch()
     return expand.expand(str(path), str(at), (at.stat().st_dev, at.stat().st_ino))
 
@@ -52,10 +53,10 @@ def entry(path: Path) -> Any:
 def test_an_expanded_file_has_the_delta_weights_of_the_int8_file(tmp_path: Path) -> None:
     """They agree up to float16's rounding; all modules have the original's alpha."""
     out, at = ultra(making.small_file(alpha=4.0), tmp_path), tmp_path / "float"
-    numbers = expanded(out, at)
+    result = expanded(out, at)
     tensors = load_file(at)
-    assert (numbers["modules"], numbers["expanded"]) == (4, 4)
-    assert numbers["bytes_out"] == at.stat().st_size
+    assert (result.modules, result.expanded) == (4, 4)
+    assert result.bytes_out == at.stat().st_size
     assert tensors.keys() == load_file(out).keys()
     for key, tensor in tensors.items():
         if key.endswith(".alpha"):

@@ -17,6 +17,8 @@ from lensd.logs import log
 from lensd.report import schema
 from tests.support.limits import PATIENCE
 
+pytestmark = pytest.mark.lengthy  # each starts a process
+
 SETTLED = 'log.get(watch="w").info("file.settled", path="/a", job_id="1", bytes=3, wait=0.5)'
 
 

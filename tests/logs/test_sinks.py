@@ -91,6 +91,7 @@ def test_it_goes_on_after_copytruncate(tmp_path: Path) -> None:
     assert names(tmp_path) == ["copy", "log"]
 
 
+@pytest.mark.lengthy
 @needs_program("logrotate")
 @pytest.mark.parametrize("way", ["", "copytruncate"])
 def test_logrotate_needs_no_signal(tmp_path: Path, way: str) -> None:

@@ -30,6 +30,7 @@ def two_modules(draw: st.DrawFn) -> making.Tensors:
     return making.kohya("lora_unet_a", first) | making.kohya("lora_unet_b", second)
 
 
+@pytest.mark.lengthy
 @settings(max_examples=100)
 @given(two_modules(), st.sampled_from([0.9, 0.99, 1.0]), st.sampled_from(["keep", "auto"]))
 def test_a_float_output_is_the_best_approximation_under_one_alpha(

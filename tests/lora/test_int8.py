@@ -76,6 +76,7 @@ def adversaries() -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", list(adversaries()))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_product_exceeds_the_guard(name: str, dtype: torch.dtype) -> None:
@@ -158,6 +159,7 @@ def test_alpha_carries_the_scale() -> None:
         assert making.distance(before, making.meaning(result)[name]) < 0.02
 
 
+@pytest.mark.lengthy
 def test_the_gauge_gains_2_db_over_the_plain_way_at_the_same_bytes(tmp_path: Path) -> None:
     """It is the median over the modules of a file with real shapes, at 99 % of the energy."""
     modules = [m for m in sd15() if "down_blocks.1" in m.path or "layers.3." in m.path]

@@ -85,6 +85,7 @@ def table(folder: Path, key: str, facts: dict[str, object]) -> dict[str, TensorS
     return tensors
 
 
+@pytest.mark.lengthy
 def test_real_models_in_every_naming_are_found_whole(shared: Path) -> None:
     """Every module of every shared table is found, no key is left over, the family is right."""
     folder = shared / "models"

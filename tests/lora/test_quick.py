@@ -28,7 +28,8 @@ def stack(kind: str, seeds: list[int], spread: float = 3.0) -> tuple[Tensor, Ten
     return (up * fall).half().float(), down.half().float()
 
 
-@settings(max_examples=60)
+@pytest.mark.lengthy
+@settings(max_examples=25)
 @given(
     st.sampled_from(making.KINDS),
     st.lists(st.integers(0, 2**32), min_size=1, max_size=3),
@@ -57,6 +58,7 @@ def test_certain_results_are_those_of_float64(
         assert error == pytest.approx(making.tail(true, k), rel=1e-4, abs=rounding)
 
 
+@pytest.mark.lengthy
 def test_typical_spectra_are_certain() -> None:
     """Nearly all decreasing spectra are; otherwise float32 would save no time."""
     up, down = stack("random", list(range(40)))
@@ -81,6 +83,7 @@ def test_spectra_that_float32_cannot_resolve_are_not_certain(kind: str) -> None:
     assert not spectrum.quick_core(up * 0 if kind == "zero" else up, down, 0.99999)[1].any()
 
 
+@pytest.mark.lengthy
 @settings(max_examples=25)
 @given(st.lists(st.sampled_from(making.KINDS), min_size=1, max_size=5), st.integers(0, 2**32))
 def test_modules_in_a_batch_get_the_ranks_that_they_get_alone(kinds: list[str], seed: int) -> None:

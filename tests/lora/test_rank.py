@@ -86,6 +86,7 @@ def files(draw: st.DrawFn, most: int = 6, longest: int = 12) -> list[Demand]:
     return demands
 
 
+@pytest.mark.lengthy
 @settings(max_examples=200)
 @given(files(), st.sampled_from([*THRESHOLDS, 1.0]))
 def test_file_allocation_reaches_the_energy_at_no_more_bytes_than_modules_alone(
@@ -118,6 +119,7 @@ def test_file_allocation_is_within_one_rank_of_the_cheapest(
         assert found == best
 
 
+@pytest.mark.lengthy
 @settings(max_examples=150)
 @given(files(most=3, longest=4), st.integers(0, 80_000))
 def test_size_allocation_fits_and_keeps_most_energy(demands: list[Demand], size: int) -> None:
@@ -157,6 +159,7 @@ def test_a_limit_is_kept_and_other_modules_get_more_ranks(
     assert within == most
 
 
+@pytest.mark.lengthy
 @settings(max_examples=100)
 @given(files(), st.sampled_from(THRESHOLDS), st.integers(0, 80_000))
 def test_a_constant_rank_is_the_smallest_for_an_energy_and_the_largest_for_a_size(

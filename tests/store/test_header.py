@@ -290,6 +290,7 @@ def test_hostile_headers_cost_little(tmp_path: Path, run_python: RunPython, case
     assert int(peak_kb) < 300_000
 
 
+@pytest.mark.lengthy
 def test_a_large_honest_header_is_read(tmp_path: Path) -> None:
     """10,000 tensors and 5 MB of training tags are legitimate."""
     tensors = [(f"module_{n}.lora_up.weight", "F16", (1, 0)) for n in range(10_000)]
@@ -300,6 +301,7 @@ def test_a_large_honest_header_is_read(tmp_path: Path) -> None:
     assert header.metadata == metadata
 
 
+@pytest.mark.lengthy
 @pytest.mark.fault("hostile header")
 def test_only_reasons_escape_from_mutated_files(tmp_path: Path) -> None:
     """Of 3,000 broken files each is refused with a reason, or the library reads it too."""

@@ -108,6 +108,7 @@ def test_a_lease_survives_link_and_exchange(
         assert lease.broken
 
 
+@pytest.mark.lengthy
 def test_an_open_writer_refuses_the_lease(path: Path, fd: int) -> None:
     """In another process or in this one; after the close it is granted."""
     script = "import sys, time; f = open(sys.argv[1], 'r+b'); print(flush=True); time.sleep(60)"

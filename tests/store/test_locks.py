@@ -14,6 +14,8 @@ import pytest
 from lensd.errors import LockedError
 from lensd.store.locks import Claims
 
+pytestmark = pytest.mark.lengthy  # each starts a process
+
 HOLD = "import sys; from lensd.store.locks import Claims; c = Claims(); c.claim(sys.argv[1]); "
 HOLD += "print(flush=True); sys.stdin.read()"
 

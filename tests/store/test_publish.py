@@ -333,6 +333,7 @@ def test_a_filesystem_whose_exchange_is_a_rename(tmp_path: Path, *, is_open: boo
         os.close(fd)
 
 
+@pytest.mark.lengthy
 def test_the_name_always_has_a_complete_file(stage: Stage) -> None:
     """Another process reads complete old or complete new bytes through 300 publishes."""
     script = f"""

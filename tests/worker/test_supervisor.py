@@ -18,6 +18,8 @@ from lensd.worker.supervisor import Abandoned, Worker, WorkerLost
 from tests.support.home_server import wait_until
 from tests.support.limits import PATIENCE
 
+pytestmark = pytest.mark.lengthy  # each starts a process
+
 # A worker without torch: it does what the request says.
 SCRIPT = """
 import os, signal, sys, time

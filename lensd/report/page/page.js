@@ -44,37 +44,37 @@ function factsOf(file) {
     element("div", { class: kind ?? "" }, element("dt", {}, term), element("dd", {}, value)));
 }
 
-function show(file, models) {
+function show(file, shared) {
   byId("chosen").hidden = false;
   byId("chosen-title").replaceChildren(...breakable(file.name));
   byId("chosen-folder").textContent = file.folder;
   byId("facts").replaceChildren(...factsOf(file));
-  showRanks(file, models);
-  showSpectrum(file, models);
+  showRanks(file, shared);
+  showSpectrum(file, shared);
 }
 
-function showRanks(file, models) {
+function showRanks(file, shared) {
   byId("ranks").hidden = byId("ranks-details").hidden = file.ranks === null;
   if (file.ranks === null) {
     removeChart("ranks");
     byId("ranks-text").textContent = whyMissing(file);
     return;
   }
-  const [names, before, after] = [models[file.ranks[0]], models[file.ranks[1]], file.ranks[2]];
+  const [names, before, after] = [shared[file.ranks[0]], shared[file.ranks[1]], file.ranks[2]];
   drawRanks(names, before, after);
   byId("ranks-text").textContent =
     `Median rank of the modules in each of ${names.length} blocks: ` +
     `${spread(before)} before, ${spread(after)} after.`;
 }
 
-function showSpectrum(file, models) {
+function showSpectrum(file, shared) {
   byId("spectrum").hidden = byId("spectrum-details").hidden = file.spectrum === null;
   if (file.spectrum === null) {
     removeChart("spectrum");
     byId("spectrum-text").textContent = whyMissing(file);
     return;
   }
-  const ranks = models[file.spectrum[0]], energy = file.spectrum[1].map((e) => e / 100000);
+  const ranks = shared[file.spectrum[0]], energy = file.spectrum[1].map((e) => e / 100000);
   drawSpectrum(ranks, energy);
   const enough = ranks[energy.findIndex((e) => e >= 0.99)];
   byId("spectrum-text").textContent =
@@ -112,10 +112,10 @@ async function start() {
     byId("too-old").hidden = false;
     return;
   }
-  const { files: columns, models, days } = await unpack();
+  const { files: columns, shared, days } = await unpack();
   const files = filesOf(columns);
   const table = new FilesTable(files, (file) => {
-    show(file, models);
+    show(file, shared);
     byId("chosen-title").focus();
   });
   if (byId("savings")) drawSavings(days);
@@ -124,7 +124,7 @@ async function start() {
   if (first) {
     table.chosen = first;
     table.draw();
-    show(first, models);
+    show(first, shared);
   }
   redrawOnChanges();
   document.documentElement.dataset.ready = "";
