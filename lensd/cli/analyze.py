@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, Failed, FileError
 from lensd.text import printable
 
 if TYPE_CHECKING:
     from lensd.cli.views.progress import Bar
+    from lensd.logs.measures import Detailed
 
 
 @click.command()
@@ -48,35 +50,37 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
     code = EXIT_OK
     with Bar({path: os.path.getsize(path) for path in files}) as bar:
         for path in files:
+            found = None
             try:
-                numbers = {"path": printable(path), **_numbers(path, bar)}
+                found = _analyze(path, bar)
+                numbers = {"path": printable(path), **msgspec.to_builtins(found)}
             except FileError as end:
                 numbers = {"path": printable(path), "reason": end.reason, "message": str(end)}
-                bar.say(f"{end.event.removeprefix('file.')}: {path}: {end}")
-                code = EXIT_SOME_FAILED if end.event == "file.failed" else code
+                bar.say(f"{end.outcome}: {path}: {end}")
+                code = EXIT_SOME_FAILED if isinstance(end, Failed) else code
             bar.end(path)
-            if picture is not None and "details" in numbers:
-                plot.write(numbers, picture, force=force)
+            if picture is not None and found is not None:
+                plot.write(printable(path), found, picture, force=force)
             if as_json:
                 bar.print_line(json.dumps(numbers))
-            elif "details" in numbers:
+            elif found is not None:
                 with bar.hidden():
-                    show(*parts(numbers))
+                    show(*parts(printable(path), found))
     return code
 
 
-def _numbers(path: str, bar: Bar) -> dict[str, Any]:
+def _analyze(path: str, bar: Bar) -> Detailed:
     """Raises FileError."""
     bar.begin(path)
     with delay_interrupts():
         from lensd.engine import task  # importing torch takes a second
     from lensd.config.document import Settings
+    from lensd.worker.request import AnalyzeRequest
 
-    request = {
-        "path": os.path.realpath(path),
-        "name": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
-        "parameters": Settings().parameters(),
-        "device": "cpu",
-        "details": True,
-    }
-    return task.analyze(request, functools.partial(bar.step, path))
+    request = AnalyzeRequest(
+        path=os.path.realpath(path),
+        name=os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
+        parameters=Settings().parameters(),
+        device="cpu",
+    )
+    return task.analyze_in_detail(request, functools.partial(bar.step, path))

@@ -8,11 +8,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
 from lensd.cli.staging import staged
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError, UsageError
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, Failed, FileError, UsageError
 from lensd.text import printable, size, visible
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def compress(files: tuple[str, ...], output: str | None, as_json: bool, **option
                 numbers = _compress(path, target, settings, options, bar)
             except FileError as end:
                 numbers = {"path": path, "reason": end.reason, "message": str(end)}
-                bar.say(f"{end.event.removeprefix('file.')}: {path}: {end}")
-                if end.event == "file.failed":
+                bar.say(f"{end.outcome}: {path}: {end}")
+                if isinstance(end, Failed):
                     code = EXIT_SOME_FAILED
             bar.end(path)
             if as_json:
@@ -105,19 +106,21 @@ def _compress(
         with delay_interrupts():
             from lensd.engine import task  # importing torch takes a second
 
-        numbers = task.compress(
-            {
-                "path": os.path.realpath(path),
-                "name": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
-                "temporary": new.path,
-                "temporary_inode": new.inode,
-                "parameters": settings.parameters(),
-                "min_saving": 0.0,
-                "max_error": None,
-                "device": options["device"],
-            },
+        from lensd.worker.request import CompressRequest
+
+        measured = task.compress(
+            CompressRequest(
+                path=os.path.realpath(path),
+                name=os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
+                temporary=new.path,
+                temporary_inode=new.inode,
+                parameters=settings.parameters(),
+                min_saving=0.0,
+                device=options["device"],
+            ),
             functools.partial(bar.step, path),
         )
+    numbers: dict[str, Any] = msgspec.to_builtins(measured)
     return numbers | {"output": target, "mode": settings.mode}
 
 

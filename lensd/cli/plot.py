@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lensd.cli.staging import require_free, write_text
 from lensd.errors import UsageError
+
+if TYPE_CHECKING:
+    from lensd.logs.measures import Detailed
 
 
 def require(files: Sequence[str], target: str, *, force: bool) -> None:
@@ -22,8 +25,8 @@ def require(files: Sequence[str], target: str, *, force: bool) -> None:
     require_free(files[0], target, force=force)
 
 
-def write(numbers: dict[str, Any], target: str, *, force: bool) -> None:
-    """Draw one file's numbers, details included. Raises UsageError and StorageError."""
+def write(path: str, found: Detailed, target: str, *, force: bool) -> None:
+    """Draw what was found in one file. Raises UsageError and StorageError."""
     from lensd.engine import plot  # matplotlib takes a second
 
-    write_text(target, plot.svg(numbers), force=force)
+    write_text(target, plot.svg(path, found), force=force)

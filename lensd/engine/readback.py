@@ -14,13 +14,13 @@ from lensd.lora.layout import TensorSpec
 from lensd.lora.planning import Plan
 from lensd.store.header import tensor_bytes
 from lensd.store.tensors import Output
-from lensd.worker.protocol import Progress
+from lensd.worker.protocol import ReportProgress
 
 # Most bytes that are mapped at a time, because mapped pages count as memory of the worker.
 MAPPED_BYTES = 32 * 2**20
 
 
-def verify(output: Output, plan: Plan, progress: Progress) -> None:
+def verify(output: Output, plan: Plan, progress: ReportProgress) -> None:
     """Raise Failed(`verify_failed`) if a tensor differs from the plan or from what was written."""
     done = 0
     try:

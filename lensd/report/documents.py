@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from lensd.errors import REASONS
+from lensd.errors import Reason
 from lensd.jobs.verify import Finding
 
 Count = Annotated[int, Meta(ge=0)]
@@ -20,7 +20,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
 Text = Annotated[str, Meta(min_length=1)]
 Code = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$", description="a stable word to match on")]
-Reason = Annotated[str, Meta(pattern=f"^({'|'.join(sorted(REASONS))})$")]
+ReasonCode = Annotated[str, Meta(pattern=f"^({'|'.join(sorted(Reason))})$")]
 Message = Annotated[str, Meta(min_length=1, description="cause and remedy")]
 Epoch = Annotated[float, Meta(ge=0, description="seconds since 1970")]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -228,7 +228,7 @@ class Job(Document):
 class Problem(Job):
     """A failed or quarantined file."""
 
-    reason: Reason
+    reason: ReasonCode
     message: Message
 
 

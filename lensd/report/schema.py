@@ -20,7 +20,7 @@ DOCUMENTS = {"status": Status, "report": Report, "verify": Verification, "compar
 @cache
 def load() -> dict[str, Any]:
     """The schema of every line of the log. Callers share the object: do not change it."""
-    return _read("events.schema.json")
+    return _read("lensd.logs", "events.schema.json")
 
 
 def events() -> list[str]:
@@ -44,7 +44,7 @@ def of_output(verb: str) -> dict[str, Any]:
         raise KeyError(verb)
     if verb in DOCUMENTS:
         return _generated(verb)
-    own = _read(f"schemas/{verb}.schema.json")
+    own = _read("lensd.report", f"schemas/{verb}.schema.json")
     return own | {"$defs": _complete(own)}
 
 
@@ -90,7 +90,7 @@ def _references(part: Any) -> Iterator[str]:
             yield from _references(inner)
 
 
-def _read(name: str) -> dict[str, Any]:
-    text = files("lensd.report").joinpath(name).read_text(encoding="utf-8")
+def _read(package: str, name: str) -> dict[str, Any]:
+    text = files(package).joinpath(name).read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found

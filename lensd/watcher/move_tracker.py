@@ -8,6 +8,7 @@ the archive keeps mirroring the folders; at any time `archive_path` in the ledge
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from contextlib import suppress
 from enum import Enum
 
 from lensd.errors import FileError, StorageError
+from lensd.logs.events import FileMoved
 from lensd.store.archive import Archive
 from lensd.store.fs import identity_at, open_folder
 from lensd.store.identity import Identity
@@ -39,7 +41,11 @@ class Found(Enum):
 
 
 class MoveTracker:
-    """Lets rows follow their files. The main loop and the runner's thread may both call it."""
+    """Lets rows follow their files.
+
+    A ledger has one tracker, which the main loop and the job thread share: only one move at a time
+    has the note that a restart after a crash reads, and the lock is the tracker's.
+    """
 
     def __init__(
         self, folders: Sequence[Folder], ledger: Ledger, archive: Archive, log: Log
@@ -49,7 +55,7 @@ class MoveTracker:
         self._archive = archive
         self._log = log
         self._lock = threading.Lock()
-        self._nowhere: dict[str, float] = {}
+        self._nowhere: dict[str, float] = {}  # jobs whose files a search did not find, and when
 
     def look(self, key: Key, identity: Identity) -> Found:
         """A path that the ledger does not know: whether a known file has moved there."""
@@ -120,7 +126,9 @@ class MoveTracker:
         """
         if _holds_inode(entry):
             return False
-        if time.monotonic() - self._nowhere.get(entry.job_id, -NOWHERE_SECONDS) < NOWHERE_SECONDS:
+        with self._lock:
+            searched = self._nowhere.get(entry.job_id, -math.inf)
+        if time.monotonic() - searched < NOWHERE_SECONDS:
             return False
         lost = [
             e
@@ -135,7 +143,8 @@ class MoveTracker:
                 self.move(found, key, mine=found.job_id == entry.job_id)
                 del wanted[identity[1:4]]
         now = time.monotonic()
-        self._nowhere = {e.job_id: now for e in wanted.values()}
+        with self._lock:
+            self._nowhere = {e.job_id: now for e in wanted.values()}
         after = self._ledger.jobs.get(entry.job_id)
         return (after.root, after.path) != (entry.root, entry.path)
 
@@ -160,11 +169,12 @@ class MoveTracker:
             self._drop_old_name(old)
         if moved:
             self._log(
-                "file.moved",
-                path=os.path.join(*key),
-                watch=watch,
-                job_id=entry.job_id,
-                from_path=entry.full_path,
+                FileMoved(
+                    path=os.path.join(*key),
+                    watch=watch,
+                    job_id=entry.job_id,
+                    from_path=entry.full_path,
+                )
             )
         return moved
 

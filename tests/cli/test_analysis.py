@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd.cli.views.analysis import ROWS, groups
 
 
-def details(*names: str) -> list[dict[str, str]]:
-    return [{"module": f"lora_unet_{name}"} for name in names]
+class Module(NamedTuple):
+    module: str
 
 
-def flux() -> list[dict[str, str]]:
+def details(*names: str) -> list[Module]:
+    return [Module(f"lora_unet_{name}") for name in names]
+
+
+def flux() -> list[Module]:
     """One module of each of FLUX's 57 blocks, in reverse order."""
     doubles = (f"double_blocks_{n}_img_mod_lin" for n in range(19))
     return details(*(f"single_blocks_{n}_linear1" for n in range(38)), *doubles)[::-1]
@@ -41,7 +47,7 @@ def test_only_long_parts_have_ranges() -> None:
     encoders = {f"lora_te{te}_text_model_encoder_layers_{n}_mlp_fc1": te for te in (1, 2)
                 for n in range(12 if te == 1 else 32)}  # fmt: skip
     unet = details(*(f"down_blocks_{n}_attentions_0_proj_in" for n in (1, 2)))
-    found = [name for name, _ in groups([*({"module": name} for name in encoders), *unet])]
+    found = [name for name, _ in groups([*map(Module, encoders), *unet])]
     assert len(found) <= ROWS
     assert {"down_blocks.1", "down_blocks.2", "te1.0", "te1.11", "te2.0-2"} <= set(found)
 
@@ -51,5 +57,5 @@ def test_no_module_is_lost(rows: int) -> None:
     """For any limit of rows, each module is in exactly one row; two parts need two rows."""
     found = groups(flux(), rows)
     assert len(found) <= max(rows, 2)
-    named = [detail["module"] for _, members in found for detail in members]
-    assert sorted(named) == sorted(detail["module"] for detail in flux())
+    named = [module.module for _, members in found for module in members]
+    assert sorted(named) == sorted(module.module for module in flux())

@@ -138,5 +138,5 @@ def test_an_output_is_not_compressed_again(lensd: Run, lora: SmallFile) -> None:
     assert lensd("compress", lora.path.name).returncode == 0
     done = lensd("compress", "style.lensd.safetensors")
     assert done.returncode == 0
-    assert "written by lensd" in done.stderr
+    assert "lensd wrote this file" in done.stderr
     assert not lora.path.with_name("style.lensd.lensd.safetensors").exists()

@@ -3,66 +3,76 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
-from typing import Any
+from typing import Protocol, TypeVar
 
+import msgspec
 from rich.console import RenderableType
 from rich.table import Table
 
 from lensd.cli.views.terminal import table
+from lensd.logs.measures import Detailed, Module
 from lensd.lora.blocks import Block, block_of
 from lensd.text import size, visible
 
 ROWS = 25  # a model of more blocks has several in a row
 
-Detail = Mapping[str, Any]
 
-
-def parts(numbers: Mapping[str, Any]) -> Iterator[RenderableType]:
+def parts(path: str, found: Detailed) -> Iterator[RenderableType]:
     """The lines and tables of one file, from what the engine measured."""
     yield visible(
-        f"{numbers['path']}: {size(numbers['bytes_in'])}, {numbers['family']}, "
-        f"{numbers['naming']} naming, {numbers['dtype_in']}, {numbers['modules']} modules, "
-        f"rank {_spread([d['rank'] for d in numbers['details']])}"
+        f"{path}: {size(found.bytes_in)}, {found.family}, "
+        f"{found.naming} naming, {found.dtype_in}, {found.modules} modules, "
+        f"rank {_spread([m.rank for m in found.details])}"
     )
     yield ""
     yield "median rank that holds this share of the energy:"
-    yield _blocks(numbers["details"])
+    yield _blocks(found.details)
     yield ""
-    yield _modes(numbers)
-    yield f"ultra's relative delta error: {numbers['delta_error']:.4f}"
+    yield _modes(found)
+    yield f"ultra's relative delta error: {found.delta_error:.4f}"
 
 
-def _blocks(details: Sequence[Detail]) -> Table:
-    shares = {energy: f"{100 * float(energy):g} %" for energy in details[0]["ranks"]}
+def _blocks(modules: Sequence[Module]) -> Table:
+    shares = {energy: f"{100 * float(energy):g} %" for energy in modules[0].ranks}
     counts = ("modules", "rank", *shares.values(), "bytes")
     found = table("block", *counts, numbers=counts)
-    for name, members in (*groups(details), ("all", details)):
+    for name, members in (*groups(modules), ("all", list(modules))):
         found.add_row(
             name,
             str(len(members)),
-            _spread([d["rank"] for d in members]),
-            *(f"{statistics.median(d['ranks'][energy] for d in members):g}" for energy in shares),
-            size(sum(d["bytes"] for d in members)),
+            _spread([m.rank for m in members]),
+            *(f"{statistics.median(m.ranks[energy] for m in members):g}" for energy in shares),
+            size(sum(m.bytes for m in members)),
         )
     return found
 
 
-def _modes(numbers: Mapping[str, Any]) -> Table:
-    found = table("mode", "bytes", "times smaller", numbers=("bytes", "times smaller"))
-    for mode, predicted in numbers["predicted"].items():
-        found.add_row(mode, size(predicted), f"{numbers['bytes_in'] / predicted:.1f}")
-    return found
+def _modes(found: Detailed) -> Table:
+    modes = table("mode", "bytes", "times smaller", numbers=("bytes", "times smaller"))
+    for mode, predicted in msgspec.structs.asdict(found.predicted).items():
+        modes.add_row(mode, size(predicted), f"{found.bytes_in / predicted:.1f}")
+    return modes
 
 
-def groups(details: Sequence[Detail], rows: int = ROWS) -> list[tuple[str, list[Detail]]]:
+class Named(Protocol):
+    """A module of a LoRA."""
+
+    @property
+    def module(self) -> str: ...
+
+
+M = TypeVar("M", bound=Named)
+
+
+def groups(modules: Sequence[M], rows: int = ROWS) -> list[tuple[str, list[M]]]:
     """The modules by block, sorted by part and number; of a model of more blocks than `rows`, by
     ranges of neighbours (`single_blocks.0-2`), in the parts that have the most blocks.
     """
-    of_block: dict[Block, list[Detail]] = {}
-    for detail in details:
-        of_block.setdefault(block_of(detail["module"]), []).append(detail)
+    of_block: dict[Block, list[M]] = {}
+    for module in modules:
+        of_block.setdefault(block_of(module.module), []).append(module)
     parts = {part: list(found) for part, found in groupby(sorted(of_block), key=_part)}
     found = {part: _ranges(blocks, 1) for part, blocks in parts.items()}
     lengths = dict.fromkeys(parts, 1)
@@ -73,7 +83,7 @@ def groups(details: Sequence[Detail], rows: int = ROWS) -> list[tuple[str, list[
         lengths[part] += 1
         found[part] = _ranges(parts[part], lengths[part])
     ranges = chain.from_iterable(found.values())
-    return [(_name(r), [d for block in r for d in of_block[block]]) for r in ranges]
+    return [(_name(r), [m for block in r for m in of_block[block]]) for r in ranges]
 
 
 def _part(block: Block) -> str:
