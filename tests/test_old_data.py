@@ -65,7 +65,7 @@ class Old(HomeServer):
 
     def report_from_log(self) -> Any:
         """`lensd report --json --log`, which takes no configuration."""
-        command = [sys.executable, "-m", "lensd", "report", "--json", "--log", self.log]
+        command = [sys.executable, "-m", "lensd", "report", "--json", "--log", str(self.log)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         [document] = outputs.documents("report", done.stdout)
         return document
