@@ -1,17 +1,17 @@
-# lensd in a container, as a user that is not root. docs/operations.md, "In a container", has how to run it.
+# lensd in a container that does not run as root. docs/operations.md, "In a container", explains how to run it.
 #
 #   docker build -t lensd .
 #   docker build -t lensd --build-arg TORCH_INDEX=URL .
 #
-# The torch that pip finds by itself brings CUDA along, some 3 GB. With the URL of an index of CPU
-# wheels (the PyTorch site names it) the image is that much smaller.
+# By default pip installs a torch with CUDA, about 3 GB. With the URL of an index of CPU wheels (the PyTorch site
+# names it) the image does not contain CUDA.
 
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
 ARG TORCH_INDEX=
 RUN python -m venv /opt/lensd
-# By itself and first, so that this large layer stays when only lensd changes.
+# A separate first step, so that Docker reuses this large layer when only lensd changes.
 RUN /opt/lensd/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml README.md LICENSE /src/
 COPY lensd /src/lensd
@@ -19,18 +19,18 @@ RUN /opt/lensd/bin/pip install --no-cache-dir /src
 
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/lensd /opt/lensd
-# A number, as the host's folders know users by nothing else. `--user` names the one that owns the LoRAs.
+# A fixed number, because the folders of the host identify users by number. `--user` sets the owner of the LoRAs.
 RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent lensd \
     && install -d -m 0755 /etc/lensd /srv \
     && install -d -m 0750 -o 10001 -g 10001 /var/lib/lensd
-# The root may be mounted read-only, so there is no bytecode to write.
+# The root file system may be read-only, so Python must not write bytecode.
 ENV PATH=/opt/lensd/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 USER 10001
-# /srv: folders and archive. In one mount, since a hard link does not lead from one to another.
+# /srv holds the watched folders and the archive. It is one mount, because a hard link cannot cross mounts.
 VOLUME ["/srv", "/var/lib/lensd"]
-# The daemon reaps its worker and ends within seconds of SIGTERM as process 1 too: no init is needed.
+# As process 1 the daemon also reaps its worker and exits within seconds of SIGTERM, so no init is needed.
 STOPSIGNAL SIGTERM
-# Asks the kernel, as the running daemon, for each path that it has to write.
+# Tests each path that lensd must write, with the rights of the running daemon.
 HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["lensd", "check"]
 ENTRYPOINT ["lensd"]
 CMD ["run"]

@@ -1,9 +1,9 @@
-# Every target sets itself up: python3 (3.11 or newer, with venv) and make are all that it needs.
+# Every target installs what it needs. Required: python3 (3.11 or newer, with venv) and make.
 #
 #   make PYTHON=python3.12 test      another Python (for a new .venv)
-#   make PIP_ARGS='...' demo         more arguments for pip. The torch wheel that pip finds by default
-#                                    brings CUDA along, some 3 GB; an --index-url or --find-links
-#                                    with CPU wheels makes that 200 MB
+#   make PIP_ARGS='...' demo         additional arguments for pip. By default pip installs a torch wheel
+#                                    with CUDA, about 3 GB; an --index-url or --find-links with CPU
+#                                    wheels reduces that to 200 MB
 #   make ARGS=--keep demo            arguments for the demo, the benchmark, or pytest
 
 PYTHON ?= python3
@@ -22,35 +22,35 @@ READY := $(VENV)/.ready
 .PHONY: help demo test test-fast test-slow test-all lint bench clean
 .DEFAULT_GOAL := help
 
-help: ## these lines
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
-demo: $(READY) ## a real daemon compresses a real 144 MiB LoRA, and gives the original back
+demo: $(READY) ## run a real daemon: it compresses a 144 MiB LoRA and restores the original
 	$(BIN)/python -u -m bench.demo $(ARGS)
 
 # Tests start hundreds of Python processes. Without .pyc files each of them compiles lensd.
 test test-fast test-slow: export PYTHONDONTWRITEBYTECODE =
 
-test: $(READY) ## the tests, without the slow ones
+test: $(READY) ## run the tests except the slow ones
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -m 'not slow' $(ARGS)
 
-test-fast: $(READY) ## in half a minute: numerics, formats, disk, ledger, configuration; no daemon
+test-fast: $(READY) ## run the tests of numerics, formats, disk, ledger and configuration: half a minute
 	$(BIN)/python -m pytest -n $$(nproc) -m 'not slow and not lengthy' $(FAST) $(ARGS)
 
-test-slow: $(READY) ## the slow tests, one by one: some change the machine (mounts, sysctl); the longest sampled
+test-slow: $(READY) ## run the slow tests, one by one: some change the machine (mounts, sysctl); samples of the longest
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-all: export LENSD_FULL = 1
-test-all: test test-slow ## every test, the longest suites in full; renders the table of faults
+test-all: test test-slow ## run every test, the longest in full, and write the table of docs/faults.md
 	$(BIN)/python -m tests.docs.rendering
 
-lint: $(READY) ## style, types and the direction of imports
+lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(READY) ## all measurements, half an hour; ARGS=FILE measures what its modes cost
+bench: $(READY) ## run all measurements, half an hour; ARGS=FILE measures each mode on one file
 	$(BIN)/python -m bench.engine $(ARGS)
 	$(BIN)/python -m bench.sizes $(ARGS)
 ifeq ($(strip $(ARGS)),)
@@ -63,7 +63,7 @@ ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m tests.docs.rendering
 endif
 
-clean: ## remove what make made, .venv too
+clean: ## remove everything that make created, including .venv
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -72,7 +72,7 @@ $(READY): pyproject.toml
 		echo "lensd needs Python 3.11 or newer as $(PYTHON). Name another one: make PYTHON=python3.12" >&2; \
 		exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; \
+		echo "$(PYTHON) cannot create virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; \
 		exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[dev]'

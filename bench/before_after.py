@@ -1,6 +1,6 @@
-"""What a LoRA file holds and how far two of them are apart, read from the files alone.
+"""Read the contents of a LoRA file, and measure the error between two files.
 
-Nothing of lensd is used here: these figures check what lensd says of itself.
+This module uses no code of lensd: its numbers check those that lensd reports.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 class Facts(NamedTuple):
-    """A kohya-named file as it lies on disk."""
+    """The contents of a file in kohya's naming."""
 
     size: int
     sha256: str
@@ -55,29 +55,29 @@ def module_names(tensors: Tensors) -> set[str]:
 
 
 def not_finite(path: Path) -> list[str]:
-    """Names of tensors with a NaN or infinite number; all tensors are loaded for it."""
+    """Load all tensors, and return the names of those with a NaN or infinite number."""
     return [name for name, tensor in load_file(path).items() if not np.isfinite(tensor).all()]
 
 
 def delta_error(before: Path, after: Path) -> float:
-    """Distance of two files' delta weights relative to the first's norm, over all modules.
+    """Return the relative error of the second file's delta weights over all modules.
 
-    Raises ValueError when the files have different modules.
+    Raises ValueError if the files have different modules.
     """
     old, new = load_file(before), load_file(after)
     if module_names(old) != module_names(new):
         raise ValueError(f"{before} and {after} adapt different modules")
-    apart = norm = 0.0
+    error = norm = 0.0
     for name in module_names(old):
         up, down = _factors(old, name)
         other_up, other_down = _factors(new, name)
-        apart += _energy(np.hstack([up, -other_up]), np.vstack([down, other_down]))
+        error += _energy(np.hstack([up, -other_up]), np.vstack([down, other_down]))
         norm += _energy(up, down)
-    return float(np.sqrt(apart / norm))
+    return float(np.sqrt(error / norm))
 
 
 def _factors(tensors: Tensors, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """up [out, rank] with the scale alpha/rank in it, and down [rank, in]."""
+    """Return up [out, rank] times the scale alpha/rank, and down [rank, in]."""
     down = tensors[name + DOWN].astype(np.float64)
     up = tensors[name + UP].astype(np.float64)
     rank = len(down)
@@ -86,5 +86,5 @@ def _factors(tensors: Tensors, name: str) -> tuple[NDArray[np.float64], NDArray[
 
 
 def _energy(up: NDArray[np.float64], down: NDArray[np.float64]) -> float:
-    """||up @ down||^2 through the Gram matrices of the factors: tr(up^T up down down^T)."""
+    """Return ||up @ down||^2 by the Gram matrices of the factors: tr(up^T up down down^T)."""
     return float(((up.T @ up) * (down @ down.T)).sum())

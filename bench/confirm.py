@@ -1,8 +1,8 @@
-"""A log line's numbers, computed again from the two files, without lensd and in another way.
+"""Compute the numbers of a log line again from the two files, without lensd's code.
 
-float64, by QR of the factors and an SVD of the core (lensd uses Gram matrices). Run from the top
-of the tree: `python -m bench.confirm BEFORE AFTER LINE.json`, LINE.json being the file.compressed
-line. Prints claimed and computed side by side.
+It uses float64 with QR of the factors and an SVD (lensd uses Gram matrices). Run it from the top of
+the tree: `python -m bench.confirm BEFORE AFTER LINE.json`, where LINE.json has the file.compressed
+line. It prints logged and computed numbers side by side, and exits with 1 if any differ.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ NAMINGS = ((".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B
 
 
 class Pair(NamedTuple):
-    """One module of both files; up carries the scale, so that delta = up @ down."""
+    """One module of both files. The scale is multiplied into up, so that delta = up @ down."""
 
     up: Tensor  # [out, r] float64
     down: Tensor  # [r, in]
     new_up: Tensor  # [out, k]
     new_down: Tensor  # [k, in]
-    step: float | None  # of the int8 elements, in the gauge of the file's alpha
-    stored_energy: float  # sum of squares of the float factors that they stand for
+    step: float | None  # of int8 elements, for float factors with the file's alpha; None: floats
+    stored_energy: float  # sum of squares of the float factors that the int8 elements represent
 
 
 class Computed(NamedTuple):
-    """The fields of a file.compressed line that the files alone determine."""
+    """The fields of a file.compressed line that can be computed from the files alone."""
 
     modules: int
     rank_in: dict[str, float]
@@ -45,9 +45,9 @@ class Computed(NamedTuple):
     energy_overall: float
     delta_error: float
     delta_error_max: float
-    delta_snr_db: float | None  # of the quantization: None for floats
-    mse: float | None  # expected of rounding to the nearest: step^2 / 12
-    mae: float | None  # and step / 4
+    delta_snr_db: float | None  # of the quantization; None for floats
+    mse: float | None  # the expected value when rounding to the nearest: step^2 / 12
+    mae: float | None  # the expected value: step / 4
     snr_db: float | None
     sha256_in: str
     sha256_out: str
@@ -56,7 +56,7 @@ class Computed(NamedTuple):
 
 
 def compute(before: Path, after: Path) -> Computed:
-    """Read both files module by module."""
+    """Compute all fields, module by module."""
     ranks, energies, errors, noises, kept = [], [], [], [], []
     count = squared = absolute = signal = 0.0
     for pair in pairs(before, after):
@@ -97,10 +97,10 @@ def compute(before: Path, after: Path) -> Computed:
 
 
 def pairs(before: Path, after: Path) -> Iterator[Pair]:
-    """Every module of `before`, with what `after` has of it. KeyError if one is missing."""
+    """Yield every module of both files. Raises KeyError if `after` lacks one."""
     with safe_open(before, framework="pt") as old, safe_open(after, framework="pt") as new:
         keys = set(new.keys())
-        claimed = (new.metadata() or {}).get("lensd.alpha", "none")
+        file_alpha = (new.metadata() or {}).get("lensd.alpha", "none")
         for key in sorted(old.keys()):
             for down, up in NAMINGS:
                 if not key.endswith(down):
@@ -110,8 +110,8 @@ def pairs(before: Path, after: Path) -> Iterator[Pair]:
                 stored = new.get_tensor(name + down)
                 step, energy = None, 0.0
                 if stored.dtype == torch.int8 and alpha is not None:
-                    gauge = stored.shape[0] if claimed == "none" else float(claimed)
-                    step = math.sqrt(float(alpha) / gauge)
+                    float_alpha = stored.shape[0] if file_alpha == "none" else float(file_alpha)
+                    step = math.sqrt(float(alpha) / float_alpha)
                     integers = (stored, new.get_tensor(name + up))
                     energy = sum(float(i.double().square().sum()) for i in integers) * step**2
                 both = *factors(old, name, down, up), *factors(new, name, down, up)
@@ -127,7 +127,7 @@ def factors(file: Any, name: str, down: str, up: str) -> tuple[Tensor, Tensor]:
 
 
 def svd(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U [out, r], s [r], V^T [r, in] of up @ down."""
+    """Return U [out, r], s [r], V^T [r, in] of up @ down."""
     left, core = torch.linalg.qr(up)
     right, other = torch.linalg.qr(down.T)
     u, s, v = torch.linalg.svd(core @ other.T)
@@ -135,7 +135,10 @@ def svd(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def distance(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> float:
-    """||up @ down - other_up @ other_down||_F^2 by QR of the joined factors: no cancellation."""
+    """Return ||up @ down - other_up @ other_down||_F^2.
+
+    It is computed by QR of the joined factors, which has no cancellation.
+    """
     core = torch.linalg.qr(torch.cat([up, -other_up], 1), mode="r").R
     other = torch.linalg.qr(torch.cat([down, other_down]).T, mode="r").R
     return float((core @ other.T).square().sum())
@@ -146,8 +149,8 @@ def spread(ranks: Sequence[int]) -> dict[str, float]:
 
 
 def differences(line: Mapping[str, Any], computed: Computed) -> list[tuple[str, Any, Any, bool]]:
-    """(field, claimed, computed, agrees) for every field."""
-    claimed: dict[str, Any] = {
+    """Return (field, logged, computed, whether they agree) for every field."""
+    energies: dict[str, Any] = {
         "energy_min": line["energy_retained"]["min"],
         "energy_overall": line["energy_retained"]["overall"],
     }
@@ -160,23 +163,23 @@ def differences(line: Mapping[str, Any], computed: Computed) -> list[tuple[str, 
     }
     rows = []
     for field, value in computed._asdict().items():
-        said = claimed.get(field, line.get(field))
-        rows.append((field, said, value, _agree(said, value, tolerance.get(field, 1e-5))))
+        logged = energies.get(field, line.get(field))
+        rows.append((field, logged, value, _agree(logged, value, tolerance.get(field, 1e-5))))
     return rows
 
 
-def _agree(said: Any, value: Any, tolerance: float) -> bool:
-    if isinstance(value, float) and isinstance(said, float):
-        return math.isclose(said, value, rel_tol=tolerance)
-    return bool(said == value)
+def _agree(logged: Any, value: Any, tolerance: float) -> bool:
+    if isinstance(value, float) and isinstance(logged, float):
+        return math.isclose(logged, value, rel_tol=tolerance)
+    return bool(logged == value)
 
 
 def main(arguments: Sequence[str]) -> int:
     before, after, line = arguments
     torch.set_num_threads(1)
     rows = differences(json.loads(Path(line).read_text()), compute(Path(before), Path(after)))
-    for field, said, value, agrees in rows:
-        print(f"{'ok ' if agrees else 'OFF'} {field:16} {said!s:>66} {value!s:>66}")
+    for field, logged, value, agrees in rows:
+        print(f"{'ok ' if agrees else 'OFF'} {field:16} {logged!s:>66} {value!s:>66}")
     return 0 if all(agrees for *_, agrees in rows) else 1
 
 

@@ -1,7 +1,7 @@
-"""The main job, for real: a 144 MiB LoRA dropped before a running daemon, and the way back.
+"""Demonstrate lensd: a running daemon compresses a 144 MiB LoRA, and `lensd restore` restores it.
 
-Run from the top of the tree with `make demo`, or `python -m bench.demo [--keep]`. Ends with a
-status other than 0 when anything is not as lensd promises.
+Run it from the top of the tree with `make demo`, or `python -m bench.demo [--keep]`. The exit
+status is not 0 if lensd breaks any of its promises.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tests.support.realistic import write_lora
 from tests.support.running import DaemonError, Line, RunningDaemon
 
 READY_SECONDS = 30.0
-COMPRESSED_SECONDS = 300.0  # a file of this size takes some seconds; a loaded machine may be slow
+COMPRESSED_SECONDS = 300.0  # a file of this size takes a few seconds, but a machine may be busy
 RESTORE_SECONDS = 120.0
 
-# A file that keeps 99 % of the energy is off by the square root of the rest; int8 adds a little.
+# The error of a file with 99 % of the energy is the square root of 1 %; int8 adds a little.
 LARGEST_ERROR = 0.12
 
 
 class BrokenPromiseError(Exception):
-    """Something is not as lensd, or its log line, says."""
+    """The result is not what lensd or its log line promises."""
 
 
 class Tree(NamedTuple):
@@ -70,7 +70,7 @@ class Tree(NamedTuple):
         self.config.write_text(self.configuration())
 
     def configuration(self) -> str:
-        # JSON strings are YAML strings, so any temporary path is quoted right
+        # JSON strings are YAML strings, so any temporary path is quoted correctly
         return (
             f"watch:\n  - path: {json.dumps(str(self.loras))}\n"
             "defaults:\n  mode: ultra\n  energy: 0.99\n"
@@ -86,21 +86,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         demonstrate(tree)
     except (BrokenPromiseError, DaemonError, subprocess.TimeoutExpired) as error:
-        print(f"\nDEMO FAILED: {error}\nEverything is left in {tree.top}", file=sys.stderr)
+        print(f"\nDEMO FAILED: {error}\nAll files are in {tree.top}", file=sys.stderr)
         return 1
     if options.keep:
         print(f"\nKept: {tree.top}")
     else:
         shutil.rmtree(tree.top)
-        print(f"\nRemoved {tree.top} (with `make demo ARGS=--keep` it stays).")
+        print(f"\nRemoved {tree.top} (`make demo ARGS=--keep` keeps it).")
     return 0
 
 
 def demonstrate(tree: Tree) -> None:
     tree.create()
     print(
-        "1. A LoRA as people download it (Stable Diffusion 1.5, rank 128, float16)\n"
-        f"   is written under {tree.top}"
+        "1. A LoRA like those that people download (Stable Diffusion 1.5, rank 128, float16)\n"
+        f"   is written to {tree.top}"
     )
     write_lora(tree.downloaded)
     before = before_after.facts(tree.downloaded)
@@ -114,28 +114,29 @@ def demonstrate(tree: Tree) -> None:
 def drop_and_wait(daemon: RunningDaemon, tree: Tree) -> Line:
     """Copy the file into the watched folder and return its `file.compressed` line."""
     daemon.wait_for_event("daemon.ready", READY_SECONDS)
-    print(f"2. The daemon is ready; the file goes into {tree.loras}")
+    print(f"2. The daemon is ready; the file is copied to {tree.loras}")
     shutil.copy2(tree.downloaded, tree.lora)
     line = daemon.wait_for(
-        lambda line: ends(line, tree.lora), "end of the file", COMPRESSED_SECONDS
+        lambda line: is_outcome(line, tree.lora), "outcome of the file", COMPRESSED_SECONDS
     )
     if line["event"] != "file.compressed":
         raise BrokenPromiseError(f"the file was not compressed: {json.dumps(line)}")
     return line
 
 
-def ends(line: Line, path: Path) -> bool:
-    ends = {"compressed", "analyzed", "kept", "skipped", "failed", "quarantined"}
-    kind, _, event = line["event"].partition(".")
-    return kind == "file" and event in ends and Path(line["path"]).name == path.name
+def is_outcome(line: Line, path: Path) -> bool:
+    """Whether a log line has the outcome of this file."""
+    outcomes = {"compressed", "analyzed", "kept", "skipped", "failed", "quarantined"}
+    subject, _, event = line["event"].partition(".")
+    return subject == "file" and event in outcomes and Path(line["path"]).name == path.name
 
 
 def show(tree: Tree, before: Facts, line: Line) -> None:
-    print("3. The daemon's line for it:\n")
+    print("3. The daemon's log line for the file:\n")
     print(pretty(line))
     after = before_after.facts(tree.lora)
     error = before_after.delta_error(tree.downloaded, tree.lora)
-    print("\n4. Before and after, read from the files; what only the log line knows is marked *\n")
+    print("\n4. Before and after, read from the files; * marks numbers from the log line\n")
     print(table(before, after, line, error))
     print("\n5. Promises:")
     for holds, promise in promises(tree, before, after, line, error):
@@ -144,31 +145,31 @@ def show(tree: Tree, before: Facts, line: Line) -> None:
 
 
 def restore(tree: Tree, before: Facts) -> None:
-    """Run the command that a person would, and look at what came back."""
+    """Run `lensd restore`, and check the restored file."""
     program = Path(sys.executable).with_name("lensd")
     command = [str(program), "restore", "-c", str(tree.config), str(tree.lora)]
-    print(f"\n6. And back again:\n\n   {shlex.join(command)}\n")
+    print(f"\n6. The original is restored:\n\n   {shlex.join(command)}\n")
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=RESTORE_SECONDS, check=False
     )
     _check(f"restore ends with status 0 {done.stderr}".rstrip(), holds=done.returncode == 0)
     _check(
-        "the original is back, bit by bit", holds=before_after.sha256(tree.lora) == before.sha256
+        "the original is back, bit for bit", holds=before_after.sha256(tree.lora) == before.sha256
     )
     old, new = tree.downloaded.stat(), tree.lora.stat()
     _check(
-        "with its mode and its time of change",
+        "with its mode and its modification time",
         holds=(old.st_mode, old.st_mtime_ns) == (new.st_mode, new.st_mtime_ns),
     )
 
 
 def pretty(line: Line) -> str:
-    """One key a line, nested objects on the line of their key."""
+    """Return one key per line, with nested objects on the line of their key."""
     return "\n".join(f"   {key + ':':20}{json.dumps(value)}" for key, value in line.items())
 
 
 def table(before: Facts, after: Facts, line: Line, error: float) -> str:
-    """Rows of name, before and after. `error` is the delta error as measured here."""
+    """Return rows of name, before and after. `error` is the delta error measured here."""
     energy, seconds = line["energy_retained"], line["seconds"]
     rows = [
         ("", "before", "after"),
@@ -197,7 +198,7 @@ def _decibels(value: float | None) -> str:
 def promises(
     tree: Tree, before: Facts, after: Facts, line: Line, error: float
 ) -> Iterator[tuple[bool, str]]:
-    """What lensd says against what lies on disk, as (holds, sentence)."""
+    """Compare what lensd reports with the files on the disk; yields (whether it holds, promise)."""
     archived = Path(line["archive_path"])
     yield (
         archived.is_file() and before_after.sha256(archived) == before.sha256,
@@ -212,7 +213,7 @@ def promises(
     yield after.size < before.size, "the file is smaller"
     yield (
         after.metadata.get("lensd.original_sha256") == before.sha256,
-        "the result's header says from which original it came",
+        "the result's header names the original",
     )
     yield not before_after.not_finite(tree.lora), "the safetensors library loads every tensor"
     yield len(before.ranks) == len(after.ranks), "no module is lost"
@@ -229,7 +230,7 @@ def promises(
 
 def _check(promise: str, *, holds: bool) -> None:
     if not holds:
-        raise BrokenPromiseError(f"not so: {promise}")
+        raise BrokenPromiseError(f"this is not true: {promise}")
     print(f"   ok  {promise}")
 
 

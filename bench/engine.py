@@ -1,15 +1,14 @@
-"""How long a warm worker takes for a file, beside what others need for it, and its memory.
+"""Measure the time and the memory that a warm worker needs for a file, and compare with references.
 
-Run from the top of the tree with `make bench` or `python -m bench.engine [FILE...]`. Without FILE
-it writes LoRAs with the names, shapes and sizes of real ones, of which the largest have 1.3 GB. One
-round asks for each mode and each reference in turn, so that a noisy machine is noisy to all;
-printed are medians and, in brackets, the smallest and the largest. `busy` is ultra again, with as
-many processes beside the worker as there are cores, which never rest and are as nice as it is.
-Where the worker finds CUDA, each mode is measured on that device too.
-`bench/results/engine.json` gets them all.
+Run it from the top of the tree with `make bench` or `python -m bench.engine [FILE...]`. Without
+FILE it writes LoRAs with the names, shapes and sizes of real ones; the largest have 1.3 GB. Each
+round measures every mode and every reference once, so that noise of the machine affects all of
+them. It prints medians and, in brackets, the smallest and the largest number. `busy` is mode ultra
+with as many busy processes of the same niceness as there are cores. If the worker finds CUDA, each
+mode is measured on that device too. All numbers go to `bench/results/engine.json`.
 
-The worker's seconds are from the request to its answer: read, compute, write, flush, read back and
-hash. What it takes in memory is counted above its bare start, torch included.
+The seconds of the worker are from the request to its result: read, compute, write, flush, read back
+and hash. Its memory is counted from its start without a file, so without that of torch.
 """
 
 from __future__ import annotations
@@ -28,7 +27,10 @@ from typing import Any
 
 from bench.memory import resident
 from bench.sizes import Recipe, machine, sources
-from lensd.worker.supervisor import Worker
+from lensd.logs.events import Event, WorkerStarted
+from lensd.worker import isolated
+from lensd.worker.request import Result
+from lensd.worker.supervisor import End, Worker
 from tests.engine import asking
 
 ROUNDS = 3
@@ -47,43 +49,46 @@ RECIPES = (
 
 
 class Bench:
-    """A worker process, as the daemon starts it, and what it is asked."""
+    """A worker process, started as the daemon does."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.pid = 0
         self._has_cuda = False
-        command = sys.executable, "-m", "lensd.engine"
-        self._worker = Worker(command, self._tell, timeout=600, idle_exit=600, nice=0)
+        command = isolated.command("lensd.engine")
+        self._worker = Worker(command, self._log, timeout=600, idle_exit=600, nice=0)
 
-    def _tell(self, event: str, **fields: Any) -> None:
-        if event == "worker.started":
-            self.pid = fields["pid"]
-            self._has_cuda = fields["device"] == "cuda"
+    def _log(self, event: Event) -> None:
+        if isinstance(event, WorkerStarted):
+            self.pid = event.pid
+            self._has_cuda = event.device == "cuda"
 
     def ask(self, source: Path, mode: str) -> tuple[float, int]:
-        """The seconds of one job, and the bytes of its output; of `analyze`, of its input.
+        """Run one job; return its seconds and the bytes of its output (of its input for analyze).
 
-        Behind the mode stands the device: `ultra cuda`.
+        The mode may be followed by a device: `ultra cuda`.
         """
         temporary = self._folder / "temporary"
         mode, _, device = mode.partition(" ")
-        is_analysis = mode == "analyze"
-        asked = asking.request(
-            source, mode="ultra" if is_analysis else mode, device=device or "cpu"
-        )
-        request = asking.staged(asked, temporary)
-        request |= {"op": "analyze" if is_analysis else "compress", "job_id": "bench"}
+        device = device or "cpu"
+        if mode == "analyze":
+            analysis = asking.analysis(source, device=device)
+            began = time.perf_counter()
+            analyzed = self._worker.request(analysis, give_up=_never)
+            took = time.perf_counter() - began
+            _require_result(analyzed)
+            return took, source.stat().st_size
+        output = asking.output(source, temporary, mode=mode, device=device)
         began = time.perf_counter()
-        answer = self._worker.request(request, give_up=lambda: False)
+        compressed = self._worker.request(output, give_up=_never)
         took = time.perf_counter() - began
-        if answer["type"] != "result":
-            raise RuntimeError(f"{source}: {answer}")
+        _require_result(compressed)
+        size = temporary.stat().st_size
         temporary.unlink()
-        return took, answer.get("bytes_out", source.stat().st_size)
+        return took, size
 
-    def ask_among_others(self, source: Path, mode: str) -> float:
-        """The seconds of one job while every core has another process to run."""
+    def ask_on_busy_machine(self, source: Path, mode: str) -> float:
+        """Return the seconds of one job while every core has another busy process."""
         others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in os.sched_getaffinity(0)]
         try:
             return self.ask(source, mode)[0]
@@ -97,7 +102,7 @@ class Bench:
         return [*MODES, *(f"{mode} cuda" for mode in MODES if self._has_cuda)]
 
     def start(self) -> float:
-        """Have it load all that a job needs; returns its MiB then."""
+        """Make the worker load all that a job needs; return its memory in MiB then."""
         tiny = self._folder / "tiny.safetensors"
         command = [sys.executable, "-c", TINY, str(tiny)]
         subprocess.run(command, check=True)
@@ -107,7 +112,7 @@ class Bench:
         return resident(self.pid, "VmRSS")
 
     def peak(self) -> float:
-        """Most MiB since the last call."""
+        """Return the largest memory in MiB since the last call."""
         found = resident(self.pid, "VmHWM")
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
         return found
@@ -116,8 +121,17 @@ class Bench:
         self._worker.stop("done")
 
 
+def _require_result(answer: End) -> None:
+    if not isinstance(answer, Result):
+        raise TypeError(f"no result: {answer}")
+
+
+def _never() -> bool:
+    return False
+
+
 BUSY = "while True: pass"
-# A file that needs no memory to speak of.
+# Writes a file that needs almost no memory.
 TINY = """
 import sys
 from pathlib import Path
@@ -127,7 +141,7 @@ small_lora(Path(sys.argv[1]))
 
 
 def measure(source: Path, folder: Path) -> dict[str, Any]:
-    """Seconds of each row and reference, round by round; memory and output by mode."""
+    """Return the seconds of each mode and reference in each round, and memory and size by mode."""
     bench = Bench(folder)
     seconds: dict[str, list[float]] = defaultdict(list)
     memory: dict[str, float] = {}
@@ -141,10 +155,10 @@ def measure(source: Path, folder: Path) -> dict[str, Any]:
             for mode in bench.modes:
                 took, size[mode] = bench.ask(source, mode)
                 memory[mode] = max(memory.get(mode, 0.0), bench.peak() - bare)
-                if number:  # the first one fills caches
+                if number:  # round 0 only fills caches
                     seconds[mode].append(took)
             if number:
-                seconds["busy"].append(bench.ask_among_others(source, "ultra"))
+                seconds["busy"].append(bench.ask_on_busy_machine(source, "ultra"))
     finally:
         bench.stop()
     seconds["full"] = reference("full", source, 1)

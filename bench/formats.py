@@ -1,7 +1,7 @@
-"""Bytes against error: what fixed ranks, ranks by module, ranks by file and int8 each bring.
+"""Compare bytes and errors of fixed ranks, ranks by module, ranks by file, and int8.
 
-Run from the top of the tree with `python -m bench.formats [FILE]`. Without FILE the 144 MiB Stable
-Diffusion 1.5 LoRA of the demo is written first. The table is the one of docs/formats.md.
+Run it from the top of the tree with `python -m bench.formats [FILE]`. Without FILE it writes the
+144 MiB Stable Diffusion 1.5 LoRA of the demo first. It prints the table of docs/formats.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEAD = (
 
 
 class Way(NamedTuple):
-    """A row: the words for how ranks are chosen, and the options that make it so."""
+    """How ranks are chosen: in words for the table, and as options for lensd."""
 
     ranks: str
     options: tuple[str, ...]
@@ -59,11 +59,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure(path: Path, folder: Path, mode: str, options: Sequence[str]) -> dict[str, Any]:
-    """What `lensd compress --json` says. Raises CalledProcessError."""
+    """Return the numbers of `lensd compress --json`. Raises CalledProcessError."""
     out = folder / "out.safetensors"
     command = [sys.executable, "-m", "lensd", "compress", str(path), "-o", str(out)]
-    said = subprocess.check_output([*command, "--mode", mode, *options, "--force", "--json"])
-    numbers: dict[str, Any] = json.loads(said)
+    output = subprocess.check_output([*command, "--mode", mode, *options, "--force", "--json"])
+    numbers: dict[str, Any] = json.loads(output)
     return numbers
 
 

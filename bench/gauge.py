@@ -1,8 +1,8 @@
-"""What the rotation in rank space is worth: noise of int8 with and without it, for no byte more.
+"""Compare the noise of int8 with and without the rotation of the factors, at the same size.
 
-Run from the top of the tree with `python -m bench.gauge [FILE]`. Without FILE the 144 MiB Stable
-Diffusion 1.5 LoRA of the demo is written first. Every module is cut to the rank that holds 99 % of
-its energy, then quantized both ways.
+Run it from the top of the tree with `python -m bench.gauge [FILE]`. Without FILE it writes the
+144 MiB Stable Diffusion 1.5 LoRA of the demo first. Every module is truncated to the rank that has
+99 % of its energy, then quantized both ways.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def main(arguments: Sequence[str]) -> int:
         path = Path(arguments[0]) if arguments else Path(folder, "sd15.safetensors")
         if not arguments:
             write_lora(path)
-        plain, turned = zip(*noises(path), strict=True)
-    print(f"{len(plain)} modules of {path.name}, signal to noise of the delta weight, median")
-    print(f"singular values as they come: {median(plain):5.1f} dB")
-    print(f"best of the rotations:        {median(turned):5.1f} dB")
+        plain, rotated = zip(*noises(path), strict=True)
+    print(f"{len(plain)} modules of {path.name}, median signal-to-noise ratio of the delta weight")
+    print(f"without rotation:      {median(plain):5.1f} dB")
+    print(f"with the best rotation: {median(rotated):4.1f} dB")
     return 0
 
 
 def noises(path: Path) -> Iterator[tuple[float, float]]:
-    """Per module: dB of the plain way, and of lensd's."""
+    """Yield the signal-to-noise ratios in dB of each module: without a rotation, and lensd's."""
     with Source.open(str(path)) as source:
         for module in source.layout.modules:
             up, down = flatten(*source.factors(module))

@@ -1,7 +1,7 @@
-"""How much memory the daemon and its worker take: at rest, at work, and after it.
+"""Measure the memory of the daemon and its worker: idle, during a job, and after it.
 
-Run from the top of the tree with `python -m bench.memory`. A real daemon compresses the 144 MiB
-Stable Diffusion 1.5 LoRA of the demo; the figures are what the kernel says of its processes.
+Run it from the top of the tree with `python -m bench.memory`. A real daemon compresses the 144 MiB
+Stable Diffusion 1.5 LoRA of the demo; the numbers are those of the kernel for its processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> int:
         server = HomeServer(Path(folder))
         server.configure(worker={"idle_exit": 1})
         source = server.elsewhere / "sd15.safetensors"
-        # in a process of its own, so that torch is not loaded here
+        # In another process, so that torch is not loaded here.
         command = [sys.executable, "-m", "tests.support.realistic", str(source)]
         subprocess.run(command, check=True)
         with server.daemon() as daemon:
@@ -43,18 +43,18 @@ def watch(daemon: RunningDaemon, server: HomeServer, source: Path) -> None:
     print(f"worker, most during the job: {resident(worker, 'VmHWM'):7.1f} MiB")
     print(f"worker, after the job:       {resident(worker, 'VmRSS'):7.1f} MiB")
     daemon.wait_for_event("worker.stopped", 60)
-    print("worker, after idle_exit:         0.0 MiB (it has left)")
+    print("worker, after idle_exit:         0.0 MiB (it has ended)")
     print(f"daemon, after the job:       {resident(pid, 'VmRSS'):7.1f} MiB")
     print(f"daemon, most of all:         {resident(pid, 'VmHWM'):7.1f} MiB")
 
 
 def resident(pid: int, field: str) -> float:
-    """VmRSS (now) or VmHWM (the most so far) of a process, in MiB."""
+    """Return VmRSS (now) or VmHWM (the most so far) of a process in MiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:
             return int(value.split()[0]) / MIB
-    raise LookupError(f"the kernel says no {field} of process {pid}")
+    raise LookupError(f"the kernel has no {field} for process {pid}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""`bench/results/engine.json` -> `docs/pictures/speed.svg`: seconds of lensd beside its references.
+"""Draw `docs/pictures/speed.svg`, the seconds of lensd and its references.
 
-Run from the top of the tree with `python -m bench.plot`, after `python -m bench.engine`.
+Run it from the top of the tree with `python -m bench.plot`, after `python -m bench.engine`, which
+writes `bench/results/engine.json`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).with_name("results") / "engine.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "speed.svg"
-# A colour for each, told apart also in grey.
+# A label and a colour for each row. The colours also differ in brightness.
 ROWS = {
     "copy": ("copy and sha256", "#bdbdbd"),
     "rank": ("lensd, rank", "#6baed6"),
@@ -31,14 +32,14 @@ HEIGHT = 0.16  # of a bar; files are 1 apart
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """Horizontal bars on a logarithmic axis, the first file on top."""
+    """Draw horizontal bars on a logarithmic axis, with the first file on top."""
     files = results["files"]
     figure = Figure(figsize=(9, 1.2 + 0.9 * len(files)), layout="constrained")
     axes = figure.subplots()
     for number, (row, (label, colour)) in enumerate(ROWS.items()):
-        places = [at + (number - (len(ROWS) - 1) / 2) * HEIGHT for at in range(len(files))]
+        heights = [at + (number - (len(ROWS) - 1) / 2) * HEIGHT for at in range(len(files))]
         seconds = [median(found["seconds"][row]) for found in files.values()]
-        bars = axes.barh(places, seconds, HEIGHT * 0.9, label=label, color=colour)
+        bars = axes.barh(heights, seconds, HEIGHT * 0.9, label=label, color=colour)
         axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
     labels = [f"{name}\n{found['bytes'] / 1e6:.0f} MB" for name, found in files.items()]
     axes.set_yticks(range(len(files)), labels)
@@ -53,7 +54,7 @@ def draw(results: dict[str, Any]) -> Figure:
 
 
 def main(results: Path = RESULTS, picture: Path = PICTURE) -> int:
-    # letters as letters, and nothing that changes from run to run
+    # Text as text, not as curves, and the same bytes in every run.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lensd"}):
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw(json.loads(results.read_text(encoding="utf-8"))).savefig(

@@ -1,8 +1,8 @@
-"""Pictures of a terminal for the documentation: real commands at a real one, drawn as SVG.
+"""Draw pictures of a terminal for the documentation: run real commands, and draw their output.
 
-Run from the top of the tree with `python -m bench.recording`, on a machine with unshare and jq. The
-commands see a home server's folders below /srv, in a mount namespace of their own; what they print
-goes through a terminal emulator, so that a progress bar leaves what it would leave on a screen.
+Run it from the top of the tree with `python -m bench.recording`, on a machine with unshare and jq.
+The commands run in their own mount namespace, where /srv has the folders of a home server. A
+terminal emulator reads their output, so that a progress bar leaves only its last state.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rich.text import Text
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs/pictures"
 COLUMNS, LINES = 110, 48
-LONGEST = 500  # lines of a recording
+MAX_LINES = 500  # of a recording
 LOG_LINE = (
     "grep file.compressed lensd.log | tail -n 1 | "
     "jq '{path, mode, bytes_in, bytes_out, delta_error}'"
@@ -57,7 +57,7 @@ log:
 settle:
   quiet_seconds: 1
 """
-# $1: the folder that is /srv here; the others: commands.
+# $1: the folder to mount at /srv. The other arguments: commands.
 SESSION = r"""
 mount --bind "$1" /srv
 cd /srv
@@ -73,16 +73,19 @@ done
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="lensd-recording-") as folder:
         home = Path(folder)
-        furnish(home)
+        write_home(home)
         for name in ("analyze", "first-steps"):
             picture = PICTURES / f"{name}.svg"
-            picture.write_text(drawn(recorded(home, SCENES[name])), encoding="utf-8")
+            picture.write_text(draw(record(home, SCENES[name])), encoding="utf-8")
             print(picture.relative_to(PICTURES.parents[1]))
     return 0
 
 
-def furnish(home: Path, files: Mapping[str, Mapping[str, object]] | None = None) -> None:
-    """The configuration, and LoRAs of real size: arguments of `write_lora` by name."""
+def write_home(home: Path, files: Mapping[str, Mapping[str, object]] | None = None) -> None:
+    """Write a configuration and LoRAs. `files`: name -> arguments of `write_lora`.
+
+    None: three LoRAs of real size.
+    """
     from tests.support import sdxl_flux
     from tests.support.realistic import write_lora
 
@@ -96,9 +99,9 @@ def furnish(home: Path, files: Mapping[str, Mapping[str, object]] | None = None)
         write_lora(home / f"loras/{name}.safetensors", **arguments)  # type: ignore[arg-type]
 
 
-def recorded(home: Path, commands: Sequence[str]) -> pyte.Screen:
-    """The screen after the commands. Raises CalledProcessError when one of them fails."""
-    screen = pyte.Screen(COLUMNS, LONGEST)
+def record(home: Path, commands: Sequence[str]) -> pyte.Screen:
+    """Run the commands, and return the screen. Raises CalledProcessError if one of them fails."""
+    screen = pyte.Screen(COLUMNS, MAX_LINES)
     stream = pyte.ByteStream(screen)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
@@ -108,7 +111,7 @@ def recorded(home: Path, commands: Sequence[str]) -> pyte.Screen:
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=_environment(), process_group=0
     )
     os.close(theirs)
-    with contextlib.suppress(OSError):  # EIO: nobody has the other end open any more
+    with contextlib.suppress(OSError):  # EIO: all processes have closed the other end
         while data := os.read(ours, 1 << 16):
             stream.feed(data)
     os.close(ours)
@@ -118,14 +121,14 @@ def recorded(home: Path, commands: Sequence[str]) -> pyte.Screen:
 
 
 def _environment() -> dict[str, str]:
-    """The lensd of this environment first, and colours whatever this machine wishes."""
+    """Return an environment with this environment's lensd first in PATH, and with colours."""
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
     return kept | {"PATH": programs, "TERM": "xterm-256color", "LANG": "C.UTF-8"}
 
 
-def drawn(screen: pyte.Screen) -> str:
-    """The screen as SVG, without the font that rich would have a reader's browser fetch."""
+def draw(screen: pyte.Screen) -> str:
+    """Return the screen as SVG, without the fonts that a browser would fetch from a network."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     lines = [_line(screen, y) for y in range(screen.cursor.y)]
     while lines and not lines[-1].plain:
@@ -148,7 +151,7 @@ def _line(screen: pyte.Screen, y: int) -> Text:
 
 
 def _color(name: str) -> str | None:
-    """rich's name for pyte's; pyte calls ANSI's yellow brown, and other colours by their hex."""
+    """Return rich's name for a colour of pyte, which calls yellow brown and others by their hex."""
     if name == "default":
         return None
     if re.fullmatch("[0-9a-f]{6}", name):

@@ -1,14 +1,14 @@
-"""What others need for the same file: a copy, QR and SVD of the factors, SVD of the full matrix.
+"""Measure references for the same file: a copy, QR and SVD of the factors, SVD of full matrices.
 
-`python -m bench.references WHAT FILE ROUNDS` prints the seconds of each round as JSON, in a process
-that has loaded torch already and read the file once. Nothing of lensd is used here.
+`python -m bench.references WHAT FILE ROUNDS` prints the seconds of each round as JSON. Torch is
+loaded and the file is read once before the first round. This module uses no code of lensd.
 
-- `copy`: the file is copied and hashed (sha256).
-- `qr`: module by module up = Q R, down^T = Q' R' and an SVD of R R'^T; the ranks that hold 99 % of
-  the energy are written as float16. No quantization, no measure, no hash, no flush.
-- `full`: up @ down and its SVD, as kohya's resize_lora.py does it (of more than 2048 rows and
-  columns only twice the rank, by iteration), of the first module of each shape; the seconds of all
-  modules are extrapolated from these.
+- `copy`: copy the file and compute its sha256.
+- `qr`: for each module, up = Q R, down^T = Q' R' and an SVD of R R'^T; write the ranks that have
+  99 % of the energy as float16. Nothing is quantized, measured, hashed or flushed.
+- `full`: compute up @ down and its SVD, as kohya's resize_lora.py does (for more than 2048 rows and
+  columns only twice the rank, by iteration), for the first module of each shape; extrapolate the
+  seconds of all modules from these.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def qr(source: Path, folder: Path) -> float | None:
 
 
 def full(source: Path, _: Path) -> float | None:
-    """Returns the seconds of all modules, of which only the first of each shape are worked out."""
+    """Return the seconds of all modules, extrapolated from the first module of each shape."""
     seconds = {}
     counts: Counter[tuple[int, int]] = Counter()
     with safe_open(source, framework="pt") as file:
@@ -98,7 +98,7 @@ def _rank(values: Tensor) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     way, source, rounds = WAYS[arguments[0]], Path(arguments[1]), int(arguments[2])
-    source.read_bytes()  # into the page cache, as for everybody
+    source.read_bytes()  # into the page cache, as for lensd
     found = []
     with tempfile.TemporaryDirectory(prefix="lensd-bench-", dir=source.parent) as folder:
         for _ in range(rounds):

@@ -1,8 +1,8 @@
-"""How long `lensd report` takes: 100,000 log lines as tables, 5,000 files as a page.
+"""Measure the time of `lensd report`: 100,000 log lines as tables, 5,000 files as a page.
 
-Run from the top of the tree with `python -m bench.report`. The logs are made up with the blocks,
-ranks and sizes of real models (tests/support/many_files.py), a line of a compressed file after the
-other; the page is opened in Chromium where that is installed.
+Run it from the top of the tree with `python -m bench.report`. The logs are generated with the
+blocks, ranks and sizes of real models (tests/support/many_files.py); all lines are of compressed
+files. The page is opened in Chromium if that is installed.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def main() -> int:
         log = many_files.write_log(folder / "log", LINES, troubles=0.0)
         megabytes = log.stat().st_size / 1e6
         print(f"{LINES:,} lines, {megabytes:.0f} MB, all of compressed files")
-        for what in ((), ("--json",), ("--csv",)):
-            taken = least(folder, "--log", "log", *what)
-            print(f"  {what[0] if what else 'tables':8} {taken}")
+        for output in ((), ("--json",), ("--csv",)):
+            seconds = fastest(folder, "--log", "log", *output)
+            print(f"  {output[0] if output else 'tables':8} {seconds}")
         many_files.write_log(log, FILES)
         print(f"{FILES:,} files, {log.stat().st_size / 1e6:.0f} MB")
         page = folder / "page.html"
-        taken = least(folder, "--log", "log", "--html", page.name, "--force")
-        print(f"  --html   {taken}, {page.stat().st_size / 1e6:.2f} MB")
+        seconds = fastest(folder, "--log", "log", "--html", page.name, "--force")
+        print(f"  --html   {seconds}, {page.stat().st_size / 1e6:.2f} MB")
         open_page(page, folder)
     return 0
 
 
-def least(folder: Path, *arguments: str) -> str:
-    """The quickest of some rounds: the whole command, Python's start included, and its CPU time."""
+def fastest(folder: Path, *arguments: str) -> str:
+    """Return the smallest wall and CPU time of several rounds, including the start of Python."""
     return "{:5.2f} s (CPU {:.2f} s)".format(
         *map(min, zip(*(timed(folder, *arguments) for _ in range(ROUNDS)), strict=True))
     )
@@ -62,7 +62,7 @@ def cpu_of_children() -> float:
 
 
 def open_page(page: Path, folder: Path) -> None:
-    """Print how long Chromium takes until the page can be used."""
+    """Print how long Chromium takes until the page is usable."""
     from tests.support.browser import Browser, NoBrowser, chromium
 
     def usable(browser: Browser) -> float:
@@ -70,7 +70,7 @@ def open_page(page: Path, folder: Path) -> None:
 
     try:
         with chromium(folder / "profile") as browser:
-            print(f"  in Chromium, to be used after {usable(browser):.2f} s")
+            print(f"  in Chromium, usable after {usable(browser):.2f} s")
     except NoBrowser as missing:
         print(f"  not opened: {missing}")
 

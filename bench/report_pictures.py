@@ -1,7 +1,7 @@
-"""`docs/pictures/report*.png`: the page of `lensd report`, as Chromium shows it.
+"""Draw `docs/pictures/report*.png`: the page of `lensd report` in Chromium.
 
-Run from the top of the tree with `python -m bench.report_pictures`. The log is made up with the
-blocks, ranks and sizes of real models (tests/support/many_files.py).
+Run it from the top of the tree with `python -m bench.report_pictures`. The log is generated with
+the blocks, ranks and sizes of real models (tests/support/many_files.py).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(pictures: Path = PICTURES) -> int:
 
 
 def shoot(browser: Browser, start: str, *, until: str, to: Path) -> None:
-    """From the top of one element to the top of another."""
+    """Write a picture of the page from the top of one element to the top of another."""
     top, end = (browser.js(TOP, selector) for selector in (start, until))
     top = max(0, top - 40)
     clip = {"x": 0, "y": top, "width": WIDTH, "height": end - top, "scale": 1}

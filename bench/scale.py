@@ -1,17 +1,17 @@
-"""What 0, 1,000 and 100,000 files under watch cost the daemon: start, rescan, memory, idling.
+"""Measure the daemon with 0, 1,000 and 100,000 watched files: start, rescan, memory, idle CPU.
 
-Run from the top of the tree with `python -m bench.scale`, or, for a quick look, with other numbers
-of files and seconds of idling: `python -m bench.scale --files 0 2000 --idle 5`. The real daemon is
-measured over a temporary folder, from outside: what the kernel says of its process.
+Run it from the top of the tree with `python -m bench.scale`. For a quick run, give other numbers of
+files and seconds: `python -m bench.scale --files 0 2000 --idle 5`. A real daemon watches a
+temporary folder; the numbers are those of the kernel for its process.
 
-- `known`: a ledger with a row for each file, as after years; in folders of 1,000 files each
+- `known`: the ledger has a row for each file; the files are in folders of 1,000 files each
 - `one folder`: the same files in a single folder
-- `lost`: no ledger any more; each file is told by its marks, each original by its place
-- `new`: neither ledger nor archive; the files are there when lensd starts for the first time
+- `lost`: the ledger is lost; lensd recognizes files by their marks, originals by their paths
+- `new`: no ledger and no archive; the files exist when lensd starts for the first time
 
-A rescan is one that a watched folder brings about which was away and is back: all of it is looked
-through. It ends when the process comes to rest. CPU seconds are those of the process's threads,
-and resolve 10 ms. `bench/results/scale.json` gets all of it when no argument is given.
+The rescan is the one after a watched folder was missing and is back, which searches all of it. It
+ends when the process is idle. CPU seconds are of all threads of the process, with a resolution of
+10 ms. Without arguments, all numbers go to `bench/results/scale.json`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from typing import Any
 from bench.memory import resident
 from bench.sizes import machine
 from lensd import __version__
-from lensd.store.entry import Entry
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
+from lensd.store.ledger.entry import Entry
 from tests.support.architectures import Module
 from tests.support.home_server import HomeServer
 from tests.support.running import RunningDaemon
@@ -43,7 +43,7 @@ from tests.support.running import RunningDaemon
 FILES = (0, 1_000, 100_000)
 PER_FOLDER = 1_000
 IDLE_SECONDS = 60.0
-REST_SECONDS = 1.0  # without work: the process has come to rest
+QUIET_SECONDS = 1.0  # a process that does no work for so long is idle
 LATENCIES = 9
 DROPPED = 200
 PATIENCE = 900.0
@@ -56,8 +56,8 @@ HEAD = (
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What one number of files costs. `ready` is from the start of the process on."""
+class Cost:
+    """The costs of one number of files. `ready` counts from the start of the process."""
 
     files: int
     ledger: str
@@ -65,8 +65,8 @@ class Standing:
     ready_cpu: float
     rescan_seconds: float
     rescan_cpu: float
-    mb_ready: float  # resident, 1 MB = 10^6 bytes
-    mb_later: float  # after the rescan and the idling
+    mb_ready: float  # resident memory; 1 MB = 10^6 bytes
+    mb_later: float  # after the rescan and the idle time
     mb_most: float
     idle_percent: float  # of one core
     threads: int
@@ -82,7 +82,7 @@ class Standing:
 
 
 class Home:
-    """A home server on which lensd has compressed one small file, of which all others are made."""
+    """A home server with one small compressed file, from which all other files are made."""
 
     def __init__(self, top: Path) -> None:
         self.server = HomeServer(top)
@@ -92,28 +92,28 @@ class Home:
             path = self.server.drop("first.safetensors", modules=TINY).path
             daemon.wait_for_file(path, "file.compressed")
         ledger = Ledger(str(self.server.state), __version__)
-        self._first = next(ledger.with_outcome("compressed"))
+        self._first = next(ledger.files.with_outcome(Outcome.COMPRESSED))
         ledger.close()
         self._output = path.read_bytes()
         self._original = self.server.archived(path).read_bytes()
         self.clear()
 
     def clear(self) -> None:
-        """No file, no original, no ledger."""
+        """Remove files, originals and ledger."""
         shutil.rmtree(self.server.loras)
         self.server.loras.mkdir()
         self.forget()
 
     def forget(self) -> None:
-        """No original, no ledger."""
+        """Remove originals and ledger."""
         for folder in (self.server.archive, self.server.state):
             shutil.rmtree(folder)
             folder.mkdir()
 
     def fill(self, files: int, per_folder: int) -> None:
-        """Published files, their originals, and the rows that lensd would have of them."""
+        """Write compressed files, their originals, and the rows of the ledger for them."""
         ledger = Ledger(str(self.server.state), __version__)
-        ledger.baseline(str(self.server.loras), self.server.loras.name)
+        ledger.roots.add(str(self.server.loras), self.server.loras.name)
         with ledger.together():  # one commit for all of them
             for number in range(files):
                 relative = f"{number // per_folder:03}/{number:06}.safetensors"
@@ -145,13 +145,13 @@ def _record(
 ) -> None:
     job_id = f"{number:016x}"
     own = {"path": str(target), "job_id": job_id, "archive_path": str(archived)}
-    ledger.record(
+    ledger.files.record(
         job_id,
         first.root,
         first.watch,
         relative,
         Identity.of(archived.lstat()),
-        outcome="compressed",
+        outcome=Outcome.COMPRESSED,
         staged=Identity.of(target.lstat()),
         sha256_in=sha256_in,
         sha256_out=sha256_out,
@@ -165,18 +165,18 @@ def _record(
     )
 
 
-def measure(server: HomeServer, files: int, ledger: str, idle: float) -> Standing:
-    """Start the daemon over what is there, let it idle, and have it look through all of it."""
+def measure(server: HomeServer, files: int, ledger: str, idle: float) -> Cost:
+    """Start the daemon, cause a rescan, and let the daemon idle."""
     began = time.monotonic()
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", PATIENCE)
         ready, pid = time.monotonic() - began, daemon.process.pid
         ready_cpu, at_ready = cpu(pid), megabytes(pid, "VmRSS")
-        rest(pid)
-        rescan = rescanned(daemon, server)
+        wait_until_idle(pid)
+        rescan = measure_rescan(daemon, server)
         before = cpu(pid)
         time.sleep(idle)
-        return Standing(
+        return Cost(
             files,
             ledger,
             ready,
@@ -191,36 +191,36 @@ def measure(server: HomeServer, files: int, ledger: str, idle: float) -> Standin
         )
 
 
-def rescanned(daemon: RunningDaemon, server: HomeServer) -> tuple[float, float]:
-    """Wall and CPU seconds of a look through the folder."""
+def measure_rescan(daemon: RunningDaemon, server: HomeServer) -> tuple[float, float]:
+    """Return wall and CPU seconds of a search of the folder."""
     pid, aside = daemon.process.pid, server.top / "aside"
     server.loras.rename(aside)
     daemon.wait_for_event("daemon.degraded", 60)
     aside.rename(server.loras)
     daemon.wait_for_event("daemon.recovered", PATIENCE)
     began, before = time.monotonic(), cpu(pid)
-    return rest(pid) - began, cpu(pid) - before
+    return wait_until_idle(pid) - began, cpu(pid) - before
 
 
-def rest(pid: int) -> float:
-    """Wait until a process does nothing for a while; when it did something last (monotonic)."""
+def wait_until_idle(pid: int) -> float:
+    """Wait until a process was idle for QUIET_SECONDS; return when it last worked (monotonic)."""
     last, known = time.monotonic(), running_ns(pid)
-    while time.monotonic() - last < REST_SECONDS:
+    while time.monotonic() - last < QUIET_SECONDS:
         time.sleep(0.01)
         now = running_ns(pid)
-        if now - known > 2_000_000:  # the clocks of an idle daemon take less
+        if now - known > 2_000_000:  # the timers of an idle daemon take less
             last = time.monotonic()
         known = now
     return last
 
 
 def running_ns(pid: int) -> int:
-    """Nanoseconds that a process's first thread was on a processor."""
+    """Return the nanoseconds for which a process's first thread ran."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
 
 
 def cpu(pid: int) -> float:
-    """Seconds of processor time of all threads, in and out of the kernel."""
+    """Return the CPU seconds of all threads, in user and kernel mode."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -230,13 +230,13 @@ def megabytes(pid: int, field: str) -> float:
 
 
 def watches(pid: int) -> int:
-    """How many folders the kernel watches for a process."""
+    """Return how many folders the kernel watches for a process."""
     infos = Path(f"/proc/{pid}/fdinfo").iterdir()
     return sum(info.read_text().count("\ninotify wd:") for info in infos)
 
 
 def latencies(daemon: RunningDaemon, server: HomeServer) -> list[float]:
-    """Seconds from a small file's close to its publishing, without the quiet time."""
+    """Return the seconds from closing a small file to its publication, minus the quiet time."""
     quiet = json.loads(server.config.read_text())["settle"]["quiet_seconds"]
     found = []
     for number in range(LATENCIES + 1):
@@ -248,11 +248,11 @@ def latencies(daemon: RunningDaemon, server: HomeServer) -> list[float]:
             time.sleep(0.001)
         found.append(time.monotonic() - closed - quiet)
         daemon.wait_for_file(path, "file.compressed")
-    return found[1:]  # with the first one the worker starts
+    return found[1:]  # the worker starts with the first file
 
 
 def together(daemon: RunningDaemon, server: HomeServer) -> dict[str, float]:
-    """Many small files that come at once: files a minute, and the daemon's own CPU seconds."""
+    """Move in many small files at once; return files per minute and the daemon's CPU seconds."""
     sources = [server.make(f"many{n}.safetensors", seed=n).path for n in range(DROPPED)]
     before, began = cpu(daemon.process.pid), time.monotonic()
     for path in sources:
@@ -269,13 +269,14 @@ def together(daemon: RunningDaemon, server: HomeServer) -> dict[str, float]:
 
 
 def traffic(server: HomeServer) -> dict[str, Any]:
-    """New files, on top of what is there."""
+    """Measure new files, in addition to those that exist."""
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready", PATIENCE)
         return {"latencies": latencies(daemon, server), "together": together(daemon, server)}
 
 
-def standings(home: Home, files: int, idle: float) -> Iterator[Standing]:
+def costs(home: Home, files: int, idle: float) -> Iterator[Cost]:
+    """Measure one number of files with each kind of ledger."""
     home.fill(files, PER_FOLDER)
     yield measure(home.server, files, "known", idle)
     if files:
@@ -300,7 +301,7 @@ def main(arguments: Sequence[str]) -> int:
         home = Home(Path(folder))
         for files in chosen.files:
             home.clear()
-            for found in standings(home, files, chosen.idle):
+            for found in costs(home, files, chosen.idle):
                 print(found, flush=True)
                 results["standing"].append(asdict(found))
         results["traffic"] = traffic(home.server)
@@ -314,12 +315,12 @@ def main(arguments: Sequence[str]) -> int:
 def report(found: dict[str, Any], files: int) -> Iterator[str]:
     times, many = found["latencies"], found["together"]
     yield (
-        f"beside {files} files: a small file is published {median(times):.3f} s "
+        f"with {files} other files, a small file is published {median(times):.3f} s "
         f"[{min(times):.3f} .. {max(times):.3f}] after its close and the quiet time"
     )
     yield (
-        f"{many['files']} small files at once: {many['files_per_minute']:.0f} a minute, of which "
-        f"the daemon itself takes {many['daemon_cpu']:.1f} s of CPU in {many['seconds']:.1f} s"
+        f"{many['files']} small files at once: {many['files_per_minute']:.0f} per minute; the "
+        f"daemon takes {many['daemon_cpu']:.1f} s of CPU in {many['seconds']:.1f} s"
     )
 
 

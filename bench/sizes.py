@@ -1,10 +1,9 @@
-"""What modes and energies make of LoRA files of real size: bytes, error, ranks, seconds.
+"""Measure modes and energies with LoRA files of real size: bytes, error, ranks, seconds.
 
-Run from the top of the tree with `make bench` or `python -m bench.sizes [FILE...]`. Without FILE
-it writes four files with names, shapes and sizes as trainers write them, and
-`bench/results/sizes.json` gets what comes out. How small they become is decided by the spectrum
-that they were given: the ranks that hold 99 % of the energy in half of the modules are 24 of 128,
-12 of 32 and 6 of 16, as in typical published files.
+Run it from the top of the tree with `make bench` or `python -m bench.sizes [FILE...]`. Without FILE
+it writes four files with names, shapes and sizes as trainers write them, and writes the numbers to
+`bench/results/sizes.json`. The spectrum of the files decides how small they become: the median rank
+that has 99 % of the energy is 24 of 128, 12 of 32 or 6 of 16, as in typical published files.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# (mode, energy). int8 keeps every rank, whatever the energy.
+# (mode, energy). Mode int8 keeps every rank at any energy.
 SETTINGS = (
     ("rank", 0.99),
     ("rank", 0.999),
@@ -36,7 +35,7 @@ HEAD = (
 
 
 class Recipe(NamedTuple):
-    """One file: its name in the table, its modules (None: Stable Diffusion 1.5) and the rest."""
+    """How to write one file. `modules`: a function of tests.support.sdxl_flux; None: SD 1.5."""
 
     name: str
     modules: str | None
@@ -56,13 +55,13 @@ RECIPES = (
 
 
 class Row(NamedTuple):
-    """One setting of one file."""
+    """The numbers for one setting of one file."""
 
     name: str
     mode: str
     energy: float
-    numbers: dict[str, Any]  # what `lensd compress --json` says
-    seconds: float  # of the whole command, its start included
+    numbers: dict[str, Any]  # of `lensd compress --json`
+    seconds: float  # of the whole command, including its start
 
     def __str__(self) -> str:
         before, after = self.numbers["bytes_in"], self.numbers["bytes_out"]
@@ -93,12 +92,12 @@ def main(arguments: Sequence[str]) -> int:
                 rows.append(measure(name, path, *setting, Path(folder)))
                 print(rows[-1], flush=True)
     if not arguments:
-        keep(rows)
+        write_results(rows)
     return 0
 
 
-def keep(rows: Sequence[Row], path: Path = RESULTS) -> None:
-    """Write down what the documentation's tables are made from."""
+def write_results(rows: Sequence[Row], path: Path = RESULTS) -> None:
+    """Write the numbers from which the tables of the documentation are made."""
     found = [
         {
             "file": row.name,
@@ -114,7 +113,7 @@ def keep(rows: Sequence[Row], path: Path = RESULTS) -> None:
 
 
 def machine() -> str:
-    """Processor, cores, Python and torch, for the line above the table."""
+    """Return processor, cores, Python and torch as one line."""
     from importlib.metadata import version
 
     model = platform.machine()
@@ -130,7 +129,7 @@ def machine() -> str:
 def sources(
     arguments: Sequence[str], folder: Path, recipes: Sequence[Recipe] = RECIPES
 ) -> Iterator[tuple[str, Path]]:
-    """(name, file), each generated one gone again when the next is asked for."""
+    """Yield (name, file); a generated file is removed before the next one is written."""
     for argument in arguments:
         yield Path(argument).name, Path(argument)
     for recipe in () if arguments else recipes:
@@ -157,16 +156,16 @@ def write(path: Path, recipe: Recipe) -> None:
 
 
 def measure(name: str, path: Path, mode: str, energy: float, folder: Path) -> Row:
-    """Run `lensd compress` as a person would. Raises CalledProcessError."""
+    """Run `lensd compress`, and return its numbers. Raises CalledProcessError."""
     out = folder / "out.safetensors"
     command = [sys.executable, "-m", "lensd", "compress", str(path), "-o", str(out)]
     command += ["--mode", mode, "--energy", str(energy), "--force", "--json"]
     began = time.monotonic()
-    said = subprocess.check_output(command, text=True)
+    output = subprocess.check_output(command, text=True)
     seconds = time.monotonic() - began
-    numbers = json.loads(said)
+    numbers = json.loads(output)
     if numbers["bytes_out"] != out.stat().st_size:
-        raise AssertionError(f"{out} is not as large as `lensd compress` says")
+        raise AssertionError(f"{out} has another size than `lensd compress` reports")
     return Row(name, mode, energy, numbers, seconds)
 
 

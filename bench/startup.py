@@ -1,7 +1,7 @@
-"""How long the command line takes to answer without work: `--version` and each help.
+"""Measure the start of the command line: `--version` and the help of each command.
 
-Run from the top of the tree with `python -m bench.startup`. Each call is a process of its own, a
-whole interpreter included; the first calls, which may find cold files, do not count.
+Run it from the top of the tree with `python -m bench.startup`. Each call starts a new process with
+its interpreter. The first calls do not count, because their files may not be cached.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import time
 from statistics import median
 
 from bench.sizes import machine
-from lensd.cli import LAZY
+from lensd.cli import COMMANDS
 
 LIMIT = 0.15  # seconds
 ROUNDS = 11
-COLD = 2
+WARM_UP_ROUNDS = 2
 
 
 def main() -> int:
     print(f"{machine()}; seconds, median of {ROUNDS} (fastest to slowest)")
     slow = 0
-    for arguments in (["--version"], ["--help"], *([verb, "--help"] for verb in LAZY)):
+    for arguments in (["--version"], ["--help"], *([verb, "--help"] for verb in COMMANDS)):
         times = sorted(seconds(arguments))
         slow += median(times) > LIMIT
         spread = f"({times[0]:.3f} to {times[-1]:.3f})"
@@ -32,14 +32,14 @@ def main() -> int:
 
 
 def seconds(arguments: list[str]) -> list[float]:
-    """Of each round."""
+    """Return the seconds of each round."""
     command = [sys.executable, "-m", "lensd", *arguments]
     found = []
-    for _ in range(COLD + ROUNDS):
+    for _ in range(WARM_UP_ROUNDS + ROUNDS):
         began = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found.append(time.perf_counter() - began)
-    return found[COLD:]
+    return found[WARM_UP_ROUNDS:]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`bench/results/*.json` -> the tables of docs/measurements.md."""
+"""Make the tables of docs/measurements.md from `bench/results/*.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = {
 
 
 def speed() -> Iterator[str]:
-    """Median seconds of each file's rows."""
+    """Yield the median seconds of each file."""
     results = _read("engine.json")
     yield f"| file | MB | {' | '.join(COLUMNS.values())} |"
     yield "|---|---:" + "|---:" * len(COLUMNS) + "|"
@@ -34,7 +34,7 @@ def speed() -> Iterator[str]:
 
 
 def savings() -> Iterator[str]:
-    """How many times smaller each file becomes, and what the worker takes for it."""
+    """Yield how many times smaller each file becomes, and the memory that the worker needs."""
     results = _read("engine.json")
     modes = ("rank", "int8", "ultra")
     yield "| file | " + " | ".join(f"`{m}`: smaller by | memory" for m in modes) + " |"
@@ -48,7 +48,7 @@ def savings() -> Iterator[str]:
 
 
 def sizes() -> Iterator[str]:
-    """Bytes and delta error of each file, by mode and energy."""
+    """Yield size and delta error of each file, by mode and energy."""
     rows = _read("sizes.json")["rows"]
     settings = list(dict.fromkeys((row["mode"], row["energy"]) for row in rows))
     heads = [f"`{mode}`, {energy:.4g} %" for mode, energy in ((m, 100 * e) for m, e in settings)]
@@ -63,7 +63,7 @@ def sizes() -> Iterator[str]:
 
 
 def scale() -> Iterator[str]:
-    """What numbers of files cost the daemon."""
+    """Yield the costs of the daemon for each number of files."""
     results = _read("scale.json")
     yield "| files | ledger | ready after | CPU of a rescan | memory, most | idle, of a core |"
     yield "|---:|---|---:|---:|---:|---:|"

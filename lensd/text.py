@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# C0 and C1 controls, DEL, what ends a line, and what turns the direction of writing around.
+# C0 and C1 controls, DEL, line separators, and controls of the writing direction.
 _UNSEEN = (
     *range(0x20),
     *range(0x7F, 0xA0),
@@ -16,22 +16,22 @@ _ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in _UNSEE
 
 
 def printable(path: str) -> str:
-    """A path that any encoding can write: bytes that are not UTF-8 as backslash escapes."""
+    """The path as valid Unicode: bytes that are not UTF-8 become backslash escapes."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def visible(text: str) -> str:
-    """One line for people's eyes: `printable`, and control characters as escapes too."""
+    """The text as one safe line for a terminal: as `printable`, with control characters escaped."""
     return printable(text).translate(_ESCAPES)
 
 
 def visible_lines(text: str) -> str:
-    """A text of several lines, each of them `visible`."""
+    """Each line of the text as `visible`; its line breaks stay."""
     return "\n".join(map(visible, text.split("\n")))
 
 
 def size(count: float) -> str:
-    """Bytes in powers of 1000."""
+    """A number of bytes with its unit, in powers of 1000: `40.3 kB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -40,6 +40,6 @@ def size(count: float) -> str:
 
 
 def outcomes(counts: Mapping[str, int]) -> str:
-    """How many files ended how; `superseded` are versions that gave way to others, and no files."""
-    ends = sorted((end, count) for end, count in counts.items() if end != "superseded")
-    return ", ".join(f"{count:,} {end}" for end, count in ends)
+    """Files by outcome: `2 compressed, 1 failed`. `superseded` counts no files and is left out."""
+    files = sorted((name, count) for name, count in counts.items() if name != "superseded")
+    return ", ".join(f"{count:,} {name}" for name, count in files)

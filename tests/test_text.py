@@ -1,4 +1,4 @@
-"""File names and counts on their way to a terminal or a document."""
+"""File names and counts as text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lensd.text import outcomes, printable, visible, visible_lines
 
 
 @given(st.binary(max_size=40))
-def test_what_is_visible_steers_no_terminal(name: bytes) -> None:
-    """Whatever bytes a name has: text of one line, without a control character."""
+def test_visible_text_cannot_control_a_terminal(name: bytes) -> None:
+    """Any name becomes one line of text without control characters."""
     text = visible(os.fsdecode(name))
     assert text.encode("utf-8").decode() == text
     assert not {unicodedata.category(c) for c in text} & {"Cc", "Zl", "Zp"}
@@ -22,15 +22,15 @@ def test_what_is_visible_steers_no_terminal(name: bytes) -> None:
 
 
 def test_escapes() -> None:
-    """As Python writes them; what people write in names stays, spaces and brackets too."""
+    """Control characters become Python's escapes; all other characters stay."""
     assert visible("a\x1b[31mb\nc\u202egnp.exe") == r"a\x1b[31mb\nc\u202egnp.exe"
     assert visible("Ünïcode 漢字 [bold]x[/bold] 🎨") == "Ünïcode 漢字 [bold]x[/bold] 🎨"
     assert printable("a\x1b\udcff") == "a\x1b\\xff"
     assert visible_lines("a\tb\nc\r") == "a\\tb\nc\\r"
 
 
-def test_outcomes_are_of_files() -> None:
-    """By name, large numbers grouped; versions that gave way to others are no files."""
+def test_outcomes() -> None:
+    """Sorted by name, with grouped digits, without superseded versions."""
     counts = {"superseded": 3, "kept": 1, "compressed": 1200}
     assert outcomes(counts) == "1,200 compressed, 1 kept"
     assert outcomes({"superseded": 3}) == ""

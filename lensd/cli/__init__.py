@@ -1,4 +1,4 @@
-"""The command line: a verb's module is imported when the verb is used, and not before."""
+"""The command line. A command's module is imported only when the command is used."""
 
 from __future__ import annotations
 
@@ -21,70 +21,72 @@ from lensd.text import visible_lines
 
 EXIT_PIPE = 141  # as shells count: 128 + SIGPIPE
 
-# verb -> (module:function, its line in `lensd --help`)
-LAZY: dict[str, tuple[str, str]] = {
-    "run": ("lensd.cli.run:run", "Watch the folders and compress what arrives (the daemon)."),
-    "once": ("lensd.cli.once:once", "Process what is there now, then exit."),
-    "check": ("lensd.cli.check:check", "Find every fault of the configuration at once."),
-    "config": ("lensd.cli.config:config", "Print a commented example, or the JSON Schema."),
+# name -> (module:function, its line in `lensd --help`)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("lensd.cli.run:run", "Watch folders and compress new LoRA files (the daemon)."),
+    "once": ("lensd.cli.once:once", "Process the files that are there now, then exit."),
+    "check": ("lensd.cli.check:check", "List all faults of the configuration."),
+    "config": ("lensd.cli.config:config", "Print an example configuration, or the JSON Schema."),
     "service": (
         "lensd.cli.service:service",
-        "Print what systemd's unit needs for this configuration.",
+        "Print the systemd drop-in that this configuration needs.",
     ),
-    "status": ("lensd.cli.status:status", "Show the queue, what waits and why, and the totals."),
-    "report": ("lensd.cli.report:report", "Show what was saved, what failed and why."),
-    "restore": ("lensd.cli.restore:restore", "Bring originals back, bit by bit the same."),
-    "retry": ("lensd.cli.retry:retry", "Give failed and quarantined files another chance."),
-    "pause": ("lensd.cli.pause:pause", "Begin no new job for a while."),
-    "resume": ("lensd.cli.resume:resume", "Go on after a pause."),
-    "verify": ("lensd.cli.verify:verify", "Read archive and outputs again; tell what is damaged."),
+    "status": ("lensd.cli.status:status", "Show the queue, files that wait, problems and totals."),
+    "report": ("lensd.cli.report:report", "Show what was saved, and what failed and why."),
+    "restore": ("lensd.cli.restore:restore", "Put originals back, bit for bit."),
+    "retry": ("lensd.cli.retry:retry", "Try failed and quarantined files again."),
+    "pause": ("lensd.cli.pause:pause", "Pause the job queue."),
+    "resume": ("lensd.cli.resume:resume", "End a pause of the job queue."),
+    "verify": ("lensd.cli.verify:verify", "Read originals and outputs again; report damage."),
     "prune": ("lensd.cli.prune:prune", "Delete originals that are older than keep_days."),
-    "analyze": ("lensd.cli.analyze:analyze", "Show what a LoRA would shrink to; change nothing."),
-    "compress": ("lensd.cli.compress:compress", "Compress a file to a new one, without a daemon."),
-    "expand": ("lensd.cli.expand:expand", "Make an int8 LoRA float16 again, for any program."),
-    "compare": ("lensd.cli.compare:compare", "Tell how far two LoRAs are apart, by module."),
+    "analyze": ("lensd.cli.analyze:analyze", "Show how small a LoRA would become; change nothing."),
+    "compress": ("lensd.cli.compress:compress", "Compress a LoRA to a new file, without a daemon."),
+    "expand": ("lensd.cli.expand:expand", "Convert an int8 LoRA to float16, for any program."),
+    "compare": ("lensd.cli.compare:compare", "Measure how far two LoRAs are apart, by module."),
     "completion": (
         "lensd.cli.completion:completion",
-        "Print the script that makes a shell complete commands.",
+        "Print the script with which a shell completes commands.",
     ),
-    "schema": ("lensd.cli.schema:schema", "Print the JSON Schema of the log or of a --json."),
+    "schema": (
+        "lensd.cli.schema:schema",
+        "Print the JSON Schema of the log or of a --json output.",
+    ),
 }
 
-
-# Where a section of `lensd --help` begins: its title, by its first verb.
+# The sections of `lensd --help`: the title of each, by its first command.
 SECTIONS = {
-    "run": "The daemon",
-    "status": "What it did and does",
+    "run": "Daemon and configuration",
+    "status": "Queue, results and originals",
     "analyze": "Single files, without daemon and archive",
     "completion": "For shells and scripts",
 }
 
 
 class Group(click.Group):
-    """Commands, and for a mistyped one the nearest."""
+    """A group of commands that suggests the nearest name for a mistyped one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Raises UsageError with the command that may have been meant."""
+        """Raises UsageError, with the nearest name, for a command that does not exist."""
         known = self.list_commands(ctx)
         if not (args[0] in known or args[0].startswith("-") or ctx.resilient_parsing):
-            raise click.UsageError(_unknown(args[0], known), ctx)
+            raise click.UsageError(_describe_unknown(args[0], known), ctx)
         return super().resolve_command(ctx, args)
 
 
-class Verbs(Group):
-    """The group of all verbs, and the one place where errors become exit codes."""
+class Commands(Group):
+    """All commands of lensd. `invoke` is the one place that turns errors into exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return list(LAZY)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
-        if cmd_name not in LAZY:
+        if cmd_name not in COMMANDS:
             return None
-        module, _, function = LAZY[cmd_name][0].partition(":")
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), function)
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}:{function} is not a click command")
@@ -92,18 +94,18 @@ class Verbs(Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
-        width = max(map(len, LAZY))
-        for title, verbs in _sections():
+        width = max(map(len, COMMANDS))
+        for title, names in _sections():
             with formatter.section(title):
-                formatter.write_dl([(v.ljust(width), LAZY[v][1]) for v in verbs])
+                formatter.write_dl([(name.ljust(width), COMMANDS[name][1]) for name in names])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; its return value is the exit code (None: 0)."""
-        signal.signal(signal.SIGTERM, _end)  # `run` and `once` have their own
+        """Run a command; its return value is the exit code (None: 0)."""
+        signal.signal(signal.SIGTERM, _exit_on_signal)  # `run` and `once` set their own handlers
         try:
             code = super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise  # click's own: usage errors (2) and what --help and --version end with
+            raise  # click handles usage errors (2) and the ends of --help and --version itself
         except LensdError as error:
             say(f"error: {error}")
             code = error.exit_code
@@ -111,27 +113,27 @@ class Verbs(Group):
             say("interrupted")
             code = EXIT_INTERRUPTED
         except BrokenPipeError:
-            code = _reader_left() or _report_bug()
-        except Exception:  # noqa: BLE001 - whatever else escapes a verb is a bug, and is told as one
+            code = _silence_closed_stdout() or _report_bug()
+        except Exception:  # noqa: BLE001 - every other exception is a bug
             code = _report_bug()
         ctx.exit(code or 0)
 
 
 def say(message: str) -> None:
-    """A message for a person, on stderr: stdout is for data."""
+    """Print a message for people on stderr; stdout is for data."""
     click.echo(visible_lines(f"lensd: {message}"), err=True)
 
 
 def _sections() -> Iterator[tuple[str, list[str]]]:
-    """The verbs in their order, under the titles of SECTIONS."""
-    verbs = list(LAZY)
-    starts = [n for n, verb in enumerate(verbs) if verb in SECTIONS]
-    for start, end in pairwise([*starts, len(verbs)]):
-        yield SECTIONS[verbs[start]], verbs[start:end]
+    """(title, commands) of each section, in the order of COMMANDS."""
+    names = list(COMMANDS)
+    starts = [n for n, name in enumerate(names) if name in SECTIONS]
+    for start, end in pairwise([*starts, len(names)]):
+        yield SECTIONS[names[start]], names[start:end]
 
 
-def _unknown(word: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches  # only who mistypes needs it
+def _describe_unknown(word: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches  # needed only after a mistyped command
 
     if os.path.isfile(word):
         return f"{word!r} is a file, not a command. Did you mean `lensd analyze {word}`?"
@@ -140,10 +142,10 @@ def _unknown(word: str, known: Sequence[str]) -> str:
     return f"there is no command {word!r}.{hint}"
 
 
-def _reader_left() -> int | None:
-    """`lensd ... | head`: be quiet, also when Python flushes stdout at its end.
+def _silence_closed_stdout() -> int | None:
+    """Handle `lensd ... | head`: the reader closed stdout, so drop all further output.
 
-    None when stdout still has its reader: then the broken pipe was another one.
+    Returns EXIT_PIPE, or None if stdout is still open: then another pipe broke.
     """
     stdout = sys.stdout.fileno()
     poll = select.poll()
@@ -154,8 +156,8 @@ def _reader_left() -> int | None:
     return EXIT_PIPE
 
 
-def _end(number: int, _: object) -> None:
-    """As ^C: temporaries go, and a terminal gets its cursor back."""
+def _exit_on_signal(number: int, _: object) -> None:
+    """End as ^C does: temporaries are deleted and the terminal gets its cursor back."""
     raise SystemExit(128 + number)
 
 
@@ -168,24 +170,24 @@ def _report_bug() -> int:
     return EXIT_BUG
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lensd", message="%(prog)s %(version)s")
 def main() -> None:
-    """Make LoRA files several times smaller, and keep every original safe.
+    """Make LoRA files several times smaller and keep every original.
 
-    Begin with a configuration, look before anything is changed, then let it run:
+    Write a configuration, look at the plan, then start:
 
     \b
-    lensd config example > config.yaml      name your folder and the archive
-    lensd check                             every fault at once, with its remedy
-    lensd once --dry-run                    what would happen and be saved
-    lensd once                              treat what is there, after a question
-    lensd run                               the daemon: what arrives from now on
-    lensd restore loras/style.safetensors   the original back, bit for bit
+    lensd config example > config.yaml      then enter your folder and the archive
+    lensd check                             list all faults, with remedies
+    lensd once --dry-run                    show what would happen; change nothing
+    lensd once                              process the files that are there now
+    lensd run                               start the daemon for new files
+    lensd restore loras/style.safetensors   put an original back, bit for bit
 
-    `lensd COMMAND --help` explains each command with examples. README.md and docs/ in lensd's
-    sources have the rest: service, modes, programs, log, what is safe at a crash.
+    `lensd COMMAND --help` explains a command and has examples. README.md and docs/ in lensd's
+    sources explain the service, modes, programs, log, and what happens at a crash.
 
-    Exit codes: 0 fine, 1 some files failed, 2 usage, 3 bug, 4 configuration, 5 storage,
-    6 another lensd is in the way, 130 interrupted.
+    Exit codes: 0 success, 1 some files failed, 2 usage, 3 a bug in lensd, 4 configuration,
+    5 storage, 6 another lensd uses the same folders, 130 interrupted.
     """

@@ -1,79 +1,80 @@
-"""`lensd analyze`: the spectrum of a LoRA and what each mode would give; writes no LoRA."""
+"""`lensd analyze`: show the ranks of a LoRA and its size in each mode; write no LoRA."""
 
 from __future__ import annotations
 
 import functools
-import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from lensd.cli.interrupts import uninterrupted
+from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
 from lensd.text import printable
 
 if TYPE_CHECKING:
     from lensd.cli.views.progress import Bar
+    from lensd.report.documents import Analysis
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=LORA)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a file, with every module.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per file, with all modules."
+)
 @click.option("--plot", "picture", metavar="OUT.svg", help="Draw spectrum and rank of each block.")
-@click.option("--force", is_flag=True, help="With --plot: write over an existing picture.")
+@click.option("--force", is_flag=True, help="With --plot: overwrite an existing file.")
 def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: bool) -> int:
-    """Show what a LoRA would shrink to; change nothing.
+    """Show how small a LoRA would become; change nothing.
 
-    For each block of the base model: modules, their rank, the median rank that holds a share of
-    the energy, and bytes. For each mode: the file's size.
+    For each block of the base model, lensd prints the number of modules, their rank, the median
+    rank that contains each share of the energy, and the bytes; for each mode, the size of the
+    output.
 
     \b
     lensd analyze style.safetensors
     lensd analyze style.safetensors --plot style.svg
     lensd analyze *.safetensors --json | jq '[.path, .predicted.ultra]'
     """
-    from lensd.cli.views.analysis import parts
-    from lensd.cli.views.progress import Bar
-    from lensd.cli.views.terminal import show
+    from lensd.cli.batch import process_files
 
     if picture is not None:
         from lensd.cli import plot
 
-        plot.require(files, picture, force=force)
-    code = EXIT_OK
-    with Bar({path: os.path.getsize(path) for path in files}) as bar:
-        for path in files:
-            try:
-                numbers = {"path": printable(path), **_numbers(path, bar)}
-            except FileError as end:
-                numbers = {"path": printable(path), "reason": end.reason, "message": str(end)}
-                bar.say(f"{end.event.removeprefix('file.')}: {path}: {end}")
-                code = EXIT_SOME_FAILED if end.event == "file.failed" else code
-            bar.end(path)
-            if picture is not None and "details" in numbers:
-                plot.write(numbers, picture, force=force)
-            if as_json:
-                bar.line(json.dumps(numbers))
-            elif "details" in numbers:
-                with bar.away():
-                    show(*parts(numbers))
-    return code
+        plot.check_usage(files, picture, force=force)
+
+    def process(path: str, bar: Bar) -> Analysis:
+        document = _analyze(path, bar)
+        if picture is not None:
+            plot.write(document, picture, force=force)
+        return document
+
+    return process_files(files, process, _print, as_json=as_json)
 
 
-def _numbers(path: str, bar: Bar) -> dict[str, Any]:
+def _analyze(path: str, bar: Bar) -> Analysis:
     """Raises FileError."""
-    bar.begin(path)
-    with uninterrupted():
-        from lensd.engine import task  # torch takes a second; only this needs it
-    from lensd.config.document import Settings
+    import msgspec
 
-    request = {
-        "path": os.path.realpath(path),
-        "name": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
-        "parameters": Settings().parameters(),
-        "device": "cpu",
-        "details": True,
-    }
-    return task.analyze(request, functools.partial(bar.step, path))
+    with delay_interrupts():
+        from lensd.engine import task  # importing torch takes a second
+    from lensd.config.document import Settings
+    from lensd.report.documents import Analysis
+    from lensd.worker.request import AnalyzeRequest
+
+    request = AnalyzeRequest(
+        path=os.path.realpath(path),
+        name=printable(os.path.basename(path)),
+        parameters=Settings().parameters(),
+        device="cpu",
+    )
+    found = task.analyze_in_detail(request, functools.partial(bar.step, path))
+    return msgspec.convert(msgspec.to_builtins(found) | {"path": printable(path)}, Analysis)
+
+
+def _print(document: Analysis, bar: Bar) -> None:
+    from lensd.cli.views.analysis import render
+    from lensd.cli.views.terminal import show
+
+    with bar.hidden():
+        show(*render(document))

@@ -1,4 +1,4 @@
-"""`lensd check`: every fault of the configuration at once, or what it says in short."""
+"""`lensd check`: list all faults of the configuration, or print a summary of it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 @click.command()
 @config_option
 def check(config: str | None) -> int:
-    """Find every fault of the configuration at once.
+    """List all faults of the configuration.
 
-    Prints FILE:LINE: KEY: FAULT, each with its remedy, and ends with 4; without a fault it prints
-    what is watched and where the originals go. While lensd runs, a path that its unit or its user
-    may not write is a fault too.
+    Prints FILE:LINE: KEY: FAULT and a remedy for each fault, and exits with code 4. Without
+    faults, it prints the watched folders and where the originals go. If lensd is running, a path
+    that its systemd unit or its user may not write is a fault, too.
 
     \b
-    lensd check                ./config.yaml, or the first of the other places
-    lensd check -c nas.yaml    another one
-    sudo lensd check           also what the running service may not write
+    lensd check                check ./config.yaml or the first other default
+    lensd check -c nas.yaml    check this file
+    sudo lensd check           also check what the running service may write
     """
     from lensd.config.faults import FaultyConfigError
     from lensd.config.load import find_config, load_for_run
@@ -36,18 +36,21 @@ def check(config: str | None) -> int:
     path = find_config(config)
     try:
         found = load_for_run(path)
-        running = _of_the_running(path, found)
+        notes = _check_running_service(path, found)
     except FaultyConfigError as error:
         click.echo(visible_lines(error.details))
         say(f"error: {error.summary}")
         return error.exit_code
-    for line in (*_summary(path, found), *running):
+    for line in (*_summarize(path, found), *notes):
         click.echo(visible(line))
     return 0
 
 
-def _of_the_running(path: str, config: Config) -> list[str]:
-    """What could not be told. Raises FaultyConfigError for what a running lensd cannot write."""
+def _check_running_service(path: str, config: Config) -> list[str]:
+    """Notes on what could not be checked.
+
+    Raises FaultyConfigError for paths that a running lensd may not write.
+    """
     from lensd.config.faults import FaultyConfigError
     from lensd.systemd.access import NotAllowed
     from lensd.systemd.unwritable import unwritable
@@ -55,15 +58,13 @@ def _of_the_running(path: str, config: Config) -> list[str]:
     try:
         faults = unwritable(config)
     except NotAllowed:
-        return [
-            "note: whether lensd runs and what it then may write, only its user and root see (sudo)"
-        ]
+        return ["note: `sudo lensd check` also checks what a running lensd may write"]
     if faults:
         raise FaultyConfigError(path, faults)
     return []
 
 
-def _summary(path: str, config: Config) -> Iterator[str]:
+def _summarize(path: str, config: Config) -> Iterator[str]:
     from lensd.config.check_paths import folder_warnings
 
     yield f"{path}: no faults"
@@ -79,6 +80,6 @@ def _summary(path: str, config: Config) -> Iterator[str]:
 
 
 def _watch_line(watch: Watch) -> str:
-    place = watch.path if watch.root == watch.path else f"{watch.path} -> {watch.root}"
+    folder = watch.path if watch.root == watch.path else f"{watch.path} -> {watch.root}"
     old = {"leave": "left alone", "compress": "compressed"}[watch.existing]
-    return f"{watch.name}: {place}, mode {watch.settings.mode}; files already there are {old}"
+    return f"{watch.name}: {folder}, mode {watch.settings.mode}; files already there are {old}"

@@ -1,44 +1,59 @@
-"""A verb that changes something: done by the running daemon, or here when none runs."""
+"""Requests that change something: the running daemon handles them, or this process without one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 
 from lensd import __version__
 from lensd.cli import say
 from lensd.config.model import Config
-from lensd.daemon import control, requests
+from lensd.daemon import control
+from lensd.daemon.control_messages import Message, Request
+from lensd.daemon.requests import RequestHandler
 from lensd.errors import LockedError
 from lensd.logs import log
 from lensd.logs.sinks import Sink
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.locks import StateLock
+from lensd.watcher.move_tracker import MoveTracker
 
 
-def ask(
+def say_message(message: Message) -> None:
+    """A message of the handler, on stderr."""
+    say(message.say)
+
+
+def handle_request(
     config: Config,
-    verb: str,
-    tell: Callable[[str], None] = say,
+    request: Request,
+    receive: control.Send = say_message,
     stdout: Sink | None = None,
-    **arguments: Any,
 ) -> int:
-    """Have it done; returns the exit code. Raises LensdError.
+    """Returns the exit code. Raises LensdError.
 
-    `tell` hears what there is to say to a person; `stdout` takes the log where stdout would.
+    `receive` gets the messages for the person; `stdout` takes the place of stdout for the log.
     """
     try:
         lock = StateLock(config.state.path)
     except LockedError:
-        return control.ask(config.state.path, verb, arguments, tell)
+        return control.send_request(config.state.path, request, receive)
     with lock:
         log.configure(config.log.path, config.log.level, config.log.mode_bits, stdout)
-        ledger = Ledger(config.state.path, __version__)
-        try:
-            archive = Archive(os.path.realpath(config.archive.path))
-            here = requests.RequestHandler(config, ledger, archive, log.get().info)
-            return requests.serve(here, verb, arguments, tell)
-        finally:
-            ledger.close()
+        with _open_handler(config, readonly=False) as handler:
+            return handler.handle(request, receive)
+
+
+def read_only_handler(config: Config) -> AbstractContextManager[RequestHandler]:
+    """A handler for what changes nothing, which works while a daemon runs. Raises StorageError."""
+    return _open_handler(config, readonly=True)
+
+
+@contextmanager
+def _open_handler(config: Config, *, readonly: bool) -> Iterator[RequestHandler]:
+    with closing(Ledger(config.state.path, __version__, readonly=readonly)) as ledger:
+        archive = Archive(os.path.realpath(config.archive.path))
+        move_tracker = MoveTracker(config.watch, ledger, archive, log.emit)
+        yield RequestHandler(config, ledger, archive, log.emit, move_tracker)

@@ -1,97 +1,97 @@
-"""`lensd compare`: how far one LoRA's delta weights are from another's."""
+"""`lensd compare`: measure how far the delta weights of two LoRAs are apart."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from lensd.cli.interrupts import uninterrupted
+from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
-from lensd.text import printable, visible
+from lensd.text import visible
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-WORST = 5
-NAMED = 3  # of the modules that only one file has
+    from lensd.engine.results import Comparison, ModuleComparison
+
+WORST = 5  # modules in the table
+NAMED = 3  # modules that are named of those in only one file
 
 
 @click.command()
 @click.argument("a", type=LORA)
 @click.argument("b", type=LORA)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document, with every module.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, with all modules.")
 def compare(a: str, b: str, as_json: bool) -> None:
-    """Tell how far B is from A, as relative error of the delta weights.
+    """Measure how far B is from A: the relative error of the delta weights.
 
     \b
     lensd compare style.safetensors style.lensd.safetensors
     lensd compare --json A B | jq '.per_module[] | select(.delta_error > 0.1)'
 
-    int8 or float, of any ranks, and of any naming of the same base model.
+    The two LoRAs must be for the same base model. They may be int8 or float, and differ in ranks
+    and naming.
     """
-    with uninterrupted():
-        from lensd.engine import compare as work  # torch takes a second; only this needs it
+    with delay_interrupts():
+        from lensd.engine import compare as work  # importing torch takes a second
 
-    numbers = {"a": printable(a), "b": printable(b), **work.compare(a, b)}
+    result = work.compare(a, b)
     if as_json:
-        click.echo(json.dumps(numbers))
+        from lensd.report.documents import to_json
+
+        click.echo(to_json(result))
     else:
-        _show(numbers)
+        _print(result)
 
 
-def _show(numbers: dict[str, Any]) -> None:
+def _print(result: Comparison) -> None:
     from lensd.cli.views.terminal import show
 
-    worst = sorted(numbers["per_module"], key=_badness, reverse=True)[:WORST]
-    show(*map(visible, _lines(numbers)))
+    worst = sorted(result.per_module, key=_error_or_infinity, reverse=True)[:WORST]
+    show(*map(visible, _lines(result)))
     if worst:
-        show("", f"the worst {len(worst)} of {numbers['modules']}:", _table(worst))
+        show("", f"the worst {len(worst)} of {result.modules}:", _table(worst))
 
 
-def _lines(numbers: dict[str, Any]) -> Iterator[str]:
-    yield f"{numbers['b']} against {numbers['a']}:"
-    yield f"  {numbers['modules']} modules in both, {_error(numbers)}"
-    for side, path in (("only_in_a", numbers["a"]), ("only_in_b", numbers["b"])):
-        if numbers[side]:
-            yield f"  {len(numbers[side])} only in {path}: {_some(numbers[side])}"
-    if numbers["only_in_a"] or numbers["only_in_b"]:
-        common = _number(numbers["delta_error_common"])
+def _lines(result: Comparison) -> Iterator[str]:
+    yield f"{result.b} against {result.a}:"
+    snr = "" if result.snr_db is None else f", SNR {_format_snr(result.snr_db)}"
+    error = _format_error(result.delta_error)
+    yield f"  {result.modules} modules in both, relative delta error {error}{snr}"
+    for names, path in ((result.only_in_a, result.a), (result.only_in_b, result.b)):
+        if names:
+            yield f"  {len(names)} only in {path}: {_list_some(names)}"
+    if result.only_in_a or result.only_in_b:
+        common = _format_error(result.delta_error_common)
         yield f"  relative delta error of the modules in both: {common}"
 
 
-def _table(modules: list[dict[str, Any]]) -> Table:
+def _table(modules: Sequence[ModuleComparison]) -> Table:
     from lensd.cli.views.terminal import table
 
-    found = table("module", "error", "SNR", "rank", numbers=("error", "SNR", "rank"))
-    for module in modules:
-        ranks = f"{module['rank_a']} -> {module['rank_b']}"
-        cells = visible(module["module"]), _number(module["delta_error"]), _snr(module), ranks
-        found.add_row(*cells)
-    return found
+    rows = table("module", "error", "SNR", "rank", numbers=("error", "SNR", "rank"))
+    for m in modules:
+        error, snr = _format_error(m.delta_error), _format_snr(m.snr_db)
+        rows.add_row(visible(m.module), error, snr, f"{m.rank_a} -> {m.rank_b}")
+    return rows
 
 
-def _some(names: list[str]) -> str:
-    """The first few; `--json` has all."""
+def _list_some(names: Sequence[str]) -> str:
+    """The first names, and the number of the others; `--json` has all names."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _error(numbers: dict[str, Any]) -> str:
-    error = f"relative delta error {_number(numbers['delta_error'])}"
-    return error if numbers["snr_db"] is None else f"{error}, SNR {_snr(numbers)}"
+def _format_snr(decibels: float | None) -> str:
+    return "-" if decibels is None else f"{decibels:.1f} dB"
 
 
-def _snr(numbers: dict[str, Any]) -> str:
-    return "-" if numbers["snr_db"] is None else f"{numbers['snr_db']:.1f} dB"
+def _format_error(error: float | None) -> str:
+    return "undefined (A is zero)" if error is None else f"{error:.3g}"
 
 
-def _number(error: float | None) -> str:
-    return "without measure (there is nothing in A)" if error is None else f"{error:.3g}"
-
-
-def _badness(module: dict[str, Any]) -> float:
-    return math.inf if module["delta_error"] is None else module["delta_error"]
+def _error_or_infinity(module: ModuleComparison) -> float:
+    return math.inf if module.delta_error is None else module.delta_error

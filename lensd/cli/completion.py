@@ -1,4 +1,4 @@
-"""`lensd completion`: the script that makes a shell complete commands, options and LoRA files."""
+"""`lensd completion`: print the script with which a shell completes commands."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print the script that makes a shell complete commands, options and LoRA files.
+    """Print the script with which a shell completes commands, options and LoRA files.
 
-    New shells know it once it lies where they look:
+    New shells load it from these files:
 
     \b
     lensd completion bash > ~/.local/share/bash-completion/completions/lensd
     lensd completion zsh > ~/.zfunc/_lensd
     lensd completion fish > ~/.config/fish/completions/lensd.fish
 
-    bash needs the package bash-completion for that, and zsh `fpath+=~/.zfunc` before `compinit` in
-    ~/.zshrc. For this shell alone:
+    This needs the package bash-completion for bash, and `fpath+=~/.zfunc` before `compinit` in
+    ~/.zshrc for zsh. To load it in the current shell only:
 
     \b
     source <(lensd completion bash)
@@ -35,5 +35,5 @@ def completion(shell: str) -> None:
 
 
 def script(shell: str) -> Traversable:
-    """The script, as it ships in the package."""
+    """The script in the package."""
     return resources.files("lensd.cli") / "completions" / f"lensd.{shell}"

@@ -1,4 +1,4 @@
-"""`lensd config`: what a new configuration starts from, and what editors check it with."""
+"""`lensd config`: print an example configuration, or the JSON Schema."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from lensd.cli import Group
 
 @click.group(cls=Group)
 def config() -> None:
-    """Print a commented example, or the JSON Schema.
+    """Print an example configuration, or the JSON Schema.
 
     \b
-    lensd config example > config.yaml   then name your folders, and `lensd check`
-    lensd config schema > lensd.json     editors complete and check YAML by it
+    lensd config example > config.yaml   then enter your folders
+    lensd config schema > lensd.json     for editors that complete and check YAML
     """
 
 
 @config.command()
 def example() -> None:
-    """Print a complete, commented configuration with the defaults."""
-    from lensd.config import example as start
+    """Print a configuration with all keys, their defaults and comments."""
+    from lensd.config import example as source
 
-    click.echo(start.example(), nl=False)
+    click.echo(source.example(), nl=False)
 
 
 @config.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
-    from lensd.config import example as start
+    from lensd.config import example as source
 
-    click.echo(json.dumps(start.schema(), indent=2))
+    click.echo(json.dumps(source.schema(), indent=2))

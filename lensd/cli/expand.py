@@ -1,4 +1,4 @@
-"""`lensd expand`: an int8 LoRA to a float16 file, for diffusers and whatever else wants floats."""
+"""`lensd expand`: convert an int8 LoRA to float16."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import click
 
-from lensd.cli.interrupts import uninterrupted
+from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
 from lensd.cli.staging import staged
 from lensd.text import size, visible
@@ -16,27 +16,27 @@ SUFFIX = ".float16.safetensors"
 
 @click.command()
 @click.argument("file", type=LORA)
-@click.option("-o", "--output", metavar="OUT", help="Where to write (default NAME" + SUFFIX + ").")
-@click.option("--force", is_flag=True, help="Write over an existing output.")
+@click.option("-o", "--output", metavar="OUT", help="The output file (default NAME" + SUFFIX + ").")
+@click.option("--force", is_flag=True, help="Overwrite an existing output.")
 def expand(file: str, output: str | None, force: bool) -> None:
-    """Make an int8 LoRA float16 again; the input is never changed.
+    """Convert an int8 LoRA to float16; the input does not change.
 
     \b
     lensd expand style.safetensors                 to style.float16.safetensors
     lensd expand style.safetensors -o floats.safetensors
 
-    The result means the same as the int8 file, to float16's rounding, and every program loads it;
-    for the file as it was before compression use `lensd restore`.
+    Every program can load the output. Its values are those of the int8 file, rounded to float16;
+    to get the file as it was before compression, use `lensd restore`.
     """
     target = output or file.removesuffix(".safetensors") + SUFFIX
     with staged(file, target, force=force) as new:
-        with uninterrupted():
-            from lensd.engine import expand as work  # torch takes a second; only this needs it
+        with delay_interrupts():
+            from lensd.engine import expand as work  # importing torch takes a second
 
-        numbers = work.expand(os.fspath(file), new.path, new.inode)
+        result = work.expand(os.fspath(file), new.path, new.inode)
     click.echo(
         visible(
-            f"{file}: {size(numbers['bytes_in'])} -> {target}: {size(numbers['bytes_out'])}, "
-            f"{numbers['expanded']} of {numbers['modules']} modules expanded"
+            f"{file}: {size(result.bytes_in)} -> {target}: {size(result.bytes_out)}, "
+            f"{result.expanded} of {result.modules} modules expanded"
         )
     )

@@ -1,4 +1,4 @@
-"""When ^C and SIGTERM may end a command."""
+"""Delays ^C and SIGTERM while torch is imported."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """They come after the block. While torch is imported it takes them for a fault of numpy's, goes
-    on without that, and they are lost.
+def delay_interrupts() -> Iterator[None]:
+    """^C and SIGTERM take effect after the block.
+
+    During its import, torch would take the exception for a missing numpy, ignore it, and continue.
     """
-    came: list[int] = []
-    ends = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in ends}
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda n, _: received.append(n))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+        if received:
+            signal.raise_signal(received[0])

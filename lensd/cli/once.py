@@ -1,4 +1,4 @@
-"""`lensd once`: process what is there now, then exit."""
+"""`lensd once`: process the files that are there now, then exit."""
 
 from __future__ import annotations
 
@@ -22,35 +22,36 @@ if TYPE_CHECKING:
 @click.command()
 @config_option
 @click.argument("paths", nargs=-1, type=LORA_OR_FOLDER)
-@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask, also on a terminal.")
-@click.option("--redo", is_flag=True, help="Also what was treated before, from the originals.")
+@click.option("--dry-run", is_flag=True, help="Print the plan; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--redo", is_flag=True, help="Also process files again, from their originals.")
 def once(
     config: str | None, paths: tuple[str, ...], dry_run: bool, yes: bool, redo: bool
 ) -> int:  # fmt: skip
-    """Process what is there now, then exit.
+    """Process the files that are there now, then exit.
 
-    Also treats the files that `existing: leave` left alone. PATHS are files or folders inside the
-    watched folders; without them everything is meant.
+    Includes the files that `existing: leave` leaves alone. PATHS are files or folders in the
+    watched folders; without them, lensd processes all files.
 
     \b
-    lensd once --dry-run            what would happen, and what it would save
-    lensd once /srv/loras/style     one folder
-    lensd once --redo               again, from the originals, with other settings
-    lensd once --yes > once.log     no question, the log in a file
+    lensd once --dry-run            show what would happen and what it would save
+    lensd once /srv/loras/style     process one folder
+    lensd once --redo               process files again, with changed settings
+    lensd once --yes > once.log     do not ask; write the log to a file
 
-    On a terminal it shows the plan and asks, then how far it is, and in the end what came of it.
+    At a terminal, lensd shows the plan, asks for confirmation, shows its progress, and prints the
+    outcome of each file.
     """
     from lensd.config.load import find_config, load_for_run
     from lensd.daemon import select
     from lensd.daemon.estimate import estimate
 
     found = load_for_run(find_config(config))
-    select.places(found, paths)  # before anything else is done
+    select.places(found, paths)  # reports a wrong path before any work
     ask = sys.stdin.isatty() and not yes
     if dry_run or ask:
         plans = estimate(found, list(paths), redo=redo)
-        _show(plans, stderr=not dry_run)
+        _print_plans(plans, stderr=not dry_run)
         if dry_run or not any(p.files for p in plans):
             return 0
         click.confirm("Go on?", abort=True, err=True)
@@ -68,13 +69,14 @@ def _process(config: Config, paths: list[str], *, redo: bool) -> int:
         return process(config, paths=paths, redo=redo, observer=observer)
 
 
-def _show(plans: Sequence[Estimate], *, stderr: bool) -> None:
-    """One folder a line; a table for a person."""
+def _print_plans(plans: Sequence[Estimate], *, stderr: bool) -> None:
+    """A table at a terminal, otherwise one line per folder."""
     from lensd.cli.views.terminal import console, show
 
     if console(stderr=stderr).is_terminal and any(plan.files for plan in plans):
         free = f"the archive has {size(plans[0].archive_free)} free"
-        show(_table(plans), "", f"about: by the headers alone; {free}", stderr=stderr)
+        note = f"sizes after compression and times are estimates from the file headers; {free}"
+        show(_table(plans), "", note, stderr=stderr)
     else:
         show(*(visible(describe(plan)) for plan in plans), stderr=stderr)
 
@@ -82,7 +84,7 @@ def _show(plans: Sequence[Estimate], *, stderr: bool) -> None:
 def _table(plans: Sequence[Estimate]) -> Table:
     from lensd.cli.views.terminal import table
 
-    numbers = ("files", "now", "about", "saves", "archive needs", "takes")
+    numbers = ("files", "now", "after", "saves", "archive needs", "takes")
     found = table("folder", "mode", *numbers, numbers=numbers)
     for plan in plans:
         found.add_row(
@@ -93,18 +95,18 @@ def _table(plans: Sequence[Estimate]) -> Table:
             size(plan.bytes_then),
             size(plan.bytes_now - plan.bytes_then),
             size(plan.archive_needs),
-            _duration(plan.seconds),
+            _format_duration(plan.seconds),
         )
     return found
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{seconds:.0f} s" if minutes < 2 else f"{minutes // 60}:{minutes % 60:02d} h"
 
 
 def describe(plan: Estimate) -> str:
-    """One folder's line."""
+    """The plan of one folder as a line."""
     if not plan.files:
         return f"{plan.watch}: nothing to do"
     return (

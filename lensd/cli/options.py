@@ -1,4 +1,4 @@
-"""Options and arguments that several verbs share, and the configuration that `-c` names."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ config_option = click.option(
 
 
 def load_config(given: str | None) -> Config:
-    """The configuration for a verb that looks at no folder of it. Raises ConfigError."""
-    from lensd.config.load import find_config, load  # pydantic: no --help needs it
+    """Load the configuration without checking its folders. Raises ConfigError."""
+    from lensd.config.load import find_config, load  # imports pydantic, which --help must not
 
     return load(find_config(given))
 
 
 class Lora(click.Path):
-    """A path where a LoRA file is meant: a shell completes names in .safetensors, and folders."""
+    """The path of a LoRA file; shells complete folders and names that end in .safetensors."""
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Left to the shell, which knows how names are quoted (lensd.cli.completion)."""
+        """Let the shell complete names, because it knows how to quote them (completions/)."""
         del ctx, param
         from click.shell_completion import CompletionItem
 

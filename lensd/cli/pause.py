@@ -1,26 +1,27 @@
-"""`lensd pause`: begin no new job for a while."""
+"""`lensd pause`: pause the job queue."""
 
 from __future__ import annotations
 
 import click
 
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
-from lensd.store.paths import place
+from lensd.store.paths import resolve_path
 
 
 @click.command()
 @config_option
 @click.argument("paths", nargs=-1, type=LORA_OR_FOLDER)
 def pause(config: str | None, paths: tuple[str, ...]) -> int:
-    """Begin no new job until `lensd resume`, also after a restart.
+    """Pause the job queue until `lensd resume`, also across restarts.
 
-    PATHS are files or folders inside the watched folders; without them everything pauses. What
-    arrives meanwhile is queued, and a job under way is finished.
+    PATHS are files or folders in the watched folders; without them all jobs pause. The running job
+    is finished. Files that arrive during the pause are queued.
 
     \b
-    lensd pause                     e.g. while the machine is needed for images
-    lensd pause /srv/loras/import   one folder, until all of it has been sorted
+    lensd pause                     e.g. while you need the machine for images
+    lensd pause /srv/loras/import   one folder, e.g. to sort its files
     """
-    from lensd.cli.client import ask
+    from lensd.cli.client import handle_request
+    from lensd.daemon.control_messages import PauseRequest
 
-    return ask(load_config(config), "pause", paths=[place(p) for p in paths])
+    return handle_request(load_config(config), PauseRequest(paths=tuple(map(resolve_path, paths))))

@@ -1,4 +1,4 @@
-"""`lensd report`: what lensd did, from the ledger or from its logs alone."""
+"""`lensd report`: show what lensd did, from the ledger or from logs alone."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from lensd.cli.options import config_option, load_config
 from lensd.errors import UsageError
 
 if TYPE_CHECKING:
+    from lensd.report.documents import Report
     from lensd.report.period import Period
     from lensd.report.record import History
-    from lensd.report.summary import Document
 
 
 @click.command()
 @config_option
-@click.option("--since", metavar="TIME", help="12h, 7d, 2w (ago), 2026-01-31, or an ISO time.")
-@click.option("--until", metavar="TIME", help="The same; a day counts to its end.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@click.option("--csv", "as_csv", is_flag=True, help="One row a file, for spreadsheets.")
-@click.option("--html", metavar="OUT", help="One page for a browser, which needs no network.")
-@click.option("--force", is_flag=True, help="With --html: write over an existing page.")
+@click.option(
+    "--since", metavar="TIME", help="The start: 12h, 7d, 2w (ago), a day, or an ISO time."
+)
+@click.option("--until", metavar="TIME", help="The end, in the same forms; a day is included.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV for spreadsheets, one row per file.")
+@click.option("--html", metavar="OUT", help="Write one page for a browser; it needs no network.")
+@click.option("--force", is_flag=True, help="With --html: overwrite an existing page.")
 @click.option(
     "--log",
     "logs",
     multiple=True,
     metavar="FILE...",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="From logs alone: rotated and gzipped ones too, - for stdin.",
+    help="Read logs, not the ledger; they may be rotated and gzipped. - is stdin.",
 )
 @click.argument(
     "more_logs",
@@ -51,22 +53,19 @@ def report(
     logs: tuple[str, ...],
     more_logs: tuple[str, ...],
 ) -> None:
-    """Show what was saved, what failed and why, and how far outputs are off.
+    """Show what was saved, what failed and why, and the errors of the outputs.
 
     Works with and without a running daemon, and changes nothing.
 
     \b
-    lensd report --since 7d            the last week, from the ledger
-    lensd report --html report.html    a page with pictures and all files
-    lensd report --log lensd.log*      from the logs, on any machine
+    lensd report --since 7d            the last week
+    lensd report --html report.html    a page with charts and all files
+    lensd report --log lensd.log*      without the ledger, on any machine
     journalctl -u lensd -o cat | lensd report --log -
     """
     if as_json + as_csv + (html is not None) > 1:
         raise UsageError("--json, --csv and --html exclude each other; choose one")
-    if more_logs and not logs:
-        raise UsageError(f"{more_logs[0]} stands alone; logs are named after --log")
-    if logs and config is not None:
-        raise UsageError("-c names a ledger, --log names logs; give one of them")
+    _check_sources(config, logs, more_logs)
     if html is not None:
         from lensd.cli.staging import require_free
 
@@ -76,19 +75,27 @@ def report(
 
     now = dt.datetime.now().astimezone()
     wanted = period(since, until, now)
-    history = _history(config, (*logs, *more_logs), drawn=html is not None)
+    history = _read_history(config, (*logs, *more_logs), drawn=html is not None)
     if as_csv:
         from lensd.report import sheet
 
-        sheet.write(summary.chosen(history.records, wanted), sys.stdout, now.tzinfo)
+        sheet.write(summary.in_period(history.records, wanted), sys.stdout, now.tzinfo)
     elif html is not None:
         _write_page(history, wanted, now, html, force=force)
     else:
         _print(summary.summarize(history, wanted, now, __version__), as_json=as_json)
 
 
-def _history(config: str | None, logs: tuple[str, ...], *, drawn: bool) -> History:
-    """With logs neither configuration nor ledger is looked for."""
+def _check_sources(config: str | None, logs: tuple[str, ...], more_logs: tuple[str, ...]) -> None:
+    """Raises UsageError."""
+    if more_logs and not logs:
+        raise UsageError(f"unexpected argument {more_logs[0]}; name logs after --log")
+    if logs and config is not None:
+        raise UsageError("-c reads the ledger and --log reads logs; give only one of them")
+
+
+def _read_history(config: str | None, logs: tuple[str, ...], *, drawn: bool) -> History:
+    """From the logs, if there are any: they need neither a configuration nor a ledger."""
     if logs:
         from lensd.report import from_logs
 
@@ -97,11 +104,8 @@ def _history(config: str | None, logs: tuple[str, ...], *, drawn: bool) -> Histo
     from lensd.store.ledger import Ledger
 
     state = load_config(config).state.path
-    ledger = Ledger(state, __version__, readonly=True)
-    try:
+    with Ledger.read_only(state) as ledger:
         return from_ledger.history(ledger, state, drawn=drawn)
-    finally:
-        ledger.close()
 
 
 def _write_page(
@@ -111,17 +115,14 @@ def _write_page(
     from lensd.report.page import render
 
     write_text(target, render.html(history, wanted, now, __version__), force=force)
-    click.echo(f"{target} is written; open it in a browser")
+    click.echo(f"wrote {target}; open it in a browser")
 
 
-def _print(document: Document, *, as_json: bool) -> None:
+def _print(document: Report, *, as_json: bool) -> None:
     if as_json:
-        import json
+        from lensd.report.documents import to_json
 
-        import msgspec
-
-        # json indents slowly, msgspec does not escape what a terminal would obey
-        click.echo(msgspec.json.format(json.dumps(document), indent=2))
+        click.echo(to_json(document, indent=2))
         return
     from lensd.cli.views.report import show
 

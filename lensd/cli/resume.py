@@ -1,25 +1,27 @@
-"""`lensd resume`: go on after `lensd pause`."""
+"""`lensd resume`: end a pause of the job queue."""
 
 from __future__ import annotations
 
 import click
 
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
-from lensd.store.paths import place
+from lensd.store.paths import resolve_path
 
 
 @click.command()
 @config_option
 @click.argument("paths", nargs=-1, type=LORA_OR_FOLDER)
 def resume(config: str | None, paths: tuple[str, ...]) -> int:
-    """Go on after `lensd pause`.
+    """End a pause of the job queue.
 
-    Without PATHS every pause ends; with them only those of exactly these paths.
+    PATHS are those that were given to `lensd pause`, and that `lensd status`
+    lists; without them every pause ends.
 
     \b
-    lensd resume                     every pause ends
-    lensd resume /srv/loras/import   that of this folder (see `lensd status`)
+    lensd resume                     end every pause
+    lensd resume /srv/loras/import   end the pause of this folder
     """
-    from lensd.cli.client import ask
+    from lensd.cli.client import handle_request
+    from lensd.daemon.control_messages import ResumeRequest
 
-    return ask(load_config(config), "resume", paths=[place(p) for p in paths])
+    return handle_request(load_config(config), ResumeRequest(paths=tuple(map(resolve_path, paths))))

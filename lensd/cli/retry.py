@@ -1,27 +1,29 @@
-"""`lensd retry`: files that failed or were quarantined get another chance."""
+"""`lensd retry`: try failed and quarantined files again."""
 
 from __future__ import annotations
 
 import click
 
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
-from lensd.store.paths import place
+from lensd.store.paths import resolve_path
 
 
 @click.command()
 @config_option
 @click.argument("paths", nargs=-1, type=LORA_OR_FOLDER)
 def retry(config: str | None, paths: tuple[str, ...]) -> int:
-    """Give files that failed or were quarantined another chance.
+    """Try failed and quarantined files again.
 
-    Without PATHS all of them; a folder stands for all in it. A daemon that runs takes them up at
-    once, one that does not at its next start.
+    PATHS are files or folders; without them all failed and quarantined files are tried again. A
+    running daemon tries them now, otherwise the next start does. Files that wait for their next
+    attempt after a disk error are tried now, too.
 
     \b
-    lensd status                               which ones, and why
+    lensd status                               lists the files, with the reasons
     lensd retry                                all of them
-    lensd retry /srv/loras/style.safetensors   one
+    lensd retry /srv/loras/style.safetensors   one file
     """
-    from lensd.cli.client import ask
+    from lensd.cli.client import handle_request
+    from lensd.daemon.control_messages import RetryRequest
 
-    return ask(load_config(config), "retry", paths=[place(p) for p in paths])
+    return handle_request(load_config(config), RetryRequest(paths=tuple(map(resolve_path, paths))))

@@ -10,15 +10,16 @@ from lensd.cli.options import config_option
 @click.command()
 @config_option
 def run(config: str | None) -> int:
-    """Watch the folders and compress what arrives, until SIGTERM or ^C.
+    """Watch the folders and compress new LoRA files, until SIGTERM or ^C.
 
-    Files that lie in a folder when lensd first sees it are left alone (`existing: leave`); `lensd
-    once` treats those. One JSON object a line goes to stdout, or to `log.path`.
+    Files that are in a folder when lensd first sees it stay as they are (`existing: leave`);
+    `lensd once` compresses them. The log goes to stdout or to `log.path`, one JSON object per
+    line.
 
     \b
     lensd run                          in this terminal, with ./config.yaml
-    lensd run -c /etc/lensd/nas.yaml   another configuration
-    systemctl reload lensd             reads its configuration again
+    lensd run -c /etc/lensd/nas.yaml   with another configuration
+    systemctl reload lensd             read the configuration again
 
     `lensd service` prints what systemd needs to start it at boot.
     """

@@ -1,4 +1,4 @@
-"""`lensd service`: the drop-in for systemd that a configuration needs."""
+"""`lensd service`: print the systemd drop-in that a configuration needs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lensd.cli.options import config_option, load_config
 @click.command()
 @config_option
 def service(config: str | None) -> int:
-    """Print the drop-in of systemd's unit that this configuration needs; change nothing.
+    """Print the systemd drop-in that this configuration needs; change nothing.
 
-    User, folders, disks, devices and capabilities, each with its reason. Its first lines say where
-    it goes.
+    The drop-in sets user, folders, disks, devices and capabilities, and gives a reason for each.
+    Its first lines say where to save it.
 
     \b
     lensd service -c /etc/lensd/config.yaml

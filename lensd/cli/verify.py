@@ -1,18 +1,17 @@
-"""`lensd verify`: archive and published files are read again and compared with the ledger."""
+"""`lensd verify`: read originals and outputs again, and compare them with the ledger."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from lensd import __version__
 from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
+from lensd.store.paths import is_below, resolve_path
 from lensd.text import printable, size, visible
 
 if TYPE_CHECKING:
@@ -26,18 +25,18 @@ if TYPE_CHECKING:
 @click.command()
 @config_option
 @click.argument("paths", nargs=-1, type=LORA_OR_FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
-    """Read every original and every compressed file again, and tell what is damaged or missing.
+    """Read every original and every compressed file again; report damaged and missing ones.
 
-    PATHS are files or folders in the watched folders; without them all are read. Works with and
-    without a running daemon, and changes nothing. Exit code 1: something is damaged, missing or
-    unreadable. A file that somebody replaced or deleted is told, and is no fault.
+    PATHS are files or folders in the watched folders; without them, lensd verifies all files. Works
+    with and without a running daemon, and changes nothing. Exit code 1: a file is damaged, missing
+    or unreadable. It is no fault if another program replaced or deleted a file.
 
     \b
-    lensd verify                      all; what is ok has no line at a terminal
-    lensd verify | less               a line for every file
-    lensd verify /srv/loras/style     one folder
+    lensd verify                      at a terminal, it lists only faults
+    lensd verify | less               one line for every file
+    lensd verify /srv/loras/style     verify one folder
     """
     from lensd.cli.views.progress import Bar
     from lensd.cli.views.terminal import is_for_people
@@ -46,90 +45,82 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
     from lensd.store.ledger import Ledger
 
     found = load_config(config)
-    wanted = _Wanted(found, paths)
-    briefly = is_for_people()
+    selection = _Selection(found, paths)
+    faults_only = is_for_people()
     findings = []
-    ledger = Ledger(found.state.path, __version__, readonly=True)
-    try:
+    with Ledger.read_only(found.state.path) as ledger:
         verifier = Verifier(ledger, Archive(os.path.realpath(found.archive.path)))
-        keys = _keys(verifier, wanted, paths)
+        keys = _select_files(verifier, selection, paths)
         with Bar({os.path.join(*key): bytes_ for key, bytes_ in keys.items()}) as bar:
-            for finding in _findings(verifier, keys, wanted, bar):
+            for finding in _verify_files(verifier, keys, selection, bar):
                 findings.append(finding)
-                if not (as_json or (briefly and finding.state == "ok")):
-                    bar.line(visible(_line(finding)), is_fault=finding.is_fault)
-    finally:
-        ledger.close()
-    click.echo(json.dumps(_document(findings), indent=2) if as_json else _summary(findings))
+                if not (as_json or (faults_only and finding.state == "ok")):
+                    bar.print_line(visible(_describe(finding)), is_fault=finding.is_fault)
+    click.echo(_as_json(findings) if as_json else _summarize(findings))
     return EXIT_SOME_FAILED if any(f.is_fault for f in findings) else EXIT_OK
 
 
-def _keys(verifier: Verifier, wanted: _Wanted, paths: Sequence[str]) -> dict[Key, int]:
-    """The files that were asked for, and their bytes. Raises UsageError where there are none."""
-    keys = {key: n for key, n in verifier.files().items() if wanted.path(os.path.join(*key))}
+def _select_files(
+    verifier: Verifier, selection: _Selection, paths: Sequence[str]
+) -> dict[Key, int]:
+    """The selected files and their bytes. Raises UsageError if `paths` select none."""
+    keys = {key: n for key, n in verifier.files().items() if selection.has_path(os.path.join(*key))}
     if paths and not keys:
         raise UsageError(
-            f"lensd has compressed nothing at {', '.join(paths)}; `lensd restore --list` shows "
-            "what it has"
+            f"lensd has compressed no file at {', '.join(paths)}; `lensd restore --list` shows "
+            "the files that it has compressed"
         )
     return keys
 
 
-def _findings(
-    verifier: Verifier, keys: Iterable[Key], wanted: _Wanted, bar: Bar
+def _verify_files(
+    verifier: Verifier, keys: Iterable[Key], selection: _Selection, bar: Bar
 ) -> Iterator[Finding]:
     for key in keys:
         path = os.path.join(*key)
         bar.begin(path)
         yield from verifier.check(key)
         bar.end(path)
-    yield from verifier.unknown_versions(wanted.inside)
+    yield from verifier.check_unknown_versions(selection.has_archived)
 
 
-class _Wanted:
-    """Which files were asked for: all, or those at or below some paths."""
+class _Selection:
+    """The files to verify: all of them, or those at or below some paths."""
 
     def __init__(self, config: Config, paths: Sequence[str]) -> None:
         self._roots = {w.name: w.root for w in config.watch}
-        self._paths = [_resolved(path) for path in paths]
+        self._paths = [resolve_path(path) for path in paths]
 
-    def path(self, full: str) -> bool:
-        return not self._paths or any(
-            full == path or full.startswith(f"{path}/") for path in self._paths
-        )
+    def has_path(self, full_path: str) -> bool:
+        return not self._paths or any(is_below(full_path, path) for path in self._paths)
 
-    def inside(self, place: str) -> bool:
-        """Of a place in the archive, `<watch name>/<relative path>`."""
-        name, _, relative = place.partition("/")
+    def has_archived(self, archived: str) -> bool:
+        """`archived`: `<watch name>/<relative path>`, as in the archive."""
+        name, _, relative = archived.partition("/")
         root = self._roots.get(name)
-        return not self._paths if root is None else self.path(os.path.join(root, relative))
+        return not self._paths if root is None else self.has_path(os.path.join(root, relative))
 
 
-def _resolved(path: str) -> str:
-    """As the ledger has it. The last part may be gone, or a link that was put there."""
-    folder, name = os.path.split(os.path.abspath(path))
-    place = os.path.join(os.path.realpath(folder), name)
-    return os.path.realpath(place) if os.path.isdir(place) else place
-
-
-def _line(finding: Finding) -> str:
+def _describe(finding: Finding) -> str:
     message = f": {finding.message}" if finding.message else ""
     where = finding.path or f"of {finding.of}"
     return f"{finding.state:<11} {finding.kind:<8} {where}{message}"
 
 
-def _document(findings: Sequence[Finding]) -> dict[str, object]:
-    return {
-        "faults": sum(f.is_fault for f in findings),
-        "bytes": sum(f.bytes for f in findings),
-        "files": [
-            dataclasses.asdict(f) | {"path": printable(f.path), "of": printable(f.of)}
-            for f in findings
+def _as_json(findings: Sequence[Finding]) -> str:
+    from lensd.report.documents import Verification, to_json
+
+    document = Verification(
+        faults=sum(f.is_fault for f in findings),
+        bytes=sum(f.bytes for f in findings),
+        files=[
+            msgspec.structs.replace(f, path=printable(f.path), of=printable(f.of)) for f in findings
         ],
-    }
+    )
+    return to_json(document, indent=2)
 
 
-def _summary(findings: Sequence[Finding]) -> str:
+def _summarize(findings: Sequence[Finding]) -> str:
     counts = Counter(f"{f.kind} {f.state}" for f in findings)
-    told = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
-    return f"{told or 'nothing to read'}; {size(sum(f.bytes for f in findings))} read"
+    text = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    return f"{text or 'no file to verify'}; {size(sum(f.bytes for f in findings))} read"

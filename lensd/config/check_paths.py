@@ -1,14 +1,14 @@
-"""Whether the configured folders are fit for use: looks, and leaves nothing behind."""
+"""Check the configured folders and files on the disk, without changing anything."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from lensd.errors import StorageError
 from lensd.store.ledger import Ledger
+from lensd.store.walk import linked_folders
 from lensd.text import printable
 
 if TYPE_CHECKING:
@@ -18,38 +18,41 @@ if TYPE_CHECKING:
     from lensd.config.model import Config, Watch
 
 
-def check_folders(config: Config, awaited: Collection[str] = ()) -> list[Fault]:
-    """Every fault of the file system at once: missing, not writable, or one inside another.
+def check_folders(config: Config, may_be_missing: Collection[str] = ()) -> list[Fault]:
+    """Return all faults: paths that are missing, not writable, or one inside another.
 
-    `awaited` roots may be missing or on a disk that cannot be written now.
+    The roots in `may_be_missing` may also be on a disk that is read-only now.
     """
-    found = [
+    faults = [
         fault
         for watch in config.watch
-        if not (watch.root in awaited and _is_away(watch))
-        for fault in _watch_faults(config, watch)
+        if not (watch.root in may_be_missing and _is_missing_or_read_only(watch))
+        for fault in _check_watch(config, watch)
     ]
-    found += _overlaps(config)
-    found += _keeping_faults(config)
-    return found
+    faults += _check_overlaps(config)
+    faults += _check_other_paths(config)
+    return faults
 
 
 def known_roots(config: Config) -> frozenset[str]:
-    """The watched folders that lensd has seen before: `run` waits for a disk that is not there."""
+    """Return the watched folders that the ledger knows; `lensd run` waits for their disks."""
     try:
-        with closing(Ledger(config.state.path, "", readonly=True)) as ledger:
-            return frozenset(w.root for w in config.watch if ledger.knows_root(w.root))
-    except (StorageError, sqlite3.Error):  # there is none yet, or opening it will tell
+        with Ledger.read_only(config.state.path) as ledger:
+            return frozenset(w.root for w in config.watch if ledger.roots.knows(w.root))
+    except (StorageError, sqlite3.Error):  # no ledger yet; or a fault that starting lensd reports
         return frozenset()
 
 
 def folder_warnings(config: Config) -> list[Fault]:
-    """Symbolic links to folders inside watched folders: lensd does not enter them."""
-    remedy = "watch where it points to as an entry of its own: `- path: {}`"
+    """Return a warning for each symbolic link to a folder in a watched folder.
+
+    lensd does not follow these links.
+    """
+    remedy = "to watch its target too, add the target to `watch`: `- path: {}`"
     return [
         config.fault(
             f"{watch.key}.path",
-            f"{printable(link)} is a symbolic link to a folder and is not entered",
+            f"{printable(link)} is a symbolic link to a folder, which lensd does not follow",
             remedy.format(printable(os.path.realpath(link))),
         )
         for watch in config.watch
@@ -58,129 +61,132 @@ def folder_warnings(config: Config) -> list[Fault]:
 
 
 def symlinked_folders(watch: Watch) -> list[str]:
-    """Absolute paths of the symbolic links to folders below a watched folder's root, sorted."""
-    return sorted(_links(watch.root)) if watch.recursive else []
+    """Return absolute paths of the symbolic links to folders in a watched folder, sorted."""
+    if not watch.recursive:
+        return []
+    try:
+        return sorted(os.path.join(watch.root, link) for link in linked_folders(watch.root))
+    except OSError:  # another fault says that the folder cannot be read
+        return []
 
 
-def _links(folder: str) -> Iterator[str]:
-    for where, folders, _ in os.walk(folder):
-        for name in folders:
-            path = os.path.join(where, name)
-            if os.path.islink(path):
-                yield path
-
-
-def _is_away(watch: Watch) -> bool:
+def _is_missing_or_read_only(watch: Watch) -> bool:
     try:
         return bool(os.statvfs(watch.root).f_flag & os.ST_RDONLY)
     except OSError:
         return not os.path.lexists(watch.root)
 
 
-def _watch_faults(config: Config, watch: Watch) -> Iterator[Fault]:
+def _check_watch(config: Config, watch: Watch) -> Iterator[Fault]:
     key = f"{watch.key}.path"
     if not os.path.lexists(watch.root):
         remedy = f"correct the path, mount its disk, or create it: mkdir -p '{watch.path}'"
         yield config.fault(key, f"there is no folder {watch.path}", remedy)
     elif not os.path.isdir(watch.root):
-        yield config.fault(key, f"{watch.path} is not a folder", "write the folder's path")
+        yield config.fault(key, f"{watch.path} is not a folder", "write the path of a folder")
     elif not os.access(watch.root, os.R_OK | os.X_OK):
-        yield config.fault(key, f"{watch.path} cannot be read", _rights_remedy(watch.path))
+        yield config.fault(key, f"lensd cannot read {watch.path}", _rights_remedy(watch.path))
     elif watch.settings.mode != "analyze" and not os.access(watch.root, os.W_OK):
-        remedy = f"{_rights_remedy(watch.path)}; or `mode: analyze`, which changes nothing"
-        yield config.fault(key, f"{watch.path} cannot be written", remedy)
+        remedy = f"{_rights_remedy(watch.path)}; or write `mode: analyze`, which changes no file"
+        yield config.fault(key, f"lensd cannot write to {watch.path}", remedy)
 
 
-def _overlaps(config: Config) -> Iterator[Fault]:
-    for place, watch in enumerate(config.watch):
-        for other in config.watch[:place]:
+def _check_overlaps(config: Config) -> Iterator[Fault]:
+    for index, watch in enumerate(config.watch):
+        for other in config.watch[:index]:
             if is_inside(watch.root, other.root) or is_inside(other.root, watch.root):
-                message = f"{watch.path} and {other.key}'s {other.path} lie one inside the other"
-                remedy = "watch only the outer one; it covers both"
+                message = f"{watch.path} and {other.path} ({other.key}) are one inside the other"
+                remedy = "watch only the outer one, which includes the other"
                 yield config.fault(f"{watch.key}.path", message, remedy)
 
 
-def _keeping_faults(config: Config) -> Iterator[Fault]:
+def _check_other_paths(config: Config) -> Iterator[Fault]:
+    """Check archive, state, log and metrics."""
     archive, state = config.archive.path, config.state.path
     for key, path in (("archive.path", archive), ("state.path", state)):
-        yield from _nesting(config, key, path)
-        yield from _unwritable(config, key, path)
+        yield from _check_nesting(config, key, path)
+        yield from _check_writable(config, key, path)
     if is_inside(state, archive):
-        message = f"{state} lies inside the archive {archive}"
-        yield config.fault("state.path", message, "write a folder outside it")
+        message = f"the state folder {state} is inside the archive {archive}"
+        yield config.fault("state.path", message, "write a folder outside the archive")
     if config.log.path is not None:
-        yield from _log_faults(config, config.log.path)
+        yield from _check_log(config, config.log.path)
     if config.metrics.textfile is not None:
-        yield from _textfile_faults(config, config.metrics.textfile)
+        yield from _check_textfile(config, config.metrics.textfile)
 
 
-def _nesting(config: Config, key: str, path: str) -> Iterator[Fault]:
-    kind = key.partition(".")[0]
+def _check_nesting(config: Config, key: str, path: str) -> Iterator[Fault]:
+    name = {"archive.path": "archive", "state.path": "state folder"}[key]
     for watch in config.watch:
         if is_inside(path, watch.root):
-            message = f"the {kind} {path} lies inside the watched folder {watch.path}"
-            remedy = "programs would list what is in it: write a folder outside"
+            message = f"the {name} {path} is inside the watched folder {watch.path}"
+            remedy = "write a folder outside it: other programs would list the files in it"
             yield config.fault(key, message, remedy)
         elif is_inside(watch.root, path):
-            message = f"the watched folder {watch.path} lies inside the {kind} {path}"
-            yield config.fault(f"{watch.key}.path", message, f"move one of them; see {key}")
+            message = f"the watched folder {watch.path} is inside the {name} {path}"
+            yield config.fault(f"{watch.key}.path", message, f"change this path or {key}")
 
 
-def _log_faults(config: Config, path: str) -> Iterator[Fault]:
+def _check_log(config: Config, path: str) -> Iterator[Fault]:
     if os.path.isdir(path):
-        remedy = f"write a file's path, e.g. {path}/lensd.log"
+        remedy = f"write the path of a file, e.g. {path}/lensd.log"
         yield config.fault("log.path", f"{path} is a folder", remedy)
     elif os.path.exists(path) and not os.access(path, os.W_OK):
-        yield config.fault("log.path", f"{path} cannot be written", _rights_remedy(path))
+        yield config.fault("log.path", f"lensd cannot write to {path}", _rights_remedy(path))
     else:
-        yield from _unwritable(config, "log.path", os.path.dirname(path))
+        yield from _check_writable(config, "log.path", os.path.dirname(path))
 
 
-def _textfile_faults(config: Config, path: str) -> Iterator[Fault]:
-    """Its folder is another program's, so it is not created."""
+def _check_textfile(config: Config, path: str) -> Iterator[Fault]:
+    """Check the textfile, whose folder must exist: it belongs to another program."""
     key, folder = "metrics.textfile", os.path.dirname(path)
-    remedy = "write it into the folder of node_exporter's --collector.textfile.directory"
-    for kind, place in (*(("watched folder", w.root) for w in config.watch), _archive(config)):
-        if is_inside(path, place):
-            yield config.fault(key, f"{path} lies inside the {kind} {place}", remedy)
+    remedy = "write a path in the folder that node_exporter's --collector.textfile.directory names"
+    for name, outer in (
+        *(("watched folder", watch.root) for watch in config.watch),
+        ("archive", config.archive.path),
+    ):
+        if is_inside(path, outer):
+            yield config.fault(key, f"{path} is inside the {name} {outer}", remedy)
             return
     if os.path.isdir(path):
-        yield config.fault(key, f"{path} is a folder", f"write a file's path: {path}/lensd.prom")
+        example = f"{path}/lensd.prom"
+        yield config.fault(key, f"{path} is a folder", f"write the path of a file, e.g. {example}")
     elif not os.path.isdir(folder):
         yield config.fault(key, f"there is no folder {folder}", f"{remedy}; or mkdir -p '{folder}'")
-    elif not _takes_files(folder, ours=True):
-        yield config.fault(key, f"{folder} cannot be written", _rights_remedy(folder))
+    elif not _can_create_file(folder, try_named_file=True):
+        yield config.fault(key, f"lensd cannot write to {folder}", _rights_remedy(folder))
 
 
-def _archive(config: Config) -> tuple[str, str]:
-    return "archive", config.archive.path
+def _check_writable(config: Config, key: str, folder: str) -> Iterator[Fault]:
+    """Check that lensd can create a file in a folder that exists, or else the folder itself."""
+    existing = folder
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        yield config.fault(key, f"{existing} is not a folder", "write another path")
+    elif not _can_create_file(existing, try_named_file=existing == folder):
+        action = "write to" if existing == folder else "create"
+        inside = "" if existing == folder else f" in {existing}"
+        message = f"lensd cannot {action} {folder}{inside}"
+        yield config.fault(key, message, _rights_remedy(existing))
 
 
-def _unwritable(config: Config, key: str, folder: str) -> Iterator[Fault]:
-    """A folder that is there must take a file; one that is not must be possible to create."""
-    there = folder
-    while not os.path.lexists(there):
-        there = os.path.dirname(there)
-    if not os.path.isdir(there):
-        yield config.fault(key, f"{there} is not a folder", "write another path")
-    elif not _takes_files(there, ours=there == folder):
-        verb = "written" if there == folder else f"created in {there}"
-        yield config.fault(key, f"{folder} cannot be {verb}", _rights_remedy(there))
+def _can_create_file(folder: str, *, try_named_file: bool) -> bool:
+    """Whether a file can be created in a folder, by opening a file without a name.
 
-
-def _takes_files(folder: str, *, ours: bool) -> bool:
-    """Open a file without a name in it, which leaves nothing behind.
-
-    Where the disk has no such files: one with a name in a folder of ours, else ask for the rights.
+    On disks without such files, create and remove a named file if `try_named_file`, which lensd
+    does only in its own folders; else look at the access rights.
     """
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError:
-        return _takes_named_file(folder) if ours else os.access(folder, os.W_OK | os.X_OK)
+        if try_named_file:
+            return _can_create_named_file(folder)
+        return os.access(folder, os.W_OK | os.X_OK)
     return True
 
 
-def _takes_named_file(folder: str) -> bool:
+def _can_create_named_file(folder: str) -> bool:
     probe = os.path.join(folder, f".lensd-probe-{os.getpid()}")
     try:
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -191,11 +197,11 @@ def _takes_named_file(folder: str) -> bool:
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Whether `path` is `folder` or below it, through symbolic links and bind mounts."""
+    """Whether `path` is `folder` or below it, also through symbolic links and bind mounts."""
     path, folder = os.path.realpath(path), os.path.realpath(folder)
-    identity = _identity(folder)
+    inode = _device_and_inode(folder)
     while True:
-        if path == folder or (identity is not None and _identity(path) == identity):
+        if path == folder or (inode is not None and _device_and_inode(path) == inode):
             return True
         parent = os.path.dirname(path)
         if parent == path:
@@ -203,7 +209,7 @@ def is_inside(path: str, folder: str) -> bool:
         path = parent
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _device_and_inode(path: str) -> tuple[int, int] | None:
     try:
         stat = os.stat(path)
     except OSError:
@@ -212,4 +218,4 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _rights_remedy(path: str) -> str:
-    return f"give user {os.geteuid()} the rights, e.g. sudo chown -R {os.geteuid()} '{path}'"
+    return f"give user {os.geteuid()} access, e.g. sudo chown -R {os.geteuid()} '{path}'"

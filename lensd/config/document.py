@@ -1,8 +1,12 @@
-"""The configuration as a person writes it: every key with its meaning, range and default."""
+"""Models of the configuration as a person writes it.
+
+Every key has its range and default, and a description from which the example, the JSON Schema and
+the documentation are made.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,29 +25,32 @@ from lensd.config.types import (
     Mode,
     OneProcess,
     Patterns,
+    PositiveSeconds,
     Schedule,
     Seconds,
     Size,
-    SomeSeconds,
     Targets,
     TextFile,
 )
+from lensd.lora.parameters import Parameters
+from lensd.lora.portability import DEFAULT_TARGETS, PROGRAMS
 
 
 class Part(BaseModel):
-    """A section: frozen, without unknown keys, and `"0.99"` is no number."""
+    """A section: frozen and strict, so unknown keys and numbers in quotes are faults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Settings(Part):
-    """How the files of a folder are compressed."""
+    """How to compress the files of a folder."""
 
     mode: Annotated[
         Mode,
         Field(
-            description="analyze: measure only, change nothing. rank: drop the ranks a file does "
-            "not use. int8: store the weights in 8 bits. ultra: both, the smallest result."
+            description="analyze: only measure, change no file. rank: remove the ranks that a file "
+            "does not need. int8: store the weights in 8 bits. ultra: do both, which gives the "
+            "smallest files."
         ),
     ] = "ultra"
     energy: Annotated[
@@ -51,55 +58,63 @@ class Settings(Part):
         Field(
             gt=0,
             le=1,
-            description="How much of each LoRA's effect is kept: 0.99 is 99 percent of the squared "
-            "singular values. Lower is smaller, 1.0 keeps every rank that is used.",
+            description="How much of each LoRA's effect to keep, more than 0 and at most 1: 0.99 "
+            "keeps 99 percent of the sum of its squared singular values. A lower value gives "
+            "smaller files; 1.0 removes only ranks that have no effect.",
         ),
     ] = 0.99
     allocation: Annotated[
         Allocation,
         Field(
-            description="module: every module of a LoRA reaches `energy`. file: the LoRA as a "
-            "whole does, which takes fewer bytes."
+            description="module: every module of a LoRA keeps the share `energy`. file: the LoRA "
+            "as a whole keeps it, which takes fewer bytes."
         ),
     ] = "module"
     target_size: Annotated[
         Size | None,
         Field(
-            description="The size that every file should fit in, e.g. 32MB, with the most energy "
-            "that fits; `energy` then does not count. Implies `allocation: file`. null: no target."
+            description="The size that every file should fit in, e.g. 32MB or 32MiB. Each file "
+            "then keeps as much of its effect as fits; `energy` is ignored, and `allocation` is "
+            "`file`. A file that does not fit even with one rank per module is larger. null: no "
+            "target size."
         ),
     ] = None
     max_rank: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        Field(description="No module keeps more ranks than this. null: no limit."),
+        Field(
+            description="The most ranks that a module may keep, 1 or more; mode int8 ignores it. "
+            "null: no limit."
+        ),
     ] = None
     constant_rank: Annotated[
         bool,
         Field(
-            description="Give all modules of a file one rank. Only FLUX files for diffusers "
+            description="Give all modules of a file the same rank. Only FLUX files for diffusers "
             "before 0.40 need it."
         ),
     ] = False
     float32: Annotated[
         Float32,
         Field(
-            description="What becomes of 32-bit weights. auto: bfloat16 if every value is exactly "
-            "that, else float16. float16 or bfloat16: always that. keep: stay 32-bit."
+            description="How to store weights of 32 bits or more that do not become 8-bit. auto: "
+            "as bfloat16 if that represents every weight exactly or if a weight is too large for "
+            "float16, else as float16. float16 or bfloat16: always in that format. keep: as "
+            "float32."
         ),
     ] = "auto"
     targets: Annotated[
         Targets,
         Field(
-            description="The programs that must load the result: any of comfyui, comfyui-bypass, "
-            "a1111, a1111-functional, forge, kohya, diffusers, invokeai, invokeai-sidecar, sdnext. "
-            "Where one of them cannot read 8-bit weights, none are written."
+            description="The programs that must be able to load the result, one or more of "
+            f"{', '.join(PROGRAMS)}. If one of them can load a file, but not with 8-bit weights, "
+            "lensd does not write 8-bit weights for that file."
         ),
-    ] = ("comfyui", "a1111", "forge")
+    ] = DEFAULT_TARGETS
     max_error: Annotated[
         Annotated[float, Field(gt=0)] | None,
         Field(
-            description="Keep the original when the measured relative error of the result is "
-            "larger than this, e.g. 0.1. null: no limit."
+            description="Keep the original if the measured relative error of the result is "
+            "larger than this number (more than 0), e.g. 0.1. null: no limit."
         ),
     ] = None
     min_saving: Annotated[
@@ -107,61 +122,73 @@ class Settings(Part):
         Field(
             ge=0,
             lt=1,
-            description="Keep the original when the result is not smaller by at least this share: "
-            "0.05 means 5 percent.",
+            description="Keep the original if the result is not smaller by at least this share (0 "
+            "or more, less than 1): 0.05 means 5 percent.",
         ),
     ] = 0.05
     preserve_mtime: Annotated[
         bool,
-        Field(description="Keep the file's date, so that programs neither sort nor hash it anew."),
+        Field(
+            description="true: the result gets the modification time of the original, so that "
+            "programs neither sort it as a new file nor hash it again."
+        ),
     ] = True
 
-    def parameters(self) -> dict[str, Any]:
-        """What the numerics need to know, as JSON has it; the rest is the daemon's to judge."""
-        return self.model_dump(mode="json", exclude={"max_error", "min_saving", "preserve_mtime"})
+    def parameters(self) -> Parameters:
+        """Return the settings that the numerics use."""
+        return Parameters(
+            mode=self.mode,
+            energy=self.energy,
+            allocation=self.allocation,
+            target_size=self.target_size,
+            max_rank=self.max_rank,
+            constant_rank=self.constant_rank,
+            float32=self.float32,
+            targets=tuple(self.targets),
+        )
 
 
 class WatchEntry(Settings):
-    """One watched folder; any key of `defaults` can be set here for this folder alone."""
+    """A watched folder. Any key of `defaults` can be set here for this folder alone."""
 
     path: Annotated[
         FilePath,
         Field(
-            description="The folder to watch. It may itself be a symbolic link; symbolic links "
-            "inside it are left alone.",
+            description="The folder to watch. It may be a symbolic link itself; lensd does not "
+            "follow symbolic links inside it. A relative path starts at the folder of this file.",
             examples=["/srv/loras"],
         ),
     ]
     name: Annotated[
         FolderName | None,
         Field(
-            description="What the log and the archive call this folder. Default: the last part of "
-            "its path.",
+            description="The name of this folder in the log and in the archive, which no other "
+            "folder may have. Default: the last part of its path.",
             examples=["loras"],
         ),
     ] = None
     existing: Annotated[
         Existing,
         Field(
-            description="What happens to the files that lie there when lensd first sees the "
-            "folder. leave: nothing (`lensd once` compresses them when you want). compress: they "
-            "are compressed like new ones."
+            description="What to do with the files that are in the folder when lensd sees it for "
+            "the first time. leave: nothing; `lensd once` can compress them later. compress: "
+            "compress them like new files."
         ),
     ] = "leave"
-    recursive: Annotated[bool, Field(description="Watch the folders inside it as well.")] = True
+    recursive: Annotated[bool, Field(description="Watch the folders inside it too.")] = True
     include: Annotated[
         Patterns,
         Field(
             min_length=1,
-            description="Which files to look at. A pattern is matched with the file's name and "
-            "with its path inside the watched folder; * stands for any characters, / too.",
+            description="Which files to process. A pattern is compared with the name of a file "
+            "and with its path inside the watched folder; * stands for any characters, also for /.",
         ),
     ] = ("*.safetensors",)
     exclude: Annotated[
         Patterns,
         Field(
-            description='Which files to leave alone, e.g. ["*-draft.safetensors", "private"]. '
-            "Patterns as in `include`; one that matches a folder leaves out all that is in it."
+            description='Which files to ignore, e.g. ["*-draft.safetensors", "private"]. Patterns '
+            "are as in `include`; a pattern that matches a folder excludes everything in it."
         ),
     ] = ()
 
@@ -172,26 +199,30 @@ class Archive(Part):
     path: Annotated[
         FilePath,
         Field(
-            description="The folder for the originals, in the same layout as the watched folders. "
-            "Not inside a watched folder; on the same disk an original moves there without a copy."
+            description="The folder for the originals, with the same layout as the watched "
+            "folders. It must not be inside a watched folder. If it is on the same disk as a "
+            "watched folder, originals move there without a copy of their data."
         ),
     ] = "/srv/lora-archive"
     keep_days: Annotated[
         Days | None,
         Field(
-            description="Delete an original this many days after its file was compressed, if the "
-            "compressed file is then still there and undamaged: once a day, and by `lensd prune`. "
-            "null: originals are kept until you delete them."
+            description="Delete an original this many days (1 or more) after its file was "
+            "compressed, if the compressed file still exists and is undamaged. lensd does so once "
+            "a day, and when you run `lensd prune`. null: keep originals until you delete them."
         ),
     ] = None
 
 
 class State(Part):
-    """Where lensd remembers what it did."""
+    """Where lensd records what it did."""
 
     path: Annotated[
         FilePath,
-        Field(description="The folder for the ledger, on a local disk; not in a watched folder."),
+        Field(
+            description="The folder for the ledger, which is lensd's database. It must be on a "
+            "local disk, and not inside a watched folder or the archive."
+        ),
     ] = "/var/lib/lensd"
 
 
@@ -199,83 +230,108 @@ class Settle(Part):
     """When a file counts as complete."""
 
     quiet_seconds: Annotated[
-        Seconds, Field(description="Nobody has written to the file for this long.")
+        Seconds,
+        Field(description="How many seconds a file must stay unchanged, 0 or more."),
     ] = 5
     unproven_seconds: Annotated[
         Seconds,
         Field(
-            description="The same, where lensd cannot prove that no program still has the file "
-            "open (network disks) or where the file has holes."
+            description="The same for a file that may be incomplete: lensd cannot prove that no "
+            "program has it open for writing (as on network disks), or it has holes or ends in "
+            "zeros. 0 or more."
         ),
     ] = 60
     rescan_seconds: Annotated[
-        SomeSeconds,
+        PositiveSeconds,
         Field(
-            description="Look through the folders this often whose events cannot be relied on "
-            "(network disks, too few watches). The others are looked through every 6 hours, so "
-            "that disks may sleep."
+            description="How often, in seconds (more than 0), to search the folders whose events "
+            "are not reliable: those on network disks, and those for which the kernel has too few "
+            "watches. The other folders are searched every 6 hours, so that disks can sleep."
         ),
     ] = 300
 
 
 class Worker(Part):
-    """The process that computes; it starts with the first file and leaves when idle."""
+    """The process that computes. It starts with the first file, and ends when it is idle."""
 
     device: Annotated[
         Device,
-        Field(description="auto, cpu, cuda or cuda:N. auto takes the GPU only for large files."),
+        Field(
+            description="auto, cpu, cuda, or cuda:N for the GPU with the number N. auto uses a GPU "
+            "only for large files."
+        ),
     ] = "auto"
     processes: Annotated[
-        OneProcess, Field(description="How many files are computed at a time. Only 1 for now.")
+        OneProcess,
+        Field(
+            description="How many files are computed at the same time. This version allows only 1."
+        ),
     ] = 1
     idle_exit: Annotated[
-        Seconds, Field(description="The process ends, and frees its memory, after idling so long.")
+        Seconds,
+        Field(
+            description="The process ends, and frees its memory, after this many seconds without "
+            "work, 0 or more."
+        ),
     ] = 300
     timeout: Annotated[
-        SomeSeconds, Field(description="A file that takes longer than this counts as hung.")
+        PositiveSeconds,
+        Field(
+            description="The process is ended when one file takes longer than this, in seconds "
+            "(more than 0). A file for which that happens three times is set aside."
+        ),
     ] = 1800
     nice: Annotated[
         int,
         Field(
             ge=0,
             le=19,
-            description="How readily the process gives way to others: 0 not at all, 19 the most. "
-            "Unless it is 0, the disks serve others first, too.",
+            description="By how much the process lowers its priority: 0 (not at all) to 19 (to "
+            "the lowest). If it is not 0, other programs come first at the disks too.",
         ),
     ] = 10
     memory_limit: Annotated[
         MemoryLimit | None,
         Field(
-            description="The process is ended when it takes more memory than this, e.g. 2GiB; a "
-            "file that does so three times is set aside. null: no limit."
+            description="The process is ended when it takes more memory than this, e.g. 2GiB; at "
+            "least 256MiB. A file for which that happens three times is set aside. null: no limit."
         ),
     ] = None
     schedule: Annotated[
         Schedule | None,
         Field(
-            description='Compress only at this time of day, local time, e.g. "01:00-07:00"; it may '
-            "go over midnight. A file that is under way at its end is finished. null: always."
+            description='Compress only at this time of day, in local time, e.g. "01:00-07:00"; it '
+            "may include midnight. A file that is being compressed at its end is finished. null: "
+            "at any time."
         ),
     ] = None
 
     @property
     def hours(self) -> Window | None:
-        """The schedule, understood."""
+        """The schedule as a window; None without a schedule."""
         return None if self.schedule is None else parse(self.schedule)
 
 
 class Log(Part):
-    """One JSON object a line."""
+    """The log, with one JSON object per line."""
 
     path: Annotated[
         FilePath | None,
-        Field(description="A log file, rotated at 10 MB. null: stdout (systemd's journal)."),
+        Field(
+            description="The log file, which is rotated at 10 MB. null: write to stdout, which "
+            "systemd keeps in its journal."
+        ),
     ] = None
-    level: Annotated[Level, Field(description="debug, info, warning or error.")] = "info"
-    mode: Annotated[LogMode, Field(description="The log file's access rights, in quotes.")] = "0640"
+    level: Annotated[
+        Level, Field(description="The lowest level to log: debug, info, warning or error.")
+    ] = "info"
+    mode: Annotated[
+        LogMode, Field(description="The access rights of the log file, as for chmod, in quotes.")
+    ] = "0640"
 
     @property
     def mode_bits(self) -> int:
+        """`mode` as a number."""
         return int(self.mode, 8)
 
 
@@ -285,9 +341,9 @@ class Metrics(Part):
     textfile: Annotated[
         TextFile | None,
         Field(
-            description="A file that node_exporter's textfile collector reads, e.g. "
-            "/var/lib/prometheus/node-exporter/lensd.prom. It is written after each file and once "
-            "a minute. null: none."
+            description="A file for the textfile collector of node_exporter, e.g. "
+            "/var/lib/prometheus/node-exporter/lensd.prom; its name must end in .prom. lensd "
+            "writes it after each file and once a minute. null: no such file."
         ),
     ] = None
 
@@ -297,9 +353,9 @@ class Document(Part):
 
     watch: Annotated[
         tuple[WatchEntry, ...],
-        Field(strict=False, min_length=1, description="The folders to watch: one or more."),
+        Field(strict=False, min_length=1, description="The folders to watch, one or more."),
     ]
-    defaults: Annotated[Settings, Field(description="What holds for every watched folder.")] = (
+    defaults: Annotated[Settings, Field(description="Settings for all watched folders.")] = (
         Settings()
     )
     archive: Annotated[Archive, Field(description=Archive.__doc__)] = Archive()

@@ -1,4 +1,4 @@
-"""What people start from: the commented example and the JSON Schema, both made from the models."""
+"""Make the commented example and the JSON Schema of the configuration from its models."""
 
 from __future__ import annotations
 
@@ -16,71 +16,72 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 _WIDTH = 88
-# The form is that of the YAML language server, which most editors use. A path is one beside the
-# file: nothing is fetched from a network.
+# The first line names the schema in the form of the YAML language server, which most editors use.
+# The path is that of a file in the same folder: nothing is fetched from a network.
 SCHEMA_FILE = "lensd.schema.json"
 _MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
-_EDITORS = "Many editors complete and check this file when its schema lies beside it:"
+_EDITORS = "Many editors complete and check this file if its schema is in the same folder:"
 _HEAD = """\
-The configuration of lensd. Change what you need, then test it with: lensd check. Every key
-but `path` may be left out, and then has the value that is written here."""
+The configuration of lensd. Change what you need, then check it with: lensd check. Every key
+except `path` may be left out; it then has the value that is written here."""
 _OVERRIDES = "Any key of `defaults` below can be set here for this folder alone, for example:"
 
 
 def example() -> str:
-    """A complete configuration with every key, its default and its meaning in plain words."""
-    blocks = ["\n".join(_for_editors()), "\n".join(_comment(_HEAD, ""))]
+    """Return a complete configuration: every key with its default, below its description."""
+    blocks = ["\n".join(_render_editor_lines()), "\n".join(_comment(_HEAD, ""))]
     for name, field in Document.model_fields.items():
         lines = [*_comment(field.description or "", ""), f"{name}:"]
-        lines += _entry() if name == "watch" else _section(name)
+        lines += _render_watch_entry() if name == "watch" else _render_section(name)
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of the file, for editors."""
-    found = Document.model_json_schema()
-    own_keys = found["$defs"][WatchEntry.__name__]["properties"]
+    """Return the JSON Schema (draft 2020-12) of the file, for editors."""
+    result = Document.model_json_schema()
+    watch_keys = result["$defs"][WatchEntry.__name__]["properties"]
     for key in Settings.model_fields:
-        # Left out, a folder's key follows `defaults`: no fixed default is true here.
-        own_keys[key].pop("default", None)
+        # A key that a folder leaves out has the value of `defaults`, so it has no fixed default.
+        watch_keys[key].pop("default", None)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return head | found | {"title": "lensd configuration"}
+    return head | result | {"title": "lensd configuration"}
 
 
-def _for_editors() -> Iterator[str]:
+def _render_editor_lines() -> Iterator[str]:
     yield _MODELINE
     yield from _comment(_EDITORS, "")
     yield f"#   lensd config schema > {SCHEMA_FILE}"
 
 
-def _entry() -> Iterator[str]:
-    """One watched folder as a list item, its first key after the dash."""
-    own = {name: field for name, field in WatchEntry.model_fields.items() if name not in _SHARED}
-    for name, field in own.items():
-        yield from _key(name, field, "    ", "  - " if name == "path" else "    ")
+def _render_watch_entry() -> Iterator[str]:
+    """Yield the lines of one watched folder, a list item that begins with the key `path`."""
+    for name, field in WatchEntry.model_fields.items():
+        if name not in _SHARED_KEYS:
+            yield from _render_key(name, field, "    ", dash=name == "path")
     yield from _comment(_OVERRIDES, "    ")
     yield "    # mode: analyze"
 
 
-_SHARED = frozenset(Settings.model_fields)
+_SHARED_KEYS = frozenset(Settings.model_fields)
 
 
-def _section(name: str) -> Iterator[str]:
+def _render_section(name: str) -> Iterator[str]:
     model: type[BaseModel] | None = section_at((name,))
     for key, field in model.model_fields.items() if model else ():
-        yield from _key(key, field, "  ", "  ")
+        yield from _render_key(key, field, "  ")
 
 
-def _key(name: str, field: FieldInfo, indent: str, lead: str) -> Iterator[str]:
-    yield from _comment(field.description or "", lead if lead.strip() == "" else "  ")
+def _render_key(name: str, field: FieldInfo, indent: str, *, dash: bool = False) -> Iterator[str]:
+    """Yield the description as a comment, and the key; with `dash` it begins a list item."""
+    yield from _comment(field.description or "", "  " if dash else indent)
     value = field.examples[0] if field.examples else field.get_default()
-    yield f"{lead if lead.strip() else indent}{name}: {_written(name, value)}"
+    yield f"{'  - ' if dash else indent}{name}: {_render_value(name, value)}"
 
 
-def _written(name: str, value: Any) -> str:
+def _render_value(name: str, value: Any) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(_written(name, item) for item in value)}]"
+        return f"[{', '.join(_render_value(name, item) for item in value)}]"
     if isinstance(value, str) and (name in ("include", "exclude") or value[0].isdigit()):
         return json.dumps(value)
     if isinstance(value, str):

@@ -1,8 +1,8 @@
-"""What is wrong in a configuration file, and the error that carries all of it."""
+"""A fault of a configuration file, and the error with all faults of a file."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lensd.errors import ConfigError
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Fault(NamedTuple):
-    """One fault (or one warning): where it is, what it is, what to do about it."""
+    """One fault or warning: its position, what is wrong, and what to do about it."""
 
     line: int  # 1-based
     key: str  # the full path, e.g. watch[0].path; empty for the file as a whole
@@ -19,13 +19,13 @@ class Fault(NamedTuple):
     remedy: str
 
     def render(self, source: str) -> str:
-        """`file:line: key: message`, then the remedy on a line of its own."""
+        """Return `source:line: key: message` and, on the next line, the remedy."""
         key = f"{self.key}: " if self.key else ""
         return f"{source}:{self.line}: {key}{self.message}\n    {self.remedy}"
 
 
 class FaultyConfigError(ConfigError):
-    """Every fault of one configuration file, in the order of its lines."""
+    """All faults of one configuration file, in the order of their lines."""
 
     def __init__(self, source: str, faults: Iterable[Fault]) -> None:
         self.source = source
@@ -40,3 +40,13 @@ class FaultyConfigError(ConfigError):
     @property
     def details(self) -> str:
         return "\n".join(fault.render(self.source) for fault in self.faults)
+
+
+def show_value(value: Any) -> str:
+    """Return a value as YAML writes it, shortened to 60 characters, for a message."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

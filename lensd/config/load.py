@@ -1,4 +1,4 @@
-"""Find the configuration file and read it: a Config, or every fault at once."""
+"""Find the configuration file and read it into a Config, or report all of its faults at once."""
 
 from __future__ import annotations
 
@@ -13,42 +13,45 @@ from lensd.config.document import Document
 from lensd.config.faults import Fault, FaultyConfigError
 from lensd.config.messages import explain, section_at
 from lensd.config.model import Config, resolve
-from lensd.config.yaml_lines import Location, Text, key_of, parse
+from lensd.config.yaml_lines import Location, ParsedText, key_of, parse
 from lensd.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PLACES = ("config.yaml", "~/.config/lensd/config.yaml", "/etc/lensd/config.yaml")
-_MAKE_ONE = "make one with: lensd config example > config.yaml"
+SEARCH_PATHS = ("config.yaml", "~/.config/lensd/config.yaml", "/etc/lensd/config.yaml")
+_REMEDY = "make one with: lensd config example > config.yaml"
 
 
 def find_config(explicit: str | None) -> str:
-    """The path given with `-c`, or the first of PLACES that is there. Raises ConfigError."""
+    """Return the path given with `-c`, or the first of SEARCH_PATHS that exists.
+
+    Raises ConfigError if there is no such file.
+    """
     if explicit is not None:
         if not os.path.isfile(explicit):
-            raise ConfigError(f"there is no configuration file {explicit}; {_MAKE_ONE}")
+            raise ConfigError(f"there is no configuration file {explicit}; {_REMEDY}")
         return explicit
-    for place in map(os.path.expanduser, PLACES):
-        if os.path.isfile(place):
-            return place
-    raise ConfigError(f"no configuration file at {', '.join(PLACES)}; {_MAKE_ONE}")
+    for path in map(os.path.expanduser, SEARCH_PATHS):
+        if os.path.isfile(path):
+            return path
+    raise ConfigError(f"there is no configuration file {', '.join(SEARCH_PATHS)}; {_REMEDY}")
 
 
 def load(path: str) -> Config:
-    """Read a configuration without looking at its folders. Raises FaultyConfigError."""
-    config, faults = _examine(path)
+    """Read a configuration without checking its folders. Raises FaultyConfigError."""
+    config, faults = _read_config(path)
     if config is None or faults:
         raise FaultyConfigError(path, faults)
     return config
 
 
 def load_for_run(path: str, *, waits: bool = False) -> Config:
-    """`load`, and its folders must be fit for use: faults of both kinds come together.
+    """Read a configuration and check its folders. Raises FaultyConfigError with all faults.
 
-    `waits`: a folder that lensd has seen before may be away for now.
+    `waits`: the caller waits for folders that lensd has seen before, so these may be missing.
     """
-    config, faults = _examine(path)
+    config, faults = _read_config(path)
     if config is not None:
         faults = faults + check_folders(config, known_roots(config) if waits else ())
     if config is None or faults:
@@ -56,69 +59,81 @@ def load_for_run(path: str, *, waits: bool = False) -> Config:
     return config
 
 
-def _examine(path: str) -> tuple[Config | None, list[Fault]]:
-    """Faults, and the configuration that the keys without a fault make (None: they make none)."""
-    text = parse(_read(path))
+def _read_config(path: str) -> tuple[Config | None, list[Fault]]:
+    """Return the configuration and its faults.
+
+    With faults, the configuration is made from the keys without a fault, so that its folders can be
+    checked too; it is None if that is impossible.
+    """
+    text = parse(_read_bytes(path))
     if text.faults and text.data is None:
         return None, text.faults
-    data = _without_empty_sections({} if text.data is None else text.data)
+    data = _drop_empty_sections({} if text.data is None else text.data)
     source = os.path.abspath(path)
-    document, faults, places = _validated(data, text, os.path.dirname(source))
+    document, faults, indices = _validate(data, text, os.path.dirname(source))
     faults = text.faults + faults
     if document is None:
         return None, faults
     lines = {key_of(location): line for location, line in text.lines.items()}
-    config, contradictions = resolve(document, places, source, lines)
+    config, contradictions = resolve(document, indices, source, lines)
     return config, faults + contradictions
 
 
-def _read(path: str) -> bytes:
+def _read_bytes(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(2_000_000)
     except OSError as error:
-        message = f"cannot read the configuration {path}: {error.strerror}; check path and rights"
+        message = (
+            f"cannot read the configuration {path}: {error.strerror}; check the path and its "
+            "access rights"
+        )
         raise ConfigError(message) from error
 
 
-def _validated(
-    data: Any, text: Text, folder: str
+def _validate(
+    data: Any, text: ParsedText, folder: str
 ) -> tuple[Document | None, list[Fault], list[int]]:
-    """The document, its faults, and which of the file's `watch` entries it holds.
+    """Return the document, its faults, and the indices of the `watch` entries that it has.
 
-    With faults the second try goes without the faulty keys, so that the folders can be checked too.
+    With faults, the document is made without the faulty keys.
     """
     context = {"folder": folder}
     entries = data.get("watch") if isinstance(data, dict) else None
-    places = list(range(len(entries))) if isinstance(entries, list) else []
+    indices = list(range(len(entries))) if isinstance(entries, list) else []
     try:
-        return Document.model_validate(data, context=context), [], places
+        return Document.model_validate(data, context=context), [], indices
     except ValidationError as error:
         errors = error.errors(include_url=False)
     faults = explain(errors, text)
     try:
-        rest, places = _pruned(data, (error["loc"] for error in errors))
-        return Document.model_validate(rest, context=context), faults, places
+        rest, indices = _drop_faulty(data, (error["loc"] for error in errors))
+        return Document.model_validate(rest, context=context), faults, indices
     except (ValidationError, LookupError, TypeError):
         return None, faults, []
 
 
-def _pruned(data: Any, locations: Iterable[Location]) -> tuple[Any, list[int]]:
+def _drop_faulty(data: Any, locations: Iterable[Location]) -> tuple[Any, list[int]]:
+    """Return the data without the keys at these locations, and the indices of the entries left."""
     rest = deepcopy(data)
     for location in locations:
-        _cut(rest, location)
+        _remove_key(rest, location)
     entries = list(enumerate(rest["watch"]))
-    rest["watch"] = [entry for _, entry in entries if _usable(entry)]
-    return rest, [place for place, entry in entries if _usable(entry)]
+    rest["watch"] = [entry for _, entry in entries if _has_path(entry)]
+    return rest, [index for index, entry in entries if _has_path(entry)]
 
 
-def _usable(entry: Any) -> bool:
+def _has_path(entry: Any) -> bool:
     return isinstance(entry, dict) and "path" in entry
 
 
-def _cut(data: Any, location: Location) -> None:
-    """Remove the key at a location: of a faulty list item the whole list, to keep positions."""
-    keys = [place for place, part in enumerate(location) if isinstance(part, str)]
+def _remove_key(data: Any, location: Location) -> None:
+    """Remove the key at a location.
+
+    For an item of a list, the key of the whole list is removed. Entries of `watch` stay, so that
+    the indices of the others do not change.
+    """
+    keys = [index for index, part in enumerate(location) if isinstance(part, str)]
     if not keys or (location[0] == "watch" and len(keys) == 1):
         return
     for part in location[: keys[-1]]:
@@ -127,8 +142,8 @@ def _cut(data: Any, location: Location) -> None:
         data.pop(location[keys[-1]], None)
 
 
-def _without_empty_sections(data: Any) -> Any:
-    """`defaults:` with nothing under it is a section whose keys are all left out."""
+def _drop_empty_sections(data: Any) -> Any:
+    """Drop sections without keys: `defaults:` with nothing below it has only default values."""
     if not isinstance(data, dict):
         return data
     return {

@@ -1,4 +1,4 @@
-"""What pydantic found -> faults in plain words, with the nearest name and a remedy."""
+"""Turn pydantic's errors into faults with a message and a remedy in plain words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel
 
 from lensd.config.document import Document
-from lensd.config.faults import Fault
+from lensd.config.faults import Fault, show_value
 from lensd.config.yaml_lines import key_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from lensd.config.yaml_lines import Location, Text
+    from lensd.config.yaml_lines import Location, ParsedText
 
 _EXPECTED = {
     "float_type": "a number",
@@ -27,7 +27,8 @@ _EXPECTED = {
     "model_type": "a section with keys of its own",
     "finite_number": "a finite number",
 }
-_START = "start from: lensd config example > config.yaml"
+_EXAMPLE_REMEDY = "start with an example: lensd config example > config.yaml"
+_VALUE_REMEDY = "write a value, or remove the line to get the default"
 _RANGES = {
     "greater_than": ("gt", "more than"),
     "greater_than_equal": ("ge", "at least"),
@@ -36,76 +37,78 @@ _RANGES = {
 }
 
 
-def explain(errors: Iterable[ErrorDetails], text: Text) -> list[Fault]:
-    """One fault per error; what the reading of the text already found is not told twice."""
+def explain(errors: Iterable[ErrorDetails], text: ParsedText) -> list[Fault]:
+    """Return a fault for each error, except for values that parsing has already reported."""
     faults = []
     for error in errors:
         location = error["loc"]
         if key_of(location) in text.unread or (error["type"] == "too_short" and error["input"]):
             continue
-        message, remedy = _words(error)
+        message, remedy = _describe(error)
         faults.append(Fault(text.line(location), key_of(location), message, remedy))
     return faults
 
 
 def section_at(location: Location) -> type[BaseModel] | None:
-    """The model that a section, e.g. ('watch', 0), is read into; None for a plain value."""
+    """Return the model of a section, e.g. of ('watch', 0); None for a plain value."""
     model: type[BaseModel] | None = Document
     for part in location:
         if isinstance(part, int):
             continue
         field = model.model_fields.get(part) if model else None
-        model = _model_in(field.annotation) if field else None
+        model = _find_model(field.annotation) if field else None
     return model
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
+def _find_model(annotation: Any) -> type[BaseModel] | None:
+    for type_ in (annotation, *get_args(annotation)):
+        if isinstance(type_, type) and issubclass(type_, BaseModel):
+            return type_
     return None
 
 
-def _words(error: ErrorDetails) -> tuple[str, str]:
-    kind, location, value = error["type"], error["loc"], error["input"]
+def _describe(error: ErrorDetails) -> tuple[str, str]:
+    """Return the message and the remedy for an error."""
+    error_type, location, value = error["type"], error["loc"], error["input"]
     context = error.get("ctx", {})
-    if kind == "lensd_fault":
+    if error_type == "lensd_fault":
         return context["message"], context["remedy"]
-    if kind == "extra_forbidden":
-        return "unknown key", _nearest_key(location)
-    if kind == "missing":
+    if error_type == "extra_forbidden":
+        return "unknown key", _unknown_key_remedy(location)
+    if error_type == "missing":
         return "this key is missing", _missing_remedy(location)
-    if kind == "literal_error":
-        return _wrong_word(value, _choices(location))
-    if kind in _RANGES:
-        name, words = _RANGES[kind]
+    if error_type == "literal_error":
+        return _describe_wrong_choice(value, _choices(location))
+    if error_type in _RANGES:
+        name, words = _RANGES[error_type]
         limit = f"{words} {context[name]}"
-        return f"{_shown(value)} is out of range", f"write a value of {limit}"
-    if kind in ("too_short", "string_too_short"):
-        return "nothing is written here", _empty_remedy(location)
+        return f"{show_value(value)} is out of range", f"write a value of {limit}"
+    if error_type in ("too_short", "string_too_short"):
+        return "there is no value", _empty_remedy(location)
     if not location:
-        return "the file must be made of keys, such as `watch:`", _START
-    return f"{_shown(value)} is not {_EXPECTED.get(kind, error['msg'])}", _type_remedy(error)
+        return "the file must have keys, such as `watch:`", _EXAMPLE_REMEDY
+    expected = _EXPECTED.get(error_type, error["msg"])
+    return f"{show_value(value)} is not {expected}", _type_remedy(error)
 
 
-def _nearest_key(location: Location) -> str:
+def _unknown_key_remedy(location: Location) -> str:
     word = str(location[-1])
-    known = _keys(location[:-1])
-    near = difflib.get_close_matches(word, known, n=1)
-    if near:
-        return f"did you mean `{near[0]}`?"
-    homes = [key_of(home) for home in _HOMES if word in _keys(home)]
-    if homes:
-        return f"it belongs under `{homes[0].replace('[0]', '')}:`"
-    return f"remove it; the keys here are {', '.join(known)}"
+    known = _keys_of(location[:-1])
+    similar = difflib.get_close_matches(word, known, n=1)
+    if similar:
+        return f"did you mean `{similar[0]}`?"
+    sections = [key_of(section) for section in _SECTIONS if word in _keys_of(section)]
+    if sections:
+        return f"it belongs under `{sections[0].replace('[0]', '')}:`"
+    return f"remove it; the keys of this section are {', '.join(known)}"
 
 
-def _keys(location: Location) -> list[str]:
+def _keys_of(location: Location) -> list[str]:
     model = section_at(location)
     return list(model.model_fields) if model else []
 
 
-_HOMES: list[Location] = [
+_SECTIONS: list[Location] = [
     ("defaults",),
     ("watch", 0),
     *((name,) for name in Document.model_fields if name not in ("watch", "defaults")),
@@ -114,71 +117,66 @@ _HOMES: list[Location] = [
 
 def _missing_remedy(location: Location) -> str:
     if location == ("watch",):
-        return "add `watch:` with a line `  - path: /the/folder` under it"
+        return "add `watch:` and below it a line `  - path: /the/folder`"
     return f"add `{location[-1]}: ...`"
 
 
 def _empty_remedy(location: Location) -> str:
     if location == ("watch",):
         return "add a line `  - path: /the/folder`"
-    return "write a value, or remove the line for the default"
+    return _VALUE_REMEDY
 
 
-def _wrong_word(value: Any, choices: list[str]) -> tuple[str, str]:
-    near = difflib.get_close_matches(str(value).lower(), choices, n=1)
-    remedy = f"did you mean `{near[0]}`? " if near else ""
-    return f"{_shown(value)} is not one of the choices", f"{remedy}choices: {', '.join(choices)}"
+def _describe_wrong_choice(value: Any, choices: list[str]) -> tuple[str, str]:
+    similar = difflib.get_close_matches(str(value).lower(), choices, n=1)
+    hint = f"did you mean `{similar[0]}`? " if similar else ""
+    message = f"{show_value(value)} is not one of the choices"
+    return message, f"{hint}choices: {', '.join(choices)}"
 
 
 def _choices(location: Location) -> list[str]:
+    """Return the words that the key at a location allows."""
     keys = [part for part in location if isinstance(part, str)]
     model = section_at(location[: location.index(keys[-1])])
     field = model.model_fields[keys[-1]] if model else None
-    return [word for word in _leaves(field.annotation) if isinstance(word, str)] if field else []
+    words = _literal_values(field.annotation) if field else []
+    return [word for word in words if isinstance(word, str)]
 
 
-def _leaves(annotation: Any) -> list[Any]:
-    """The values in `Literal[...]`, at whatever depth of tuples and unions."""
+def _literal_values(annotation: Any) -> list[Any]:
+    """Return the values in all `Literal[...]` of an annotation, also inside tuples and unions."""
     inner = get_args(annotation)
-    return [leaf for part in inner for leaf in _leaves(part)] if inner else [annotation]
+    return [value for part in inner for value in _literal_values(part)] if inner else [annotation]
 
 
 def _type_remedy(error: ErrorDetails) -> str:
-    kind, location, value = error["type"], error["loc"], error["input"]
+    """Return how to write the value in the type that the key needs."""
+    error_type, location, value = error["type"], error["loc"], error["input"]
     key = next((part for part in reversed(location) if isinstance(part, str)), "")
-    if isinstance(value, str) and (number := _number(value, whole=kind == "int_type")):
+    if isinstance(value, str) and (number := _parse_number(value, whole=error_type == "int_type")):
         return f"write `{key}: {number}`, without quotes"
-    if kind == "bool_type" and str(value).lower() in _SWITCHES:
-        return f"write `{key}: {_SWITCHES[str(value).lower()]}`, without quotes"
-    if kind == "string_type" and isinstance(value, int | float):
+    if error_type == "bool_type" and str(value).lower() in _BOOLEANS:
+        return f"write `{key}: {_BOOLEANS[str(value).lower()]}`, without quotes"
+    if error_type == "string_type" and isinstance(value, int | float):
         return f'put it in quotes: "{value}"'
-    if kind == "tuple_type" and isinstance(value, str):
+    if error_type == "tuple_type" and isinstance(value, str):
         return f"write it as a list, `- path: {value}`" if key == "watch" else f"write `[{value}]`"
-    if kind == "model_type" and isinstance(value, str):
+    if error_type == "model_type" and isinstance(value, str):
         return f"write `- path: {value}`" if key == "watch" else f"write `{key}: {{ key: value }}`"
     if value is None and key == "watch":
         return _empty_remedy(location)
     if value is None:
-        return "write a value, or remove the line for the default"
-    return f"write {_EXPECTED.get(kind, 'another value')}"
+        return _VALUE_REMEDY
+    return f"write {_EXPECTED.get(error_type, 'another value')}"
 
 
-_SWITCHES = {"true": "true", "yes": "true", "on": "true", "1": "true"} | dict.fromkeys(
+_BOOLEANS = {"true": "true", "yes": "true", "on": "true", "1": "true"} | dict.fromkeys(
     ("false", "no", "off", "0"), "false"
 )
 
 
-def _number(text: str, *, whole: bool) -> str | None:
+def _parse_number(text: str, *, whole: bool) -> str | None:
     try:
         return str(int(text) if whole else float(text))
     except ValueError:
         return None
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""The configuration as the program uses it: folders resolved, every setting decided."""
+"""The configuration as the program uses it: absolute paths, all settings of each folder."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 class Watch(Part):
-    """A watched folder. `path` is as written, absolute; `root` is where it really is."""
+    """A watched folder with all of its settings."""
 
-    key: str  # its place in the file, e.g. watch[0]
-    path: str
-    root: str
+    key: str  # its key in the file, e.g. watch[0]
+    path: str  # as written, made absolute
+    root: str  # `path` with symbolic links resolved
     name: FolderName
     existing: Existing
     recursive: bool
@@ -42,16 +42,16 @@ class Watch(Part):
     settings: Settings
 
     def selects(self, relative: str) -> bool:
-        """Whether the file at this path inside the folder is one to look at (no I/O)."""
+        """Whether `include` and `exclude` select the file at this path inside the folder."""
         if not _matches([relative], self.include):
             return False
         return not (self.exclude and _matches(_with_parents(relative), self.exclude))
 
 
 class Config(Part):
-    """Everything lensd is told. `source` is the file's absolute path."""
+    """The whole configuration."""
 
-    source: str
+    source: str  # the absolute path of the file
     watch: tuple[Watch, ...]
     archive: Archive
     state: State
@@ -59,51 +59,47 @@ class Config(Part):
     worker: Worker
     log: Log
     metrics: Metrics
-    lines: dict[str, int] = Field(repr=False)
+    lines: dict[str, int] = Field(repr=False)  # key, e.g. watch[0].path -> its line, 1-based
 
     def line(self, key: str) -> int:
-        """The line of `watch[0].path`, or of the nearest key around it that is written down."""
+        """Return the line of a key, or of the innermost section around it that is in the file."""
         while key and key not in self.lines:
             key = key[: max(key.rfind("."), key.rfind("["), 0)]
         return self.lines.get(key, 1)
 
     def fault(self, key: str, message: str, remedy: str) -> Fault:
+        """Return a fault at the line of a key."""
         return Fault(self.line(key), key, message, remedy)
 
 
 def resolve(
-    document: Document, places: Iterable[int], source: str, lines: Mapping[str, int]
+    document: Document, indices: Iterable[int], source: str, lines: Mapping[str, int]
 ) -> tuple[Config, list[Fault]]:
-    """Settle what the keys say together; `places` are the entries' positions in the file.
+    """Make a Config from a document, and find faults between its keys.
 
-    A folder with a fault of its own is left out of the result.
+    `indices`: the positions that the entries of `document.watch` have in the file. A folder without
+    a usable name is left out of the result.
     """
-    found: list[Fault] = []
+    faults: list[Fault] = []
     watches = []
-    for place, entry in zip(places, document.watch, strict=True):
+    for index, entry in zip(indices, document.watch, strict=True):
         try:
-            watches.append(_watch(entry, document.defaults, f"watch[{place}]"))
+            watches.append(_resolve_watch(entry, document.defaults, f"watch[{index}]"))
         except ValidationError:
             message = f"the last part of {entry.path!r} cannot be this folder's name"
-            found.append(
-                Fault(
-                    lines.get(f"watch[{place}].path", 1),
-                    f"watch[{place}].name",
-                    message,
-                    NAME_REMEDY,
-                )
-            )
-    parts = {part: getattr(document, part) for part in _PARTS}
-    config = Config(source=source, watch=tuple(watches), lines=dict(lines), **parts)
-    found += _contradictions(config, document, places)
-    found += _equal_names(config)
-    return config, found
+            line = lines.get(f"watch[{index}].path", 1)
+            faults.append(Fault(line, f"watch[{index}].name", message, NAME_REMEDY))
+    sections = {name: getattr(document, name) for name in _SECTIONS}
+    config = Config(source=source, watch=tuple(watches), lines=dict(lines), **sections)
+    faults += _find_contradictions(config, document, indices)
+    faults += _find_equal_names(config)
+    return config, faults
 
 
-_PARTS = ("archive", "state", "settle", "worker", "log", "metrics")
+_SECTIONS = ("archive", "state", "settle", "worker", "log", "metrics")
 
 
-def _watch(entry: WatchEntry, defaults: Settings, key: str) -> Watch:
+def _resolve_watch(entry: WatchEntry, defaults: Settings, key: str) -> Watch:
     return Watch(
         key=key,
         path=entry.path,
@@ -113,11 +109,12 @@ def _watch(entry: WatchEntry, defaults: Settings, key: str) -> Watch:
         recursive=entry.recursive,
         include=entry.include,
         exclude=entry.exclude,
-        settings=_settings(entry, defaults),
+        settings=_merge_settings(entry, defaults),
     )
 
 
-def _settings(entry: WatchEntry, defaults: Settings) -> Settings:
+def _merge_settings(entry: WatchEntry, defaults: Settings) -> Settings:
+    """Return the settings of a folder: those that its entry has, and `defaults` for the others."""
     written = {key: getattr(entry, key) for key in entry.model_fields_set & _OVERRIDABLE}
     settings = defaults.model_copy(update=written)
     if settings.target_size is not None:
@@ -128,32 +125,32 @@ def _settings(entry: WatchEntry, defaults: Settings) -> Settings:
 _OVERRIDABLE = frozenset(Settings.model_fields)
 
 
-def _contradictions(config: Config, document: Document, places: Iterable[int]) -> list[Fault]:
-    """`target_size` implies `allocation: file`: a written `module` beside it would be ignored."""
+def _find_contradictions(config: Config, document: Document, indices: Iterable[int]) -> list[Fault]:
+    """Find `allocation: module` beside `target_size`, which implies `allocation: file`."""
     defaults = document.defaults
-    asked = [("defaults", defaults, defaults.target_size)]
-    for place, entry in zip(places, document.watch, strict=True):
-        asked.append((f"watch[{place}]", entry, _settings(entry, defaults).target_size))
-    message = "`allocation: module` contradicts `target_size`, which is shared out over the file"
+    sections = [("defaults", defaults, defaults.target_size)]
+    for index, entry in zip(indices, document.watch, strict=True):
+        sections.append((f"watch[{index}]", entry, _merge_settings(entry, defaults).target_size))
+    message = "`allocation: module` contradicts `target_size`, which applies to the whole file"
     return [
         config.fault(f"{key}.allocation", message, "remove one of the two")
-        for key, part, target in asked
-        if target is not None
-        and "allocation" in part.model_fields_set
-        and part.allocation == "module"
+        for key, section, target_size in sections
+        if target_size is not None
+        and "allocation" in section.model_fields_set
+        and section.allocation == "module"
     ]
 
 
-def _equal_names(config: Config) -> list[Fault]:
-    first: dict[str, str] = {}
-    found = []
+def _find_equal_names(config: Config) -> list[Fault]:
+    key_of_name: dict[str, str] = {}
+    faults = []
     for watch in config.watch:
-        holder = first.setdefault(watch.name, watch.key)
-        if holder != watch.key:
-            message = f"{holder} is called {watch.name!r} too"
+        first_key = key_of_name.setdefault(watch.name, watch.key)
+        if first_key != watch.key:
+            message = f"{first_key} has the name {watch.name!r} too"
             remedy = "give one of them another `name`"
-            found.append(config.fault(f"{watch.key}.name", message, remedy))
-    return found
+            faults.append(config.fault(f"{watch.key}.name", message, remedy))
+    return faults
 
 
 def _matches(candidates: Iterable[str], patterns: Iterable[str]) -> bool:
@@ -167,5 +164,6 @@ def _matches(candidates: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def _with_parents(relative: str) -> list[str]:
+    """Return a relative path and the folders above it: a, a/b, a/b/c."""
     parts = relative.split("/")
     return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]

@@ -1,7 +1,7 @@
-"""When jobs may be taken: a daily window of local time. Pure; the clock is the caller's.
+"""The daily window of local time in which jobs are started.
 
-The wall clock is set, and changes twice a year, while somebody waits: whoever waits for a window
-looks at the clock again after LOOK_AGAIN_SECONDS at the latest.
+The functions are pure: the caller passes the time. A caller that waits for the window must read the
+wall clock again every minute or so, because a clock can be set, and changes twice a year.
 """
 
 from __future__ import annotations
@@ -10,30 +10,32 @@ import datetime as dt
 import re
 from typing import NamedTuple
 
-LOOK_AGAIN_SECONDS = 60.0
 PATTERN = r"^([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$"
 _DAY = 24 * 60
 
 
 class Window(NamedTuple):
-    """From `start` up to `end`, minutes since midnight; over midnight where `end` is earlier."""
+    """From `start` to before `end`, in minutes since midnight.
+
+    If `end` is earlier than `start`, the window includes midnight.
+    """
 
     start: int
     end: int
 
 
 def parse(text: str) -> Window:
-    """`"22:30-06:00"`. Raises ValueError, whose message says what is wrong with it."""
+    """Parse a window such as "22:30-06:00". Raises ValueError with a message for users."""
     if re.fullmatch(PATTERN, text) is None:
         raise ValueError(f"{text!r} is not a time of day from HH:MM to HH:MM")
     start, end = (_minutes(part) for part in text.split("-"))
     if start == end:
-        raise ValueError(f"{text!r} ends when it begins")
+        raise ValueError(f"{text!r} begins and ends at the same time")
     return Window(start, end)
 
 
 def is_open(schedule: Window | None, now: dt.datetime) -> bool:
-    """Whether the local time `now` is in the window; always without one."""
+    """Whether the local time `now` is in the window; without a schedule it always is."""
     if schedule is None:
         return True
     minute = now.hour * 60 + now.minute
@@ -43,7 +45,7 @@ def is_open(schedule: Window | None, now: dt.datetime) -> bool:
 
 
 def opens_in(schedule: Window | None, now: dt.datetime) -> float:
-    """Seconds on the wall clock until the window opens; 0 while it is open."""
+    """Return the seconds on the wall clock until the window opens; 0 while it is open."""
     if schedule is None or is_open(schedule, now):
         return 0.0
     passed = (now.hour * 60 + now.minute) * 60 + now.second + now.microsecond / 1e6

@@ -1,4 +1,4 @@
-"""Sizes as people write them ("32MB", "1.5 GiB") -> bytes."""
+"""Parse sizes as people write them: "32MB", "1.5 GiB"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _LARGEST = 2**63 - 1
 
 
 def parse_size(text: str) -> int:
-    """`32MB` is 32 * 1000**2 bytes, `32MiB` 32 * 1024**2, `32` is bytes. ValueError otherwise."""
+    """Return the bytes: 32MB is 32 * 1000**2, 32MiB is 32 * 1024**2, 32 is 32.
+
+    Raises ValueError for anything else, with a message for users.
+    """
     match = re.match(PATTERN, text)
     if match is None:
         raise ValueError(f"{text!r} is not a size; write it like 32MB, 32MiB or 33554432")

@@ -1,4 +1,4 @@
-"""The kinds of value a key can take: strict, and each with the remedy for what people write."""
+"""Types of the values of keys. Their validators raise faults with a message and a remedy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from lensd import __version__
 from lensd.config import schedule
+from lensd.config.faults import show_value
 from lensd.config.sizes import PATTERN, parse_size
 from lensd.lora.portability import Program
 
@@ -21,108 +22,108 @@ Existing = Literal["leave", "compress"]
 Level = Literal["debug", "info", "warning", "error"]
 
 
-def fault(message: str, remedy: str) -> PydanticCustomError:
-    """What a validator raises; `explain` takes message and remedy apart again."""
+def invalid(message: str, remedy: str) -> PydanticCustomError:
+    """Return the error that a validator raises; messages.explain reads message and remedy."""
     context = {"message": message, "remedy": remedy}
     return PydanticCustomError("lensd_fault", "{message}", context)
 
 
-def _path(text: str, info: ValidationInfo) -> str:
-    """Expand `~`, and take a relative path from the configuration file's folder."""
+def _make_absolute(text: str, info: ValidationInfo) -> str:
+    """Expand `~`, and make a relative path absolute from the folder of the configuration file."""
     if not text.strip() or "\0" in text:
-        raise fault("the path is empty", "write a path, e.g. /srv/loras")
+        raise invalid("the path is empty", "write a path, e.g. /srv/loras")
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
-        raise fault(f"there is no user {expanded.split('/')[0][1:]!r}", "write the path out")
+        user = expanded.split("/")[0][1:]
+        raise invalid(f"there is no user {user!r}", "write the path without ~")
     base = (info.context or {}).get("folder", os.getcwd())
     return os.path.join(base, expanded).rstrip("/") or "/"
 
 
-def _size(value: Any) -> Any:
+def _parse_size(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
         return parse_size(value)
     except ValueError as error:
-        raise fault(str(error), "MB is 1000 * 1000 bytes, MiB is 1024 * 1024 bytes") from None
+        raise invalid(str(error), "MB is 1000 * 1000 bytes, MiB is 1024 * 1024 bytes") from None
 
 
-def _pattern(text: str) -> str:
+def _check_pattern(text: str) -> str:
     if text.startswith(("/", "~", "./", "../")):
         remedy = 'write it relative to the watched folder, e.g. "drafts/*" or "*.safetensors"'
-        raise fault(f"the pattern {text!r} can never match", remedy)
+        raise invalid(f"the pattern {text!r} can never match", remedy)
     return text
 
 
-def _log_mode(value: Any) -> Any:
+def _check_log_mode(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"0?[67][0-7]{2}", value):
         return value
-    remedy = 'write it in quotes, as chmod takes it and readable by its owner, e.g. mode: "0640"'
-    raise fault(f"{_shown(value)} is not a file mode", remedy)
+    remedy = (
+        "write three digits as for chmod, in quotes, the first of them 6 or 7 so that lensd can "
+        'read and write the file, e.g. mode: "0640"'
+    )
+    raise invalid(f"{show_value(value)} is not a file mode for a log", remedy)
 
 
-def _device(value: Any) -> Any:
+def _check_device(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
         return value
-    raise fault(f"{_shown(value)} is not a device", "write auto, cpu, cuda or cuda:N")
+    raise invalid(f"{show_value(value)} is not a device", "write auto, cpu, cuda or cuda:N")
 
 
-def _name(name: str) -> str:
-    """A name is a folder's name in the archive, beside the archive's own folders."""
+def _check_name(name: str) -> str:
+    """Check that a name can be a folder in the archive, beside the archive's own folders."""
     if not name or "/" in name or name.startswith(".") or not name.isprintable():
-        raise fault(f"{name!r} cannot be a folder's name in the archive", NAME_REMEDY)
+        raise invalid(f"{name!r} cannot be the name of a folder in the archive", NAME_REMEDY)
     if name == "rescued":
-        raise fault("'rescued' is a folder of the archive itself", NAME_REMEDY)
+        raise invalid("the archive itself has a folder 'rescued'", NAME_REMEDY)
     if len(name.encode("utf-8", "surrogateescape")) > 255:
-        raise fault("the name is longer than 255 bytes", NAME_REMEDY)
+        raise invalid("the name is longer than 255 bytes", NAME_REMEDY)
     return name
 
 
-def _memory(size: int) -> int:
-    if size < SMALLEST_WORKER:
-        message = f"{size} bytes are too few: the worker takes about {TORCH_ALONE} for torch alone"
-        raise fault(message, "write 256MiB or more, e.g. 2GiB; or null for no limit")
+def _check_memory_limit(size: int) -> int:
+    if size < SMALLEST_MEMORY_LIMIT:
+        message = f"{size} bytes are too few: the worker needs about {TORCH_MEMORY} for torch alone"
+        raise invalid(message, "write 256MiB or more, e.g. 2GiB; or null for no limit")
     return size
 
 
-def _schedule(value: Any) -> Any:
+def _check_schedule(value: Any) -> Any:
     remedy = 'write local times in quotes, e.g. schedule: "01:00-07:00"; null means always'
     if not isinstance(value, str):
-        raise fault(f"{_shown(value)} is not a time of day from HH:MM to HH:MM", remedy)
+        raise invalid(f"{show_value(value)} is not a time of day from HH:MM to HH:MM", remedy)
     try:
         schedule.parse(value)
     except ValueError as error:
-        raise fault(str(error), remedy) from None
+        raise invalid(str(error), remedy) from None
     return value
 
 
-def _textfile(path: str) -> str:
+def _check_textfile(path: str) -> str:
     if not path.endswith(".prom"):
-        remedy = "let the name end in .prom, e.g. /var/lib/prometheus/node-exporter/lensd.prom"
-        raise fault("node_exporter reads files whose names end in .prom only", remedy)
+        remedy = "write a name in .prom, e.g. /var/lib/prometheus/node-exporter/lensd.prom"
+        raise invalid("node_exporter reads only files whose names end in .prom", remedy)
     return path
 
 
-def _one(value: Any) -> Any:
+def _check_one_process(value: Any) -> Any:
     if isinstance(value, int) and value > 1:
         message = f"more than one process is not available in lensd {__version__}"
-        raise fault(message, "remove the line, or write processes: 1")
+        raise invalid(message, "remove the line, or write processes: 1")
     return value
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else repr(value)
+TORCH_MEMORY = "150 MiB"
+SMALLEST_MEMORY_LIMIT = 256 << 20
+NAME_REMEDY = "write a name without a leading dot and without '/', e.g. `name: loras`"
 
-
-TORCH_ALONE = "150 MiB"
-SMALLEST_WORKER = 256 << 20
-NAME_REMEDY = "give a name without a leading dot and without '/', e.g. `name: loras`"
-
-FolderName = Annotated[str, AfterValidator(_name)]
-FilePath = Annotated[str, AfterValidator(_path)]
+FolderName = Annotated[str, AfterValidator(_check_name)]
+FilePath = Annotated[str, AfterValidator(_make_absolute)]
 Size = Annotated[
     int,
-    BeforeValidator(_size),
+    BeforeValidator(_parse_size),
     Field(gt=0),
     WithJsonSchema(
         {
@@ -133,26 +134,29 @@ Size = Annotated[
         }
     ),
 ]
-MemoryLimit = Annotated[Size, AfterValidator(_memory)]
+MemoryLimit = Annotated[Size, AfterValidator(_check_memory_limit)]
 Schedule = Annotated[
-    str, BeforeValidator(_schedule), Field(json_schema_extra={"pattern": schedule.PATTERN})
+    str, BeforeValidator(_check_schedule), Field(json_schema_extra={"pattern": schedule.PATTERN})
 ]
 Days = Annotated[int, Field(ge=1)]
 Patterns = Annotated[
-    tuple[Annotated[str, Field(min_length=1), AfterValidator(_pattern)], ...], Field(strict=False)
+    tuple[Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)], ...],
+    Field(strict=False),
 ]
 Targets = Annotated[tuple[Program, ...], Field(strict=False, min_length=1)]
 Device = Annotated[
     str,
-    BeforeValidator(_device),
+    BeforeValidator(_check_device),
     Field(json_schema_extra={"pattern": "^(auto|cpu|cuda(:[0-9]+)?)$"}),
 ]
 LogMode = Annotated[
-    str, BeforeValidator(_log_mode), Field(json_schema_extra={"pattern": "^0?[67][0-7]{2}$"})
+    str, BeforeValidator(_check_log_mode), Field(json_schema_extra={"pattern": "^0?[67][0-7]{2}$"})
 ]
 TextFile = Annotated[
-    FilePath, AfterValidator(_textfile), Field(json_schema_extra={"pattern": r"\.prom$"})
+    FilePath, AfterValidator(_check_textfile), Field(json_schema_extra={"pattern": r"\.prom$"})
 ]
-OneProcess = Annotated[int, BeforeValidator(_one), Field(ge=1, json_schema_extra={"maximum": 1})]
+OneProcess = Annotated[
+    int, BeforeValidator(_check_one_process), Field(ge=1, json_schema_extra={"maximum": 1})
+]
 Seconds = Annotated[float, Field(ge=0)]
-SomeSeconds = Annotated[float, Field(gt=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]

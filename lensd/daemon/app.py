@@ -1,40 +1,63 @@
-"""All parts of a working lensd for one configuration, put together; `daemon` and `once` use them.
+"""Builds the parts of a working lensd for one configuration; `run` and `once` use them.
 
-Three threads: watchdog's, which only pass on paths; the runner's, which changes files; and the main
-one, which owns the intake. They meet in one inbox and in the ledger.
+Each piece of state that several threads need has one owner:
+
+state                        owner          others reach it by
+---------------------------  -------------  ----------------------------------------------------
+Intake, Settler, SteadyClock main           Inbox: hints
+RootMonitor, Watches         main           Inbox: hints
+Inbox                        main           its queue; the set of waiting hints has a lock
+RootStates                   its lock       main decides; jobs enter and leave; metrics read
+MoveTracker                  its lock       main and jobs: one move at a time, one crash note
+DiskBackoff, Worker          jobs           main reads Worker.is_fresh and JobThread.error
+times of first sight         jobs           the queue of Arrivals, which the intake fills
+requests that change files   jobs           JobThread.run_between_jobs: a queue and a Future
+Ledger                       its lock       every thread: one connection to the database
+Archive                      its lock       jobs put in; main renames for a moved file
+EventLog                     -              every thread; its listeners never change
+Counts (metrics)             its lock       every thread counts; metrics reads
+FolderEmitter                its thread     main starts and stops it; it puts events in a queue
+leases                       their lock     jobs take them; the thread `lease` releases them
+JobContext.stopping          -              an Event: main sets it, jobs and control read it
+
+Threads: main (the main loop), jobs (the job thread), inotify and events (watchdog's), control (one
+per request), metrics, lease.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import os
-import signal
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from lensd import __version__
 from lensd.config.model import Config, Watch
 from lensd.config.schedule import opens_in
+from lensd.daemon.event_log import EventLog
+from lensd.daemon.inbox import Inbox, Message
 from lensd.daemon.job_thread import JobThread
+from lensd.daemon.progress import ProgressObserver, report_steps
 from lensd.daemon.systemd_notify import Pulse
 from lensd.errors import DiskUnavailable
 from lensd.jobs import rebuild, recover
 from lensd.jobs.context import JobContext
-from lensd.jobs.prune import DailyPass, Pruner
-from lensd.logs import log
-from lensd.logs.sinks import Sink
+from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.prune import Pruner
+from lensd.logs.events import DaemonBaseline
 from lensd.store.archive import Archive
-from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
-from lensd.store.locks import Claims, StateLock
-from lensd.watcher.intake import Intake, linked
+from lensd.store.locks import Claims
+from lensd.store.walk import linked_folders
+from lensd.watcher.coverage import Watches
+from lensd.watcher.intake import Arrival, Intake
+from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_monitor import RootMonitor
+from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Settler
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 
 if TYPE_CHECKING:
@@ -42,136 +65,10 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 8.0
 PATIENCE_SECONDS = 1.0
-LEVELS = {
-    "file.kept": "info",
-    "file.skipped": "warning",
-    "file.postponed": "warning",
-    "file.failed": "error",
-    "file.quarantined": "error",
-    "file.rescued": "warning",
-    "worker.crashed": "error",
-    "daemon.degraded": "error",
-    "daemon.refused": "error",
-}
-FAILURES = ("file.failed", "file.quarantined")
-ENDS = ("file.compressed", "file.analyzed", "file.kept", "file.skipped", *FAILURES)
-
-
-class ProgressObserver:
-    """Learns how far the work is, from any thread. This one makes nothing of it."""
-
-    stdout: Sink | None = None  # takes the log's lines where stdout would
-
-    def begin(self, sizes: Mapping[str, int]) -> None:
-        """The files that are to be treated, with their bytes."""
-
-    def step(self, path: str, stage: str, done: int, of: int) -> None:
-        """So many of a stage's modules are done."""
-
-    def told(self, event: str, fields: Mapping[str, Any]) -> None:
-        """What the log's line says; a file is through with one of ENDS."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """A signal arrived."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """SIGHUP: read the configuration again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A path may have changed."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """The runner finished something."""
-
-
-Message = Stop | Reload | Look | Wake
-
-
-class Inbox:
-    """Messages to the main loop, from any thread and from handlers of signals.
-
-    A path that is to be looked at is in it once, however many events there are.
-    """
-
-    def __init__(self) -> None:
-        self._messages: SimpleQueue[Message] = SimpleQueue()
-        self._looks: set[Look] = set()
-
-    def put(self, message: Message) -> None:
-        if isinstance(message, Look):
-            if message in self._looks:
-                return
-            self._looks.add(message)
-        self._messages.put(message)
-
-    def get(self, seconds: float) -> Message | None:
-        """The oldest message, None when none comes in time."""
-        try:
-            message = self._messages.get(timeout=seconds)
-        except Empty:
-            return None
-        if isinstance(message, Look):
-            self._looks.discard(message)  # before anybody looks: what happens then counts anew
-        return message
-
-    def empty(self) -> bool:
-        return self._messages.empty()
-
-
-def listen() -> Inbox:
-    """Turn signals into messages, before there is any other thread."""
-    inbox = Inbox()
-    block_lease_signal()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda n, _: inbox.put(Stop(n)))
-    return inbox
-
-
-@contextmanager
-def locked_ledger(config: Config, stdout: Sink | None = None) -> Iterator[Ledger]:
-    """The ledger, for the one lensd that has its state folder and the watched folders.
-
-    The log goes where the configuration says. Raises LockedError, StorageError.
-    """
-    log.configure(config.log.path, config.log.level, config.log.mode_bits, stdout)
-    with StateLock(config.state.path):
-        os.makedirs(config.archive.path, mode=0o750, exist_ok=True)
-        ledger = Ledger(config.state.path, __version__)
-        try:
-            require_unclaimed(config)
-            say("daemon.started", version=__version__, pid=os.getpid(), config=config.source)
-            yield ledger
-        finally:
-            ledger.close()
-
-
-def require_unclaimed(config: Config) -> None:
-    """Raises LockedError when another lensd watches one of the folders."""
-    with Claims() as claims:
-        for watch in config.watch:
-            with suppress(OSError):  # it is not there: claimed when it is
-                claims.claim(watch.root)
-
-
-def say(event: str, **fields: Any) -> None:
-    """One log line, at its event's level."""
-    getattr(log.get(), LEVELS.get(event, "info"))(event, **fields)
 
 
 class App:
-    """The parts, and what both ways of using them need."""
+    """The parts, and what both ways of using them need. Only the main loop uses it, but `look`."""
 
     def __init__(
         self,
@@ -184,14 +81,25 @@ class App:
     ) -> None:
         self.config = config
         self.ledger = ledger
-        self.has_failed = False
         self._inbox = inbox
-        self._observer = observer
-        self.archive = Archive(os.path.realpath(config.archive.path))
-        settler = Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds)
+        self.log = EventLog()
         self.pulse = Pulse()
+        self.archive = Archive(os.path.realpath(config.archive.path))
+        self.root_states = RootStates((w.root for w in config.watch), inbox)
+        self._exporter = self._make_exporter()
+        if observer is not None:
+            self.log.add(observer.logged)
+        self.move_tracker = MoveTracker(config.watch, ledger, self.archive, self.log)
+        arrivals: SimpleQueue[Arrival] = SimpleQueue()
         self.intake = Intake(
-            config.watch, settler, ledger, self.archive, self.say, self.pulse.progress
+            config.watch,
+            Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds),
+            ledger,
+            self.archive,
+            self.move_tracker,
+            self.log,
+            arrivals,
+            self.pulse.progress,
         )
         self._claims = Claims()
         self.root_monitor = RootMonitor(
@@ -199,117 +107,106 @@ class App:
             self.intake,
             ledger,
             self._claims,
+            self.root_states,
+            Watches(inbox),
             rescan_seconds=config.settle.rescan_seconds,
-            hint=lambda path: inbox.put(Look(path)),
-            returned=self._return,
-            released=self._go_on,
-            log=self.say,
+            log=self.log,
         )
-        self._exporter = self._metrics()
-        self.context = self._job_context(patient=patient)
+        self.context = self._make_context(observer, patient=patient)
         self.job_thread = JobThread(
             self.context,
             {w.root: w.settings for w in config.watch},
-            self.intake.waited,
-            lambda: inbox.put(Wake()),
+            arrivals,
+            inbox,
             lambda: opens_in(config.worker.hours, dt.datetime.now().astimezone()),
-            self._daily_pass(),
+            self._make_daily_pass(),
         )
 
-    def _job_context(self, *, patient: bool) -> JobContext:
+    def _make_context(self, observer: ProgressObserver | None, *, patient: bool) -> JobContext:
         worker = self.config.worker
         return JobContext(
             ledger=self.ledger,
             archive=self.archive,
             worker=Worker(
-                command=(sys.executable, "-m", "lensd.engine"),
-                tell=self.say,
+                command=isolated.command("lensd.engine"),
+                log=self.log,
                 timeout=worker.timeout,
                 idle_exit=worker.idle_exit,
                 nice=worker.nice,
                 memory_limit=worker.memory_limit,
-                progress=self._step if self._observer else None,
+                progress=None if observer is None else report_steps(observer, self.ledger),
             ),
-            log=self.say,
+            log=self.log,
+            hints=self._inbox,
+            root_states=self.root_states,
+            move_tracker=self.move_tracker,
             device=worker.device,
             quiet_seconds=self.config.settle.quiet_seconds,
-            again=lambda entry: self._inbox.put(Look(entry.full_path)),
             patient=patient,
-            away=lambda: self.root_monitor.excluded,
-            is_away=self.root_monitor.is_degraded,
-            moved=self.intake.move_tracker.search,
         )
 
-    def _daily_pass(self) -> DailyPass | None:
+    def _make_daily_pass(self) -> DailyPass | None:
         days = self.config.archive.keep_days
-        return (
-            None if days is None else DailyPass(Pruner(self.ledger, self.archive, self.say, days))
-        )
+        if days is None:
+            return None
+        return DailyPass(Pruner(self.ledger, self.archive, self.log, days), self.ledger, self.log)
 
-    def _metrics(self) -> Exporter | None:
+    def _make_exporter(self) -> Exporter | None:
         path = self.config.metrics.textfile
         if path is None:
             return None
-        from lensd.metrics.exporter import Exporter  # only for who wants it
+        from lensd.metrics.exporter import Exporter  # not loaded without metrics.textfile
 
-        names = {w.root: w.name for w in self.config.watch}
-        return Exporter(
-            path,
-            __version__,
-            self.ledger,
-            tuple(names.values()),
-            lambda: {names[root] for root in self.root_monitor.degraded},
-            self.say,
+        names = tuple(w.name for w in self.config.watch)
+        states = self.root_states
+        exporter = Exporter(
+            path, __version__, self.ledger, names, lambda: states.degraded, self.log
         )
-
-    def say(self, event: str, **fields: Any) -> None:
-        """One log line; remembers whether a file has failed."""
-        self.has_failed = self.has_failed or event in FAILURES
-        if self._exporter is not None:
-            self._exporter.note(event, fields)
-        say(event, **fields)
-        if self._observer is not None:
-            self._observer.told(event, fields)
-
-    def _step(self, job_id: str, stage: str, done: int, of: int) -> None:
-        if self._observer is not None:
-            self._observer.step(self.ledger.get(job_id).full_path, stage, done, of)
+        self.log.add(exporter.note)
+        return exporter
 
     def prepare(self) -> None:
-        """Finish what a crash left, and get to know the folders."""
-        self.intake.move_tracker.finish()
+        """Finish what a crash left, and record the folders that the ledger does not know."""
+        self.move_tracker.finish_interrupted_move()
         fault = recover.recover(self.context)
         if fault is not None and self.context.patient:
             self.job_thread.back_off(
                 DiskUnavailable(fault.reason, fault.disk or self.archive.root, str(fault))
             )
-        self.ledger.release(self.ledger.quarantined_before(__version__))
+        self.ledger.jobs.release(self.ledger.jobs.quarantined_before(__version__))
         for watch in self.healthy():
-            self._open(watch)
+            self._record_folder(watch)
         if self._exporter is not None:
             self._exporter.start()
 
     def healthy(self) -> tuple[Watch, ...]:
-        """The watched folders that can be worked in."""
-        return tuple(w for w in self.config.watch if w.root not in self.root_monitor.excluded)
+        """The watched folders whose files may be changed now."""
+        closed = self.root_states.closed
+        return tuple(w for w in self.config.watch if w.root not in closed)
+
+    def check_folders(self, now: float) -> None:
+        """Check and scan the watched folders, as far as that is due at `now` (monotonic)."""
+        for root in self.root_monitor.check(now):
+            self._take_back(next(w for w in self.config.watch if w.root == root))
+        self.root_monitor.scan(now)
 
     def next(self, due: float) -> Message | None:
-        """The next message, or None when `due` (monotonic seconds) has come, or soon."""
+        """The next message; None when `due` (monotonic seconds) has come, or up to 1 s earlier."""
         # Python runs a signal's handler in this thread, and one that comes just before the wait
         # begins does not interrupt it: so no wait is long.
         patience = min(PATIENCE_SECONDS, max(0.0, due - time.monotonic()))
         return self._inbox.get(patience)
 
     def look(self, paths: Iterable[str]) -> None:
-        """Have paths looked at anew. From any thread."""
+        """Let the intake look at paths, and the job thread for jobs. From any thread."""
         for path in paths:
-            self._inbox.put(Look(path))
+            self._inbox.look(path)
         self.job_thread.wake()
 
     def is_worked_off(self) -> bool:
-        """Whether no job is left, and nothing wants to be looked at."""
-        # In this order: the runner takes a job only when it is not idle, and when it is idle
-        # again, what it wants to be looked at anew is in the inbox.
+        """Whether no job is left, and no path waits for a look."""
+        # In this order: the job thread takes a job only when it is not idle, and before it is idle
+        # again, it has put the paths that need another look in the inbox.
         if self.job_thread.next_job() is not None:
             return False
         return self.job_thread.idle.is_set() and self._inbox.empty()
@@ -323,31 +220,36 @@ class App:
             self._exporter.finish(STOP_SECONDS)
         self._claims.close()
 
-    def _go_on(self) -> None:
-        self.job_thread.wake()
-
-    def _open(self, watch: Watch) -> None:
-        """What a folder needs before its first scan."""
-        rebuild.rebuild(watch, self.ledger, self.archive, self.say, self.pulse.progress)
+    def _record_folder(self, watch: Watch) -> None:
+        """Bring the ledger up to date with a folder before its first scan."""
+        rebuild.rebuild(watch, self.ledger, self.archive, self.log, self.pulse.progress)
         recover.rescue_strays(
             watch.root, watch.name, recursive=watch.recursive, context=self.context
         )
         baseline = self.intake.baseline(watch)
         if baseline is not None:
             files, size = baseline
-            say(
-                "daemon.baseline",
-                watch=watch.name,
-                path=watch.path,
-                files=files,
-                bytes=size,
-                symlinked_folders=linked(watch) if watch.recursive else [],
+            links = sorted(linked_folders(watch.root)) if watch.recursive else []
+            self.log(
+                DaemonBaseline(
+                    watch=watch.name,
+                    path=watch.path,
+                    files=files,
+                    bytes=size,
+                    symlinked_folders=links,
+                )
             )
 
-    def _return(self, watch: Watch) -> bool:
-        """A folder is back, and its jobs have waited; False while one is still failing."""
-        if self.job_thread.is_busy_in(watch.root):
-            return False
-        recover.continue_jobs(self.context, lambda root: root == watch.root)
-        self._open(watch)
-        return True
+    def _take_back(self, watch: Watch) -> None:
+        """Continue the jobs of a folder that is back; later, if a job is still ending in it."""
+        if not self.root_states.begin_repair(watch.root):
+            return
+        try:
+            recover.continue_jobs(self.context, lambda root: root == watch.root)
+            self._record_folder(watch)
+            self.root_monitor.readmit(watch.root)
+        except OSError:  # gone again: the next check finds out
+            return
+        finally:
+            self.root_states.end_repair()
+            self.job_thread.wake()

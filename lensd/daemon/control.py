@@ -1,51 +1,68 @@
-"""The control socket: other commands ask the running daemon, which alone may change things.
+"""The control socket: commands send requests to the running daemon, which alone changes files.
 
-A request is one line of JSON, `{"verb": VERB, ARGUMENTS...}`. The answer is any number of lines
-`{"say": TEXT}` for the person who waits, and one `{"code": EXIT CODE, "error": TEXT or null}`.
+A client sends one request line and reads replies until the result
+(`lensd.daemon.control_messages`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import socketserver
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from queue import SimpleQueue
+from typing import Any, TypeAlias, cast
 
-from lensd.errors import LensdError, LockedError
+from lensd.daemon.control_messages import (
+    LONGEST_REQUEST,
+    Message,
+    Reply,
+    Request,
+    Result,
+    decode_reply,
+    decode_request,
+)
+from lensd.errors import EXIT_BUG, LensdError, LockedError
+from lensd.logs.events import DaemonError
+from lensd.store.json_lines import encode
+from lensd.watcher.folder import Log
 
 NAME = "control.sock"
-START_SECONDS = 5.0  # a daemon that holds the lock may just be starting, or reloading
-LONGEST_REQUEST = 16 << 20
+START_SECONDS = 5.0  # a daemon that has the lock may still be starting, or reloading
 
-Tell = Callable[[str], None]
-Answer = Callable[[str, dict[str, Any], Tell], int]
+Send: TypeAlias = Callable[[Message], None]
+Handle: TypeAlias = Callable[[Request, Send], int]
 
 
 class Server:
-    """Listens in the state folder while entered. `answer(verb, arguments, tell)` runs in a thread
-    of its own for each request and returns the exit code; its LensdError goes to who asked.
+    """Listens in the state folder between `start` and `stop`.
+
+    `handle(request, send)` runs in a thread of its own for each request and returns the exit code.
+    The client gets the text of its LensdError; any other exception is a bug, which is logged.
     """
 
-    def __init__(self, folder: str, answer: Answer) -> None:
+    def __init__(self, folder: str, handle: Handle, log: Log) -> None:
         self._folder = folder
-        self._answer = answer
+        self._handle = handle
+        self._log = log
         self._server: _Listener | None = None
 
     def start(self) -> None:
-        """Raises OSError where the folder takes no socket."""
+        """Raises OSError if the folder cannot have a socket."""
+        path = os.path.join(self._folder, NAME)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self._folder, NAME))  # a killed daemon's; the lock is ours
-        with _short(self._folder) as folder:
+            os.unlink(path)  # a killed daemon left it: this process has the lock
+        with _short_path(self._folder) as folder:
             server = _Listener(os.path.join(folder, NAME), _Conversation)
         self._server = server
-        server.answer = self._answer
-        os.chmod(os.path.join(self._folder, NAME), 0o660)
+        server.handle_control = self._handle
+        server.log = self._log
+        os.chmod(path, 0o660)
         threading.Thread(target=server.serve_forever, name="control", daemon=True).start()
 
     def stop(self) -> None:
@@ -59,72 +76,111 @@ class Server:
 
 class _Listener(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
-    block_on_close = False  # who waits for a long restore learns of the end by the closed socket
-    answer: Answer
+    block_on_close = False  # a client of a long restore sees its connection close
+    handle_control: Handle
+    log: Log
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no fault of the daemon's."""
+        """The client closed the connection. What it requested is done nevertheless."""
 
 
 class _Conversation(socketserver.StreamRequestHandler):
+    """Writes the replies. The request runs in another thread, which no slow client can stop."""
+
     def handle(self) -> None:
-        request = json.loads(self.rfile.readline(LONGEST_REQUEST))
-        verb = request.pop("verb")
-        error = None
+        line = self.rfile.readline(LONGEST_REQUEST + 1)
+        if not line:
+            return
+        replies: SimpleQueue[Reply] = SimpleQueue()
+        threading.Thread(
+            target=lambda: replies.put(self._result_of(line, replies.put)),
+            name="request",
+            daemon=True,
+        ).start()
+        while True:
+            reply = replies.get()
+            self.wfile.write(encode(reply))
+            if isinstance(reply, Result):
+                return
+
+    def _result_of(self, line: bytes, send: Send) -> Result:
+        server = cast("_Listener", self.server)
+        request: Request | None = None
         try:
-            code = cast("_Listener", self.server).answer(verb, request, self._say)
-        except LensdError as problem:
-            code, error = problem.exit_code, str(problem)
-        self._send({"code": code, "error": error})
-
-    def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # it is done all the same when nobody listens
-            self._send({"say": text})
-
-    def _send(self, message: dict[str, Any]) -> None:
-        self.wfile.write(_line(message))
+            request = decode_request(line)
+            return Result(server.handle_control(request, send))
+        except LensdError as error:
+            return Result(error.exit_code, str(error))
+        except Exception as bug:  # noqa: BLE001  the client must learn of it, and the log too
+            return _report_bug(request, bug, server.log)
 
 
-def ask(folder: str, verb: str, arguments: dict[str, Any], tell: Tell) -> int:
-    """Have the daemon of a state folder do it; returns the exit code.
+def _report_bug(request: Request | None, bug: Exception, log: Log) -> Result:
+    command = "a request" if request is None else f"`lensd {request.verb}`"
+    message = (
+        f"a bug in lensd ended {command} ({type(bug).__name__}: {bug}). No file is half-written: "
+        "each is as it was, or the command had finished with it. Please report the bug with the "
+        "traceback"
+    )
+    log(
+        DaemonError(
+            request=None if request is None else request.verb,
+            message=message,
+            exception="".join(traceback.format_exception(bug)),
+        )
+    )
+    where = "from the daemon's log (`journalctl -u lensd`, or the file log.path)"
+    return Result(EXIT_BUG, f"{message} {where}")
 
-    Raises LensdError when there is no answer, LockedError when whoever holds the lock does not
-    listen (`lensd once`, or another command like this).
+
+def send_request(folder: str, request: Request, receive: Send) -> int:
+    """Let the daemon of a state folder handle a request; returns the exit code.
+
+    `receive` gets each message for the person, the error of the result included. Raises LensdError
+    when the daemon ends before the result, LockedError when the process that has the lock takes no
+    requests (`lensd once`, or another command).
     """
-    with _connected(folder) as channel, channel.makefile("rb") as answers:
-        channel.sendall(_line({"verb": verb, **arguments}))
-        for line in answers:
-            message = json.loads(line)
-            if "say" in message:
-                tell(message["say"])
-                continue
-            if message["error"] is not None:
-                tell(f"error: {message['error']}")
-            return int(message["code"])
+    with _connect(folder) as channel:
+        with contextlib.suppress(ConnectionError):  # the daemon may refuse it before its end
+            channel.sendall(encode(request))
+        for reply in _read_replies(channel):
+            if isinstance(reply, Result):
+                if reply.error is not None:
+                    receive(Message(f"error: {reply.error}"))
+                return reply.code
+            receive(reply)
     raise LensdError(
-        f"the daemon ended before it had answered to `lensd {verb}`; `lensd status` tells what is "
-        "done, then try again"
+        f"the daemon ended before it had answered `lensd {request.verb}`. `lensd status` shows "
+        "the state of the files; run the command again when the daemon is back"
     )
 
 
+def _read_replies(channel: socket.socket) -> Iterator[Reply]:
+    with channel.makefile("rb") as lines, contextlib.suppress(ConnectionError):
+        for line in lines:
+            if line.endswith(b"\n"):  # else the daemon ended within it
+                yield decode_reply(line)
+
+
 @contextmanager
-def _connected(folder: str) -> Iterator[socket.socket]:
+def _connect(folder: str) -> Iterator[socket.socket]:
     deadline = time.monotonic() + START_SECONDS
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
         while True:
             try:
-                with _short(folder) as short:
+                with _short_path(folder) as short:
                     channel.connect(os.path.join(short, NAME))
             except PermissionError:
                 raise LensdError(
-                    f"user {os.geteuid()} may not talk to the daemon: run the command as its user, "
-                    f"or as a member of the group of {os.path.join(folder, NAME)}"
+                    f"user {os.geteuid()} may not connect to the daemon: run the command as the "
+                    f"daemon's user, or as a member of the group of {os.path.join(folder, NAME)}"
                 ) from None
             except OSError:
                 if time.monotonic() > deadline:
                     raise LockedError(
-                        f"another lensd works with the state folder {folder} and takes no "
-                        "requests (`lensd once`, or one that hangs); wait for its end, or stop it"
+                        f"another lensd uses the state folder {folder} and takes no requests: "
+                        "`lensd once` or another command runs, or the daemon hangs. Wait until it "
+                        "ends, or stop it"
                     ) from None
                 time.sleep(0.1)
             else:
@@ -133,14 +189,10 @@ def _connected(folder: str) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _short(folder: str) -> Iterator[str]:
-    """A path for the folder that fits the 107 bytes that an address may have."""
+def _short_path(folder: str) -> Iterator[str]:
+    """A path of the folder that fits into the 107 bytes of a socket address."""
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}"
     finally:
         os.close(fd)
-
-
-def _line(message: dict[str, Any]) -> bytes:
-    return json.dumps(message, ensure_ascii=True).encode("ascii") + b"\n"

@@ -1,4 +1,4 @@
-"""Work that waits for a disk: full, read-only, not there. One alert, and on by itself."""
+"""When to try again after a disk was full, read-only or away."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lensd.errors import DiskUnavailable
 PROBE_SECONDS = 5.0
 FIRST_TRY_SECONDS = 60.0
 LAST_TRY_SECONDS = 900.0
-# Less than this is the noise of other programs, not somebody who makes room.
+# Other programs change the free space by less than this all the time.
 FREED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What a disk looks like; `free` is in bytes, None for one that is not there."""
+    """The state of a disk; `free` is in bytes, None for one that is not there."""
 
     free: int | None
     writable: bool
@@ -24,7 +24,7 @@ class Disk:
 
     @classmethod
     def at(cls, path: str) -> Disk:
-        """Never raises: a disk that cannot be asked is not there."""
+        """Of the disk that a path lies on. Raises nothing: an unreadable disk counts as away."""
         try:
             found, device = os.statvfs(path), os.stat(path).st_dev
         except OSError:
@@ -34,7 +34,7 @@ class Disk:
 
 
 def is_better(then: Disk, now: Disk) -> bool:
-    """Whether it is worth a new try: there again, writable again, or somebody made room."""
+    """Whether a try is worthwhile: the disk is back, writable again, or has more room."""
     if now.free is None:
         return False
     if then.free is None or now.device != then.device or (now.writable and not then.writable):
@@ -44,7 +44,7 @@ def is_better(then: Disk, now: Disk) -> bool:
 
 @dataclass(slots=True)
 class DiskBackoff:
-    """One fault, from its first job to the first that gets through. Times are monotonic."""
+    """One fault, from the first job that met it to the next that succeeds. Times are monotonic."""
 
     fault: DiskUnavailable
     disk: Disk
@@ -56,11 +56,11 @@ class DiskBackoff:
         return cls(fault, Disk.at(fault.path), now + FIRST_TRY_SECONDS)
 
     def is_due(self, now: float) -> bool:
-        """Whether a job may try. What no probe shows (a quota) is tried ever more rarely."""
+        """Whether a job may try. Where no probe shows the fault (a quota) the pauses grow."""
         return now >= self.next_try or is_better(self.disk, Disk.at(self.fault.path))
 
-    def again(self, now: float) -> None:
-        """The try failed in the same way."""
+    def extend(self, now: float) -> None:
+        """A try failed in the same way: wait longer for the next one."""
         self.disk = Disk.at(self.fault.path)
         self.delay = min(2 * self.delay, LAST_TRY_SECONDS)
         self.next_try = now + self.delay

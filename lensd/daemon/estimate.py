@@ -1,12 +1,12 @@
-"""What `once --dry-run` says: sizes from headers, ratios from experience."""
+"""The plan that `once --dry-run` prints: sizes from the headers, ratios from measured files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from lensd import __version__
 from lensd.config.model import Config, Watch
 from lensd.daemon import select
 from lensd.errors import FileError, StorageError
@@ -37,7 +37,12 @@ class Estimate:
 
 def estimate(config: Config, paths: Sequence[str], *, redo: bool) -> list[Estimate]:
     """What `once` would treat, per folder. Reads headers only."""
-    choice = select.choose(config, _ledger(config), paths, redo=redo)
+    with ExitStack() as opened:
+        try:
+            ledger = opened.enter_context(Ledger.read_only(config.state.path))
+        except StorageError:
+            ledger = None  # lensd has not run yet
+        choice = select.choose(config, ledger, paths, redo=redo)
     files = [(f.watch, os.path.join(f.watch.root, f.path), f.identity.size) for f in choice.files]
     files += [
         (_watch(config, e.root), e.archive_path, e.bytes_in or 0)
@@ -48,13 +53,6 @@ def estimate(config: Config, paths: Sequence[str], *, redo: bool) -> list[Estima
         _of_folder(config, w, [(path, size) for at, path, size in files if at is w])
         for w in config.watch
     ]
-
-
-def _ledger(config: Config) -> Ledger | None:
-    try:
-        return Ledger(config.state.path, __version__, readonly=True)
-    except StorageError:
-        return None  # nothing was seen yet
 
 
 def _watch(config: Config, root: str) -> Watch:

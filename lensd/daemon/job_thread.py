@@ -1,6 +1,6 @@
-"""The thread that changes files: jobs from the queue, one at a time, and people's errands between.
+"""The job thread, the only one that changes files: one job at a time, and requests between jobs.
 
-What a disk does not let it do waits here, with everything else, until the disk is right again.
+When a disk is full, read-only or away, all jobs wait here until the disk is well again.
 """
 
 from __future__ import annotations
@@ -12,30 +12,36 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
 from lensd.daemon.disk_backoff import PROBE_SECONDS, DiskBackoff
+from lensd.daemon.inbox import Inbox, Wake
 from lensd.errors import DiskUnavailable, LensdError, StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext, Settings
-from lensd.jobs.prune import DailyPass
-from lensd.store.entry import Entry
+from lensd.jobs.daily_prune import DailyPass
+from lensd.logs.events import DaemonDegraded, DaemonRecovered
+from lensd.store.ledger import Outcome
+from lensd.store.ledger.entry import Entry
+from lensd.watcher.intake import Arrival
 
-BetweenJobs = Callable[[], int]
+FileRequest: TypeAlias = Callable[[], int]
 LONGEST_REST_SECONDS = 60.0
-ANYWHERE = ""
 
 
 class JobThread(threading.Thread):
-    """Takes jobs from the ledger. `waited(job_id, now)` tells how long ago its file was noticed;
-    `opens_in()` in how many seconds jobs may be begun, 0 for now.
+    """Takes jobs from the ledger.
+
+    `arrivals` has a message for each job that the intake made since the start. `opens_in()` returns
+    in how many seconds jobs may begin, 0 for now.
     """
 
     def __init__(
         self,
         context: JobContext,
         settings: Mapping[str, Settings],
-        waited: Callable[[str, float], float],
-        done: Callable[[], None],
+        arrivals: SimpleQueue[Arrival],
+        inbox: Inbox,
         opens_in: Callable[[], float] = lambda: 0.0,
         daily: DailyPass | None = None,
     ) -> None:
@@ -44,14 +50,14 @@ class JobThread(threading.Thread):
         self.idle = threading.Event()
         self._context = context
         self._settings = settings
-        self._waited = waited
-        self._done = done
+        self._arrivals = arrivals
+        self._first_seen: dict[str, float] = {}  # by job
+        self._inbox = inbox
         self._opens_in = opens_in
         self._daily = daily
         self._wake = threading.Event()
-        self._between_jobs: SimpleQueue[tuple[BetweenJobs, Future[int]]] = SimpleQueue()
+        self._requests: SimpleQueue[tuple[FileRequest, Future[int]]] = SimpleQueue()
         self._backoff: DiskBackoff | None = None
-        self._working_in: str | None = None
         self._idle_since = time.monotonic()
 
     def wake(self) -> None:
@@ -59,18 +65,17 @@ class JobThread(threading.Thread):
         self.idle.clear()
         self._wake.set()
 
-    def is_busy_in(self, root: str) -> bool:
-        """Whether files of a watched folder may be changed at this moment."""
-        return self._working_in in (root, ANYWHERE)
+    def run_between_jobs(self, request: FileRequest) -> int:
+        """Run a request that changes files between two jobs, from another thread.
 
-    def run_between_jobs(self, work: BetweenJobs) -> int:
-        """Have something done between two jobs, from another thread; returns or raises its end."""
-        end: Future[int] = Future()
-        self._between_jobs.put((work, end))
+        Returns its exit code, or raises what it raises; LensdError when the thread ends before.
+        """
+        result: Future[int] = Future()
+        self._requests.put((request, result))
         self.wake()
         if not self.is_alive():
-            self._dismiss()
-        return end.result()
+            self._dismiss_requests()
+        return result.result()
 
     def finish(self, timeout: float) -> bool:
         """Give up the running job and end; False if that took longer than `timeout` seconds."""
@@ -82,33 +87,34 @@ class JobThread(threading.Thread):
     def run(self) -> None:
         try:
             while not self._context.stopping.is_set():
-                self._wake.clear()  # first: whatever comes from here on ends the rest
-                if not (self._run_waiting_request() or self._work()):
+                self._wake.clear()  # first: any wake from here on ends the rest
+                if not (self._run_request() or self._run_job()):
                     self._prune()
                     self._rest()
         except BaseException as error:  # noqa: BLE001  the main loop must end with it
             self.error = error
         finally:
             self._context.worker.stop("shutdown")
-            self._dismiss()
+            self._dismiss_requests()
             self.idle.set()
-            self._done()
+            self._inbox.put(Wake())
 
-    def _run_waiting_request(self) -> bool:
-        try:
-            work, end = self._between_jobs.get_nowait()
-        except Empty:
+    def _run_request(self) -> bool:
+        """One request, if one waits and the main loop repairs no folder."""
+        if self._requests.empty() or not self._context.root_states.enter_all():
             return False
-        self._working_in = ANYWHERE
         try:
-            end.set_result(work())
-        except BaseException as error:  # noqa: BLE001  it belongs to who asked
-            end.set_exception(error)
-        self._working_in = None
+            request, result = self._requests.get_nowait()
+            try:
+                result.set_result(request())
+            except BaseException as error:  # noqa: BLE001  it belongs to the thread that waits
+                result.set_exception(error)
+        finally:
+            self._context.root_states.leave()
         return True
 
     def _prune(self) -> None:
-        """The daily pass gives way to whatever else there is to do."""
+        """The daily pass, which ends when there is something else to do."""
         if self._daily is None or not self._context.patient or self._backoff is not None:
             return
         try:
@@ -116,69 +122,85 @@ class JobThread(threading.Thread):
         except StorageError as fault:
             self.back_off(fault)
 
-    def _dismiss(self) -> None:
-        """Nobody may wait for an errand that will not be run."""
+    def _dismiss_requests(self) -> None:
+        """Answer the requests that this thread cannot run any more."""
         with contextlib.suppress(Empty):
             while True:
-                _, end = self._between_jobs.get_nowait()
-                end.set_exception(LensdError("lensd is stopping; try again when it is back"))
+                _, result = self._requests.get_nowait()
+                result.set_exception(LensdError("lensd is stopping; try again when it is back"))
 
-    def _work(self) -> bool:
-        """One job, if one may be begun. False if there is nothing to do now."""
+    def _run_job(self) -> bool:
+        """One job, if one may begin. False if there is nothing to do now."""
         if (self._context.patient and self._opens_in() > 0) or not self._may_try():
             return False
+        states = self._context.root_states
         entry = self.next_job()
-        while entry is not None and self._context.is_away(entry.root):  # from now on in `away`
+        while entry is not None and not states.enter(entry.root):  # from now on it is closed
             entry = self.next_job()
         if entry is None:
-            self._go_on()  # nobody waits for that disk any more; the next job finds out anew
+            self._end_backoff()  # no job waits for that disk; the next job finds out again
             return False
-        self.idle.clear()  # while its row still says `queued`
-        self._working_in = entry.root
-        self._one(entry)
-        self._working_in = None
+        try:
+            self.idle.clear()  # while its row still says `queued`
+            self._process(entry)
+        finally:
+            states.leave()
         self._idle_since = time.monotonic()
+        self._inbox.put(Wake())
         return True
 
     def next_job(self) -> Entry | None:
-        """The job that may be begun next, None if there is none."""
-        ledger = self._context.ledger
+        """The job that may begin next, None if there is none. From any thread."""
+        jobs, closed = self._context.ledger.jobs, self._context.root_states.closed
         if self._context.patient:
-            return ledger.next_queued(without=self._context.away())
-        # without patience: somebody asked for it now
-        return ledger.next_queued(math.inf, without=self._context.away(), heed_pauses=False)
+            return jobs.next_queued(without=closed)
+        # `once` treats the files now, whatever is paused or postponed
+        return jobs.next_queued(math.inf, without=closed, heed_pauses=False)
 
     def _may_try(self) -> bool:
-        """Whether no disk holds the work up; what a fault left behind is put in order first."""
+        """Whether no back-off forbids a try; before a try recovery puts right what a fault left."""
         if self._backoff is None:
             return True
         if not self._backoff.is_due(time.monotonic()):
+            return False
+        states = self._context.root_states
+        if not states.enter_all():
             return False
         try:
             is_well = recover.recover(self._context, tell=False) is None
         except (LensdError, OSError):
             is_well = False
+        finally:
+            states.leave()
         if not is_well:
-            self._backoff.again(time.monotonic())
+            self._backoff.extend(time.monotonic())
         return is_well
 
-    def _one(self, entry: Entry) -> None:
+    def _process(self, entry: Entry) -> None:
+        waited = self._seconds_since_first_seen(entry.job_id)
         settings = self._settings.get(entry.root)
         if settings is None:
             message = "its folder is not watched any more"
-            self._context.ledger.finish(entry.job_id, "superseded", message=message)
+            self._context.ledger.jobs.finish(entry.job_id, Outcome.SUPERSEDED, message=message)
             return
-        waited = self._waited(entry.job_id, time.monotonic())
         try:
             compress.process(entry, settings, self._context, waited)
         except StorageError as fault:
             self.back_off(fault)
         else:
-            self._go_on()
-        self._done()
+            self._end_backoff()
+
+    def _seconds_since_first_seen(self, job_id: str) -> float:
+        """0 for a job of an earlier run."""
+        with contextlib.suppress(Empty):
+            while True:
+                arrival = self._arrivals.get_nowait()
+                self._first_seen[arrival.job_id] = arrival.first_seen
+        now = time.monotonic()
+        return max(0.0, now - self._first_seen.pop(job_id, now))
 
     def back_off(self, fault: StorageError) -> None:
-        """Begin no job until a disk is well again. Raises the fault where there is no patience."""
+        """Begin no job until a disk is well again. Raises the fault if the context is impatient."""
         if not self._context.patient:
             raise fault
         if not isinstance(fault, DiskUnavailable):
@@ -187,26 +209,31 @@ class JobThread(threading.Thread):
             )
         now = time.monotonic()
         if self._backoff is not None and self._backoff.fault.reason == fault.reason:
-            self._backoff.again(now)
+            self._backoff.extend(now)
             return
         self._backoff = DiskBackoff.begin(fault, now)
-        self._tell("daemon.degraded", fault, f"{fault}. Jobs wait until then")
+        self._report(DaemonDegraded, fault, f"{fault}. Jobs wait until then")
 
-    def _go_on(self) -> None:
+    def _end_backoff(self) -> None:
         if self._backoff is not None:
             fault, self._backoff = self._backoff.fault, None
-            self._tell("daemon.recovered", fault, "the jobs go on")
+            self._report(DaemonRecovered, fault, "the jobs go on")
 
-    def _tell(self, event: str, fault: DiskUnavailable, message: str) -> None:
-        self._context.log(event, watch=None, path=fault.path, reason=fault.reason, message=message)
-        held = None if self._backoff is None else f"{fault.path}: {fault}"
+    def _report(
+        self, kind: type[DaemonDegraded | DaemonRecovered], fault: DiskUnavailable, message: str
+    ) -> None:
+        self._context.log(kind(watch=None, path=fault.path, reason=fault.reason, message=message))
+        backoff = self._context.ledger.state.disk_backoff
         with contextlib.suppress(StorageError):  # a full disk may be the ledger's
-            self._context.ledger.set_meta("held", held)
+            if self._backoff is None:
+                backoff.clear()
+            else:
+                backoff.set(f"{fault.path}: {fault}")
 
     def _rest(self) -> None:
-        """Wait for work; an idle worker process leaves after its time."""
+        """Wait for work; end a worker process that was idle for long enough."""
         self.idle.set()
-        self._done()
+        self._inbox.put(Wake())
         worker = self._context.worker
         idle = time.monotonic() - self._idle_since
         if worker.running and idle >= worker.idle_limit:
@@ -224,5 +251,5 @@ class JobThread(threading.Thread):
             return seconds
         if (opens_in := self._opens_in()) > 0:
             seconds = min(seconds, opens_in)
-        due = self._context.ledger.next_due()
+        due = self._context.ledger.jobs.next_due()
         return seconds if due is None else min(seconds, max(0.0, due - time.time()))

@@ -6,31 +6,39 @@ import math
 import os
 import signal
 import time
-from typing import Any
 
 from lensd.config.load import load_for_run
 from lensd.config.model import Config
-from lensd.daemon.app import (
-    App,
+from lensd.daemon.app import PATIENCE_SECONDS, App
+from lensd.daemon.control import Send, Server
+from lensd.daemon.control_messages import FileRequest, Request
+from lensd.daemon.exclusive import locked_ledger, require_unclaimed
+from lensd.daemon.inbox import (
+    EventsLost,
     Inbox,
     Look,
+    Message,
+    NewFolder,
     Reload,
+    RootChanged,
     Stop,
-    Wake,
     listen,
-    locked_ledger,
-    require_unclaimed,
-    say,
 )
-from lensd.daemon.control import Server, Tell
-from lensd.daemon.requests import RequestHandler, serve
+from lensd.daemon.requests import RequestHandler
 from lensd.daemon.systemd_notify import notify, notify_reloading
-from lensd.errors import EXIT_OK, ConfigError, LensdError, StorageError
+from lensd.errors import EXIT_OK, ConfigError, DegradedReason, LensdError, StorageError
 from lensd.logs import log
+from lensd.logs.events import (
+    DaemonDegraded,
+    DaemonReady,
+    DaemonRecovered,
+    DaemonRefused,
+    DaemonReloaded,
+    DaemonStopping,
+)
 from lensd.store.ledger import Ledger
 
 LEDGER_AGAIN_SECONDS = 10.0  # after a full state disk: until the next look at the folders
-BETWEEN_JOBS = ("restore", "prune")  # requests that change files, so the runner does them
 
 
 def run(config: Config) -> int:
@@ -46,6 +54,11 @@ def run(config: Config) -> int:
     return EXIT_OK
 
 
+def _report_stop(message: Stop) -> None:
+    log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
+    notify("STOPPING=1")
+
+
 class Daemon:
     """One configuration's life."""
 
@@ -57,7 +70,8 @@ class Daemon:
             config,
             ledger,
             self._app.archive,
-            self._app.say,
+            self._app.log,
+            self._app.move_tracker,
             self._app.look,
             self._app.context.stopping.is_set,
         )
@@ -67,28 +81,32 @@ class Daemon:
     def run(self) -> Config | None:
         """Watch until told to stop, or (the new configuration is returned) to start anew."""
         app = self._app
-        control = Server(self._config.state.path, self._answer)
+        control = Server(self._config.state.path, self._handle_request, app.log)
         try:
-            app.ledger.set_meta("held", None)
+            app.ledger.state.disk_backoff.clear()
             app.root_monitor.start()  # before the scan, so that nothing falls between them
             app.prepare()
-            app.root_monitor.tick(time.monotonic())
+            app.check_folders(time.monotonic())
             app.job_thread.start()
             app.job_thread.wake()
             control.start()
             self._tell_ready()
-            return self._loop()
+            following = self._loop()
+            if following is not None and not self._end_jobs():
+                return None
+            return following
         finally:
             control.stop()
             app.close()
 
     def _tell_ready(self) -> None:
         notify("READY=1")
-        say(
-            "daemon.ready",
-            watches=[w.name for w in self._config.watch],
-            queued=self._app.ledger.count_unfinished(),
-            seconds=round(time.monotonic() - self._began, 4),
+        log.emit(
+            DaemonReady(
+                watches=[w.name for w in self._config.watch],
+                queued=self._app.ledger.jobs.count_unfinished(),
+                seconds=round(time.monotonic() - self._began, 4),
+            )
         )
 
     def _loop(self) -> Config | None:
@@ -98,8 +116,7 @@ class Daemon:
                 app.pulse.beat(time.monotonic())
             message = app.next(min(app.root_monitor.next_due(), app.intake.next_due() or math.inf))
             if isinstance(message, Stop):
-                say("daemon.stopping", signal=signal.Signals(message.number).name)
-                notify("STOPPING=1")
+                _report_stop(message)
                 return None
             if isinstance(message, Reload):
                 if (following := self._reload()) is not None:
@@ -108,13 +125,34 @@ class Daemon:
             self._turn(message)
         raise app.job_thread.error
 
-    def _turn(self, message: Look | Wake | None) -> None:
-        """What a message and the time ask of the intake."""
+    def _end_jobs(self) -> bool:
+        """Before a reload: wait until the job thread ends, however long its request takes.
+
+        Two job threads would change files at once. False: a signal asks lensd to stop instead.
+        """
+        app = self._app
+        while not app.job_thread.finish(PATIENCE_SECONDS):
+            app.pulse.progress()
+            message = app.next(time.monotonic())
+            if isinstance(message, Stop):
+                _report_stop(message)
+                return False
+        return True
+
+    def _turn(self, message: Message | None) -> None:
+        """Follow a hint, and do what is due now."""
         app, now = self._app, time.monotonic()
         try:
-            if isinstance(message, Look):
-                app.intake.hint(message.path, now)
-            app.root_monitor.tick(now)
+            match message:
+                case Look(path):
+                    app.intake.hint(path, now)
+                case NewFolder(root):
+                    app.root_monitor.note_new_folder(root, now)
+                case EventsLost(root):
+                    app.root_monitor.note_lost_events(root)
+                case RootChanged():
+                    app.root_monitor.check_soon()
+            app.check_folders(now)
             if app.intake.step(now):
                 app.job_thread.wake()
         except StorageError as error:
@@ -131,12 +169,14 @@ class Daemon:
         known, self._ledger_fault = self._ledger_fault, fault
         if (known is None) == (fault is None):
             return
-        say(
-            "daemon.recovered" if fault is None else "daemon.degraded",
-            watch=None,
-            path=self._config.state.path,
-            reason="io_error",
-            message=f"{fault}. New files wait until then" if fault else "new files are taken again",
+        kind = DaemonRecovered if fault is None else DaemonDegraded
+        log.emit(
+            kind(
+                watch=None,
+                path=self._config.state.path,
+                reason=DegradedReason.IO_ERROR,
+                message=f"{fault}. New files wait until then" if fault else "new files are queued",
+            )
         )
 
     def _reload(self) -> Config | None:
@@ -152,10 +192,10 @@ class Daemon:
             log.configure(old.path, old.level, old.mode_bits)
             details = getattr(error, "details", str(error))
             message = f"the configuration stays as it was; correct it and reload again: {details}"
-            say("daemon.refused", config=self._config.source, message=message)
+            log.emit(DaemonRefused(config=self._config.source, message=message))
             notify("READY=1")
             return None
-        say("daemon.reloaded", config=found.source)
+        log.emit(DaemonReloaded(config=found.source))
         return found
 
     def _require_same_state(self, found: Config) -> None:
@@ -165,10 +205,10 @@ class Daemon:
                 "change; restart lensd"
             )
 
-    def _answer(self, verb: str, arguments: dict[str, Any], tell: Tell) -> int:
+    def _handle_request(self, request: Request, send: Send) -> int:
         """A request from the control socket, in a thread of its own."""
-        if verb in BETWEEN_JOBS:
+        if isinstance(request, FileRequest):
             return self._app.job_thread.run_between_jobs(
-                lambda: serve(self._handler, verb, arguments, tell)
+                lambda: self._handler.handle(request, send)
             )
-        return serve(self._handler, verb, arguments, tell)
+        return self._handler.handle(request, send)

@@ -10,8 +10,13 @@ import time
 
 from lensd.config.model import Config
 from lensd.daemon import select
-from lensd.daemon.app import App, Look, ProgressObserver, Stop, listen, locked_ledger, say
+from lensd.daemon.app import App
+from lensd.daemon.exclusive import locked_ledger
+from lensd.daemon.inbox import Look, Stop, listen
+from lensd.daemon.progress import ProgressObserver
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED
+from lensd.logs import log
+from lensd.logs.events import DaemonStopping
 
 
 def once(
@@ -23,7 +28,7 @@ def once(
     with locked_ledger(config, observer.stdout) as ledger:
         app = App(config, ledger, inbox, patient=False, observer=observer)
         app.root_monitor.open()
-        app.has_failed = bool(app.root_monitor.excluded)
+        is_incomplete = bool(app.root_states.closed)
         app.prepare()
         app.intake.tells_unfinished = False
         observer.begin(_invite(app, paths, redo=redo))
@@ -34,7 +39,7 @@ def once(
             app.close()
     if stopped is not None:
         return 128 + stopped
-    return EXIT_SOME_FAILED if app.has_failed else EXIT_OK
+    return EXIT_SOME_FAILED if is_incomplete or app.log.has_failures else EXIT_OK
 
 
 def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
@@ -42,9 +47,9 @@ def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
     app.intake.follow()
     there = app.config.model_copy(update={"watch": app.healthy()})
     chosen = select.choose(there, app.ledger, paths, redo=redo)
-    app.ledger.release(chosen.released)
+    app.ledger.jobs.release(chosen.released)
     for entry in chosen.again:
-        app.ledger.redo(secrets.token_hex(8), entry)
+        app.ledger.jobs.redo(secrets.token_hex(8), entry)
     now = time.monotonic()
     sizes = {entry.full_path: entry.bytes_in or 0 for entry in chosen.again}
     for file in chosen.files:
@@ -67,7 +72,7 @@ def _settle_and_work(app: App) -> int | None:
             return None
         message = app.next(intake.next_due() or math.inf)
         if isinstance(message, Stop):
-            say("daemon.stopping", signal=signal.Signals(message.number).name)
+            log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
             return message.number
         if isinstance(message, Look):  # somebody wrote to a file while it was its turn
             intake.hint(message.path, time.monotonic())

@@ -1,5 +1,6 @@
-"""What people ask of lensd. Done here by whoever holds the state folder's lock: a command, or the
-running daemon for it.
+"""What `restore`, `retry`, `pause`, `resume` and `prune` do.
+
+The process that has the state folder's lock does it: the command itself, or the running daemon.
 """
 
 from __future__ import annotations
@@ -7,163 +8,178 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import assert_never
 
 from lensd.config.model import Config
+from lensd.daemon.control import Send
+from lensd.daemon.control_messages import (
+    Message,
+    PauseRequest,
+    Progress,
+    PruneRequest,
+    Request,
+    RestoreRequest,
+    ResumeRequest,
+    RetryRequest,
+)
 from lensd.daemon.select import watch_of
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, UsageError
-from lensd.jobs.prune import Pruner, Result
-from lensd.jobs.restore import Original, Restorer
+from lensd.jobs.originals import Original, OriginalFinder
+from lensd.jobs.prune import Pruned, Pruner
+from lensd.jobs.restore import Restorer
+from lensd.logs.events import DaemonPaused, DaemonResumed
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
+from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below
 from lensd.text import size, visible
 from lensd.watcher.folder import Log
-
-Tell = Callable[[str], None]
+from lensd.watcher.move_tracker import MoveTracker
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHandler:
-    """Each method does what the verb of its name says, tells the person, returns the exit code.
+    """One method for each type of request. It sends the messages and returns the exit code.
 
-    `look(paths)` is called with what has to be looked at anew; `stop()`: end what takes long.
+    `look_at(paths)` makes the intake look at paths again; a prune ends early when `stop()` is true.
     """
 
     config: Config
     ledger: Ledger
     archive: Archive
     log: Log
-    look: Callable[[Iterable[str]], None] = lambda _: None
+    move_tracker: MoveTracker
+    look_at: Callable[[Iterable[str]], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
 
-    def restore(
-        self,
-        tell: Tell,
-        *,
-        paths: Sequence[str],
-        everything: bool,
-        version: str | None,
-        purge: bool,
-    ) -> int:
-        """Originals back under the names of the watched folders. Raises UsageError."""
-        restorer = Restorer(self.config.watch, self.ledger, self.archive, self.log)
+    def handle(self, request: Request, send: Send) -> int:
+        """Raises LensdError as the method for the request does."""
+        match request:
+            case RestoreRequest():
+                return self.restore(request, send)
+            case RetryRequest():
+                return self.retry(request, send)
+            case PauseRequest():
+                return self.pause(request, send)
+            case ResumeRequest():
+                return self.resume(request, send)
+            case PruneRequest():
+                return self.prune(request, send)
+            case _:
+                assert_never(request)
+
+    def restore(self, request: RestoreRequest, send: Send) -> int:
+        """Put originals back into the watched folders. Raises UsageError before any is put back."""
+        restorer = Restorer(self.ledger, self.archive, self.log, self.move_tracker)
+        originals = self.find_originals(request)
         code = EXIT_OK
-        for original in chosen(restorer, paths, version, everything=everything):
+        for done, original in enumerate(originals, 1):
+            path, method = original.full_path, None
             try:
-                method = restorer.put_back(original, purge=purge)
+                method = restorer.put_back(original, purge=request.purge)
             except (LensdError, OSError) as error:
-                tell(visible(f"error: {original.home}: {error}"))
+                say = f"error: {path}: {error}"
                 code = EXIT_SOME_FAILED
             else:
-                tell(visible(f"restored {original.home} ({method} from {original.path})"))
+                say = f"restored {path} ({method} from {original.archive_path})"
+            send(Progress(visible(say), path=path, done=done, of=len(originals), method=method))
         return code
 
-    def retry(self, tell: Tell, *, paths: Sequence[str]) -> int:
-        """Another chance for what failed or was set aside. Raises UsageError."""
-        failed = _those(self.ledger.with_outcome("failed", "quarantined"), paths)
-        delayed = _those((e for e in self.ledger.unfinished() if e.not_before), paths)
-        _require_all(paths, [*failed, *delayed])
-        self.ledger.release(failed)
-        for entry in delayed:
-            self.ledger.update(entry.job_id, not_before=None)
-        self.look(e.full_path for e in failed)
-        tell(f"{len(failed) + len(delayed)} files will be tried again when lensd runs")
+    def find_originals(self, request: RestoreRequest) -> list[Original]:
+        """The originals that a request names, in the order of their restore. Raises UsageError."""
+        finder = OriginalFinder(
+            self.config.watch, self.ledger, self.archive, self.log, self.move_tracker
+        )
+        if request.everything:
+            return list(finder.find_all())
+        return [finder.find(path, request.version) for path in request.paths]
+
+    def retry(self, request: RetryRequest, send: Send) -> int:
+        """Make failed, quarantined and postponed files due now. Raises UsageError."""
+        paths = request.paths
+        failed = _select(self.ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED), paths)
+        postponed = _select((e for e in self.ledger.jobs.unfinished() if e.not_before), paths)
+        _require_selected(paths, [*failed, *postponed])
+        self.ledger.jobs.release(failed)
+        for entry in postponed:
+            self.ledger.jobs.update(entry.job_id, not_before=None)
+        self.look_at(e.full_path for e in failed)
+        send(Message(f"{len(failed) + len(postponed)} files will be tried again when lensd runs"))
         return EXIT_OK
 
-    def pause(self, tell: Tell, *, paths: Sequence[str]) -> int:
-        """No new job is begun, for the paths or at all. Raises UsageError."""
-        self._require_watched(paths)
-        self.ledger.pause(paths)
-        self.log("daemon.paused", paths=list(paths))
-        tell(f"paused: {_named(paths)}; a job under way is finished. `lensd resume` goes on")
-        return EXIT_OK
-
-    def resume(self, tell: Tell, *, paths: Sequence[str]) -> int:
-        """Jobs are begun again."""
-        known = self.ledger.paused()
-        unknown = [p for p in paths if p not in known]
-        if unknown:
-            raise UsageError(
-                f"{visible(unknown[0])} is not paused by itself; paused: "
-                f"{_named(known) if known else 'nothing'}"
+    def pause(self, request: PauseRequest, send: Send) -> int:
+        """Start no new job for the paths, or none at all. Raises UsageError."""
+        for path in request.paths:
+            if watch_of(self.config, path) is None:
+                raise UsageError(f"{visible(path)} is in no watched folder")
+        self.ledger.state.pause(request.paths)
+        self.log(DaemonPaused(paths=list(request.paths)))
+        send(
+            Message(
+                f"paused: {_join(request.paths)}; the running job will be finished. "
+                "`lensd resume` ends the pause"
             )
-        self.ledger.resume(paths)
-        self.log("daemon.resumed", paths=list(paths))
-        self.look(())
-        tell(f"resumed: {_named(paths)}")
-        return EXIT_OK
-
-    def prune(self, tell: Tell, *, dry_run: bool = False) -> int:
-        """Originals older than keep_days go, or would. Raises ConfigError without keep_days."""
-        days = self.config.archive.keep_days
-        if days is None:
-            raise ConfigError(
-                "archive.keep_days is null, so every original is kept; set it to a number of "
-                "days, e.g. keep_days: 90"
-            )
-        results = []
-        pruner = Pruner(self.ledger, self.archive, self.log, days)
-        for result in pruner.prune(time.time(), self.stop, dry_run=dry_run):
-            results.append(result)
-            tell(visible(_line(result, dry_run=dry_run)))
-        gone = [r for r in results if r.stays is None]
-        tell(
-            f"{len(gone)} originals {'would be deleted' if dry_run else 'deleted'}, "
-            f"{size(sum(r.bytes for r in gone))}; {len(results) - len(gone)} stay"
         )
         return EXIT_OK
 
-    def _require_watched(self, paths: Sequence[str]) -> None:
-        for path in paths:
-            if watch_of(self.config, path) is None:
-                raise UsageError(f"{visible(path)} is in no watched folder")
+    def resume(self, request: ResumeRequest, send: Send) -> int:
+        """Start jobs again. Raises UsageError for a path that is not paused by itself."""
+        known = self.ledger.state.paused()
+        for path in request.paths:
+            if path not in known:
+                raise UsageError(
+                    f"{visible(path)} was not paused by itself; these were: "
+                    f"{_join(known) if known else 'none'}"
+                )
+        self.ledger.state.resume(request.paths)
+        self.log(DaemonResumed(paths=list(request.paths)))
+        self.look_at(())
+        send(Message(f"resumed: {_join(request.paths)}"))
+        return EXIT_OK
+
+    def prune(self, request: PruneRequest, send: Send) -> int:
+        """Delete originals that are older than keep_days. Raises ConfigError without keep_days."""
+        days = self.config.archive.keep_days
+        if days is None:
+            raise ConfigError(
+                "archive.keep_days is null, so lensd keeps every original; set it to a number of "
+                "days to delete older ones, e.g. keep_days: 90"
+            )
+        pruner = Pruner(self.ledger, self.archive, self.log, days)
+        results = []
+        for result in pruner.prune(time.time(), self.stop, dry_run=request.dry_run):
+            results.append(result)
+            send(Message(visible(_describe(result, dry_run=request.dry_run))))
+        deleted = [r for r in results if r.kept_because is None]
+        send(
+            Message(
+                f"{len(deleted)} originals {'would be ' if request.dry_run else ''}deleted, "
+                f"{size(sum(r.bytes for r in deleted))}; {len(results) - len(deleted)} stay"
+            )
+        )
+        return EXIT_OK
 
 
-VERBS = ("restore", "retry", "pause", "resume", "prune")
-
-
-def chosen(
-    restorer: Restorer, paths: Sequence[str], version: str | None, *, everything: bool
-) -> list[Original]:
-    """The originals that somebody means. Raises UsageError."""
-    if everything:
-        return list(restorer.everything())
-    return [restorer.of_path(path, version) for path in paths]
-
-
-def serve(handler: RequestHandler, verb: str, arguments: dict[str, Any], tell: Tell) -> int:
-    """Do what a request asks for. Raises UsageError for one that this version does not know."""
-    if verb not in VERBS:
-        raise UsageError(f"this lensd does not know `{verb}`; the two are of different versions")
-    return int(getattr(handler, verb)(tell, **arguments))
-
-
-def _line(result: Result, *, dry_run: bool) -> str:
-    if result.stays is not None:
-        return f"stays: {result.path}  {size(result.bytes)}  {result.stays}"
+def _describe(result: Pruned, *, dry_run: bool) -> str:
+    if result.kept_because is not None:
+        return f"stays: {result.path}  {size(result.bytes)}  {result.kept_because}"
     done = "would delete" if dry_run else "deleted"
     return f"{done}: {result.path}  {size(result.bytes)}  in {result.archive_path}"
 
 
-def _those(entries: Iterable[Entry], paths: Sequence[str]) -> list[Entry]:
-    return [e for e in entries if _is_meant(e, paths)]
+def _select(entries: Iterable[Entry], paths: Sequence[str]) -> list[Entry]:
+    """The entries at or below the paths; all of them without paths."""
+    return [e for e in entries if not paths or any(is_below(e.full_path, p) for p in paths)]
 
 
-def _is_meant(entry: Entry, paths: Sequence[str]) -> bool:
-    full = entry.full_path
-    return not paths or any(is_below(full, p) for p in paths)
-
-
-def _require_all(paths: Sequence[str], chosen: Sequence[Entry]) -> None:
+def _require_selected(paths: Sequence[str], selected: Sequence[Entry]) -> None:
     for path in paths:
-        if not any(_is_meant(e, [path]) for e in chosen):
+        if not _select(selected, [path]):
             raise UsageError(
-                f"{visible(path)} neither failed nor is it quarantined; `lensd status` lists "
-                "those that are"
+                f"{visible(path)} has not failed and is not quarantined or postponed; "
+                "`lensd status` lists the files that are"
             )
 
 
-def _named(paths: Sequence[str]) -> str:
-    return visible(", ".join(p or "everything" for p in paths)) or "everything"
+def _join(paths: Sequence[str]) -> str:
+    return visible(", ".join(path or "everything" for path in paths)) or "everything"

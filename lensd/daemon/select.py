@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from lensd.config.model import Config, Watch
 from lensd.errors import UsageError
-from lensd.store.entry import Entry
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
-from lensd.store.paths import is_below, place
+from lensd.store.ledger import Ledger, Outcome
+from lensd.store.ledger.entry import Entry
+from lensd.store.paths import is_below, resolve_path
 from lensd.watcher.scan import scan
 
 # Outcomes that an explicit `once` treats again, and those that only `--redo` does.
-RELEASED = ("baseline", "failed", "quarantined")
-REDONE = ("restored", "kept", "skipped", "analyzed")
+RELEASED = (Outcome.BASELINE, Outcome.FAILED, Outcome.QUARANTINED)
+REDONE = (Outcome.RESTORED, Outcome.KEPT, Outcome.SKIPPED, Outcome.ANALYZED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo:
     outcomes = RELEASED + REDONE if redo else RELEASED
     for file in _files(config, places(config, paths)):
         key = file.watch.root, file.path, file.identity
-        entry = ledger.knows(*key) if ledger else None
-        output = ledger.output(*key) if ledger and redo else None
+        entry = ledger.files.knows(*key) if ledger else None
+        output = ledger.files.output(*key) if ledger and redo else None
         if output is not None and output.archive_path is not None:
             choice.again.append(output)
         elif entry is None:
@@ -67,7 +67,7 @@ def places(config: Config, paths: Sequence[str]) -> list[str]:
     """The paths resolved. Raises UsageError as `choose` does."""
     found = []
     for path in paths:
-        there = place(path)
+        there = resolve_path(path)
         if not os.path.lexists(there):
             raise UsageError(f"{path} is not there; give a file or folder inside a watched folder")
         if watch_of(config, there) is None:

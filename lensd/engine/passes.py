@@ -21,16 +21,18 @@ import torch
 from lensd.engine import readback
 from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
-from lensd.errors import Failed
+from lensd.errors import Failed, Reason
+from lensd.logs.measures import Seconds
 from lensd.lora import compress, fidelity, spectrum
 from lensd.lora.batches import batches
 from lensd.lora.int8 import Factors
 from lensd.lora.layout import Module
-from lensd.lora.planning import ModulePlan, Parameters, Plan, Reading, columns, own_energy
+from lensd.lora.parameters import Parameters
+from lensd.lora.planning import ModulePlan, Plan, Reading, columns, own_energy
 from lensd.lora.reading import read_modules
-from lensd.store.staging import Output
+from lensd.store.tensors import Output
 from lensd.worker import memory
-from lensd.worker.protocol import Progress
+from lensd.worker.protocol import ReportProgress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -79,7 +81,7 @@ class Measured:
 class Engine:
     """Runs the passes of one file on one device."""
 
-    def __init__(self, source: Source, device: str, progress: Progress) -> None:
+    def __init__(self, source: Source, device: str, progress: ReportProgress) -> None:
         torch.set_num_threads(1)
         self.source = source
         self.device = torch.device(device)
@@ -97,7 +99,7 @@ class Engine:
         bad = [m.name for m in modules if m.name not in found]
         if bad:
             raise Failed(
-                "not_finite",
+                Reason.NOT_FINITE,
                 f"{len(bad)} of {len(modules)} modules hold NaN or infinite weights, the first "
                 f"is {bad[0]}; the file is broken: download or train it again",
             )
@@ -135,10 +137,13 @@ class Engine:
         readback.verify(output, plan, self._progress)
         self.clock.spent["verify"] = time.monotonic() - began
 
-    def seconds(self) -> dict[str, float]:
-        """read, compute, write and verify: shares of the wall clock, in seconds."""
-        kinds = ("read", "compute", "write", "verify")
-        return {kind: round(self.clock.spent.get(kind, 0.0), 4) for kind in kinds}
+    def seconds(self) -> Seconds:
+        """Shares of the wall clock."""
+        read, compute, write, verify = (
+            round(self.clock.spent.get(kind, 0.0), 4)
+            for kind in ("read", "compute", "write", "verify")
+        )
+        return Seconds(read=read, compute=compute, write=write, verify=verify)
 
     def _form(self, module: Module) -> tuple[object, ...]:
         """What modules of one batch have in common."""
@@ -206,7 +211,7 @@ class Engine:
             for done, result in enumerate(results, 1):
                 self._progress(stage, done, of)
                 yield result
-        memory.give_back()  # the next pass cuts it in other pieces
+        memory.return_freed_memory()  # the next pass needs blocks of other sizes
 
 
 def _elements(module: Module) -> int:
@@ -244,7 +249,7 @@ def _check_error(m: Measured) -> None:
     allowed = planned + VERIFY_SLACK * m.plan.energy**0.5
     if not m.squared_error**0.5 <= allowed:  # also when it is NaN
         raise Failed(
-            "verify_failed",
+            Reason.VERIFY_FAILED,
             f"module {m.plan.module.name} read back from disk differs from the original by "
             f"{m.relative_error:.3g} of its norm, more than planned; nothing was replaced. "
             "Please report this with the file's name",

@@ -1,4 +1,4 @@
-"""How readily the worker gives way to the other programs of the machine."""
+"""Lower the priority of the worker process below that of other programs on the machine."""
 
 from __future__ import annotations
 
@@ -7,40 +7,43 @@ import ctypes
 import os
 import platform
 
-OOM_SCORE = 500  # of 1000: above every program that did not ask to go first
-# ioprio_set has no function in the C library. Numbers as in the kernel's tables.
+OOM_SCORE = 500  # of 1000: programs that set no score of their own have less
+# The C library has no function for the system call ioprio_set. Its numbers by architecture:
 IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "armv7l": 314, "ppc64le": 273}
 IOPRIO_WHO_PROCESS = 1
-LAST_OF_BEST_EFFORT = (2 << 13) | 7
+LOWEST_BEST_EFFORT = (2 << 13) | 7  # class 2 (best effort), level 7
 
 
-def give_way(nice: int) -> None:
-    """Take less of the processor and of the disks, the more the higher `nice` (0: as others do).
+def lower_priority(nice: int) -> None:
+    """Raise the niceness by `nice`, and have the kernel end this process first without memory.
 
-    And let the kernel take this process first when memory runs out. What the kernel or a service
-    manager forbids is left as it is: it is no reason not to compute. To be called before threads
-    are started, which inherit it.
+    With a `nice` above 0, the process also gets the lowest usual priority at the disks. Where the
+    kernel or a service manager forbids a change, the process keeps what it has. Call this before
+    starting threads, which inherit these priorities.
     """
     with contextlib.suppress(OSError):
         os.nice(nice)
     if nice > 0:
-        _last_at_the_disk()
+        _lower_disk_priority()
     with contextlib.suppress(OSError):
-        _first_out_of_memory()
+        _raise_oom_score()
 
 
-def _last_at_the_disk() -> None:
-    """The lowest level of the usual class; the idle class could wait for ever on a busy disk."""
+def _lower_disk_priority() -> None:
+    """Set the lowest level of the best-effort class.
+
+    A process of the idle class could wait forever at a busy disk.
+    """
     number = IOPRIO_SET.get(platform.machine())
     if number is not None:
-        ctypes.CDLL(None).syscall(number, IOPRIO_WHO_PROCESS, 0, LAST_OF_BEST_EFFORT)
+        ctypes.CDLL(None).syscall(number, IOPRIO_WHO_PROCESS, 0, LOWEST_BEST_EFFORT)
 
 
-def _first_out_of_memory() -> None:
-    """Raising the own score needs no right; who set it higher still meant it."""
+def _raise_oom_score() -> None:
+    """Raise the process's own score, which needs no right; a higher score stays."""
     path = "/proc/self/oom_score_adj"
     with open(path, encoding="ascii") as file:
-        now = int(file.read())
-    if now < OOM_SCORE:
+        score = int(file.read())
+    if score < OOM_SCORE:
         with open(path, "w", encoding="ascii") as file:
             file.write(str(OOM_SCORE))

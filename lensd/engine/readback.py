@@ -1,4 +1,4 @@
-"""The output, read back from the disk through the safetensors library, byte for byte."""
+"""Read the output back from the disk with the safetensors library, and compare every byte."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from lensd.errors import Failed
 from lensd.lora.layout import TensorSpec
 from lensd.lora.planning import Plan
 from lensd.store.header import tensor_bytes
-from lensd.store.staging import Output
-from lensd.worker.protocol import Progress
+from lensd.store.tensors import Output
+from lensd.worker.protocol import ReportProgress
 
-# What is mapped at a time: mapped pages count as the worker's memory.
+# Most bytes that are mapped at a time, because mapped pages count as memory of the worker.
 MAPPED_BYTES = 32 * 2**20
 
 
-def verify(output: Output, plan: Plan, progress: Progress) -> None:
-    """Raises Failed(`verify_failed`) where a tensor is not what was planned and written."""
+def verify(output: Output, plan: Plan, progress: ReportProgress) -> None:
+    """Raise Failed(`verify_failed`) if a tensor differs from the plan or from what was written."""
     done = 0
     try:
-        for names in _by_size(plan.tensors, MAPPED_BYTES):
-            with safe_open(output.reading_path, framework="pt") as judge:
+        for names in _split_by_size(plan.tensors, MAPPED_BYTES):
+            with safe_open(output.reading_path, framework="pt") as file:
                 if not done:
-                    _check_shapes(plan, {n: judge.get_slice(n) for n in judge.keys()})  # noqa: SIM118
+                    _check_shapes(plan, {n: file.get_slice(n) for n in file.keys()})  # noqa: SIM118
                 for name in names:
-                    _check_bytes(output, name, judge.get_tensor(name))
+                    _check_bytes(output, name, file.get_tensor(name))
                     done += 1
                     progress("verify", done, len(plan.tensors))
     except SafetensorError as error:
@@ -37,18 +37,18 @@ def verify(output: Output, plan: Plan, progress: Progress) -> None:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The little-endian bytes of a tensor, as safetensors stores them."""
+    """Return the little-endian bytes of a tensor, as safetensors stores them."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
 
-def _by_size(tensors: Iterable[tuple[str, TensorSpec]], most: int) -> Iterator[list[str]]:
-    """Names of tensors that follow each other, with at most so many bytes together."""
+def _split_by_size(tensors: Iterable[tuple[str, TensorSpec]], limit: int) -> Iterator[list[str]]:
+    """Yield the names of consecutive tensors that have at most `limit` bytes together."""
     names: list[str] = []
     size = 0
     for name, spec in tensors:
         size += tensor_bytes(spec.dtype, spec.shape)
-        if names and size > most:
+        if names and size > limit:
             yield names
             names, size = [], tensor_bytes(spec.dtype, spec.shape)
         names.append(name)
@@ -59,16 +59,27 @@ def _check_bytes(output: Output, name: str, found: Tensor) -> None:
     if not output.is_as_written(name, as_bytes(found)):
         raise Failed(
             "verify_failed",
-            f"tensor {name} read back from the disk is not what was written to it; nothing was "
-            "replaced: check that disk",
+            f"the tensor {name}, read back from the disk, differs from what was written; the "
+            "original was not replaced. Check that disk",
         )
 
 
 def _check_shapes(plan: Plan, found: dict[str, Any]) -> None:
-    """`found`: what safe_open's get_slice says of each tensor that the output has."""
+    """Compare the tensors of the output with the plan.
+
+    `found`: tensor name -> its slice, as safe_open's get_slice returns it.
+    """
     for key, spec in plan.tensors:
-        there = found.pop(key, None)
-        if there is None or (there.get_dtype(), tuple(there.get_shape())) != spec:
-            raise Failed("verify_failed", f"the output's tensor {key} is not as planned")
+        tensor = found.pop(key, None)
+        if tensor is None or (tensor.get_dtype(), tuple(tensor.get_shape())) != spec:
+            raise Failed(
+                "verify_failed",
+                f"the tensor {key} of the output, read back from the disk, is missing or has "
+                "not the planned type and shape; the original was not replaced. Check that disk",
+            )
     if found:
-        raise Failed("verify_failed", f"the output has a tensor too many: {next(iter(found))}")
+        raise Failed(
+            "verify_failed",
+            f"the output, read back from the disk, has a tensor that was not planned: "
+            f"{next(iter(found))}; the original was not replaced. Check that disk",
+        )

@@ -1,6 +1,7 @@
-"""An original, open for reading: its modules' factors, read with pread and never mapped.
+"""Read the factors of an original's modules, with pread and never through a mapping.
 
-Truncating a file under a mapping is a SIGBUS; under pread it is a short read and an error.
+If another program truncates the file, access to a mapping raises SIGBUS and ends the process, while
+pread returns fewer bytes, which becomes an error.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from lensd.store.tensors import read_into
 
 @dataclass(slots=True)
 class Source:
-    """An open original and what its header says."""
+    """An open LoRA file with its header and layout."""
 
     fd: int
     path: str
@@ -40,29 +41,32 @@ class Source:
 
     @classmethod
     def open(cls, path: str, expected: Sequence[int] | None = None) -> Source:
-        """Open a LoRA file; `expected` is the Identity it must have.
+        """Open an original; `expected` is the Identity that it must have.
 
-        Raises Skipped (no LoRA, lensd's own output, not a regular file, changed) or Failed
+        Raises Skipped (no LoRA, an output of lensd, not a regular file, changed) or Failed
         (`unreadable`, `io_error`).
         """
-        return cls._open(path, expected, _read_original)
+        return cls._open(path, expected, _original_layout)
 
     @classmethod
     def open_any(cls, path: str) -> Source:
-        """As `open`, also lensd's own outputs: their int8 pairs are modules like any other."""
-        return cls._open(path, None, _read_any)
+        """Open an original or an output of lensd, whose int8 pairs are modules too.
+
+        Raises as `open` does.
+        """
+        return cls._open(path, None, _layout_with_int8)
 
     @classmethod
     def _open(
-        cls, path: str, expected: Sequence[int] | None, read: Callable[[Header], Layout]
+        cls, path: str, expected: Sequence[int] | None, find_layout: Callable[[Header], Layout]
     ) -> Source:
-        fd = _open(path, is_expected=expected is not None)
+        fd = _open_regular(path, is_expected=expected is not None)
         try:
             identity = Identity.of(os.fstat(fd))
             if expected is not None and identity != Identity(*expected):
-                raise Skipped("changed", "the file changed before it was read; it starts over")
+                raise Skipped("changed", "the file changed before it was read; lensd starts over")
             header = read_header(fd, identity.size)
-            return cls(fd, path, identity, header, _specs(header), read(header))
+            return cls(fd, path, identity, header, _tensor_specs(header), find_layout(header))
         except BaseException:
             os.close(fd)
             raise
@@ -79,11 +83,11 @@ class Source:
         os.close(self.fd)
 
     def tensor(self, key: str) -> Tensor:
-        """One tensor as stored, on the CPU, in memory of its own."""
-        return self._stack([key])[0]
+        """Read one tensor as stored, on the CPU; the caller may change it."""
+        return self._read_stack([key])[0]
 
-    def _stack(self, keys: Sequence[str]) -> Tensor:
-        """Tensors of one dtype and shape, one after the other: [b, ...]."""
+    def _read_stack(self, keys: Sequence[str]) -> Tensor:
+        """Read b tensors of one dtype and shape into one tensor [b, ...]."""
         spec = self.specs[keys[0]]
         result = torch.empty(len(keys), prod(spec.shape), dtype=compress.TORCH_DTYPE[spec.dtype])
         for row, key in zip(result.view(torch.uint8).numpy(), keys, strict=True):
@@ -91,13 +95,14 @@ class Source:
         return result.reshape(len(keys), *spec.shape)
 
     def matrices(self, modules: Sequence[Module]) -> Factors:
-        """up [b, out, r] and down [b, r, in] of modules alike in shape and dtypes."""
-        up, down = self._pairs(modules)
+        """Read up [b, out, r] and down [b, r, in] of modules with equal shapes and dtypes."""
+        up, down = self._read_pairs(modules)
         return Factors(up.flatten(2).reshape(up.shape[:3]), down.flatten(2))
 
-    def _pairs(self, modules: Sequence[Module]) -> tuple[Tensor, Tensor]:
-        """up and down as stored, [b, ...], in a dtype that holds both."""
-        up, down = self._stack([m.up for m in modules]), self._stack([m.down for m in modules])
+    def _read_pairs(self, modules: Sequence[Module]) -> tuple[Tensor, Tensor]:
+        """Read up and down [b, ...] in the stored shapes, in a dtype that represents both."""
+        up = self._read_stack([m.up for m in modules])
+        down = self._read_stack([m.down for m in modules])
         wide = torch.promote_types(up.dtype, down.dtype)
         return up.to(wide), down.to(wide)
 
@@ -105,54 +110,62 @@ class Source:
         return self.specs[module.up].dtype == self.specs[module.down].dtype == "I8"
 
     def factors(self, module: Module) -> tuple[Tensor, Tensor]:
-        """up and down, in a dtype that holds both."""
-        up, down = self._pairs([module])
+        """Read up and down of one module, in a dtype that represents both."""
+        up, down = self._read_pairs([module])
         return up[0], down[0]
 
     def alpha(self, module: Module) -> float | None:
+        """Read the alpha of a module; None if it has none."""
         return float(self.tensor(module.alpha)) if module.alpha else None
 
     def unchanged(self) -> bool:
-        """Whether nobody wrote to the file since it was opened."""
+        """Whether size, times and inode of the file are still those that it was opened with."""
         return Identity.of(os.fstat(self.fd)) == self.identity
 
 
-def _specs(header: Header) -> dict[str, TensorSpec]:
+def _tensor_specs(header: Header) -> dict[str, TensorSpec]:
     return {k: TensorSpec(t.dtype, t.shape) for k, t in header.tensors.items()}
 
 
-def _read_original(header: Header) -> Layout:
+def _original_layout(header: Header) -> Layout:
     if marks.is_output(header.metadata):
         raise Skipped(
             "already_compressed",
-            "this file was written by lensd; to compress it with other settings use "
-            "`lensd once --redo`, which starts from the original",
+            "lensd wrote this file; to compress it with other settings use `lensd once --redo`, "
+            "which starts from the original",
         )
-    return read_layout(_specs(header))
+    return read_layout(_tensor_specs(header))
 
 
-def _read_any(header: Header) -> Layout:
-    """What the pairs are called does not depend on how they are stored: int8 passes as float16."""
-    specs = _specs(header)
+def _layout_with_int8(header: Header) -> Layout:
+    """Return the layout with int8 pairs as modules.
+
+    `read_layout` accepts only floats, so int8 is passed to it as float16.
+    """
+    specs = _tensor_specs(header)
     return read_layout(
         {k: s._replace(dtype="F16") if s.dtype == "I8" else s for k, s in specs.items()}
     )
 
 
-def _open(path: str, *, is_expected: bool) -> int:
+def _open_regular(path: str, *, is_expected: bool) -> int:
+    """Open a regular file and return its descriptor; raises as `Source.open` does.
+
+    `is_expected`: the path was a regular file a moment ago, so a link there has replaced it.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise Skipped("vanished", "the file is gone") from None
+        raise Skipped("vanished", "the file does not exist any more") from None
     except PermissionError:
         raise unreadable() from None
     except OSError as error:
-        if is_expected and error.errno in (errno.ELOOP, errno.ENOTDIR):  # it was there just now
-            raise Skipped("vanished", "something else has the file's name by now") from None
+        if is_expected and error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise Skipped("vanished", "something else has replaced the file") from None
         if error.errno == errno.ELOOP:
-            raise Skipped("symlink", "this is a symbolic link; it is left alone") from None
+            raise Skipped("symlink", "this is a symbolic link; lensd does not follow it") from None
         raise Failed("io_error", f"the file cannot be opened: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise Skipped("not_regular", "this is not a regular file; it is left alone")
+        raise Skipped("not_regular", "this is not a regular file; lensd does not change it")
     return fd

@@ -1,4 +1,4 @@
-"""What a peft file's header multiplies its modules with."""
+"""Read the factors by which the header of a peft file multiplies its modules."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lensd.lora import adapter, marks
 
 
 def strengths(source: Source) -> Mapping[str, float]:
-    """Module name -> scale, from the adapter entry; empty where the header has none.
+    """Return module name -> scale by the adapter entry; empty if the header has no entry.
 
-    Raises UsageError where the entry cannot be understood.
+    Raises UsageError if the entry cannot be read.
     """
     metadata = source.header.metadata
     text = metadata.get(marks.ADAPTER, metadata.get(adapter.KEY))
@@ -22,5 +22,6 @@ def strengths(source: Source) -> Mapping[str, float]:
         return adapter.scales(text, [m.name for m in source.layout.modules])
     except ValueError as error:
         raise UsageError(
-            f"the strength of {source.path} is not known: {error}; load the file itself instead"
+            f"the strength of the LoRA {source.path} is unknown: {error}; give the file itself "
+            "to the program that loads it"
         ) from None

@@ -5,16 +5,14 @@ Originals that are put in there would be hidden by the next mount, and fill anot
 
 from __future__ import annotations
 
-import json
 import os
 
 from lensd.errors import StorageError
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
-from lensd.store.standing import RootIdentity
+from lensd.store.ledger.notes import ArchiveIdentity
+from lensd.store.ledger.roots import RootIdentity
 from lensd.watcher import root_identity
-
-NOTE = "archive"  # in the ledger: its path, and what it was
 
 
 def require_archive(archive: Archive, ledger: Ledger) -> None:
@@ -28,17 +26,17 @@ def require_archive(archive: Archive, ledger: Ledger) -> None:
     if problem is not None:
         raise _away(archive, f"its disk is {problem.reason.replace('_', ' ')}")
     if known != found:
-        ledger.set_meta(NOTE, json.dumps([archive.root, *found]))
+        ledger.state.archive.set(ArchiveIdentity(archive.root, *found))
 
 
 def _known(archive: Archive, ledger: Ledger) -> RootIdentity | None:
-    note = json.loads(ledger.get_meta(NOTE) or "[]")
-    return RootIdentity(*note[1:]) if note[:1] == [archive.root] else None
+    last = ledger.state.archive.get()
+    return last.folder if last is not None and last.path == archive.root else None
 
 
 def _is_familiar(ledger: Ledger) -> bool:
     """Whether the originals that came last are in it: it was moved to another disk."""
-    kept = ledger.archived_last(8)
+    kept = ledger.originals.newest(8)
     return any(os.path.lexists(e.archive_path) for e in kept if e.archive_path)
 
 

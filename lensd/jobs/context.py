@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 from lensd.errors import Skipped
+from lensd.lora.parameters import Parameters
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
 from lensd.store.fs import open_folder, open_regular, temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.watcher import completeness
 from lensd.watcher.folder import Log
+from lensd.watcher.hints import Hints
+from lensd.watcher.move_tracker import MoveTracker
+from lensd.watcher.root_states import RootStates
 from lensd.worker.supervisor import Worker
 
 
@@ -26,36 +30,31 @@ class Settings(Protocol):
     """How the files of a folder are compressed (lensd.config has the model)."""
 
     @property
-    def mode(self) -> str: ...
+    def mode(self) -> Literal["analyze", "rank", "int8", "ultra"]: ...
     @property
     def max_error(self) -> float | None: ...
     @property
     def min_saving(self) -> float: ...
     @property
     def preserve_mtime(self) -> bool: ...
-    def parameters(self) -> dict[str, Any]: ...
+    def parameters(self) -> Parameters: ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class JobContext:
-    """All that a job needs. `again(entry)` sends a path back to the intake; `patient`: a disk's
-    fault is waited for; `away()`: watched folders that cannot be reached, `is_away(root)` looks.
-    `moved(entry)` is asked when the path does not hold the job's file any more: True if the job
-    goes on under another name.
-    """
+    """What every job needs. `patient`: after a fault of a disk the job waits, and does not fail."""
 
     ledger: Ledger
     archive: Archive
     worker: Worker
     log: Log
+    hints: Hints
+    root_states: RootStates
+    move_tracker: MoveTracker
     device: str
     quiet_seconds: float
-    again: Callable[[Entry], None]
     patient: bool = False
-    away: Callable[[], Collection[str]] = tuple
-    is_away: Callable[[str], bool] = lambda _: False
     stopping: threading.Event = field(default_factory=threading.Event)
-    moved: Callable[[Entry], bool] = lambda _: False
 
 
 @dataclass(slots=True)
@@ -71,7 +70,6 @@ class JobFile:
     original: str  # the path to read: the file itself, or with `redo` its archived original
     waited: float  # seconds since it was first noticed
     began: float  # monotonic, when it was first noticed
-    staged_inode: tuple[int, int] | None = None
 
     @property
     def unbroken(self) -> bool:

@@ -1,36 +1,36 @@
-"""Archived originals that are older than `archive.keep_days` are deleted: here, and nowhere else.
+"""Deletes archived originals that are older than `archive.keep_days`. No other code deletes one.
 
-An original goes only after its published file was read again whole and is what the ledger says.
-`rescued/` and whatever the ledger does not know of stay.
+An original is deleted only after its published file was read again whole and is what the ledger
+says. `rescued/` and files that the ledger does not know stay.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from lensd.errors import FileError
 from lensd.jobs import reread
+from lensd.logs.events import FilePruned
 from lensd.store.archive import Archive
 from lensd.store.disk_errors import Interrupted
-from lensd.store.entry import Entry
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
+from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.notes import PruneInProgress
 from lensd.watcher.folder import Log
 
 DAY_SECONDS = 86400.0
-FIRST_SECONDS = 600.0  # after the start, where a pass is overdue
-CLOCK_WAS_SET_SECONDS = 3600.0
-LAST_PASS, UNDER_WAY = "pruned_at", "pruning"  # notes in the ledger
 
 Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What became of one original that is old enough: deleted, or why it stays."""
+class Pruned:
+    """One original that is old enough: deleted, or `kept_because` of what the text says."""
 
     path: str  # in the watched folder
     watch: str
@@ -38,15 +38,15 @@ class Result:
     sha256: str
     bytes: int
     archive_path: str
-    stays: str | None = None
+    kept_because: str | None = None
 
 
-class _Stays(Exception):
-    """An original that is old enough and must not go; the text says why."""
+class _KeepError(Exception):
+    """An original is old enough and must not be deleted; the text says why."""
 
 
 class Pruner:
-    """For the holder of the state folder's lock; with `dry_run` for anybody."""
+    """For the process that has the state folder's lock; with `dry_run` for any process."""
 
     def __init__(self, ledger: Ledger, archive: Archive, log: Log, keep_days: int) -> None:
         self._ledger = ledger
@@ -54,210 +54,163 @@ class Pruner:
         self._log = log
         self._keep_days = keep_days
 
-    def prune(self, now: float, stop: Stop, *, dry_run: bool = False) -> Iterator[Result]:
-        """Delete what is due at the wall time `now`, one original for each step of the iterator.
+    def prune(self, now: float, stop: Stop, *, dry_run: bool = False) -> Iterator[Pruned]:
+        """Delete what is due at the wall time `now`, one original per step of the iterator.
 
-        Ends early, between two files or while one is read, when `stop()` says so.
+        Ends early, between two files or within one that is read, when `stop()` is true. Raises
+        FileError, OSError if a deletion could not be completed: the next call completes it.
         """
         if not dry_run:
-            self.complete()
+            self.finish_interrupted()
         before = now - self._keep_days * DAY_SECONDS
         seen = set()
-        for old in self._ledger.older_than(before):
-            key = (old.archive_path, old.sha256_in)
+        for old in self._ledger.originals.published_before(before):
+            key = _key(old)
             if stop():
                 return
             if key not in seen:
                 seen.add(key)
                 try:
-                    result = self._treat(old, before, stop, dry_run=dry_run)
+                    result = self._prune_one(old, before, stop, dry_run=dry_run)
                 except Interrupted:
                     return
                 if result is not None:
                     yield result
 
-    def daily(self, now: float, stop: Stop) -> None:
-        """The daemon's pass: as `prune`, with one line that sums it up."""
-        files = size = kept = 0
-        for result in self.prune(now, stop):
-            if result.stays is None:
-                files, size = files + 1, size + result.bytes
-            else:
-                kept += 1
-        if stop():
+    def finish_interrupted(self) -> None:
+        """After a crash: record an original as deleted, or keep one that is still there."""
+        note = self._ledger.state.prune_in_progress.get()
+        if note is None:
             return
-        self._ledger.set_meta(LAST_PASS, repr(now))
-        if files or kept:
-            self._log(
-                "daemon.pruned",
-                files=files,
-                bytes=size,
-                kept=kept,
-                message="originals that stay beyond archive.keep_days are listed, with the reason, "
-                "by `lensd prune --dry-run`",
-            )
+        job_id, paths = note
+        if self._has_any(paths):  # its output may have been deleted since lensd read it
+            self._ledger.state.prune_in_progress.clear()
+        else:
+            entry = self._ledger.jobs.get(job_id)
+            self._record_deletion(self._result(entry, paths), recovered=True)
 
-    def last_pass(self) -> float | None:
-        """When `daily` was last completed (wall time)."""
-        note = self._ledger.get_meta(LAST_PASS)
-        return None if note is None else float(note)
-
-    def complete(self) -> None:
-        """What a crash left: the ledger said what was to be deleted, so it is."""
-        note = under_way(self._ledger)
-        if note is not None:
-            job_id, paths = note
-            self._delete(self._result(self._ledger.get(job_id), paths), paths, recovered=True)
-
-    def _treat(self, old: Entry, before: float, stop: Stop, *, dry_run: bool) -> Result | None:
-        rows = self._ledger.history(old.root, old.path)
-        same = [r for r in rows if (r.archive_path, r.sha256_in) == _key(old)]
-        current = next((r for r in reversed(rows) if r.outcome == "compressed"), None)
+    def _prune_one(self, old: Entry, before: float, stop: Stop, *, dry_run: bool) -> Pruned | None:
+        rows = self._ledger.files.history(old.root, old.path)
+        same = [r for r in rows if _key(r) == _key(old)]
+        current = next((r for r in reversed(rows) if r.outcome == Outcome.COMPRESSED), None)
         if not same or (current is not None and (current.published or before) >= before):
-            return None  # an older version begins to age when it is replaced
+            return None  # the age of an older version counts from its replacement
         entry = same[-1]
         try:
-            _require_rest(rows)
-            _require_published(current, stop)
-            paths = self._held(entry, stop)
-        except _Stays as why:
-            return self._result(entry, [], stays=str(why))
-        except (FileError, OSError) as error:
-            return self._result(entry, [], stays=str(error))
+            _require_no_job(rows)
+            require_unchanged = _require_published(current, stop)
+            paths = self._find_copies(entry, stop)
+        except (_KeepError, FileError, OSError) as why:
+            return self._result(entry, [], kept_because=str(why))
+        if dry_run:
+            return self._result(entry, paths)
+        return self._delete(entry, paths, require_unchanged)
+
+    def _delete(
+        self, entry: Entry, paths: Sequence[str], require_unchanged: Callable[[], None]
+    ) -> Pruned:
+        """An original stays if the disk or the rights of the archive do not allow its deletion."""
         result = self._result(entry, paths)
-        if not dry_run:
-            self._intend(entry, paths)
-            self._delete(result, paths)
+        # The note comes first: the ledger never counts on an original that is deleted.
+        self._ledger.state.prune_in_progress.set(PruneInProgress(entry.job_id, tuple(paths)))
+        try:
+            for path in paths:
+                require_unchanged()
+                self._archive.remove(path)
+        except (_KeepError, FileError, OSError) as why:
+            if not self._has_any(paths):
+                raise  # the note stays, so that `finish_interrupted` records the deletion
+            self._ledger.state.prune_in_progress.clear()
+            return self._result(entry, paths, kept_because=str(why))
+        self._record_deletion(result)
         return result
 
-    def _held(self, entry: Entry, stop: Stop) -> list[str]:
-        """The paths whose bytes are this original. A path may hold another version's by now."""
-        held, others = [], 0
-        for path in reread.places(self._archive, entry):
+    def _has_any(self, paths: Sequence[str]) -> bool:
+        return any(self._archive.has(path) for path in paths)
+
+    def _find_copies(self, entry: Entry, stop: Stop) -> list[str]:
+        """The archive paths whose bytes are this original; another version may have such a path."""
+        found, others = [], 0
+        for path in reread.archive_paths(self._archive, entry):
             try:
                 reading = reread.original(self._archive, path, stop)
             except FileNotFoundError:
                 continue
             if reading.sha256 == entry.sha256_in:
-                held.append(path)
+                found.append(path)
             else:
                 others += 1
-        if not held:
-            what = "is damaged" if others and entry.outcome == "compressed" else "is not there"
-            raise _Stays(f"the archived original {what}: see `lensd verify`")
-        return held
+        if not found:
+            what = (
+                "is damaged" if others and entry.outcome == Outcome.COMPRESSED else "is not there"
+            )
+            raise _KeepError(f"the archived original {what}: see `lensd verify`")
+        return found
 
-    def _result(self, entry: Entry, paths: Sequence[str], stays: str | None = None) -> Result:
-        return Result(
+    def _result(
+        self, entry: Entry, paths: Sequence[str], kept_because: str | None = None
+    ) -> Pruned:
+        return Pruned(
             path=entry.full_path,
             watch=entry.watch,
             job_id=entry.job_id,
             sha256=entry.sha256_in or "",
             bytes=entry.bytes_in or 0,
             archive_path=paths[0] if paths else entry.archive_path or "",
-            stays=stays,
+            kept_because=kept_because,
         )
 
-    def _intend(self, entry: Entry, paths: Sequence[str]) -> None:
-        """Written down before: at no time does the ledger count on an original that is gone."""
-        self._ledger.set_meta(UNDER_WAY, json.dumps([entry.job_id, paths]))
-
-    def _delete(self, result: Result, paths: Sequence[str], *, recovered: bool = False) -> None:
-        for path in paths:
-            try:
-                self._archive.remove(path)
-            except FileNotFoundError:
-                if not recovered:
-                    raise
+    def _record_deletion(self, result: Pruned, *, recovered: bool = False) -> None:
         day = dt.datetime.fromtimestamp(time.time()).astimezone().date().isoformat()
-        self._ledger.pruned(result.job_id)
-        self._ledger.update(
+        self._ledger.originals.record_pruned(result.job_id)
+        self._ledger.jobs.update(
             result.job_id,
             message=f"its original was deleted from the archive on {day}, after "
             f"archive.keep_days: {self._keep_days}",
         )
         self._log(
-            "file.pruned",
-            path=result.path,
-            watch=result.watch,
-            job_id=result.job_id,
-            sha256=result.sha256,
-            bytes=result.bytes,
-            archive_path=result.archive_path,
-            **({"recovered": True} if recovered else {}),
+            FilePruned(
+                path=result.path,
+                watch=result.watch,
+                job_id=result.job_id,
+                sha256=result.sha256,
+                bytes=result.bytes,
+                archive_path=result.archive_path,
+                recovered=recovered or UNSET,
+            )
         )
-        self._ledger.set_meta(UNDER_WAY, None)
-
-
-@dataclass(slots=True)
-class Daily:
-    """When the next pass is due. Times are wall time and seconds since boot, sleep included.
-
-    A clock that is set while lensd runs would make every original old at once: a day must then
-    pass in peace before anything is deleted.
-    """
-
-    wall: float
-    boot: float
-    wait: float = FIRST_SECONDS
-
-    def is_due(self, last: float | None, wall: float, boot: float) -> bool:
-        """Whether to start a pass, the last of which was at `last`."""
-        if abs((wall - self.wall) - (boot - self.boot)) > CLOCK_WAS_SET_SECONDS:
-            self.wall, self.boot, self.wait = wall, boot, DAY_SECONDS
-        rested = boot - self.boot >= self.wait
-        return rested and (last is None or not 0 <= wall - last < DAY_SECONDS)
-
-
-class DailyPass:
-    """Deletes originals that are older than keep_days, once a day between two jobs."""
-
-    def __init__(self, pruner: Pruner) -> None:
-        self._pruner = pruner
-        self._due = Daily(*_clocks())
-        self._is_begun = False
-
-    def run_if_due(self, stop: Callable[[], bool]) -> None:
-        """Raises StorageError; ends early when `stop()` says so, to begin again later."""
-        if not self._is_begun:
-            self._pruner.complete()
-            self._is_begun = True
-        wall, boot = _clocks()
-        if self._due.is_due(self._pruner.last_pass(), wall, boot):
-            self._pruner.daily(wall, stop)
-
-
-def _clocks() -> tuple[float, float]:
-    return time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def under_way(ledger: Ledger) -> tuple[str, list[str]] | None:
-    """The job and the archived paths of the original that is being deleted, or was at a crash."""
-    note = ledger.get_meta(UNDER_WAY)
-    if note is None:
-        return None
-    job_id, paths = json.loads(note)
-    return job_id, paths
+        self._ledger.state.prune_in_progress.clear()
 
 
 def _key(entry: Entry) -> tuple[str | None, str | None]:
     return entry.archive_path, entry.sha256_in
 
 
-def _require_rest(rows: Sequence[Entry]) -> None:
-    if any(r.state != "done" for r in rows):
-        raise _Stays("a job of this file is waiting or under way")
+def _require_no_job(rows: Sequence[Entry]) -> None:
+    if any(r.state != JobState.DONE for r in rows):
+        raise _KeepError("a job for this file is queued or running")
 
 
-def _require_published(current: Entry | None, stop: Stop) -> None:
-    """The file under the name is lensd's output, whole and undamaged."""
+def _require_published(current: Entry | None, stop: Stop) -> Callable[[], None]:
+    """The file under the name must be lensd's output, complete and undamaged.
+
+    Returns a check that raises _KeepError if the file is not the same any more.
+    """
     if current is None:
-        raise _Stays("no output of lensd lies under the name any more: restored, or moved away")
+        raise _KeepError("the compressed file is not there: it was restored or moved away")
     try:
         reading = reread.published(current, stop)
     except FileNotFoundError:
-        raise _Stays("the compressed file is not there") from None
+        raise _KeepError("the compressed file is not there") from None
     if reading.original is None:
-        raise _Stays("another file lies under the name: it is not lensd's output")
+        raise _KeepError("another file has the name: it is not lensd's output")
     if (reading.sha256, reading.original) != (current.sha256_out, current.sha256_in):
-        raise _Stays("the compressed file was changed or is damaged: see `lensd verify`")
+        raise _KeepError("the compressed file was changed or is damaged: see `lensd verify`")
+
+    def require_unchanged() -> None:
+        if not reread.is_unchanged(current.root, current.path, reading.identity):
+            raise _KeepError(
+                "the compressed file was deleted, replaced or changed while lensd read it"
+            )
+
+    return require_unchanged

@@ -13,12 +13,13 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from lensd.logs.events import DaemonRebuilt
 from lensd.store.archive import Archive
-from lensd.store.entry import VERSIONS
 from lensd.store.fs import identity_at, open_regular
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
+from lensd.store.paths import VERSIONS
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.own_output import Marked, read_marks
 from lensd.watcher.scan import in_batches, scan
@@ -46,16 +47,16 @@ def rebuild(
     turn comes when it is.
     """
     rebuilt = Rebuilt()
-    if ledger.knows_root(folder.root):
+    if ledger.roots.knows(folder.root):
         return rebuilt
-    has_older = bool(archive.version_folders())
+    has_older = bool(archive.version_hashes())
     found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
     for batch in in_batches(found):
         progress()
         with ledger.together():  # after a crash what has no row yet is found again
-            for path, _ in ledger.unknown(folder.root, batch):
+            for path, _ in ledger.files.unknown(folder.root, batch):
                 # No header is read in vain: a new installation has no original of any file.
-                if has_older or os.path.lexists(archive.place(folder.name, path)):
+                if has_older or os.path.lexists(archive.path_for(folder.name, path)):
                     _rebuild_output(folder, ledger, archive, path, rebuilt)
     for place, path, sha256 in _unnamed(folder, ledger, archive):
         progress()
@@ -63,12 +64,13 @@ def rebuild(
         rebuilt.originals += 1
     if rebuilt.files or rebuilt.originals or ledger.damaged is not None:
         log(
-            "daemon.rebuilt",
-            watch=folder.name,
-            files=rebuilt.files,
-            bytes=rebuilt.bytes,
-            originals=rebuilt.originals,
-            message=_message(ledger.damaged),
+            DaemonRebuilt(
+                watch=folder.name,
+                files=rebuilt.files,
+                bytes=rebuilt.bytes,
+                originals=rebuilt.originals,
+                message=_message(ledger.damaged),
+            )
         )
     return rebuilt
 
@@ -107,7 +109,7 @@ def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within:
 
 def _original(archive: Archive, folder: Folder, path: str, marked: Marked) -> str | None:
     """Where the archive has the original that the marks name, None if nowhere under this path."""
-    aside = archive.aside(marked.sha256, folder.name, path)
+    aside = archive.version_path(marked.sha256, folder.name, path)
     if os.path.isfile(aside):
         return aside
     newest = archive.find(folder.name, path)
@@ -117,9 +119,9 @@ def _original(archive: Archive, folder: Folder, path: str, marked: Marked) -> st
 
 
 def _record(ledger: Ledger, folder: Folder, path: str, marked: Marked, original: str) -> None:
-    ledger.record(
+    ledger.files.record(
         secrets.token_hex(8), folder.root, folder.name, path, Identity.of(os.lstat(original)),
-        outcome="compressed", staged=marked.identity, sha256_in=marked.sha256,
+        outcome=Outcome.COMPRESSED, staged=marked.identity, sha256_in=marked.sha256,
         bytes_in=marked.bytes_in, bytes_out=marked.identity.size, archive_path=original,
         archive_method=_method(original), emitted=1, published=marked.identity.ctime_ns / 1e9,
     )  # fmt: skip
@@ -129,11 +131,11 @@ def _record_original(ledger: Ledger, folder: Folder, path: str, place: str, sha2
     """An original whose output was deleted or moved, or an older one of a path."""
     found = os.lstat(place)
     older = f"/{VERSIONS}/{sha256}/" in place
-    ledger.record(
+    ledger.files.record(
         secrets.token_hex(8), folder.root, folder.name, path, Identity.of(found),
-        outcome="replaced" if older else "compressed", sha256_in=sha256, bytes_in=found.st_size,
-        bytes_out=None if older else 0, archive_path=place, archive_method=_method(place),
-        emitted=1, published=found.st_ctime_ns / 1e9,
+        outcome=Outcome.REPLACED if older else Outcome.COMPRESSED, sha256_in=sha256,
+        bytes_in=found.st_size, bytes_out=None if older else 0, archive_path=place,
+        archive_method=_method(place), emitted=1, published=found.st_ctime_ns / 1e9,
     )  # fmt: skip
 
 
@@ -145,15 +147,15 @@ def _unnamed(folder: Folder, ledger: Ledger, archive: Archive) -> Iterator[tuple
     """(place, path, sha256) of originals that no row has and whose name is free in the folder."""
     for place, path in _files(os.path.join(archive.root, folder.name)):
         free = not os.path.lexists(os.path.join(folder.root, path))
-        if free and not ledger.archived_at(place):
+        if free and not ledger.originals.at(place):
             fd = archive.open_original(place)
             try:
                 yield place, path, sha256_of(fd, drop_cache=True)
             finally:
                 os.close(fd)
-    for sha256 in archive.version_folders():
-        for place, path in _files(archive.aside(sha256, folder.name, "x")[:-2]):
-            if not ledger.archived_at(place):
+    for sha256 in archive.version_hashes():
+        for place, path in _files(archive.version_path(sha256, folder.name, "x")[:-2]):
+            if not ledger.originals.at(place):
                 yield place, path, sha256
 
 

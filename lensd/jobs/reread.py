@@ -1,4 +1,4 @@
-"""Files read again whole, from the disk and not from memory: what are they now?"""
+"""Reads whole files again, from the disk and not from the page cache, and hashes them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from lensd.errors import Failed, Skipped
 from lensd.lora import marks
 from lensd.store.archive import Archive
 from lensd.store.disk_errors import disk_faults
-from lensd.store.entry import VERSIONS, Entry
-from lensd.store.fs import open_folder, open_regular
+from lensd.store.fs import identity_at, open_folder, open_regular
 from lensd.store.hashing import sha256_of
 from lensd.store.header import read_header
 from lensd.store.identity import Identity
+from lensd.store.ledger.entry import Entry
+from lensd.store.paths import VERSIONS
 
 Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file was while it was read. `original`: the sha256 that an output's mark names."""
+    """A file as it was read. `identity`: from before; `original`: the sha256 that a mark names."""
 
     identity: Identity
     sha256: str
@@ -29,25 +30,43 @@ class Reading:
 
 
 def published(entry: Entry, stop: Stop | None = None) -> Reading:
-    """The file under an entry's name.
+    """Read the file under an entry's name. Raises as `file_at`."""
+    return file_at(entry.root, entry.path, stop)
+
+
+def file_at(root: str, relative: str, stop: Stop | None = None) -> Reading:
+    """Read a file in a watched folder; `stop()` is asked between two chunks.
 
     Raises FileNotFoundError, Skipped(`symlink` | `not_regular` | `changed`), Failed(`io_error`),
     PermissionError, Interrupted.
     """
-    folder, name = os.path.split(entry.path)
-    folder_fd = open_folder(entry.root, folder)
+    folder, name = os.path.split(relative)
+    folder_fd = open_folder(root, folder)
     try:
         fd = open_regular(folder_fd, name)
     finally:
         os.close(folder_fd)
     try:
-        return _read(fd, entry.full_path, stop, look_for_mark=True)
+        return _read(fd, os.path.join(root, relative), stop, look_for_mark=True)
     finally:
         os.close(fd)
 
 
+def is_unchanged(root: str, relative: str, identity: Identity) -> bool:
+    """Whether a file in a watched folder is still the one that was read, ctime included."""
+    folder, name = os.path.split(relative)
+    try:
+        folder_fd = open_folder(root, folder)
+    except (OSError, Skipped):
+        return False
+    try:
+        return identity_at(folder_fd, name) == identity
+    finally:
+        os.close(folder_fd)
+
+
 def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
-    """A file in the archive. Raises as `published`."""
+    """Read a file in the archive. Raises as `file_at`."""
     fd = archive.open_original(path)
     try:
         return _read(fd, path, stop, look_for_mark=False)
@@ -55,10 +74,10 @@ def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
         os.close(fd)
 
 
-def places(archive: Archive, entry: Entry) -> list[str]:
-    """Where the archive may have an entry's original: as its newest, and as an older version.
+def archive_paths(archive: Archive, entry: Entry) -> list[str]:
+    """Where the archive may have an entry's original: as the newest of its path, or an older one.
 
-    None where the ledger knows of none, or of one that lies outside of the archive.
+    Empty if the ledger has no archive path for it, or one outside of this archive.
     """
     path, prefix = entry.archive_path, f"{archive.root}/"
     if path is None or not path.startswith(prefix):
@@ -76,8 +95,10 @@ def _read(fd: int, path: str, stop: Stop | None, *, look_for_mark: bool) -> Read
         mark = _mark(fd, before.size) if look_for_mark else None
         after = Identity.of(os.fstat(fd))
     if not after.same_content(before):
-        raise Skipped("changed", f"{path} was written to while it was read; try again later")
-    return Reading(after, sha256, mark)
+        raise Skipped(
+            "changed", f"another program wrote to {path} while lensd read it; try again later"
+        )
+    return Reading(before, sha256, mark)
 
 
 def _mark(fd: int, size: int) -> str | None:

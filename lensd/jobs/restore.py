@@ -1,257 +1,218 @@
-"""Bringing originals back, by whoever holds the state folder's lock."""
+"""Puts originals back under their names. For the process that has the state folder's lock."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from lensd.errors import Skipped, UsageError
-from lensd.jobs.rebuild import rebuild
+from lensd.errors import FileError, Skipped, StorageError, UsageError
+from lensd.jobs import reread
+from lensd.jobs.originals import Original, original_of_entry
+from lensd.logs.events import FileRescued, FileRestored
 from lensd.store import publish
 from lensd.store.archive import Archive
 from lensd.store.copy import copy_onto_free_name
-from lensd.store.entry import Entry
 from lensd.store.fs import identity_at, make_folders, open_folder
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
-from lensd.store.paths import is_below, place
-from lensd.watcher.folder import Folder, Log
-from lensd.watcher.move_tracker import MoveTracker, newest
-from lensd.watcher.own_output import read_marks
+from lensd.store.ledger import Ledger, Outcome
+from lensd.watcher.folder import Log
+from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.settle import Key
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
-    """An archived original, and the path that it belongs to."""
+class _Published:
+    """A file that has lensd's marks. `is_known`: the ledger says that lensd wrote these bytes."""
 
-    folder: Folder
-    relative: str
-    sha256: str
-    path: str  # in the archive
-    entry: Entry | None
-    borrowed: bool = False  # of a file that is still there: this one is a copy of its output
-
-    @property
-    def home(self) -> str:
-        return os.path.join(self.folder.root, self.relative)
+    identity: Identity
+    is_known: bool
 
 
 class Restorer:
-    """Finds originals and puts them back."""
+    """Not for several threads at once: it changes files, as jobs do."""
 
     def __init__(
-        self, folders: Sequence[Folder], ledger: Ledger, archive: Archive, log: Log
+        self, ledger: Ledger, archive: Archive, log: Log, move_tracker: MoveTracker
     ) -> None:
-        self._folders = folders
         self._ledger = ledger
         self._archive = archive
         self._log = log
-        self._move_tracker = MoveTracker(folders, ledger, archive, log)
-
-    def everything(self) -> Iterator[Original]:
-        """All originals that the ledger says are in the archive, but for older versions.
-
-        Under the path that their outputs have now, also where nobody has noted that yet.
-        """
-        roots = {f.root: f for f in self._folders}
-        if not self._ledger.readonly:
-            self._rebuild()
-        moved = newest(self._move_tracker.plan())
-        for entry in self._ledger.with_outcome("compressed"):
-            root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
-            if root in roots and entry.archive_path is not None:
-                yield self._of_entry(roots[root], path, entry)
-
-    def of_path(self, path: str, version: str | None = None) -> Original:
-        """The original of a path in a watched folder; `version` is its sha256, or how it begins.
-
-        Raises UsageError when there is none.
-        """
-        there = place(path)
-        folder = next((f for f in self._folders if is_below(there, f.root)), None)
-        if folder is None:
-            raise UsageError(f"{path} is in no watched folder; give the path that the original had")
-        relative = os.path.relpath(there, folder.root)
-        moved = self._moved_here(folder, relative)
-        if version is not None:
-            return self._older(folder, relative, version, moved)
-        entry = moved or self._ledger.find(folder.root, relative)
-        if entry is not None and entry.outcome == "compressed":
-            if entry.archive_path is None:
-                raise UsageError(f"{path} cannot be restored: {entry.message or 'it was pruned'}")
-            return self._of_entry(folder, relative, entry)
-        original = self._of_marks(folder, relative)
-        if original is None:
-            raise UsageError(
-                f"the archive has no original of {path}; `lensd restore --list` shows what it has"
-            )
-        return original
+        self._move_tracker = move_tracker
 
     def put_back(self, original: Original, *, purge: bool = False) -> str:
         """Replace the output by its original, bit for bit; returns move, reflink or copy.
 
-        Raises Skipped(`changed`) when the file is no longer lensd's output.
+        With `purge` the archive keeps no copy. If the ledger does not know the output's hash, a
+        copy of the output is kept in `rescued/`. Raises Skipped(`changed`) if the file is not an
+        output as lensd wrote it, Failed, StorageError, OSError.
         """
-        published = self._published(original)
-        original = self._at_home(original)
-        job_id = self._intend(original)
-        method = publish.return_original(
-            original.path,
-            original.sha256,
-            original.folder.root,
-            original.relative,
-            published=published,
-            token=job_id,
-        )
+        published = self._identify_output(original)
+        original = self._prepare(original)
+        job_id = self._record_intent(original)
+        try:
+            with self._rescuing(original, published, job_id):
+                method = publish.return_original(
+                    original.archive_path,
+                    original.sha256,
+                    original.folder.root,
+                    original.relative,
+                    published=None if published is None else published.identity,
+                    token=job_id,
+                )
+        except BaseException:
+            self._withdraw_intent(original, published, job_id)
+            raise
         gone = purge or method == "move"
-        identity = Identity.of(os.lstat(original.home))
-        self._ledger.came_back(job_id, identity, original.path, gone=gone)
+        identity = Identity.of(os.lstat(original.full_path))
+        self._ledger.originals.record_restored(job_id, identity, original.archive_path, gone=gone)
         if purge and method != "move":
-            self._archive.remove(original.path)  # the ledger may say less than the disk holds
+            # last: the archive may have more than the ledger says, and never less
+            self._archive.remove(original.archive_path)
         self._log(
-            "file.restored",
-            path=original.home,
-            watch=original.folder.name,
-            job_id=job_id,
-            sha256=original.sha256,
-            method=method,
-            bytes=identity.size,
+            FileRestored(
+                path=original.full_path,
+                watch=original.folder.name,
+                job_id=job_id,
+                sha256=original.sha256,
+                method=method,
+                bytes=identity.size,
+            )
         )
         return method
 
-    def _rebuild(self) -> None:
-        """The ledger may be lost: what it knew is in the folders and in the archive."""
-        for folder in self._folders:
-            with contextlib.suppress(OSError):
-                rebuild(folder, self._ledger, self._archive, self._log)
-
-    def _moved_here(self, folder: Folder, relative: str) -> Entry | None:
-        """The row of an output that was moved to this path, where nobody has noted that yet."""
+    def _identify_output(self, original: Original) -> _Published | None:
+        """What the original may replace: bytes that lensd wrote, or None for a missing file."""
         try:
-            identity = Identity.of(os.lstat(os.path.join(folder.root, relative)))
-        except OSError:
-            return None
-        key = Key(folder.root, relative)
-        if self._ledger.knows(*key, identity) is not None:
-            known = self._ledger.find(*key)
-            if known is None or known.outcome != "output":
-                return None
-        entry = self._move_tracker.origin(key, identity) or self._move_tracker.origin_of_output(key)
-        return entry if entry is not None and entry.outcome == "compressed" else None
+            reading = reread.file_at(original.folder.root, original.relative)
+        except FileNotFoundError:
+            return None  # the output was deleted, perhaps with its folder
+        if reading.original is None:
+            raise _changed(original, "is not lensd's output any more: another program replaced it")
+        outputs = self._find_outputs(original, reading.original)
+        if outputs and reading.sha256 not in outputs:
+            raise _changed(original, "was edited after lensd wrote it, so it stays")
+        return _Published(reading.identity, is_known=bool(outputs))
 
-    def _of_entry(self, folder: Folder, relative: str, entry: Entry) -> Original:
-        sha256, path = entry.sha256_in or "", entry.archive_path or ""
-        if not os.path.lexists(path):  # a crash between the archive and the ledger
-            path = self._archive.locate(entry.watch, entry.path, sha256) or path
-        return Original(folder, relative, sha256, path, entry)
+    def _find_outputs(self, original: Original, sha256_in: str) -> set[str]:
+        """The sha256 of all outputs that the file may be; empty if the ledger was lost."""
+        rows = self._ledger.files.history(original.folder.root, original.relative)
+        rows += self._ledger.originals.find(sha256_in)
+        rows += [original.entry] if original.entry is not None else []
+        return {row.sha256_out for row in rows if row.sha256_out is not None}
 
-    def _of_marks(self, folder: Folder, relative: str) -> Original | None:
-        """By what the output says of itself: the ledger has no row of it, or it is a copy."""
-        marked = read_marks(folder.root, relative)
-        if marked is None:
-            return None
-        own = self._archive.locate(folder.name, relative, marked.sha256)
-        if own is not None:
-            return Original(folder, relative, marked.sha256, own, None)
-        for entry in self._ledger.of_original(marked.sha256):
-            if entry.archive_path is not None and os.path.lexists(entry.archive_path):
-                path = entry.archive_path
-                return Original(folder, relative, marked.sha256, path, entry, borrowed=True)
-        return None
-
-    def _at_home(self, original: Original) -> Original:
-        """The row where its output is now; a copy of an output gets a copy of the original."""
-        entry = original.entry
-        if original.borrowed:
-            return replace(original, path=self._copied(original), entry=None, borrowed=False)
-        if entry is None or entry.sha256_in != original.sha256:
-            return original  # an older version, or nothing that the ledger knows
-        if (entry.root, entry.path) != (original.folder.root, original.relative):
-            self._move_tracker.move(entry, Key(original.folder.root, original.relative))
-        return self._of_entry(  # a move may have put its original elsewhere
-            original.folder, original.relative, self._ledger.get(entry.job_id)
+    @contextmanager
+    def _rescuing(
+        self, original: Original, published: _Published | None, job_id: str
+    ) -> Iterator[None]:
+        """Keep the bytes that are replaced, if they may have been edited after lensd wrote them."""
+        if published is None or published.is_known:
+            yield
+            return
+        watch, relative = original.folder.name, original.relative
+        folder_fd = open_folder(original.folder.root, os.path.dirname(relative))
+        try:
+            name = os.path.basename(relative)
+            kept = self._archive.rescue_copy(folder_fd, name, published.identity, watch, relative)
+        finally:
+            os.close(folder_fd)
+        try:
+            yield
+        except BaseException:
+            self._archive.remove(kept)  # the file has its name still
+            raise
+        self._log(
+            FileRescued(
+                path=original.full_path,
+                watch=watch,
+                job_id=job_id,
+                rescued_path=kept,
+                message="the ledger does not know whether this output was edited; a copy of it is "
+                f"now {kept}. Delete the copy if nothing is missing",
+            )
         )
 
-    def _copied(self, original: Original) -> str:
-        """A second, verified copy of an original in the archive, at the place of a second path.
+    def _prepare(self, original: Original) -> Original:
+        """Move the row to where its output is now; give a copy of an output its own original."""
+        entry = original.entry
+        if original.is_shared:
+            path = self._copy_in_archive(original)
+            return replace(original, archive_path=path, entry=None, is_shared=False)
+        if entry is None or entry.sha256_in != original.sha256:
+            return original  # an older version, or one that the ledger does not know
+        if (entry.root, entry.path) != (original.folder.root, original.relative):
+            self._move_tracker.move(entry, Key(original.folder.root, original.relative))
+        return original_of_entry(  # the move may have given the original another path
+            self._archive, original.folder, original.relative, self._ledger.jobs.get(entry.job_id)
+        )
 
-        If the place has another original already, that one stays and nothing is restored.
+    def _copy_in_archive(self, original: Original) -> str:
+        """Copy and verify a shared original to the archive path of its output; returns that path.
+
+        Raises UsageError if another original has that path: it stays, and nothing is restored.
         """
-        target = self._archive.place(original.folder.name, original.relative)
-        fd = self._archive.open_original(original.path)
-        folder_fd = make_folders(self._archive.root, os.path.dirname(_below(self._archive, target)))
+        source = original.archive_path
+        target = self._archive.path_for(original.folder.name, original.relative)
+        folder, name = os.path.split(os.path.relpath(target, self._archive.root))
+        fd = self._archive.open_original(source)
+        folder_fd = make_folders(self._archive.root, folder)
         try:
-            identity, name = Identity.of(os.fstat(fd)), os.path.basename(target)
+            identity = Identity.of(os.fstat(fd))
             copy_onto_free_name(fd, identity, original.sha256, folder_fd, name)
         except FileExistsError:
             raise UsageError(
-                f"{original.home} is a copy of another output, and {target} holds another "
-                f"original; copy the one that you want by hand: cp -a {original.path} "
-                f"{original.home}"
+                f"{original.full_path} is a copy of another output, and {target} is the original "
+                f"of a different file; copy the one that you want by hand: cp -a {source} "
+                f"{original.full_path}"
             ) from None
         finally:
             os.close(folder_fd)
             os.close(fd)
         return target
 
-    def _older(self, folder: Folder, relative: str, version: str, moved: Entry | None) -> Original:
-        known = dict(self._archive.versions(folder.name, relative))
-        history = self._ledger.history(folder.root, relative)
-        if moved is not None:
-            history = [*self._ledger.history(moved.root, moved.path), *history]
-        for entry in reversed(history):
-            if entry.sha256_in and entry.archive_path and os.path.lexists(entry.archive_path):
-                known[entry.sha256_in] = entry.archive_path
-        fits = [(sha, path) for sha, path in known.items() if sha.startswith(version.lower())]
-        if len(fits) != 1:
-            has = ", ".join(sha[:12] for sha in known) or "none"
-            raise UsageError(
-                f"{version!r} names {'no' if not fits else 'more than one'} version of {relative}; "
-                f"the archive has: {has}"
-            )
-        return Original(
-            folder, relative, *fits[0], moved or self._ledger.find(folder.root, relative)
-        )
-
-    def _published(self, original: Original) -> Identity | None:
-        """What the original may replace: lensd's own output, or nothing at all."""
-        try:
-            folder_fd = open_folder(original.folder.root, os.path.dirname(original.relative))
-        except FileNotFoundError:
-            return None  # the output was deleted with its folder
-        try:
-            there = identity_at(folder_fd, os.path.basename(original.relative))
-        finally:
-            os.close(folder_fd)
-        if there is None or read_marks(original.folder.root, original.relative) is not None:
-            return there
-        raise Skipped(
-            "changed",
-            f"{original.home} is not lensd's output any more; somebody replaced it. Move it away "
-            "first, then restore again",
-        )
-
-    def _intend(self, original: Original) -> str:
-        """Written down first: after a crash the daemon must know the file as a restored one."""
+    def _record_intent(self, original: Original) -> str:
+        """Write the row first: after a crash the daemon must know the file as restored."""
         job_id = secrets.token_hex(8)
-        archived = Identity.of(os.lstat(original.path))
-        self._ledger.record(
+        archived = Identity.of(os.lstat(original.archive_path))
+        self._ledger.files.record(
             job_id,
             original.folder.root,
             original.folder.name,
             original.relative,
             archived,
-            outcome="restored",
+            outcome=Outcome.RESTORED,
             sha256_in=original.sha256,
             bytes_in=archived.size,
-            archive_path=original.path,
+            archive_path=original.archive_path,
         )
         return job_id
 
+    def _withdraw_intent(
+        self, original: Original, published: _Published | None, job_id: str
+    ) -> None:
+        """Nothing was put back, so the ledger must not count the file as restored."""
+        before = None if published is None else published.identity
+        with suppress(FileError, StorageError, OSError):
+            if _identify(original) == before:
+                self._ledger.files.withdraw(job_id)
 
-def _below(archive: Archive, path: str) -> str:
-    return os.path.relpath(path, archive.root)
+
+def _identify(original: Original) -> Identity | None:
+    """What the path has now; None if the file is missing, or its folder."""
+    try:
+        folder_fd = open_folder(original.folder.root, os.path.dirname(original.relative))
+    except FileNotFoundError:
+        return None
+    try:
+        return identity_at(folder_fd, os.path.basename(original.relative))
+    finally:
+        os.close(folder_fd)
+
+
+def _changed(original: Original, why: str) -> Skipped:
+    return Skipped(
+        "changed",
+        f"{original.full_path} {why}. Move it away first, then restore the original again",
+    )

@@ -1,6 +1,7 @@
-"""Archived originals and published files read again and compared with the ledger. Changes nothing.
+"""Reads archived originals and published files again and compares them with the ledger.
 
-Works beside a running daemon: before a fault is told, the ledger is asked again, twice alike.
+Changes nothing, and works while the daemon runs: a fault is reported only after two looks at ledger
+and file that agree.
 """
 
 from __future__ import annotations
@@ -8,42 +9,54 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
 
 from lensd.errors import FileError, StorageError
-from lensd.jobs import prune, reread
+from lensd.jobs import reread
 from lensd.jobs.reread import Reading
 from lensd.store.archive import Archive
-from lensd.store.entry import VERSIONS, Entry
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
+from lensd.store.ledger.entry import Entry
+from lensd.store.paths import VERSIONS
 
 LOOK_AGAIN_SECONDS = 0.5
 LOOKS = 5
-HELD = ("compressed", "replaced", "restored")  # outcomes of rows that may have an original
+WITH_ORIGINAL = (
+    Outcome.COMPRESSED,
+    Outcome.REPLACED,
+    Outcome.RESTORED,
+)  # outcomes of rows that may have one
 
 State = Literal[
     "ok", "damaged", "missing", "unreadable", "changed", "gone", "unreachable", "busy", "pruned"
 ]
-# changed, gone: the person's own doing, on files that are theirs. busy: another look is needed.
+# changed, gone: another program or a person did that to the output, which is no fault. busy: a job
+# may change the file at any moment, so that nothing can be said now.
 FAULTS = ("damaged", "missing", "unreadable", "unreachable")
 
 Key = tuple[str, str]  # root, path
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One file that was looked at. `path` is where it lies, `of` its name in the watched folder."""
+class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file that was verified."""
 
     kind: Literal["original", "output"]
-    state: State
-    path: str
-    of: str
-    watch: str
-    sha256: str | None = None  # what it should be
-    bytes: int = 0  # that were read
-    message: str | None = None
+    state: Annotated[State, Meta(description="explained in docs/operations.md")]
+    path: Annotated[str, Meta(description="where it is; empty: nowhere, it was pruned")]
+    of: Annotated[str, Meta(min_length=1, description="its name in the watched folder")]
+    watch: Annotated[str, Meta(min_length=1)]
+    sha256: Annotated[
+        Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None,
+        Meta(description="what it should be; null: not known"),
+    ] = None
+    bytes: Annotated[int, Meta(ge=0, description="that were read")] = 0
+    message: Annotated[
+        Annotated[str, Meta(min_length=1)] | None, Meta(description="cause and remedy")
+    ] = None
 
     @property
     def is_fault(self) -> bool:
@@ -59,26 +72,26 @@ class Verifier:
         self._seen: set[str] = set()
 
     def files(self) -> dict[Key, int]:
-        """Every file that has an original or an output, in order, and the bytes of all of them.
+        """Every path that has an original or an output, in order, and the bytes to read for it.
 
-        Raises StorageError.
+        Raises StorageError if the archive is not mounted.
         """
         if not os.path.isdir(self._archive.root):
             raise StorageError(
-                f"the archive {self._archive.root} is not there: mount its disk or correct "
+                f"the archive {self._archive.root} is missing: mount its disk or correct "
                 "archive.path"
             )
         sizes: dict[Key, int] = {}
-        for entry in self._ledger.with_outcome(*HELD):
+        for entry in self._ledger.files.with_outcome(*WITH_ORIGINAL):
             key = entry.root, entry.path
             sizes[key] = sizes.get(key, 0) + _bytes(entry)
         return dict(sorted(sizes.items()))
 
     def check(self, key: Key) -> list[Finding]:
-        """The originals and the output of one path, as far as they are at rest."""
+        """Verify the originals and the output of one path."""
         before: tuple[list[Entry], list[Finding]] | None = None
         for _ in range(LOOKS):
-            rows = self._ledger.history(*key)
+            rows = self._ledger.files.history(*key)
             found = list(self._judge(rows))
             if not any(f.is_fault for f in found) or before == (rows, found):
                 break
@@ -86,10 +99,10 @@ class Verifier:
             time.sleep(LOOK_AGAIN_SECONDS)
         return found
 
-    def unknown_versions(self, wanted: Callable[[str], bool]) -> Iterator[Finding]:
-        """Older originals that no row names (their ledger was lost): the path tells their sha256.
+    def check_unknown_versions(self, wanted: Callable[[str], bool]) -> Iterator[Finding]:
+        """Verify older originals that no row names (a ledger was lost) by the sha256 in their path.
 
-        `wanted` is asked with `<watch name>/<relative path>`. To be called after all `check`s.
+        `wanted` gets `<watch name>/<relative path>`. Call it after every `check`.
         """
         top = os.path.join(self._archive.root, VERSIONS)
         for folder, folders, names in os.walk(top):
@@ -102,47 +115,50 @@ class Verifier:
                     yield self._compare(path, path, watch, sha256)
 
     def _judge(self, rows: Sequence[Entry]) -> Iterator[Finding]:
-        busy = any(r.state != "done" for r in rows)
+        busy = any(r.state != JobState.DONE for r in rows)
         for entry in _originals(rows):
-            yield _at_rest(self._original(entry, rows), busy=busy)
-        current = next((r for r in reversed(rows) if r.outcome == "compressed"), None)
+            yield _mark_busy(self._check_original(entry, rows), busy=busy)
+        current = next((r for r in reversed(rows) if r.outcome == Outcome.COMPRESSED), None)
         if current is not None:
-            yield _at_rest(self._output(current), busy=busy)
+            yield _mark_busy(self._check_output(current), busy=busy)
 
-    def _original(self, entry: Entry, rows: Sequence[Entry]) -> Finding:
+    def _check_original(self, entry: Entry, rows: Sequence[Entry]) -> Finding:
         sha256 = entry.sha256_in or ""
         if entry.archive_path is None:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0, entry.message
             )
-        deleted = prune.under_way(self._ledger)
-        if deleted is not None and deleted[0] == entry.job_id:
+        deleted = self._ledger.state.prune_in_progress.get()
+        if deleted is not None and deleted.job_id == entry.job_id:
             return Finding(
                 "original", "pruned", "", entry.full_path, entry.watch, sha256, 0,
-                "its deletion (archive.keep_days) is under way, or will be completed",
+                "archive.keep_days: its deletion is under way, or a crash interrupted it",
             )  # fmt: skip
-        places = reread.places(self._archive, entry)
-        if not places:
-            message = f"it is not in the archive {self._archive.root}: was archive.path changed?"
+        paths = reread.archive_paths(self._archive, entry)
+        if not paths:
+            message = (
+                f"it is outside of the archive {self._archive.root}; if archive.path was changed, "
+                "set it back or move the originals"
+            )
             return Finding(
                 "original", "unreachable", entry.archive_path, entry.full_path, entry.watch, sha256,
                 0, message,
             )  # fmt: skip
         newest = next(r for r in reversed(rows) if r.archive_path == entry.archive_path)
         if newest.sha256_in != sha256:
-            places.reverse()  # a newer original has its place
-        expected = self._compare(places[0], entry.full_path, entry.watch, sha256)
+            paths.reverse()  # a newer original has its path
+        expected = self._compare(paths[0], entry.full_path, entry.watch, sha256)
         if expected.state == "ok":
             return expected
-        others = (self._compare(p, entry.full_path, entry.watch, sha256) for p in places[1:])
+        others = (self._compare(p, entry.full_path, entry.watch, sha256) for p in paths[1:])
         return next((f for f in others if f.state == "ok"), expected)
 
-    def _output(self, entry: Entry) -> Finding:
+    def _check_output(self, entry: Entry) -> Finding:
         path = entry.full_path
         if not os.path.isdir(entry.root):
             return Finding(
                 "output", "unreachable", path, path, entry.watch, entry.sha256_out, 0,
-                f"the watched folder {entry.root} is not there: mount its disk",
+                f"the watched folder {entry.root} is missing: mount its disk",
             )  # fmt: skip
         try:
             reading = reread.published(entry)
@@ -165,28 +181,31 @@ class Verifier:
         try:
             reading = reread.original(self._archive, path)
         except FileNotFoundError:
-            state, message = "missing", "the archive does not have it: look for a backup"
+            state, message = "missing", "the archive does not have it: restore it from a backup"
         except (FileError, OSError) as error:
             state, message = "unreadable", str(error)
         else:
             size = reading.identity.size
             if reading.sha256 != sha256:
-                state, message = "damaged", "it is not what was archived: bring it from a backup"
+                state, message = (
+                    "damaged",
+                    "its bytes are not those that were archived: restore it from a backup",
+                )
         return Finding("original", state, path, of, watch, sha256, size, message)
 
 
 def _bytes(entry: Entry) -> int:
-    """Of a row's original and output, as far as there still are any."""
+    """Of the original and the output that a row still has."""
     original = entry.bytes_in if entry.archive_path else None
-    output = entry.bytes_out if entry.outcome == "compressed" else None
+    output = entry.bytes_out if entry.outcome == Outcome.COMPRESSED else None
     return (original or 0) + (output or 0)
 
 
 def _originals(rows: Sequence[Entry]) -> Iterator[Entry]:
-    """Of each original of a path the row that says last where it is; none if it moved back."""
-    last = {r.sha256_in: r for r in rows if r.outcome in HELD and r.state == "done"}
+    """For each original of a path the last row that says where it is; none if it was moved back."""
+    last = {r.sha256_in: r for r in rows if r.outcome in WITH_ORIGINAL and r.state == JobState.DONE}
     for entry in last.values():
-        if entry.archive_path is not None or entry.outcome == "compressed":
+        if entry.archive_path is not None or entry.outcome == Outcome.COMPRESSED:
             yield entry
 
 
@@ -194,25 +213,25 @@ def _state_of_output(entry: Entry, reading: Reading) -> tuple[State, str | None]
     if reading.sha256 == entry.sha256_out:
         return "ok", None
     if entry.staged is not None and _untouched(entry.staged, reading.identity):
-        return "damaged", _ROTTEN
-    return "changed", "somebody replaced it or wrote to it; it is theirs"
+        return "damaged", _DAMAGED
+    return "changed", "another program modified or replaced it; lensd leaves it alone"
 
 
-_ROTTEN = (
-    "nobody wrote to it and it reads differently: `lensd restore` it, and check the disk (`dmesg`, "
-    "`smartctl`)"
+_DAMAGED = (
+    "its bytes changed although no program wrote to it: `lensd restore` it, and check the disk "
+    "(`dmesg`, `smartctl`)"
 )
 
 
 def _untouched(known: Identity, now: Identity) -> bool:
-    """Size, date and inode are as they were when it was published."""
+    """Whether size, date and inode are as they were when it was published."""
     return (known.size, known.mtime_ns, known.inode) == (now.size, now.mtime_ns, now.inode)
 
 
-def _at_rest(found: Finding, *, busy: bool) -> Finding:
+def _mark_busy(found: Finding, *, busy: bool) -> Finding:
     if not (busy and found.is_fault):
         return found
     return Finding(
         found.kind, "busy", found.path, found.of, found.watch, found.sha256, found.bytes,
-        "a job of this file is waiting or under way",
+        "a job for this file is queued or running; verify it again later",
     )  # fmt: skip

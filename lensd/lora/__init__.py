@@ -1,1 +1,1 @@
-"""The numerics of LoRA compression: pure functions; no paths, clock, logging or configuration."""
+"""The numerics of LoRA compression: pure functions without paths, clock, log or configuration."""

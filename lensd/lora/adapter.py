@@ -1,7 +1,8 @@
-"""The `lora_adapter_metadata` entry: where diffusers keeps peft's ranks and alphas for a file.
+"""The `lora_adapter_metadata` entry, in which diffusers stores peft's ranks and alphas.
 
-It is JSON of the fields of peft's LoraConfig, each behind its component: `unet.r`,
-`transformer.rank_pattern`. A module's scale is lora_alpha / r, over sqrt(r) with rslora.
+The entry is a JSON object. Each of its keys is a component of the pipeline, a dot, and a field of
+peft's LoraConfig: `unet.r`, `transformer.rank_pattern`. From these fields peft computes a module's
+scale as lora_alpha / r, or as lora_alpha / sqrt(r) where use_rslora is set.
 """
 
 from __future__ import annotations
@@ -10,153 +11,202 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, Self, TypeVar
 
 from lensd.lora.layout import Layout
 
+T = TypeVar("T")
+
 KEY = "lora_adapter_metadata"
-MOST_COMPARISONS = 50_000_000  # of names with patterns: some ten seconds
+MAX_COMPARISONS = 50_000_000  # of names with patterns; they take about ten seconds
 PLAIN_NAME = re.compile(r"[\w.-]{1,1024}")
-# What an entry that makes no sense raises while it is read.
-NONSENSE = (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
+# What reading an entry raises if the entry is no JSON object or a field has a wrong type or value.
+INVALID_ENTRY = (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 COMPONENTS = frozenset({"unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"})
-# Into these Wan models diffusers adds modules of its own before it reads the entry.
+# diffusers adds modules of its own to Wan models with this prefix before it reads the entry.
 EXTENDED = "transformer.blocks."
 
 
-def adapter_metadata(text: str, ranks: Mapping[str, int]) -> str:
-    """The entry for new ranks (module name -> rank); each module's scale stays what it was.
+class Component(NamedTuple):
+    """The fields of one component that decide the rank and the scale of its modules.
 
-    A text that cannot be understood comes back as it is: diffusers then refuses the file, loudly,
-    where a wrong entry would change its strength.
+    The patterns map a module name, or its end after a dot, to a value. A module that no pattern
+    matches has the rank `r` and the alpha `lora_alpha`. All values are as the JSON has them: a
+    method raises one of INVALID_ENTRY for a value of a wrong type.
+    """
+
+    r: int
+    lora_alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any], name: str) -> Self:
+        """Read the fields of the component `name`, whose field `r` must be in the entry."""
+        rank = entry[f"{name}.r"]
+        return cls(
+            r=rank,
+            lora_alpha=entry.get(f"{name}.lora_alpha", rank),
+            rank_pattern=entry.get(f"{name}.rank_pattern") or {},
+            alpha_pattern=entry.get(f"{name}.alpha_pattern") or {},
+            use_rslora=bool(entry.get(f"{name}.use_rslora")),
+        )
+
+    def divisor(self, rank: int) -> float:
+        """Return what peft divides lora_alpha by to get the scale of a module of this rank."""
+        return float(rank**0.5 if self.use_rslora else rank)
+
+    def ranks_and_alphas(self, names: Iterable[str]) -> dict[str, tuple[int, float]]:
+        """Return module name -> its rank and lora_alpha, for names without the component."""
+        names = list(names)
+        if len(names) * (len(self.rank_pattern) + len(self.alpha_pattern)) > MAX_COMPARISONS:
+            raise ValueError("it has too many patterns")
+        return {
+            name: (
+                _find_match(self.rank_pattern, name, self.r),
+                float(_find_match(self.alpha_pattern, name, self.lora_alpha)),
+            )
+            for name in names
+        }
+
+
+def adapter_metadata(text: str, ranks: Mapping[str, int]) -> str:
+    """Return the entry with new ranks (module name -> rank) and the scale of each module unchanged.
+
+    An entry that cannot be read is returned unchanged: diffusers then refuses the file with an
+    error, whereas a wrong entry would change the strength of the LoRA without any message.
     """
     try:
         entry = json.loads(text)
-        for component, own in _by_component(entry, ranks).items():
-            fields = _patterns(entry, component + ".", own)
-            entry |= {f"{component}.{k}": v for k, v in fields.items()}
+        for name, own_ranks in _split_by_component(entry, ranks).items():
+            fields = _fields_with_ranks(Component.read(entry, name), own_ranks)
+            entry |= {f"{name}.{field}": value for field, value in fields.items()}
         return json.dumps(entry, indent=2, sort_keys=True, allow_nan=False)
-    except NONSENSE:
+    except INVALID_ENTRY:
         return text
 
 
 def for_mixed_ranks(layout: Layout, ranks: Mapping[str, int]) -> str | None:
-    """An entry that says scale 1 for every module, for a file without alphas and without an entry.
+    """Return an entry with scale 1 for every module, for a file without alphas and without entry.
 
-    diffusers before 0.40 takes the first module's rank for everybody's alpha where modules differ
-    in rank; with an entry it does not. None where there is no need, or where diffusers renames or
-    adds modules between reading the file and reading the entry.
+    diffusers before 0.40 takes the rank of the first module as the alpha of all modules, which is
+    wrong where ranks differ; it does not do so for a file with an entry. None if all ranks are
+    equal, or if diffusers renames or adds modules between reading the file and reading the entry.
     """
-    plain = all(m.naming.down == ".lora_A.weight" for m in layout.modules)
+    peft_names_only = all(m.naming.down == ".lora_A.weight" for m in layout.modules)
     extended = any(name.startswith(EXTENDED) for name in ranks)
-    if layout.untouched or not plain or extended:
+    if layout.untouched or not peft_names_only or extended:
         return None
     names: dict[str, list[str]] = {}
     for name in ranks:
-        component, _, own = name.partition(".")
-        names.setdefault(component, []).append(own)
+        component, _, own_name = name.partition(".")
+        names.setdefault(component, []).append(own_name)
     if not COMPONENTS.issuperset(names) or not any(
-        len({ranks[f"{c}.{n}"] for n in own}) > 1 for c, own in names.items()
+        len({ranks[f"{component}.{n}"] for n in own_names}) > 1
+        for component, own_names in names.items()
     ):
         return None
-    entry: dict[str, Any] = {}
-    for component, bare in names.items():
-        fields: dict[str, Any] = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
-        fields["target_modules"] = sorted(_bare(n) for n in bare)
-        entry |= {f"{component}.{k}": v for k, v in fields.items()}
+    entry: dict[str, object] = {}
+    for component, own_names in names.items():
+        fields: dict[str, object] = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
+        fields["target_modules"] = sorted(map(_without_text_model, own_names))
+        entry |= {f"{component}.{field}": value for field, value in fields.items()}
     return adapter_metadata(json.dumps(entry), ranks)
 
 
 def scales(text: str, names: Iterable[str]) -> dict[str, float]:
-    """Module name -> the scale that the entry gives it, 1 where it says nothing of its component.
+    """Return module name -> scale by the entry; 1 for modules of components it does not have.
 
-    Raises ValueError for an entry that cannot be understood.
+    Raises ValueError for an entry that cannot be read.
     """
-    ones = dict.fromkeys(names, 1.0)
+    result = dict.fromkeys(names, 1.0)
     try:
         entry = json.loads(text)
-        return ones | {
-            f"{component}.{name}": float(alpha) / _divisor(entry, component + ".", rank)
-            for component, own in _by_component(entry, dict.fromkeys(ones, 0)).items()
-            for name, (rank, alpha) in _given(entry, component + ".", own).items()
-        }
-    except NONSENSE as error:
+        for name, own_names in _split_by_component(entry, dict.fromkeys(result, None)).items():
+            component = Component.read(entry, name)
+            result |= {
+                f"{name}.{own_name}": alpha / component.divisor(rank)
+                for own_name, (rank, alpha) in component.ranks_and_alphas(own_names).items()
+            }
+    except INVALID_ENTRY as error:
         raise ValueError(f"the entry {KEY} cannot be understood: {error}") from None
+    return result
 
 
-def _by_component(entry: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """Component -> its modules' names without it -> rank; those that the entry speaks of."""
+def _split_by_component(
+    entry: Mapping[str, Any], values: Mapping[str, T]
+) -> dict[str, dict[str, T]]:
+    """Split module name -> value by the components that the entry has.
+
+    Returns component -> module name without the component -> value, without empty components.
+    """
     components = [key.removesuffix(".r") for key in entry if key.endswith(".r")]
     found = {
-        c: {n.removeprefix(c + "."): r for n, r in ranks.items() if n.startswith(c + ".")}
-        for c in components
+        component: {
+            name.removeprefix(component + "."): value
+            for name, value in values.items()
+            if name.startswith(component + ".")
+        }
+        for component in components
     }
-    return {component: own for component, own in found.items() if own}
+    return {component: own_values for component, own_values in found.items() if own_values}
 
 
-def _given(
-    entry: Mapping[str, Any], prefix: str, names: Iterable[str]
-) -> dict[str, tuple[int, float]]:
-    """Module name -> the rank and the lora_alpha that the entry gives it."""
-    ranks, alphas = (entry.get(f"{prefix}{k}_pattern") or {} for k in ("rank", "alpha"))
-    names = list(names)
-    if len(names) * (len(ranks) + len(alphas)) > MOST_COMPARISONS:
-        raise ValueError("it has too many patterns")
-    rank = entry[prefix + "r"]
-    alpha = entry.get(prefix + "lora_alpha", rank)
-    return {n: (_matching(ranks, n, rank), float(_matching(alphas, n, alpha))) for n in names}
-
-
-def _divisor(entry: Mapping[str, Any], prefix: str, rank: int) -> float:
-    return float(rank**0.5 if entry.get(prefix + "use_rslora") else rank)
-
-
-def _patterns(entry: Mapping[str, Any], prefix: str, ranks: Mapping[str, int]) -> dict[str, Any]:
+def _fields_with_ranks(component: Component, ranks: Mapping[str, int]) -> dict[str, object]:
+    """Return r, lora_alpha and both patterns for new ranks, the scale of each module unchanged."""
     alphas = {
-        name: _short(alpha * _divisor(entry, prefix, ranks[name]) / _divisor(entry, prefix, rank))
-        for name, (rank, alpha) in _given(entry, prefix, ranks).items()
+        name: _int_if_whole(alpha * component.divisor(ranks[name]) / component.divisor(old_rank))
+        for name, (old_rank, alpha) in component.ranks_and_alphas(ranks).items()
     }
     rank = Counter(ranks.values()).most_common(1)[0][0]
-    usual = Counter(alphas[name] for name, own in ranks.items() if own == rank)
-    alpha = usual.most_common(1)[0][0]
-    keys = _keys(ranks)
+    alphas_at_rank = Counter(alphas[name] for name, own_rank in ranks.items() if own_rank == rank)
+    alpha = alphas_at_rank.most_common(1)[0][0]
+    patterns = _unique_patterns(ranks)
     return {
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {keys[n]: own for n, own in ranks.items() if own != rank},
-        "alpha_pattern": {keys[n]: own for n, own in alphas.items() if own != alpha},
+        "rank_pattern": {patterns[n]: own for n, own in ranks.items() if own != rank},
+        "alpha_pattern": {patterns[n]: own for n, own in alphas.items() if own != alpha},
     }
 
 
-def _matching(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
-    """The value of the first pattern that fits, as peft finds it: a whole name or its dotted end.
+def _find_match(patterns: Mapping[str, T], name: str, default: T) -> T:
+    """Return the value of the first pattern that matches a module name, as peft finds it.
 
-    peft takes patterns for regular expressions. Only those that are plain names are understood
-    here (ValueError else): a hostile expression could run for years.
+    peft treats patterns as regular expressions that match a whole name or its end after a dot.
+    Only patterns that are plain names, with or without a leading `^`, are accepted here (others
+    raise ValueError): a hostile expression could take years to match.
     """
     for pattern, value in patterns.items():
-        anchored, plain = pattern.startswith("^"), pattern.removeprefix("^")
+        whole_name, plain = pattern.startswith("^"), pattern.removeprefix("^")
         if not PLAIN_NAME.fullmatch(plain):
             raise ValueError(f"the pattern {pattern!r} is no module name")
-        if name == plain or (not anchored and name.endswith("." + plain)):
+        if name == plain or (not whole_name and name.endswith("." + plain)):
             return value
     return default
 
 
-def _keys(names: Iterable[str]) -> dict[str, str]:
-    """The pattern that fits each name alone: anchored where the name is the end of another one."""
+def _unique_patterns(names: Iterable[str]) -> dict[str, str]:
+    """Return name -> the pattern that matches it alone.
+
+    The pattern begins with `^` where the name is also the end of another name.
+    """
     names = set(names)
-    dotted = (n[i + 1 :] for n in names for i, letter in enumerate(n) if letter == ".")
-    ends = {end for end in dotted if end in names}
-    return {n: f"^{n}" if n in ends else _bare(n) for n in names}
+    dotted_ends = (n[i + 1 :] for n in names for i, letter in enumerate(n) if letter == ".")
+    ambiguous = {end for end in dotted_ends if end in names}
+    return {n: f"^{n}" if n in ambiguous else _without_text_model(n) for n in names}
 
 
-def _bare(name: str) -> str:
-    """Without the part that transformers 5 dropped from text encoders; a dotted end fits both."""
+def _without_text_model(name: str) -> str:
+    """Remove the part that transformers 5 dropped from names in text encoders.
+
+    peft matches the end of a name, so the shorter one matches with and without that part.
+    """
     return name.removeprefix("text_model.")
 
 
-def _short(value: float) -> float:
-    """Whole numbers as int, as peft writes them."""
+def _int_if_whole(value: float) -> float:
+    """Return whole numbers as int, as peft writes them."""
     return int(value) if value == int(value) else value

@@ -1,7 +1,7 @@
-"""Which modules are worked out side by side: those of one shape, a few at a time.
+"""Group modules of one shape into batches that are computed together.
 
-A fixed rule of the file and the settings, never of free memory: how many there are together may
-show in the last bits.
+The grouping depends on the file and the settings alone, never on free memory: the number of
+modules in a batch may change the last bits of a result.
 """
 
 from __future__ import annotations
@@ -11,28 +11,29 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Of both factors together. As float64 16 MB; a single larger module is a batch of its own.
+# Most elements in a batch, of both factors together: 16 MB as float64. A module with more
+# elements is a batch of its own.
 ELEMENTS = 2**21
 
 
 def batches(
-    items: Iterable[T], kind: Callable[[T], Hashable], elements: Callable[[T], int]
+    items: Iterable[T], key: Callable[[T], Hashable], elements: Callable[[T], int]
 ) -> list[list[T]]:
-    """Items of one kind, in their order, with at most ELEMENTS elements together."""
+    """Group items of equal key, in their order, into batches of at most ELEMENTS elements."""
     groups: dict[Hashable, list[T]] = {}
     for item in items:
-        groups.setdefault(kind(item), []).append(item)
-    return [batch for group in groups.values() for batch in _cut(group, elements)]
+        groups.setdefault(key(item), []).append(item)
+    return [batch for group in groups.values() for batch in _split_by_size(group, elements)]
 
 
-def _cut(group: list[T], elements: Callable[[T], int]) -> list[list[T]]:
+def _split_by_size(group: list[T], elements: Callable[[T], int]) -> list[list[T]]:
     result: list[list[T]] = []
-    room = 0
+    remaining = 0
     for item in group:
         size = elements(item)
-        if size > room:
+        if size > remaining:
             result.append([])
-            room = ELEMENTS
+            remaining = ELEMENTS
         result[-1].append(item)
-        room -= size
+        remaining -= size
     return result

@@ -1,4 +1,4 @@
-"""Module names -> the block of the base model that a module belongs to, for tables and plots."""
+"""Find the block of the base model that a module belongs to, for tables and plots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lensd.lora.names import canonical
 
-ELSEWHERE = "other"
+UNKNOWN_PART = "other"
 _NUMBERED = re.compile(
     r"(?P<part>\w*?(?:blocks|block|layers|layer|refiner))_(?P<number>\d+)(?:_|$)"
 )
@@ -15,9 +15,9 @@ _IN_ENCODER = re.compile(r"(?:layers|layer|block)_(?P<number>\d+)(?:_|$)")
 
 
 class Block(NamedTuple):
-    """A part of the base model (`down_blocks`, `double_blocks`, `te1`) and a number in it.
+    """A part of the base model (`down_blocks`, `double_blocks`, `te1`) and a number within it.
 
-    Sorts by part, then by number; a part without numbers (`mid_block`) has -1.
+    Blocks sort by part, then by number. A part without numbers (`mid_block`) has the number -1.
     """
 
     part: str
@@ -27,7 +27,7 @@ class Block(NamedTuple):
         return self.part if self.number < 0 else f"{self.part}.{self.number}"
 
 
-# Parts in the order in which a model computes; those of other models come last.
+# Parts in the order in which a model computes them. Parts that are not listed sort last.
 _PARTS = (
     "te1", "te2", "te3",
     "down_blocks", "mid_block", "up_blocks",
@@ -36,12 +36,12 @@ _PARTS = (
 
 
 def in_model(block: Block) -> tuple[int, Block]:
-    """A key that sorts blocks as the model has them."""
+    """Return a key that sorts blocks in the order in which the model computes them."""
     return (_PARTS.index(block.part) if block.part in _PARTS else len(_PARTS)), block
 
 
 def block_of(module: str) -> Block:
-    """The block of a module, whichever naming its name is in; `other` where the name tells none."""
+    """Return the block of a module by its name, in any naming; `other` if the name has none."""
     component, _, path = canonical(module).partition("/")
     if component != "denoiser":
         found = _IN_ENCODER.search(path)
@@ -49,4 +49,4 @@ def block_of(module: str) -> Block:
     if path.startswith("mid_block_"):
         return Block("mid_block")
     found = _NUMBERED.match(path)
-    return Block(found["part"], int(found["number"])) if found else Block(ELSEWHERE)
+    return Block(found["part"], int(found["number"])) if found else Block(UNKNOWN_PART)

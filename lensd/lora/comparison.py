@@ -1,6 +1,7 @@
-"""Two LoRAs' modules side by side: which belong together, and how far apart they are.
+"""Compare two LoRAs: find the modules that both have, and measure how far apart they are.
 
-The error of a module is ||A - B||_F / ||A||_F of its delta weights; the first file is the truth.
+The error of a module is ||A - B||_F / ||A||_F, where A is its delta weight in the first file, the
+reference, and B is its delta weight in the second file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from lensd.lora.reading import flatten
 
 
 class Pairing(NamedTuple):
-    """The modules of two files, in the first one's order."""
+    """The modules of two files: pairs in both, and the modules that only one file has.
+
+    Pairs are in the order of the first file.
+    """
 
     both: tuple[tuple[Module, Module], ...]
     only_a: tuple[Module, ...]
@@ -26,7 +30,7 @@ class Pairing(NamedTuple):
 
 
 class Distance(NamedTuple):
-    """Squared Frobenius norms of one module's delta weights, and of their difference."""
+    """Squared Frobenius norms of the two delta weights of one module, and of their difference."""
 
     energy_a: float
     energy_b: float
@@ -34,25 +38,32 @@ class Distance(NamedTuple):
 
 
 def pair(a: Sequence[Module], b: Sequence[Module]) -> Pairing:
-    """Find the same module in both, whichever naming; one of other widths is another module."""
-    ours, theirs = _by_name(a), _by_name(b)
-    both = {k: (m, theirs[k]) for k, m in ours.items() if k in theirs}
+    """Match modules by canonical name and widths, whichever naming each file uses.
+
+    Modules of one name and different widths are different modules.
+    """
+    by_key_a, by_key_b = _index_by_name(a), _index_by_name(b)
+    both = {k: (m, by_key_b[k]) for k, m in by_key_a.items() if k in by_key_b}
     return Pairing(
         both=tuple(both.values()),
-        only_a=tuple(m for k, m in ours.items() if k not in both),
-        only_b=tuple(m for k, m in theirs.items() if k not in both),
+        only_a=tuple(m for k, m in by_key_a.items() if k not in both),
+        only_b=tuple(m for k, m in by_key_b.items() if k not in both),
     )
 
 
-def _by_name(modules: Iterable[Module]) -> Mapping[tuple[str, int, int], Module]:
+def _index_by_name(modules: Iterable[Module]) -> Mapping[tuple[str, int, int], Module]:
     return {(canonical(m.name), m.out_features, m.in_features): m for m in modules}
 
 
 def distance(a: tuple[Tensor, Tensor, float], b: tuple[Tensor, Tensor, float]) -> Distance:
-    """Of two modules as (up [out, r, ...], down [r, in, ...], scale), any dtype, ranks unequal."""
-    up, down = _scaled(*a)
-    other_up, other_down = _scaled(*b)
-    same_shape = up.shape == other_up.shape  # then rounding alone may be the difference
+    """Measure two modules, each as (up [out, r, ...], down [r, in, ...], scale).
+
+    The delta weight is scale * up @ down. Any dtypes; the ranks may differ.
+    """
+    up, down = _fold_scale_into_up(*a)
+    other_up, other_down = _fold_scale_into_up(*b)
+    # Factors of equal shape may differ by rounding alone, which needs the more exact measure.
+    same_shape = up.shape == other_up.shape
     measure = fidelity.squared_rounding if same_shape else fidelity.squared_distance
     return Distance(
         fidelity.squared_norm(up, down),
@@ -61,13 +72,13 @@ def distance(a: tuple[Tensor, Tensor, float], b: tuple[Tensor, Tensor, float]) -
     )
 
 
-def _scaled(up: Tensor, down: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _fold_scale_into_up(up: Tensor, down: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     up, down = flatten(up.double(), down.double())
     return up * scale, down
 
 
 def relative(squared_error: float, energy: float) -> float | None:
-    """None where something stands against nothing."""
+    """Return sqrt(squared_error / energy); None if only the energy is 0."""
     if squared_error == 0:
         return 0.0
     return math.sqrt(squared_error / energy) if energy > 0 else None

@@ -1,6 +1,7 @@
-"""reduce: modules' factors -> their output tensors, as the plan has it; and back.
+"""Reduce modules as planned: compute their output tensors, and the error that these have.
 
-A few modules at a time, so that neither input nor output is ever whole in memory.
+The caller passes a few modules at a time, so that neither the input nor the output has to fit in
+memory.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ TORCH_DTYPE = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
-# Of the energy, times the cancellation: where a squared error is larger, float32 tells six digits.
-QUICK_ERROR = 3e-3
-# Relative delta error of the quantization alone. Typical is 0.015; truncation at 99 % has 0.1.
+# A squared error that is larger than this share of the module's energy, times the cancellation, is
+# exact to six digits when computed in float32.
+FLOAT32_ERROR_SHARE = 3e-3
+# Largest relative delta error of the quantization alone. 0.015 is typical; truncation at 99 % of
+# the energy has 0.1.
 MAX_NOISE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """One module's output, and what encoding it did to the delta weight."""
+    """The output of one module, and the error that its encoding added to the delta weight."""
 
     plan: ModulePlan
     tensors: Mapping[str, Tensor]
@@ -49,66 +52,72 @@ class Reduced:
 
     @property
     def up(self) -> Tensor:
-        """[k, out], as a loader reads it."""
+        """[k, out]: the transpose of the factor that a loader reads."""
         up = self.tensors[self.plan.module.up]
         return up.reshape(len(up), -1).T
 
     @property
     def down(self) -> Tensor:
-        """[k, in * kernel]."""
+        """[k, in * kernel], as a loader reads it."""
         return self.tensors[self.plan.module.down].flatten(1)
 
     @property
     def scale(self) -> float:
-        """What a loader multiplies their product by."""
+        """The number by which a loader multiplies the product of the factors: alpha / rank."""
         alpha = self.tensors.get(self.plan.module.alpha_key)
         return 1.0 if alpha is None else float(alpha) / self.plan.rank
 
     @property
     def too_noisy(self) -> bool:
-        """Whether int8 costs this module too much, as the guard can do: it is better a float."""
+        """Whether the int8 error exceeds MAX_NOISE, so that the module should be stored in floats.
+
+        The overflow guard can cause that.
+        """
         loss = self.squared_error / self.squared_signal if self.squared_signal else 0.0
         return self.plan.encoding == "I8" and loss > MAX_NOISE**2
 
 
 def reduce(m: ModulePlan, up: Tensor, down: Tensor) -> Reduced:
-    """One module's factors, as stored -> its output tensors, by key."""
+    """Reduce one module: up [out, r, ...] and down [r, in, ...] as stored."""
     up, down = flatten(up, down)
     return reduce_all([m], Factors(up[None], down[None]), [None])[0]
 
 
 def alike(m: ModulePlan) -> tuple[object, ...]:
-    """What modules that `reduce_all` takes together have in common, beside their factors."""
+    """Return a key that is equal for modules that `reduce_all` can reduce together.
+
+    Their factors must have equal shapes and dtypes too.
+    """
     return m.same, m.encoding, m.rank == m.module.rank
 
 
 def reduce_all(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> list[Reduced]:
-    """The same of b modules of one shape and dtype that are `alike`.
+    """Reduce b modules of one shape and dtype whose `alike` is equal.
 
-    `cores` are what the first pass found; without one, or with too few of its vectors, it is
-    computed again.
+    `cores` are those of the first pass. A core that is None, or that has fewer singular vectors
+    than the planned rank, is computed again.
     """
     if plans[0].same:
-        pairs = zip(plans, *stored, strict=True)
-        return [Reduced(m, _tensors(m, u, d, m.alpha), m.energy, 0.0) for m, u, d in pairs]
+        rows = zip(plans, *stored, strict=True)
+        return [Reduced(m, _tensors_by_key(m, u, d, m.alpha), m.energy, 0.0) for m, u, d in rows]
     if plans[0].encoding == "I8":
-        return _to_int8(plans, stored, cores)
-    return _to_floats(plans, stored, cores)
+        return _reduce_to_int8(plans, stored, cores)
+    return _reduce_to_floats(plans, stored, cores)
 
 
-def _to_floats(
+def _reduce_to_floats(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> list[Reduced]:
-    exact = _float_factors(plans, stored, cores)
+    exact = _compute_float_factors(plans, stored, cores)
     encoded = Factors(*(t.to(TORCH_DTYPE[plans[0].encoding]) for t in exact))
     decoded = Factors(*(t.to(e) for t, e in zip(encoded, exact, strict=True)))
     errors = fidelity.squared_roundings(*exact, *decoded).tolist()
     return [
         Reduced(
             m,
-            _tensors(m, encoded.up[at, :, : m.rank], encoded.down[at, : m.rank], m.alpha),
+            _tensors_by_key(m, encoded.up[at, :, : m.rank], encoded.down[at, : m.rank], m.alpha),
             m.energy * m.retained,
             errors[at] * m.out_scale**2,
         )
@@ -116,28 +125,28 @@ def _to_floats(
     ]
 
 
-def _float_factors(
+def _compute_float_factors(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> Factors:
-    """Factors with delta = out_scale * up @ down, float64 or float32."""
+    """Return factors with delta = out_scale * up @ down, float64 or float32."""
     m = plans[0]
     if m.rank != m.module.rank:
         left, right = truncate_all(plans, stored, cores)
         spread = [abs(m.out_scale) ** -0.5 for m in plans]
         signed = [math.copysign(s, m.out_scale) for s, m in zip(spread, plans, strict=True)]
-        return Factors(left * _column(signed, left), right * _column(spread, right))
-    # The rescale goes into `up`; `down` is only converted. Into float16 a power of two moves over
-    # as well: small weights of a wider format would vanish below what it can hold.
+        return Factors(left * _per_matrix(signed, left), right * _per_matrix(spread, right))
+    # `up` is rescaled and `down` is only converted. When a wider format becomes float16, a power of
+    # two is moved from one factor to the other too: otherwise small weights could become zero.
     narrowed = m.module.dtype in WIDE_DTYPES and m.encoding == "F16"
     ones = [1.0] * len(plans)
-    balances = _balances(stored, ones) if narrowed else ones
+    balances = _balancing_powers(stored, ones) if narrowed else ones
     ratios = [m.scale / m.out_scale * c for m, c in zip(plans, balances, strict=True)]
     up, down = (t.double() for t in stored)
-    return Factors(up * _column(ratios, up), down / _column(balances, down))
+    return Factors(up * _per_matrix(ratios, up), down / _per_matrix(balances, down))
 
 
-def _balances(factors: Factors, scales: Iterable[float]) -> list[float]:
-    """Powers of two c that bring the largest elements of c scale up and down / c together."""
+def _balancing_powers(factors: Factors, scales: Iterable[float]) -> list[float]:
+    """Return powers of two c that make the largest elements of c scale up and down / c similar."""
     highs, lows = (largest_elements(t).tolist() for t in (factors.down, factors.up))
     return [
         2.0 ** round(math.log2(high / low / scale) / 2) if min(high, low, scale) > 0 else 1.0
@@ -145,32 +154,35 @@ def _balances(factors: Factors, scales: Iterable[float]) -> list[float]:
     ]
 
 
-def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
-    """One number for each matrix [b, ...] of `like`."""
+def _per_matrix(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """Return b numbers as [b, 1, 1], to multiply each matrix of `like` [b, m, n] by its number."""
     return like.new_tensor(numbers)[:, None, None]
 
 
 def truncate_all(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> Factors:
-    """delta's best approximation of the planned rank, singular values split evenly.
+    """Return the best approximation of each delta weight that has the planned rank.
 
-    float32, exact far beyond 8 or 16 bits, unless the output is to have more or the numbers are
-    near the ends of its range; then float64. Zero beyond a module's own rank.
+    Both factors have the square roots of the singular values. They are float32, which is far more
+    exact than 8 or 16 bits; but float64 if the output is wider or if the numbers are near the ends
+    of float32's range. k is the largest planned rank: factors of a smaller rank end in zeros.
     """
-    halves = _halves(plans, stored, cores)
-    if plans[0].encoding not in WIDE_DTYPES and _are_tame(halves):
+    halves = _truncation_halves(plans, stored, cores)
+    if plans[0].encoding not in WIDE_DTYPES and _fit_in_float32(halves):
         up, down = (t.float() for t in halves)
         result = Factors(product(stored.up.float(), up), product(down, stored.down.float()))
-        if _are_tame(result):
+        if _fit_in_float32(result):
             return result
     return Factors(
         product(stored.up.double(), halves.up), product(halves.down, stored.down.double())
     )
 
 
-def _halves(plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]) -> Factors:
-    """A [b, r, k] and B [b, k, r] with delta_k = (up A)(B down), float64."""
+def _truncation_halves(
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> Factors:
+    """Return A [b, r, k] and B [b, k, r] with delta_k = (up A)(B down), float64."""
     rank, size = stored.up.shape[-1], max(m.rank for m in plans)
     up = stored.up.new_zeros(len(plans), rank, size, dtype=torch.float64)
     down = torch.zeros_like(up.mT)
@@ -186,50 +198,55 @@ def _halves(plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core |
     return Factors(up, down)
 
 
-def _are_tame(factors: Factors) -> bool:
-    """Whether float32 holds them with room for products."""
+def _fit_in_float32(factors: Factors) -> bool:
+    """Whether float32 can represent the factors and their products."""
     sizes = torch.stack([largest_elements(t) for t in factors])
     return bool(((sizes == 0) | (sizes > 1e-15) & (sizes < 1e15)).all())
 
 
-def _to_int8(
+def _reduce_to_int8(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> list[Reduced]:
-    quantized = int8.quantize_all(*_in_best_gauge(plans, stored, cores), [m.rank for m in plans])
-    return [_as_int8(m, q) for m, q in zip(plans, quantized, strict=True)]
+    # The candidates for the gauge are freed before the factors are quantized.
+    factors, steps = _choose_gauge(plans, stored, cores)
+    quantized = int8.quantize_all(factors, steps, [m.rank for m in plans])
+    return [_int8_output(m, q) for m, q in zip(plans, quantized, strict=True)]
 
 
-def _in_best_gauge(
+def _choose_gauge(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> tuple[Factors, list[float]]:
-    """float32 factors of delta_k, and their steps. What they were chosen from is free again."""
+    """Return float32 factors of delta_k in the best gauge, and their squared steps."""
     ranks = [m.rank for m in plans]
     factors = Factors(*(t.float() for t in truncate_all(plans, stored, cores)))
     if plans[0].rank != plans[0].module.rank:
         return int8.best_gauge(factors, ranks)
-    # At the full rank the factors as they are may have the smaller elements.
-    return int8.best_gauge(factors, ranks, _balanced(plans, stored))
+    # At the full rank the stored factors may have smaller elements than the truncation's.
+    return int8.best_gauge(factors, ranks, _balance_stored(plans, stored))
 
 
-def _balanced(plans: Sequence[ModulePlan], stored: Factors) -> Factors:
-    """delta's factors as they are, float32, both well within its range."""
-    # the range of float64 for one side at a time
-    balances = _balances(stored, [abs(m.scale) for m in plans])
+def _balance_stored(plans: Sequence[ModulePlan], stored: Factors) -> Factors:
+    """Return the stored factors of delta as float32, scaled so that both fit well in its range."""
+    # One factor at a time is float64, to save memory.
+    balances = _balancing_powers(stored, [abs(m.scale) for m in plans])
     gains = [m.scale * c for m, c in zip(plans, balances, strict=True)]
     up = stored.up.to(torch.float64, copy=True)
-    up = up.mul_(_column(gains, up)).float()
+    up = up.mul_(_per_matrix(gains, up)).float()
     down = stored.down.to(torch.float64, copy=True)
-    return Factors(up, down.div_(_column(balances, down)).float())
+    return Factors(up, down.div_(_per_matrix(balances, down)).float())
 
 
-def _as_int8(m: ModulePlan, q: int8.Quantized) -> Reduced:
-    gain = abs(m.out_scale) ** -0.5  # the float factors of a file with this alpha
-    tensors = _tensors(m, q.up, q.down, q.scale**2 * m.rank)
+def _int8_output(m: ModulePlan, q: int8.Quantized) -> Reduced:
+    # The log gives the errors of elements for the float factors that have the alpha `m.alpha`.
+    gain = abs(m.out_scale) ** -0.5
+    tensors = _tensors_by_key(m, q.up, q.down, q.scale**2 * m.rank)
     return Reduced(m, tensors, m.energy * m.retained, q.squared_noise, q.elements.scaled(gain))
 
 
-def _tensors(m: ModulePlan, up: Tensor, down: Tensor, alpha: float | None) -> dict[str, Tensor]:
-    """By key: up [out, k] and down [k, in], already in the output's dtype, and alpha."""
+def _tensors_by_key(
+    m: ModulePlan, up: Tensor, down: Tensor, alpha: float | None
+) -> dict[str, Tensor]:
+    """Return up [out, k] and down [k, in], which have the output's dtype, and alpha, by key."""
     up_shape, down_shape = m.module.shapes_at(m.rank)
     tensors = {m.module.up: up.reshape(up_shape), m.module.down: down.reshape(down_shape)}
     if alpha is not None:
@@ -240,53 +257,60 @@ def _tensors(m: ModulePlan, up: Tensor, down: Tensor, alpha: float | None) -> di
 def squared_errors(
     reduced: Sequence[Reduced], stored: Factors, cores: Sequence[Core | None]
 ) -> list[float]:
-    """||delta - what a loader sees||_F^2 of modules reduced together, against their factors.
+    """Return ||delta - delta'||_F^2 of modules reduced together; delta' is what a loader computes.
 
-    A difference of norms. In float64 it is exact to some 1e-8 of ||delta||; in float32, for large
-    ranks and where the difference is not small, to some 1e-6 of itself.
+    `stored` are the factors of delta. The error is computed as a difference of norms: in float64,
+    its square root is exact to about 1e-8 * ||delta||_F. For large ranks it is computed in float32
+    where it is large enough to be exact to about 1e-6 of itself.
     """
     m = reduced[0].plan
     if m.same:
         return [0.0] * len(reduced)
     large = m.module.rank >= QUICK_RANK and m.rank < m.module.rank
     if stored.up.dtype != torch.float32 or not large:
-        return _differences(reduced, stored, torch.float64)
-    found = _differences(reduced, stored, torch.float32)
-    small = [at for at, r in enumerate(reduced) if not found[at] >= _least(r.plan, cores[at])]
+        return _subtract_norms(reduced, stored, torch.float64)
+    found = _subtract_norms(reduced, stored, torch.float32)
+    # `not >=`, so that NaN is computed again too
+    small = [
+        at for at, r in enumerate(reduced) if not found[at] >= _float32_limit(r.plan, cores[at])
+    ]
     if small:
-        few, theirs = [reduced[at] for at in small], Factors(*(t[small] for t in stored))
-        for at, careful in zip(small, _differences(few, theirs, torch.float64), strict=True):
-            found[at] = careful
+        few, few_stored = [reduced[at] for at in small], Factors(*(t[small] for t in stored))
+        exact = _subtract_norms(few, few_stored, torch.float64)
+        for at, squared_error in zip(small, exact, strict=True):
+            found[at] = squared_error
     return found
 
 
-def _least(m: ModulePlan, core: Core | None) -> float:
-    """The smallest squared error that float32 tells."""
-    return math.inf if core is None else QUICK_ERROR * float(core.cancellation) * m.energy
+def _float32_limit(m: ModulePlan, core: Core | None) -> float:
+    """Return the smallest squared error that is exact enough in float32."""
+    return math.inf if core is None else FLOAT32_ERROR_SHARE * float(core.cancellation) * m.energy
 
 
-def _differences(reduced: Sequence[Reduced], stored: Factors, dtype: torch.dtype) -> list[float]:
-    # one side after the other: at full rank both together are 100 MB of float64
+def _subtract_norms(reduced: Sequence[Reduced], stored: Factors, dtype: torch.dtype) -> list[float]:
+    """Compute ||delta||^2 + ||delta'||^2 - 2 <delta, delta'> of each module, at least 0."""
+    # One factor after the other: at full rank both together are 100 MB of float64.
     crossed, squared = zip(
-        _crossed_and_squared(stored.up.mT, [r.up for r in reduced], dtype),
-        _crossed_and_squared(stored.down, [r.down for r in reduced], dtype),
+        _cross_and_square(stored.up.mT, [r.up for r in reduced], dtype),
+        _cross_and_square(stored.down, [r.down for r in reduced], dtype),
         strict=True,
     )
-    shared = (crossed[0] * crossed[1]).sum((-2, -1)).tolist()
-    after = (squared[0] * squared[1]).sum((-2, -1)).tolist()
+    inner = (crossed[0] * crossed[1]).sum((-2, -1)).tolist()
+    norms = (squared[0] * squared[1]).sum((-2, -1)).tolist()
+    plans = [r.plan for r in reduced]
     return [
-        max(0.0, m.energy + r.scale**2 * own - 2 * m.scale * r.scale * both)
-        for r, m, both, own in zip(reduced, (r.plan for r in reduced), shared, after, strict=True)
+        max(0.0, m.energy + r.scale**2 * norm - 2 * m.scale * r.scale * both)
+        for r, m, both, norm in zip(reduced, plans, inner, norms, strict=True)
     ]
 
 
-def _crossed_and_squared(
+def _cross_and_square(
     stored: Tensor, encoded: Sequence[Tensor], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """X Y^T [b, r, k] and Y Y^T [b, k, k] of X [b, r, n] and each Y [ki, n]; as float64."""
-    most = max(map(len, encoded))
-    seen = stored.new_zeros(len(encoded), most, stored.shape[-1], dtype=dtype)
+    """Return X Y^T [b, r, k] and Y Y^T [b, k, k] for X [b, r, n] and each Y [ki, n], as float64."""
+    largest_rank = max(map(len, encoded))
+    padded = stored.new_zeros(len(encoded), largest_rank, stored.shape[-1], dtype=dtype)
     for at, factor in enumerate(encoded):
-        seen[at, : len(factor)] = factor
-    squared = quick_gram(seen) if dtype == torch.float32 else gram(seen)
-    return product(stored.to(dtype), seen.mT).double(), squared
+        padded[at, : len(factor)] = factor
+    squared = quick_gram(padded) if dtype == torch.float32 else gram(padded)
+    return product(stored.to(dtype), padded.mT).double(), squared

@@ -1,4 +1,4 @@
-"""The spectrum of a whole file as a short curve: what the first ranks of all modules hold."""
+"""Summarize the spectrum of a whole file as a short curve: the energy in its first ranks."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Two an octave while most of the energy comes, then one: short enough for a log line.
+# Two ranks per octave where most of the energy lies, then one: short enough for a log line.
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, *(2**n for n in range(7, 16)))
 DIGITS = 5
 
 
 def curve(spectra: Sequence[Tensor]) -> tuple[list[int], list[float]]:
-    """Ranks, and the share of the file's energy that the first so many of each module hold.
+    """Return ranks k, and for each k the share of the file's energy in the first k ranks.
 
-    `spectra`: singular values of every module [r], descending. The last rank is the largest r and
-    holds all. Between two points the truth lies on or above the straight line, since what each
-    further rank brings descends. A file of zeros holds all at once.
+    `spectra`: the singular values [r] of every module, descending. The first k ranks are those of
+    every module. The last k is the largest r and has share 1. Between two points the true share
+    lies on or above the straight line, because each further rank adds less energy. In a file of
+    zeros every share is 1.
     """
     longest = max(len(values) for values in spectra)
-    brought = torch.zeros(longest, dtype=torch.float64)
+    added = torch.zeros(longest, dtype=torch.float64)
     for values in spectra:
-        brought[: len(values)] += values.double().square()
-    held = brought.cumsum(0)
+        added[: len(values)] += values.double().square()
+    cumulative = added.cumsum(0)
     ranks = [step for step in STEPS if step < longest] + [longest]
-    total = float(held[-1])
-    shares = [float(held[rank - 1]) / total if total > 0 else 1.0 for rank in ranks]
+    total = float(cumulative[-1])
+    shares = [float(cumulative[rank - 1]) / total if total > 0 else 1.0 for rank in ranks]
     return ranks, [round(share, DIGITS) for share in shares]

@@ -1,4 +1,7 @@
-"""Module names and widths -> the family of the base model. Metadata is known to lie about it."""
+"""Find the family of the base model from module names and widths.
+
+The file's metadata is not used: it is often wrong about the base model.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import NamedTuple
 
 
 class FamilyRule(NamedTuple):
-    """A family, the module names that tell it, and the width they must have (None: any)."""
+    """A family, a pattern for module names that only it has, and their width (None: any)."""
 
     family: str
     name: re.Pattern[str]
@@ -25,8 +28,9 @@ _WAN = _ROOT + r"blocks[._]\d+[._]"
 _LTX = _ROOT + r"transformer_blocks[._]\d+[._]"
 _NUMBERED = r"^(unet|text_encoder|list):\d+$"  # cloneofsimo's
 
-# In order of certainty: models that grew out of FLUX before FLUX. Cross attention's key projection
-# reads the text embedding, whose width tells the Stable Diffusion generations apart.
+# The first rule that matches decides, so models that are derived from FLUX stand before FLUX. The
+# key projection of cross attention reads the text embedding, and its width differs between the
+# Stable Diffusion generations.
 FAMILIES: tuple[FamilyRule, ...] = (
     _rule("chroma", r"distilled_guidance_layer"),
     _rule("hunyuanvideo", r"double_blocks[._]\d+[._](img|txt)_(mlp[._]fc|mod[._]linear)"),
@@ -62,12 +66,12 @@ FAMILIES: tuple[FamilyRule, ...] = (
     _rule("sd2", r"^(lora_te|text_encoder)[._].*q_proj$", 1024),
 )
 
-# The patterns above take time with the square of a name's length; no model has a longer one.
+# Matching takes time proportional to the square of a name's length. No model has a longer name.
 LONGEST_NAME = 256
 
 
 def family_of(modules: Iterable[tuple[str, int]]) -> str:
-    """The base model's family from (name, in_features) of modules; `unknown` if nothing tells."""
+    """Return the family from (name, in_features) of the modules; `unknown` if no rule matches."""
     shapes = [(name, width) for name, width in modules if len(name) <= LONGEST_NAME]
     for rule in FAMILIES:
         if any(rule.width in (None, w) and rule.name.search(n) for n, w in shapes):

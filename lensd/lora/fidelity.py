@@ -1,8 +1,8 @@
-"""Two sets of factors -> how far apart their delta weights and their elements are.
+"""Measure how far apart two sets of factors are: their delta weights and their elements.
 
-Frobenius norms of products need only Gram matrices: ||up down||^2 = tr(up^T up down down^T).
-Sums are float64, and so are the products unless all factors are float32, which shows six digits of
-what is no difference. The delta weight is never formed.
+Frobenius norms of products need only Gram matrices: ||up down||^2 = tr(up^T up down down^T). The
+delta weight is never formed. Sums are float64. Products are float64 too, unless all factors are
+float32: then norms are exact to about six digits, and differences of norms to fewer.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from lensd.lora.products import gram, product
 
 
 def squared_norm(up: Tensor, down: Tensor) -> float:
-    """||up @ down||_F^2 for up [m, k], down [k, n]."""
+    """Return ||up @ down||_F^2 for up [m, k], down [k, n]."""
     return inner(up, down, up, down)
 
 
 def inner(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> float:
-    """<up @ down, other_up @ other_down>: [m, r] [r, n] against [m, k] [k, n]."""
+    """Return <up @ down, other_up @ other_down> for [m, r], [r, n], [m, k] and [k, n]."""
     return float(inners(up, down, other_up, other_down))
 
 
 def inners(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> Tensor:
-    """The same of many modules [...] in leading dimensions of all factors; float64."""
-    up, down, other_up, other_down = _of_one_dtype(up, down, other_up, other_down)
+    """Compute `inner` for many modules at once: all factors have leading dimensions [...].
+
+    Returns float64 [...].
+    """
+    up, down, other_up, other_down = _to_common_dtype(up, down, other_up, other_down)
     if up is other_up and down is other_down:
         left, right = gram(up.mT), gram(down)
     else:
@@ -37,33 +40,36 @@ def inners(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> Te
     return (left.double() * right.double()).sum((-2, -1))
 
 
-def _of_one_dtype(*factors: Tensor) -> tuple[Tensor, ...]:
-    """float32 if all are, else float64."""
+def _to_common_dtype(*factors: Tensor) -> tuple[Tensor, ...]:
+    """Convert to float32 if all factors are float32, else to float64."""
     dtype = torch.float32 if all(t.dtype == torch.float32 for t in factors) else torch.float64
     return tuple(t.to(dtype) for t in factors)
 
 
 def squared_distance(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> float:
-    """||up @ down - other_up @ other_down||_F^2, of factors of unequal rank.
+    """Return ||up @ down - other_up @ other_down||_F^2; the ranks of the factors may differ.
 
-    Computed as a difference of norms: of float64 factors exact to some 1e-8 of ||up @ down||, and
-    no further.
+    It is computed as a difference of norms. With float64 factors its square root is exact to about
+    1e-8 * ||up @ down||_F, so a smaller distance is lost.
     """
     own, other = squared_norm(up, down), squared_norm(other_up, other_down)
     return max(0.0, own + other - 2 * inner(up, down, other_up, other_down))
 
 
 def squared_rounding(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down: Tensor) -> float:
-    """The same for equal shapes, where a difference of norms would drown what rounding does."""
+    """Compute `squared_distance` for factors of equal shapes, exact for small distances too.
+
+    Rounding changes a delta weight by less than a difference of norms can resolve.
+    """
     return float(squared_roundings(up, down, rounded_up, rounded_down))
 
 
 def squared_roundings(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down: Tensor) -> Tensor:
-    """The same of many modules [...].
+    """Compute `squared_rounding` for many modules [...] at once; returns float64 [...].
 
-    up down - up' down' = (up - up') down + up' (down - down').
+    It is the norm of up down - up' down' = (up - up') down + up' (down - down').
     """
-    up, down, rounded_up, rounded_down = _of_one_dtype(up, down, rounded_up, rounded_down)
+    up, down, rounded_up, rounded_down = _to_common_dtype(up, down, rounded_up, rounded_down)
     error_up, error_down = up - rounded_up, down - rounded_down
     return (
         inners(error_up, down, error_up, down)
@@ -73,28 +79,32 @@ def squared_roundings(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down
 
 
 def largest_elements(matrices: Tensor) -> Tensor:
-    """max |matrix| of each [...]; NaN where any element is. float64."""
+    """Return max |element| of each matrix [..., m, n] as float64 [...]; NaN if any is NaN."""
     high, low = matrices.amax((-2, -1)), matrices.amin((-2, -1))
     return torch.maximum(high, -low).double()
 
 
 @dataclass(slots=True)
 class ElementError:
-    """Sums over the elements of quantized tensors against what they stand for."""
+    """Sums over all elements of quantized tensors.
 
-    count: int = 0
-    signal: float = 0.0
-    squared: float = 0.0
-    absolute: float = 0.0
+    An element's error is the difference between its exact value and its decoded value.
+    """
+
+    count: int = 0  # of elements
+    signal: float = 0.0  # sum of squares of the exact values
+    squared: float = 0.0  # sum of squared errors
+    absolute: float = 0.0  # sum of |error|
 
     def scaled(self, gain: float) -> ElementError:
-        """Of the same tensors, all times `gain`."""
+        """Return the sums for the same tensors multiplied by `gain`, which is positive."""
         squared = gain**2
         return ElementError(
             self.count, self.signal * squared, self.squared * squared, self.absolute * gain
         )
 
     def merge(self, other: ElementError) -> None:
+        """Add the sums of other tensors to these."""
         self.count += other.count
         self.signal += other.signal
         self.squared += other.squared
@@ -102,21 +112,28 @@ class ElementError:
 
     @property
     def mse(self) -> float | None:
+        """Mean squared error of an element; None without elements."""
         return self.squared / self.count if self.count else None
 
     @property
     def mae(self) -> float | None:
+        """Mean absolute error of an element; None without elements."""
         return self.absolute / self.count if self.count else None
 
     @property
     def snr_db(self) -> float | None:
+        """Signal-to-noise ratio in dB; None if the signal or the error is 0."""
         return decibels(self.signal, self.squared)
 
 
 def element_errors(
     pairs: Iterable[tuple[Tensor, Tensor]], counts: Sequence[int]
 ) -> list[ElementError]:
-    """Tensors [b, ...] against what they decode to; of b modules, which have `counts` elements."""
+    """Sum up the element errors of b modules.
+
+    `pairs`: exact and decoded tensors, each [b, ...] with one row per module. `counts`: how many
+    elements each module has; elements beyond them are padding and are 0 in both tensors.
+    """
     sums = torch.zeros(len(counts), 3, dtype=torch.float64)
     for exact, decoded in pairs:
         error = exact - decoded
@@ -126,5 +143,5 @@ def element_errors(
 
 
 def decibels(signal: float, noise: float) -> float | None:
-    """Signal-to-noise ratio of two energies in dB; None where either is nothing."""
+    """Return 10 log10(signal / noise) of two energies; None if either is 0."""
     return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None

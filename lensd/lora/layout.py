@@ -1,8 +1,8 @@
-"""Key names and shapes -> modules, family, and what is left untouched.
+"""Find the modules of a file, the family of its base model, and the tensors to leave untouched.
 
-A LoRA module adds `delta = alpha / rank * up @ down` to one weight of the base model. Files spell
-the two factors in several namings; NAMINGS is the table of them. Everything is decided from key
-names and shapes: metadata is known to lie about both rank and family.
+A LoRA module adds `delta = alpha / rank * up @ down` to one weight of the base model. Tools name
+the keys of the two factors differently; NAMINGS is the table of these namings. Only key names and
+shapes are used: the file's metadata is often wrong about both rank and family.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from lensd.errors import Skipped
 from lensd.lora.family import family_of
 
 FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
-INTEGER_DTYPES = ("I8", "U8", "I16", "I32", "I64")  # some trainers store alpha so
-# Bytes an element; formats below one byte are absent.
+INTEGER_DTYPES = ("I8", "U8", "I16", "I32", "I64")  # some trainers store alpha as an integer
+# Bytes per element. Formats with less than one byte per element are absent.
 ITEM_SIZE = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
@@ -28,16 +28,16 @@ ITEM_SIZE = {
 
 
 class TensorSpec(NamedTuple):
-    """What a header says of one tensor: dtype in safetensors' spelling, and shape."""
+    """One tensor as the header describes it: dtype, as safetensors names it, and shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 class Naming(NamedTuple):
-    """How one family of tools spells a module's two factors and its alpha.
+    """The key suffixes that one family of tools gives to the factors and the alpha of a module.
 
-    `end` is the part of the factors' suffix that a module's name needs to be unique.
+    `end` is the part of the factors' suffix that belongs to the module's name, to keep it unique.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Naming(NamedTuple):
     end: str = ""
 
 
-# The first row whose suffixes match wins, so that a longer suffix stands before a shorter one.
+# The first row whose suffixes match decides, so a longer suffix stands before a shorter one.
 NAMINGS: tuple[Naming, ...] = (
     Naming("kohya", ".lora_down.weight", ".lora_up.weight", ".alpha"),
     Naming("peft", ".lora_A.default.weight", ".lora_B.default.weight", ".alpha"),
@@ -62,9 +62,9 @@ NAMINGS: tuple[Naming, ...] = (
     Naming("homemade", "_lora_down.weight", "_lora_up.weight", ".alpha"),
 )
 
-# What stands beside the factors where a program works with up @ down before it scales: A1111 and
-# SD.Next compute magnitude * (W + up @ down) / norm, and only then times alpha / rank. They take
-# `.scale` in place of alpha / rank.
+# Keys beside the factors that make a program use up @ down before it applies the scale: A1111 and
+# SD.Next compute magnitude * (W + up @ down) / norm first, and multiply by alpha / rank then. They
+# use `.scale` in place of alpha / rank.
 SCALED_LAST = (
     ".dora_scale",
     ".lora_magnitude_vector",
@@ -73,12 +73,14 @@ SCALED_LAST = (
     ".bias_values",
     ".scale",
 )
-# peft multiplies these with alpha / rank too, which then must not change.
+# Biases that peft multiplies by alpha / rank too, so alpha / rank must not change beside them.
 SCALED_TOO = (".lora_B.bias", ".lora_B.default.bias", ".lora_up.bias")
-# Where else an alpha might stand. Which program means it is not known: such a pair is not reduced.
+# Other keys that might be an alpha. It is unknown which programs use them, so a pair beside such a
+# key is not reduced.
 ODD_ALPHAS = (".alpha", "_lora.alpha", ".lora.alpha", ".lora_linear_layer.alpha", ".lora_alpha")
 
-# Parts of keys that tell adapters of other kinds, which are not a product of two factors.
+# Other kinds of adapters, which are no product of two factors, and a part of a key that only they
+# have.
 OTHER_ADAPTERS: tuple[tuple[str, str], ...] = (
     ("LoHa", ".hada_"),
     ("LoKr", ".lokr_"),
@@ -109,8 +111,8 @@ class Module:
     alpha: str | None  # the key of its alpha, if the file has one
     up_shape: tuple[int, ...]
     down_shape: tuple[int, ...]
-    dtype: str  # of both factors; where they differ the narrowest that holds both
-    scaled_last: bool = False  # DoRA: up @ down and alpha / rank must each stay what they are
+    dtype: str  # of both factors; if theirs differ, the narrowest that represents both
+    scaled_last: bool = False  # as in DoRA: neither up @ down nor alpha / rank may change
 
     @property
     def rank(self) -> int:
@@ -122,22 +124,26 @@ class Module:
 
     @property
     def in_features(self) -> int:
-        """Inputs times kernel size: the columns of the flattened delta weight."""
+        """Inputs times kernel size: the number of columns of the flattened delta weight."""
         return prod(self.down_shape[1:])
 
     @property
     def alpha_key(self) -> str:
+        """The key of its alpha, or the key under which this naming would store one."""
         return self.alpha or self.name + self.naming.alpha
 
     def shapes_at(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of up and down with another rank."""
+        """Return the shapes that up and down have at another rank."""
         up = (self.up_shape[0], rank, *self.up_shape[2:])
         return up, (rank, *self.down_shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a file consists of. `untouched` tensors go to the output bit for bit."""
+    """The contents of a file: its modules, and the keys of the `untouched` tensors.
+
+    Untouched tensors are copied to the output bit for bit. `naming` is that of most modules.
+    """
 
     modules: tuple[Module, ...]
     untouched: tuple[str, ...]
@@ -146,21 +152,21 @@ class Layout:
 
     @property
     def dtype(self) -> str:
-        """The precision that most modules are stored in."""
+        """The dtype of most modules."""
         dtypes = [m.dtype for m in self.modules]
         return max(dict.fromkeys(dtypes), key=dtypes.count)
 
 
 def read_layout(tensors: Mapping[str, TensorSpec]) -> Layout:
-    """Find the LoRA modules of a file.
+    """Find the LoRA modules of a file from its header (key -> dtype and shape).
 
-    Raises Skipped (`no_lora`, `checkpoint`, `unsupported_adapter`, `unsupported_dtype`) when there
-    is none to reduce.
+    Raises Skipped (`no_lora`, `checkpoint`, `unsupported_adapter`, `unsupported_dtype`) if it has
+    no module that can be reduced.
     """
-    pairs = [m for m in (_module(tensors, key) for key in tensors) if m]
+    pairs = [m for m in (_find_module(tensors, key) for key in tensors) if m]
     modules = tuple(m for m in pairs if _is_float(tensors, m))
     if not modules:
-        raise _why_none(tensors, pairs)
+        raise _explain_no_modules(tensors, pairs)
     taken = {key for m in modules for key in (m.up, m.down, m.alpha) if key}
     namings = [m.naming.name for m in modules]
     return Layout(
@@ -171,7 +177,8 @@ def read_layout(tensors: Mapping[str, TensorSpec]) -> Layout:
     )
 
 
-def _module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | None:
+def _find_module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | None:
+    """Return the module whose `down` has this key; None for any other key or an unsuitable pair."""
     naming = next((n for n in NAMINGS if down_key.endswith(n.down)), None)
     if naming is None:
         return None
@@ -200,14 +207,14 @@ def _module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | None:
 
 
 def _is_pair(up: tuple[int, ...], down: tuple[int, ...]) -> bool:
-    """Whether up @ down is the delta weight: the kernel, if any, is all in `down`."""
+    """Whether up @ down is the delta weight: ranks agree, and only `down` has a kernel."""
     if len(up) < 2 or len(up) != len(down) or 0 in up or 0 in down:
         return False
     return up[1] == down[0] and all(size == 1 for size in up[2:])
 
 
 def _may_be_alpha(tensor: TensorSpec | None) -> bool:
-    """Whether it is absent or one number. A module with another alpha is better left untouched."""
+    """Whether the alpha is absent or one number. Modules with any other alpha stay untouched."""
     if tensor is None:
         return True
     return prod(tensor.shape) == 1 and tensor.dtype in FLOAT_DTYPES + INTEGER_DTYPES
@@ -223,30 +230,30 @@ def _is_float(tensors: Mapping[str, TensorSpec], module: Module) -> bool:
     return tensors[module.up].dtype in FLOAT_DTYPES and tensors[module.down].dtype in FLOAT_DTYPES
 
 
-def _why_none(tensors: Mapping[str, TensorSpec], pairs: list[Module]) -> Skipped:
+def _explain_no_modules(tensors: Mapping[str, TensorSpec], pairs: list[Module]) -> Skipped:
     if pairs:
         dtypes = ", ".join(sorted({tensors[m.down].dtype for m in pairs}))
         return Skipped(
             "unsupported_dtype",
-            f"its LoRA pairs are stored as {dtypes}; lensd reduces float16, bfloat16, float32 and "
-            "float64. The file is left as it is",
+            f"its LoRA pairs are stored as {dtypes}; lensd reduces only float16, bfloat16, float32 "
+            "and float64. The file stays unchanged",
         )
     for kind, part in OTHER_ADAPTERS:
         if any(part in key for key in tensors):
             return Skipped(
                 "unsupported_adapter",
-                f"this is a {kind} adapter: its weights are no product of two factors that lensd "
-                "could reduce. The file is left as it is",
+                f"this is a {kind} adapter: its weights are no product of two factors, and lensd "
+                "can reduce only such products. The file stays unchanged",
             )
     if any(CHECKPOINT_KEYS.match(key) for key in tensors):
         return Skipped(
             "checkpoint",
             "this is a whole model (a checkpoint), not a LoRA; move it out of the watched folder "
-            "or name it under `exclude`",
+            "or add it to `exclude`",
         )
     example = f" (the first is {next(iter(tensors))!r})" if tensors else ""
     return Skipped(
         "no_lora",
-        f"no pair of LoRA factors was found among {len(tensors)} tensors{example}"
-        "; move the file out of the watched folder or name it under `exclude`",
+        f"none of its {len(tensors)} tensors{example} form a pair of LoRA factors"
+        "; move the file out of the watched folder or add it to `exclude`",
     )

@@ -1,4 +1,4 @@
-"""The names of lensd's entries in a header's metadata; known without torch."""
+"""The names of the entries that lensd adds to the header's metadata. This module loads no torch."""
 
 from __future__ import annotations
 

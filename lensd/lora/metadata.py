@@ -1,7 +1,8 @@
-"""Header metadata of an output: what is kept, what must follow the ranks, and lensd's marks.
+"""Make the header metadata of an output from that of the original.
 
-Unknown entries are ignored by every program that loads LoRAs, so whatever lensd must remember
-goes here and never into a tensor.
+The original's entries stay, entries that state ranks or alphas are updated, and lensd's marks are
+added. Every program that loads LoRAs ignores unknown entries, so lensd stores what it must remember
+here and never in a tensor.
 """
 
 from __future__ import annotations
@@ -17,25 +18,31 @@ from lensd.lora.planning import Plan
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an output comes from."""
+    """The facts about an output that lensd's marks record."""
 
-    sha256: str
-    bytes: int
-    name: str
-    version: str
+    sha256: str  # of the original
+    bytes: int  # size of the original
+    name: str  # file name of the original
+    version: str  # of lensd
     mode: str
     energy: float
 
 
 def fixed_width(error: float) -> str:
-    """A relative error in 12 characters, so that it can be filled in after the read-back."""
+    """Format a relative error in 12 characters.
+
+    The header is written before the error is measured; the fixed width allows filling it in later.
+    """
     return f"{min(error, 1e99) if error >= 1e-99 else 0.0:.6e}"
 
 
 def output_metadata(
     metadata: Mapping[str, str], plan: Plan, origin: Origin, delta_error: float = 0.0
 ) -> dict[str, str]:
-    """All original entries, those about ranks brought up to date, and lensd's own."""
+    """Return the original's entries, updated where they state ranks or alphas, and lensd's marks.
+
+    `delta_error`: the relative error over all modules, 0 as long as it is not measured.
+    """
     result = dict(metadata)
     ranks = {m.rank for m in plan.modules}
     if any(m.rank != m.module.rank for m in plan.modules):
@@ -54,39 +61,46 @@ def output_metadata(
     quantized = any(m.encoding == "I8" for m in plan.modules)
     if quantized:
         result[marks.ALPHA] = "none" if plan.alpha is None else repr(plan.alpha)
-    _follow_adapter(result, plan, quantized=quantized)
-    for m in plan.modules:  # cloneofsimo's loader takes ranks from here
+    _update_adapter_entry(result, plan, quantized=quantized)
+    for m in plan.modules:  # cloneofsimo's loader reads ranks from these entries
         if f"{m.module.name}:rank" in result:
             result[f"{m.module.name}:rank"] = str(m.rank)
     return result
 
 
 def _network_value(plan: Plan, ranks: set[int], *, alpha: bool) -> str:
-    """As kohya's resize_lora.py writes it: `Dynamic` unless one rank serves all modules."""
+    """Return rank or alpha as kohya's resize_lora.py writes it: `Dynamic` if ranks differ."""
     if len(ranks) > 1:
         return "Dynamic"
     return str(plan.alpha) if alpha else str(next(iter(ranks)))
 
 
-def _follow_adapter(result: dict[str, str], plan: Plan, *, quantized: bool) -> None:
-    """diffusers refuses an adapter entry that tells other ranks, or one beside `.alpha` keys."""
+def _update_adapter_entry(result: dict[str, str], plan: Plan, *, quantized: bool) -> None:
+    """Update the adapter entry, or for an int8 file move it to one of lensd's marks.
+
+    diffusers refuses an adapter entry with ranks that are not the tensors', and one in a file that
+    has `.alpha` keys, as int8 files do.
+    """
     original = result.pop(adapter.KEY, None)
     ranks = {m.module.name: m.rank for m in plan.modules}
     if quantized:
         if original is not None:
             result[marks.ADAPTER] = original
     else:
-        _set_adapter(result, original, plan.layout, ranks, plan.alpha)
+        _set_adapter_entry(result, original, plan.layout, ranks, plan.alpha)
 
 
-def _set_adapter(
+def _set_adapter_entry(
     result: dict[str, str],
     original: str | None,
     layout: Layout,
     ranks: Mapping[str, int],
     alpha: float | None,
 ) -> None:
-    """The entry of a float file with these ranks: the original's brought up to date, or its own."""
+    """Set the entry of a float file with these ranks (module name -> rank).
+
+    It is the original's entry, updated; without one, a new entry if diffusers needs it.
+    """
     if original is not None:
         result[adapter.KEY] = adapter.adapter_metadata(original, ranks)
     elif alpha is None and (entry := adapter.for_mixed_ranks(layout, ranks)):
@@ -96,17 +110,21 @@ def _set_adapter(
 def expanded_metadata(
     metadata: Mapping[str, str], layout: Layout, alpha: float | None
 ) -> dict[str, str]:
-    """Of an int8 file made float again: what only int8 needs is gone, the adapter entry is back."""
+    """Return the entries for an int8 file that is expanded to floats.
+
+    They lack the marks that only int8 needs, and have the adapter entry again. `alpha` is that of
+    all modules, None if they have none.
+    """
     result = {k: v for k, v in metadata.items() if k not in (marks.ALPHA, marks.ADAPTER)}
     ranks = {m.name: m.rank for m in layout.modules}
-    _set_adapter(result, metadata.get(marks.ADAPTER), layout, ranks, alpha)
+    _set_adapter_entry(result, metadata.get(marks.ADAPTER), layout, ranks, alpha)
     return result
 
 
 def float_alpha(metadata: Mapping[str, str]) -> float | None:
-    """The one alpha of an int8 file's float meaning; None: no alpha, scale 1.
+    """Return the alpha of all modules when the int8 file is expanded; None: no alpha, scale 1.
 
-    Raises KeyError or ValueError where lensd's mark is missing or damaged.
+    Raises KeyError if lensd's mark is missing, and ValueError if it is damaged.
     """
     text = metadata[marks.ALPHA]
     if text == "none":

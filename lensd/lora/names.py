@@ -1,7 +1,8 @@
-"""Module names of every naming -> one canonical name, to find the same module in two files.
+"""Convert module names of every naming to one canonical name, to match modules of two files.
 
 The canonical name is the component, a slash, and the module's path in diffusers' model with every
-dot written as an underscore: kohya's names have lost the difference.
+dot replaced by an underscore. kohya's names have underscores in both roles, so the dots cannot be
+recovered.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-# The first prefix that fits is taken off; a name without any is the denoiser's.
+# The first prefix that matches is removed. A name without a prefix belongs to the denoiser.
 PREFIXES: tuple[tuple[str, str], ...] = (
     ("base_model.model.", "denoiser"),
     ("unet.", "denoiser"),
@@ -26,7 +27,7 @@ PREFIXES: tuple[tuple[str, str], ...] = (
     ("lora_te3_", "te3"),
 )
 
-# diffusers' first format named attention processors, not the layers within.
+# The first format of diffusers named attention processors instead of the layers inside them.
 OLD_DIFFUSERS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"_processor_(?=to_(q|k|v|out)$)"), "_"),
     (re.compile(r"^text_model_"), ""),
@@ -35,7 +36,7 @@ OLD_DIFFUSERS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(_attn\d?)_to_out$"), r"\1_to_out_0"),
 )
 
-# The original UNet's names, in which SDXL LoRAs are trained, against diffusers'.
+# Names of the original UNet, which SDXL LoRAs use, and the names of the same layers in diffusers.
 LAYERS_PER_BLOCK = 2
 IN_RESNET: tuple[tuple[str, str], ...] = (
     ("in_layers_2", "conv1"),
@@ -55,53 +56,57 @@ ORIGINAL_BLOCK = re.compile(r"(input_blocks|output_blocks)_(\d+)_(\d)_(.+)|middl
 
 
 def canonical(name: str) -> str:
-    """One name for a module, whichever naming its file is in."""
-    component, path = _split(name)
+    """Return the canonical name of a module, whichever naming its file uses."""
+    component, path = _split_prefix(name)
     path = path.replace(".", "_")
     for pattern, replacement in OLD_DIFFUSERS:
         path = pattern.sub(replacement, path)
-    return f"{component}/{_of_diffusers(path)}"
+    return f"{component}/{_to_diffusers_path(path)}"
 
 
-def _split(name: str) -> tuple[str, str]:
+def _split_prefix(name: str) -> tuple[str, str]:
+    """Split a name into its component and its path in that component."""
     for prefix, component in PREFIXES:
         if name.startswith(prefix):
             return component, name.removeprefix(prefix)
     return "denoiser", name
 
 
-def _of_diffusers(path: str) -> str:
-    """The original UNet's path in diffusers' words; any other path as it is."""
+def _to_diffusers_path(path: str) -> str:
+    """Convert a path of the original UNet to that of diffusers; return any other path unchanged."""
     found = ORIGINAL_BLOCK.fullmatch(path)
     if path in dict(OUTSIDE_BLOCKS) or not found:
         return dict(OUTSIDE_BLOCKS).get(path, path)
     side, number, inner, rest, middle, middle_rest = found.groups()
     if middle:
-        place = ("resnets_0", "attentions_0", "resnets_1")[min(int(middle), 2)]
-        return f"mid_block_{place}_{_in_resnet(middle_rest)}"
-    return _PLACES[side](int(number), int(inner), rest)
+        layer = ("resnets_0", "attentions_0", "resnets_1")[min(int(middle), 2)]
+        return f"mid_block_{layer}_{_rename_in_resnet(middle_rest)}"
+    return _CONVERTERS[side](int(number), int(inner), rest)
 
 
-def _down(number: int, inner: int, rest: str) -> str:
+def _input_block_path(number: int, inner: int, rest: str) -> str:
     block, layer = divmod(number - 1, LAYERS_PER_BLOCK + 1)
     if rest == "op":
         return f"down_blocks_{block}_downsamplers_0_conv"
-    return f"down_blocks_{block}_{_kind(inner)}_{layer}_{_in_resnet(rest)}"
+    return f"down_blocks_{block}_{_layer_list(inner)}_{layer}_{_rename_in_resnet(rest)}"
 
 
-def _up(number: int, inner: int, rest: str) -> str:
+def _output_block_path(number: int, inner: int, rest: str) -> str:
     block, layer = divmod(number, LAYERS_PER_BLOCK + 1)
     if rest == "conv":
         return f"up_blocks_{block}_upsamplers_0_conv"
-    return f"up_blocks_{block}_{_kind(inner)}_{layer}_{_in_resnet(rest)}"
+    return f"up_blocks_{block}_{_layer_list(inner)}_{layer}_{_rename_in_resnet(rest)}"
 
 
-def _kind(inner: int) -> str:
+def _layer_list(inner: int) -> str:
     return "attentions" if inner else "resnets"
 
 
-def _in_resnet(rest: str) -> str:
+def _rename_in_resnet(rest: str) -> str:
     return dict(IN_RESNET).get(rest, rest)
 
 
-_PLACES: dict[str, Callable[[int, int, str], str]] = {"input_blocks": _down, "output_blocks": _up}
+_CONVERTERS: dict[str, Callable[[int, int, str], str]] = {
+    "input_blocks": _input_block_path,
+    "output_blocks": _output_block_path,
+}

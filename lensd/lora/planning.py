@@ -1,6 +1,7 @@
-"""plan: spectra and parameters -> ranks, encodings and layout of an output.
+"""Plan an output: choose ranks, encodings and tensors from the spectra and the parameters.
 
-A plan is complete before the first byte of an output exists.
+A plan is complete, with every tensor's dtype and shape, before the first byte of an output is
+written.
 """
 
 from __future__ import annotations
@@ -14,33 +15,20 @@ from torch import Tensor
 
 from lensd.lora import portability, rank
 from lensd.lora.layout import ITEM_SIZE, Layout, Module, TensorSpec
+from lensd.lora.parameters import Parameters
 from lensd.lora.spectrum import Core
 
 WIDE_DTYPES = ("F32", "F64")
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
-    """What the user chose. `mode` is rank, int8 or ultra; sizes in bytes."""
-
-    mode: str = "ultra"
-    energy: float = 0.99
-    allocation: str = "module"
-    target_size: int | None = None
-    max_rank: int | None = None
-    constant_rank: bool = False
-    float32: str = "auto"
-    targets: tuple[str, ...] = ("comfyui", "a1111", "forge")
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
-    """What the first pass learns of a module."""
+    """What the first pass finds out about a module."""
 
     module: Module
-    alpha: float  # what the file says, or the rank where it says nothing or 0
+    alpha: float  # as in the file; the rank if the file has no alpha or the alpha 0
     values: Tensor  # singular values of delta [r], descending, float64
-    exact_bfloat16: bool  # every weight is a bfloat16 number
+    exact_bfloat16: bool  # whether bfloat16 represents every weight exactly
     largest: float  # max |weight|
     core: Core | None = field(default=None, repr=False, compare=False)  # of up @ down, for `reduce`
 
@@ -57,21 +45,21 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class ModulePlan:
-    """One module's fate: how many ranks, stored how, and with which alpha (None: no key)."""
+    """The planned output of one module."""
 
     module: Module
-    scale: float
+    scale: float  # of the original: delta = scale * up @ down
     rank: int
     encoding: str  # F16, BF16, F32, F64 or I8
-    alpha: float | None  # of the output; an I8 module's comes out of reduce
-    same: bool  # factors are copied bit for bit
+    alpha: float | None  # of the output, None without an alpha key; `reduce` sets that of I8
+    same: bool  # whether the factors are copied bit for bit
     energy: float  # ||delta||_F^2 of the original
-    retained: float  # the share of it that the rank keeps
-    held: bool = False  # its rank may not change
+    retained: float  # the share of that energy that the rank keeps
+    keeps_rank: bool = False  # whether its rank must not change
 
     @property
     def out_scale(self) -> float:
-        """delta = out_scale * up @ down of the float output."""
+        """The scale of the output if stored in floats: delta = out_scale * up @ down."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
@@ -79,12 +67,11 @@ class ModulePlan:
 class Plan:
     layout: Layout
     modules: tuple[ModulePlan, ...]
-    alpha: float | None  # the one alpha of all float modules
+    alpha: float | None  # of all modules stored in floats
     tensors: tuple[tuple[str, TensorSpec], ...]  # of the output, in file order
-    forced_by: tuple[str, ...]  # targets that kept the file out of int8
-    float_because: Mapping[
-        str, int
-    ]  # of an int8 mode: why how many modules are floats all the same
+    forced_by: tuple[str, ...]  # targets that cannot load int8, so that the file stays in floats
+    # In modes int8 and ultra: reason -> number of modules that stay in floats for that reason.
+    float_because: Mapping[str, int]
 
 
 def plan(
@@ -94,59 +81,64 @@ def plan(
     p: Parameters,
     in_floats: Collection[str] = (),
 ) -> Plan:
-    """Ranks, encodings and the output's tensors, from the first pass over every module.
+    """Plan an output from the readings of all modules, which are in the order of the layout.
 
-    `in_floats` names modules that were found to lose too much in int8.
+    `tensors`: the original's header. `in_floats`: names of modules to store in floats, because an
+    earlier attempt showed that they lose too much in int8.
     """
     verdict = portability.int8_verdict(layout, p.targets)
     quantized = p.mode in ("int8", "ultra")
-    because = [_why_float(r, verdict, in_floats) if quantized else "mode" for r in readings]
+    float_reasons = [
+        _float_reason(r, verdict, in_floats) if quantized else "mode" for r in readings
+    ]
     floats = _float_dtypes(readings, p.float32)
-    encodings = [dtype if why else "I8" for dtype, why in zip(floats, because, strict=True)]
-    held = _held(layout, p.targets)
-    ranks = _ranks(readings, encodings, p, held)
-    alpha = _uniform_alpha(readings)
+    encodings = [
+        dtype if reason else "I8" for dtype, reason in zip(floats, float_reasons, strict=True)
+    ]
+    fixed = _modules_with_fixed_rank(layout, p.targets)
+    ranks = _choose_ranks(readings, encodings, p, fixed)
+    alpha = _most_common_alpha(readings)
     modules = tuple(
-        _module_plan(reading, rank_, encoding, alpha, tensors, held)
+        _plan_module(reading, rank_, encoding, alpha, tensors, fixed)
         for reading, rank_, encoding in zip(readings, ranks, encodings, strict=True)
     )
     return Plan(
         layout=layout,
         modules=modules,
         alpha=alpha,
-        tensors=_in_file_order(layout, tensors, modules),
+        tensors=_order_tensors(layout, tensors, modules),
         forced_by=verdict.forced_by if quantized and not verdict.int8 else (),
-        float_because=Counter(why for why in because if why and quantized),
+        float_because=Counter(reason for reason in float_reasons if reason and quantized),
     )
 
 
 def own_energy(p: Parameters) -> float | None:
-    """The energy that each module has to keep, where nothing else is asked of its spectrum."""
+    """Return the energy that each module must keep, if only that decides its rank; else None."""
     of_file = p.allocation == "file" or p.constant_rank or p.target_size is not None
     return None if p.mode == "int8" or of_file else p.energy
 
 
 def columns(reading: Reading, p: Parameters) -> int:
-    """How many singular vectors `reduce` will want of a module; more only where a file decides."""
+    """Return how many singular vectors `reduce` needs: all ranks if the whole file decides."""
     energy = own_energy(p)
     return reading.module.rank if energy is None else rank.smallest_rank(reading.values, energy)
 
 
-def _held(layout: Layout, targets: Sequence[str]) -> set[str]:
-    """Modules that keep their rank.
+def _modules_with_fixed_rank(layout: Layout, targets: Sequence[str]) -> set[str]:
+    """Return the names of modules whose rank must not change.
 
-    With another one the alpha of those that are scaled last differs from the others', and diffusers
-    misreads alphas that differ.
+    At another rank, a module that is scaled last would need an alpha of its own, and diffusers
+    misreads a file with different alphas.
     """
     if "diffusers" not in portability.constraining(layout, targets):
         return set()
     return {m.name for m in layout.modules if m.scaled_last}
 
 
-def _why_float(
+def _float_reason(
     reading: Reading, verdict: portability.Verdict, in_floats: Collection[str]
 ) -> str | None:
-    """Why a module is not quantized; None if it is."""
+    """Return why a module stays in floats; None if it is quantized."""
     if not verdict.int8:
         return "targets"
     if reading.module.scaled_last:
@@ -154,36 +146,39 @@ def _why_float(
     return "noise" if reading.module.name in in_floats else None
 
 
-def _ranks(
-    readings: Sequence[Reading], encodings: Sequence[str], p: Parameters, held: Collection[str]
+def _choose_ranks(
+    readings: Sequence[Reading], encodings: Sequence[str], p: Parameters, fixed: Collection[str]
 ) -> list[int]:
-    """The ranks to store; modules named in `held` keep theirs, and the others get the rest."""
-    own = [r.module.rank for r in readings]
+    """Return the rank of each module.
+
+    The modules named in `fixed` keep their rank. A target size is first reduced by their bytes.
+    """
+    ranks = [r.module.rank for r in readings]
     if p.mode == "int8":
-        return own
+        return ranks
     costs = [
         ITEM_SIZE[e] * (r.module.out_features + r.module.in_features)
         for r, e in zip(readings, encodings, strict=True)
     ]
-    free = [at for at, r in enumerate(readings) if r.module.name not in held]
+    variable = [at for at, r in enumerate(readings) if r.module.name not in fixed]
     if p.target_size is not None:
-        spent = sum(costs[at] * k for at, k in enumerate(own) if at not in set(free))
+        spent = sum(costs[at] * k for at, k in enumerate(ranks) if at not in set(variable))
         p = replace(p, target_size=p.target_size - spent)
-    demands = [rank.Demand(readings[at].values, costs[at], p.max_rank) for at in free]
-    for at, k in zip(free, _asked_ranks(demands, p) if free else (), strict=True):
-        own[at] = min(k, own[at])
-    return own
+    demands = [rank.Demand(readings[at].values, costs[at], p.max_rank) for at in variable]
+    for at, k in zip(variable, _allocate_ranks(demands, p) if variable else (), strict=True):
+        ranks[at] = min(k, ranks[at])
+    return ranks
 
 
-def _asked_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
+def _allocate_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
     if not p.constant_rank:
-        return _own_ranks(demands, p)
-    one = _one_rank(demands, p)
+        return _individual_ranks(demands, p)
+    one = _constant_rank(demands, p)
     return [one if p.max_rank is None else min(one, p.max_rank)] * len(demands)
 
 
-def _own_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
-    """Each module's own rank."""
+def _individual_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
+    """Return a rank for each module."""
     if p.target_size is not None:
         return rank.within_size(demands, p.target_size)
     if p.allocation == "file":
@@ -191,8 +186,8 @@ def _own_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
     return rank.per_module(demands, p.energy)
 
 
-def _one_rank(demands: Sequence[rank.Demand], p: Parameters) -> int:
-    """One rank for all modules that have as many."""
+def _constant_rank(demands: Sequence[rank.Demand], p: Parameters) -> int:
+    """Return one rank for all modules; modules with fewer ranks keep theirs."""
     if p.target_size is not None:
         return rank.constant_within_size(demands, p.target_size)
     if p.allocation == "file":
@@ -201,7 +196,11 @@ def _one_rank(demands: Sequence[rank.Demand], p: Parameters) -> int:
 
 
 def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
-    """The native 16-bit format stays; wider ones go to 16 bits unless told to `keep` them."""
+    """Return each module's dtype for storing it in floats.
+
+    16-bit modules keep their dtype. Wider ones get the 16-bit dtype that `float32` (a setting)
+    names or implies; `keep` stores them as float32.
+    """
     wide = [r for r in readings if r.module.dtype in WIDE_DTYPES]
     if float32 == "auto":
         fits = all(r.largest <= torch.finfo(torch.float16).max for r in wide)
@@ -211,26 +210,26 @@ def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
     return [narrow if r.module.dtype in WIDE_DTYPES else r.module.dtype for r in readings]
 
 
-def _uniform_alpha(readings: Sequence[Reading]) -> float | None:
-    """The file's most common alpha, None where it has none.
+def _most_common_alpha(readings: Sequence[Reading]) -> float | None:
+    """Return the file's most common alpha; None if it has no alphas.
 
-    diffusers misreads alphas that differ from module to module (34 % off, silently), so that all
-    get this one and the rest of the scale goes into `up`.
+    All modules of the output get this alpha, and the rest of a module's scale goes into its `up`:
+    diffusers misreads alphas that differ between modules, by 34 % and without any message.
     """
     alphas = Counter(r.alpha for r in readings if r.module.alpha and not r.module.scaled_last)
     return alphas.most_common(1)[0][0] if alphas else None
 
 
-def _module_plan(
+def _plan_module(
     reading: Reading,
     rank_: int,
     encoding: str,
     alpha: float | None,
     tensors: Mapping[str, TensorSpec],
-    held: Collection[str],
+    fixed: Collection[str],
 ) -> ModulePlan:
     module = reading.module
-    if module.scaled_last:  # up @ down stays what it is, and so does alpha / rank
+    if module.scaled_last:  # neither up @ down nor alpha / rank may change
         alpha = reading.scale * rank_
     alpha = alpha if module.alpha else None
     out_scale = 1.0 if alpha is None else alpha / rank_
@@ -244,14 +243,17 @@ def _module_plan(
         same=rank_ == module.rank and stored == {encoding} and out_scale == reading.scale,
         energy=reading.energy,
         retained=rank.retained(reading.values, rank_),
-        held=module.name in held,
+        keeps_rank=module.name in fixed,
     )
 
 
-def _in_file_order(
+def _order_tensors(
     layout: Layout, tensors: Mapping[str, TensorSpec], modules: Sequence[ModulePlan]
 ) -> tuple[tuple[str, TensorSpec], ...]:
-    """All output tensors, wide items first, so that each is aligned to its item, as torch asks."""
+    """Return all tensors of the output, those with the widest elements first.
+
+    So the data of each tensor begins at a multiple of its element size, which torch requires.
+    """
     result = [(key, tensors[key]) for key in layout.untouched]
     for m in modules:
         up, down = m.module.shapes_at(m.rank)

@@ -1,7 +1,7 @@
-"""Products of stacks of matrices, float32 or float64, on whatever device they are.
+"""Multiply stacks of matrices, float32 or float64, on the device where they are.
 
-On the CPU they are numpy's: its BLAS was found faster than torch's on AMD processors, and it forms
-but one half of a symmetric product.
+On the CPU numpy multiplies: its BLAS was measured to be faster than torch's on AMD processors, and
+it computes only one half of a symmetric product.
 """
 
 from __future__ import annotations
@@ -12,31 +12,32 @@ from torch import Tensor
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b; [..., m, k] and [..., k, n]."""
+    """Return a @ b for [..., m, k] and [..., k, n]."""
     if a.device.type != "cpu":
         return a @ b
     return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
 def gram(wide: Tensor) -> Tensor:
-    """wide @ wide^T; [..., r, n]."""
+    """Return wide @ wide^T [..., r, r] for [..., r, n]."""
     return product(wide, wide.mT)
 
 
 def quick_gram(wide: Tensor) -> Tensor:
-    """gram of a float32 stack [b, r, n], formed as such and returned as float64.
+    """Return the `gram` of a float32 stack [b, r, n], computed in float32 except for its diagonal.
 
-    A sum of squares that float32 rounds at every step comes out too large, by some 1e-7 each time:
-    the diagonal is summed in float64. What else is rounded goes either way, and of sums over whole
-    matrices of 64 rows and more some 1e-8 is left of it.
+    Returns float64. In float32 the rounding errors of a sum of squares all have one sign: the sum
+    comes out too large by about 1e-7 of itself. So the diagonal is summed in float64. The rounding
+    errors of the other elements have both signs; in a sum over a whole matrix of at least 64 rows
+    they leave an error of about 1e-8.
     """
-    found = gram(wide).double()
-    found.diagonal(dim1=-2, dim2=-1).copy_(_squares(wide))
-    return found
+    result = gram(wide).double()
+    result.diagonal(dim1=-2, dim2=-1).copy_(_sum_squares(wide))
+    return result
 
 
-def _squares(wide: Tensor) -> Tensor:
-    """Sums of squares [b, r] of the rows of [b, r, n], in float64."""
+def _sum_squares(wide: Tensor) -> Tensor:
+    """Return the sums of squares [b, r] of the rows of [b, r, n], in float64."""
     if wide.device.type != "cpu":
         return wide.square().sum(-1, dtype=torch.float64)
     rows = wide.numpy()

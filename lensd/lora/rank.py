@@ -1,7 +1,8 @@
-"""Singular spectra -> the ranks to keep.
+"""Choose the ranks to keep from singular spectra.
 
 The energy of a module is the sum of its squared singular values, which is the squared Frobenius
-norm of its delta weight. Keeping the share e of it leaves a relative delta error of sqrt(1 - e).
+norm of its delta weight. Keeping a share e of the energy gives a relative delta error of
+sqrt(1 - e).
 """
 
 from __future__ import annotations
@@ -17,140 +18,148 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One module's part in an allocation: its spectrum (true scale) and what one rank costs.
+    """One module in an allocation: its spectrum and the bytes that one rank takes.
 
-    At most `limit` ranks (None: all) are given to it; its energy counts whole all the same.
+    The module gets at most `limit` ranks (None: no limit). All of its energy counts towards the
+    file's total, also beyond the limit.
     """
 
-    values: Tensor  # [r], descending, float64
+    values: Tensor  # singular values of delta [r], descending, float64
     bytes_per_rank: int
     limit: int | None = None
 
     @property
     def squares(self) -> Tensor:
-        """Energy of each rank that may be given."""
+        """The energy of each rank that the module may get."""
         return self.values[: self.limit].double().square()
 
 
 def smallest_rank(values: Tensor, energy: float) -> int:
-    """The smallest k >= 1 whose first k squared singular values hold `energy` of their sum."""
-    return _smallest(values.double().square(), energy)
+    """Return the smallest k >= 1 whose first k values have the share `energy` of all energy."""
+    return _smallest_count(values.double().square(), energy)
 
 
-def _smallest(squares: Tensor, energy: float) -> int:
+def _smallest_count(squares: Tensor, energy: float) -> int:
     cumulative = squares.cumsum(0)
     return int((cumulative >= energy * cumulative[-1]).int().argmax()) + 1
 
 
 def retained(values: Tensor, rank: int) -> float:
-    """The share of energy that the first `rank` singular values hold; 1 for an all-zero module."""
+    """Return the share of energy in the first `rank` singular values; 1 for a module of zeros."""
     squares = values.double().square()
     total = float(squares.sum())
     return float(squares[:rank].sum()) / total if total > 0 else 1.0
 
 
 def per_module(demands: Sequence[Demand], energy: float) -> list[int]:
-    """Each module reaches `energy` by itself."""
+    """Return ranks with which each module keeps the share `energy` of its own energy.
+
+    A module whose limit is lower gets its limit.
+    """
     return [min(smallest_rank(d.values, energy), len(d.squares)) for d in demands]
 
 
 def per_file(demands: Sequence[Demand], energy: float) -> list[int]:
-    """The file as a whole reaches `energy`, at few bytes and never more than `per_module` needs.
+    """Return ranks with which the whole file keeps the share `energy` of its energy.
 
-    Ranks are taken by worth; what the last ones bring too much pays for taking others back. Where
-    limits put `energy` out of reach, each module goes as far towards it as it may.
+    They take few bytes, and never more than the ranks of `per_module`. Ranks are taken in the order
+    of their energy per byte. The last ranks may exceed the required energy, so ranks that the
+    surplus covers are dropped again. If the limits put `energy` out of reach, the ranks are those
+    of `per_module`.
     """
     by_module = per_module(demands, energy)
-    wanted = energy * sum(float(d.values.double().square().sum()) for d in demands)
-    picks = _by_worth(demands)
-    gains = _column([_energy(demands, [1] * len(demands)), *(p.gain for p in picks)])
-    taken = int((gains.cumsum(0) < wanted).sum())
-    if taken > len(picks):
+    required = energy * sum(float(d.values.double().square().sum()) for d in demands)
+    ordered = _order_by_worth(demands)
+    gains = [_total_energy(demands, [1] * len(demands)), *(r.gain for r in ordered)]
+    gain_column = torch.tensor(gains, dtype=torch.float64)
+    taken = int((gain_column.cumsum(0) < required).sum())
+    if taken > len(ordered):
         return by_module
-    surplus = float(gains[: taken + 1].sum()) - wanted
-    by_worth = _counted(_without_excess(picks[:taken], surplus), len(demands))
-    cheaper = _bytes(demands, by_module) < _bytes(demands, by_worth)
-    return by_module if cheaper and _energy(demands, by_module) >= wanted else by_worth
+    surplus = float(gain_column[: taken + 1].sum()) - required
+    by_worth = _count_ranks(_drop_surplus(ordered[:taken], surplus), len(demands))
+    cheaper = _total_bytes(demands, by_module) < _total_bytes(demands, by_worth)
+    return by_module if cheaper and _total_energy(demands, by_module) >= required else by_worth
 
 
 def within_size(demands: Sequence[Demand], size: int) -> list[int]:
-    """The most energy that `size` bytes of factors hold; never below one rank a module."""
-    left = size - sum(d.bytes_per_rank for d in demands)
+    """Return ranks that keep much energy in at most `size` bytes of factors.
+
+    Each module gets at least one rank, even if these exceed the size.
+    """
+    remaining = size - sum(d.bytes_per_rank for d in demands)
     taken, closed = [], set()
-    for pick in _by_worth(demands):
-        if pick.cost <= left and pick.owner not in closed:
-            left -= pick.cost
-            taken.append(pick)
+    for rank in _order_by_worth(demands):
+        if rank.cost <= remaining and rank.module not in closed:
+            remaining -= rank.cost
+            taken.append(rank)
         else:
-            closed.add(pick.owner)
-    return _counted(taken, len(demands))
+            closed.add(rank.module)
+    return _count_ranks(taken, len(demands))
 
 
 def constant(demands: Sequence[Demand], energy: float) -> int:
-    """The smallest rank that, given to all modules, lets the file as a whole reach `energy`."""
-    return _smallest(_summed([d.values.double().square() for d in demands]), energy)
+    """Return the smallest rank for all modules that keeps the share `energy` of the whole file."""
+    return _smallest_count(_sum_by_rank([d.values.double().square() for d in demands]), energy)
 
 
 def constant_within_size(demands: Sequence[Demand], size: int) -> int:
-    """The largest rank for all modules that `size` bytes of factors hold; at least 1."""
+    """Return the largest rank for all modules that fits in `size` bytes of factors; at least 1."""
     costs = [torch.full_like(d.squares, d.bytes_per_rank) for d in demands]
-    return max(1, int((_summed(costs).cumsum(0) <= size).sum()))
+    return max(1, int((_sum_by_rank(costs).cumsum(0) <= size).sum()))
 
 
-def _column(numbers: Sequence[float]) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def _summed(columns: Sequence[Tensor]) -> Tensor:
-    """Sum over modules, rank by rank, of columns of unequal length."""
+def _sum_by_rank(columns: Sequence[Tensor]) -> Tensor:
+    """Sum up columns [r] of unequal length, rank by rank."""
     result = torch.zeros(max(len(c) for c in columns), dtype=torch.float64)
     for column in columns:
         result[: len(column)] += column
     return result
 
 
-class _Pick(NamedTuple):
-    """One rank of one module: the energy it brings, its bytes, the module's index."""
+class _Rank(NamedTuple):
+    """One rank of one module."""
 
-    gain: float
-    cost: int
-    owner: int
+    gain: float  # its energy
+    cost: int  # its bytes
+    module: int  # index of its module
 
 
-def _by_worth(demands: Sequence[Demand]) -> list[_Pick]:
-    """Every rank after a module's first, most energy per byte first.
+def _order_by_worth(demands: Sequence[Demand]) -> list[_Rank]:
+    """Return all ranks but the first of each module, most energy per byte first.
 
-    Singular values descend, so that within a module the ranks come in their own order and taking
-    any prefix of the list is a valid choice. The sort is stable: equal worth keeps file order.
+    Singular values descend, so the ranks of a module stay in their order, and the first n entries
+    of the list are a valid choice for any n. The sort is stable: ranks of equal worth keep the
+    order of the file.
     """
-    picks = [
-        _Pick(gain, d.bytes_per_rank, owner)
-        for owner, d in enumerate(demands)
+    ranks = [
+        _Rank(gain, d.bytes_per_rank, module)
+        for module, d in enumerate(demands)
         for gain in d.squares[1:].tolist()
     ]
-    return sorted(picks, key=lambda p: -p.gain / p.cost)
+    return sorted(ranks, key=lambda r: -r.gain / r.cost)
 
 
-def _without_excess(taken: Sequence[_Pick], surplus: float) -> list[_Pick]:
-    """Take back what the surplus of energy allows, of each module its last ranks first."""
+def _drop_surplus(taken: Sequence[_Rank], surplus: float) -> list[_Rank]:
+    """Drop ranks whose energy the surplus covers, the last ranks of each module first."""
     kept, closed = [], set()
-    for pick in reversed(taken):
-        if pick.gain <= surplus and pick.owner not in closed:
-            surplus -= pick.gain
+    for rank in reversed(taken):
+        if rank.gain <= surplus and rank.module not in closed:
+            surplus -= rank.gain
         else:
-            closed.add(pick.owner)
-            kept.append(pick)
+            closed.add(rank.module)
+            kept.append(rank)
     return kept
 
 
-def _counted(picks: Sequence[_Pick], modules: int) -> list[int]:
-    counts = Counter(p.owner for p in picks)
-    return [1 + counts[owner] for owner in range(modules)]
+def _count_ranks(taken: Sequence[_Rank], modules: int) -> list[int]:
+    """Return the rank of each module: its first rank and those taken."""
+    counts = Counter(r.module for r in taken)
+    return [1 + counts[module] for module in range(modules)]
 
 
-def _energy(demands: Sequence[Demand], ranks: Sequence[int]) -> float:
+def _total_energy(demands: Sequence[Demand], ranks: Sequence[int]) -> float:
     return sum(float(d.squares[:k].sum()) for d, k in zip(demands, ranks, strict=True))
 
 
-def _bytes(demands: Sequence[Demand], ranks: Sequence[int]) -> int:
+def _total_bytes(demands: Sequence[Demand], ranks: Sequence[int]) -> int:
     return sum(d.bytes_per_rank * k for d, k in zip(demands, ranks, strict=True))

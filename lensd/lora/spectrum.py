@@ -1,4 +1,4 @@
-"""Singular spectra of delta weights, and their truncations, without ever forming them.
+"""Compute singular spectra and truncations of delta weights without forming these.
 
 For up [m, r] and down [r, n] let Gu = up^T up and Gd = down down^T, both [r, r], and Gu = L L^T.
 The singular values of up @ down are the square roots of the eigenvalues of the symmetric matrix
@@ -7,16 +7,17 @@ L^T Gd L = W diag(s^2) W^T. With the k leading columns of W and values of s,
     up A   with A = Gd L W s^(-3/2)    [r, k]
     B down with B = s^(-1/2) W^T L^T   [k, r]
 
-are the two halves of the rank-k truncation, singular values split evenly (Eckart and Young, 1936).
-No inverse of L occurs, so modules whose factors are rank-deficient need no second way. `core`
-is float64: squares of singular values lose half the digits, and a rank is chosen from their sums.
-`quick_core` is float32, and says where that leaves no doubt.
+are the two factors of the best approximation of rank k (Eckart and Young, 1936), both with the
+square roots of the singular values. No inverse of L occurs, so factors of deficient rank need no
+special treatment. `core` computes in float64: squaring singular values loses half of their digits,
+and the rank depends on sums of these squares. `quick_core` computes in float32, and returns which
+of its results are certain.
 
-Where the factors are far larger than their product, the squares would lose all of them. Then
-up = Q R, down^T = Q' R' and an SVD of R' R^T = P diag(s) W^T give the same (with Gd L W / s =
-R'^T P) at some twice the time.
+Where the factors are far larger than their product, the squares lose all digits. Then the QR
+decompositions up = Q R and down^T = Q' R' and the SVD R' R^T = P diag(s) W^T give the same result,
+with Gd L W / s = R'^T P, in about twice the time.
 
-Modules of one shape are worked out side by side, in leading dimensions of every tensor.
+Modules of one shape are computed together, in the leading dimensions of every tensor.
 """
 
 from __future__ import annotations
@@ -29,42 +30,46 @@ from torch import Tensor
 from lensd.lora.products import gram, product, quick_gram
 
 EPSILON = torch.finfo(torch.float64).eps
-# Gram matrices give squared singular values to some EPSILON ||up||^2 ||down||^2. Beyond this ratio
-# of that product to the largest square, a cumulative energy could be off by more than 1e-11.
+# Gram matrices give squared singular values with an error of about EPSILON ||up||^2 ||down||^2. If
+# the ratio of ||up||^2 ||down||^2 to the largest square exceeds this limit, a cumulative energy
+# could be wrong by more than 1e-11.
 CANCELLATION = 1e4
-# An eigenproblem in float32 has some 2e-7 of it; ten times that is allowed for.
+# Assumed relative error of an eigenproblem in float32: ten times the error that is typical.
 FLOAT32_ERROR = 2e-6
-# Singular vectors in float32 are good for squares down to this share of the largest.
+# Singular vectors in float32 are exact enough if the square of their singular value is at least
+# this share of the largest square.
 QUICK_RANGE = 1e-4
 
 
 class Core(NamedTuple):
-    """Singular values s [..., r] of up @ down, descending, float64, and its vectors times s.
+    """Singular values s of up @ down, and its singular vectors times s.
 
-    up @ left[:, i] and right[:, i] @ down are the left and right vectors, each times s[i]; left is
-    zero where s is zero or lost in rounding.
+    up @ left[:, i] and right[:, i] @ down are the i-th left and right singular vector, each times
+    s[i]. left[:, i] is zero if s[i] is zero or smaller than the rounding error.
     """
 
-    values: Tensor
-    left: Tensor  # [..., r, k], k = r where nothing else is said
+    values: Tensor  # s [..., r], descending, float64
+    left: Tensor  # [..., r, k] with k = r, or fewer vectors from `quick_core` and `leading`
     right: Tensor  # [..., r, k]
-    cancellation: Tensor  # [...] ||Gu|| ||Gd|| / ||up @ down||^2: what sums of products lose
+    # ||Gu|| ||Gd|| / ||up @ down||^2 [...]: the factor by which cancellation enlarges the relative
+    # rounding error of sums of products
+    cancellation: Tensor
 
 
 def leading(c: Core, columns: int) -> Core:
-    """One module's core with its first singular vectors only, in memory of its own."""
+    """Copy the core of one module with only its first singular vectors."""
     return c._replace(left=c.left[:, :columns].clone(), right=c.right[:, :columns].clone())
 
 
 def core_bytes(c: Core) -> int:
-    """What one module's core takes in memory."""
+    """Return the bytes of memory that the core of one module takes."""
     return 2 * c.left.numel() * c.left.element_size() + 8 * len(c.values)
 
 
 def core(up: Tensor, down: Tensor) -> Core:
-    """Spectra of up @ down; up [..., m, r], down [..., r, n], any float dtype.
+    """Compute the cores of up @ down for up [..., m, r], down [..., r, n], any float dtype.
 
-    O((m + n) r^2 + r^3).
+    Takes O((m + n) r^2 + r^3) time.
     """
     up, down = up.double(), down.double()
     gram_up, gram_down = gram(up.mT), gram(down)
@@ -72,24 +77,25 @@ def core(up: Tensor, down: Tensor) -> Core:
     squares, vectors = torch.linalg.eigh(product(product(root.mT, gram_down), root))
     squares, vectors = squares.flip(-1).clamp_min(0), vectors.flip(-1)
     right = product(root, vectors)
-    # what the eigenproblem leaves of a zero is rounding, of some r EPSILON of the largest square
+    # The eigenproblem returns a zero as a number of up to about r EPSILON times the largest square.
     lost = squares <= squares[..., :1] * (EPSILON * squares.shape[-1])
     inverse = squares.rsqrt().masked_fill(lost, 0.0)
     factors = _norm(gram_up) * _norm(gram_down)
     left = product(gram_down, right) * inverse[..., None, :]
-    found = Core(squares.sqrt(), left, right, factors / squares.sum(-1))
+    result = Core(squares.sqrt(), left, right, factors / squares.sum(-1))
     for at in (factors > CANCELLATION * squares[..., 0]).nonzero().tolist():
-        for whole, part in zip(found, _careful_core(up[*at], down[*at]), strict=False):
-            whole[*at] = part
-    return found
+        for stack, matrix in zip(result, _core_by_qr(up[*at], down[*at]), strict=False):
+            stack[*at] = matrix
+    return result
 
 
 def quick_core(up: Tensor, down: Tensor, energy: float) -> tuple[Core, Tensor]:
-    """Spectra of float32 up [b, m, r] and down [b, r, n], solved so; and which of them hold [b].
+    """Compute the cores of up [b, m, r] and down [b, r, n] in float32, and which are certain [b].
 
-    Those hold whose smallest rank for `energy` is beyond doubt, and whose truncation at it is exact
-    to some 1e-6; their whole energy is so to some 1e-8 times their cancellation. The others may be
-    anything. There are only as many vectors as the largest of these ranks wants.
+    For a core that is certain, the smallest rank for the share `energy` is correct, the truncation
+    at that rank is exact to about 1e-6, and the whole energy is exact to about 1e-8 times the
+    core's cancellation. A core that is not certain may be arbitrarily wrong. The cores have only as
+    many singular vectors as the largest of these ranks needs.
     """
     gram_up, gram_down = quick_gram(up.mT), quick_gram(down)
     total = (gram_up * gram_down).sum((-2, -1))
@@ -100,26 +106,26 @@ def quick_core(up: Tensor, down: Tensor, energy: float) -> tuple[Core, Tensor]:
     squares = squares.flip(-1).clamp_min(0).double()
     squares *= (total / squares.sum(-1))[:, None]
     cancellation = (_norm(gram_up) * _norm(gram_down)).double() / total
-    ranks, hold = _quick_ranks(squares, FLOAT32_ERROR * cancellation, energy)
-    wanted = int((ranks * hold).amax())
-    right = product(root, vectors[:, :, vectors.shape[-1] - wanted :].flip(-1))
-    inverse = squares[:, None, :wanted].rsqrt().nan_to_num(0.0, 0.0).float()
+    ranks, certain = _ranks_and_certainty(squares, FLOAT32_ERROR * cancellation, energy)
+    count = int((ranks * certain).amax())
+    right = product(root, vectors[:, :, vectors.shape[-1] - count :].flip(-1))
+    inverse = squares[:, None, :count].rsqrt().nan_to_num(0.0, 0.0).float()
     left = product(gram_down, right) * inverse
-    return Core(squares.sqrt(), left, right, cancellation), hold
+    return Core(squares.sqrt(), left, right, cancellation), certain
 
 
-def _quick_ranks(squares: Tensor, margin: Tensor, energy: float) -> tuple[Tensor, Tensor]:
-    """The smallest ranks for squares [b, r] in float32's precision, and which are beyond doubt.
+def _ranks_and_certainty(squares: Tensor, margin: Tensor, energy: float) -> tuple[Tensor, Tensor]:
+    """Return the smallest ranks [b] for squares [b, r] of float32's precision; which are certain.
 
-    `margin` [b]: how far off a cumulative share of the energy may be.
+    `margin` [b]: the largest possible error of a cumulative share of the energy.
     """
     shares = squares.cumsum(-1) / squares.sum(-1, keepdim=True)
     below = (shares < energy).sum(-1).clamp_max(shares.shape[-1] - 1)
     last = squares.gather(-1, below[:, None])[:, 0]
     doubtful = ((shares - energy).abs() <= margin[:, None]).any(-1)
-    # NaN compares as false
-    hold = (margin < (1 - energy) / 100) & (last > QUICK_RANGE * squares[:, 0]) & ~doubtful
-    return below + 1, hold
+    # Comparisons with NaN are false, so a core with NaN is not certain.
+    certain = (margin < (1 - energy) / 100) & (last > QUICK_RANGE * squares[:, 0]) & ~doubtful
+    return below + 1, certain
 
 
 def _norm(matrices: Tensor) -> Tensor:
@@ -127,32 +133,32 @@ def _norm(matrices: Tensor) -> Tensor:
 
 
 def square_root(gram: Tensor) -> Tensor:
-    """Some L [..., r, r] with L L^T = gram, for symmetric positive semidefinite gram."""
+    """Return a matrix L [..., r, r] with L L^T = gram, for symmetric positive semidefinite gram."""
     lower, info = torch.linalg.cholesky_ex(gram)
-    for at in info.nonzero().tolist():  # singular: Cholesky meets a pivot of zero
+    for at in info.nonzero().tolist():  # Cholesky fails at a pivot of 0: the matrix is singular
         squares, vectors = torch.linalg.eigh(gram[*at])
         lower[*at] = vectors * squares.clamp_min(0).sqrt()
     return lower
 
 
-def _careful_core(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A core's values, left and right."""
-    root_up, root_down = _triangle(up), _triangle(down.T)
+def _core_by_qr(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values, left and right of the core of one module, by QR decompositions and an SVD."""
+    root_up, root_down = _qr_triangle(up), _qr_triangle(down.T)
     outer, values, inner = torch.linalg.svd(root_down @ root_up.T)
     return values, root_down.T @ outer, root_up.T @ inner.T
 
 
-def _triangle(tall: Tensor) -> Tensor:
-    """R [r, r] of the QR decomposition of tall [m, r], with rows of zeros where m < r."""
+def _qr_triangle(tall: Tensor) -> Tensor:
+    """Return R [r, r] of the QR decomposition of tall [m, r]; its last rows are zero if m < r."""
     upper = torch.linalg.qr(tall, mode="r").R
     return torch.nn.functional.pad(upper, (0, 0, 0, tall.shape[1] - upper.shape[0]))
 
 
 def truncation(c: Core, rank: int) -> tuple[Tensor, Tensor]:
-    """A [r, k] and B [k, r] such that (up A)(B down) is one module's best rank-k approximation.
+    """Return A [r, k] and B [k, r] so that (up A)(B down) is the best approximation of rank k.
 
-    The core must have `rank` vectors or more. Directions whose singular value is zero (or lost in
-    rounding) come out as zeros.
+    `c` is the core of one module with at least `rank` singular vectors. Columns of A and rows of B
+    are zero if their singular value is zero or smaller than the rounding error.
     """
     values = c.values[:rank]
     lost = values <= c.values[0] * EPSILON

@@ -1,4 +1,4 @@
-"""Why tensors are no part of a reduced module. All of them are copied bit for bit."""
+"""Find the reason why a tensor is not part of a reduced module and is copied bit for bit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from lensd.lora.layout import FLOAT_DTYPES, NAMINGS, OTHER_ADAPTERS, TensorSpec
 
-# The reason, and what in a key tells it; the first that fits counts.
+# Reasons, each with a pattern for the keys that have it. The first pattern that matches decides.
 PARTS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("tucker", re.compile(r"\.lora_mid")),
     *(("other_adapter", re.compile(re.escape(part))) for _, part in OTHER_ADAPTERS),
@@ -17,30 +17,31 @@ PARTS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("bias", re.compile(r"\.(diff_b|bias(_\w+)?)$")),
     ("diff", re.compile(r"\.(diff|set_weight|reshape_weight)$")),
 )
-# Reasons that hold for everything else of the same module: its factors and its alpha.
+# Reasons that apply to all tensors of the same module: to its factors and its alpha too.
 WHOLE_MODULE = ("tucker", "other_adapter")
-# What factors and alphas add to a module's base, longest first.
+# The suffixes of factors and alphas, the longest first. A key without its suffix is a base.
 ENDINGS = sorted({e for n in NAMINGS for e in (n.down, n.up, n.end + n.alpha)}, key=len)[::-1]
 
 
 def reasons(untouched: Mapping[str, TensorSpec]) -> Counter[str]:
-    """Reason -> how many of these tensors.
+    """Count the untouched tensors by reason.
 
-    Besides those of PARTS: `dtype`, a pair in a number format that is not reduced; `shape`, a pair
-    that is no product, or whose alpha is no one number; `orphan`, a factor or alpha without the
-    rest; `other`.
+    Besides the reasons in PARTS there are: `dtype`, a pair in a number format that is not reduced;
+    `shape`, a pair that is no product, or whose alpha is not one number; `orphan`, a factor or an
+    alpha without the rest of its module; `other`.
     """
-    of_base: dict[str, str] = {}
+    by_base: dict[str, str] = {}
     for key in untouched:
-        of_base |= _of_pair(untouched, key)
+        by_base |= _reason_of_pair(untouched, key)
     for key in untouched:
-        reason, start = _told_by(key)
+        reason, start = _reason_in_key(key)
         if reason in WHOLE_MODULE:
-            of_base[key[:start]] = reason
-    return Counter(_told_by(key)[0] or _by_base(key, of_base) for key in untouched)
+            by_base[key[:start]] = reason
+    return Counter(_reason_in_key(key)[0] or _reason_of_base(key, by_base) for key in untouched)
 
 
-def _of_pair(untouched: Mapping[str, TensorSpec], key: str) -> dict[str, str]:
+def _reason_of_pair(untouched: Mapping[str, TensorSpec], key: str) -> dict[str, str]:
+    """Return {base: reason} if the key is that of a `down` whose `up` is untouched too."""
     naming = next((n for n in NAMINGS if key.endswith(n.down)), None)
     if naming is None:
         return {}
@@ -52,14 +53,14 @@ def _of_pair(untouched: Mapping[str, TensorSpec], key: str) -> dict[str, str]:
     return {base: "shape" if floats else "dtype"}
 
 
-def _told_by(key: str) -> tuple[str, int]:
-    """The reason that the key itself tells, and where; empty if none."""
+def _reason_in_key(key: str) -> tuple[str, int]:
+    """Return the reason by the key alone, and where its pattern matches; ("", 0) if none does."""
     for reason, pattern in PARTS:
         if found := pattern.search(key):
             return reason, found.start()
     return "", 0
 
 
-def _by_base(key: str, of_base: Mapping[str, str]) -> str:
+def _reason_of_base(key: str, by_base: Mapping[str, str]) -> str:
     ending = next((e for e in ENDINGS if key.endswith(e)), None)
-    return "other" if ending is None else of_base.get(key.removesuffix(ending), "orphan")
+    return "other" if ending is None else by_base.get(key.removesuffix(ending), "orphan")

@@ -1,26 +1,30 @@
-"""The thread that keeps the textfile true: after outcomes, now and then, and at the end.
+"""The thread that writes the textfile: after outcomes, once a minute, and at the end.
 
-A thread of its own, since the file may lie on any disk, and a slow one must hold up nothing.
+It has a thread of its own, because the file may be on a slow disk, which must not delay jobs.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
-from lensd.errors import StorageError
+from lensd.errors import DegradedReason, StorageError
+from lensd.logs.events import DaemonDegraded, DaemonRecovered, Event
 from lensd.metrics import exposition, textfile
 from lensd.metrics.counts import Counts
-from lensd.metrics.gauges import Standing
+from lensd.metrics.gauges import Gauges
 from lensd.store.ledger import Ledger
 
-HEARTBEAT_SECONDS = 60.0  # for who watches the file's date
-GATHER_SECONDS = 2.0  # outcomes that come together are one write
+HEARTBEAT_SECONDS = 60.0  # so that the file's date shows that lensd runs
+GATHER_SECONDS = 2.0  # outcomes within this time are written together
 
 
 class Exporter(threading.Thread):
-    """`tell` is given the one `daemon.degraded` event of a write that fails, and the recovery."""
+    """Writes the counters of logged events, and the gauges of the ledger.
+
+    `degraded` returns the names of the watched folders that are degraded now. `log` logs an
+    event: `daemon.degraded` once when writing fails, `daemon.recovered` when it works again.
+    """
 
     def __init__(
         self,
@@ -29,62 +33,63 @@ class Exporter(threading.Thread):
         ledger: Ledger,
         watches: Sequence[str],
         degraded: Callable[[], Collection[str]],
-        tell: Callable[..., None],
+        log: Callable[[Event], None],
         *,
         heartbeat: float = HEARTBEAT_SECONDS,
         gather: float = GATHER_SECONDS,
     ) -> None:
         super().__init__(name="metrics", daemon=True)
         self._path = path
-        self._tell = tell
+        self._log = log
         self._heartbeat, self._gather = heartbeat, gather
-        self._standing = Standing(version, ledger, watches, degraded)
+        self._gauges = Gauges(version, ledger, watches, degraded)
         self._counts = Counts(watches)
-        self._news = threading.Event()
+        self._changed = threading.Event()
         self._stopping = threading.Event()
-        self._fails = False
+        self._failing = False
 
-    def note(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Something was logged. From any thread."""
-        if self._counts.count(event, fields):
-            self._news.set()
+    def note(self, event: Event) -> None:
+        """Count an event that was logged. Any thread may call this."""
+        if self._counts.count(event):
+            self._changed.set()
 
     def run(self) -> None:
         while not self._stopping.is_set():
             self._write(up=True)
-            self._news.wait(self._heartbeat)
+            self._changed.wait(self._heartbeat)
             self._stopping.wait(self._gather)
-            self._news.clear()  # before the next write: what comes during it counts anew
+            self._changed.clear()  # before writing, so that an event during it causes another write
         self._write(up=False)
 
     def finish(self, timeout: float) -> None:
-        """Write once more and end; a disk that hangs is not waited for longer than that."""
+        """Write once more and end; wait at most `timeout` seconds, as the disk may hang."""
         self._stopping.set()
-        self._news.set()
+        self._changed.set()
         if self.is_alive():
             self.join(timeout)
 
     def _write(self, *, up: bool) -> None:
         try:
-            now = exposition.text(self._standing.families(up=up))
-            textfile.replace(self._path, now + self._counts.text())
+            gauges = exposition.text(self._gauges.families(up=up))
+            textfile.replace(self._path, gauges + self._counts.text())
         except (OSError, StorageError) as error:
-            self._tell_once(error)
+            self._log_change(error)
         else:
-            self._tell_once(None)
+            self._log_change(None)
 
-    def _tell_once(self, error: Exception | None) -> None:
-        if self._fails == (error is not None):
+    def _log_change(self, error: Exception | None) -> None:
+        """Log the first failure after a success, and the first success after a failure."""
+        if self._failing == (error is not None):
             return
-        self._fails = error is not None
-        why = getattr(error, "strerror", None) or str(error)
-        self._tell(
-            "daemon.degraded" if error else "daemon.recovered",
-            watch=None,
-            path=self._path,
-            reason="io_error",
-            message=f"the metrics cannot be written: {why}; make the folder of metrics.textfile "
-            "writable for lensd. Files are compressed as before"
+        self._failing = error is not None
+        cause = getattr(error, "strerror", None) or str(error)
+        kind = DaemonDegraded if error else DaemonRecovered
+        message = (
+            f"lensd cannot write the metrics: {cause}; make the folder of metrics.textfile "
+            "writable for lensd. It compresses files as before"
             if error
-            else "the metrics are written again",
+            else "lensd writes the metrics again"
+        )
+        self._log(
+            kind(watch=None, path=self._path, reason=DegradedReason.IO_ERROR, message=message)
         )

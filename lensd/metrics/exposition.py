@@ -1,7 +1,7 @@
-"""Families of samples in the text format that Prometheus reads (version 0.0.4).
+"""Metrics in the text format that Prometheus reads (version 0.0.4).
 
-Written here, since the client library brings http.server and ssl along: 2.5 MB of the 50 that the
-daemon may have.
+lensd does not use Prometheus's client library, because that loads http.server and ssl, which take
+2.5 MB of the 50 MB that the daemon may use.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal, Protocol
 
-Values = tuple[str, ...]  # of the labels, in the order of their names
+Values = tuple[str, ...]  # one for each label, in the order of the labels' names
 
 
-class Lines(Protocol):
-    """What a family is to the writer."""
+class Metric(Protocol):
+    """A metric that can be written."""
 
     def lines(self) -> Iterator[str]: ...
 
 
 @dataclass(slots=True)
 class Family:
-    """A metric with one number for each combination of its labels' values."""
+    """A metric with one number for each combination of label values."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -32,18 +32,22 @@ class Family:
     numbers: dict[Values, float] = field(default_factory=dict)
 
     def add(self, amount: float, *values: str) -> None:
-        """Count up, from 0."""
+        """Add to the number for these label values, which begins at 0."""
         self.numbers[values] = self.numbers.get(values, 0) + amount
 
     def lines(self) -> Iterator[str]:
-        yield from _head(self.name, self.kind, self.meaning)
+        """Yield the metric in the text format."""
+        yield from _head_lines(self.name, self.kind, self.meaning)
         for values, number in self.numbers.items():
-            yield _sample(self.name, zip(self.labels, values, strict=True), number)
+            yield _sample_line(self.name, zip(self.labels, values, strict=True), number)
 
 
 @dataclass(slots=True)
 class Histogram:
-    """How often a number was at most each of `bounds`, which rise; with one label."""
+    """A metric with one label that counts how many numbers were at most each of the `bounds`.
+
+    The bounds ascend. `counts` has one more entry, for numbers above the last bound.
+    """
 
     name: str
     meaning: str
@@ -53,34 +57,36 @@ class Histogram:
     sums: dict[str, float] = field(default_factory=dict)
 
     def observe(self, number: float, value: str) -> None:
+        """Count a number for this label value."""
         counts = self.counts.setdefault(value, [0] * (len(self.bounds) + 1))
         counts[bisect_left(self.bounds, number)] += 1
         self.sums[value] = self.sums.get(value, 0) + number
 
     def lines(self) -> Iterator[str]:
-        yield from _head(self.name, "histogram", self.meaning)
+        """Yield the metric in the text format."""
+        yield from _head_lines(self.name, "histogram", self.meaning)
         for value, counts in self.counts.items():
             label = (self.label, value)
             for bound, count in zip((*self.bounds, "+Inf"), accumulate(counts), strict=True):
-                yield _sample(f"{self.name}_bucket", (label, ("le", str(bound))), count)
-            yield _sample(f"{self.name}_sum", (label,), self.sums[value])
-            yield _sample(f"{self.name}_count", (label,), sum(counts))
+                yield _sample_line(f"{self.name}_bucket", (label, ("le", str(bound))), count)
+            yield _sample_line(f"{self.name}_sum", (label,), self.sums[value])
+            yield _sample_line(f"{self.name}_count", (label,), sum(counts))
 
 
-def text(families: Iterable[Lines]) -> bytes:
-    """The whole file."""
-    return "".join(f"{line}\n" for family in families for line in family.lines()).encode()
+def text(metrics: Iterable[Metric]) -> bytes:
+    """Return the metrics in the text format."""
+    return "".join(f"{line}\n" for metric in metrics for line in metric.lines()).encode()
 
 
-def _head(name: str, kind: str, meaning: str) -> Iterator[str]:
+def _head_lines(name: str, kind: str, meaning: str) -> Iterator[str]:
     yield f"# HELP {name} {meaning}"
     yield f"# TYPE {name} {kind}"
 
 
-def _sample(name: str, labels: Iterable[tuple[str, str]], number: float) -> str:
-    inside = ",".join(f'{label}="{_escaped(value)}"' for label, value in labels)
-    return f"{name}{{{inside}}} {float(number)!r}" if inside else f"{name} {float(number)!r}"
+def _sample_line(name: str, labels: Iterable[tuple[str, str]], number: float) -> str:
+    pairs = ",".join(f'{label}="{_escape(value)}"' for label, value in labels)
+    return f"{name}{{{pairs}}} {float(number)!r}" if pairs else f"{name} {float(number)!r}"
 
 
-def _escaped(value: str) -> str:
+def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,4 +1,4 @@
-"""How things stand now, asked of the ledger each time the metrics are written."""
+"""Numbers that describe the present state, read from the ledger whenever metrics are written."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from lensd.metrics.exposition import Family, Values
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 
 STARTED = time.time()
-PROBLEMS = ("failed", "quarantined")
+PROBLEMS = (Outcome.FAILED, Outcome.QUARANTINED)
 
 
-class Standing:
-    """Gauges of a ledger. `degraded()` names the watched folders that are."""
+class Gauges:
+    """Gauges of a ledger. `degraded` returns the names of the watched folders that are degraded."""
 
     def __init__(
         self,
@@ -28,41 +28,45 @@ class Standing:
         self._degraded = degraded
 
     def families(self, *, up: bool) -> Iterator[Family]:
-        """Raises StorageError."""
+        """Read all gauges; `up` is False for the last time. Raises StorageError."""
         version = {self._version: 1}
         yield _labelled("lensd_build_info", "1, for this version.", "version", version)
-        yield _gauge("lensd_up", "1 while lensd runs, 0 after it ended in order.", up)
+        yield _gauge("lensd_up", "1 while lensd runs, 0 after it ended normally.", up)
         yield _gauge("lensd_start_time_seconds", "When this process started.", STARTED)
-        yield from self._work()
-        yield from self._totals()
+        yield from self._queue_gauges()
+        yield from self._total_gauges()
         degraded = self._degraded()
         yield _labelled(
             "lensd_watch_degraded",
-            "1 for a watched folder that is not there, or whose events are not heard.",
+            "1 for a watched folder that is missing, or whose events lensd does not get.",
             "watch",
             {watch: watch in degraded for watch in self._watches},
         )
 
-    def _work(self) -> Iterator[Family]:
+    def _queue_gauges(self) -> Iterator[Family]:
         ledger = self._ledger
-        queued = ledger.count_unfinished()
-        yield _gauge("lensd_queue_files", "Jobs that wait or are under way.", queued)
-        waiting = len(ledger.waiting())
-        yield _gauge("lensd_waiting_files", "Files that are not whole yet, so no jobs.", waiting)
-        paused = bool(ledger.paused())
-        yield _gauge("lensd_paused", "1 while anything is paused by `lensd pause`.", paused)
-        held = ledger.get_meta("held") is not None
-        yield _gauge("lensd_held_up", "1 while a disk's fault holds all jobs up.", held)
+        queued = ledger.jobs.count_unfinished()
+        yield _gauge("lensd_queue_files", "Jobs that wait or are being processed.", queued)
+        waiting = len(ledger.state.waiting())
+        yield _gauge(
+            "lensd_waiting_files", "Files that are not complete yet, so not jobs yet.", waiting
+        )
+        paused = bool(ledger.state.paused())
+        yield _gauge("lensd_paused", "1 while `lensd pause` pauses anything.", paused)
+        backing_off = ledger.state.disk_backoff.get() is not None
+        yield _gauge("lensd_held_up", "1 while all jobs wait for a disk with a fault.", backing_off)
 
-    def _totals(self) -> Iterator[Family]:
-        totals = self._ledger.totals()
-        outcomes = totals["outcomes"]
-        yield _labelled("lensd_ledger_files", "Versions of files, as known.", "outcome", outcomes)
+    def _total_gauges(self) -> Iterator[Family]:
+        totals = self._ledger.files.totals()
+        outcomes = totals.outcomes
+        yield _labelled(
+            "lensd_ledger_files", "Versions of files in the ledger.", "outcome", outcomes
+        )
         problems = sum(outcomes.get(outcome, 0) for outcome in PROBLEMS)
         yield _gauge("lensd_problem_files", "Files that failed or are set aside.", problems)
-        saved, held = totals["saved_in_folders"], totals["held_by_archive"]
-        yield _gauge("lensd_saved_bytes", "What the watched folders are smaller by.", saved)
-        yield _gauge("lensd_archive_bytes", "Originals that the archive holds.", held)
+        saved, archived = totals.saved_in_folders, totals.held_by_archive
+        yield _gauge("lensd_saved_bytes", "Bytes that the watched folders are smaller by.", saved)
+        yield _gauge("lensd_archive_bytes", "Bytes of the originals in the archive.", archived)
 
 
 def _gauge(name: str, meaning: str, number: float) -> Family:

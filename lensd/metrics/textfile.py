@@ -1,4 +1,4 @@
-"""A file that its readers find whole, whenever they look."""
+"""Replace the textfile in one step, so that its readers never see half of it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from contextlib import suppress
 
 
 def replace(path: str, content: bytes) -> None:
-    """The new content under the path, for everybody to read. Raises OSError; then the old stays.
+    """Replace the file at `path` by one with this content, which all users can read.
 
-    Not flushed to the disk: after a power cut the next start writes it anew.
+    Raises OSError; then the old file stays. The content is not flushed to the disk: after a power
+    failure the next start writes it again.
     """
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.tmp")  # node_exporter reads what ends in .prom
+    temporary = os.path.join(folder, f".{name}.tmp")  # node_exporter reads only names in .prom
     with suppress(FileNotFoundError):
-        os.unlink(temporary)  # of one that was killed
+        os.unlink(temporary)  # left by a process that was killed
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(temporary, flags, 0o644), "wb") as file:
-            os.fchmod(file.fileno(), 0o644)  # the umask may have taken some of it
+            os.fchmod(file.fileno(), 0o644)  # the umask may have removed some rights
             file.write(content)
         os.replace(temporary, path)
     except OSError:

@@ -1,7 +1,8 @@
-"""JSON logs alone -> a report's history: rotated, gzipped, by a pipe, with other lines between.
+"""Reads a report's history from JSON logs, without a ledger.
 
-Whatever is no whole line of lensd's is counted and never fatal. Lines are taken by their times,
-in whatever order the files are named.
+The logs may be rotated, gzipped or on stdin, in any order, and contain lines of other programs.
+Lines of other programs and incomplete lines are counted; they never stop the report. Lines are
+processed in the order of their timestamps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from lensd.errors import StorageError
+from lensd.report.documents import FromLogs
 from lensd.report.record import Drawn, History, Measures, Record, Word
 
 STDIN = "-"
@@ -26,27 +28,27 @@ _EVENTS = (
     b"compressed", b"analyzed", b"kept", b"skipped", b"failed", b"quarantined",
     b"restored", b"pruned", b"moved",
 )  # fmt: skip
-# Most lines are of no use here, and a search takes a tenth of the time that parsing takes. In a
-# JSON text a quote has a backslash, so that no message or path can look like this.
+# Most lines are not needed, and a search takes a tenth of the time of parsing. JSON escapes quotes,
+# so that no message or path can match.
 _WANTED = re.compile(rb'"event": ?"file\.(?:' + b"|".join(_EVENTS) + rb')"')
 _ANY = re.compile(rb'"event": ?"[a-z.]+"')
-# What a later line may have made of an end; the same line again says nothing new.
+# Outcomes that a later line gives to a compressed file. The same line again changes nothing.
 _LATER = ("replaced", "restored", "superseded")
 
-# Without a time zone two times cannot be compared.
+# Times without a time zone cannot be compared.
 Moment = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 
 _YEARS = range(1971, 9000)  # in any time zone
 
 UNKNOWN = [
-    "what came before the first line, or was rotated away",
-    "what somebody else did to files and originals",
-    "which files were left alone when lensd first saw their folder",
+    "events before the first line",
+    "changes that other programs made to files and originals",
+    "files that were in a folder when lensd first saw it",
 ]
 
 
 class _Head(msgspec.Struct, kw_only=True, gc=False):
-    """What a line about a file has beside measures."""
+    """The fields of a line about a file, without the measures."""
 
     timestamp: Moment
     event: str
@@ -55,8 +57,8 @@ class _Head(msgspec.Struct, kw_only=True, gc=False):
     job_id: Word | None = None
     reason: Word | None = None
     message: str | None = None
-    method: str | None = None  # how an original came back
-    sha256: str | None = None  # of an original that came back or was deleted
+    method: str | None = None  # how the original was restored
+    sha256: str | None = None  # of the original that was restored or deleted
 
 
 class _Line(NamedTuple):
@@ -65,7 +67,7 @@ class _Line(NamedTuple):
 
 
 class _Counts(msgspec.Struct):
-    """What was found in the logs. `foreign`: no line of lensd's; `cut`: one that is not whole."""
+    """Lines by kind. `foreign`: not from lensd; `cut`: incomplete."""
 
     lines: int = 0
     foreign: int = 0
@@ -77,32 +79,31 @@ def history(paths: Sequence[str], *, drawn: bool = False) -> History:
     """All files of some logs; `-` is stdin. Raises StorageError for a log that cannot be opened."""
     counts = _Counts()
     kind = Drawn if drawn else Measures
-    lines = [line for path in paths for line in _parsed(_read(path, counts), kind, counts)]
+    lines = [line for path in paths for line in _parse(_read(path, counts), kind, counts)]
     lines.sort(key=lambda line: line.head.timestamp)
-    fold = _Fold()
+    found = _Records()
     for line in lines:
-        fold.take(line)
-    source = {"kind": "log", "logs": list(paths), **msgspec.structs.asdict(counts)}
-    source["repeated"] = fold.repeated
-    return History(source=source, records=list(fold.records.values()), unknown=list(UNKNOWN))
+        found.apply(line)
+    source = FromLogs(logs=list(paths), repeated=found.repeated, **msgspec.structs.asdict(counts))
+    return History(source=source, records=list(found.by_job.values()), unknown=list(UNKNOWN))
 
 
 def _read(path: str, counts: _Counts) -> Iterator[bytes]:
-    """The lines of a log. One that breaks off (a gzip that is not whole) is noted in `counts`."""
+    """The lines of a log. A truncated gzip file is noted in `counts`."""
     try:
-        with _opened(path) as file:
+        with _open(path) as file:
             yield from file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        counts.unreadable.append(f"{path}: {error}; what comes before was read")
+        counts.unreadable.append(f"{path}: {error}; the lines before that were read")
     except OSError as error:
         raise StorageError(
-            f"the log {path} cannot be read: {error.strerror or error}; check its name and rights"
+            f"cannot read the log {path}: {error.strerror or error}; check its name and permissions"
         ) from None
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Iterable[bytes]]:
-    """By its first bytes: a rotated log may be gzipped under any name."""
+def _open(path: str) -> Iterator[Iterable[bytes]]:
+    """Recognize gzip by its first bytes, because a rotated log may have any name."""
     number = sys.stdin.fileno() if path == STDIN else path
     with open(number, "rb", closefd=path != STDIN) as raw:
         if raw.peek(2)[:2] != _GZIP:
@@ -112,17 +113,17 @@ def _opened(path: str) -> Iterator[Iterable[bytes]]:
             yield unzipped
 
 
-def _parsed(raws: Iterable[bytes], kind: type[Measures], counts: _Counts) -> Iterator[_Line]:
+def _parse(raws: Iterable[bytes], kind: type[Measures], counts: _Counts) -> Iterator[_Line]:
     head, measures = msgspec.json.Decoder(_Head), msgspec.json.Decoder(kind)
     for raw in raws:
         counts.lines += 1
         if _WANTED.search(raw) is None:
             _count_other(raw.strip(), counts)
             continue
-        text = raw[raw.find(b"{") :]  # after what journalctl or a container puts before it
+        text = raw[raw.find(b"{") :]  # after a prefix by journalctl or a container
         try:
             line = _Line(head.decode(text), measures.decode(text))
-        except ValueError:  # of msgspec, or of a text that is not UTF-8
+        except ValueError:  # not the fields of a line, or not UTF-8
             counts.cut += 1
             continue
         if line.head.timestamp.year in _YEARS:
@@ -140,16 +141,16 @@ def _count_other(raw: bytes, counts: _Counts) -> None:
         counts.cut += 1
 
 
-class _Fold:
-    """One record per job, as it stands after the last line."""
+class _Records:
+    """One record per job, in the state that the lines so far gave it."""
 
     def __init__(self) -> None:
-        self.records: dict[object, Record] = {}  # by job, or by path and time where there is none
+        self.by_job: dict[object, Record] = {}  # by path and time, if a line names no job
         self.repeated = 0
-        self._newest: dict[str, Record] = {}  # by path
+        self._current: dict[str, Record] = {}  # by path
 
-    def take(self, line: _Line) -> None:
-        """The next line by time."""
+    def apply(self, line: _Line) -> None:
+        """Apply the next line in the order of time."""
         outcome = line.head.event.removeprefix("file.")
         if outcome == "moved":
             self._move(line.head)
@@ -158,42 +159,42 @@ class _Fold:
         elif outcome == "pruned":
             self._forget_original(line.head)
         else:
-            self._end(line, outcome)
+            self._add(line, outcome)
 
-    def _end(self, line: _Line, outcome: str) -> None:
+    def _add(self, line: _Line, outcome: str) -> None:
         head = line.head
         key = head.job_id or (head.path, head.timestamp)
-        known = self.records.get(key)
+        known = self.by_job.get(key)
         if known is not None and known.outcome in (outcome, *_LATER):
             self.repeated += 1
             return
-        record = self.records[key] = _record(line, outcome)
-        older = self._newest.get(head.path)
-        if older is not None and older.stands and outcome != "compressed":
-            return  # a try that changed nothing: the output is still there
+        record = self.by_job[key] = _record(line, outcome)
+        older = self._current.get(head.path)
+        if older is not None and older.is_output and outcome != "compressed":
+            return  # the job changed nothing: the older output is still there
         if older is not None:
-            older.outcome = _made_older(older.outcome)
-        self._newest[head.path] = record
+            older.outcome = _outcome_of_older(older.outcome)
+        self._current[head.path] = record
 
     def _move(self, head: _Head) -> None:
-        record = self.records.get(head.job_id)
+        record = self.by_job.get(head.job_id)
         if record is None:
             return
-        if self._newest.get(record.path) is record:
-            del self._newest[record.path]
+        if self._current.get(record.path) is record:
+            del self._current[record.path]
         record.path = head.path
-        self._newest[head.path] = record
+        self._current[head.path] = record
 
     def _restore(self, head: _Head) -> None:
-        record = self._newest.get(head.path)
-        if record is None or not record.stands:
+        record = self._current.get(head.path)
+        if record is None or not record.is_output:
             return
         record.outcome = "restored"
         if head.method == "move":
             record.measures.archive_path = None
 
     def _forget_original(self, head: _Head) -> None:
-        record = self.records.get(head.job_id)
+        record = self.by_job.get(head.job_id)
         if record is not None:
             record.measures.archive_path = None
 
@@ -212,8 +213,8 @@ def _record(line: _Line, outcome: str) -> Record:
     )
 
 
-def _made_older(outcome: str) -> str:
-    """What a later end of the same path makes of an earlier one."""
+def _outcome_of_older(outcome: str) -> str:
+    """The outcome of an older record after a newer job of the same path."""
     if outcome == "compressed":
         return "replaced"
     return "superseded" if outcome in ("failed", "quarantined") else outcome

@@ -1,64 +1,62 @@
-"""By which hashes programs and websites know a file: before and after it was compressed."""
+"""The hashes by which programs and websites know a compressed file and its original."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lensd.text import visible
+import msgspec
+
+from lensd.report.documents import Hashes
+from lensd.text import printable, visible
 
 if TYPE_CHECKING:
-    from lensd.store.entry import Entry
-
-COLUMNS = (
-    "original",
-    "original_autov2",
-    "original_autov3",
-    "output",
-    "output_autov2",
-    "output_autov3",
-    "path",
-)
+    from lensd.store.ledger.entry import Entry
 
 
-def of(entry: Entry) -> dict[str, str | None]:
-    """The columns of a compressed file. None: not known (an older lensd compressed it, or the
-    ledger was lost since).
+def of_entry(entry: Entry) -> Hashes:
+    """The hashes of a compressed file. None: not known, because an older lensd compressed the file
+    or the ledger was lost.
     """
     line = entry.line or {}
     data = line.get("data_sha256_in"), line.get("data_sha256_out")
-    return row(entry.full_path, (entry.sha256_in, entry.sha256_out), data)
+    return from_sha256(printable(entry.full_path), (entry.sha256_in, entry.sha256_out), data)
 
 
-def row(
+def from_sha256(
     path: str, files: tuple[str | None, str | None], data: tuple[str | None, str | None]
-) -> dict[str, str | None]:
-    """The columns, from the sha256 of original and output, whole (`files`) and without headers.
+) -> Hashes:
+    """All hashes, from the sha256 of whole files and of data sections: (original, output) each.
 
-    `original` and `output` are the sha256 of the whole file, AutoV2 is its first 10 digits. AutoV3
-    is the first 12 digits of the sha256 of what follows the header.
+    AutoV2 is the first 10 digits of the file's sha256. AutoV3 is the first 12 digits of the sha256
+    of the data section, which follows the header.
     """
-    found: dict[str, str | None] = {}
-    for name, whole, tensors in zip(("original", "output"), files, data, strict=True):
-        found |= {
-            name: whole,
-            f"{name}_autov2": whole and whole[:10],
-            f"{name}_autov3": tensors and tensors[:12],
-        }
-    return found | {"path": path}
+    original, output = files
+    return Hashes(
+        original=original,
+        original_autov2=original and original[:10],
+        original_autov3=data[0] and data[0][:12],
+        output=output,
+        output_autov2=output and output[:10],
+        output_autov3=data[1] and data[1][:12],
+        path=path,
+    )
 
 
-def tsv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """A line of names, then one per file; an empty cell is not known."""
-    yield "\t".join(COLUMNS)
+def tsv(rows: Iterable[Hashes]) -> Iterator[str]:
+    """A line of column names, then a line per file. An empty cell: not known."""
+    yield "\t".join(Hashes.__struct_fields__)
     for row in rows:
-        yield "\t".join(visible(row[column] or "") for column in COLUMNS)
+        yield "\t".join(visible(cell or "") for cell in msgspec.structs.astuple(row))
 
 
-def blocks(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """For a person: three lines a file, which fit a terminal better than one."""
+def blocks(rows: Iterable[Hashes]) -> Iterator[str]:
+    """Three lines per file, for a terminal."""
     for row in rows:
-        yield visible(row["path"])
-        for kind in ("original", "output"):
-            sha256, *short = (row[f"{kind}{part}"] or "-" for part in ("", "_autov2", "_autov3"))
-            yield f"  {kind:8}  sha256 {sha256}  AutoV2 {short[0]}  AutoV3 {short[1]}"
+        yield visible(row.path)
+        yield _block("original", row.original, row.original_autov2, row.original_autov3)
+        yield _block("output", row.output, row.output_autov2, row.output_autov3)
+
+
+def _block(kind: str, sha256: str | None, autov2: str | None, autov3: str | None) -> str:
+    return f"  {kind:8}  sha256 {sha256 or '-'}  AutoV2 {autov2 or '-'}  AutoV3 {autov3 or '-'}"

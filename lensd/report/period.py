@@ -1,4 +1,4 @@
-"""`7d`, `2026-01-31` or an ISO time -> a moment; and the time between two of them."""
+"""The period of a report, from `7d`, `2026-01-31` or an ISO time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 class Period(NamedTuple):
-    """Seconds since 1970; None: open. `until` itself is outside."""
+    """From `since` to before `until`, in seconds since 1970; None: without a limit."""
 
     since: float | None = None
     until: float | None = None
@@ -30,19 +30,19 @@ class Period(NamedTuple):
 
 
 def period(since: str | None, until: str | None, now: dt.datetime) -> Period:
-    """What was asked for; days are those of `now`'s time zone. Raises UsageError.
+    """Parse --since and --until. Raises UsageError.
 
-    `since` a day: from its beginning. `until` a day: to its end.
+    A day means its begin for `since` and its end for `until`, in the time zone of `now`.
     """
     begin = None if since is None else moment("--since", since, now)
     end = None if until is None else moment("--until", until, now, end_of_day=True)
     if begin is not None and end is not None and begin >= end:
-        raise UsageError(f"--since {since} is not before --until {until}; exchange the two")
+        raise UsageError(f"--since {since} is not before --until {until}; exchange them")
     return Period(begin, end)
 
 
 def moment(option: str, text: str, now: dt.datetime, *, end_of_day: bool = False) -> float:
-    """Seconds since 1970. Raises UsageError with the three ways to write it."""
+    """Parse one time to seconds since 1970. Raises UsageError."""
     try:
         if ago := _AGO.fullmatch(text):
             return (now - int(ago[1]) * _UNITS[ago[2]]).timestamp()
@@ -52,6 +52,6 @@ def moment(option: str, text: str, now: dt.datetime, *, end_of_day: bool = False
         return (found if found.tzinfo else found.replace(tzinfo=now.tzinfo)).timestamp()
     except (ValueError, OverflowError):
         raise UsageError(
-            f"{option} {text!r} is no time; write 12h, 7d or 2w (ago), a day as 2026-01-31, or "
+            f"{option} {text!r} is not a time; use 12h, 7d or 2w (ago), 2026-01-31, or "
             "2026-01-31T18:00"
         ) from None

@@ -1,17 +1,19 @@
-"""What a report takes of one version of one file: how it ended, when, and what was measured.
+"""The records that a report is made from: the outcome, time and measures of each job.
 
-`gc=False`: none of these can be part of a cycle, and Python's collector would look through hundreds
-of thousands of them again and again.
+`gc=False`: the records contain no cycles, and the garbage collector would visit hundreds of
+thousands of them many times.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-# What is beyond them is no number of lensd's, and sums of it would be none of anybody's.
+from lensd.report.documents import FromLedger, FromLogs
+
+# lensd writes no number beyond these limits. Sums of larger numbers would be meaningless.
 Count = Annotated[int, Meta(ge=0, le=2**60)]
 Amount = Annotated[float, Meta(ge=0, le=1e12)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -20,16 +22,16 @@ Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Seconds(msgspec.Struct, frozen=True, gc=False):
-    """Of a job; `total` includes `wait`, in which the file had to be quiet."""
+    """Seconds of a job. `total` includes `wait`, the time until the file had settled."""
 
     total: Amount = 0.0
     wait: Amount = 0.0
 
 
 class Measures(msgspec.Struct, kw_only=True, gc=False):
-    """Fields of a log line, or of the line that the ledger keeps. None: that end has no such field.
+    """Measures of a log line, or of the line in the ledger. None: the line has no such field.
 
-    Whatever else a line has is passed over, so that a newer lensd's lines can be read.
+    Other fields are ignored, so that lines of a newer lensd can be read.
     """
 
     mode: Word | None = None
@@ -42,26 +44,26 @@ class Measures(msgspec.Struct, kw_only=True, gc=False):
     archive_path: str | None = None
     sha256_in: Digest | None = None
     sha256_out: Digest | None = None
-    data_sha256_in: Digest | None = None  # of the tensors alone: AutoV3
+    data_sha256_in: Digest | None = None  # of the data section: AutoV3
     data_sha256_out: Digest | None = None
 
 
 class Spectrum(msgspec.Struct, frozen=True, gc=False):
-    """Which share of the energy the first so many ranks of every module hold."""
+    """The share of the energy that the first ranks of all modules contain."""
 
     ranks: list[Count]
     energy: list[Share]
 
 
 class Drawn(Measures, kw_only=True, gc=False):
-    """With what only pictures need."""
+    """Measures with the fields for charts."""
 
     blocks: dict[str, list[tuple[Count | None, Count, Amount, Amount]]] | None = None
     spectrum: Spectrum | None = None
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
-    """How lensd was done with one version of a file. `when`: seconds since 1970."""
+    """The outcome of the job of one version of a file. `when`: seconds since 1970."""
 
     path: str
     watch: str
@@ -73,38 +75,46 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     message: str | None = None
 
     @property
-    def stands(self) -> bool:
-        """Whether the output is what lies under the path, as far as is known."""
+    def is_output(self) -> bool:
+        """Whether the output is at the path, as far as is known."""
         return self.outcome == "compressed"
 
     @property
     def saved(self) -> int:
-        """Bytes that the folder has now for it."""
+        """Bytes that this file saves in its folder."""
         m = self.measures
-        return (m.bytes_in or 0) - (m.bytes_out or 0) if self.stands else 0
+        return (m.bytes_in or 0) - (m.bytes_out or 0) if self.is_output else 0
 
     @property
     def ratio(self) -> float | None:
-        """How many times smaller; None where there is no output."""
+        """How many times smaller the output is; None without an output."""
         m = self.measures
         return m.bytes_in / m.bytes_out if m.bytes_in and m.bytes_out else None
 
     @property
     def worked(self) -> float | None:
-        """Seconds of the job without its wait."""
+        """Seconds of the job without the waiting time."""
         seconds = self.measures.seconds
         return None if seconds is None else max(0.0, seconds.total - seconds.wait)
 
 
-class History(msgspec.Struct, kw_only=True):
-    """All that a report is made from.
+class ByteTotals(msgspec.Struct, frozen=True):
+    """Bytes saved in the folders, bytes of originals in the archive, and the difference."""
 
-    `others`: files by outcomes that have no record (left alone, superseded). `bytes`: the totals
-    as the ledger knows them, None without one. `unknown`: what the source cannot tell, for people.
+    saved_in_folders: int
+    held_by_archive: int
+    net: int
+
+
+class History(msgspec.Struct, kw_only=True):
+    """Everything that a report is made from.
+
+    `others`: the number of files per outcome without records (baseline, superseded). `totals`: of
+    the ledger, or None. `unknown`: what the source does not contain, in words.
     """
 
-    source: dict[str, Any]
+    source: FromLedger | FromLogs
     records: list[Record]
     others: dict[str, int] = {}
-    totals: dict[str, int] | None = None
+    totals: ByteTotals | None = None
     unknown: list[str] = []

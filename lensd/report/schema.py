@@ -1,67 +1,78 @@
-"""The JSON Schemas (draft 2020-12) of the log's lines and of every `--json`, from the package."""
+"""The JSON Schemas (draft 2020-12) of log lines and of `--json` outputs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-OUTPUTS = ("status", "report", "verify", "analyze", "compress", "compare")
+import msgspec
+
+from lensd.engine.results import Comparison
+from lensd.report.documents import (
+    Analysis,
+    Compression,
+    Report,
+    Status,
+    Unprocessed,
+    Verification,
+)
+
+# command -> the types of its documents
+DOCUMENTS: dict[str, tuple[type, ...]] = {
+    "status": (Status,),
+    "report": (Report,),
+    "verify": (Verification,),
+    "analyze": (Analysis, Unprocessed),
+    "compress": (Compression, Unprocessed),
+    "compare": (Comparison,),
+}
+OUTPUTS = tuple(DOCUMENTS)
+_REFERENCE = "#/$defs/{name}"
 
 
 @cache
 def load() -> dict[str, Any]:
-    """The schema that every line of the log is valid under. Shared: do not change it."""
-    return _read("events.schema.json")
+    """The schema of every line of the log. Callers share the object: do not change it."""
+    return _read("lensd.logs", "events.schema.json")
 
 
 def events() -> list[str]:
-    """The names of all events, in the order of the schema."""
+    """The names of the events, in the order of the schema."""
     return [choice["$ref"].rpartition("/")[2] for choice in load()["oneOf"]]
 
 
 def of_event(event: str) -> dict[str, Any]:
-    """The schema of one event's lines: its faults read better than those of `load()`."""
+    """The schema of the lines of one event. Its validation errors are clearer than `load`'s."""
     if event not in events():
         raise KeyError(event)
     return {"$ref": f"#/$defs/{event}", "$defs": load()["$defs"]}
 
 
 def of_output(verb: str) -> dict[str, Any]:
-    """The schema of what a verb prints with `--json`: of the document, or of each of its lines.
-
-    It stands for itself: what it shares with the log is put into it.
-    """
-    if verb not in OUTPUTS:
-        raise KeyError(verb)
-    own = _read(f"schemas/{verb}.schema.json")
-    return own | {"$defs": _complete(own)}
-
-
-def _complete(own: dict[str, Any]) -> dict[str, Any]:
-    """Its definitions, and those of the log that it refers to."""
-    found: dict[str, Any] = dict(own.get("$defs", {}))
-    wanted = set(_references(own))
-    while missing := wanted - set(found):
-        for name in sorted(missing):
-            found[name] = load()["$defs"][name]
-            wanted |= set(_references(found[name]))
-    return found
+    """The schema of the `--json` output of a command, or of each line of it."""
+    references, parts = msgspec.json.schema_components(DOCUMENTS[verb], ref_template=_REFERENCE)
+    for part in parts.values():
+        _close(part)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:lensd:{verb}:1",
+        **(references[0] if len(references) == 1 else {"oneOf": list(references)}),
+        "$defs": parts,
+    }
 
 
-def _references(part: Any) -> Iterator[str]:
-    if isinstance(part, dict):
-        if isinstance(reference := part.get("$ref"), str):
-            yield reference.removeprefix("#/$defs/")
-        part = list(part.values())
-    if isinstance(part, list):
-        for inner in part:
-            yield from _references(inner)
+def _close(part: dict[str, Any]) -> None:
+    """An output has all fields of its type, also those with defaults, and no others."""
+    part["additionalProperties"] = False
+    for name, field in part["properties"].items():
+        if "default" in field:
+            del field["default"]
+            part.setdefault("required", []).append(name)
 
 
-def _read(name: str) -> dict[str, Any]:
-    text = files("lensd.report").joinpath(name).read_text(encoding="utf-8")
+def _read(package: str, name: str) -> dict[str, Any]:
+    text = files(package).joinpath(name).read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found

@@ -1,1 +1,1 @@
-"""See docs/design.md."""
+"""The disk and the ledger: files, the archive, and the rows about them."""

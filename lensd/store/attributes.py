@@ -1,4 +1,4 @@
-"""Mode, owner, ACL, `user.*` attributes and times from one open file to another."""
+"""Copies mode, owner, ACL, `user.*` attributes and times from one open file to another."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ABSENT = (errno.ENODATA, errno.ENOTSUP)
 
 
 def copy_attributes(source_fd: int, target_fd: int, *, preserve_mtime: bool) -> None:
-    """Give the target what the source has; `preserve_mtime` takes access and change times along.
+    """Copy all attributes; with `preserve_mtime` also the times of access and modification.
 
-    All that may be set is set before Skipped(`owner`) is raised for what may not, so that a caller
-    content with less can go on. The owner comes last: afterwards the rest may be out of reach.
+    Sets all that lensd may set before it raises Skipped(`owner`) for the rest, so that a caller
+    that needs less can ignore the error. The owner comes last: then lensd may lose its rights.
     """
     source = os.fstat(source_fd)
     with disk_faults(target_fd):
@@ -37,7 +37,7 @@ def copy_attributes(source_fd: int, target_fd: int, *, preserve_mtime: bool) -> 
 
 
 def _copy_extended(source_fd: int, target_fd: int) -> list[str]:
-    """Access ACL (also removing one inherited from the folder) and `user.*`; what was denied."""
+    """Copy access ACL and `user.*`, remove others; returns the names of those that were denied."""
     wanted = set(_names(source_fd))
     for name in set(_names(target_fd)) - wanted:
         os.removexattr(target_fd, name)
@@ -68,7 +68,7 @@ def _set(fd: int, name: str, value: bytes) -> bool:
 
 
 def _copy_owner(source: os.stat_result, target_fd: int) -> list[str]:
-    """Group, user, then the full mode once more, since a change of owner clears the setuid bits."""
+    """Set group, user, then the full mode again: a change of owner clears the setuid bits."""
     before = os.fstat(target_fd)
     if source.st_gid != before.st_gid:
         _try_chown(target_fd, -1, source.st_gid)
@@ -77,7 +77,7 @@ def _copy_owner(source: os.stat_result, target_fd: int) -> list[str]:
     target = os.fstat(target_fd)
     denied = ["user"] if source.st_uid != target.st_uid else []
     denied += ["group"] if source.st_gid != target.st_gid else []
-    # Set-id bits belong to the original's owner: nobody else's file may have them.
+    # Set-id bits belong to the original's owner: no other user's file may have them.
     _try_chmod(target_fd, stat.S_IMODE(source.st_mode) & (0o777 if denied else 0o7777))
     if not denied and stat.S_IMODE(os.fstat(target_fd).st_mode) != stat.S_IMODE(source.st_mode):
         denied.append("mode")

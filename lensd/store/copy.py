@@ -1,4 +1,4 @@
-"""A verified duplicate of a file: shared blocks where the filesystem can, else bytes."""
+"""Verified copies of files: shared blocks if the filesystem can, else bytes."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from typing import Literal
 from lensd.errors import Failed, Skipped
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import path_of
-from lensd.store.fs import fsync_folder, identity_at, new_token, open_regular, temporary_name
+from lensd.store.fs import fsync_folder, identity_at, open_regular
 from lensd.store.hashing import chunks, sha256_of
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
 from lensd.store.rename import move_onto_free_name
-from lensd.store.tensors import StagedWriter
+from lensd.store.staging import Temporary
 
 _FICLONE = 0x40049409
 _CANNOT_CLONE = (
     errno.ENOTSUP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM,
     errno.EACCES, errno.ETXTBSY, errno.EBADF,
 )  # fmt: skip
-# Errors of link() that mean "not here", and never "not now".
+# Errors of link() by which the filesystem refuses every hard link of the file.
 CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 
 Stop = Callable[[], bool]
 
 
 def fill(
-    staged: StagedWriter, source_fd: int, identity: Identity, sha256: str, stop: Stop | None = None
+    staged: Temporary, source_fd: int, identity: Identity, sha256: str, stop: Stop | None = None
 ) -> Literal["reflink", "copy"]:
-    """Make the fresh `staged` file a durable duplicate of the source, proven from the disk.
+    """Fill the empty `staged` file with the source's bytes, durably, and verify it on the disk.
 
-    Attributes come along as far as rights go: bytes are worth more than their owner.
+    Copies attributes as far as lensd may: the copy matters more than its owner.
     Raises Skipped(`changed`), Failed(`io_error` | `no_space`), Interrupted.
     """
     method: Literal["reflink", "copy"] = "reflink" if _clone(source_fd, staged.fd) else "copy"
@@ -44,7 +44,7 @@ def fill(
             staged.write(chunk)
     with contextlib.suppress(Skipped):
         copy_attributes(source_fd, staged.fd, preserve_mtime=True)
-    read, _ = staged.finish()
+    read, _ = staged.sync()
     wrong = path_of(source_fd) if method == "copy" and read != sha256 else None
     if wrong is None and sha256_of(staged.fd, drop_cache=True, stop=stop) != sha256:
         wrong = path_of(staged.fd)
@@ -59,22 +59,24 @@ def fill(
 
 
 def require_unchanged(fd: int, identity: Identity) -> None:
-    """Raises Skipped(`changed`) when size or mtime are not those of `identity` any more."""
+    """Raises Skipped(`changed`) unless size and mtime are those of `identity`."""
     if not Identity.of(os.fstat(fd)).same_content(identity):
         raise _changed()
 
 
 def link_open_file(fd: int, folder_fd: int, name: str) -> bool:
-    """Give exactly the open inode one more, free name. False where that cannot be.
+    """Give the open inode one more name, which must be free. False: this filesystem cannot.
 
-    Raises FileExistsError, Skipped(`vanished`) when it has no name any more, OSError.
+    Raises FileExistsError, Skipped(`vanished`) for an inode that has no name any more, OSError.
     """
     try:
-        # With dst_dir_fd Python calls linkat, whose AT_SYMLINK_FOLLOW resolves /proc to the inode.
+        # With dst_dir_fd Python calls linkat; its AT_SYMLINK_FOLLOW resolves /proc to the inode.
         os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=folder_fd, follow_symlinks=True)
     except OSError as error:
         if error.errno == errno.ENOENT and os.fstat(fd).st_nlink == 0:
-            raise Skipped("vanished", "the file was deleted meanwhile: nothing to do") from error
+            raise Skipped(
+                "vanished", "the file was deleted meanwhile; there is nothing to do"
+            ) from error
         if error.errno not in (*CANNOT_LINK, errno.ENOENT):
             raise
         return False
@@ -89,18 +91,17 @@ def copy_onto_free_name(
     name: str,
     stop: Stop | None = None,
 ) -> Literal["reflink", "copy"]:
-    """`fill` a temporary in the folder and give it the free `name`, durably. Errors as `fill`."""
-    with StagedWriter(folder_fd, temporary_name(new_token())) as staged:
+    """`fill` a temporary and give it the free `name`, durably. Raises what `fill` raises."""
+    with Temporary(folder_fd) as staged:
         method = fill(staged, source_fd, identity, sha256, stop)
-        move_onto_free_name(folder_fd, staged.name, folder_fd, name)
-        fsync_folder(folder_fd)
+        staged.rename(name)
     return method
 
 
 def move(from_fd: int, name: str, to_fd: int, target: str) -> None:
-    """Move onto a free name, durably, across filesystems by a verified copy.
+    """Move a file onto a free name, durably; across filesystems by a verified copy.
 
-    Raises Skipped(`changed`) when a copy would miss what somebody is writing.
+    Raises Skipped(`changed`) if another program writes to a file that is copied.
     """
     try:
         move_onto_free_name(from_fd, name, to_fd, target)
@@ -141,5 +142,6 @@ def _clone(source_fd: int, target_fd: int) -> bool:
 
 def _changed() -> Skipped:
     return Skipped(
-        "changed", "somebody wrote to the file while it was copied: lensd takes it again later"
+        "changed",
+        "another program wrote to the file while lensd copied it; lensd takes it again later",
     )

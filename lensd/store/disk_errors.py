@@ -1,4 +1,4 @@
-"""What a disk's error codes mean for a file's job."""
+"""Errors of a disk as errors of a file's job."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lensd.errors import Failed
 
 
 class Interrupted(Exception):
-    """`stop()` became true between two chunks; nothing was changed."""
+    """`stop()` returned True between two chunks; nothing was changed."""
 
 
 @contextmanager
 def disk_faults(where: str | int) -> Iterator[None]:
-    """Turn a full or broken disk into Failed(`no_space` | `read_only` | `io_error`).
+    """Raise Failed(`no_space` | `read_only` | `io_error`) for an error of a full or broken disk.
 
     `where` is a path on it, or the descriptor of a file or folder there.
     """
@@ -44,7 +44,7 @@ _FAULTS = {
 
 
 def unreadable() -> Failed:
-    """The end of a file that lensd may not open."""
+    """The failure of a file that lensd may not open."""
     return Failed(
         "unreadable",
         "lensd may not read the file; give its user read permission (`chmod`, `setfacl`)",
@@ -52,7 +52,7 @@ def unreadable() -> Failed:
 
 
 def path_of(fd: int) -> str:
-    """Where an open file or folder is now, for messages only."""
+    """The present path of an open file or folder, for messages only."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:

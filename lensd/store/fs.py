@@ -1,4 +1,4 @@
-"""Folders and names below a root, safe against folders swapped for links meanwhile."""
+"""Folders and names below a root; a folder that is replaced by a link is not entered."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ import secrets
 import stat
 
 from lensd.errors import Skipped
-from lensd.store.attributes import copy_attributes
-from lensd.store.disk_errors import Interrupted, disk_faults, path_of
+from lensd.store.disk_errors import disk_faults, path_of
 from lensd.store.identity import Identity
-from lensd.store.rename import NotSupported, exchange, move_onto_free_name, rename_noreplace
-
-__all__ = [
-    "Interrupted", "NotSupported", "copy_attributes", "exchange", "fsync_folder", "identity_at",
-    "is_temporary", "make_folders", "move_onto_free_name", "new_token", "open_folder",
-    "open_regular",     "rename_noreplace", "temporary_name",
-]  # fmt: skip
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -26,7 +18,7 @@ _TEMPORARY = re.compile(r"\.lensd-[A-Za-z0-9_-]{1,64}\.tmp")
 
 
 def open_folder(root: str, relative_folder: str) -> int:
-    """A descriptor of `root/relative_folder` ("" is the root), entering no link below the root.
+    """A descriptor of `root/relative_folder` ("" is the root); enters no link below the root.
 
     Raises FileNotFoundError, Skipped(`symlink`) when a part is a link or no folder.
     """
@@ -37,7 +29,7 @@ def open_folder(root: str, relative_folder: str) -> int:
 
 
 def make_folders(root: str, relative_folder: str, mode: int = 0o755) -> int:
-    """As open_folder, creating what is missing (durably), subject to the umask.
+    """As open_folder; creates missing folders durably, subject to the umask.
 
     Raises FileNotFoundError when the root itself is missing, Failed(`no_space` | `io_error`).
     """
@@ -50,7 +42,7 @@ def make_folders(root: str, relative_folder: str, mode: int = 0o755) -> int:
 
 
 def fsync_folder(fd: int) -> None:
-    """Make the names in an open folder durable, where the filesystem can do that."""
+    """Make the names in an open folder durable, if the filesystem can do that."""
     try:
         os.fsync(fd)
     except OSError as error:
@@ -59,7 +51,7 @@ def fsync_folder(fd: int) -> None:
 
 
 def identity_at(folder_fd: int, name: str) -> Identity | None:
-    """What lies under the name now (a link itself, not its target), None if nothing."""
+    """The identity of what has the name now (a link itself, not its target), None without one."""
     try:
         return Identity.of(os.stat(name, dir_fd=folder_fd, follow_symlinks=False))
     except FileNotFoundError:
@@ -90,9 +82,9 @@ def open_regular(folder_fd: int, name: str) -> int:
 
 
 def temporary_name(token: str) -> str:
-    """`.lensd-<token>.tmp`: hidden, short whatever the target's name, never `.safetensors`."""
+    """`.lensd-<token>.tmp`: hidden, short for any target, and never `.safetensors`."""
     if _TOKEN.fullmatch(token) is None:
-        raise ValueError(f"no token for a temporary name: {token!r}")
+        raise ValueError(f"not a token for a temporary name: {token!r}")
     return f".lensd-{token}.tmp"
 
 
@@ -102,12 +94,12 @@ def new_token() -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether lensd could have given this name to a temporary."""
+    """Whether this is a name of a temporary of lensd."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def _not_regular(where: str) -> Skipped:
-    return Skipped("not_regular", f"{where} is no regular file: move it elsewhere")
+    return Skipped("not_regular", f"{where} is not a regular file: move it elsewhere")
 
 
 def _parts(relative: str) -> list[str]:

@@ -13,7 +13,7 @@ CHUNK_BYTES = 2**20
 
 
 def read_up_to(fd: int, count: int, offset: int) -> bytearray:
-    """`count` bytes from `offset`, fewer where the file ends. Raises Failed(`io_error`)."""
+    """Read `count` bytes from `offset`, fewer where the file ends. Raises Failed(`io_error`)."""
     buffer = bytearray(count)
     with memoryview(buffer) as view:
         filled = fill(view, fd, offset)
@@ -22,7 +22,7 @@ def read_up_to(fd: int, count: int, offset: int) -> bytearray:
 
 
 def fill(view: memoryview, fd: int, offset: int) -> int:
-    """Read from `offset` until `view` is full or the file ends; how many bytes that were.
+    """Read from `offset` until `view` is full or the file ends; returns the count of bytes.
 
     Raises Failed(`io_error`).
     """
@@ -37,7 +37,7 @@ def fill(view: memoryview, fd: int, offset: int) -> int:
 
 
 def chunks(fd: int, stop: Callable[[], bool] | None = None) -> Iterator[memoryview]:
-    """The whole file in pieces of 1 MiB, each valid until the next; Interrupted when `stop()`."""
+    """The whole file in pieces of 1 MiB, each valid until the next; Interrupted on `stop()`."""
     buffer = memoryview(bytearray(CHUNK_BYTES))
     offset = 0
     while True:
@@ -52,9 +52,10 @@ def chunks(fd: int, stop: Callable[[], bool] | None = None) -> Iterator[memoryvi
 
 
 def sha256_of(fd: int, *, drop_cache: bool = False, stop: Callable[[], bool] | None = None) -> str:
-    """Hex sha256 of the whole file. `drop_cache` asks the disk and not the page cache.
+    """Hex sha256 of the whole file. `drop_cache` reads from the disk, not from the page cache.
 
-    Only written-back pages can be dropped: fsync first. Raises Interrupted, Failed(`io_error`).
+    The kernel drops only pages that are on the disk: call fsync first. Raises Interrupted,
+    Failed(`io_error`).
     """
     if drop_cache:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -67,7 +68,7 @@ def sha256_of(fd: int, *, drop_cache: bool = False, stop: Callable[[], bool] | N
 class Hashes(NamedTuple):
     """Hex sha256 of a safetensors file: all of it, and its tensors' bytes without the header.
 
-    Programs call the first 10 digits of the one AutoV2, the first 12 of the other AutoV3.
+    Programs call the first 10 digits of `file` AutoV2, the first 12 of `data` AutoV3.
     """
 
     file: str
@@ -75,7 +76,7 @@ class Hashes(NamedTuple):
 
 
 def hashes_of(fd: int, data_start: int) -> Hashes:
-    """Both from one reading. Raises Failed(`io_error`)."""
+    """Both hashes, from one pass over the file. Raises Failed(`io_error`)."""
     file, data = hashlib.sha256(), hashlib.sha256()
     offset = 0
     for chunk in chunks(fd):

@@ -1,6 +1,6 @@
-"""The safetensors header: a strict reader whose cost is bounded, and a writer.
+"""Reads and writes the header of safetensors files. The cost of a hostile header is bounded.
 
-The reader refuses whatever `safetensors.safe_open` refuses, and also duplicate keys and unknown
+The reader refuses all that `safetensors.safe_open` refuses, and also duplicate keys and unknown
 members.
 """
 
@@ -16,7 +16,7 @@ from functools import lru_cache
 from lensd.errors import Skipped, Unfinished
 from lensd.store.hashing import read_up_to
 from lensd.store.header_scanner import BadError, Scanner
-from lensd.store.sniff import looks_like
+from lensd.store.sniff import kind_of
 
 # Bits per element of every dtype that the safetensors library knows.
 BITS: dict[str, int] = {
@@ -26,12 +26,12 @@ BITS: dict[str, int] = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
 
-# The format allows 100 MB, but a LoRA's header is seldom over 1 MB. 32 MiB keep a hostile one
-# within 300 MB of memory and a second of time, and so do the limits on entries and dimensions.
+# The format allows 100 MB, but a LoRA's header is seldom over 1 MB. With 32 MiB, and the limits on
+# entries and dimensions, a hostile header costs at most 300 MB of memory and a second of time.
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_ENTRIES = 16_384
 MAX_DIMENSIONS = 16
-# Whoever matches names with patterns takes longer than their length; real ones have some 150.
+# Patterns take longer than linear time on a name. Real names have up to 150 characters.
 MAX_NAME_LENGTH = 256
 _PREFIX_BYTES = 8
 _SNIFF_BYTES = 512
@@ -62,21 +62,21 @@ class Header:
 
 
 def read_header(fd: int, size: int) -> Header:
-    """The header of the open file `fd` of `size` bytes, whose extents fill the file exactly.
+    """The header of the open file `fd` of `size` bytes, which its tensors fill exactly.
 
-    Raises Skipped: `not_safetensors` or `bad_header`, and where the file may only not be whole yet
-    Unfinished: `empty`, `truncated`, or `bad_header` with bytes beyond the last tensor.
+    Raises Skipped(`not_safetensors` | `bad_header`); for a file that may not be complete yet,
+    Unfinished(`empty` | `truncated`), or Unfinished(`bad_header`) with bytes after the last tensor.
     """
     if size == 0:
         raise Unfinished("empty", f"the file has no bytes; {_AGAIN}")
     length = _header_length(read_up_to(fd, min(size, _SNIFF_BYTES), 0), size)
     raw = read_up_to(fd, length, _PREFIX_BYTES)
     if len(raw) < length or b"\0" in raw:
-        # JSON has no NUL: a preallocated download whose beginning is not all there yet.
+        # JSON has no NUL byte: a preallocated download whose header is not complete yet.
         raise _truncated("its header is not all there")
     try:
         text = raw.decode()
-        del raw  # a text of 4 bytes per character may be 128 MB already
+        del raw  # the text alone may take 128 MB, at 4 bytes per character
         tensors, metadata = _parse(text)
         data_bytes = _check_layout(tensors)
     except UnicodeDecodeError:
@@ -91,10 +91,10 @@ def read_header(fd: int, size: int) -> Header:
 def encode_header(
     tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> bytes:
-    """Length prefix and JSON for (name, dtype, shape) laid out without holes in the given order.
+    """Length prefix and JSON for (name, dtype, shape), laid out without holes in this order.
 
-    Padded with spaces to a multiple of 8 bytes. Lone surrogates, which JSON readers refuse, are
-    written as backslash escapes of themselves. Raises ValueError on a layout that cannot be.
+    Padded with spaces to a multiple of 8 bytes. Lone surrogates, which JSON readers refuse, become
+    backslash escapes. Raises ValueError for an impossible layout.
     """
     members = _members(tuple(tensors))
     if metadata:
@@ -105,9 +105,9 @@ def encode_header(
     return len(text).to_bytes(_PREFIX_BYTES, "little") + text
 
 
-@lru_cache(maxsize=1)  # an output's is asked for its size, written, and written with its error
+@lru_cache(maxsize=1)  # an output needs it three times: for its size, its header, its metadata
 def _members(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> str:
-    """JSON of the tensors' entries, without the braces."""
+    """JSON of the tensors' entries, without the outer braces."""
     entries: dict[str, object] = {}
     start = 0
     for name, dtype, shape in tensors:
@@ -126,7 +126,7 @@ def _json(entries: Mapping[str, object]) -> str:
 
 
 def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
-    """Bytes of one tensor. Raises ValueError: unknown dtype, or not a whole number of bytes."""
+    """Bytes of one tensor. Raises ValueError: unknown dtype, or no whole number of bytes."""
     if dtype not in BITS:
         raise ValueError(f"unknown dtype {dtype!r}")
     size, rest = divmod(math.prod(shape) * BITS[dtype], 8)
@@ -144,13 +144,13 @@ def _truncated(what: str) -> Unfinished:
 
 
 def _header_length(beginning: bytearray, size: int) -> int:
-    """The length prefix, after everything that can be said without reading the header itself."""
+    """The length prefix, checked as far as possible without reading the header itself."""
     length = int.from_bytes(beginning[:_PREFIX_BYTES], "little")
     if length == 0:
         raise _truncated("the file begins with zeros")
-    kind = looks_like(beginning)
-    no_brace = beginning[_PREFIX_BYTES : _PREFIX_BYTES + 1] != b"{"
-    if no_brace or (kind and length > MAX_HEADER_BYTES):
+    kind = kind_of(beginning)
+    has_no_brace = beginning[_PREFIX_BYTES : _PREFIX_BYTES + 1] != b"{"
+    if has_no_brace or (kind and length > MAX_HEADER_BYTES):
         if kind is None and size <= _PREFIX_BYTES:
             raise _truncated(f"the file has {size} bytes only")
         raise Skipped(
@@ -192,7 +192,7 @@ def _parse(text: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _check_layout(tensors: dict[str, Tensor]) -> int:
-    """Put the tensors in the order of their bytes; each must begin where the one before ended."""
+    """Sort the tensors by their bytes and require that none overlap; returns their bytes."""
     in_order = sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end))
     end = 0
     for name, tensor in in_order:

@@ -1,7 +1,7 @@
-"""The part of JSON that a safetensors header may have, read from left to right.
+"""Reads the part of JSON that a safetensors header may contain.
 
-No JSON library's word is taken for the structure: the format allows so little that a scanner needs
-no recursion, and builds nothing that a valid header would not have.
+The format allows so little of JSON that this scanner needs no recursion, and it builds nothing
+that a valid header does not have. A JSON library reads single strings only.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _DECODER = json.JSONDecoder()
 
 
 class BadError(Exception):
-    """What breaks the format's rules, as half a sentence."""
+    """A violation of the format; its text is part of a sentence."""
 
 
 class Scanner:
-    """Reads the part of JSON that a header may have, from left to right."""
+    """Reads a header from left to right; at most `max_entries` keys in an object."""
 
     __slots__ = ("_at", "_max_entries", "_text")
 
@@ -34,7 +34,7 @@ class Scanner:
         self._at = 0
 
     def members(self) -> Iterator[str]:
-        """Each key of an object; the caller takes the value before it asks for the next."""
+        """Each key of an object; the caller must read the value before it takes the next key."""
         self._expect("{")
         if self._accept("}"):
             return
@@ -66,7 +66,7 @@ class Scanner:
         return str(value)
 
     def tensor_members(self) -> dict[str, str]:
-        """The texts of dtype, shape and data_offsets, as far as they are there."""
+        """The texts of those of dtype, shape and data_offsets that a tensor has."""
         self._expect("{")
         members: dict[str, str] = {}
         closing = ","

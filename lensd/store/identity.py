@@ -1,4 +1,4 @@
-"""Which version of which file: what a job belongs to."""
+"""The version of a file that a job belongs to."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class Identity(NamedTuple):
         return (self.device, self.inode) == (other.device, other.inode)
 
     def same_content(self, other: Identity) -> bool:
-        """Equal in all but ctime: lensd's own hard link or chmod changes only that."""
+        """Equal in all but ctime, which a hard link or a chmod by lensd changes too."""
         return self[:4] == other[:4]

@@ -1,9 +1,10 @@
-"""Read leases: the kernel tells lensd before somebody opens a file for writing or truncates it.
+"""Read leases: the kernel notifies lensd before a program opens a file for writing or truncates it.
 
-A lease is granted only while nobody has the file open for writing. When somebody wants to, the
-kernel holds that open back, signals the lease's holder, and waits for its release: one thread,
-alive only while a lease is held, takes the signal and releases at once. It also asks F_GETLEASE
-every 50 ms, so a signal that went astray costs a writer that long and not 45 seconds.
+The kernel grants a lease only while no program has the file open for writing. When a program opens
+it for writing, the kernel blocks that open, signals the process with the lease, and waits for the
+release. One thread, alive only while there are leases, receives the signal and releases at once.
+It also checks F_GETLEASE every 50 ms, so that a lost signal delays a writer by 50 ms and not by the
+kernel's 45 seconds.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ _UNAVAILABLE = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EN
 class Refusal(enum.Enum):
     """Why there is no lease."""
 
-    OPEN_WRITER = "open_writer"  # somebody has the file open for writing
-    UNAVAILABLE = "unavailable"  # a network filesystem, or another owner's file
+    OPEN_WRITER = "open_writer"  # a program has the file open for writing
+    UNAVAILABLE = "unavailable"  # a network filesystem, or a file of another owner
 
 
 def block_lease_signal() -> None:
-    """Block the signal of broken leases. Call it in the main thread before any thread starts.
+    """Block the signal of broken leases; call this in the main thread before any thread starts.
 
-    Its default action would end the process in every thread that does not block it.
+    The default action of the signal ends the process if any thread does not block it.
     """
     signal.signal(LEASE_SIGNAL, signal.SIG_IGN)  # for a thread that a library started earlier
     signal.pthread_sigmask(signal.SIG_BLOCK, [LEASE_SIGNAL])
 
 
 class Lease:
-    """A read lease on an open file, held until `release`, the end of its `with`, or a writer."""
+    """A read lease on an open file, until `release`, the end of its `with`, or a writer."""
 
     def __init__(self, own_fd: int) -> None:
         self._fd = own_fd
@@ -49,10 +50,10 @@ class Lease:
 
     @classmethod
     def take(cls, fd: int) -> Lease | Refusal:
-        """A lease on the file that `fd` has open read-only, or why not.
+        """A lease on the file that `fd` has open read-only, or the reason why there is none.
 
-        The lease outlives `fd`: it has a descriptor of its own. A descriptor open for writing,
-        also lensd's own, is an OPEN_WRITER. Raises RuntimeError without block_lease_signal.
+        The lease has a descriptor of its own: `fd` may be closed. Any descriptor open for writing,
+        also one of lensd, is an OPEN_WRITER. Raises RuntimeError without block_lease_signal.
         """
         if LEASE_SIGNAL not in signal.pthread_sigmask(signal.SIG_BLOCK, []):
             raise RuntimeError("block_lease_signal() was not called before this thread started")
@@ -73,30 +74,30 @@ class Lease:
 
     @property
     def broken(self) -> bool:
-        """Whether somebody wanted to write while the lease was held; true for ever after."""
+        """Whether a program wanted to write while there was a lease; stays true."""
         self.release_if_broken()
         return self._broken
 
     @property
     def held(self) -> bool:
-        """Whether the kernel still keeps writers away."""
+        """Whether the kernel still blocks writers."""
         self.release_if_broken()
         return self._held
 
     def release(self) -> None:
-        """Let writers in again. Harmless twice."""
+        """Let programs open the file for writing; a second call has no effect."""
         with self._lock:
             if self._held:
                 self._broken = self._is_breaking()
-                self._let_go()
+                self._give_up()
         _watcher.remove(self)
 
     def release_if_broken(self) -> None:
-        """Release at once when somebody waits to write."""
+        """Release the lease if a program waits to write."""
         with self._lock:
             if self._held and self._is_breaking():
                 self._broken = True
-                self._let_go()
+                self._give_up()
 
     def __enter__(self) -> Self:
         return self
@@ -112,19 +113,19 @@ class Lease:
     def _is_breaking(self) -> bool:
         return fcntl.fcntl(self._fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK
 
-    def _let_go(self) -> None:
+    def _give_up(self) -> None:
         self._held = False
         try:
             fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except OSError as error:
-            if error.errno != errno.EAGAIN:  # the kernel took it away after its own patience
+            if error.errno != errno.EAGAIN:  # the kernel removed the lease after its own timeout
                 raise
         finally:
             os.close(self._fd)
 
 
 class _Watcher:
-    """The one thread that answers for all leases; it ends with the last of them."""
+    """The thread that releases broken leases; it ends with the last lease."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,10 +1,11 @@
-"""One lensd per state folder, and per watched folder.
+"""Locks: one lensd per state folder, and per watched folder.
 
-The lock of a watched folder must not keep its disk from being unmounted. So it is a range of bytes
-of `/`, which is open for reading only and never read: it begins at a number made of the folder's
-device and inode, and its length is the process id of the holder, for the other one's message. Locks
-beyond the end of a file cost nothing and leave nothing behind; the kernel drops them with the
-process. Open file description locks: closing `/` elsewhere in this process keeps them.
+The lock of a watched folder must not prevent that its disk is unmounted. So it is a lock on a range
+of bytes of `/`, which lensd opens read-only and never reads. The range begins at a number computed
+from the folder's device and inode. Its length is the process id of the holder, which the message of
+another process names. Locks beyond the end of a file cost nothing and leave nothing behind; the
+kernel drops them with the process. They are open file description locks: another close of `/` in
+this process does not drop them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PID_BITS = 22  # the kernel's limit: 4 Mi processes
 
 
 class StateLock:
-    """Holds `<state>/lock` while open. The kernel drops it with the process, however that ends."""
+    """The lock on `<state>/lock`, until the end of the block or of the process."""
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, "lock")
@@ -43,7 +44,7 @@ class StateLock:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
             raise LockedError(
-                f"another lensd (process {holder}) works with the state folder {folder}; stop it "
+                f"another lensd (process {holder}) uses the state folder {folder}; stop it "
                 "first, or give this one a `state.path` of its own"
             ) from None
         os.ftruncate(self._fd, 0)
@@ -62,7 +63,7 @@ class StateLock:
 
 
 def holder(folder: str) -> int | None:
-    """The process that holds the lock of a state folder, None if nobody does."""
+    """The process that holds the lock of a state folder, None if it is free."""
     try:
         fd = os.open(os.path.join(folder, "lock"), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -78,7 +79,7 @@ def holder(folder: str) -> int | None:
 
 
 class Claims:
-    """Holds the claims of this process on folders while open."""
+    """The locks of this process on watched folders, until `close`."""
 
     def __init__(self) -> None:
         self._fd = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -98,18 +99,19 @@ class Claims:
         os.close(self._fd)
 
     def claim(self, folder: str) -> None:
-        """Raises LockedError, naming the process that has it; OSError when it is not there.
+        """Lock a folder. Raises LockedError, which names the other process; OSError.
 
-        First locked, then looked: of two that come at once at least one sees the other.
+        It locks first and looks for another lock afterwards: of two processes that start at once,
+        at least one sees the other.
         """
-        start = _place(os.stat(folder))
+        start = _offset(os.stat(folder))
         try:
             _lock(self._fd, fcntl.F_RDLCK, start, os.getpid())
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOLCK, errno.ENOTSUP):
                 return  # a root filesystem without locks
             raise
-        holder = self._other(start)
+        holder = self._find_holder(start)
         if holder is not None:
             with suppress(OSError):
                 _lock(self._fd, fcntl.F_UNLCK, start, os.getpid())
@@ -118,8 +120,8 @@ class Claims:
                 "take the folder out of one of the two configurations"
             )
 
-    def _other(self, start: int) -> int | None:
-        """Whose lock a lock for writing, which nobody ever takes, would meet."""
+    def _find_holder(self, start: int) -> int | None:
+        """The process whose lock conflicts with a write lock, which no lensd ever takes."""
         asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
         answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
         kind, _, found, length, _ = struct.unpack(_FLOCK, answer)
@@ -127,8 +129,8 @@ class Claims:
         return int(length) if is_held else None
 
 
-def _place(stat: os.stat_result) -> int:
-    """Where a folder's lock begins, so that locks of two folders never overlap."""
+def _offset(stat: os.stat_result) -> int:
+    """The byte at which a folder's lock begins; locks of two folders never overlap."""
     digest = hashlib.sha256(f"lensd {stat.st_dev} {stat.st_ino}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> (64 - (62 - _PID_BITS)) << _PID_BITS
 

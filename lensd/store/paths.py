@@ -1,14 +1,16 @@
-"""Paths as text, and where one that somebody typed really is."""
+"""Paths as text."""
 
 from __future__ import annotations
 
 import os
 
+VERSIONS = ".versions"  # the archive's folder of older originals
 
-def place(path: str) -> str:
-    """A path as the ledger has it: absolute, its folder resolved.
 
-    A folder is resolved itself too; a file stays, even if it is a link.
+def resolve_path(path: str) -> str:
+    """A path as the ledger writes it: absolute, its folder resolved.
+
+    A folder is resolved itself too. A file is not, even if it is a link or does not exist.
     """
     folder, name = os.path.split(os.path.abspath(path))
     found = os.path.join(os.path.realpath(folder), name)

@@ -1,11 +1,12 @@
-"""The step that replaces a file: the name holds the whole old or the whole new bytes, always.
+"""Replaces a file: its name has the complete old or the complete new bytes at any time.
 
-Who wrote meanwhile is found by what came out of the exchange: inode, size and mtime, and a ctime
-no later than the exchange, which stamps it on most filesystems (ext4, btrfs, tmpfs, overlayfs; not
-on XFS). It does not stamp both inodes with one time: since Linux 6.13 whichever was looked at in
-the same clock tick gets a finer one. A writer between the last check and the exchange shows in size
-or mtime; one who also sets the old mtime again, only in the lease. No order of times is asked for
-but that one: a clock may be set back, and the filesystem's need not be this process's.
+After the exchange of the two names, the file that came out shows whether another program wrote to
+it: its inode, size and mtime must be the old ones, and its ctime no later than the exchange. Most
+filesystems set the ctime in an exchange (ext4, btrfs, tmpfs, overlayfs; not XFS). The two inodes
+may get different times: since Linux 6.13 an inode whose times were read in the same clock tick gets
+a finer time. A write between the last check and the exchange changes size or mtime; if the program
+also sets the old mtime again, only the lease shows it. No other order of times is required: a clock
+may be set back, and the clock of the filesystem may be another than that of this process.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from lensd.store.disk_errors import disk_faults
 from lensd.store.fs import fsync_folder, identity_at, make_folders, open_regular, temporary_name
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
-from lensd.store.rename import NotSupported, exchange, move_onto_free_name
-from lensd.store.tensors import StagedWriter
+from lensd.store.rename import NotSupported, move_onto_free_name
+from lensd.store.staging import Temporary
+from lensd.store.swap import swap
 
 Published = Literal["exchange", "rename"]
 Returned = Literal["move", "reflink", "copy"]
@@ -39,13 +41,14 @@ def publish(
     staged: Identity,
     unbroken: Callable[[], bool],
 ) -> Published:
-    """Put the staged file under `name`, whose old file is `expected` with its ctime of just now.
+    """Give the staged file the `name`, whose old file is `expected`, its present ctime included.
 
-    After "exchange" the old file lies under `temporary`, to be discarded once the ledger knows.
-    After "rename" (a filesystem without exchange, the weaker mode) only the archive has it.
-    Raises Skipped(`changed` | `vanished`) with everybody's bytes in place, Failed(`io_error`).
+    After "exchange" the old file has the name `temporary`: discard it after the ledger has the
+    outcome. After "rename" (less safe: the filesystem has no exchange, or renames instead) only the
+    archive has it.
+    Raises Skipped(`changed` | `vanished`), Failed(`io_error`); all bytes are then where they were.
     """
-    if not _is_content(folder_fd, temporary, staged):
+    if not _has_content(folder_fd, temporary, staged):
         raise _changed(f"the staged file {temporary}")
 
     def untouched() -> bool:
@@ -65,9 +68,9 @@ def publish(
 def discard(
     folder_fd: int, temporary: str, identity: Identity, *, exact_ctime: bool = False
 ) -> bool:
-    """Unlink a temporary that is still the given file, durably; False leaves it: not that file.
+    """Unlink a temporary, durably, if it is still the given file; False: it is another file.
 
-    An exchange changes ctime, so it counts only with `exact_ctime`.
+    Compares the ctime only with `exact_ctime`, since an exchange changes it.
     """
     found = identity_at(folder_fd, temporary)
     if found is None:
@@ -90,11 +93,11 @@ def return_original(
     token: str,
     stop: Stop | None = None,
 ) -> Returned:
-    """Put an archived original back under `root/relative`, bit-exact, with all its attributes.
+    """Put an archived original back at `root/relative`, bit-exact, with all its attributes.
 
-    Only over the file `published`, or onto a free name. "move" (one filesystem) takes it out of
-    the archive and needs no space, the others leave it there. Raises Skipped(`changed`),
-    Failed(`io_error` | `no_space`), FileNotFoundError, Interrupted.
+    Replaces only the file `published`, or takes a free name. "move" (on one filesystem) takes the
+    original out of the archive and needs no space; "reflink" and "copy" leave it there.
+    Raises Skipped(`changed`), Failed(`io_error` | `no_space`), FileNotFoundError, Interrupted.
     """
     folder, name = os.path.split(relative)
     archive_fd = os.open(os.path.dirname(original), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -122,7 +125,7 @@ def _place_link(
 ) -> None:
     incoming = Identity.of(os.fstat(fd))
     try:
-        _put(folder_fd, name, temporary, incoming, published)
+        _take_name(folder_fd, name, temporary, incoming, published)
     except BaseException:
         discard(folder_fd, temporary, incoming)
         raise
@@ -137,16 +140,16 @@ def _place_copy(
     published: Identity | None,
     stop: Stop | None,
 ) -> Returned:
-    with StagedWriter(folder_fd, temporary) as staged:
+    with Temporary(folder_fd, temporary) as staged:
         method = fill(staged, fd, Identity.of(os.fstat(fd)), sha256, stop)
-        _put(folder_fd, name, temporary, Identity.of(os.fstat(staged.fd)), published)
+        _take_name(folder_fd, name, temporary, Identity.of(os.fstat(staged.fd)), published)
     return method
 
 
-def _put(
+def _take_name(
     folder_fd: int, name: str, temporary: str, incoming: Identity, published: Identity | None
 ) -> None:
-    """Onto a free name, or over `published`, which goes; else Skipped(`changed`)."""
+    """Take a free name, or replace `published` and unlink it; else raise Skipped(`changed`)."""
     if identity_at(folder_fd, name) is None:
         try:
             move_onto_free_name(folder_fd, temporary, folder_fd, name)
@@ -154,12 +157,12 @@ def _put(
             raise _changed(name) from None
         fsync_folder(folder_fd)
         return
-    if published is None or not _is_content(folder_fd, name, published):
+    if published is None or not _has_content(folder_fd, name, published):
         raise _changed(name)
     _replace(
         folder_fd, name, temporary, incoming,
-        lambda: _is_content(folder_fd, name, published),
-        lambda _: _is_content(folder_fd, temporary, published),
+        lambda: identity_at(folder_fd, name) == published,
+        lambda _: _has_content(folder_fd, temporary, published),
     )  # fmt: skip
     discard(folder_fd, temporary, published)
 
@@ -173,31 +176,34 @@ def _replace(
     came_out_untouched: Callable[[int], bool],
 ) -> Published:
     with disk_faults(folder_fd):
-        _require(untouched, folder_fd, name)
+        _require_untouched(untouched, folder_fd, name)
         try:
-            exchange(folder_fd, name, temporary)
+            swap(folder_fd, temporary, name)
         except NotSupported:
             return _rename_over(folder_fd, name, temporary, untouched)
         except FileNotFoundError:
             raise _vanished() from None
-        exchanged_at = _now_on_disk(folder_fd, name)
+        if identity_at(folder_fd, temporary) is None:
+            _require_renamed(folder_fd, name, incoming)
+            return "rename"
+        exchanged_at = _time_of_exchange(folder_fd, name)
         try:
             fsync_folder(folder_fd)
-            good = came_out_untouched(exchanged_at)
+            is_untouched = came_out_untouched(exchanged_at)
         except BaseException:
             _swap_back(folder_fd, name, temporary, incoming)
             raise
-        if not good:
+        if not is_untouched:
             _swap_back(folder_fd, name, temporary, incoming)
             raise _changed(name)
     return "exchange"
 
 
-def _now_on_disk(folder_fd: int, name: str) -> int:
-    """The time right after an exchange, in ns, by the clock that the filesystem stamps files with.
+def _time_of_exchange(folder_fd: int, name: str) -> int:
+    """The time right after an exchange, in ns, by the clock of the filesystem.
 
-    The exchange stamps the folder and what it put under the name. This process's clock is finer,
-    and is asked where the two agree.
+    The exchange sets the ctime of the folder and of the file with the name. The clock of this
+    process is finer; the result is from it where the two clocks agree.
     """
     named = identity_at(folder_fd, name)
     stamps = [os.fstat(folder_fd).st_ctime_ns] + ([named.ctime_ns] if named else [])
@@ -208,19 +214,29 @@ def _now_on_disk(folder_fd: int, name: str) -> int:
 def _rename_over(
     folder_fd: int, name: str, temporary: str, untouched: Callable[[], bool]
 ) -> Published:
-    _require(untouched, folder_fd, name)
+    _require_untouched(untouched, folder_fd, name)
     os.replace(temporary, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
     fsync_folder(folder_fd)
     return "rename"
 
 
-def _require(untouched: Callable[[], bool], folder_fd: int, name: str) -> None:
+def _require_renamed(folder_fd: int, name: str, incoming: Identity) -> None:
+    """After an exchange that was a plain rename: the name has the incoming file, durably."""
+    named = identity_at(folder_fd, name)
+    if named is None:
+        raise _vanished()
+    if not named.same_inode(incoming):
+        raise _changed(name)
+    fsync_folder(folder_fd)
+
+
+def _require_untouched(untouched: Callable[[], bool], folder_fd: int, name: str) -> None:
     if not untouched():
         raise _vanished() if identity_at(folder_fd, name) is None else _changed(name)
 
 
 def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity) -> None:
-    """Undo an exchange, unless somebody's newer file is under the name: that one wins."""
+    """Undo an exchange, unless a newer file of another program has the name: that file stays."""
     for _ in range(_SWAP_BACKS):
         now = identity_at(folder_fd, name)
         if now is None:
@@ -232,17 +248,18 @@ def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity) ->
         if not now.same_inode(incoming):
             break
         try:
-            exchange(folder_fd, name, temporary)
+            swap(folder_fd, temporary, name)
         except FileNotFoundError:
             continue
         out = identity_at(folder_fd, temporary)
         if out is None or out.same_inode(incoming):
             break
-        exchange(folder_fd, name, temporary)  # a newer file slipped in between the two lines above
+        # Another program replaced the file between the two lines above.
+        swap(folder_fd, temporary, name)
     fsync_folder(folder_fd)
 
 
-def _is_content(folder_fd: int, name: str, identity: Identity) -> bool:
+def _has_content(folder_fd: int, name: str, identity: Identity) -> bool:
     found = identity_at(folder_fd, name)
     return found is not None and found.same_content(identity)
 
@@ -259,9 +276,9 @@ def _require_hash(fd: int, sha256: str, path: str, stop: Stop | None) -> None:
 def _changed(what: str) -> Skipped:
     return Skipped(
         "changed",
-        f"somebody wrote to {what} meanwhile: their bytes stay, and lensd takes the file again",
+        f"another program wrote to {what}; its bytes stay, and lensd takes the file again",
     )
 
 
 def _vanished() -> Skipped:
-    return Skipped("vanished", "the file was deleted or renamed meanwhile: nothing was replaced")
+    return Skipped("vanished", "the file was deleted or renamed meanwhile; nothing was replaced")

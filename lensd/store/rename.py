@@ -1,4 +1,4 @@
-"""renameat2: exchange two names, or rename onto a free name only."""
+"""The system call renameat2: exchanges two names, or renames onto a free name only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class NotSupported(OSError):
 
 
 def exchange(folder_fd: int, a: str, b: str) -> None:
-    """Swap two names of one folder in one step. Raises NotSupported, FileNotFoundError, OSError."""
+    """Exchange two names of one folder in one step.
+
+    Raises NotSupported, FileNotFoundError, OSError.
+    """
     _renameat2(folder_fd, a, folder_fd, b, _RENAME_EXCHANGE)
 
 
@@ -32,9 +35,9 @@ def rename_noreplace(from_fd: int, source: str, to_fd: int, target: str) -> None
 
 
 def move_onto_free_name(from_fd: int, source: str, to_fd: int, target: str) -> None:
-    """As rename_noreplace, also where the filesystem has no such rename; never overwrites.
+    """As rename_noreplace, also on a filesystem that has no such rename; never overwrites.
 
-    There, a crash in between leaves both names, or an empty file under `target`.
+    On such a filesystem a crash may leave both names, or an empty file under `target`.
     """
     try:
         rename_noreplace(from_fd, source, to_fd, target)
@@ -66,13 +69,13 @@ def _renameat2(from_fd: int, source: str, to_fd: int, target: str, flags: int) -
 
 
 def _call(from_fd: int, source: bytes, to_fd: int, target: bytes, flags: int) -> int:
-    """The errno, 0 when it went well."""
+    """The errno; 0 for success."""
     libc = ctypes.CDLL(None, use_errno=True)
-    places = (ctypes.c_int(from_fd), source, ctypes.c_int(to_fd), target, ctypes.c_uint(flags))
+    arguments = (ctypes.c_int(from_fd), source, ctypes.c_int(to_fd), target, ctypes.c_uint(flags))
     if hasattr(libc, "renameat2"):
-        failed = libc.renameat2(*places)
+        failed = libc.renameat2(*arguments)
     elif platform.machine() in _SYSCALL:
-        failed = libc.syscall(ctypes.c_long(_SYSCALL[platform.machine()]), *places)
+        failed = libc.syscall(ctypes.c_long(_SYSCALL[platform.machine()]), *arguments)
     else:
         return errno.ENOSYS
     return ctypes.get_errno() if failed else 0

@@ -1,4 +1,4 @@
-"""What a file that is no safetensors file looks like, for the message."""
+"""Recognises other kinds of files, for the message about a file that is not safetensors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 _TEXT_BYTES = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F)) | frozenset(range(0x80, 0x100))
 
 
-def looks_like(beginning: bytes | bytearray) -> str | None:
-    """The kind of file that begins so, or None when that says nothing."""
+def kind_of(beginning: bytes | bytearray) -> str | None:
+    """The kind of file that begins with these bytes, None if unknown."""
     for magic, kind in _MAGIC:
         if beginning.startswith(magic):
             return kind

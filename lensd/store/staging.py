@@ -1,74 +1,42 @@
-"""The staged output: a file of known layout whose tensors arrive in any order, from any thread."""
+"""A new file under a temporary name, which gets its real name only when it is whole."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from lensd.errors import Failed, Skipped
-from lensd.store.disk_errors import disk_faults
-from lensd.store.hashing import Hashes, hashes_of, read_up_to
-from lensd.store.header import Header, encode_header, tensor_bytes
+from lensd.store.disk_errors import disk_faults, path_of
+from lensd.store.fs import fsync_folder, new_token, temporary_name
+from lensd.store.rename import move_onto_free_name
 
-TensorEntry = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
+_WRITE_BYTES = 8 * 2**20
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-
-def output_bytes(tensors: Sequence[TensorEntry], metadata: Mapping[str, str]) -> int:
-    """The exact size of a file with these tensors and this metadata."""
-    data = sum(tensor_bytes(dtype, shape) for _, dtype, shape in tensors)
-    return len(encode_header(tensors, metadata)) + data
+Inode = tuple[int, int]  # device and inode
 
 
-def open_temporary(path: str, flags: int) -> int:
-    """Open a file that the daemon made. Whoever opens it has to compare its inode.
+class Temporary:
+    """A new empty file in `folder` (a path or a descriptor), `.lensd-<token>.tmp` by default.
 
-    Raises Skipped(`vanished`) when it is not there: its folder was moved.
+    A context manager: at its end the file is removed, unless it has another name by then. Set
+    attributes through `fd` before `sync`. Raises FileExistsError, Failed(`no_space` | `io_error`).
     """
-    try:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+
+    def __init__(self, folder: str | int, name: str | None = None, *, mode: int = 0o600) -> None:
+        self.name = temporary_name(new_token()) if name is None else name
+        self._folder_fd = os.dup(folder) if isinstance(folder, int) else os.open(folder, _FOLDER)
+        self._where = path_of(self._folder_fd)
+        self._digest = hashlib.sha256()
+        self._size = 0
+        try:
+            with disk_faults(self._where):
+                self.fd = create(self._folder_fd, self.name, mode=mode)
+        except BaseException:
+            os.close(self._folder_fd)
             raise
-        raise Skipped(
-            "vanished",
-            "the folder was moved while the file was compressed; lensd takes it where it is now",
-        ) from error
-
-
-class Output:
-    """Fills an existing empty file. Writes are positional, so that threads need no order.
-
-    The file is created by whoever may decide where (the daemon, through a folder it has checked);
-    `inode` proves that this is still that file.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        inode: Sequence[int],
-        tensors: Sequence[TensorEntry],
-        metadata: Mapping[str, str],
-    ) -> None:
-        self.path = path
-        self._tensors = tensors
-        self._header = encode_header(tensors, metadata)
-        self._places = {}
-        self._digests: dict[str, bytes] = {}
-        start = len(self._header)
-        for name, dtype, shape in tensors:
-            self._places[name] = (start, tensor_bytes(dtype, shape))
-            start += tensor_bytes(dtype, shape)
-        self.size = start
-        self._fd = open_temporary(path, os.O_RDWR)
-        found = os.fstat(self._fd)
-        if (found.st_dev, found.st_ino, found.st_size) != (*inode, 0):
-            os.close(self._fd)
-            raise Failed("io_error", f"the temporary {path} is not the one lensd made; try again")
-        self._write_at(0, self._header)
+        self.inode = inode_of(self.fd)
 
     def __enter__(self) -> Self:
         return self
@@ -77,64 +45,71 @@ class Output:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        at: TracebackType | None,
     ) -> None:
-        os.close(self._fd)
+        try:
+            remove(self._folder_fd, self.name, self.inode)
+        except OSError:
+            return  # the folder cannot be reached; the error under way says more
+        finally:
+            os.close(self.fd)
+            os.close(self._folder_fd)
 
     @property
-    def reading_path(self) -> str:
-        """A path of this very file, whatever its name is (UTF-8 or not) or has become."""
-        return f"/proc/self/fd/{self._fd}"
+    def path(self) -> str:
+        return os.path.join(self._where, self.name)
 
-    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
-        """All bytes of one tensor, whose hash is kept for `is_as_written`."""
-        start, size = self._places[name]
-        if len(data) != size:
-            raise ValueError(f"{name} has {len(data)} bytes, planned were {size}")
-        self._digests[name] = hashlib.sha256(data).digest()
-        self._write_at(start, data)
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`."""
+        with memoryview(data).cast("B") as view, disk_faults(self._where):
+            for start in range(0, len(view), _WRITE_BYTES):
+                self._write_all(view[start : start + _WRITE_BYTES])
 
-    def copy(self, name: str, source_fd: int, header: Header) -> None:
-        """One tensor of another file, bit for bit, under the same name."""
-        tensor = header.tensors[name]
-        size = tensor.end - tensor.start
-        self.write(name, read_up_to(source_fd, size, header.data_start + tensor.start))
+    def sync(self) -> tuple[str, int]:
+        """Make bytes and name durable; returns sha256 (hex) and count of the bytes written."""
+        with disk_faults(self._where):
+            os.fsync(self.fd)
+            fsync_folder(self._folder_fd)
+        return self._digest.hexdigest(), self._size
 
-    def is_as_written(self, name: str, data: bytes | bytearray | memoryview) -> bool:
-        """Whether these bytes, read from the disk, are those that were written."""
-        return self._digests.get(name) == hashlib.sha256(data).digest()
+    def rename(self, name: str, *, overwrite: bool = False) -> None:
+        """Give the file a free name in its folder, durably; with `overwrite` any name.
 
-    def replace_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Write the header anew; its length must not change."""
-        header = encode_header(self._tensors, metadata)
-        if len(header) != len(self._header):
-            raise ValueError("the header's length changed")
-        self._header = header
-        self._write_at(0, header)
-
-    def sync(self) -> None:
-        """Make the bytes durable and forget the cached ones, so that a read comes from the disk."""
-        with disk_faults(self.path):
-            os.fsync(self._fd)
-        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def hashes(self) -> Hashes:
-        """Of the file as it lies on the disk. After `sync`.
-
-        Raises Failed(`verify_failed`) where size or header are not what was written.
+        Raises FileExistsError, Failed(`no_space` | `io_error`).
         """
-        header = read_up_to(self._fd, len(self._header), 0)
-        if header != self._header or os.fstat(self._fd).st_size != self.size:
-            raise Failed(
-                "verify_failed",
-                "the output's header read back from the disk is not what was written to it; "
-                "nothing was replaced: check that disk",
-            )
-        return hashes_of(self._fd, len(header))
+        folder_fd = self._folder_fd
+        with disk_faults(self._where):
+            if overwrite:
+                os.replace(self.name, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+            else:
+                move_onto_free_name(folder_fd, self.name, folder_fd, name)
+            fsync_folder(folder_fd)
 
-    def _write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        view = memoryview(data)
-        with disk_faults(self.path):
-            while view:
-                written = os.pwrite(self._fd, view, offset)
-                view, offset = view[written:], offset + written
+    def _write_all(self, view: memoryview) -> None:
+        self._digest.update(view)
+        while view:
+            written = os.write(self.fd, view)
+            self._size += written
+            view = view[written:]
+
+
+def create(folder_fd: int, name: str, *, mode: int = 0o600) -> int:
+    """A descriptor of a new empty file. Raises FileExistsError, OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, mode, dir_fd=folder_fd)
+
+
+def inode_of(fd: int) -> Inode:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def remove(folder_fd: int, name: str, inode: Inode) -> None:
+    """Unlink the name durably, but only while it is this file's. Raises OSError."""
+    try:
+        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if (found.st_dev, found.st_ino) == inode:
+        os.unlink(name, dir_fd=folder_fd)
+        fsync_folder(folder_fd)

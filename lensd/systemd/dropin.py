@@ -1,4 +1,4 @@
-"""The drop-in for lensd.service: configuration and facts to text. No I/O."""
+"""Render the drop-in for lensd.service from the configuration and the facts. No I/O."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from lensd.config.model import Config
 from lensd.store.paths import is_below
 from lensd.systemd.facts import Facts
 from lensd.systemd.syntax import argument, mount_unit, path_value
-from lensd.systemd.users import CAPABILITIES, Identity, identity
+from lensd.systemd.users import CAPABILITIES, ServiceUser, choose_user
 from lensd.systemd.writable_paths import (
-    OWN,
-    Places,
-    copied,
-    covering,
-    entries,
+    OWN_FOLDERS,
+    ServicePaths,
+    folders_without_links,
     needed_mounts,
-    optional_entries,
+    optional_read_write_paths,
+    outermost,
+    read_write_paths,
 )
 from lensd.text import printable
 
 FOLDER = "/etc/systemd/system/lensd.service.d"
 HOMES = ("/home", "/root", "/run/user")
-TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - nothing is written there, they are looked for
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - no file is written there, paths are compared
 
-# As systemd/lensd.service.d/cuda.conf.
+# The settings of systemd/lensd.service.d/cuda.conf.
 CUDA = (
     "PrivateDevices=no",
     "DevicePolicy=closed",
@@ -35,139 +35,158 @@ CUDA = (
 
 
 def drop_in(config: Config, facts: Facts) -> str:
-    """What goes to `FOLDER/lensd.conf`. Raises ConfigError for a folder that cannot be named."""
-    places = Places.of(config)
-    who = identity(facts)
+    """Return the text of `FOLDER/lensd.conf`.
+
+    Raises ConfigError for a folder that a unit file cannot contain.
+    """
+    paths = ServicePaths.of(config)
+    user = choose_user(facts)
     sections = (
-        _head(config, places, who, facts),
-        ["[Unit]", *_mounts(places, facts)],
-        ["[Service]", *_user(who), *_program(config, facts), *_folders(places, facts)],
-        ["", *_hidden(config, places, facts), *_device(config, facts)],
-        ["", "[Install]", *_install(places, facts)],
+        _render_head(config, paths, user, facts),
+        ["[Unit]", *_render_mounts(paths, facts)],
+        [
+            "[Service]",
+            *_render_user(user),
+            *_render_program(config, facts),
+            *_render_folders(paths, facts),
+        ],
+        ["", *_render_hidden(config, paths, facts), *_render_device(config, facts)],
+        ["", "[Install]", *_render_install(paths, facts)],
     )
-    return "".join(f"{_one_line(line)}\n" for lines in sections for line in lines)
+    return "".join(f"{_to_one_line(line)}\n" for lines in sections for line in lines)
 
 
 def unreachable(facts: Facts) -> str | None:
-    """Why the service's user could not even start this lensd, and what to do; None: it could."""
-    user = identity(facts).user
-    if facts.closed is None or facts.closed[1] == user:
+    """Return why the service's user could not start this lensd, and what to do; None if it can."""
+    user = choose_user(facts).user
+    if facts.private_folder is None or facts.private_folder[1] == user:
         return None
+    folder, owner = facts.private_folder
     return (
-        f"{facts.closed[0]} lets nobody but {facts.closed[1]} in, so {user} cannot run the lensd "
-        "in it; install lensd elsewhere, e.g. in /opt/lensd, and call that one's `lensd service`"
+        f"only {owner} may enter {folder}, so {user} cannot run the lensd in it; install lensd "
+        "elsewhere, e.g. in /opt/lensd, and run `lensd service` of that installation"
     )
 
 
-def _one_line(text: str) -> str:
-    """A path in a comment must not begin a line of its own."""
+def _to_one_line(text: str) -> str:
+    """Escape characters that are not printable: a path in a comment must not begin a new line."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in printable(text))
 
 
-def _head(config: Config, places: Places, who: Identity, facts: Facts) -> Iterator[str]:
+def _render_head(
+    config: Config, paths: ServicePaths, user: ServiceUser, facts: Facts
+) -> Iterator[str]:
     command = f"lensd service -c {shlex.quote(config.source)}"
-    yield f"# From `{command}`: write it anew when folders, disks or owners change."
+    yield f"# Made by `{command}`."
+    yield "# Make it again when folders, disks or owners change:"
     yield f"#   sudo mkdir -p {FOLDER}"
     yield f"#   {command} | sudo tee {FOLDER}/lensd.conf"
     yield "#   sudo systemctl daemon-reload && sudo systemctl reenable lensd"
     yield "#   sudo systemctl restart lensd"
-    group = f" -g {who.group}" if who.group else ""
-    for path in sorted({places.archive, *places.kept} & facts.missing):
-        if not covering(path, OWN):
-            yield "# Before the first start, since it is not there yet:"
-            yield f"#   sudo install -d -m 0750 -o {who.user}{group} {shlex.quote(path)}"
+    group = f" -g {user.group}" if user.group else ""
+    for path in sorted({paths.archive, *paths.state_and_log} & facts.missing):
+        if not outermost(path, OWN_FOLDERS):
+            yield "# This folder does not exist yet. Create it before the first start:"
+            yield f"#   sudo install -d -m 0750 -o {user.user}{group} {shlex.quote(path)}"
     yield ""
 
 
-def _mounts(places: Places, facts: Facts) -> Iterator[str]:
-    must, may = needed_mounts(places, facts.mounts)
-    if must:
-        units = " ".join(map(mount_unit, must))
-        yield "# Archive, state or log lie on these disks. Without them originals would go to the"
-        yield "# folder below the mount point: so it starts after them, and is stopped with one."
+def _render_mounts(paths: ServicePaths, facts: Facts) -> Iterator[str]:
+    required, optional = needed_mounts(paths, facts.mounts)
+    if required:
+        units = " ".join(map(mount_unit, required))
+        yield "# Archive, state or log are on these disks. Without them, originals would go to the"
+        yield "# folder below the mount point. So lensd starts after these disks are mounted, and"
+        yield "# systemd stops it when one of them is unmounted."
         yield f"BindsTo={units}"
         yield f"After={units}"
-    if may:
-        units = " ".join(map(mount_unit, may))
-        yield "# Only watched folders lie on these. lensd goes on without them (daemon.degraded):"
-        yield "# one that goes does not stop it."
+    if optional:
+        units = " ".join(map(mount_unit, optional))
+        yield "# Only watched folders are on these disks. lensd starts after them, but it also runs"
+        yield "# without them (daemon.degraded in the log)."
         yield f"Wants={units}"
         yield f"After={units}"
-    if must or may:
+    if required or optional:
         yield ""
 
 
-def _user(who: Identity) -> Iterator[str]:
-    if not who.group and who.why and not who.capabilities:
-        yield "# The unit's own user:"
-    elif who.capabilities:
-        yield "# The files have several owners, or root's, and so no plain user may treat all:"
+def _render_user(user: ServiceUser) -> Iterator[str]:
+    if not user.group and user.reasons and not user.capabilities:
+        yield "# The unit's default user:"
+    elif user.capabilities:
+        yield "# The files have several owners, or belong to root. So lensd runs as a user of its"
+        yield "# own, with capabilities:"
     else:
-        yield "# The owner of the files, and their groups: then no capability is needed."
-    for line in who.why:
-        yield f"#   {line}"
-    yield f"User={who.user}"
-    if who.group:
-        yield f"Group={who.group}"
-    if who.groups:
-        yield f"SupplementaryGroups={' '.join(who.groups)}"
-    if who.capabilities:
-        yield "# With one owner for all files (chown -R) these lines are not needed:"
-        for name in who.capabilities:
+        yield "# The owner of the files, and their groups. This user needs no capabilities."
+    for reason in user.reasons:
+        yield f"#   {reason}"
+    yield f"User={user.user}"
+    if user.group:
+        yield f"Group={user.group}"
+    if user.groups:
+        yield f"SupplementaryGroups={' '.join(user.groups)}"
+    if user.capabilities:
+        yield "# If one user owned all files (chown -R), these lines would not be needed:"
+        for name in user.capabilities:
             yield f"# {name}: {CAPABILITIES[name]}."
-        yield f"CapabilityBoundingSet={' '.join(who.capabilities)}"
-        yield f"AmbientCapabilities={' '.join(who.capabilities)}"
+        yield f"CapabilityBoundingSet={' '.join(user.capabilities)}"
+        yield f"AmbientCapabilities={' '.join(user.capabilities)}"
 
 
-def _program(config: Config, facts: Facts) -> Iterator[str]:
+def _render_program(config: Config, facts: Facts) -> Iterator[str]:
     words = (facts.python, "-m", "lensd", "run", "-c", config.source)
-    yield "# This lensd, and this configuration."
+    yield "# This installation of lensd, and this configuration."
     yield "ExecStart="
     yield f"ExecStart={' '.join(map(argument, words))}"
 
 
-def _folders(places: Places, facts: Facts) -> Iterator[str]:
-    for path in optional_entries(places, facts.mounts):
-        yield "# The metrics' textfile. The minus: lensd starts without the folder, too."
+def _render_folders(paths: ServicePaths, facts: Facts) -> Iterator[str]:
+    for path in optional_read_write_paths(paths, facts.mounts):
+        yield "# The folder of metrics.textfile. The minus lets lensd start without the folder."
         yield f"ReadWritePaths={path_value(f'-{path}')}"
-    opened = entries(places, facts.mounts)
+    opened = read_write_paths(paths, facts.mounts)
     if not opened:
         return
-    yield "# One entry above all folders of a disk: hard links from folder to archive work, and an"
-    yield "# unmount and a remount are seen. What its user may write there, its rights still say."
+    yield "# One entry above all folders of a disk, so that originals can be hard-linked into the"
+    yield "# archive, and lensd sees when the disk is unmounted or mounted again. The access rights"
+    yield "# of the user still apply there."
     for path in opened:
         if path in facts.mounts:
-            yield "# (A disk mounted right below /: above it is only the whole system.)"
+            yield "# (This disk is mounted directly below /, so no folder above it can be opened.)"
         yield f"ReadWritePaths={path_value(path)}"
-    for path in copied(places, facts.mounts):
-        yield f"# {path} is on the archive's disk, but only / is above both: originals are"
-        yield "# copied, not linked. An archive beside the folder, below one parent, gets links."
+    for path in folders_without_links(paths, facts.mounts):
+        yield f"# {path} is on the disk of the archive, but their only common parent is /."
+        yield "# Its originals are copied instead of hard-linked. To get hard links, move the"
+        yield "# archive beside the folder."
 
 
-def _hidden(config: Config, places: Places, facts: Facts) -> Iterator[str]:
-    needed = (*places.all, config.source, *facts.program)
-    at_home = _first_below(needed, HOMES)
-    if at_home:
-        yield f"# {at_home} lies below a home. Homes are shown, read-only but for the paths above."
+def _render_hidden(config: Config, paths: ServicePaths, facts: Facts) -> Iterator[str]:
+    needed = (*paths.all, config.source, *facts.program)
+    in_home = _first_below(needed, HOMES)
+    if in_home:
+        yield f"# {in_home} is in a home folder. Homes are visible, but read-only except for the"
+        yield "# paths above."
         yield "ProtectHome=read-only"
-    temporary = _first_below(needed, TEMPORARY)
-    if temporary:
-        yield f"# {temporary} lies in the /tmp of all."
+    in_temporary = _first_below(needed, TEMPORARY)
+    if in_temporary:
+        yield f"# {in_temporary} is in the /tmp or /var/tmp that all programs share."
         yield "PrivateTmp=no"
 
 
-def _device(config: Config, facts: Facts) -> Iterator[str]:
+def _render_device(config: Config, facts: Facts) -> Iterator[str]:
     device = config.worker.device
     if device.startswith("cuda") or (device == "auto" and facts.nvidia):
-        yield f"# `worker.device: {device}`: the cards' devices, and code made at run time by CUDA."
+        yield f"# `worker.device: {device}` needs the devices of the GPUs, and memory that is both"
+        yield "# writable and executable, for code that CUDA makes at run time."
         yield from CUDA
 
 
-def _install(places: Places, facts: Facts) -> Iterator[str]:
-    must, _ = needed_mounts(places, facts.mounts)
-    if must:
-        yield "# Started again when the disk is mounted again, if /etc/fstab or a unit names it."
-        yield f"WantedBy={' '.join(map(mount_unit, must))}"
+def _render_install(paths: ServicePaths, facts: Facts) -> Iterator[str]:
+    required, _ = needed_mounts(paths, facts.mounts)
+    if required:
+        yield "# systemd starts lensd again when the disk is mounted again, if /etc/fstab or a unit"
+        yield "# has the disk."
+        yield f"WantedBy={' '.join(map(mount_unit, required))}"
 
 
 def _first_below(paths: Sequence[str], folders: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""What the drop-in has to know of the machine: mounts, owners, names, the program itself."""
+"""The facts about the machine that the drop-in depends on: mounts, owners, names, the program."""
 
 from __future__ import annotations
 
@@ -14,80 +14,81 @@ from pathlib import Path
 
 import lensd
 from lensd.config.model import Config, Watch
-from lensd.systemd.mounts import mount_points
+from lensd.store.mounts import read_mounts
 
 Owner = tuple[int, int]  # uid, gid
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`owners`: of the files in each watched folder, by its root; how many files each has."""
+    """Facts about the machine and the files of a configuration."""
 
-    mounts: tuple[str, ...]
-    owners: Mapping[str, Counter[Owner]]
-    users: Mapping[int, str]
+    mounts: tuple[str, ...]  # mount points
+    owners: Mapping[str, Counter[Owner]]  # root of a watched folder -> owner -> number of files
+    users: Mapping[int, str]  # names by number
     groups: Mapping[int, str]
-    missing: frozenset[str]  # of archive and state, what is not there yet
-    python: str
-    program: tuple[str, ...]  # what the service has to read besides the configuration
-    nvidia: bool
-    closed: tuple[str, str] | None = None  # on the program's way: folder, and who alone may enter
+    missing: frozenset[str]  # those of archive and state that do not exist yet
+    python: str  # path of the interpreter
+    program: tuple[str, ...]  # paths that the service must read, besides the configuration
+    nvidia: bool  # whether there is an NVIDIA GPU
+    # A folder above the program that only its owner may enter, and the name of the owner.
+    private_folder: tuple[str, str] | None = None
 
 
 def probe(config: Config) -> Facts:
-    """Look at the machine; nothing is changed."""
-    owners = {watch.root: Counter(_owners(watch)) for watch in config.watch}
+    """Read the facts from the machine, without changing anything."""
+    owners = {watch.root: Counter(_find_owners(watch)) for watch in config.watch}
     pairs = set().union(*owners.values())
-    keeping = (config.archive.path, config.state.path)
+    own_paths = (config.archive.path, config.state.path)
     program = (sys.executable, sys.base_prefix, os.path.dirname(lensd.__path__[0]))
     return Facts(
-        mounts=mount_points(Path("/proc/self/mountinfo").read_bytes()),
+        mounts=tuple(mount.path for mount in read_mounts()),
         owners=owners,
         users={uid: _user_name(uid) for uid, _ in pairs},
         groups={gid: _group_name(gid) for _, gid in pairs},
-        missing=frozenset(path for path in keeping if not os.path.lexists(path)),
+        missing=frozenset(path for path in own_paths if not os.path.lexists(path)),
         python=sys.executable,
         program=program,
         nvidia=os.path.exists("/dev/nvidiactl"),
-        closed=next((found for path in program for found in _closed(path)), None),
+        private_folder=next((f for path in program for f in _find_private_folders(path)), None),
     )
 
 
-def _owners(watch: Watch) -> Iterator[Owner]:
-    """Of each file that lensd would look at; of the folder itself where it has none."""
-    found = False
-    for where, folders, names in os.walk(watch.root):
+def _find_owners(watch: Watch) -> Iterator[Owner]:
+    """Yield the owner of each file that the watch selects; that of the folder if there is none."""
+    has_files = False
+    for folder, subfolders, names in os.walk(watch.root):
         if not watch.recursive:
-            folders.clear()
+            subfolders.clear()
         for name in names:
-            path = os.path.join(where, name)
+            path = os.path.join(folder, name)
             if watch.selects(os.path.relpath(path, watch.root)):
-                found = True
-                yield from _owner(path)
-    if not found:
-        yield from _owner(watch.root)
+                has_files = True
+                yield from _owner_if_exists(path)
+    if not has_files:
+        yield from _owner_if_exists(watch.root)
 
 
-def _owner(path: str) -> Iterator[Owner]:
+def _owner_if_exists(path: str) -> Iterator[Owner]:
     try:
-        there = os.lstat(path)
-    except OSError:  # gone meanwhile, or a folder that is not there
+        status = os.lstat(path)
+    except OSError:  # a file that was deleted meanwhile, or a missing folder
         return
-    yield there.st_uid, there.st_gid
+    yield status.st_uid, status.st_gid
 
 
-def _closed(path: str) -> Iterator[tuple[str, str]]:
-    """Folders above a program that others may not enter."""
+def _find_private_folders(path: str) -> Iterator[tuple[str, str]]:
+    """Yield folders above a path that other users may not enter, and the names of their owners."""
     for folder in reversed(Path(os.path.realpath(path)).parents):
-        there = folder.stat()
-        if not there.st_mode & stat.S_IXOTH:
-            yield str(folder), _user_name(there.st_uid)
+        status = folder.stat()
+        if not status.st_mode & stat.S_IXOTH:
+            yield str(folder), _user_name(status.st_uid)
 
 
 def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:  # files from a NAS or a container: a number does as well
+    except KeyError:  # files of a NAS or a container may have no user here; systemd takes numbers
         return str(uid)
 
 

@@ -1,4 +1,4 @@
-"""How paths are written in unit files (systemd.syntax(7), systemd.exec(5), systemd-escape(1))."""
+"""Write paths as unit files need them (systemd.syntax(7), systemd.exec(5), systemd-escape(1))."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNIT_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 
 
 def is_expressible(path: str) -> bool:
-    """Whether a list of paths can name it: UTF-8 without control characters only."""
+    """Whether a setting with a list of paths can contain it: UTF-8 without control characters."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
@@ -19,38 +19,41 @@ def is_expressible(path: str) -> bool:
 
 
 def path_value(path: str) -> str:
-    """A path for ReadWritePaths= and its like, which know no escapes for bytes."""
+    """Return a path for ReadWritePaths= and similar settings, which have no escapes for bytes.
+
+    Raises ValueError if `is_expressible` is False.
+    """
     if not is_expressible(path):
-        raise ValueError(f"no unit file can name {path!r}")
-    return _quoted(path.replace("\\", "\\\\").replace('"', '\\"')).replace("%", "%%")
+        raise ValueError(f"a unit file cannot contain the path {path!r}")
+    return _quote(path.replace("\\", "\\\\").replace('"', '\\"')).replace("%", "%%")
 
 
 def argument(text: str) -> str:
-    """One word of ExecStart=: any bytes, nothing in it is expanded."""
-    escaped = "".join(_escaped_byte(byte) for byte in os.fsencode(text))
-    return _quoted(escaped).replace("%", "%%").replace("$", "$$")
+    """Return text of any bytes as one word for ExecStart=, in which systemd expands nothing."""
+    escaped = "".join(_escape_byte(byte) for byte in os.fsencode(text))
+    return _quote(escaped).replace("%", "%%").replace("$", "$$")
 
 
-def mount_unit(point: str) -> str:
-    """The name of the mount unit for a mount point, as `systemd-escape --path` writes it."""
-    path = os.fsencode(point.strip("/"))
+def mount_unit(mount_point: str) -> str:
+    """Return the name of the unit of a mount point, as `systemd-escape --path` does."""
+    path = os.fsencode(mount_point.strip("/"))
     if not path:
         return "-.mount"
-    name = "".join(_unit_byte(byte, first=place == 0) for place, byte in enumerate(path))
+    name = "".join(_escape_unit_byte(byte, first=index == 0) for index, byte in enumerate(path))
     return f"{name}.mount"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else f'"{text}"'
 
 
-def _escaped_byte(byte: int) -> str:
+def _escape_byte(byte: int) -> str:
     if 32 <= byte < 127 and byte not in b'"\\':
         return chr(byte)
     return f"\\x{byte:02x}"
 
 
-def _unit_byte(byte: int, *, first: bool) -> str:
+def _escape_unit_byte(byte: int, *, first: bool) -> str:
     if byte == ord("/"):
         return "-"
     if byte in _UNIT_BYTES and not (first and byte == ord(".")):

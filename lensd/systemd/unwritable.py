@@ -1,4 +1,4 @@
-"""The paths of a configuration that the lensd which runs with it cannot write, as faults."""
+"""Report as faults the paths of a configuration that the running lensd cannot write."""
 
 from __future__ import annotations
 
@@ -13,24 +13,30 @@ from lensd.systemd.access import Denial, NotAllowed, Process, denials
 
 
 def unwritable(config: Config) -> list[Fault]:
-    """Nothing where no lensd runs. Raises NotAllowed where only its own user and root may ask."""
-    pid = _running(config)
+    """Return a fault for each path that the running lensd cannot write; none if lensd does not run.
+
+    Raises NotAllowed if the caller is neither root nor the user of the running lensd.
+    """
+    pid = _find_running(config)
     if not pid:
         return []
     try:
         process = Process.of(pid)
-        wanted = dict(_wanted(config))
-        found = denials(process, sorted(set(wanted.values())))
+        paths = dict(_paths_to_write(config))
+        denied = denials(process, sorted(set(paths.values())))
     except ProcessLookupError:  # it has ended meanwhile
         return []
     return [
-        config.fault(key, _message(process, path, found[path]), _remedy(config, path, found[path]))
-        for key, path in wanted.items()
-        if path in found
+        config.fault(
+            key, _message(process, path, denied[path]), _remedy(config, path, denied[path])
+        )
+        for key, path in paths.items()
+        if path in denied
     ]
 
 
-def _running(config: Config) -> int | None:
+def _find_running(config: Config) -> int | None:
+    """Return the process that has locked the state folder; None if there is none."""
     lock = os.path.join(config.state.path, "lock")
     if os.path.lexists(config.state.path) and not os.access(lock, os.R_OK):
         if os.access(config.state.path, os.X_OK) and not os.path.lexists(lock):
@@ -39,8 +45,8 @@ def _running(config: Config) -> int | None:
     return holder(config.state.path)
 
 
-def _wanted(config: Config) -> Iterator[tuple[str, str]]:
-    """Keys, and the path of each that has to be writable."""
+def _paths_to_write(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield each key of the configuration that needs a writable path, and the path."""
     for watch in config.watch:
         if watch.settings.mode != "analyze":
             yield f"{watch.key}.path", watch.root
@@ -52,26 +58,26 @@ def _wanted(config: Config) -> Iterator[tuple[str, str]]:
         yield "metrics.textfile", os.path.realpath(os.path.dirname(config.metrics.textfile))
 
 
-def _message(process: Process, path: str, why: Denial) -> str:
-    what = {
-        "missing": "does not see",
-        "read_only": "sees only read-only",
-        "disk": "cannot write, since its disk is read-only,",
-        "rights": f"(user {process.user}) has no right to write",
-    }[why]
-    return f"the running lensd (process {process.pid}) {what} {path}"
+def _message(process: Process, path: str, denial: Denial) -> str:
+    lensd = f"the running lensd (process {process.pid})"
+    return {
+        "missing": f"{lensd} cannot see {path}",
+        "read_only": f"{lensd} can only read {path}",
+        "disk": f"{lensd} cannot write to {path}, because its disk is read-only",
+        "rights": f"{lensd}, as user {process.user}, has no right to write to {path}",
+    }[denial]
 
 
-def _remedy(config: Config, path: str, why: Denial) -> str:
+def _remedy(config: Config, path: str, denial: Denial) -> str:
     command = f"lensd service -c {shlex.quote(config.source)}"
-    if why == "disk":
-        return f"remount it writable; `dmesg` may say why it is not: {path}"
-    if why == "rights":
+    if denial == "disk":
+        return f"remount the disk of {path} read-write; `dmesg` may say why it is read-only"
+    if denial == "rights":
         return (
-            f"give that user the rights (chown, setfacl), or let it run as the owner: `{command}` "
-            "prints the unit's User="
+            "give that user access (chown, setfacl), or run lensd as the owner of the folder: "
+            f"`{command}` prints the User= that the unit needs"
         )
     return (
-        f"its unit does not open it: write the drop-in anew (`{command}` says where), then "
-        "systemctl daemon-reload and systemctl restart lensd"
+        f"its unit does not open this path: generate the drop-in again (`{command}` says where it "
+        "goes), then run systemctl daemon-reload and systemctl restart lensd"
     )

@@ -1,120 +1,100 @@
-"""watchdog's observer -> hints that a path may have changed. The rescan is the truth."""
+"""inotify(7): a descriptor of the kernel, its watches and its events.
+
+lensd has its own few lines for this, since it must know the descriptor, and each watch that the
+kernel refuses or takes away (docs/decisions/0013-watching-the-watching.md).
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
-import threading
-from collections.abc import Callable
+import select
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from watchdog.events import (
-    DirCreatedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
-from watchdog.observers.api import BaseObserver, ObservedWatch
-from watchdog.observers.inotify import InotifyEmitter
-from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD
+IN_MODIFY = 0x2
+IN_CLOSE_WRITE = 0x8
+IN_MOVED_FROM = 0x40
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_UNMOUNT = 0x2000
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+IN_ONLYDIR = 0x1000000
+IN_DONT_FOLLOW = 0x2000000
+IN_ISDIR = 0x40000000
 
-Hint = Callable[[str], None]
+# Not that a program reads a file: lensd itself reads each one, and those events fill the queue.
+_MASK = (
+    IN_MODIFY | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
+    | IN_ONLYDIR | IN_DONT_FOLLOW
+)  # fmt: skip
+_HEAD = struct.Struct("iIII")  # watch, mask, cookie, length of the name
+_BUFFER_BYTES = 65536
 
-# Not that somebody read a file: lensd itself reads each one, and those events fill the queue.
-_EVENTS: list[type[FileSystemEvent]] = [
-    DirCreatedEvent, DirMovedEvent,
-    FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileMovedEvent,
-]  # fmt: skip
-_JOIN_SECONDS = 5.0
-
-
-class Watcher:
-    """Observes folders. `hint(absolute path)` is called from watchdog's threads.
-
-    So is `new_folder(root)` when a folder came, whose watch the kernel may have refused, and
-    `lost()` when it dropped events or took watches away with a disk. A thread that died is not
-    replaced: see `alive`, and make another Watcher.
-    """
-
-    def __init__(self, hint: Hint, new_folder: Hint, lost: Callable[[], None]) -> None:
-        """Raises OSError when the kernel gives no inotify instance."""
-        self._hint, self._new_folder = hint, new_folder
-        self._inotify = _Inotify(lost)
-        self._observer = BaseObserver(InotifyEmitter, inotify_fd=self._inotify)
-        self._watches: dict[str, ObservedWatch] = {}
-        self._inotify.start()
-        self._observer.start()
-
-    @property
-    def inotify(self) -> int:
-        """The descriptor whose watches are to be audited."""
-        return self._inotify.number
-
-    @property
-    def alive(self) -> bool:
-        """Whether every thread that an event passes through runs."""
-        threads: list[threading.Thread] = [self._inotify, self._observer, *self._observer.emitters]
-        return all(thread.is_alive() for thread in threads)
-
-    def add(self, root: str, *, recursive: bool) -> None:
-        """Watch a folder, anew if it was watched before. Raises OSError."""
-        self.remove(root)
-        handler = _Handler(self._hint, lambda: self._new_folder(root))
-        self._watches[root] = self._observer.schedule(
-            handler, root, recursive=recursive, event_filter=_EVENTS
-        )
-
-    def remove(self, root: str) -> None:
-        watch = self._watches.pop(root, None)
-        if watch is not None:
-            self._observer.unschedule(watch)
-
-    def stop(self) -> None:
-        """End all threads and close the descriptor, also when they died before."""
-        died = not self._inotify.is_alive()
-        self._observer.stop()
-        self._inotify.stop()
-        if died:
-            self._inotify.release()
-        for thread in (self._observer, self._inotify):
-            thread.join(_JOIN_SECONDS)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
-class _Inotify(InotifyFD):
-    """An inotify descriptor and its thread, which tells when watches or events were lost."""
+class Event(NamedTuple):
+    """What happened to a name in a watched folder. The mask has IN_ bits."""
 
-    def __init__(self, lost: Callable[[], None]) -> None:
-        super().__init__()
-        self._lost = lost
-
-    @property
-    def number(self) -> int:
-        return self._inotify_fd
-
-    def handle_event(self, event: InotifyEvent) -> None:
-        super().handle_event(event)
-        if event.is_queue_overflow or event.mask & InotifyConstants.IN_UNMOUNT:
-            self._lost()
-
-    def release(self) -> None:
-        """Close what a thread that died while it was reading would have closed at its end."""
-        if self._is_reading:
-            self._close_resources()
+    watch: int
+    mask: int
+    name: str
 
 
-class _Handler(FileSystemEventHandler):
-    """Passes on every path of an event."""
+class Inotify:
+    """An inotify descriptor. One thread reads; another one may only call `wake`."""
 
-    def __init__(self, hint: Hint, new_folder: Callable[[], None]) -> None:
-        self._hint, self._new_folder = hint, new_folder
+    def __init__(self) -> None:
+        """Raises OSError(EMFILE) when the kernel gives this user no further instance."""
+        self.descriptor = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        for fd in (self.descriptor, self._wake):
+            self._poll.register(fd, select.POLLIN)
 
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        if isinstance(event, DirCreatedEvent | DirMovedEvent):
-            self._new_folder()  # watchdog tells of each file in it
+    def add(self, folder: str) -> int:
+        """Watch a folder, not a link to one; returns the number of the watch.
+
+        A folder that is watched already keeps its number. Raises OSError; ENOSPC: the user has as
+        many watches as the kernel allows.
+        """
+        path = os.fsencode(folder)
+        return _checked(_libc.inotify_add_watch(self.descriptor, path, ctypes.c_uint32(_MASK)))
+
+    def remove(self, watch: int) -> None:
+        """Without effect for a watch that the kernel has removed."""
+        _libc.inotify_rm_watch(self.descriptor, watch)
+
+    def read(self) -> Iterator[Event]:
+        """Wait for events, or for `wake`. Raises OSError."""
+        self._poll.poll()
+        try:
+            data = os.read(self.descriptor, _BUFFER_BYTES)
+        except BlockingIOError:  # it was `wake`
             return
-        for path in (event.src_path, event.dest_path):
-            if path:
-                self._hint(os.fsdecode(path))
+        at = 0
+        while at < len(data):
+            watch, mask, _, length = _HEAD.unpack_from(data, at)
+            at += _HEAD.size
+            name = data[at : at + length].rstrip(b"\0")
+            at += length
+            yield Event(watch, mask, os.fsdecode(name))
+
+    def wake(self) -> None:
+        """End the wait of `read` now, and every later one. From any thread."""
+        os.eventfd_write(self._wake, 1)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        os.close(self._wake)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

@@ -1,6 +1,5 @@
-"""Which folders the kernel really watches, and what to set when it will not watch them all.
+"""Which folders the kernel really watches, and which setting makes it watch all of them.
 
-watchdog passes over a folder that gets no watch in silence, so the kernel is asked:
 /proc/self/fdinfo of an inotify descriptor lists its watches.
 """
 
@@ -10,9 +9,10 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from lensd.watcher.mounts import mount_of
+from lensd.errors import DegradedReason
+from lensd.store.mounts import mount_of_folder
 from lensd.watcher.root_identity import Problem
-from lensd.watcher.scan import below
+from lensd.watcher.scan import folders_below
 
 Node = tuple[tuple[int, int], int]  # device as the kernel has it, inode
 
@@ -21,8 +21,8 @@ _NAMESPACE_LIMIT = "/proc/sys/user/max_inotify_watches"
 _LEAST = 8192
 
 
-class Coverage(NamedTuple):
-    """What an audit found. `missing`: folders without a watch; None: it cannot be told here."""
+class Audit(NamedTuple):
+    """`missing`: folders without a watch, relative to the root; None: the filesystem hides it."""
 
     folders: int
     missing: list[str] | None
@@ -43,58 +43,54 @@ def parse(lines: Iterable[str]) -> Iterator[Node]:
             yield (device >> 20, device & 0xFFFFF), int(fields["ino"], 16)
 
 
-def audit(
-    root: str, device: tuple[int, int] | None, nodes: set[Node], *, recursive: bool
-) -> Coverage:
+def audit(root: str, device: tuple[int, int] | None, nodes: set[Node], *, recursive: bool) -> Audit:
     """Compare a root's folders with the watches. Raises OSError when the root cannot be read.
 
-    Some filesystems (overlayfs) show inotify other numbers than stat: where not even the root,
-    which watchdog watches or fails for, is found, nothing can be said.
+    Some filesystems (overlayfs) show other numbers in fdinfo than in stat. If not even the root is
+    found, which always has a watch, `missing` is None.
     """
     watched_root = os.stat(root)
     if device is None or (device, watched_root.st_ino) not in nodes:
-        return Coverage(sum(1 for _ in below(root, recursive=recursive)), None)
+        return Audit(sum(1 for _ in folders_below(root, recursive=recursive)), None)
     devices: dict[int, tuple[int, int] | None] = {watched_root.st_dev: device}
     count, missing = 0, []
-    for folder, found in below(root, recursive=recursive):
+    for folder, found in folders_below(root, recursive=recursive):
         count += 1
         if found.st_dev not in devices:  # a mount, or a btrfs subvolume, inside the root
             devices[found.st_dev] = _device_of(os.path.join(root, folder))
         if (devices[found.st_dev], found.st_ino) not in nodes:
             missing.append(folder)
-    return Coverage(count, missing)
+    return Audit(count, missing)
 
 
 def limit_reached(missing: int, folders: int, example: str) -> Problem:
-    """What to tell about folders without a watch."""
+    """`missing` of the folders have no watch, among them `example`."""
     setting = remedy(missing, folders, _read(_LIMIT), _read(_NAMESPACE_LIMIT))
     return Problem(
-        "watch_limit",
+        DegradedReason.WATCH_LIMIT,
         f"the kernel watches only {folders - missing} of {folders} folders (not {example}, for "
         "one); they are looked through every `settle.rescan_seconds`. Raise the limit: "
         f"sudo sysctl {setting} (to keep it, also as a line of /etc/sysctl.d/60-lensd.conf)",
-        holds=False,
     )
 
 
 def instances_reached() -> Problem:
-    """No inotify descriptor was to be had at all."""
+    """The kernel gives this user no further inotify descriptor."""
     limit = _read("/proc/sys/fs/inotify/max_user_instances") or 128
     namespaced = _read("/proc/sys/user/max_inotify_instances")
     key = "fs.inotify.max_user_instances"
     if namespaced is not None and namespaced < limit:
         key = "user.max_inotify_instances"
     return Problem(
-        "watch_limit",
-        "the kernel gives lensd no inotify instance; its folders are only looked through every "
-        f"`settle.rescan_seconds`. Raise the limit: sudo sysctl {key}={limit * 2} (to keep it, "
-        "also as a line of /etc/sysctl.d/60-lensd.conf)",
-        holds=False,
+        DegradedReason.WATCH_LIMIT,
+        "the kernel gives lensd no inotify instance for this folder, which is only looked through "
+        f"every `settle.rescan_seconds`. Raise the limit: sudo sysctl {key}={limit * 2} (to keep "
+        "it, also as a line of /etc/sysctl.d/60-lensd.conf)",
     )
 
 
 def remedy(missing: int, folders: int, limit: int | None, namespaced: int | None) -> str:
-    """The setting that makes room; `namespaced` is the limit of a container, if there is one."""
+    """The setting to change; `namespaced` is the limit of a container, if there is one."""
     if namespaced is not None and (limit is None or namespaced < limit):
         return f"user.max_inotify_watches={enough(namespaced, missing)}"
     known = folders - missing if limit is None else limit
@@ -102,7 +98,7 @@ def remedy(missing: int, folders: int, limit: int | None, namespaced: int | None
 
 
 def enough(limit: int, missing: int) -> int:
-    """A limit with room to grow: the next power of two above twice what lacks."""
+    """A limit with a reserve: the next power of two above twice the missing watches."""
     return max(_LEAST, 1 << (limit + 2 * missing).bit_length())
 
 
@@ -120,7 +116,7 @@ def _device_of(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     try:
-        mount = mount_of(fd)
+        mount = mount_of_folder(fd)
     finally:
         os.close(fd)
     return mount and mount.device

@@ -7,19 +7,22 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Unpack
 
-from lensd.errors import FileError, Skipped
+from lensd.errors import FileError, Outcome, Skipped
+from lensd.logs.events import FileDetected, FileSettled, file_end
 from lensd.store.archive import Archive
 from lensd.store.fs import is_temporary, open_folder
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Columns, Ledger
 from lensd.store.paths import is_below
 from lensd.watcher import completeness
 from lensd.watcher.completeness import Kind
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.move_tracker import Found, MoveTracker
-from lensd.watcher.scan import in_batches, linked_folders, scan
+from lensd.watcher.scan import in_batches, scan
 from lensd.watcher.settle import Candidate, Key, Settler
 from lensd.watcher.steady_clock import SteadyClock
 
@@ -27,6 +30,14 @@ from lensd.watcher.steady_clock import SteadyClock
 MOST_CANDIDATES = 20_000
 # After this long `step` looks at no further file: signals are to be heard in between.
 STEP_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A new job, and when the intake first saw its file (monotonic seconds)."""
+
+    job_id: str
+    first_seen: float
 
 
 class Intake:
@@ -41,36 +52,35 @@ class Intake:
         settler: Settler,
         ledger: Ledger,
         archive: Archive,
+        move_tracker: MoveTracker,
         log: Log,
+        arrivals: SimpleQueue[Arrival],
         progress: Callable[[], None] = lambda: None,
         most: int = MOST_CANDIDATES,
     ) -> None:
-        """`progress` is called time and again while all files of a folder are looked at, of which
-        `most` are taken up at once.
+        """`arrivals` gets a message for each new job, before the ledger has the job.
+
+        `progress` is called again and again during a long scan. A scan adds `most` candidates at
+        most.
         """
         self._folders = {f.root: f for f in folders}
         self._settler = settler
         self._ledger = ledger
         self._archive = archive
         self._log = log
+        self._arrivals = arrivals
         self._progress = progress
         self._most = most
-        self._move_tracker = MoveTracker(folders, ledger, archive, log)
+        self._move_tracker = move_tracker
         self._clock = SteadyClock()
-        self._first_seen: dict[str, float] = {}  # readings of the clock
         self.tells_unfinished = True  # of what has not been whole for long; else `reject_rest` does
         self._excluded: frozenset[str] = frozenset()
-        ledger.clear_waiting()
+        ledger.state.clear_waiting()
 
     def next_due(self) -> float | None:
         """When `step` has something to do."""
         due = self._settler.next_due()
         return None if due is None else self._clock.reading(due)
-
-    @property
-    def move_tracker(self) -> MoveTracker:
-        """Lets rows follow files that moved."""
-        return self._move_tracker
 
     def follow(self) -> None:
         """Let rows follow what was moved while nobody looked."""
@@ -86,10 +96,6 @@ class Intake:
     def hopeful(self) -> bool:
         """Whether a pending path may settle by time alone, so that it pays to wait for it."""
         return self._settler.hopeful()
-
-    def waited(self, job_id: str, now: float) -> float:
-        """Seconds since a job's file was first noticed; 0 after a restart."""
-        return max(0.0, now - self._first_seen.pop(job_id, now))
 
     def exclude(self, roots: frozenset[str]) -> None:
         """What lies under these roots is not what is meant: look at nothing there."""
@@ -111,15 +117,15 @@ class Intake:
 
     def baseline(self, folder: Folder) -> tuple[int, int] | None:
         """Record a folder that the ledger sees for the first time: (files, bytes) left alone."""
-        if self._ledger.knows_root(folder.root):
+        if self._ledger.roots.knows(folder.root):
             return None
         files = size = 0
         for unknown in self._unknown_to(folder):
             left = unknown if folder.existing == "leave" else []
-            self._ledger.leave(folder.root, folder.name, left)
+            self._ledger.files.record_baseline(folder.root, folder.name, left)
             files += len(left)
             size += sum(identity.size for _, identity in left)
-        self._ledger.baseline(folder.root, folder.name)
+        self._ledger.roots.add(folder.root, folder.name)
         return files, size
 
     def _unknown_to(self, folder: Folder) -> Iterator[list[tuple[str, Identity]]]:
@@ -130,7 +136,7 @@ class Intake:
             self._progress()
             yield [
                 (path, identity)
-                for path, identity in self._ledger.unknown(folder.root, batch)
+                for path, identity in self._ledger.files.unknown(folder.root, batch)
                 if look(Key(folder.root, path), identity, lost=lost) is Found.NEW
             ]
 
@@ -147,7 +153,7 @@ class Intake:
         for batch in in_batches(self._scan(folder)):
             self._progress()
             unsettled = [f for f in batch if not self._settler.has(Key(folder.root, f[0]))]
-            for path, identity in self._ledger.unknown(folder.root, unsettled):
+            for path, identity in self._ledger.files.unknown(folder.root, unsettled):
                 key = Key(folder.root, path)
                 if self._move_tracker.look(key, identity) is not Found.FOLLOWED:
                     if room <= 0:
@@ -208,7 +214,7 @@ class Intake:
     def _look_at(self, key: Key, folder_fd: int, name: str, now: float) -> int:
         found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
         identity = Identity.of(found)
-        if stat.S_ISDIR(found.st_mode) or self._ledger.knows(*key, identity):
+        if stat.S_ISDIR(found.st_mode) or self._ledger.files.knows(*key, identity):
             self._drop(key)
             return 0
         found_here = self._move_tracker.look(key, identity)
@@ -220,7 +226,14 @@ class Intake:
             return 0
         is_new = self._settler.is_new(key)
         if is_new:
-            self._say(key, "file.detected", None, bytes=identity.size)
+            self._log(
+                FileDetected(
+                    path=os.path.join(*key),
+                    watch=self._folders[key.root].name,
+                    job_id=None,
+                    bytes=identity.size,
+                )
+            )
         quiet = self._settler.observe(key, identity, now)
         if quiet < self._settler.quiet_seconds:
             if not is_new:
@@ -245,7 +258,7 @@ class Intake:
         first_seen = self._drop(key).first_seen
         if verdict.kind is Kind.OWN:
             if self._move_tracker.look_at_output(key) is Found.NEW:
-                self._record(key, facts.identity, outcome="output")
+                self._record(key, facts.identity, outcome=Outcome.OUTPUT)
         elif verdict.refusal is not None:
             self._report(key, verdict.refusal, facts.identity)
         else:
@@ -255,45 +268,51 @@ class Intake:
 
     def _wait(self, key: Key, reason: str, *, unproven: bool = False) -> None:
         if self._settler.wait(key, reason, unproven=unproven):
-            self._ledger.set_waiting(*key, self._folders[key.root].name, reason)
+            self._ledger.state.set_waiting(*key, self._folders[key.root].name, reason)
 
     def _take(self, key: Key, identity: Identity, first_seen: float, now: float) -> None:
         job_id = secrets.token_hex(8)
-        self._first_seen[job_id] = self._clock.reading(first_seen)  # before the runner can ask
-        self._ledger.enqueue(job_id, key.root, self._folders[key.root].name, key.path, identity)
-        wait = round(now - first_seen, 3)
-        self._say(key, "file.settled", job_id, bytes=identity.size, wait=wait)
+        # Before the ledger has the job: when the job thread takes it, the message is there.
+        self._arrivals.put(Arrival(job_id, self._clock.reading(first_seen)))
+        self._ledger.jobs.enqueue(
+            job_id, key.root, self._folders[key.root].name, key.path, identity
+        )
+        self._log(
+            FileSettled(
+                path=os.path.join(*key),
+                watch=self._folders[key.root].name,
+                job_id=job_id,
+                bytes=identity.size,
+                wait=round(now - first_seen, 3),
+            )
+        )
 
-    def _record(self, key: Key, identity: Identity, **columns: Any) -> str:
+    def _record(self, key: Key, identity: Identity, **columns: Unpack[Columns]) -> str:
         job_id = secrets.token_hex(8)
         watch = self._folders[key.root].name
-        self._ledger.record(job_id, key.root, watch, key.path, identity, **columns)
+        self._ledger.files.record(job_id, key.root, watch, key.path, identity, **columns)
         return job_id
 
     def _report(self, key: Key, refusal: FileError, identity: Identity | None) -> None:
-        outcome, message = refusal.event.removeprefix("file."), str(refusal)
         job_id = None
         if identity is not None:
-            columns = {"outcome": outcome, "reason": refusal.reason, "message": message}
-            job_id = self._record(key, identity, **columns)
-        self._say(key, refusal.event, job_id, reason=refusal.reason, message=message)
-
-    def _say(self, key: Key, event: str, job_id: str | None, **fields: Any) -> None:
+            job_id = self._record(
+                key,
+                identity,
+                outcome=refusal.outcome,
+                reason=refusal.reason,
+                message=str(refusal),
+            )
         watch = self._folders[key.root].name
-        self._log(event, path=os.path.join(*key), watch=watch, job_id=job_id, **fields)
+        self._log(file_end(refusal, path=os.path.join(*key), watch=watch, job_id=job_id))
 
     def _drop(self, key: Key) -> Candidate:
         candidate = self._settler.drop(key)
         if candidate.waiting is not None:
-            self._ledger.set_waiting(*key, self._folders[key.root].name, None)
+            self._ledger.state.set_waiting(*key, self._folders[key.root].name, None)
         return candidate
 
     def _own_inode(self, key: Key) -> int | None:
         """The inode of lensd's archived original of this path, which may be a link to the file."""
         path = self._archive.find(self._folders[key.root].name, key.path)
         return os.lstat(path).st_ino if path else None
-
-
-def linked(folder: Folder) -> list[str]:
-    """Folders below a watched one that are not entered, because they are links."""
-    return sorted(linked_folders(folder.root))

@@ -8,7 +8,7 @@ the archive keeps mirroring the folders; at any time `archive_path` in the ledge
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import threading
 import time
@@ -17,18 +17,19 @@ from contextlib import suppress
 from enum import Enum
 
 from lensd.errors import FileError, StorageError
+from lensd.logs.events import FileMoved
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
 from lensd.store.fs import identity_at, open_folder
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Columns, JobState, Ledger, Outcome
+from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.notes import RenamingOriginal
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.own_output import read_marks
 from lensd.watcher.scan import scan
 from lensd.watcher.settle import Key
 
 NOWHERE_SECONDS = 60.0
-_RENAMING = "archive.renaming"
 
 
 class Found(Enum):
@@ -40,7 +41,11 @@ class Found(Enum):
 
 
 class MoveTracker:
-    """Lets rows follow their files. The main loop and the runner's thread may both call it."""
+    """Lets rows follow their files.
+
+    A ledger has one tracker, which the main loop and the job thread share: only one move at a time
+    has the note that a restart after a crash reads, and the lock is the tracker's.
+    """
 
     def __init__(
         self, folders: Sequence[Folder], ledger: Ledger, archive: Archive, log: Log
@@ -50,14 +55,14 @@ class MoveTracker:
         self._archive = archive
         self._log = log
         self._lock = threading.Lock()
-        self._nowhere: dict[str, float] = {}
+        self._nowhere: dict[str, float] = {}  # jobs whose files a search did not find, and when
 
     def look(self, key: Key, identity: Identity) -> Found:
         """A path that the ledger does not know: whether a known file has moved there."""
         entry = self.origin(key, identity)
         if entry is None:
             return Found.NEW
-        if entry.state not in ("queued", "done"):
+        if entry.state not in (JobState.QUEUED, JobState.DONE):
             return Found.BUSY
         return Found.FOLLOWED if self.move(entry, key) else Found.BUSY
 
@@ -78,11 +83,11 @@ class MoveTracker:
 
     def misses_outputs(self) -> bool:
         """Whether an output lies nowhere where the ledger knows of it."""
-        return any(_is_lost(e) for e in self._ledger.with_outcome("compressed"))
+        return any(_is_lost(e) for e in self._ledger.files.with_outcome(Outcome.COMPRESSED))
 
     def origin(self, key: Key, identity: Identity) -> Entry | None:
         """The row whose file has moved here, by its inode."""
-        for entry in self._ledger.same_file(identity):
+        for entry in self._ledger.files.same_file(identity):
             here = (entry.root, entry.path) == key
             if not here and _same_disk(entry, identity) and not _holds(entry):
                 return entry
@@ -93,8 +98,11 @@ class MoveTracker:
         marked = read_marks(*key)
         if marked is None:
             return None
-        for entry in self._ledger.of_original(marked.sha256):
-            settled = entry.state == "queued" or entry.outcome in ("compressed", "superseded")
+        for entry in self._ledger.originals.find(marked.sha256):
+            settled = entry.state == JobState.QUEUED or entry.outcome in (
+                Outcome.COMPRESSED,
+                Outcome.SUPERSEDED,
+            )
             elsewhere = (entry.root, entry.path) != key
             if settled and elsewhere and not entry.redo and _is_lost(entry):
                 return entry
@@ -104,11 +112,11 @@ class MoveTracker:
         """The moves that nobody has noted yet, by a look through all folders. Changes nothing."""
         lost = self.misses_outputs()
         for key, identity in self._files():
-            if not self._ledger.knows(*key, identity):
+            if not self._ledger.files.knows(*key, identity):
                 entry = self.origin(key, identity)
                 if entry is None and lost:
                     entry = self.origin_of_output(key)
-                if entry is not None and entry.state in ("queued", "done"):
+                if entry is not None and entry.state in (JobState.QUEUED, JobState.DONE):
                     yield entry, key
 
     def search(self, entry: Entry) -> bool:
@@ -118,9 +126,15 @@ class MoveTracker:
         """
         if _holds_inode(entry):
             return False
-        if time.monotonic() - self._nowhere.get(entry.job_id, -NOWHERE_SECONDS) < NOWHERE_SECONDS:
+        with self._lock:
+            searched = self._nowhere.get(entry.job_id, -math.inf)
+        if time.monotonic() - searched < NOWHERE_SECONDS:
             return False
-        lost = [e for e in self._ledger.unfinished() if e.state == "queued" and not _holds(e)]
+        lost = [
+            e
+            for e in self._ledger.jobs.unfinished()
+            if e.state == JobState.QUEUED and not _holds(e)
+        ]
         wanted = {e.identity[1:4]: e for e in (*lost, entry)}
         for key, identity in self._files():
             found = wanted.get(identity[1:4])
@@ -129,8 +143,9 @@ class MoveTracker:
                 self.move(found, key, mine=found.job_id == entry.job_id)
                 del wanted[identity[1:4]]
         now = time.monotonic()
-        self._nowhere = {e.job_id: now for e in wanted.values()}
-        after = self._ledger.get(entry.job_id)
+        with self._lock:
+            self._nowhere = {e.job_id: now for e in wanted.values()}
+        after = self._ledger.jobs.get(entry.job_id)
         return (after.root, after.path) != (entry.root, entry.path)
 
     def move(self, entry: Entry, key: Key, *, mine: bool = False) -> bool:
@@ -140,46 +155,47 @@ class MoveTracker:
         """
         watch = self._folders[key.root].name
         with self._lock:
-            now = self._ledger.get(entry.job_id)  # a move just before may have changed it
+            now = self._ledger.jobs.get(entry.job_id)  # a move just before may have changed it
             if (now.root, now.path) != (entry.root, entry.path) or self._is_busy(now):
                 return False
-            if now.state not in ("queued", "done") and not mine:
+            if now.state not in (JobState.QUEUED, JobState.DONE) and not mine:
                 return False
             entry = now
             columns = self._output_columns(entry, key)
             if self._takes_link_back(entry, key) and not entry.redo:
                 columns["archive_path"] = None
             old = self._give_new_name(entry, watch, key.path)
-            moved = self._ledger.move(entry, key.root, watch, key.path, **columns)
+            moved = self._ledger.files.move(entry, key.root, watch, key.path, **columns)
             self._drop_old_name(old)
         if moved:
             self._log(
-                "file.moved",
-                path=os.path.join(*key),
-                watch=watch,
-                job_id=entry.job_id,
-                from_path=entry.full_path,
+                FileMoved(
+                    path=os.path.join(*key),
+                    watch=watch,
+                    job_id=entry.job_id,
+                    from_path=entry.full_path,
+                )
             )
         return moved
 
-    def finish(self) -> None:
+    def finish_interrupted_move(self) -> None:
         """After a crash between two steps of `move`: an original keeps one name of its two."""
-        note = self._ledger.get_meta(_RENAMING)
-        if note is None:
+        renaming = self._ledger.state.renaming_original.get()
+        if renaming is None:
             return
-        old, new = map(os.fsdecode, (bytes.fromhex(part) for part in json.loads(note)))
+        old, new = renaming
         if _same_inode(old, new):
             with suppress(StorageError):  # archive.path was changed: both names stay in the old one
-                self._archive.drop_name(new if self._ledger.archived_at(old) else old)
+                self._archive.drop_name(new if self._ledger.originals.at(old) else old)
         elif not os.path.lexists(old) and os.path.lexists(new):  # a disk without hard links
-            for entry in self._ledger.archived_at(old):
-                self._ledger.original_moved(old, new, entry.sha256_in or "")
-        self._ledger.set_meta(_RENAMING, None)
+            for entry in self._ledger.originals.at(old):
+                self._ledger.originals.record_moved(old, new, entry.sha256_in or "")
+        self._ledger.state.renaming_original.clear()
 
     def _is_busy(self, entry: Entry) -> bool:
         """Whether another file's job works under the old path: it may archive there just now."""
-        history = self._ledger.history(entry.root, entry.path)
-        under_way = (e for e in history if e.state not in ("queued", "done"))
+        history = self._ledger.files.history(entry.root, entry.path)
+        under_way = (e for e in history if e.state not in (JobState.QUEUED, JobState.DONE))
         return any(e.job_id != entry.job_id for e in under_way)
 
     def _files(self) -> Iterator[tuple[Key, Identity]]:
@@ -192,16 +208,16 @@ class MoveTracker:
             except OSError:  # not there now: degraded, never empty
                 continue
 
-    def _output_columns(self, entry: Entry, key: Key) -> dict[str, object]:
+    def _output_columns(self, entry: Entry, key: Key) -> Columns:
         """An output whose publishing a crash kept from the ledger is compressed all the same."""
-        if entry.outcome not in ("compressed", "replaced", "superseded", None):
+        if entry.outcome not in (Outcome.COMPRESSED, Outcome.REPLACED, Outcome.SUPERSEDED, None):
             return {}
         marked = read_marks(*key)
         if marked is None or marked.sha256 != entry.sha256_in or entry.redo:
             return {}
         return {
-            "state": "done",
-            "outcome": "compressed",
+            "state": JobState.DONE,
+            "outcome": Outcome.COMPRESSED,
             "staged": marked.identity,
             "bytes_out": marked.identity.size,
         }
@@ -212,7 +228,7 @@ class MoveTracker:
             there = Identity.of(os.lstat(os.path.join(*key)))
         except OSError:
             return False
-        return self._archive.unlink_own(entry.watch, entry.path, there)
+        return self._archive.remove_link(entry.watch, entry.path, there)
 
     def _give_new_name(self, entry: Entry, watch: str, relative: str) -> str | None:
         """Let the archived original mirror the new path; returns its old name, still to be dropped.
@@ -220,28 +236,27 @@ class MoveTracker:
         Where that fails it stays where it is, and the ledger says so.
         """
         old, sha256 = entry.archive_path, entry.sha256_in
-        if old is None or sha256 is None or entry.outcome == "restored":
+        if old is None or sha256 is None or entry.outcome == Outcome.RESTORED:
             return None
-        new = self._archive.place(watch, relative)
+        new = self._archive.path_for(watch, relative)
         if old == new:
             return None
-        note = json.dumps([os.fsencode(path).hex() for path in (old, new)])
-        self._ledger.set_meta(_RENAMING, note)
+        self._ledger.state.renaming_original.set(RenamingOriginal(old, new))
         try:
-            new, displaced = self._archive.name_anew(old, watch, relative)
+            new, displaced = self._archive.add_name(old, watch, relative)
         except (FileError, StorageError, OSError):
-            self._ledger.set_meta(_RENAMING, None)
+            self._ledger.state.renaming_original.clear()
             return None
         if displaced is not None and displaced != sha256:
-            aside = self._archive.aside(displaced, watch, relative)
-            self._ledger.original_moved(new, aside, displaced)
-        self._ledger.original_moved(old, new, sha256)
+            aside = self._archive.version_path(displaced, watch, relative)
+            self._ledger.originals.record_moved(new, aside, displaced)
+        self._ledger.originals.record_moved(old, new, sha256)
         return old
 
     def _drop_old_name(self, old: str | None) -> None:
         if old is not None:
             self._archive.drop_name(old)
-            self._ledger.set_meta(_RENAMING, None)
+            self._ledger.state.renaming_original.clear()
 
 
 def _holds(entry: Entry) -> bool:

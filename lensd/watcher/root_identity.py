@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lensd.errors import DegradedReason
+from lensd.store.ledger.roots import RootIdentity
+from lensd.store.mounts import mount_of_folder, point_of
 from lensd.store.paths import is_below
-from lensd.store.standing import RootIdentity
-from lensd.watcher.mounts import mount_of, point_of
 
 _LARGEST = 2**63 - 1  # what the ledger can store; some FUSE filesystems have larger inode numbers
 
@@ -28,11 +29,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a folder is degraded. `holds`: its jobs have to wait."""
+    """Why a folder is degraded."""
 
-    reason: str
+    reason: DegradedReason
     message: str
-    holds: bool = True
 
 
 def probe(path: str) -> Found:
@@ -42,7 +42,7 @@ def probe(path: str) -> Found:
     """
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        stat, mount = os.fstat(fd), mount_of(fd)
+        stat, mount = os.fstat(fd), mount_of_folder(fd)
     finally:
         os.close(fd)
     with os.scandir(path):  # a right to read may go as well
@@ -72,7 +72,7 @@ def decide(
 
 def unreachable(error: OSError) -> Problem:
     return Problem(
-        "unreachable",
+        DegradedReason.UNREACHABLE,
         f"the folder cannot be read: {error.strerror}. Mount it again or give lensd access; its "
         "jobs wait, and it is looked for every few seconds",
     )
@@ -80,7 +80,7 @@ def unreachable(error: OSError) -> Problem:
 
 def _unmounted() -> Problem:
     return Problem(
-        "unmounted",
+        DegradedReason.UNMOUNTED,
         "the folder's disk is not mounted; what lies there now is not looked at. Mount it; its "
         "jobs wait. If the files were moved here for good, keep their dates (cp -a, rsync -a) and "
         "lensd knows them again",
@@ -89,7 +89,7 @@ def _unmounted() -> Problem:
 
 def _mounted_over() -> Problem:
     return Problem(
-        "mounted_over",
+        DegradedReason.MOUNTED_OVER,
         "another disk is mounted over the folder; what lies there now is not looked at. Unmount "
         "it; the folder's jobs wait. If the files were moved here for good, keep their dates "
         "(cp -a, rsync -a) and lensd knows them again",

@@ -1,4 +1,4 @@
-"""The demo's own measuring of files."""
+"""bench.before_after: the contents of files, and the error between two files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_file_is_no_distance_from_itself(tmp_path: Path) -> None:
 
 
 def test_distance_is_that_of_the_full_delta_weights(tmp_path: Path) -> None:
-    """Also between files of different rank and alpha: what counts is what they mean."""
+    """So it is for files of different rank and alpha too."""
     old = small_lora(tmp_path / "a.safetensors", rank=16, alpha=8.0, seed=1)
     new = small_lora(tmp_path / "b.safetensors", rank=10, alpha=4.0, seed=2)
     apart = sum((old.deltas[name] - new.deltas[name]).square().sum() for name in old.deltas)

@@ -1,4 +1,4 @@
-"""The demo's judgement: what it shows, and that it does not overlook a broken promise."""
+"""bench.demo: what it prints, and that it notices every broken promise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.realistic import small_lora
 
 
 class Scene(NamedTuple):
-    """A demo tree as after a good run: the original archived, a smaller file in the folder."""
+    """A demo tree as after a good run: an archived original, and a smaller file in the folder."""
 
     tree: demo.Tree
     line: dict[str, Any]
@@ -34,7 +34,7 @@ class Scene(NamedTuple):
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
-    """The result is the same LoRA in float16, made without lensd: smaller, and nearly as good."""
+    """A scene whose result is the same LoRA in float16, made without lensd."""
     tree = demo.Tree(tmp_path)
     tree.create()
     small_lora(tree.downloaded, dtype="F32", effective_rank=2.0, rank=4, alpha=4.0)
@@ -105,7 +105,7 @@ def test_a_result_that_is_not_smaller_is_noticed(scene: Scene) -> None:
 
 
 def test_the_table_shows_files_and_line(scene: Scene) -> None:
-    """Sizes and ranks are the files'; what only the log knows comes from the line."""
+    """Sizes and ranks are from the files; the other numbers are from the log line."""
     before = before_after.facts(scene.tree.downloaded)
     after = before_after.facts(scene.tree.lora)
     rows = [row.split() for row in demo.table(before, after, scene.line, 0.25).splitlines()]
@@ -117,8 +117,8 @@ def test_the_table_shows_files_and_line(scene: Scene) -> None:
     assert ["of", "the", "delta", "weight", "*", "35.0", "dB"] in rows
 
 
-def test_the_printed_line_is_the_line(scene: Scene) -> None:
-    """Nothing is left out: reading the print back gives every key and value."""
+def test_the_whole_line_is_printed(scene: Scene) -> None:
+    """The printed text has every key and value of the line."""
     parts = [row.split(":", 1) for row in demo.pretty(scene.line).splitlines()]
     assert {key.strip(): json.loads(value) for key, value in parts} == scene.line
 
@@ -132,7 +132,7 @@ def test_the_configuration_names_any_folder(tmp_path: Path, name: str) -> None:
 
 
 def test_the_configuration_has_no_faults(tmp_path: Path) -> None:
-    """As `lensd check` judges it, the folders being there."""
+    """`lensd check` finds none once the folders exist."""
     tree = demo.Tree(tmp_path)
     tree.create()
     command = [sys.executable, "-m", "lensd", "check", "-c", str(tree.config)]
@@ -141,7 +141,7 @@ def test_the_configuration_has_no_faults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "ends"),
+    ("change", "is_outcome"),
     [
         (lambda line: line, True),
         (lambda line: line | {"event": "file.failed"}, True),
@@ -150,7 +150,7 @@ def test_the_configuration_has_no_faults(tmp_path: Path) -> None:
         (lambda line: line | {"path": "/elsewhere/b.safetensors"}, False),
     ],
 )
-def test_only_an_end_of_the_file_itself_ends_the_wait(
-    scene: Scene, change: Callable[[dict[str, Any]], dict[str, Any]], *, ends: bool
+def test_only_an_outcome_of_the_file_itself_ends_the_wait(
+    scene: Scene, change: Callable[[dict[str, Any]], dict[str, Any]], *, is_outcome: bool
 ) -> None:
-    assert demo.ends(change(scene.line), scene.tree.lora) is ends
+    assert demo.is_outcome(change(scene.line), scene.tree.lora) is is_outcome

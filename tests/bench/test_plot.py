@@ -1,4 +1,4 @@
-"""The picture of the measurements shows every file, every row and its seconds."""
+"""bench.plot: the picture shows every file, every row and its seconds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 
-def test_the_picture_has_all_that_was_measured(tmp_path: Path) -> None:
-    """As text, so that it can be searched; the same bytes each time."""
+def test_the_picture_has_all_numbers(tmp_path: Path) -> None:
+    """They are text, which can be searched; the bytes are the same each time."""
     from bench import plot  # with matplotlib, which takes a second
 
     seconds = {row: [1.25 * at, 2.5 * at, 9.0] for at, row in enumerate(plot.ROWS, 1)}

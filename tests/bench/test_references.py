@@ -1,4 +1,4 @@
-"""The references do the work that they stand for."""
+"""bench.references and bench.engine: what they compute and report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.realistic import small_lora
 
 
 def test_the_qr_reference_keeps_99_percent_of_the_energy(tmp_path: Path) -> None:
-    """Module by module, by fewer ranks; rounding to float16 is all that it adds."""
+    """Each module has fewer ranks; the only other error is rounding to float16."""
     made = small_lora(tmp_path / "a.safetensors")
     references.qr(made.path, tmp_path)
     before, after = load_file(made.path), load_file(tmp_path / "qr")
@@ -31,8 +31,8 @@ def test_the_qr_reference_keeps_99_percent_of_the_energy(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("way", references.WAYS)
-def test_each_reference_says_its_seconds(tmp_path: Path, way: str) -> None:
-    """One number a round, as JSON."""
+def test_each_reference_prints_its_seconds(tmp_path: Path, way: str) -> None:
+    """It prints one number per round, as JSON."""
     made = small_lora(tmp_path / "a.safetensors")
     found = engine.reference(way, made.path, 2)
     assert len(found) == 2
@@ -41,7 +41,7 @@ def test_each_reference_says_its_seconds(tmp_path: Path, way: str) -> None:
 
 @pytest.mark.slow
 def test_a_worker_is_measured(tmp_path: Path) -> None:
-    """Every mode in every round, and the memory that each took above the bare process."""
+    """Every mode has seconds for every round, and the memory above that of the bare process."""
     made = small_lora(tmp_path / "a.safetensors")
     code = "import sys; from pathlib import Path; from bench import engine; import json;"
     code += "engine.ROUNDS = 1; print(json.dumps(engine.measure(*map(Path, sys.argv[1:]))))"

@@ -1,4 +1,4 @@
-"""The documentation's pictures of the report."""
+"""bench.report_pictures: the documentation's pictures of the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.browser import NoBrowser
 
 @pytest.mark.slow
 def test_both_are_drawn(tmp_path: Path) -> None:
-    """PNGs as wide as the page."""
+    """They are PNGs as wide as the page."""
     try:
         assert report_pictures.main(tmp_path) == 0
     except NoBrowser as missing:

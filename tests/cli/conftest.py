@@ -1,4 +1,4 @@
-"""The real command line as a child process."""
+"""Runs the real command line as a child process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def run(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """One call of `lensd` in a folder. What it prints with `--json` is valid under its schema."""
+    """Run `lensd` in a folder. Checks that its `--json` output is valid under its schema."""
     command = [sys.executable, "-m", "lensd", *arguments]
     options = {"capture_output": True, "cwd": folder, "timeout": PATIENCE, **options}
     done = subprocess.run(command, text=True, check=False, **options)

@@ -1,4 +1,4 @@
-"""`lensd analyze`: what a LoRA would shrink to."""
+"""`lensd analyze`: ranks, spectrum and predicted sizes of a LoRA."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def test_spectrum_and_ranks_are_those_of_a_float64_svd(lensd: Run, tmp_path: Path) -> None:
-    """Per module: singular values, and the smallest rank that holds each energy."""
+    """Each module has its singular values and the smallest rank per energy; no file is written."""
     made = small_lora(tmp_path / "style.safetensors", seed=3)
     before = Seen.of(made.path)
     done = lensd("analyze", "--json", made.path.name)
@@ -42,7 +42,7 @@ def test_spectrum_and_ranks_are_those_of_a_float64_svd(lensd: Run, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_predicted_sizes_are_the_real_ones(lensd: Run, tmp_path: Path) -> None:
-    """To the byte, for each mode."""
+    """The prediction for each mode is exact to the byte."""
     path = small_lora(tmp_path / "style.safetensors", seed=4).path
     predicted = json.loads(lensd("analyze", "--json", path.name).stdout)["predicted"]
     for mode, expected in predicted.items():
@@ -52,8 +52,8 @@ def test_the_predicted_sizes_are_the_real_ones(lensd: Run, tmp_path: Path) -> No
     assert set(predicted) == {"rank", "int8", "ultra"}
 
 
-def test_the_text_and_a_file_that_is_none(lensd: Run, tmp_path: Path) -> None:
-    """Ranks by block and sizes by mode, as columns; another file's reason is on stderr."""
+def test_the_text(lensd: Run, tmp_path: Path) -> None:
+    """Ranks by block and sizes by mode are columns; a file that is no LoRA has a line on stderr."""
     path = small_lora(tmp_path / "style.safetensors", seed=5).path
     (tmp_path / "page.safetensors").write_text("<html></html>")
     done = lensd("analyze", path.name, "page.safetensors")
@@ -77,9 +77,9 @@ def test_the_text_and_a_file_that_is_none(lensd: Run, tmp_path: Path) -> None:
 
 
 def test_the_picture(lensd: Run, tmp_path: Path) -> None:
-    """Valid XML that names nothing outside, with the file's name as text whatever is in it.
+    """The SVG is valid XML without references to other files, and shows any file name as text.
 
-    An older one is written over with --force only.
+    --force overwrites an older picture.
     """
     name = "a $x^2$ <b>&\x1b.safetensors"
     small_lora(tmp_path / name, seed=6)
@@ -97,11 +97,11 @@ def test_the_picture(lensd: Run, tmp_path: Path) -> None:
     assert all(link.startswith("#") for link in links)
     assert not re.search(r"@import|<script|<image|url\((?!#)|DOCTYPE", text)
     bars = [found for found in root.iter() if found.get("id", "").startswith("patch_")]
-    assert len(bars) > 4  # a bar before and one after for each of two blocks
+    assert len(bars) > 4  # two blocks, each with a bar before and a bar after
 
 
-def test_a_picture_is_not_written_over(lensd: Run, tmp_path: Path) -> None:
-    """Nor is one picture of several files, or the file itself one: told before any work."""
+def test_a_picture_does_not_overwrite_a_file(lensd: Run, tmp_path: Path) -> None:
+    """An existing picture, several inputs, or the input as target: errors before any work."""
     path = small_lora(tmp_path / "style.safetensors", seed=6).path
     (tmp_path / "out.svg").write_text("mine")
     done = lensd("analyze", path.name, "--plot", "out.svg")
@@ -114,7 +114,7 @@ def test_a_picture_is_not_written_over(lensd: Run, tmp_path: Path) -> None:
 
 
 def test_without_matplotlib(tmp_path: Path) -> None:
-    """It is an extra: the error says how to get it, and no file is read."""
+    """The error says how to install matplotlib, and no file is read."""
     path = small_lora(tmp_path / "style.safetensors", seed=6).path
     hiding = "import sys; sys.modules['matplotlib'] = None; import lensd.cli; lensd.cli.main()"
     command = [sys.executable, "-c", hiding, "analyze", path.name, "--plot", "out.svg"]

@@ -23,8 +23,8 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_textfile_is_told_where_there_is_one(lensd: Run, config: Path) -> None:
-    """Beside the log; only then."""
+def test_the_summary_has_the_textfile_if_there_is_one(lensd: Run, config: Path) -> None:
+    """Its line follows that of the log."""
     (config.parent / "m").mkdir()
     config.write_text(f"{config.read_text()}metrics: {{textfile: m/lensd.prom}}\n")
     done = lensd("check")
@@ -32,8 +32,8 @@ def test_the_textfile_is_told_where_there_is_one(lensd: Run, config: Path) -> No
     assert done.stdout.endswith(f"  metrics  {config.parent}/m/lensd.prom\n")
 
 
-def test_a_good_configuration_is_told_in_short(lensd: Run, config: Path) -> None:
-    """What is watched, where the originals go, and nothing on stderr."""
+def test_a_good_configuration_is_summarized(lensd: Run, config: Path) -> None:
+    """stdout has the watched folders and where the originals go; stderr has nothing."""
     done = lensd("check")
     assert (done.returncode, done.stderr) == (0, "")
     folder = config.parent
@@ -48,7 +48,7 @@ def test_a_good_configuration_is_told_in_short(lensd: Run, config: Path) -> None
 
 
 def test_every_fault_at_once(lensd: Run, config: Path) -> None:
-    """`file:line: key: fault` and its remedy, those of text and folders together; exit code 4."""
+    """`file:line: key: fault` and a remedy each, for text and folders together; exit code 4."""
     config.write_text("watch:\n  - path: nowhere\n    mode: ultr\nstate: {pth: x}\n")
     done = lensd("check", "-c", str(config))
     assert done.returncode == 4
@@ -60,23 +60,23 @@ def test_every_fault_at_once(lensd: Run, config: Path) -> None:
 
 
 def test_linked_folders_are_warnings(lensd: Run, config: Path) -> None:
-    """Named with the remedy, also with a name that is not UTF-8; the exit code stays 0."""
+    """Each has a warning with a remedy, even if its name is not UTF-8; the exit code is 0."""
     os.symlink(b"/", os.fsencode(config.parent) + b"/disk/caf\xe9")
     done = lensd("check")
     assert done.returncode == 0
     assert "warning: config.yaml:2: watch[0].path:" in done.stdout
-    assert "caf\\xe9 is a symbolic link to a folder and is not entered" in done.stdout
+    assert "caf\\xe9 is a symbolic link to a folder, which lensd does not follow" in done.stdout
 
 
 def test_it_leaves_nothing_behind(lensd: Run, config: Path) -> None:
-    """Neither archive nor state are made by looking."""
+    """`check` creates neither the archive nor the state folder."""
     before = sorted(config.parent.rglob("*"))
     lensd("check")
     assert before == sorted(config.parent.rglob("*"))
 
 
 def test_no_configuration_at_all(lensd: Run) -> None:
-    """The message names where it looked, and how to start."""
+    """The message names the default paths and the command that prints an example."""
     if Path("/etc/lensd/config.yaml").exists():
         pytest.skip("this machine has a lensd configuration")
     done = lensd("check")

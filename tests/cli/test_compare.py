@@ -32,7 +32,7 @@ def lensd(files: Path) -> Run:
 
 
 def test_json_is_one_document(lensd: Run) -> None:
-    """With every module, and the paths as they were given."""
+    """It has all modules, and the paths as given."""
     done = lensd("compare", "a.safetensors", "b.safetensors", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
@@ -42,7 +42,7 @@ def test_json_is_one_document(lensd: Run) -> None:
 
 
 def test_text(lensd: Run) -> None:
-    """Overall first, then the worst, the worst of them first."""
+    """The text starts with the overall error; then the worst modules follow, the worst first."""
     done = lensd("compare", "a.safetensors", "b.safetensors")
     found = json.loads(lensd("compare", "a.safetensors", "b.safetensors", "--json").stdout)
     lines = done.stdout.splitlines()
@@ -52,8 +52,8 @@ def test_text(lensd: Run) -> None:
     assert lines[lines.index("the worst 4 of 4:") + 2].split()[0] == worst["module"]
 
 
-def test_what_only_one_has(lensd: Run) -> None:
-    """Counted and named."""
+def test_modules_that_only_one_file_has(lensd: Run) -> None:
+    """They are counted and named. A missing file is a usage error."""
     done = lensd("compare", "a.safetensors", "c.safetensors")
     assert "1 only in a.safetensors: lora_unet_b" in done.stdout
     assert "of the modules in both: 0" in done.stdout

@@ -1,4 +1,4 @@
-"""`lensd completion`: what TAB does in real shells."""
+"""`lensd completion`, in real shells."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
 from tests.support.terminal import AtTerminal
 
-# What is typed before TAB, and the words of the line afterwards.
+# The text before TAB, and the words of the line after it.
 TYPED = [
     ("lensd ana", "lensd analyze"),
     ("lensd analyze --js", "lensd analyze --json"),
@@ -28,7 +28,7 @@ TYPED = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """LoRA files and another; `lensd` and the scripts beside."""
+    """A folder with LoRA files and other files; beside it, `lensd` and the scripts."""
     program = tmp_path / "bin" / "lensd"
     program.parent.mkdir()
     start = "from lensd.cli import main; main(prog_name='lensd')"
@@ -61,7 +61,7 @@ def _environment(folder: Path) -> dict[str, str]:
     ids=["bash", "zsh"],
 )
 def test_tab(folder: Path, command: str, setting: str) -> None:
-    """Commands, options, and where a LoRA is meant only such files, quoted right."""
+    """TAB completes commands, options, and LoRA files only, with correct quotes."""
     script = folder.parent / f"script.{command.partition(' ')[0]}"
     env = _environment(folder)
     with AtTerminal(command.split(), folder, columns=1000, env=env) as terminal:
@@ -69,15 +69,15 @@ def test_tab(folder: Path, command: str, setting: str) -> None:
         terminal.wait_for("^ready$")
         for typed, words in TYPED:
             terminal.type(f"{typed}\t")
-            end = words.split()[-1]  # what comes before it may be quoted
+            end = words.split()[-1]  # the words before it may be quoted
             terminal.wait_for(rf"{re.escape(end)}\s*\Z")
-            terminal.type("\x01echo said: \n")  # to the line's beginning: do not run it, say it
+            terminal.type("\x01echo said: \n")  # prepend echo: the command does not run
             terminal.wait_for(f"^said: {re.escape(words)}$")
 
 
 @needs_program("fish")
 def test_fish(folder: Path) -> None:
-    """The same words, from what fish would offer."""
+    """fish offers the same words."""
     for typed, words in TYPED:
         script = f"source '{folder.parent}/script.fish'; complete -C '{typed}'"
         done = subprocess.run(
@@ -94,8 +94,8 @@ def test_fish(folder: Path) -> None:
         assert [f"{kept} {word}" for word in offered] == [words]
 
 
-def test_other_shells_are_named(tmp_path: Path) -> None:
-    """A shell that there is no script for: the choice, and exit code 2."""
+def test_an_unknown_shell(tmp_path: Path) -> None:
+    """The error lists the shells; exit code 2."""
     done = run(tmp_path, "completion", "tcsh")
     assert done.returncode == 2
     assert all(shell in done.stderr for shell in SHELLS)

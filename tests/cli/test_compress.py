@@ -1,4 +1,4 @@
-"""`lensd compress`: a file to a new one, without a daemon. And `lensd analyze` before it."""
+"""`lensd compress`: compress a file to a new one, without a daemon."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_the_output_lies_beside_the_input(lensd: Run, lora: SmallFile) -> None:
     assert first.sha256 == Seen.of(output).sha256  # deterministic
     own = lensd("compress", output.name)
     assert own.returncode == 0
-    assert "written by lensd" in own.stderr
+    assert "lensd wrote this file" in own.stderr
     assert before == Seen.of(lora.path)
     assert {"style.safetensors", "style.lensd.safetensors"} == set(os.listdir(lora.path.parent))
 
 
 @pytest.mark.slow
 def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
-    """Mode, energy, rank limit and size, to where -o says; --json is one document a file."""
+    """Mode, energy, rank limit, size and -o take effect; --json is one document per file."""
     for name, arguments in {
         "rank": ["--mode", "rank", "--energy", "0.9"],
         "narrow": ["--max-rank", "2"],
@@ -100,7 +100,7 @@ def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
 def test_usage_errors_write_nothing(
     lensd: Run, lora: SmallFile, arguments: list[str], says: str
 ) -> None:
-    """Exit 2 with the cause, and the input as it was: also through its other names."""
+    """Exit code 2 with the cause; the input does not change, even through its other names."""
     folder = lora.path.parent
     small_lora(folder / "other.safetensors", seed=2)
     (folder / "folder").mkdir()
@@ -115,8 +115,8 @@ def test_usage_errors_write_nothing(
     assert names == sorted(os.listdir(folder))
 
 
-def test_a_place_that_is_not_there_is_a_message(lensd: Run, lora: SmallFile) -> None:
-    """Exit 5 with the remedy, no traceback."""
+def test_a_missing_output_folder(lensd: Run, lora: SmallFile) -> None:
+    """Exit code 5 with a message and no traceback."""
     done = lensd("compress", "style.safetensors", "-o", "missing/out.safetensors")
     assert (done.returncode, done.stdout) == (5, "")
     assert "Traceback" not in done.stderr
@@ -124,8 +124,8 @@ def test_a_place_that_is_not_there_is_a_message(lensd: Run, lora: SmallFile) -> 
     assert lora.path.exists()
 
 
-def test_several_files_each_have_their_end(lensd: Run, lora: SmallFile) -> None:
-    """A broken one fails with 1 and its reason; an unfit one is skipped; the others are done."""
+def test_several_files_each_have_an_outcome(lensd: Run, lora: SmallFile) -> None:
+    """A broken file fails (exit code 1), a file that is no LoRA is skipped, the rest succeed."""
     folder = lora.path.parent
     bad = small_lora(folder / "bad.safetensors", seed=2).path
     bad.write_bytes(bad.read_bytes()[:-2] + b"\xff\x7f")

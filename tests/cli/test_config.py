@@ -29,7 +29,7 @@ def test_the_example_is_a_start(lensd: Run, tmp_path: Path) -> None:
 
 
 def test_the_schema_is_json(lensd: Run) -> None:
-    """One JSON document: a valid JSON Schema."""
+    """The output is one valid JSON Schema."""
     schema = json.loads(lensd("config", "schema").stdout)
     Draft202012Validator.check_schema(schema)
     assert Draft202012Validator(schema).is_valid({"watch": [{"path": "/srv/loras"}]})

@@ -14,7 +14,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def test_expand(lensd: Run, tmp_path: Path) -> None:
-    """Compress, expand; the name says what it is, the input stays, a second time is refused."""
+    """It writes NAME.float16.safetensors; the input does not change; a second run needs --force."""
     save_file(making.small_file(), tmp_path / "a.safetensors")
     assert lensd("compress", "a.safetensors", "-o", "b.safetensors").returncode == 0
     before = (tmp_path / "b.safetensors").read_bytes()
@@ -33,8 +33,8 @@ def test_expand(lensd: Run, tmp_path: Path) -> None:
     assert (tmp_path / "b.safetensors").read_bytes() == before
 
 
-def test_floats_have_nothing_to_expand(lensd: Run, tmp_path: Path) -> None:
-    """Said in one line; nothing is left behind."""
+def test_a_float_file_cannot_be_expanded(lensd: Run, tmp_path: Path) -> None:
+    """The error is one line; no file is left behind."""
     save_file(making.small_file(), tmp_path / "a.safetensors")
     done = lensd("expand", "a.safetensors")
     assert done.returncode == 2
@@ -42,8 +42,8 @@ def test_floats_have_nothing_to_expand(lensd: Run, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_a_place_that_is_not_there(lensd: Run, tmp_path: Path) -> None:
-    """A storage error with the remedy, of both verbs that write a new file."""
+def test_a_missing_output_folder(lensd: Run, tmp_path: Path) -> None:
+    """Both commands that write a new file end with a storage error and its remedy."""
     save_file(making.small_file(), tmp_path / "a.safetensors")
     for verb in ("expand", "compress"):
         done = lensd(verb, "a.safetensors", "-o", "no/b.safetensors")

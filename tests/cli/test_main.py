@@ -1,4 +1,4 @@
-"""What all verbs share: help, version, exit codes, messages."""
+"""Help, version, exit codes and messages, which all commands share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import click
 import pytest
 
 from lensd import __version__
-from lensd.cli import LAZY, main
+from lensd.cli import COMMANDS, main
 from tests.support.limits import PATIENCE
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-# A verb of the test's own beside the real ones, run by the real command line.
+# The real command line with one more command, which runs the body of a test.
 DRIVER = """
 import os, signal, sys, time
 import click
@@ -31,7 +31,7 @@ def probe():
     {body}
 
 sys.modules["probe"] = sys.modules["__main__"]
-cli.LAZY["probe"] = ("probe:probe", "A verb of the test.")
+cli.COMMANDS["probe"] = ("probe:probe", "A command of the test.")
 cli.main(["probe"])
 """
 
@@ -41,7 +41,7 @@ def probe(body: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
-# What a verb may need when it runs, and no help does: each costs 0.03 s or more.
+# Modules that a command may import when it runs, but no help may: each costs 0.03 s or more.
 HEAVY = {"torch", "numpy", "pydantic", "yaml", "structlog", "rich", "watchdog"}
 LOADED = """
 import sys
@@ -55,7 +55,7 @@ print(*sorted(sys.modules), file=sys.stderr)
 
 
 def loaded(*arguments: str) -> tuple[str, set[str]]:
-    """What a call prints, and the modules that it has imported in the end."""
+    """Run `lensd`; returns its stdout and the modules that it imported."""
     command = [sys.executable, "-c", LOADED, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)
     return done.stdout, set(done.stderr.split())
@@ -63,7 +63,7 @@ def loaded(*arguments: str) -> tuple[str, set[str]]:
 
 @pytest.mark.parametrize("argument", ["--version", "--help", "-h"])
 def test_version_and_help_load_nothing_heavy(argument: str) -> None:
-    """Neither torch nor pydantic nor rich nor any verb's module is imported for them."""
+    """They import neither torch, pydantic nor rich, and no module of a command."""
     text, modules = loaded(argument)
     assert max(map(len, text.splitlines())) <= 80
     assert "lensd.cli" in modules
@@ -71,11 +71,9 @@ def test_version_and_help_load_nothing_heavy(argument: str) -> None:
     assert not {name for name in modules if name.startswith("lensd.cli.")}
 
 
-@pytest.mark.parametrize("verb", LAZY)
-def test_every_verb_explains_itself_at_once(verb: str) -> None:
-    """Its help needs no configuration, has a worked example, fits a terminal of 80 columns, and
-    loads nothing heavy.
-    """
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_the_help_of_every_command(verb: str) -> None:
+    """It needs no configuration, has an example, fits 80 columns, and imports no heavy module."""
     text, modules = loaded(verb, "--help")
     assert max(map(len, text.splitlines())) <= 80
     assert not modules & HEAVY
@@ -83,11 +81,11 @@ def test_every_verb_explains_itself_at_once(verb: str) -> None:
     assert re.search(rf"^  (sudo )?lensd {verb}\b", text.partition("\n")[2], re.MULTILINE)
 
 
-@pytest.mark.parametrize("verb", [None, *LAZY])
-def test_the_examples_of_a_help_are_right(
+@pytest.mark.parametrize("verb", [None, *COMMANDS])
+def test_the_examples_of_a_help_can_be_parsed(
     verb: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is a command with options and values that it takes."""
+    """Each example names a command, with options and values that it accepts."""
     monkeypatch.chdir(tmp_path)
     context = click.Context(main)
     command = main.get_command(context, verb) if verb else main
@@ -95,7 +93,7 @@ def test_the_examples_of_a_help_are_right(
     examples = re.findall(r"^    (?:sudo )?lensd (.*)", command.help or "", re.MULTILINE)
     for example in examples:
         name, *words = shlex.split(re.split(r"  +| [|>] ", example)[0])
-        for word in words:  # some want files that are there
+        for word in words:  # some must be existing files
             if not word.startswith(("-", "/")):
                 tmp_path.joinpath(word).parent.mkdir(exist_ok=True)
                 tmp_path.joinpath(word).touch()
@@ -108,16 +106,16 @@ def test_the_examples_of_a_help_are_right(
 
 
 def test_version(lensd: Run) -> None:
-    """Name and version, on stdout."""
+    """stdout has name and version."""
     done = lensd("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"lensd {__version__}\n", "")
 
 
-def test_help_names_every_verb(lensd: Run) -> None:
-    """Each verb with its line."""
+def test_help_lists_every_command(lensd: Run) -> None:
+    """Each command has its line."""
     done = lensd("--help")
     assert done.returncode == 0
-    for verb, (_, line) in LAZY.items():
+    for verb, (_, line) in COMMANDS.items():
         assert f"  {verb} " in done.stdout
         assert line in done.stdout
 
@@ -126,7 +124,7 @@ def test_help_names_every_verb(lensd: Run) -> None:
     "arguments", [["nonsense"], ["check", "--nonsense"], ["check", "surplus"], ["config", "x"], []]
 )
 def test_usage_errors_end_with_2(lensd: Run, arguments: list[str]) -> None:
-    """A message on stderr, nothing on stdout."""
+    """stderr has a message and stdout nothing."""
     done = lensd(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage:" in done.stderr
@@ -141,10 +139,10 @@ def test_usage_errors_end_with_2(lensd: Run, arguments: list[str]) -> None:
         (["style.safetensors"], "Did you mean `lensd analyze style.safetensors`?"),
     ],
 )
-def test_a_mistyped_word_gets_the_nearest(
+def test_a_mistyped_word_gets_a_suggestion(
     lensd: Run, tmp_path: Path, arguments: list[str], says: str
 ) -> None:
-    """Commands and options by their spelling; a file that was given for a command."""
+    """The nearest command or option; for a file instead of a command, `lensd analyze`."""
     (tmp_path / "style.safetensors").touch()
     done = lensd(*arguments)
     assert done.returncode == 2
@@ -152,7 +150,7 @@ def test_a_mistyped_word_gets_the_nearest(
 
 
 def test_without_a_configuration(lensd: Run) -> None:
-    """Where it was looked for, and the command that makes one."""
+    """The error names the default paths and the command that prints an example."""
     done = lensd("check")
     assert done.returncode == 4
     assert "~/.config/lensd/config.yaml" in done.stderr
@@ -169,20 +167,20 @@ def test_without_a_configuration(lensd: Run) -> None:
     ],
 )
 def test_an_expected_error_is_a_message_and_its_code(error: str, code: int) -> None:
-    """One line on stderr without a traceback."""
+    """One line on stderr, without a traceback."""
     done = probe(f"raise {error}")
     assert code == done.returncode
     assert (done.stdout, done.stderr) == ("", "lensd: error: the cause; the remedy\n")
 
 
 @pytest.mark.parametrize(("value", "code"), [("None", 0), ("0", 0), ("1", 1)])
-def test_a_verb_returns_its_exit_code(value: str, code: int) -> None:
+def test_a_command_returns_its_exit_code(value: str, code: int) -> None:
     """None is 0."""
     assert code == probe(f"return {value}").returncode
 
 
 def test_a_bug_shows_its_traceback_and_asks_for_a_report() -> None:
-    """Exit code 3, with what a report needs."""
+    """Exit code 3; the message has the versions that a bug report needs."""
     done = probe('raise ZeroDivisionError("oh")')
     assert (done.returncode, done.stdout) == (3, "")
     assert "Traceback" in done.stderr
@@ -191,13 +189,13 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report() -> None:
 
 
 def test_interrupted() -> None:
-    """^C ends with 130 and without a traceback."""
+    """^C ends lensd with 130 and without a traceback."""
     done = probe("os.kill(os.getpid(), signal.SIGINT); time.sleep(3600)")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "lensd: interrupted\n")
 
 
-def test_a_reader_that_leaves_is_no_error(lensd: Run) -> None:
-    """`lensd config schema | head`: no message, the shells' code for it."""
+def test_a_closed_stdout_is_no_error(lensd: Run) -> None:
+    """`lensd config schema | head` prints no message and ends with 141, as shells expect."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -210,12 +208,12 @@ def test_a_reader_that_leaves_is_no_error(lensd: Run) -> None:
 
 
 def test_another_broken_pipe_is_a_bug() -> None:
-    """Only stdout's reader may leave; a broken pipe elsewhere is not hushed up."""
+    """Only a closed stdout is expected; any other broken pipe is reported."""
     assert probe("raise BrokenPipeError").returncode == 3
 
 
 def test_no_stdout_at_all() -> None:
-    """A message still comes when descriptor 1 is closed."""
+    """Messages are printed even if descriptor 1 is closed."""
     command = f"'{sys.executable}' -m lensd check -c nowhere.yaml >&-"
     done = subprocess.run(
         ["/bin/sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, timeout=PATIENCE

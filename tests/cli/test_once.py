@@ -1,4 +1,4 @@
-"""`lensd once` and `lensd run` as a person or cron starts them."""
+"""`lensd once`, as a person or cron starts it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def server(tmp_path: Path) -> HomeServer:
     return HomeServer(tmp_path)
 
 
-def test_a_dry_run_says_what_would_happen_and_changes_nothing(server: HomeServer) -> None:
-    """Files, bytes now and about then, archive and time, per folder; no state folder is made."""
+def test_a_dry_run_prints_the_plan_and_changes_nothing(server: HomeServer) -> None:
+    """Per folder: files, bytes now and later, archive and time. No state folder is created."""
     files = [server.drop(f"{n}.safetensors", seed=n).path for n in range(2)]
     (server.loras / "page.safetensors").write_text("<html>no LoRA</html>")
     before = [Seen.of(path) for path in files]
@@ -37,8 +37,8 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(server: HomeServer
     assert [] == list(server.archive.iterdir())
 
 
-def test_once_treats_everything_then_nothing(server: HomeServer) -> None:
-    """All files together; a second run finds nothing to do, and says so when asked."""
+def test_once_processes_every_file_once(server: HomeServer) -> None:
+    """A second run processes no file, and its plan says so."""
     files = [server.drop(f"{n}.safetensors", seed=n).path for n in range(3)]
     lines = server.once()
     done = [line["path"] for line in lines if line["event"] == "file.compressed"]
@@ -48,8 +48,8 @@ def test_once_treats_everything_then_nothing(server: HomeServer) -> None:
     assert [] == server.temporaries()
 
 
-def test_what_is_not_whole_yet_is_reported_and_stays(server: HomeServer) -> None:
-    """An open writer and a partner: one line each with the reason; the rest is done; exit 0."""
+def test_incomplete_files_are_reported_and_stay(server: HomeServer) -> None:
+    """An open writer or a partner file: one line with the reason. Other files are compressed."""
     good = server.drop("good.safetensors", seed=1).path
     partner = server.drop("download.safetensors", seed=2).path
     Path(f"{partner}.part").touch()
@@ -65,8 +65,8 @@ def test_what_is_not_whole_yet_is_reported_and_stays(server: HomeServer) -> None
 
 
 @pytest.mark.slow
-def test_what_is_only_unproven_is_waited_for(server: HomeServer) -> None:
-    """A file that ends in zeros is done by the same run. Nothing else is waited for so long."""
+def test_once_waits_for_files_that_may_be_complete(server: HomeServer) -> None:
+    """The same run compresses a file that ends in zeros. It does not wait for a truncated one."""
     good = server.drop("good.safetensors", seed=1).path
     zeros = server.make("zeros.safetensors", seed=2).path
     data = zeros.read_bytes()
@@ -91,7 +91,7 @@ def test_what_is_only_unproven_is_waited_for(server: HomeServer) -> None:
 
 @pytest.mark.slow
 def test_a_path_limits_it(server: HomeServer) -> None:
-    """A file and a folder by name; the rest stays. A path elsewhere is a usage error."""
+    """Only the named file and folder are compressed. A path elsewhere is a usage error."""
     for relative in ("a.safetensors", "sub/b.safetensors", "other/c.safetensors"):
         server.drop(relative, seed=1)
     lines = server.once(server.loras / "a.safetensors", server.loras / "sub")
@@ -105,7 +105,7 @@ def test_a_path_limits_it(server: HomeServer) -> None:
 
 
 def test_a_failed_file_ends_it_with_1(server: HomeServer) -> None:
-    """NaN weights; the other file is compressed all the same."""
+    """One file has NaN weights; the other file is compressed."""
     bad = server.drop("bad.safetensors", seed=1).path
     data = bytearray(bad.read_bytes())
     data[-2:] = b"\xff\x7f"  # a float16 NaN
@@ -120,7 +120,7 @@ def test_a_failed_file_ends_it_with_1(server: HomeServer) -> None:
 
 
 def test_redo_starts_from_the_original(server: HomeServer) -> None:
-    """New settings apply to what was compressed before, without the loss of doing it twice."""
+    """New settings apply to a compressed file without a second loss."""
     made = server.drop("style.safetensors", seed=1)
     original = Seen.of(made.path)
     server.once()
@@ -141,7 +141,7 @@ def test_redo_starts_from_the_original(server: HomeServer) -> None:
 
 @pytest.mark.slow
 def test_redo_that_cannot_help_may_be_tried_again(server: HomeServer) -> None:
-    """A limit that the result does not keep leaves the output; another redo is a new attempt."""
+    """If the new result is above `max_error`, the output stays; another redo tries again."""
     path = server.drop("style.safetensors", seed=1).path
     server.once()
     before = Seen.of(path)
@@ -156,7 +156,7 @@ def test_redo_that_cannot_help_may_be_tried_again(server: HomeServer) -> None:
 
 @pytest.mark.slow
 def test_redo_without_an_archived_original_fails_that_file_only(server: HomeServer) -> None:
-    """Somebody deleted it: the output stays, the next file is done."""
+    """The original was deleted: the output stays, and the next file is compressed."""
     lost, kept = (server.drop(f"{n}.safetensors", seed=1).path for n in ("a", "b"))
     server.once()
     before = Seen.of(lost)
@@ -170,7 +170,7 @@ def test_redo_without_an_archived_original_fails_that_file_only(server: HomeServ
 
 @pytest.mark.slow
 def test_redo_from_a_damaged_original_changes_nothing(server: HomeServer) -> None:
-    """The archive's disk lost a bit: the output is better than what would come of that."""
+    """The original lost a bit on the disk: the file fails and the output stays."""
     path = server.drop("style.safetensors", seed=1).path
     server.once()
     before = Seen.of(path)

@@ -1,4 +1,4 @@
-"""`lensd report`: from the ledger and from the log of the same run."""
+"""`lensd report`, from the ledger and from the log of the same run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ESCAPES = "esc\x1b[31m.safetensors"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> HomeServer:
-    """After one run: two compressed files, a skipped one, one that failed; one left alone."""
+    """A server after one run with two compressed files, a skipped one, and a failed one."""
     server = HomeServer(tmp_path_factory.mktemp("server"))
     server.drop("good.safetensors", seed=1)
     server.drop(ESCAPES, seed=2)
@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> HomeServer:
 
 
 def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """What was printed, which must be valid under the package's schema."""
+    """The printed document, after validation."""
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     validator("report").validate(found)
@@ -47,7 +47,7 @@ def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def test_the_totals_are_those_of_status(server: HomeServer) -> None:
-    """Outcomes, saved, held and net; nothing is changed by looking."""
+    """Outcomes and bytes are equal; the report does not change the ledger."""
     before = Seen.of(server.state / "ledger.sqlite3")
     report = document(server.lensd("report", "--json"))
     totals = server.status()["totals"]
@@ -57,7 +57,7 @@ def test_the_totals_are_those_of_status(server: HomeServer) -> None:
 
 
 def test_hashes_are_those_on_the_disk(server: HomeServer) -> None:
-    """Old and new, with their short form."""
+    """Those of the original and of the output, and their short forms."""
     report = document(server.lensd("report", "--json"))
     path = server.loras / "good.safetensors"
     [row] = [h for h in report["hashes"] if h["path"] == str(path)]
@@ -66,8 +66,8 @@ def test_hashes_are_those_on_the_disk(server: HomeServer) -> None:
     assert row["output_autov2"] == row["output"][:10]
 
 
-def test_the_log_alone_tells_the_same(server: HomeServer, lensd: Run) -> None:
-    """On another machine, without configuration: all but what only a ledger knows."""
+def test_the_log_alone_gives_the_same_report(server: HomeServer, lensd: Run) -> None:
+    """Without configuration, the report has everything except what only a ledger knows."""
     log = (server.top / "lensd.log").read_text()
     done = lensd("report", "--json", "--log", "-", input=f"a stray line\n{log}")
     report, known = document(done), document(server.lensd("report", "--json"))
@@ -78,8 +78,8 @@ def test_the_log_alone_tells_the_same(server: HomeServer, lensd: Run) -> None:
     assert [f["path"] for f in report["failures"]] == [f["path"] for f in known["failures"]]
 
 
-def test_a_person_reads_it(server: HomeServer) -> None:
-    """Plain text in a pipe: totals, reasons, the failure with its remedy; no escape sequence."""
+def test_the_text(server: HomeServer) -> None:
+    """In a pipe: totals, reasons, the failure with its remedy, and no escape sequence."""
     done = server.lensd("report")
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 compressed, 1 failed, 1 skipped" in done.stdout
@@ -91,7 +91,7 @@ def test_a_person_reads_it(server: HomeServer) -> None:
 
 
 def test_csv(server: HomeServer) -> None:
-    """A row a file, with its hashes."""
+    """One row per file, with its hashes."""
     done = server.lensd("report", "--csv")
     rows = {row["path"]: row for row in csv.DictReader(io.StringIO(done.stdout))}
     good = server.loras / "good.safetensors"
@@ -102,7 +102,7 @@ def test_csv(server: HomeServer) -> None:
 
 
 def test_a_period(lensd: Run, tmp_path: Path) -> None:
-    """Only what ended within it."""
+    """The report counts only the files that ended in the period."""
     many_files.write_log(tmp_path / "log", 50)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     june = [line for line in lines if line["timestamp"].startswith("2026-06")]
@@ -111,11 +111,11 @@ def test_a_period(lensd: Run, tmp_path: Path) -> None:
     report = document(lensd("report", "--json", *arguments, env=env))
     assert 0 < sum(report["outcomes"].values()) == len(june) < len(lines)
     text = lensd("report", "--since", "2020-01-01", "--until", "2020-01-02", "--log", "log").stdout
-    assert text.startswith("nothing in this time")
+    assert text.startswith("no files in this period")
 
 
-def test_a_page_is_not_written_over(server: HomeServer, lensd: Run, tmp_path: Path) -> None:
-    """But with --force; a page is written whole or not at all."""
+def test_a_page_does_not_overwrite_a_file(server: HomeServer, lensd: Run, tmp_path: Path) -> None:
+    """Only with --force; no temporary file is left."""
     (tmp_path / "a.html").write_text("mine")
     log = str(server.top / "lensd.log")
     done = lensd("report", "--log", log, "--html", "a.html")
@@ -128,25 +128,25 @@ def test_a_page_is_not_written_over(server: HomeServer, lensd: Run, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--json", "--csv"], "exclude each other"),
-        (["--since", "soon"], "is no time"),
+        (["--since", "soon"], "is not a time"),
         (["--log", "none"], "does not exist"),
         (["/etc/hostname"], "after --log"),
-        (["-c", "x", "--log", "/etc/hostname"], "one of them"),
+        (["-c", "x", "--log", "/etc/hostname"], "give only one of them"),
     ],
 )
-def test_what_makes_no_sense(lensd: Run, arguments: list[str], told: str) -> None:
-    """Exit code 2, with what to do."""
+def test_usage_errors(lensd: Run, arguments: list[str], message: str) -> None:
+    """Exit code 2, with a remedy."""
     done = lensd("report", *arguments)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.slow
 def test_100000_lines(lensd: Run, tmp_path: Path, tell: Any) -> None:
-    """All are counted; how long it takes is told here and measured by bench.report."""
+    """All are counted. The time is printed here and measured by bench.report."""
     once = many_files.write_log(tmp_path / "log", 1000, troubles=0.0).read_text().splitlines()
     with (tmp_path / "log").open("w") as file:
         for number in range(100):

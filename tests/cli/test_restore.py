@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.support.home_server import HomeServer, Seen
 
-NAMES = [f"{name}.safetensors" for name in ("one", "other", "deleted", "replaced", "damaged")]
+NAMES = [
+    f"{name}.safetensors"
+    for name in ("one", "other", "deleted", "replaced", "edited", "lengthened", "damaged")
+]
 
 
 class Files:
@@ -110,8 +116,8 @@ def test_a_deleted_output_is_no_obstacle(files: Files) -> None:
     assert _is_back(path, before)
 
 
-def test_a_file_that_somebody_replaced_is_refused(files: Files) -> None:
-    """Their bytes stay, the original too; exit 1 with the remedy."""
+def test_a_file_that_another_program_replaced_is_refused(files: Files) -> None:
+    """Its bytes stay, and the original too; exit 1 with the remedy."""
     server, path, before = files.take("replaced")
     path.write_bytes(b"something else")
     done = server.lensd("restore", path)
@@ -121,18 +127,53 @@ def test_a_file_that_somebody_replaced_is_refused(files: Files) -> None:
     assert Seen.of(server.archived(path)).sha256 == before.sha256
 
 
+def _edit(path: Path) -> None:
+    """Other weights under the same header, the same size and the same time of change."""
+    found = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(bytes(byte ^ 1 for byte in path.read_bytes()[-2:]))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _write_anew(path: Path) -> None:
+    """As a program that changes the metadata: all entries are kept, and one is added."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, {**metadata, "note": "mine"})
+
+
+@pytest.mark.parametrize(("name", "edit"), [("edited", _edit), ("lengthened", _write_anew)])
+def test_an_edited_output_is_refused(files: Files, name: str, edit: Callable[[Path], None]) -> None:
+    """It has lensd's marks and other bytes: they stay, the original too; exit 1 with the remedy."""
+    server, path, before = files.take(name)
+    edit(path)
+    edited = path.read_bytes()
+    done = server.lensd("restore", path)
+    assert edited == path.read_bytes()
+    assert done.returncode == 1
+    assert "edited" in done.stderr
+    assert "Move it away" in done.stderr
+    assert Seen.of(server.archived(path)).sha256 == before.sha256
+    path.rename(path.with_suffix(".mine"))
+    assert server.lensd("restore", path).returncode == 0
+    assert _is_back(path, before)
+
+
 def test_a_damaged_original_is_not_put_back(files: Files) -> None:
-    """The output stays; exit 1."""
+    """The output stays; exit 1. The ledger has nothing of it, so the next try says the same."""
     server, path, _ = files.take("damaged")
-    output = Seen.of(path)
+    output, outcomes = Seen.of(path), server.status()["totals"]["outcomes"]
     archived = server.archived(path)
     data = bytearray(archived.read_bytes())
     data[-1] ^= 1
     archived.write_bytes(data)
-    done = server.lensd("restore", path)
-    assert done.returncode == 1
-    assert "damaged" in done.stderr
+    for _ in range(2):
+        done = server.lensd("restore", path)
+        assert done.returncode == 1
+        assert "damaged" in done.stderr
     assert output == Seen.of(path)
+    assert outcomes == server.status()["totals"]["outcomes"]
 
 
 @pytest.mark.slow
@@ -147,6 +188,21 @@ def test_an_older_version(server: HomeServer) -> None:
     assert server.lensd("restore", path, "--version", oldest.sha256[:10]).returncode == 0
     assert Seen.of(path).sha256 == oldest.sha256
     assert Seen.of(server.archived(path)).sha256 == newer.sha256
+
+
+@pytest.mark.slow
+def test_a_file_that_replaced_an_output_and_failed(server: HomeServer) -> None:
+    """The error names the originals that the path had; --version restores one of them."""
+    [(path, before)] = _compressed(server, "a.safetensors")
+    server.drop("a.safetensors", seed=7)
+    path.write_bytes(path.read_bytes()[:-2] + b"\xff\x7f")  # NaN
+    server.once(code=1)
+    done = server.lensd("restore", path)
+    assert done.returncode == 2
+    assert f"--version: {before.sha256[:12]}" in done.stderr
+    path.unlink()
+    assert server.lensd("restore", path, "--version", before.sha256).returncode == 0
+    assert Seen.of(path).sha256 == before.sha256
 
 
 @pytest.mark.slow
@@ -167,12 +223,35 @@ def test_across_disks(server: HomeServer, other_disk: Path) -> None:
 
 @pytest.mark.slow
 def test_without_a_ledger(server: HomeServer) -> None:
-    """It was lost: the mark in the output and the archive's layout are enough."""
+    """It was lost: the mark in the output and the archive's layout are enough.
+
+    Whether the output was edited cannot be told then, so a copy of it is kept.
+    """
     [(path, before)] = _compressed(server, "a.safetensors")
+    _edit(path)
+    edited = path.read_bytes()
     for file in server.state.iterdir():
         file.unlink()
-    assert server.lensd("restore", path).returncode == 0
+    done = server.lensd("restore", path)
+    assert done.returncode == 0, done.stderr
     assert _is_back(path, before)
+    [line] = [json.loads(text) for text in done.stdout.splitlines() if '"file.rescued"' in text]
+    assert Path(line["rescued_path"]).read_bytes() == edited
+    assert Path(line["rescued_path"]).is_relative_to(server.archive / "rescued")
+
+
+@pytest.mark.slow
+def test_a_restore_that_fails_keeps_no_copy(server: HomeServer) -> None:
+    """The ledger was lost and the original is damaged: the output keeps its name, once."""
+    [(path, _)] = _compressed(server, "a.safetensors")
+    for file in server.state.iterdir():
+        file.unlink()
+    with server.archived(path).open("r+b") as original:
+        original.write(b"rot")
+    output = Seen.of(path)
+    assert server.lensd("restore", path).returncode != 0
+    assert output == Seen.of(path)
+    assert [] == list((server.archive / "rescued").rglob("*.safetensors"))
 
 
 def test_usage(files: Files) -> None:

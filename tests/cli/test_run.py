@@ -1,4 +1,4 @@
-"""`lensd run`: what keeps the daemon from starting at all."""
+"""`lensd run`: errors that prevent the start of the daemon."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.support.home_server import HomeServer
 
 
-def test_a_faulty_configuration_keeps_it_from_starting(tmp_path: Path) -> None:
-    """Exit 4 with the fault; neither a folder nor a line is made."""
+def test_a_faulty_configuration(tmp_path: Path) -> None:
+    """Exit code 4 with the fault; no folder is created and no line is logged."""
     server = HomeServer(tmp_path)
     server.configure(defaults={"mode": "smallest"})
     done = server.lensd("run")
@@ -17,8 +17,8 @@ def test_a_faulty_configuration_keeps_it_from_starting(tmp_path: Path) -> None:
     assert not server.state.exists()
 
 
-def test_a_state_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """A file is in its place: a message with the remedy, no traceback."""
+def test_a_state_folder_that_cannot_be_created(tmp_path: Path) -> None:
+    """A file has its name: the message has a remedy and no traceback."""
     server = HomeServer(tmp_path)
     server.state.write_text("x")
     done = server.lensd("run")

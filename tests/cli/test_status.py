@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from lensd.report import hashes
+from lensd.report.documents import Hashes
 from tests.support.home_server import HomeServer, Seen
 from tests.support.limits import PATIENCE
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> HomeServer:
-    """After one run: a compressed file, a refused one, and one that failed."""
+    """A server after one run with a compressed file, a skipped one, and a failed one."""
     server = HomeServer(tmp_path_factory.mktemp("server"))
     server.drop("good.safetensors", seed=1)
     (server.loras / "page.safetensors").write_text("<html>not found</html>")
@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> HomeServer:
 
 
 def test_the_document(server: HomeServer) -> None:
-    """Folders, nothing under way, the problem with reason and remedy, and the totals in bytes."""
+    """It has the folders, no jobs, the problem with its reason, and the totals in bytes."""
     report = server.status()
     assert report["daemon"] is None
     assert report["watch"] == [{"name": "loras", "path": str(server.loras), "mode": "ultra"}]
@@ -53,8 +53,8 @@ def test_the_document(server: HomeServer) -> None:
     assert totals["outcomes"]["skipped"] == 1
 
 
-def test_the_text_says_the_same(server: HomeServer) -> None:
-    """For a person: the problem with its remedy, the totals, nothing on stderr."""
+def test_the_text_has_the_same_facts(server: HomeServer) -> None:
+    """stdout has the problem with its remedy and the totals; stderr has nothing."""
     done = server.lensd("status")
     assert (done.returncode, done.stderr) == (0, "")
     assert "daemon: not running" in done.stdout
@@ -64,9 +64,9 @@ def test_the_text_says_the_same(server: HomeServer) -> None:
 
 
 def test_hashes(server: HomeServer) -> None:
-    """Original and output by sha256, AutoV2 and AutoV3, as they are on the disk: TSV in a pipe.
+    """In a pipe: tab-separated sha256, AutoV2 and AutoV3 of the original and the output.
 
-    The original's AutoV3 is what its trainer wrote into it, and the output still has.
+    The original's AutoV3 equals the hash that its trainer wrote into the file.
     """
     path = server.loras / "good.safetensors"
     original, output = Seen.of(server.archived(path)).sha256, Seen.of(path).sha256
@@ -76,13 +76,13 @@ def test_hashes(server: HomeServer) -> None:
     cells = [original, original[:10], model_hash[:12], output, output[:10], own[:12], str(path)]
     done = server.lensd("status", "--hashes")
     head, row = done.stdout.splitlines()
-    assert (head.split("\t"), row.split("\t")) == (list(hashes.COLUMNS), cells)
+    assert (head.split("\t"), row.split("\t")) == (list(Hashes.__struct_fields__), cells)
     [document] = json.loads(server.lensd("status", "--hashes", "--json").stdout)["hashes"]
-    assert document == dict(zip(hashes.COLUMNS, cells, strict=True))
+    assert document == dict(zip(Hashes.__struct_fields__, cells, strict=True))
 
 
-def test_hashes_for_a_person(server: HomeServer) -> None:
-    """At a terminal: a name, and a line each for the original and the output."""
+def test_hashes_at_a_terminal(server: HomeServer) -> None:
+    """A line for the path, one for the original and one for the output."""
     command = shlex.join([sys.executable, "-m", "lensd", "status", "--hashes", "-c"])
     done = subprocess.run(
         ["script", "-qec", f"{command} {server.config}", "/dev/null"],
@@ -95,7 +95,7 @@ def test_hashes_for_a_person(server: HomeServer) -> None:
 
 
 def test_hashes_that_the_ledger_does_not_know(server: HomeServer, tmp_path: Path) -> None:
-    """A file that an older lensd compressed: its sha256 is known, AutoV3 is null and empty."""
+    """For a file that an older lensd compressed, sha256 is known and AutoV3 is null or empty."""
     older = HomeServer(tmp_path)
     shutil.copytree(server.state, older.state)
     with contextlib.closing(sqlite3.connect(older.state / "ledger.sqlite3")) as db, db:
@@ -113,7 +113,7 @@ def _data_sha256(path: Path) -> str:
 
 
 def test_before_the_first_run(tmp_path: Path) -> None:
-    """No ledger yet: an error with its code and remedy, and none is made."""
+    """Without a ledger: exit code 5 with a remedy; no ledger is created."""
     fresh = HomeServer(tmp_path)
     done = fresh.lensd("status")
     assert (done.returncode, done.stdout) == (5, "")

@@ -1,4 +1,4 @@
-"""What a person sees at a real terminal, and what a pipe gets instead."""
+"""The output at a real terminal, and the output in a pipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = r"evil\x1b[2J\x1b[31mred\nforged.safetensors"
 LONG = "a name as long as people give them, " * 5 + "v2.safetensors"
 BAR = ("━", "╸", "╺")
 QUEUED = 3000
-WIDE = 1000  # columns: no line is broken, so that each can be looked for whole
+WIDE = 1000  # columns; no line is wrapped, so that tests can search for complete lines
 
 
 def lensd(
@@ -53,8 +53,8 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
     return Batch(HomeServer(tmp_path_factory.mktemp("server")))
 
 
-def test_once_tells_a_person_each_file_and_the_sum(batch: Batch) -> None:
-    """The plan and a question, a bar meanwhile, one untorn line a file, the sum, and no JSON."""
+def test_once_shows_each_file_and_a_summary(batch: Batch) -> None:
+    """The plan and a question, a progress bar, one complete line per file, a summary, no JSON."""
     assert batch.code == 1
     text, raw = batch.terminal.text, batch.terminal.raw.decode()
     assert re.search(r"^loras +ultra +4 ", text, re.MULTILINE), text
@@ -71,7 +71,7 @@ def test_once_tells_a_person_each_file_and_the_sum(batch: Batch) -> None:
 
 @pytest.mark.slow
 def test_once_into_a_file_logs_json_there(tmp_path: Path) -> None:
-    """Only stderr is the terminal: a bar and the lines for a person there, the log in the file."""
+    """If only stderr is a terminal, it has the bar and readable lines; the file has the log."""
     server = HomeServer(tmp_path)
     server.drop("style.safetensors", seed=1)
     script = f"'{sys.executable}' -m lensd once --yes -c '{server.config}' > once.log"
@@ -93,10 +93,10 @@ def test_once_into_a_file_logs_json_there(tmp_path: Path) -> None:
         (("restore", "--list"), WIDE),
     ],
 )
-def test_a_name_does_not_steer_the_terminal(
+def test_a_name_cannot_control_the_terminal(
     batch: Batch, verb: tuple[str, ...], columns: int
 ) -> None:
-    """No control character of a name gets through, and none of its lines passes for another."""
+    """The control characters of a name are escaped, and it cannot forge a line."""
     with lensd(batch.server, *verb, columns=columns) as terminal:
         assert terminal.wait() == 0
     assert b"\x1b[2J" not in terminal.raw
@@ -106,8 +106,8 @@ def test_a_name_does_not_steer_the_terminal(
 
 
 @pytest.mark.slow
-def test_verify_names_only_what_is_wrong_in_red(batch: Batch) -> None:
-    """At a terminal files that are well have no line each; NO_COLOR takes the colour away."""
+def test_verify_lists_only_faults_in_red(batch: Batch) -> None:
+    """At a terminal, files that are ok have no line; NO_COLOR turns the colour off."""
     archived = batch.server.archive / "loras" / "good.safetensors"
     whole = archived.read_bytes()
     archived.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -129,20 +129,20 @@ def test_verify_names_only_what_is_wrong_in_red(batch: Batch) -> None:
 
 
 def test_status_has_the_reason_below_the_path(batch: Batch) -> None:
-    """The standing first; then what failed, on a line that can be copied, and why."""
+    """The facts come first; then each failed file, on a line that can be copied, and its cause."""
     with lensd(batch.server, "status", columns=WIDE) as terminal:
         assert terminal.wait() == 0
     lines = terminal.lines
     assert lines[0].split(maxsplit=1) == ["daemon", "not running"]
     assert "3 compressed, 1 failed" in terminal.text
-    title = lines.index("failed, or set aside: 1")
+    title = lines.index("failed or quarantined: 1")
     assert lines[title + 1] == f"  {batch.server.loras}/bad.safetensors"
     assert re.match(r" {6}1 of 6 modules hold NaN", lines[title + 2])
 
 
 @pytest.mark.slow
-def test_restore_tells_each_file_once(tmp_path: Path) -> None:
-    """A message a file beside the bar, and not the log's line for the same as well."""
+def test_restore_prints_each_file_once(tmp_path: Path) -> None:
+    """One message per file, above the bar, and no log line for it."""
     server = HomeServer(tmp_path)
     path = server.drop("style.safetensors", seed=1).path
     server.once()
@@ -154,35 +154,35 @@ def test_restore_tells_each_file_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_thousands_of_files(tmp_path: Path) -> None:
-    """status shows the first few and how many more; a pipe has all of them."""
+    """`status` shows the first files and the number of the others; a pipe gets all of them."""
     server = HomeServer(tmp_path)
     server.state.mkdir()
     ledger = Ledger(str(server.state), "0")
     for number in range(QUEUED):
         name = f"{number:04}.safetensors"
         identity = Identity(1, number, 1000 + number, 0, 0)
-        ledger.enqueue(f"{number:016x}", str(server.loras), "loras", name, identity)
+        ledger.jobs.enqueue(f"{number:016x}", str(server.loras), "loras", name, identity)
     ledger.close()
     with lensd(server, "status", columns=WIDE) as terminal:
         assert terminal.wait() == 0
     assert "queued: 3,000\n" in terminal.text
     assert f"   1.0 kB  {server.loras}/0000.safetensors\n" in terminal.text
-    assert "and 2,990 more; `lensd status | less` has all" in terminal.text
+    assert "and 2,990 more; `lensd status | less` shows all" in terminal.text
     assert len(terminal.lines) < 24
     piped = server.lensd("status").stdout.splitlines()
     assert sum(line.startswith("queued: ") for line in piped) == QUEUED
 
 
-def test_nothing_at_all(tmp_path: Path) -> None:
-    """No file yet: the plan says so and nothing is asked."""
+def test_once_without_files(tmp_path: Path) -> None:
+    """The plan says so, and no question is asked."""
     server = HomeServer(tmp_path)
     with lensd(server, "once") as terminal:
         assert terminal.wait() == 0
     assert terminal.lines == ["loras: nothing to do"]
 
 
-def test_analyze_draws_a_bar_and_leaves_tables(tmp_path: Path) -> None:
-    """While it computes: file and bytes. In the end only the result, and untorn messages."""
+def test_analyze_shows_a_bar_and_then_tables(tmp_path: Path) -> None:
+    """The bar has the file and its bytes. Afterwards only tables and messages are left."""
     small_lora(tmp_path / "style.safetensors", seed=5)
     (tmp_path / "page.safetensors").write_text("<html></html>")
     command = [sys.executable, "-m", "lensd", "analyze", "page.safetensors", "style.safetensors"]
@@ -199,7 +199,7 @@ def test_analyze_draws_a_bar_and_leaves_tables(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
-    """While it computes: the bar and the temporary go, and the cursor is back."""
+    """It ends a computation: bar and temporary are gone, and the cursor is visible."""
     small_lora(tmp_path / "style.safetensors", seed=5)
     command = [sys.executable, "-m", "lensd", "compress", "style.safetensors"]
     with AtTerminal(command, tmp_path) as terminal:

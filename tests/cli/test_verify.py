@@ -1,4 +1,4 @@
-"""`lensd verify`: what is damaged or missing is told; what people do to their files is no fault."""
+"""`lensd verify`: it reports damaged and missing files; files that people changed are no fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.home_server import HomeServer, Seen, wait_until
 
 
 def _verify(server: HomeServer, *arguments: str | Path, code: int) -> dict[str, dict[str, Any]]:
-    """`original` and `output` of what was looked at, by the name in the watched folder."""
+    """The findings: by path in the watched folder, then by kind (`original`, `output`)."""
     done = server.lensd("verify", "--json", *arguments)
     assert done.returncode == code, done.stderr + done.stdout
     report = json.loads(done.stdout)
@@ -26,8 +26,8 @@ def _verify(server: HomeServer, *arguments: str | Path, code: int) -> dict[str, 
     return found
 
 
-def _rot(path: Path) -> None:
-    """One bit, with the date as it was: as a disk does it."""
+def _flip_bit(path: Path) -> None:
+    """Change one bit and keep the dates, as a failing disk does."""
     found = path.stat()
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -36,15 +36,15 @@ def _rot(path: Path) -> None:
 
 
 def _replace(path: Path) -> None:
-    path.write_bytes(b"somebody's own bytes")
+    path.write_bytes(b"bytes of another program")
 
 
-# name: what happens to it, to which of the pair, and the word for it
+# name: what happens to the file, to which of the pair, and the state that is reported
 HARMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "rotten": (_rot, "output", "damaged"),
+    "rotten": (_flip_bit, "output", "damaged"),
     "replaced": (_replace, "output", "changed"),
     "gone": (Path.unlink, "output", "gone"),
-    "damaged": (_rot, "original", "damaged"),
+    "damaged": (_flip_bit, "original", "damaged"),
     "lost": (Path.unlink, "original", "missing"),
     "touched": (Path.touch, "output", "ok"),
 }
@@ -52,7 +52,7 @@ NAMES = ("fine", "restored", *HARMS)
 
 
 class Verified:
-    """A home server after one run, whose files then came to harm, and what `verify` says of it."""
+    """A home server after one run and some damage, and the findings of `verify`."""
 
     def __init__(self, server: HomeServer) -> None:
         self.server = server
@@ -82,8 +82,8 @@ def server(tmp_path: Path) -> HomeServer:
     return HomeServer(tmp_path)
 
 
-def test_all_is_well(verified: Verified) -> None:
-    """A line for each file and one that sums up; nothing on stderr without a terminal."""
+def test_files_that_are_ok(verified: Verified) -> None:
+    """One line per file and a summary; without a terminal, stderr has nothing."""
     path = verified.path["fine"]
     done = verified.server.lensd("verify", path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -94,8 +94,8 @@ def test_all_is_well(verified: Verified) -> None:
 
 
 @pytest.mark.parametrize("name", HARMS)
-def test_each_harm_has_its_word(verified: Verified, name: str) -> None:
-    """The other half of the pair is well."""
+def test_each_damage_has_its_state(verified: Verified, name: str) -> None:
+    """The other file of the pair is ok."""
     _, kind, state = HARMS[name]
     found = verified.found[str(verified.path[name])]
     other = "original" if kind == "output" else "output"
@@ -103,19 +103,19 @@ def test_each_harm_has_its_word(verified: Verified, name: str) -> None:
     assert found[kind]["sha256"] != found[other]["sha256"]
 
 
-def test_a_restored_file_is_not_missed(verified: Verified) -> None:
-    """Its original moved back: there is nothing of it to verify."""
+def test_a_restored_file_is_not_missing(verified: Verified) -> None:
+    """Its original moved back, so there is nothing to verify."""
     assert str(verified.path["restored"]) not in verified.found
 
 
 @pytest.mark.parametrize(("name", "code"), [("replaced", 0), ("gone", 0), ("rotten", 1)])
 def test_only_damage_is_a_fault(verified: Verified, name: str, code: int) -> None:
-    """What people do with their own files is none."""
+    """A file that a person replaced or deleted is no fault."""
     _verify(verified.server, verified.path[name], code=code)
 
 
-def test_a_folder_stands_for_all_in_it(verified: Verified) -> None:
-    """And one that lensd does not know is a usage error."""
+def test_a_folder_selects_its_files(verified: Verified) -> None:
+    """A folder that lensd does not know is a usage error."""
     assert len(verified.found) == len(NAMES) - 1
     done = verified.server.lensd("verify", verified.path["fine"].parent)
     assert done.returncode == 1
@@ -126,8 +126,8 @@ def test_a_folder_stands_for_all_in_it(verified: Verified) -> None:
 
 
 @pytest.mark.slow
-def test_older_versions_are_read_too(server: HomeServer) -> None:
-    """Also when the ledger that knew of them was lost: the folder's name is their hash."""
+def test_older_versions_are_verified(server: HomeServer) -> None:
+    """Even if the ledger was lost, because the name of the folder is the hash."""
     path = server.drop("style.safetensors", seed=1).path
     first = Seen.of(path).sha256
     server.once()
@@ -135,7 +135,7 @@ def test_older_versions_are_read_too(server: HomeServer) -> None:
     server.once()
     version = server.archive / ".versions" / first / "loras" / path.name
     assert "2 original ok" in server.lensd("verify").stdout
-    _rot(version)
+    _flip_bit(version)
     done = server.lensd("verify")
     assert done.returncode == 1
     assert f"damaged     original {version}" in done.stdout
@@ -147,8 +147,8 @@ def test_older_versions_are_read_too(server: HomeServer) -> None:
 
 
 @pytest.mark.slow
-def test_a_restored_older_version_is_not_missed(server: HomeServer) -> None:
-    """It moved back out of `.versions`; the newer original is still verified."""
+def test_a_restored_older_version_is_not_missing(server: HomeServer) -> None:
+    """It moved back from `.versions`; the newer original is still verified."""
     path = server.drop("style.safetensors", seed=1).path
     first = Seen.of(path).sha256
     server.once()
@@ -160,8 +160,8 @@ def test_a_restored_older_version_is_not_missed(server: HomeServer) -> None:
 
 
 @pytest.mark.slow
-def test_folders_that_are_not_there(server: HomeServer) -> None:
-    """An unmounted folder is told as such; without the archive nothing can be said: exit 5."""
+def test_missing_folders(server: HomeServer) -> None:
+    """Files of a missing watched folder are unreachable; without the archive, exit code 5."""
     path = server.drop("style.safetensors").path
     server.once()
     server.loras.rename(server.top / "away")
@@ -176,8 +176,8 @@ def test_folders_that_are_not_there(server: HomeServer) -> None:
 
 
 @pytest.mark.slow
-def test_beside_a_busy_daemon_nothing_is_called_a_fault(server: HomeServer) -> None:
-    """Files arrive, are compressed, replaced and compressed again while everything is read."""
+def test_a_busy_daemon_causes_no_faults(server: HomeServer) -> None:
+    """Files arrive, are compressed, replaced and compressed again while `verify` reads them."""
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready")
         paths = [server.drop(f"{n}.safetensors", seed=n).path for n in range(6)]

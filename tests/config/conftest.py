@@ -1,4 +1,4 @@
-"""A configuration file written for the test, and its faults by key."""
+"""Write a configuration file, and return its faults by key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Faults = Callable[[str], dict[str, Fault]]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[[str], Config]:
-    """YAML text -> Config."""
+    """A function from YAML text to the Config."""
 
     def read_text(text: str) -> Config:
         file = tmp_path / "config.yaml"
@@ -28,7 +28,7 @@ def read(tmp_path: Path) -> Callable[[str], Config]:
 
 @pytest.fixture
 def faults(read: Callable[[str], Config]) -> Faults:
-    """YAML text -> its faults by key; every one of them must have a remedy."""
+    """A function from YAML text to its faults by key, each of which must have a remedy."""
 
     def faults_of(text: str) -> dict[str, Fault]:
         with pytest.raises(FaultyConfigError) as caught:
@@ -40,7 +40,7 @@ def faults(read: Callable[[str], Config]) -> Faults:
 
 @pytest.fixture
 def run_faults(tmp_path: Path) -> Faults:
-    """YAML text -> its faults by key, those of the folders included."""
+    """A function from YAML text to its faults by key, including those of the folders."""
 
     def faults_of(text: str) -> dict[str, Fault]:
         file = tmp_path / "config.yaml"

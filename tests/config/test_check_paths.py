@@ -1,4 +1,4 @@
-"""The folders of a configuration on a real disk."""
+"""lensd.config.check_paths: the folders of a configuration on a real disk."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def loras(tmp_path: Path) -> Path:
     return folder
 
 
-def test_folders_fit_for_use(run_faults: Faults, tmp_path: Path, loras: Path) -> None:
-    """Archive and state need not be there yet; looking leaves nothing behind."""
+def test_usable_folders_have_no_faults(run_faults: Faults, tmp_path: Path, loras: Path) -> None:
+    """Archive and state need not exist yet; the check leaves no file behind."""
     assert run_faults(f"watch: [{{path: loras}}]\n{KEEP}") == {}
     assert sorted(tmp_path.iterdir()) == [tmp_path / "config.yaml", loras]
 
 
 def test_a_missing_folder_and_a_file_in_its_place(run_faults: Faults, tmp_path: Path) -> None:
-    """Both are told at once, each at its line."""
+    """Both are reported at once, each at its line."""
     (tmp_path / "file").touch()
     found = run_faults(f"watch:\n  - path: nowhere\n  - path: file\n{KEEP}")
     assert found["watch[0].path"].line == 2
@@ -47,7 +47,7 @@ def test_a_missing_folder_and_a_file_in_its_place(run_faults: Faults, tmp_path: 
 
 
 def test_folder_faults_come_with_those_of_the_text(run_faults: Faults) -> None:
-    """A misspelled key does not hide a missing folder, nor an archive in the wrong place."""
+    """A misspelled key hides neither a missing folder nor an archive in a wrong folder."""
     found = run_faults(
         "watch:\n  - name: x\n  - path: nowhere\n    mode: ultr\n"
         "archive: {path: nowhere/originals, keep_dais: 3}\nstate: {path: state}\n"
@@ -62,10 +62,10 @@ def test_folder_faults_come_with_those_of_the_text(run_faults: Faults) -> None:
 
 
 @pytest.mark.parametrize("key", ["archive", "state"])
-def test_what_is_kept_may_not_lie_in_a_watched_folder(
+def test_archive_and_state_must_not_be_in_a_watched_folder(
     run_faults: Faults, loras: Path, key: str
 ) -> None:
-    """Neither directly nor through a link, nor the watched folder itself."""
+    """They must not be in it directly or through a link, nor be the watched folder itself."""
     loras.with_name("link").symlink_to("loras")
     for place in ("loras/x", "link/x", "loras"):
         other = {"archive": "state", "state": "archive"}[key]
@@ -76,16 +76,16 @@ def test_what_is_kept_may_not_lie_in_a_watched_folder(
 
 
 def test_a_watched_folder_in_the_archive_is_a_fault(run_faults: Faults, tmp_path: Path) -> None:
-    """The archive would archive itself."""
+    """Otherwise lensd would archive files of the archive."""
     (tmp_path / "archive/loras").mkdir(parents=True)
     found = run_faults(f"watch: [{{path: archive/loras}}]\n{KEEP}")
     assert list(found) == ["watch[0].path"]
 
 
-def test_state_may_not_lie_in_the_archive_but_the_archive_in_state(
+def test_state_must_not_be_in_the_archive_but_the_archive_may_be_in_state(
     run_faults: Faults, loras: Path
 ) -> None:
-    """The archive holds originals only; beside the ledger it may lie."""
+    """The archive contains only originals."""
     del loras
     watch = "watch: [{path: loras}]\n"
     assert list(run_faults(f"{watch}archive: {{path: a}}\nstate: {{path: a/b}}\n")) == [
@@ -95,7 +95,7 @@ def test_state_may_not_lie_in_the_archive_but_the_archive_in_state(
 
 
 def test_watched_folders_may_not_overlap(run_faults: Faults, tmp_path: Path, loras: Path) -> None:
-    """One inside another, or one twice through a link: two jobs for each file."""
+    """One folder in another, or one folder twice through a link, would give each file two jobs."""
     (loras / "flux").mkdir()
     (tmp_path / "again").symlink_to("loras")
     found = run_faults(f"watch:\n  - path: loras\n  - path: loras/flux\n{KEEP}")
@@ -105,8 +105,8 @@ def test_watched_folders_may_not_overlap(run_faults: Faults, tmp_path: Path, lor
 
 
 @pytest.mark.parametrize("key", ["archive", "state"])
-def test_a_place_that_takes_no_files(run_faults: Faults, loras: Path, key: str) -> None:
-    """/sys takes no file from anybody, and below a file there are no folders."""
+def test_archive_and_state_must_be_writable(run_faults: Faults, loras: Path, key: str) -> None:
+    """Nobody can create a file in /sys, or a folder below a file."""
     (loras.parent / "file").touch()
     other = {"archive": "state", "state": "archive"}[key]
     for place in ("/sys", "file/x"):
@@ -116,7 +116,7 @@ def test_a_place_that_takes_no_files(run_faults: Faults, loras: Path, key: str) 
 
 @pytest.mark.parametrize("place", ["loras", "/sys/lensd.log", "file/lensd.log"])
 def test_a_log_that_cannot_be_written(run_faults: Faults, loras: Path, place: str) -> None:
-    """A folder, a place that takes no files, and a path through a file."""
+    """A folder, a path in /sys and a path below a file are faults."""
     (loras.parent / "file").touch()
     text = f"watch: [{{path: loras}}]\n{KEEP}log: {{path: {place}}}\n"
     assert list(run_faults(text)) == ["log.path"]
@@ -124,7 +124,7 @@ def test_a_log_that_cannot_be_written(run_faults: Faults, loras: Path, place: st
 
 @pytest.mark.parametrize("place", ["loras/a.prom", "link/a.prom", "archive/a.prom", "state", "no"])
 def test_a_textfile_in_a_wrong_place(run_faults: Faults, loras: Path, place: str) -> None:
-    """Inside a watched folder or the archive, a folder itself, or in a folder that is not there."""
+    """It must not be in a watched folder or the archive, be a folder, or be in a missing folder."""
     loras.with_name("link").symlink_to("loras")
     (loras.parent / "state.prom").mkdir()
     path = {"state": "state.prom", "no": "no/a.prom"}.get(place, place)
@@ -135,7 +135,7 @@ def test_a_textfile_in_a_wrong_place(run_faults: Faults, loras: Path, place: str
 
 
 def test_a_textfile_that_cannot_be_written(run_faults: Faults, loras: Path) -> None:
-    """/sys takes no file from anybody; beside the watched folder all is well."""
+    """Nobody can create a file in /sys; a path beside the watched folder has no fault."""
     text = f"watch: [{{path: loras}}]\n{KEEP}metrics: {{textfile: %s}}\n"
     assert list(run_faults(text % "/sys/lensd.prom")) == ["metrics.textfile"]
     assert run_faults(text % f"{loras.parent}/lensd.prom") == {}
@@ -143,7 +143,7 @@ def test_a_textfile_that_cannot_be_written(run_faults: Faults, loras: Path) -> N
 
 @pytest.mark.lengthy
 def test_a_folder_without_the_right_to_write(public: Path) -> None:
-    """`analyze` needs to read only; every other mode needs to write."""
+    """Mode analyze needs only to read; every other mode needs to write."""
     loras = public / "loras"
     loras.mkdir()
     loras.chmod(0o555)
@@ -158,7 +158,7 @@ def test_a_folder_without_the_right_to_write(public: Path) -> None:
 
 @pytest.mark.lengthy
 def test_a_folder_that_cannot_be_created(public: Path) -> None:
-    """The remedy names the folder that lacks the rights."""
+    """The remedy names the existing folder, in which lensd cannot create it."""
     text = (
         f"watch: [{{path: open}}]\nstate: {{path: {public}/closed}}\narchive: {{path: closed/a/b}}"
     )
@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_created(public: Path) -> None:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that every user may look into, with one that all may write to and one that none."""
+    """A folder that all users can read, with one that all can write to and one that none can."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for inside, mode in ((".", 0o755), ("open", 0o777), ("closed", 0o555)):
@@ -182,7 +182,7 @@ AS_NOBODY = """
 import json, os, sys
 from lensd.config.faults import FaultyConfigError
 from lensd.config.load import load, load_for_run
-load(sys.argv[1])  # imports what is imported late, while Python's own folder may still be read
+load(sys.argv[1])  # the imports that it makes need root's access to Python's own folder
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
@@ -197,7 +197,7 @@ print(json.dumps(faults))
 
 
 def as_nobody(folder: Path, text: str) -> list[tuple[str, str]]:
-    """The faults that a user without rights of root sees: root may write almost anywhere."""
+    """Return the faults for a user other than root, who can write almost anywhere."""
     file = folder / "config.yaml"
     file.write_text(text)
     file.chmod(0o644)
@@ -210,8 +210,8 @@ def as_nobody(folder: Path, text: str) -> list[tuple[str, str]]:
     return [(key, remedy) for key, remedy in json.loads(done.stdout)]
 
 
-def test_linked_folders_inside_are_warnings(read: Read, loras: Path) -> None:
-    """They are named with where they lead, at any depth; links to files and loops are not."""
+def test_links_to_folders_inside_are_warnings(read: Read, loras: Path) -> None:
+    """They are named with their targets, at any depth; links to files are not named."""
     (loras / "deep").mkdir()
     (loras / "deep/flux").symlink_to("../../elsewhere")
     (loras.parent / "elsewhere").mkdir()
@@ -227,21 +227,21 @@ def test_linked_folders_inside_are_warnings(read: Read, loras: Path) -> None:
     assert f"- path: {loras.parent}/elsewhere" in first.remedy
 
 
-def test_a_flat_folder_has_no_linked_folders_to_tell(read: Read, loras: Path) -> None:
-    """With `recursive: false` no folder inside is looked at anyway."""
+def test_without_recursive_there_are_no_warnings_about_links(read: Read, loras: Path) -> None:
+    """With `recursive: false` lensd enters no folder inside."""
     (loras / "loop").symlink_to(".")
     assert symlinked_folders(read("watch: [{path: loras, recursive: false}]").watch[0]) == []
 
 
 def test_a_linked_folder_whose_name_is_not_utf8(read: Read, loras: Path) -> None:
-    """The warning can be printed."""
+    """The warning has only characters that can be printed."""
     os.symlink(b".", os.fsencode(loras) + b"/caf\xe9")
     (warning,) = folder_warnings(read("watch: [{path: loras}]"))
     assert "caf\\xe9" in warning.message.encode().decode()
 
 
-def test_inside_means_by_folder_not_by_letters(tmp_path: Path) -> None:
-    """/a/loras-archive is beside /a/loras, not in it; what is not there yet counts too."""
+def test_is_inside_compares_folders_not_letters(tmp_path: Path) -> None:
+    """/a/loras-archive is not in /a/loras; paths need not exist."""
     assert is_inside(f"{tmp_path}/loras/x/y", f"{tmp_path}/loras")
     assert is_inside(f"{tmp_path}/loras", f"{tmp_path}/loras")
     assert not is_inside(f"{tmp_path}/loras-archive", f"{tmp_path}/loras")

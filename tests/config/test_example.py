@@ -1,4 +1,4 @@
-"""The example and the JSON Schema say what the reader does."""
+"""lensd.config.example: the example and the JSON Schema agree with what is read."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ OUTSIDE = pytest.mark.skipif(
 
 @OUTSIDE
 def test_the_file_in_the_tree_is_the_example() -> None:
-    """config.example.yaml is what `lensd config example` prints."""
+    """config.example.yaml is the output of `lensd config example`."""
     assert (REPOSITORY / "config.example.yaml").read_text(encoding="utf-8") == example()
 
 
 def test_the_example_loads_and_is_the_defaults(read: Read) -> None:
-    """Its values are those that hold when the keys are left out."""
+    """Its values are those of keys that are left out."""
     written = read(example()).model_dump(exclude={"lines", "source"})
     left_out = read("watch: [{path: /srv/loras}]").model_dump(exclude={"lines", "source"})
     assert left_out == written
 
 
 def test_every_key_is_in_the_example_under_a_comment() -> None:
-    """Nothing has to be looked up elsewhere: the line above each key explains it."""
+    """The comment above each key explains it."""
     document = yaml.safe_load(example())
     assert list(document) == list(Document.model_fields)
     assert set(document["watch"][0]) == set(WatchEntry.model_fields) - set(Settings.model_fields)
@@ -51,7 +51,7 @@ def test_every_key_is_in_the_example_under_a_comment() -> None:
 
 
 def test_the_schema_is_valid_and_takes_the_example() -> None:
-    """A JSON Schema of draft 2020-12 under which the example has no fault."""
+    """It is a JSON Schema of draft 2020-12, by which the example has no fault."""
     Draft202012Validator.check_schema(schema())
     Draft202012Validator(schema()).validate(yaml.safe_load(example()))
 
@@ -89,21 +89,21 @@ def test_the_schema_is_valid_and_takes_the_example() -> None:
 def test_the_schema_refuses_what_the_reader_refuses(
     faults: Callable[[str], dict[str, Any]], text: str
 ) -> None:
-    """An editor marks the faults that `lensd check` would tell."""
+    """An editor marks the faults that `lensd check` finds."""
     assert faults(text)
     assert not Draft202012Validator(schema()).is_valid(yaml.safe_load(text))
 
 
 def test_the_example_names_its_schema() -> None:
-    """In the first line, where editors look; the third says how the file comes there."""
+    """The first line names the schema, where editors expect it; the third has the command."""
     modeline, _, command, *_ = example().splitlines()
     assert modeline == f"# yaml-language-server: $schema={SCHEMA_FILE}"
     assert command == f"#   lensd config schema > {SCHEMA_FILE}"
-    assert "/" not in SCHEMA_FILE  # beside it, and from no network
+    assert "/" not in SCHEMA_FILE  # a file in the same folder, no address of a network
 
 
 def test_the_schema_explains_each_key() -> None:
-    """What an editor shows beside a key: its meaning, and its default where it has one."""
+    """An editor shows the description of each key, and its default if it has one."""
     found = schema()
     parts = {"": found, **found["$defs"]}
     for name, part in parts.items():
@@ -114,8 +114,8 @@ def test_the_schema_explains_each_key() -> None:
             assert ("default" in described) != (inherits or key in part.get("required", ()))
 
 
-def test_the_schema_knows_that_folders_inherit() -> None:
-    """An override in a folder has no fixed default of its own."""
+def test_overrides_in_a_folder_have_no_default_in_the_schema() -> None:
+    """Their default is the value under `defaults`."""
     entry = schema()["$defs"]["WatchEntry"]["properties"]
     assert "default" not in entry["energy"]
     assert entry["existing"]["default"] == "leave"

@@ -1,4 +1,4 @@
-"""The configuration file as a whole: found, read, or every fault at once."""
+"""lensd.config.load: find and read the configuration file, or report all of its faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WATCH = "watch:\n  - path: /srv/loras\n"
 
 
 def test_defaults_are_those_of_the_contract(read: Read) -> None:
-    """One path is enough; everything else has its documented default."""
+    """One path is enough; all other keys have their documented default."""
     config = read(WATCH)
     (watch,) = config.watch
     assert (watch.path, watch.name, watch.existing) == ("/srv/loras", "loras", "leave")
@@ -58,7 +58,7 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
 
 
 def test_a_folder_overrides_any_default(read: Read) -> None:
-    """What a folder says wins over `defaults`, null included; what it does not say is inherited."""
+    """A key of a folder replaces that of `defaults`, also with null; other keys are inherited."""
     config = read(
         "watch:\n"
         "  - {path: /a, mode: rank, energy: 0.9, max_rank: null}\n"
@@ -76,7 +76,7 @@ def test_a_folder_overrides_any_default(read: Read) -> None:
     [("32MB", 32_000_000), ("32MiB", 33_554_432), ("'32 MB'", 32_000_000), ("5000", 5000)],
 )
 def test_a_target_size_is_bytes_and_implies_file(read: Read, written: str, expected: int) -> None:
-    """Sizes with units or as integers; `allocation` becomes `file` for that folder."""
+    """It is an integer or has a unit; `allocation` becomes `file` for that folder."""
     config = read(f"watch:\n  - {{path: /a, target_size: {written}}}\n  - {{path: /b}}\n")
     first, second = (watch.settings for watch in config.watch)
     assert (expected, "file") == (first.target_size, first.allocation)
@@ -92,14 +92,14 @@ def test_a_target_size_is_bytes_and_implies_file(read: Read, written: str, expec
     ],
 )
 def test_allocation_module_with_a_target_size_is_a_fault(faults: Faults, text: str) -> None:
-    """A written `allocation: module` that could not hold is not silently overruled."""
+    """lensd does not silently ignore `allocation: module`."""
     (fault,) = faults(text).values()
     assert fault.key.endswith("allocation")
     assert fault.line == 4
 
 
 def test_every_fault_at_once_with_line_key_and_remedy(faults: Faults) -> None:
-    """Faults of all kinds come together, in the order of their lines."""
+    """All faults are reported together, in the order of their lines."""
     found = faults(
         "wach: 1\n"
         "watch:\n"
@@ -135,7 +135,7 @@ def test_every_fault_at_once_with_line_key_and_remedy(faults: Faults) -> None:
 
 
 def test_a_duplicate_key_does_not_hide_a_fault_of_its_value(tmp_path: Path) -> None:
-    """The first value of a key that is written twice is checked all the same."""
+    """The first value of a duplicate key is checked too."""
     file = tmp_path / "config.yaml"
     file.write_text(f"{WATCH}defaults:\n  energy: 1.5\n  energy: 0.9\n")
     with pytest.raises(FaultyConfigError) as caught:
@@ -189,15 +189,17 @@ def test_a_duplicate_key_does_not_hide_a_fault_of_its_value(tmp_path: Path) -> N
         ("log: {level: verbose}", "log.level"),
     ],
 )
-def test_values_out_of_kind_or_range(faults: Faults, line: str, key: str) -> None:
-    """Types are strict and ranges hold; the fault is at its line."""
+def test_a_value_of_a_wrong_type_or_out_of_range_is_a_fault(
+    faults: Faults, line: str, key: str
+) -> None:
+    """It is a fault of its key, at its line."""
     found = faults(f"{WATCH}{line}\n")
     assert list(found) == [key]
     assert found[key].line == 3
 
 
 def test_limits_as_people_write_them(read: Read) -> None:
-    """Sizes with units, times with and without quotes, over midnight."""
+    """Sizes have units; times may be without quotes and include midnight."""
     config = read(
         f"{WATCH}archive: {{keep_days: 30}}\n"
         "worker: {memory_limit: 2GiB, schedule: 22:30-06:00}\n"
@@ -228,8 +230,10 @@ def test_faults_of_limits_say_what_to_write(faults: Faults, line: str, says: str
         ("worker: {processes: 2}", "worker.processes"),
     ],
 )
-def test_what_this_version_cannot_do_is_told(faults: Faults, line: str, key: str) -> None:
-    """A key that is not available yet is a fault, never silently without effect."""
+def test_a_value_that_this_version_does_not_support_is_a_fault(
+    faults: Faults, line: str, key: str
+) -> None:
+    """lensd does not ignore it silently."""
     fault = faults(f"{WATCH}{line}\n")[key]
     assert f"not available in lensd {__version__}" in fault.message
     assert "remove the line" in fault.remedy
@@ -240,39 +244,39 @@ def test_what_this_version_cannot_do_is_told(faults: Faults, line: str, key: str
     ["", "# nothing\n", "watch:\n", "watch: []\n", "defaults: {}\n", "watch: /srv/loras\n"],
 )
 def test_no_folder_to_watch(faults: Faults, text: str) -> None:
-    """Without a folder there is nothing to do: the remedy shows what to write."""
+    """Without a folder there is nothing to do; the remedy shows how to add one."""
     found = faults(text)
     assert list(found) == ["watch"]
     assert "- path: /" in found["watch"].remedy
 
 
 @pytest.mark.parametrize("text", ["hello\n", "[1, 2]\n", "3\n"])
-def test_a_file_of_something_else(faults: Faults, text: str) -> None:
-    """A document without keys is one fault."""
+def test_a_document_without_keys_is_one_fault(faults: Faults, text: str) -> None:
+    """The remedy names the command that makes an example."""
     assert "lensd config example" in faults(text)[""].remedy
 
 
 def test_sections_may_be_empty(read: Read) -> None:
-    """A section whose keys are all commented out is as if it were not there."""
+    """A section without keys is the same as no section."""
     config = read(f"{WATCH}defaults:\nsettle:\n  # quiet_seconds: 3\nworker:\n")
     assert config.settle.quiet_seconds == 5
 
 
 @pytest.mark.parametrize("name", ["''", "a/b", ".hidden", ".versions", "rescued", "..", '"a\\nb"'])
 def test_a_name_must_be_a_folder_of_its_own_in_the_archive(faults: Faults, name: str) -> None:
-    """Names that the archive uses itself or cannot hold are refused."""
+    """Names that the archive uses itself, and names that no folder can have, are faults."""
     assert list(faults(f"watch:\n  - path: /a\n    name: {name}\n")) == ["watch[0].name"]
 
 
 def test_a_default_name_follows_the_same_rule(faults: Faults) -> None:
-    """A folder whose last part cannot be a name must be given one."""
+    """If the last part of the path cannot be a name, the folder needs the key `name`."""
     fault = faults("watch:\n  - path: /home/x/.loras\n")["watch[0].name"]
     assert fault.line == 2
     assert "`name: loras`" in fault.remedy
 
 
 def test_names_are_unique(faults: Faults) -> None:
-    """Two folders of one name would share a place in the archive."""
+    """Two folders of one name would share a folder in the archive."""
     found = faults("watch:\n  - path: /a/loras\n  - path: /b/loras\n")
     assert list(found) == ["watch[1].name"]
     assert "watch[0]" in found["watch[1].name"].message
@@ -280,15 +284,15 @@ def test_names_are_unique(faults: Faults) -> None:
 
 @pytest.mark.parametrize("pattern", ["/srv/loras/*", "./x", "../x", "~/x"])
 def test_a_pattern_that_cannot_match_is_a_fault(faults: Faults, pattern: str) -> None:
-    """Patterns are relative to the folder; others would silently match nothing."""
+    """Patterns are relative to the folder, so other patterns would match nothing."""
     found = faults(f"watch:\n  - path: /a\n    exclude: ['*.tmp', '{pattern}']\n")
     assert list(found) == ["watch[0].exclude[1]"]
 
 
-def test_paths_are_relative_to_the_file_and_know_the_home(
+def test_paths_are_relative_to_the_file_and_may_begin_with_tilde(
     read: Read, tmp_path: Path, home: Path
 ) -> None:
-    """A relative path starts at the file's folder, `~` at home; variables stay as they are."""
+    """`~` is the home; variables are not expanded."""
     config = read(
         "watch: [{path: loras/}, {path: ~/x}]\narchive: {path: $HOME/a}\nlog: {path: lensd.log}\n"
     )
@@ -298,7 +302,7 @@ def test_paths_are_relative_to_the_file_and_know_the_home(
 
 
 def test_a_watch_path_may_be_a_link(read: Read, tmp_path: Path) -> None:
-    """`path` is what was written, `root` where it leads, and the name is that of the link."""
+    """`path` is the link, `root` is its target, and the name is that of the link."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "loras").symlink_to("disk")
     (watch,) = read("watch:\n  - path: loras\n").watch
@@ -308,7 +312,7 @@ def test_a_watch_path_may_be_a_link(read: Read, tmp_path: Path) -> None:
 
 
 def test_the_message_shows_every_fault_as_editors_expect_it(tmp_path: Path) -> None:
-    """`file:line: key: message`, then the remedy."""
+    """A fault is `file:line: key: message`, then the remedy on the next line."""
     file = tmp_path / "config.yaml"
     file.write_text("watch:\n  - path: /a\n    mode: ultr\n")
     with pytest.raises(ConfigError) as caught:
@@ -320,16 +324,16 @@ def test_the_message_shows_every_fault_as_editors_expect_it(tmp_path: Path) -> N
     )
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """A folder in its place is an error of the configuration."""
+def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path: Path) -> None:
+    """Here the path is that of a folder."""
     with pytest.raises(ConfigError, match="cannot read"):
         load(str(tmp_path))
 
 
-def test_the_configuration_is_found_in_its_order(
+def test_configuration_files_are_searched_in_order(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The working folder comes before the home; an explicit path before both."""
+    """An explicit path is first, then the working folder, then the home."""
     monkeypatch.chdir(tmp_path)
     if not Path("/etc/lensd/config.yaml").exists():
         with pytest.raises(ConfigError, match=r"config\.yaml.*lensd config example"):
@@ -347,7 +351,7 @@ def test_the_configuration_is_found_in_its_order(
 
 @pytest.mark.parametrize("value", ["/x.txt", "1", "''"])
 def test_a_textfile_has_the_name_that_node_exporter_reads(faults: Faults, value: str) -> None:
-    """Any other would be written and never seen."""
+    """node_exporter would not read a file with another name."""
     [(key, fault)] = faults(f"{WATCH}metrics: {{textfile: {value}}}\n").items()
     assert key == "metrics.textfile"
     assert fault.line == 3

@@ -1,4 +1,4 @@
-"""The daily window: pure decisions on a given clock."""
+"""lensd.config.schedule: the daily window, at given times."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def at(text: str) -> dt.datetime:
         ("00:00-24:00", ["00:00:00", "12:00:00", "23:59:59"], []),
     ],
 )
-def test_a_window_has_its_begin_and_not_its_end(
+def test_a_window_includes_its_start_and_not_its_end(
     schedule: str, open_at: list[str], closed_at: list[str]
 ) -> None:
-    """Also over midnight; 24:00 is the end of the day."""
+    """So it is over midnight too; 24:00 is the end of the day."""
     window = parse(schedule)
     assert all(is_open(window, at(moment)) for moment in open_at)
     assert not any(is_open(window, at(moment)) for moment in closed_at)
 
 
-def test_no_schedule_is_always() -> None:
+def test_without_a_schedule_it_is_always_open() -> None:
     assert is_open(None, at("12:00"))
     assert opens_in(None, at("12:00")) == 0
 
 
 @given(window=WINDOWS, now=MOMENTS)
-def test_it_opens_when_it_says_and_not_before(window: Window, now: dt.datetime) -> None:
-    """After `opens_in` seconds it is open, a moment before that it is closed."""
+def test_opens_in_is_the_time_until_the_window_opens(window: Window, now: dt.datetime) -> None:
+    """After `opens_in` seconds it is open, and shortly before that it is closed."""
     seconds = opens_in(window, now)
     assert 0 <= seconds < DAY * 60
     assert is_open(window, now) == (seconds == 0)
@@ -60,8 +60,8 @@ def test_it_opens_when_it_says_and_not_before(window: Window, now: dt.datetime) 
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 1), ("2026-10-25", 3)])
-def test_a_clock_that_is_changed_moves_nothing_but_the_length(day: str, hours: int) -> None:
-    """The hour that is left out, and the one that comes twice: what the wall clock shows counts."""
+def test_a_change_to_or_from_summer_time_changes_the_length(day: str, hours: int) -> None:
+    """The wall clock decides, also for the hour that is skipped or comes twice."""
     window, zone = parse("01:00-03:00"), ZoneInfo("Europe/Berlin")
     midnight = dt.datetime.fromisoformat(f"{day}T00:00").replace(tzinfo=zone).astimezone(dt.UTC)
     minutes = [midnight + dt.timedelta(minutes=m) for m in range(6 * 60)]
@@ -73,6 +73,6 @@ def test_a_clock_that_is_changed_moves_nothing_but_the_length(day: str, hours: i
     ["", "1:00-7:00", "01:00", "01:00-25:00", "24:00-07:00", "01:60-02:00", "01:00-07:00\n",
      "01:00 - 07:00", "01:00-01:00", "Mon 01:00-07:00", "00:00-00:00"],
 )  # fmt: skip
-def test_what_is_no_window(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not a time of day|ends when it begins"):
+def test_other_text_is_no_window(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a time of day|begins and ends at the same time"):
         parse(text)

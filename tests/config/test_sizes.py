@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""lensd.config.sizes: sizes as people write them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lensd.config.sizes import parse_size
     ],
 )
 def test_decimal_and_binary_units(text: str, expected: int) -> None:
-    """MB counts in thousands, MiB in 1024s, fractions are exact, a bare number is bytes."""
+    """MB is in powers of 1000, MiB in powers of 1024; fractions are exact; no unit means bytes."""
     assert expected == parse_size(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "MB", "-3MB", "3XB", "0", "0.1", "3iB", "1e3MB", "99999999TB"]
 )
-def test_what_is_no_size(text: str) -> None:
-    """Anything else, a size of nothing included, is refused and named."""
+def test_other_text_is_no_size(text: str) -> None:
+    """Zero is no size either; the message names the text."""
     with pytest.raises(ValueError, match="size"):
         parse_size(text)

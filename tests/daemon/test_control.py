@@ -5,12 +5,30 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from lensd.daemon.control import NAME
+from lensd.daemon.control import NAME, send_request
+from lensd.daemon.control_messages import (
+    LONGEST_REQUEST,
+    Message,
+    PauseRequest,
+    Progress,
+    Reply,
+    RestoreRequest,
+    Result,
+    ResumeRequest,
+    decode_reply,
+)
+from lensd.errors import LensdError
+from lensd.store.json_lines import encode
+from lensd.store.ledger.database import LEDGER
 from tests.daemon.conftest import Running
 from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.limits import PATIENCE
@@ -85,25 +103,141 @@ def test_only_owner_and_group_may_talk_to_it(running: Running) -> None:
     assert not stat.S_IMODE(server.state.stat().st_mode) & 0o007
 
 
-def test_nonsense_on_the_socket_harms_nobody(running: Running) -> None:
-    """The connection ends; the next request is answered."""
-    server, daemon = running
-    for request in (
+@contextmanager
+def _connected(server: HomeServer) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.settimeout(60)
+        channel.connect(str(server.state / NAME))
+        yield channel
+
+
+def _exchange(server: HomeServer, line: bytes) -> list[Reply]:
+    """Send a line as a client does, and read all replies."""
+    with _connected(server) as channel:
+        with suppress(BrokenPipeError):
+            channel.sendall(line)
+        with channel.makefile("rb") as lines:
+            return [decode_reply(reply) for reply in lines]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
         b"\n",
         b"{}\n",
         b'{"verb": "eat"}\n',
         b'{"verb": "restore", "x": 1}\n',
-        b"\xff",
-    ):
-        with socket.socket(socket.AF_UNIX) as channel:
-            channel.settimeout(PATIENCE)
-            channel.connect(str(server.state / NAME))
-            channel.sendall(request)
-            channel.shutdown(socket.SHUT_WR)
-            while channel.recv(4096):
-                pass
-    assert server.lensd("resume").returncode == 0
-    assert daemon.process.poll() is None
+        b'{"verb": "restore", "paths": [1]}\n',
+        b"\xff\n",
+        b" " * (LONGEST_REQUEST + 1),
+    ],
+    ids=lambda line: repr(line[:32]),
+)
+def test_a_line_that_is_no_request_gets_an_answer(running: Running, line: bytes) -> None:
+    """The exit code of a usage error and why; the next request is handled."""
+    server, _ = running
+    [result] = _exchange(server, line)
+    assert isinstance(result, Result)
+    assert result.code == 2
+    assert result.error is not None
+    assert [Result(0)] == _exchange(server, encode(ResumeRequest()))[1:]
+
+
+def test_a_client_that_sends_nothing_harms_nothing(running: Running) -> None:
+    """It ends its half of the connection, or all of it."""
+    server, _ = running
+    with _connected(server) as channel:
+        channel.shutdown(socket.SHUT_WR)
+        assert channel.recv(1) == b""
+    with _connected(server):
+        pass
+    assert [Result(0)] == _exchange(server, encode(ResumeRequest()))[1:]
+
+
+def _damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_restore_reports_each_file(running: Running) -> None:
+    """Path, method and count are fields; a file that cannot be restored has no method."""
+    server, daemon = running
+    good, bad = (server.drop(f"{n}.safetensors", seed=n).path for n in (28, 29))
+    for path in (good, bad):
+        daemon.wait_for_file(path, "file.compressed")
+    _damage(server.archived(bad))
+    replies = _exchange(server, encode(RestoreRequest(paths=(str(good), str(bad)))))
+    restored, refused, result = replies
+    assert isinstance(restored, Progress)
+    assert isinstance(refused, Progress)
+    assert (str(good), 1, 2, "move") == (
+        restored.path, restored.done, restored.of, restored.method
+    )  # fmt: skip
+    assert (str(bad), 2, 2, None) == (refused.path, refused.done, refused.of, refused.method)
+    assert restored.say.startswith(f"restored {good} (move from ")
+    assert "damaged" in refused.say
+    assert result == Result(1)
+
+
+def test_a_client_that_reads_nothing_stops_no_other(running: Running) -> None:
+    """Its replies do not fit into the socket's buffer; the job thread goes on meanwhile."""
+    server, daemon = running
+    path = server.drop("unread.safetensors", seed=30).path
+    daemon.wait_for_file(path, "file.compressed")
+    _damage(server.archived(path))
+    with _connected(server) as channel:
+        channel.sendall(encode(RestoreRequest(paths=(str(path),) * 400)))
+        assert channel.recv(1, socket.MSG_PEEK) == b"{"
+        assert server.lensd("prune").returncode == 4
+        assert len(_exchange(server, encode(RestoreRequest(paths=(str(path),))))) == 2
+        with channel.makefile("rb") as lines:
+            assert len(list(lines)) == 401
+
+
+@contextmanager
+def _rejecting(server: HomeServer, change: str) -> Iterator[None]:
+    """The ledger of a running daemon rejects a change, which no code expects."""
+    path = server.state / LEDGER
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(
+            f"CREATE TRIGGER reject BEFORE {change} "
+            "BEGIN SELECT RAISE(ABORT, 'rejected by a test'); END"
+        )
+        try:
+            yield
+        finally:
+            db.execute("DROP TRIGGER reject")
+
+
+@pytest.mark.parametrize(
+    ("verb", "change"),
+    [
+        ("pause", "INSERT ON paused"),
+        ("restore", "UPDATE ON files WHEN NEW.outcome = 'restored'"),
+    ],
+)
+def test_a_bug_in_a_request_is_logged_and_answered(
+    running: Running, verb: str, change: str
+) -> None:
+    """The traceback is in the log, the client ends with 3, the file is as it was, lensd goes on."""
+    server, daemon = running
+    path = server.drop(f"bug-{verb}.safetensors", seed=27).path
+    daemon.wait_for_file(path, "file.compressed")
+    before = Seen.of(path)
+    with _rejecting(server, change):
+        done = server.lensd(verb, path)
+    assert done.returncode == 3, done.stderr
+    assert f"a bug in lensd ended `lensd {verb}`" in done.stderr
+    assert "rejected by a test" in done.stderr
+    assert "daemon's log" in done.stderr
+    line = daemon.wait_for_event("daemon.error")
+    assert (line["level"], line["request"]) == ("error", verb)
+    assert line["exception"].startswith("Traceback")
+    assert "IntegrityError: rejected by a test" in line["exception"]
+    assert before == Seen.of(path)
+    assert server.lensd("restore", path).returncode == 0
+    daemon.wait_for_file(path, "file.restored")
 
 
 @pytest.mark.slow
@@ -155,3 +289,24 @@ def test_a_restore_waits_for_the_job_under_way(server: HomeServer) -> None:
             assert asking.wait(PATIENCE) == 0
         daemon.wait_for_file(second, "file.compressed")
         daemon.wait_for_file(first, "file.restored")
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"say": "restored a"}\n', b'{"say": "restored a"}\n{"co'])
+def test_a_daemon_that_ends_before_the_result(tmp_path: Path, sent: bytes) -> None:
+    """The client shows what it got, and raises an error that says what to do."""
+    shown: list[Message] = []
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as daemon:
+        listener.bind(str(tmp_path / NAME))
+        listener.listen()
+
+        def end_early() -> None:
+            channel, _ = listener.accept()
+            with channel:
+                if sent:
+                    channel.recv(1)  # the rest is unread, so that the client gets a reset
+                channel.sendall(sent)
+
+        daemon.submit(end_early)
+        with pytest.raises(LensdError, match="ended before it had answered `lensd pause`"):
+            send_request(str(tmp_path), PauseRequest(), shown.append)
+    assert ([Message("restored a")] if sent else []) == shown

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disks import fill, remount, tmpfs
+from tests.support.disks import Mounts, fill, remount, tmpfs
 from tests.support.home_server import HomeServer, Seen
+from tests.support.marks import needs_root
 from tests.support.running import Line, RunningDaemon
 
 pytestmark = pytest.mark.slow
@@ -58,6 +59,30 @@ def test_a_full_disk_is_waited_for(server: HomeServer, where: str) -> None:
             assert daemon.stop() == 0
         assert [] == server.temporaries()
         assert "file.failed" not in {line["event"] for line in daemon.lines}
+
+
+@needs_root
+@pytest.mark.parametrize("where", ["source", "source and archive"])
+def test_a_disk_whose_exchange_of_names_is_a_rename(server: HomeServer, where: str) -> None:
+    """exfat-fuse: no file vanishes; each is compressed, and its original can be had back."""
+    with Mounts() as mounts:
+        disk = mounts.exfat(server.top / "disk")
+        server.loras = disk / "loras"
+        server.archive = (disk if "archive" in where else server.top) / "originals"
+        for folder in (server.loras, server.archive):
+            folder.mkdir()
+        server.configure()
+        made = server.make("style.safetensors", seed=1).path
+        path = server.loras / made.name
+        shutil.copyfile(made, path)
+        before = Seen.of(made).sha256
+        [line] = [line for line in server.once() if line["event"] == "file.compressed"]
+        assert line["publish"] == "rename"
+        assert Seen.of(path).sha256 == line["sha256_out"]
+        assert Seen.of(server.archived(path)).sha256 == before
+        assert server.lensd("restore", path).returncode == 0
+        assert Seen.of(path).sha256 == before
+        assert [] == server.temporaries()
 
 
 @pytest.mark.fault("read-only")

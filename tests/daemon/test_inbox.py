@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from lensd.daemon.app import Inbox, Look, Stop, Wake
+from lensd.daemon.inbox import Inbox, Look, Stop, Wake
 
 
 def test_many_events_of_a_path_are_one_look() -> None:
     """A download writes thousands of times. What comes after the look was taken counts anew."""
     inbox = Inbox()
     for _ in range(1000):
-        inbox.put(Look("/srv/loras/a"))
-        inbox.put(Look("/srv/loras/b"))
+        inbox.look("/srv/loras/a")
+        inbox.look("/srv/loras/b")
     assert inbox.get(0) == Look("/srv/loras/a")
-    inbox.put(Look("/srv/loras/a"))
+    inbox.look("/srv/loras/a")
     assert [inbox.get(0) for _ in range(3)] == [Look("/srv/loras/b"), Look("/srv/loras/a"), None]
     assert inbox.empty()
 

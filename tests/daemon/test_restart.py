@@ -10,7 +10,7 @@ import pytest
 
 from lensd import __version__
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from tests.support import suites
 from tests.support.home_server import HomeServer
 
@@ -36,17 +36,16 @@ def test_ten_thousand_queued_files(server: HomeServer, tell: Callable[[str], Non
     """
     server.state.mkdir()
     ledger = Ledger(str(server.state), __version__)
-    ledger.baseline(str(server.loras), "loras")
+    ledger.roots.add(str(server.loras), "loras")
     jobs = {}
-    with ledger._change() as db:  # one commit for all of them
+    with ledger.together():  # one commit for all of them
         for number in range(FILES):
             path = server.loras / f"{number:05}.safetensors"
             path.write_bytes(_tiny(number))
             jobs[str(path)] = f"job{number}"
             identity = Identity.of(path.lstat())
-            ledger._insert(
-                db, str(server.loras), "loras", path.name, identity, job_id=jobs[str(path)]
-            )
+            job_id = jobs[str(path)]
+            ledger.jobs.enqueue(job_id, str(server.loras), "loras", path.name, identity)
     ledger.close()
     ready, ended = [], []
     for number in (5, 20):
@@ -70,8 +69,8 @@ def test_ten_thousand_queued_files(server: HomeServer, tell: Callable[[str], Non
     assert sum(times.values()) - len(times) <= 2
     assert all(jobs[x["path"]] == x["job_id"] for x in ended)
     ledger = Ledger(str(server.state), __version__, readonly=True)
-    queued = {e.full_path: e.job_id for e in ledger.unfinished()}
-    done = {e.full_path: e.job_id for e in ledger.with_outcome("skipped")}
+    queued = {e.full_path: e.job_id for e in ledger.jobs.unfinished()}
+    done = {e.full_path: e.job_id for e in ledger.files.with_outcome(Outcome.SKIPPED)}
     ledger.close()
     assert jobs == {**queued, **done}
     assert len(queued) + len(done) == FILES

@@ -49,7 +49,7 @@ def test_sidecars_of_the_page_are_those_of_the_test() -> None:
     """What it says is left alone is tried (tests/daemon/test_companions.py), and not looked at."""
     from tests.daemon.test_companions import SIDECARS
 
-    [listed] = re.findall(r"to the byte and the date: (.*?), whatever else", PAGE, re.DOTALL)
+    [listed] = re.findall(r"to the byte and the date: (.*?), and all others", PAGE, re.DOTALL)
     found = {name.removeprefix("NAME") for name in re.findall(r"`([^`]+)`", listed)}
     assert found == set(SIDECARS) - {".yaml"}
     assert WatchEntry.model_fields["include"].default == ("*.safetensors",)

@@ -40,10 +40,12 @@ def test_every_program_has_a_row() -> None:
 def test_int8_is_told_as_it_is(program: str) -> None:
     """Exact, rounded or not at all: in kohya naming, and in FLUX's peft naming."""
     _, kohya, flux, remedy = rows()[program]
-    assert kohya.startswith(WORDS[READS["kohya"][program]])
+    reads_kohya = READS["kohya"][program]
+    assert reads_kohya is not None  # every program reads this naming
+    assert kohya.startswith(WORDS[reads_kohya])
     reads = READS["peft transformer"].get(program)
     if reads is None:
         assert flux == "does not read the naming at all"
     else:
         assert flux.startswith(WORDS[reads])
-    assert (remedy == "-") == (READS["kohya"][program] and reads is not False)
+    assert (remedy == "-") == (reads_kohya and reads is not False)

@@ -1,4 +1,4 @@
-"""One torch thread: the tests may share a busy machine."""
+"""Use one torch thread, because the tests may share a busy machine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What programs compute from a LoRA's tensors, in their own arithmetic.
+"""Compute delta weights as other programs do, in their arithmetic.
 
-Each function restates the lines of one program (docs/formats.md names the versions): the cast of
-the factors, the product in that precision, and alpha / rank read as a Python float. None of them
-uses lensd's code.
+Each function restates the code of one program (docs/formats.md names the versions): the cast of the
+factors, the product in that precision, and alpha / rank as a Python float. None uses lensd's code.
 """
 
 from __future__ import annotations
@@ -47,8 +46,19 @@ def invokeai(up: Tensor, down: Tensor, alpha: float | None, dtype: torch.dtype) 
     return product * (1.0 * (alpha / down.shape[0] if alpha else 1.0))
 
 
+def diffusers(up: Tensor, down: Tensor, alpha: float | None, dtype: torch.dtype) -> Tensor:
+    """get_alpha_scales of the converters for Qwen and Z-Image, then fuse_lora."""
+    scale_down = 1.0 if alpha is None else alpha / down.shape[0]
+    scale_up = 1.0
+    while scale_down * 2 < scale_up:
+        scale_down *= 2
+        scale_up /= 2
+    up, down = (up * scale_up).to(dtype), (down * scale_down).to(dtype)
+    return up.flatten(1) @ down.flatten(1)
+
+
 class Loader(NamedTuple):
-    """A program's merging way, and the precisions it is known to run in."""
+    """How a program merges, and the precisions in which it is known to run."""
 
     merge: Merge
     precisions: tuple[torch.dtype, ...]
@@ -61,13 +71,14 @@ LOADERS: Mapping[str, Loader] = {
     "a1111": Loader(a1111, ALL),
     "forge": Loader(comfyui, ALL),  # ComfyUI's lines; float16: online
     "kohya": Loader(kohya, FULL),
+    "diffusers": Loader(diffusers, FULL),
     "invokeai": Loader(invokeai, FULL),
     "sdnext": Loader(a1111, ALL),  # A1111's lines
 }
 
 
 def a1111_dora(weight: Tensor, up: Tensor, down: Tensor, alpha: float, magnitude: Tensor) -> Tensor:
-    """apply_weight_decompose on the product as it is; alpha / rank comes after, with the scale."""
+    """apply_weight_decompose on the bare product; alpha / rank is applied afterwards."""
     merged = weight + up.to(weight).flatten(1) @ down.to(weight).flatten(1)
     norm = merged.norm(dim=1, keepdim=True)
     decomposed = merged * (magnitude.to(weight).reshape(-1, 1) / norm)
@@ -75,7 +86,9 @@ def a1111_dora(weight: Tensor, up: Tensor, down: Tensor, alpha: float, magnitude
 
 
 def unmerged(up: Tensor, down: Tensor, x: Tensor) -> Tensor:
-    """B(A(x)) in float16, as ComfyUI's bypass nodes, A1111's functional and InvokeAI's sidecar."""
+    """Return up(down(x)) in float16, as ComfyUI's bypass nodes, A1111's functional and InvokeAI's
+    sidecar compute it.
+    """
     down, up = (t.to(torch.float16).flatten(1) for t in (down, up))
     inner = torch.nn.functional.linear(x.to(torch.float16), down)
     return torch.nn.functional.linear(inner, up)

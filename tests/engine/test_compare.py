@@ -1,4 +1,4 @@
-"""lensd.engine.compare: two real files, of any encodings, ranks and namings."""
+"""lensd.engine.compare: two real files of any encodings, ranks and namings."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ def write(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) 
 
 
 @pytest.mark.parametrize("mode", asking.MODES)
-def test_an_output_is_as_far_away_as_was_reported(tmp_path: Path, mode: str) -> None:
-    """Overall and in the worst module; ranks and namings of both sides are told."""
+def test_an_output_has_the_error_that_was_reported(tmp_path: Path, mode: str) -> None:
+    """Overall and in the worst module; ranks and names of both sides are listed."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out.safetensors"
     write(source, making.small_file())
     reported = asking.compress(source, out, mode=mode)
     found = compare(str(source), str(out))
-    assert found["modules"] == reported["modules"] == len(found["per_module"])
-    assert found["delta_error"] == pytest.approx(reported["delta_error"], rel=1e-6)
-    worst = max(m["delta_error"] for m in found["per_module"])
+    assert found.modules == reported["modules"] == len(found.per_module)
+    assert found.delta_error == pytest.approx(reported["delta_error"], rel=1e-6)
+    worst = max(m.delta_error or 0.0 for m in found.per_module)
     assert worst == pytest.approx(reported["delta_error_max"], rel=1e-6)
-    assert (found["only_in_a"], found["only_in_b"]) == ([], [])
+    assert (found.only_in_a, found.only_in_b) == ([], [])
     ranks = asking.rank_of(out)
-    assert all(m["rank_b"] == ranks[m["module_b"]] for m in found["per_module"])
-    snr = -20 * torch.log10(torch.tensor(found["delta_error"])).item()
-    assert found["snr_db"] == pytest.approx(snr, rel=1e-4)
+    assert all(m.rank_b == ranks[m.module_b] for m in found.per_module)
+    assert found.delta_error is not None
+    snr = -20 * torch.log10(torch.tensor(found.delta_error)).item()
+    assert found.snr_db == pytest.approx(snr, rel=1e-4)
 
 
-def test_a_file_is_not_apart_from_itself(tmp_path: Path) -> None:
-    """Exactly: error 0, and no ratio to nothing."""
+def test_a_file_has_no_error_relative_to_itself(tmp_path: Path) -> None:
+    """The error is exactly 0, so there is no SNR."""
     path = write(tmp_path / "a.safetensors", making.small_file())
     found = compare(path, path)
-    assert (found["delta_error"], found["snr_db"]) == (0.0, None)
+    assert (found.delta_error, found.snr_db) == (0.0, None)
 
 
-def test_the_same_in_three_namings(tmp_path: Path) -> None:
-    """kohya with alpha, peft with its strength in the header, old diffusers with it in `up`."""
+def test_the_same_module_in_three_namings_has_no_error(tmp_path: Path) -> None:
+    """The scale is an alpha in kohya's, in the header in peft's, in `up` in old diffusers' file."""
     up, down = making.factors("random", 24, 16, 4, 0)
     block = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
     flat = "lora_unet_" + f"{block}.to_out.0".replace(".", "_")
@@ -59,39 +60,42 @@ def test_the_same_in_three_namings(tmp_path: Path) -> None:
     processor = write(tmp_path / "old", {f"{old}.up.weight": up / 2, f"{old}.down.weight": down})
     for other in (peft, processor):
         found = compare(kohya, other)
-        assert found["modules"] == 1
-        assert found["delta_error"] < 1e-12
+        assert found.modules == 1
+        assert found.delta_error is not None
+        assert found.delta_error < 1e-12
 
 
-def test_what_only_one_file_has_is_named_and_counts_whole(tmp_path: Path) -> None:
-    """In the overall error; the one of the common modules stands beside it."""
+def test_a_module_in_only_one_file_is_named_and_counts_in_the_overall_error(
+    tmp_path: Path,
+) -> None:
+    """delta_error_common is the error of the modules in both files."""
     tensors = making.small_file()
     part = {k: t for k, t in tensors.items() if not k.startswith("lora_unet_a.")}
     whole, less = write(tmp_path / "a", tensors), write(tmp_path / "b", part)
     energies = {n: float(d.square().sum()) for n, d in making.meaning(tensors).items()}
     lost = compare(whole, less)
-    assert (lost["only_in_a"], lost["only_in_b"], lost["modules"]) == (["lora_unet_a"], [], 3)
+    assert (lost.only_in_a, lost.only_in_b, lost.modules) == (["lora_unet_a"], [], 3)
     share = energies["lora_unet_a"] / sum(energies.values())
-    assert lost["delta_error"] == pytest.approx(share**0.5, rel=1e-9)
-    assert lost["delta_error_common"] == 0
+    assert lost.delta_error == pytest.approx(share**0.5, rel=1e-9)
+    assert lost.delta_error_common == 0
     added = compare(less, whole)
-    assert (added["only_in_a"], added["only_in_b"]) == ([], ["lora_unet_a"])
+    assert (added.only_in_a, added.only_in_b) == ([], ["lora_unet_a"])
     rest = sum(energies.values()) - energies["lora_unet_a"]
-    assert added["delta_error"] == pytest.approx((energies["lora_unet_a"] / rest) ** 0.5, rel=1e-9)
+    assert added.delta_error == pytest.approx((energies["lora_unet_a"] / rest) ** 0.5, rel=1e-9)
 
 
-def test_something_against_nothing_has_no_measure(tmp_path: Path) -> None:
-    """An untrained module in A."""
+def test_a_difference_from_zeros_has_no_relative_error(tmp_path: Path) -> None:
+    """The module in A is untrained."""
     up, down = making.factors("random", 24, 16, 4, 0)
     zero = write(tmp_path / "a", making.kohya("lora_unet_x", Made(up * 0, down, 1.0)))
     some = write(tmp_path / "b", making.kohya("lora_unet_x", Made(up, down, 1.0)))
     found = compare(zero, some)
-    assert found["delta_error"] is None
-    assert found["per_module"][0]["delta_error"] is None
+    assert found.delta_error is None
+    assert found.per_module[0].delta_error is None
 
 
-def test_a_strength_that_cannot_be_understood_is_not_guessed(tmp_path: Path) -> None:
-    """It would make every number wrong."""
+def test_an_entry_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
+    """With a wrong strength every number would be wrong."""
     up, down = making.factors("random", 24, 16, 4, 0)
     text = json.dumps({"unet.r": 4, "unet.alpha_pattern": {"(a|b)": 3}})
     tensors = making.peft("unet.x", Made(up, down, None))

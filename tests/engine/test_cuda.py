@@ -1,4 +1,4 @@
-"""The same numerics on a GPU, where there is one: a file means the same on every device."""
+"""The same numerics on a GPU, if there is one: outputs agree on every device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_gpu_writes_what_the_cpu_writes(tmp_path: Path, mode: str, dtype: str) -> None:
-    """Equal ranks, energies and errors; the same bytes each time; untrained modules too."""
+    """Ranks, energies and errors are equal, and the bytes are the same each time."""
     source, on_cpu, on_gpu = (tmp_path / name for name in ("a.safetensors", "cpu", "gpu"))
     small_lora(source, zero_modules=1, dtype=dtype)
     expected = asking.compress(source, on_cpu, mode=mode, min_saving=-1.0)
@@ -39,7 +39,7 @@ def test_a_gpu_writes_what_the_cpu_writes(tmp_path: Path, mode: str, dtype: str)
 
 
 def test_large_ranks_are_those_of_the_cpu(tmp_path: Path) -> None:
-    """Where float32 may decide."""
+    """These are ranks that float32 may choose."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     modules = [m for m in sd15() if "layers.3." in m.path]
     write_lora(source, rank=96, alpha=48.0, modules=modules, effective_rank=20)

@@ -1,4 +1,4 @@
-"""lensd.engine.expand and lensd.load_file: an int8 file's floats, on real files."""
+"""lensd.engine.expand and lensd.load_file: expand real int8 files to floats."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import lensd
 from lensd.engine import expand
+from lensd.engine.results import Expanded
 from lensd.errors import Skipped, UsageError
 from tests.engine import asking
 from tests.lora import making
@@ -22,13 +23,13 @@ from tests.lora.making import Made, Tensors
 HALF = 5e-4
 
 
-def expanded(path: Path, at: Path) -> dict[str, Any]:
+def expanded(path: Path, at: Path) -> Expanded:
     at.touch()
     return expand.expand(str(path), str(at), (at.stat().st_dev, at.stat().st_ino))
 
 
 def ultra(tensors: Tensors, folder: Path, metadata: dict[str, str] | None = None) -> Path:
-    """The int8 file of these tensors."""
+    """Write these tensors to a file, and return its int8 output."""
     source, out = folder / "a.safetensors", folder / "int8.safetensors"
     save_file(tensors, source, metadata)
     assert asking.compress(source, out, mode="ultra")["encodings"]["int8"]
@@ -36,7 +37,7 @@ def ultra(tensors: Tensors, folder: Path, metadata: dict[str, str] | None = None
 
 
 def peft_file() -> Tensors:
-    """Modules of FLUX's names whose ranks will differ, without alpha."""
+    """Return modules with names of FLUX, without alpha, whose ranks will differ."""
     tensors: Tensors = {}
     for at, name in enumerate(("attn.to_q", "attn.to_k", "ff.net.2")):
         kind = ("decaying", "random", "decaying")[at]
@@ -49,13 +50,13 @@ def entry(path: Path) -> Any:
     return json.loads(asking.metadata_of(path)["lora_adapter_metadata"])
 
 
-def test_an_expanded_file_means_what_the_int8_file_means(tmp_path: Path) -> None:
-    """To float16's rounding, under the original's one alpha; nothing int8 is left."""
+def test_an_expanded_file_has_the_delta_weights_of_the_int8_file(tmp_path: Path) -> None:
+    """They agree up to float16's rounding; all modules have the original's alpha."""
     out, at = ultra(making.small_file(alpha=4.0), tmp_path), tmp_path / "float"
-    numbers = expanded(out, at)
+    result = expanded(out, at)
     tensors = load_file(at)
-    assert (numbers["modules"], numbers["expanded"]) == (4, 4)
-    assert numbers["bytes_out"] == at.stat().st_size
+    assert (result.modules, result.expanded) == (4, 4)
+    assert result.bytes_out == at.stat().st_size
     assert tensors.keys() == load_file(out).keys()
     for key, tensor in tensors.items():
         if key.endswith(".alpha"):
@@ -67,8 +68,8 @@ def test_an_expanded_file_means_what_the_int8_file_means(tmp_path: Path) -> None
         assert making.distance(meant[name], delta) < HALF
 
 
-def test_the_header_keeps_all_but_what_int8_alone_needs(tmp_path: Path) -> None:
-    """It is still known as lensd's output of that original."""
+def test_the_header_loses_only_the_marks_that_int8_needs(tmp_path: Path) -> None:
+    """The file still counts as lensd's output of that original."""
     original = {"sshs_model_hash": "0" * 64, "ss_network_dim": "8"}
     out, at = ultra(making.small_file(), tmp_path, original), tmp_path / "float"
     expanded(out, at)
@@ -78,8 +79,8 @@ def test_the_header_keeps_all_but_what_int8_alone_needs(tmp_path: Path) -> None:
     assert after["lensd.original_sha256"]
 
 
-def test_load_file_gives_what_expand_writes(tmp_path: Path) -> None:
-    """Bit for bit, in the file's own naming."""
+def test_load_file_returns_the_tensors_that_expand_writes(tmp_path: Path) -> None:
+    """They are equal bit for bit, in the naming of the file."""
     out, at = ultra(making.small_file(), tmp_path), tmp_path / "float"
     expanded(out, at)
     written, loaded = load_file(at), lensd.load_file(out)
@@ -88,7 +89,7 @@ def test_load_file_gives_what_expand_writes(tmp_path: Path) -> None:
 
 
 def test_peft_files_lose_the_alphas_again_and_get_an_entry_for_mixed_ranks(tmp_path: Path) -> None:
-    """Scale 1 by both; diffusers before 0.40 needs the entry."""
+    """The scale is 1 with and without the entry, which diffusers before 0.40 needs."""
     out, at = ultra(peft_file(), tmp_path), tmp_path / "float"
     assert any(key.endswith(".alpha") for key in load_file(out))
     expanded(out, at)
@@ -101,8 +102,8 @@ def test_peft_files_lose_the_alphas_again_and_get_an_entry_for_mixed_ranks(tmp_p
     assert found["transformer.alpha_pattern"] == found["transformer.rank_pattern"]
 
 
-def test_a_strength_in_the_header_comes_back_to_file_and_state_dict(tmp_path: Path) -> None:
-    """The file has the entry of its true ranks; a state dict has no header, so `up` carries it."""
+def test_a_strength_in_the_header_is_restored_in_file_and_state_dict(tmp_path: Path) -> None:
+    """The file has an entry with its ranks. A state dict has no header, so `up` is multiplied."""
     ranks = {f"transformer_blocks.0.{n}": r for n, r in (("attn.to_k", 8), ("ff.net.2", 12))}
     fields = {
         "transformer.r": 4,
@@ -125,8 +126,8 @@ def test_a_strength_in_the_header_comes_back_to_file_and_state_dict(tmp_path: Pa
         assert making.distance(making.meaning(peft_file())[name] / 2, delta) < HALF
 
 
-def test_load_file_gives_floats_as_they_are_stored(tmp_path: Path) -> None:
-    """Any dtype, and tensors that are no pairs."""
+def test_load_file_returns_floats_as_they_are_stored(tmp_path: Path) -> None:
+    """So it does for any dtype, and for tensors that are no pairs."""
     tensors = making.small_file(dtype=torch.bfloat16)
     tensors |= {"lora_unet_x.diff_b": torch.arange(5.0), "lora_unet_x.flag": torch.tensor([True])}
     path = tmp_path / "a.safetensors"
@@ -137,8 +138,8 @@ def test_load_file_gives_floats_as_they_are_stored(tmp_path: Path) -> None:
     assert {k: t.dtype for k, t in loaded.items()} == {k: t.dtype for k, t in tensors.items()}
 
 
-def test_tensors_that_are_no_pairs_go_along(tmp_path: Path) -> None:
-    """Bit for bit, into file and state dict."""
+def test_tensors_that_are_no_pairs_are_copied(tmp_path: Path) -> None:
+    """They are in the file and in the state dict, bit for bit."""
     extra = {"lora_unet_x.diff_b": torch.arange(5.0)}
     out, at = ultra(making.small_file() | extra, tmp_path), tmp_path / "float"
     expanded(out, at)
@@ -147,7 +148,7 @@ def test_tensors_that_are_no_pairs_go_along(tmp_path: Path) -> None:
 
 
 def test_bfloat16_where_float16_would_overflow(tmp_path: Path) -> None:
-    """Module by module: the others stay float16."""
+    """Each module has its own dtype: the others stay float16."""
     tensors = making.small_file(dtype=torch.float32, alpha=1.0)
     tensors |= {k: t * 1e7 for k, t in tensors.items() if k.startswith("lora_unet_a.lora")}
     out, at = ultra(tensors, tmp_path), tmp_path / "float"
@@ -160,8 +161,8 @@ def test_bfloat16_where_float16_would_overflow(tmp_path: Path) -> None:
     assert making.distance(asking.deltas(out)["lora_unet_a"], delta) < 5e-3
 
 
-def test_a_float_file_has_nothing_to_expand(tmp_path: Path) -> None:
-    """The message says so."""
+def test_expanding_a_float_file_is_a_usage_error(tmp_path: Path) -> None:
+    """The message says that there is nothing to expand, and the temporary stays empty."""
     path, at = tmp_path / "a.safetensors", tmp_path / "float"
     save_file(making.small_file(), path)
     with pytest.raises(UsageError, match="nothing to expand"):
@@ -169,8 +170,8 @@ def test_a_float_file_has_nothing_to_expand(tmp_path: Path) -> None:
     assert at.stat().st_size == 0
 
 
-def test_int8_without_lensds_marks_is_not_guessed_at(tmp_path: Path) -> None:
-    """Nobody else's int8 says which alpha its floats had."""
+def test_int8_without_lensds_marks_is_not_expanded(tmp_path: Path) -> None:
+    """Without the marks it is unknown which alpha the floats had."""
     out, bare = ultra(making.small_file(), tmp_path), tmp_path / "bare.safetensors"
     save_file(load_file(out), bare)
     with pytest.raises(UsageError, match="marks"):
@@ -179,8 +180,8 @@ def test_int8_without_lensds_marks_is_not_guessed_at(tmp_path: Path) -> None:
         lensd.load_file(bare)
 
 
-def test_what_is_no_lora_is_said_to_be_none(tmp_path: Path) -> None:
-    """With the same reason as everywhere."""
+def test_load_file_skips_a_file_without_lora(tmp_path: Path) -> None:
+    """The reason is no_lora, as in a job."""
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(3)}, path)
     with pytest.raises(Skipped) as caught:
@@ -189,7 +190,7 @@ def test_what_is_no_lora_is_said_to_be_none(tmp_path: Path) -> None:
 
 
 def test_import_lensd_loads_nothing() -> None:
-    """load_file is there, torch and every module of lensd's own are not."""
+    """load_file is defined, but neither torch nor any module of lensd's is loaded."""
     script = "import sys, lensd; lensd.load_file; print(*sys.modules)"
     done = subprocess.check_output([sys.executable, "-c", script], text=True)
     loaded = set(done.split())

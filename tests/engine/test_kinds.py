@@ -1,4 +1,4 @@
-"""Every kind of adapter has its fate: reduced, or copied bit for bit with the reason in the log."""
+"""Each kind of adapter is reduced, or copied bit for bit with the reason in the log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def normal(*shape: int) -> Tensor:
 
 
 def made(kernel: tuple[int, ...] = (), out: int = 120, width: int = 48, rank: int = 8) -> Made:
-    """A module of falling singular values; a kernel makes it a convolution."""
+    """Return a module with decreasing singular values; with a kernel it is a convolution."""
     size = width * int(torch.tensor(kernel).prod()) if kernel else width
     up, down = making.factors("decaying", out, size, rank, len(kernel))
     one = [1] * len(kernel)
@@ -38,7 +38,7 @@ def run(tmp_path: Path, tensors: Tensors, **options: object) -> tuple[Numbers, T
 
 
 def assert_same(before: Tensors, after: Tensors) -> None:
-    """All of `before` is in `after`, bit for bit."""
+    """Assert that `after` has every tensor of `before`, bit for bit."""
     for key, tensor in before.items():
         assert (after[key].dtype, after[key].shape) == (tensor.dtype, tensor.shape), key
         assert asking.bits(after[key]) == asking.bits(tensor), key
@@ -49,7 +49,7 @@ def assert_same(before: Tensors, after: Tensors) -> None:
 def test_linear_layers_and_convolutions_are_reduced(
     tmp_path: Path, kernel: tuple[int, ...], mode: str
 ) -> None:
-    """1x1, 3x3, in one dimension and in three: the kernel stays in `down`, `up` is 1 wide."""
+    """The kernel, in one to three dimensions, stays in `down`; that of `up` has size 1."""
     tensors = making.kohya("lora_unet_x", made(kernel))
     numbers, after = run(tmp_path, tensors, mode=mode)
     down, up = after["lora_unet_x.lora_down.weight"], after["lora_unet_x.lora_up.weight"]
@@ -137,8 +137,8 @@ UNTOUCHED: dict[str, tuple[Tensors, dict[str, int]]] = {
 
 
 @pytest.mark.parametrize("kind", UNTOUCHED)
-def test_what_is_not_reduced_is_copied_and_counted(tmp_path: Path, kind: str) -> None:
-    """Beside a LoRA, in every mode, bit for bit; the line says why."""
+def test_other_tensors_are_copied_and_counted_by_reason(tmp_path: Path, kind: str) -> None:
+    """Beside a LoRA they are copied bit for bit in every mode."""
     others, because = UNTOUCHED[kind]
     for mode in MODES:
         lora = making.kohya("lora_unet_x", made())
@@ -153,14 +153,14 @@ def test_what_is_not_reduced_is_copied_and_counted(tmp_path: Path, kind: str) ->
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_file_of_another_adapter_alone_is_skipped(tmp_path: Path, kind: str) -> None:
-    """unsupported_adapter, naming it."""
+    """The reason is unsupported_adapter, and the message names the kind."""
     with pytest.raises(Skipped, match=f"{kind} adapter") as caught:
         run(tmp_path, OTHERS[kind])
     assert caught.value.reason == "unsupported_adapter"
 
 
 def test_a_mixed_file_is_treated_module_by_module(tmp_path: Path) -> None:
-    """Linear, convolution, Tucker, LoHa, DoRA, bias and norm in one file."""
+    """The file has linear layers, convolutions, Tucker, LoHa, DoRA, biases and norms."""
     lora = making.kohya("lora_unet_a", made()) | making.kohya("lora_unet_c", made((3, 3)))
     dora = making.kohya("lora_unet_d", made()) | {"lora_unet_d.dora_scale": normal(120, 1)}
     others = tucker() | LOHA | {"lora_unet_a.diff_b": normal(120), "lora_unet_n.w_norm": normal(9)}
@@ -187,7 +187,7 @@ MAGNITUDES = {
 
 
 def dora_weight(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
-    """The DoRA paper's: magnitude * (W + delta) / its norms, here per output row."""
+    """Return the weight by the DoRA paper: magnitude * (W + delta) / the norms of its rows."""
     whole = weight + delta
     return magnitude.double().reshape(-1, 1) * whole / whole.norm(dim=1, keepdim=True)
 
@@ -197,7 +197,7 @@ def dora_weight(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
 def test_of_a_dora_the_low_rank_part_is_reduced_and_the_magnitude_kept(
     tmp_path: Path, magnitude: str, mode: str
 ) -> None:
-    """Never int8; up @ down and alpha / rank stay each what they were, as A1111 needs."""
+    """It is never int8, and neither up @ down nor alpha / rank changes, which A1111 needs."""
     name = "lora_unet_x" if magnitude == "kohya" else "transformer.x"
     pair = made()
     tensors = making.kohya(name, pair) if magnitude == "kohya" else making.peft(name, pair)
@@ -236,8 +236,8 @@ def endings(magnitude: str) -> tuple[str, str]:
     return ".lora_B.weight", ".lora_A.weight"
 
 
-def test_a_dora_keeps_its_rank_where_diffusers_must_read_it(tmp_path: Path) -> None:
-    """Its alpha would differ from the others', and diffusers misreads alphas that differ."""
+def test_a_dora_keeps_its_rank_if_diffusers_must_read_it(tmp_path: Path) -> None:
+    """At another rank its alpha would differ from the others', which diffusers misreads."""
     dora = making.kohya("lora_unet_d", made()) | {"lora_unet_d.dora_scale": normal(120, 1)}
     tensors = making.kohya("lora_unet_a", made()) | dora
     targets = ("comfyui", "diffusers")
@@ -246,14 +246,14 @@ def test_a_dora_keeps_its_rank_where_diffusers_must_read_it(tmp_path: Path) -> N
     assert_same(kept, after)
     assert after["lora_unet_a.lora_down.weight"].shape[0] < 8
     assert float(after["lora_unet_a.alpha"]) == float(after["lora_unet_d.alpha"]) == 4.0
-    # and a size that they alone exceed ends the search for smaller ranks
+    # If these modules alone exceed the target size, the search for smaller ranks ends.
     _, after = run(tmp_path, tensors, targets=targets, target_size=100)
     assert_same(kept, after)
     assert after["lora_unet_a.lora_down.weight"].shape[0] == 1
 
 
 def test_a_scale_beside_the_factors_keeps_their_product(tmp_path: Path) -> None:
-    """`.scale` is alpha / rank to A1111 and SD.Next: with another product it would be wrong."""
+    """A1111 and SD.Next use `.scale` as alpha / rank, so the product must not change."""
     pair = made()
     tensors = making.kohya("lora_unet_x", pair) | {"lora_unet_x.scale": torch.tensor(0.7)}
     for mode in ("rank", "ultra"):
@@ -265,7 +265,7 @@ def test_a_scale_beside_the_factors_keeps_their_product(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("known", key_lists.read(), ids=lambda k: k.title)
 def test_real_key_lists_are_reduced_whole(tmp_path: Path, known: key_lists.KeyList) -> None:
-    """In every naming: each module at its smaller rank, no key lost or added but int8's alphas."""
+    """In every naming each module gets a smaller rank; only alphas for int8 are added as keys."""
     small = known._replace(
         specs={k: s._replace(shape=shrunk(s.shape)) for k, s in known.specs.items()}
     )
@@ -294,5 +294,5 @@ def alphas(tensors: Tensors) -> list[str]:
 
 
 def shrunk(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Sides of at most 48: the numbers do not depend on them."""
+    """Limit each dimension to 48, to save time."""
     return tuple(min(side, 48) for side in shape)

@@ -1,4 +1,4 @@
-"""Files of rank 64 and more, which float32 may solve: every number against dense float64."""
+"""Files of rank 64 and more, which float32 may solve: numbers equal those of full float64."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ RANK = 72
 
 
 def pair(kind: str, seed: int, fall: float) -> Made:
-    """Factors of rank 72 whose singular values fall by e^-fall, as float16."""
+    """Return float16 factors of rank 72 whose singular values decrease by e^-fall."""
     up, down = making.factors(kind, 160, 120, RANK, seed)
     sizes = torch.exp(-torch.arange(RANK, dtype=torch.float64) * fall / RANK)
     return Made((up * sizes).half().contiguous(), down.half().contiguous(), 36.0)
 
 
 def large(path: Path) -> making.Tensors:
-    """Trained ones, one that no rank may be taken from, and some that float32 cannot tell."""
+    """Write typical modules, one that needs all ranks, and some that float32 cannot resolve."""
     kinds = {
         "random": 4.0,
         "decaying": 1.0,
@@ -38,14 +38,15 @@ def large(path: Path) -> making.Tensors:
     for at, (kind, fall) in enumerate(kinds.items()):
         tensors |= making.kohya(f"lora_unet_{kind}", pair(kind, at, fall))
         tensors |= making.kohya(f"lora_unet_{kind}_b", pair(kind, at + 10, fall))
-    tensors["lora_unet_flat_b.alpha"] = torch.tensor(9.0).half()  # so that it is computed anew
+    # With another alpha than most modules it is computed, not copied.
+    tensors["lora_unet_flat_b.alpha"] = torch.tensor(9.0).half()
     save_file(tensors, path)
     return tensors
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_number_is_true_of_large_ranks(tmp_path: Path, mode: str) -> None:
-    """Ranks to the one, retained energies to 1e-6, errors to 1e-6 of themselves."""
+    """Ranks are equal; energies agree to 1e-6, errors to 1e-6 of themselves."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     large(source)
     numbers = asking.compress(source, out, mode=mode, min_saving=-1.0)

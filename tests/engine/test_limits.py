@@ -1,4 +1,4 @@
-"""What decides between keeping and compressing, and between int8 and floats: measured values."""
+"""Measured values decide between keeping and compressing, and between int8 and floats."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from lensd.engine import task
 from lensd.errors import Kept
+from lensd.logs.measures import FloatBecause
 from lensd.lora import compress as numerics
-from lensd.lora import planning
+from lensd.lora.parameters import Parameters
 from tests.engine import asking
 from tests.engine.asking import Numbers, compress
 from tests.engine.loaders import LOADERS
@@ -24,7 +25,10 @@ from tests.support.realistic import small_lora, write_lora
 
 
 def spiked(seed: int = 0) -> Made:
-    """Noise of rank 32 and one huge element: what the guard must fit under 45000 hides the rest."""
+    """Return noise of rank 32 with one huge element.
+
+    The guard makes the scale so large for that element that int8 loses the rest.
+    """
     random = torch.Generator().manual_seed(seed)
     up, down = torch.randn(640, 32, generator=random), torch.randn(32, 640, generator=random)
     up[3, 0], down[0, 5] = up[3, 0] * 100, down[0, 5] * 100
@@ -40,8 +44,8 @@ def spiked_file(*, plain: int = 3) -> Tensors:
 
 
 @pytest.mark.parametrize("mode", ["int8", "ultra"])
-def test_a_module_that_int8_would_cost_too_much_stays_in_floats(tmp_path: Path, mode: str) -> None:
-    """It alone, with the reason; the file is verified, and loads exactly and finite in float16."""
+def test_a_module_that_is_too_noisy_in_int8_stays_in_floats(tmp_path: Path, mode: str) -> None:
+    """Only that module does, with its reason; the file loads exactly and finite in float16."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     before = spiked_file()
     save_file(before, source)
@@ -67,7 +71,7 @@ def test_a_module_that_int8_would_cost_too_much_stays_in_floats(tmp_path: Path, 
 
 
 def test_the_float_module_has_the_alpha_that_the_file_had(tmp_path: Path) -> None:
-    """One alpha for whatever is a float; the int8 modules' carry their scales."""
+    """All modules in floats have that alpha; the alphas of int8 modules have their scales."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     save_file(spiked_file(), source)
     compress(source, out)
@@ -75,8 +79,8 @@ def test_the_float_module_has_the_alpha_that_the_file_had(tmp_path: Path) -> Non
     assert asking.metadata_of(out)["lensd.alpha"] == "4.0"
 
 
-def test_a_file_of_nothing_but_such_modules_becomes_a_float_file(tmp_path: Path) -> None:
-    """Mode ultra then is mode rank; mode int8 gains nothing and says so."""
+def test_a_file_with_only_such_modules_becomes_a_float_file(tmp_path: Path) -> None:
+    """Mode ultra then does the same as mode rank; in mode int8 the reason is no_gain."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     save_file(spiked_file(plain=0), source)
     numbers = compress(source, out, mode="ultra", energy=0.97)
@@ -86,8 +90,8 @@ def test_a_file_of_nothing_but_such_modules_becomes_a_float_file(tmp_path: Path)
     assert caught.value.reason == "no_gain"
 
 
-def test_a_size_asked_for_is_kept_with_a_float_module_too(tmp_path: Path) -> None:
-    """Its rank pays two bytes an element."""
+def test_a_target_size_is_kept_with_a_float_module_too(tmp_path: Path) -> None:
+    """A rank of that module takes two bytes per element."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     save_file(spiked_file(), source)
     numbers = compress(source, out, target_size=40_000)
@@ -104,7 +108,7 @@ def lora(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("mode", asking.MODES)
 def test_max_error_compares_what_was_measured(lora: Path, mode: str) -> None:
-    """One part in 10^4 decides, on the error of the bytes read back."""
+    """The limit is compared with the error of the bytes read back, to one part in 10^4."""
     out = lora.with_name("out")
     measured = compress(lora, out, mode=mode, min_saving=-1.0)["delta_error"]
     old, new = asking.deltas(lora), asking.deltas(out)
@@ -114,11 +118,11 @@ def test_max_error_compares_what_was_measured(lora: Path, mode: str) -> None:
     compress(lora, out, mode=mode, min_saving=-1.0, max_error=measured * 1.0001)
     with pytest.raises(Kept) as caught:
         compress(lora, out, mode=mode, min_saving=-1.0, max_error=measured * 0.9999)
-    assert (caught.value.reason, caught.value.measures["delta_error"]) == ("max_error", measured)
+    assert (caught.value.reason, caught.value.measures.delta_error) == ("max_error", measured)
 
 
 def test_min_saving_compares_the_bytes_of_the_file(lora: Path) -> None:
-    """Header and marks included: at the share that is saved it is compressed, above it kept."""
+    """The sizes include header and marks. A file that saves exactly the limit is compressed."""
     out = lora.with_name("out")
     numbers = compress(lora, out)
     saved = 1 - out.stat().st_size / lora.stat().st_size
@@ -130,10 +134,8 @@ def test_min_saving_compares_the_bytes_of_the_file(lora: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["rank", "ultra"])
 @pytest.mark.parametrize("allocation", ["module", "file"])
-def test_max_rank_bounds_the_ranks_that_lie_on_the_disk(
-    lora: Path, mode: str, allocation: str
-) -> None:
-    """And what it costs is in the measured error and energy."""
+def test_max_rank_limits_the_ranks_of_the_output(lora: Path, mode: str, allocation: str) -> None:
+    """The measured error and energy include what the limit costs."""
     out = lora.with_name("out")
     free = compress(lora, out, mode=mode, allocation=allocation, min_saving=-1.0)
     bound = compress(lora, out, mode=mode, allocation=allocation, max_rank=3, min_saving=-1.0)
@@ -143,7 +145,7 @@ def test_max_rank_bounds_the_ranks_that_lie_on_the_disk(
 
 
 def test_mode_int8_keeps_ranks_whatever_max_rank_says(lora: Path) -> None:
-    """It is quantization alone."""
+    """The mode only quantizes."""
     out = lora.with_name("out")
     compress(lora, out, mode="int8", max_rank=3)
     assert set(asking.rank_of(out).values()) == {16}
@@ -151,12 +153,12 @@ def test_mode_int8_keeps_ranks_whatever_max_rank_says(lora: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["rank", "ultra"])
 def test_a_constant_rank_reaches_the_energy_in_every_module(lora: Path, mode: str) -> None:
-    """Allocation by module: the neediest one decides for all."""
+    """By module, the module that needs the largest rank decides for all."""
     out = lora.with_name("out")
     compress(lora, out, mode=mode, min_saving=-1.0)
-    neediest = max(asking.rank_of(out).values())
+    largest = max(asking.rank_of(out).values())
     numbers = compress(lora, out, mode=mode, constant_rank=True, min_saving=-1.0)
-    assert set(asking.rank_of(out).values()) == {neediest}
+    assert set(asking.rank_of(out).values()) == {largest}
     assert numbers["energy_retained"]["min"] >= 0.99
 
 
@@ -170,7 +172,7 @@ def with_allocation(source: Path, out: Path, **options: object) -> tuple[Numbers
 def test_by_file_is_never_larger_than_by_module_at_the_same_energy(
     tmp_path: Path, seed: int, energy: float
 ) -> None:
-    """And holds that energy."""
+    """By file the output has that energy too."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     small_lora(source, seed=seed)
     by_module, by_file = with_allocation(source, out, energy=energy)
@@ -180,7 +182,7 @@ def test_by_file_is_never_larger_than_by_module_at_the_same_energy(
 
 @pytest.mark.slow
 def test_the_default_file_of_real_size(tmp_path: Path) -> None:
-    """By file a quarter smaller at the same energy; int8 costs 1.7e-2 at most, in the median."""
+    """By file it is a quarter smaller at the same energy; int8's median error is at most 1.7e-2."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     write_lora(source)
     by_module, by_file = with_allocation(source, out, mode="rank")
@@ -194,18 +196,18 @@ def test_the_default_file_of_real_size(tmp_path: Path) -> None:
 
 
 def noises(source: Path, allocation: str) -> list[float]:
-    """Relative delta error of the quantization alone, module by module."""
+    """Return the relative delta error of the quantization alone for each module."""
     tensors = load_file(source)
     found = []
-    for m in making.plan_of(tensors, planning.Parameters(allocation=allocation)).modules:
+    for m in making.plan_of(tensors, Parameters(allocation=allocation)).modules:
         reduced = numerics.reduce(m, *making.pair_of(tensors, m.module.up, m.module.down))
         assert m.encoding == "I8"
         found.append(math.sqrt(reduced.squared_error / reduced.squared_signal))
     return found
 
 
-def test_int8_costs_little_on_real_shapes(tmp_path: Path) -> None:
-    """The same bound on a part of that file, for every run of the tests."""
+def test_int8_has_a_small_error_on_real_shapes(tmp_path: Path) -> None:
+    """The limit is the same, on a part of that file that is quick enough for every test run."""
     source = tmp_path / "a.safetensors"
     modules = [m for m in sd15() if "up_blocks.2.attentions.1" in m.path or "layers.7." in m.path]
     write_lora(source, modules=modules)
@@ -213,11 +215,11 @@ def test_int8_costs_little_on_real_shapes(tmp_path: Path) -> None:
 
 
 def test_analyze_predicts_the_bytes_of_a_file_with_a_noisy_module(tmp_path: Path) -> None:
-    """It rehearses what compress does, so that the plan is the same."""
+    """It does the same as compress without writing, so it has the same plan."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     save_file(spiked_file(), source)
-    found = task.analyze(asking.request(source))
-    assert found["float_because"] == {"noise": 1}
+    found = task.analyze(asking.analysis(source))
+    assert found.float_because == FloatBecause(noise=1)
     for mode in asking.MODES:
         numbers = compress(source, out, mode=mode)
-        assert found["predicted"][mode] == numbers["bytes_out"]
+        assert getattr(found.predicted, mode) == numbers["bytes_out"]

@@ -1,4 +1,4 @@
-"""Every cell of the portability table that can be computed, on files of real shapes."""
+"""Check the portability table with files of real shapes, for every cell that can be computed."""
 
 from __future__ import annotations
 
@@ -30,14 +30,18 @@ PATHS = (
 SHAPES = [module for module in sd15() if module.path in PATHS]
 CONVOLUTION = Module("unet", "down_blocks.0.resnets.0.conv1", 320, 320, (3, 3))
 EXACTLY = [(p, d) for d, row in READS.items() for p, exact in row.items() if exact]
+# dialect -> the width of a module by which the family of its model is told
+WIDTHS = {"peft diffusion_model: flux": 3072, "peft diffusion_model: qwenimage, zimage": 3840}
 NOT_MERGED = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
 QUANTIZED = [d for d, row in READS.items() if any(row.values())]
 
-# dialect -> what a module of that dialect is called
+# dialect -> pattern for names of modules in it
 NAMES = {
     "kohya": "lora_unet_{}",
     "peft transformer": "transformer.transformer_blocks.{}.attn.to_q",
-    "peft diffusion_model": "diffusion_model.double_blocks.{}.img_attn.proj",
+    "peft diffusion_model: flux": "diffusion_model.double_blocks.{}.img_attn.proj",
+    "peft diffusion_model: qwenimage, zimage": "diffusion_model.layers.{}.attention.to_q",
+    "peft diffusion_model: other": "diffusion_model.blocks.{}.self_attn.q",
     "peft lora_unet": "lora_unet_{}",
     "peft unet": "unet.down_blocks.{}.attentions.0.proj_in",
     "diffusers transformer": "transformer.transformer_blocks.{}.attn.to_q",
@@ -53,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def real(folder: Path) -> Path:
-    """A kohya file of real shapes, a 3x3 convolution among them."""
+    """A kohya file of real shapes with a 3x3 convolution."""
     path = folder / "kohya.safetensors"
     modules = [*SHAPES, CONVOLUTION]
     write_lora(path, rank=48, alpha=24, modules=modules, effective_rank=14)
@@ -62,7 +66,7 @@ def real(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def outputs(folder: Path, real: Path) -> dict[tuple[str, str], Path]:
-    """(dialect, mode) -> the output: the same factors in every dialect that int8 loads in."""
+    """(dialect, mode) -> the output of the same factors, for every dialect in which int8 loads."""
     found = {}
     for dialect in QUANTIZED:
         source = real if dialect == "kohya" else renamed(real, dialect)
@@ -74,7 +78,7 @@ def outputs(folder: Path, real: Path) -> dict[tuple[str, str], Path]:
 
 
 def renamed(source: Path, dialect: str) -> Path:
-    """The source's factors under a dialect's names, which have no alpha."""
+    """Write the source's factors with the names of a dialect, without alphas."""
     tensors = load_file(source)
     found: making.Tensors = {}
     names = [k.removesuffix(".lora_down.weight") for k in tensors if k.endswith("_down.weight")]
@@ -82,13 +86,16 @@ def renamed(source: Path, dialect: str) -> Path:
         new = NAMES[dialect].format(at)
         pair = Made(tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"], None)
         found |= making.peft(new, pair)
+    if dialect in WIDTHS:
+        up, down = making.factors("decaying", 64, WIDTHS[dialect], 8, seed=0)
+        found |= making.peft(NAMES[dialect].format(99), Made(up.half(), down.half(), None))
     path = source.with_name(f"{dialect}.safetensors")
     save_file(found, path)
     return path
 
 
 def modules(path: Path) -> Iterator[tuple[str, Tensor, Tensor, float | None]]:
-    """Name, up, down and alpha of each module."""
+    """Yield name, up, down and alpha of each module."""
     tensors = load_file(path)
     for key, down in tensors.items():
         for suffix, other in PAIRS.items():
@@ -104,25 +111,25 @@ def meaning(path: Path) -> dict[str, Tensor]:
     return making.meaning(load_file(path))
 
 
-def test_every_cell_has_its_dialect() -> None:
-    """The names used here are those of the table."""
+def test_the_dialects_here_are_those_of_the_table() -> None:
+    """So are the programs."""
     assert set(NAMES) == set(READS)
     assert {p for p, _ in EXACTLY} == set(LOADERS)
 
 
 @pytest.mark.parametrize("mode", asking.MODES)
 @pytest.mark.parametrize(("program", "dialect"), EXACTLY)
-def test_merging_loaders_see_what_the_file_means(
+def test_merging_loaders_compute_the_delta_weights_of_the_file(
     outputs: dict[tuple[str, str], Path], program: str, dialect: str, mode: str
 ) -> None:
-    """Finite, and within the precision's own rounding of the float64 meaning, module by module."""
+    """In each module they are finite and differ from float64 only by the precision's rounding."""
     path, loader = outputs[dialect, mode], LOADERS[program]
     meant = meaning(path)
     for name, up, down, alpha in modules(path):
         assert up.dtype == down.dtype == (torch.float16 if mode == "rank" else torch.int8)
         for dtype in loader.precisions:
             if dtype == torch.float16 and up.shape[0] * down[0].numel() > 2**20:
-                continue  # emulated on CPUs and slow; the same arithmetic as in the smaller ones
+                continue  # slow on CPUs, which emulate float16; smaller modules test the same
             found = loader.merge(up, down, alpha, dtype)
             assert bool(found.isfinite().all())
             assert making.distance(meant[name], found.double()) <= EXACT[dtype]
@@ -133,7 +140,7 @@ def test_merging_loaders_see_what_the_file_means(
 def test_unmerged_float16_overflows_with_int8(
     outputs: dict[tuple[str, str], Path], dialect: str, program: str
 ) -> None:
-    """up(down(x)) leaves float16's range, while floats do not: so those ways force floats."""
+    """up(down(x)) overflows with int8 and not with floats, so these targets force floats."""
     random = torch.Generator().manual_seed(0)
 
     def non_finite(mode: str) -> float:
@@ -149,10 +156,10 @@ def test_unmerged_float16_overflows_with_int8(
 
 
 @pytest.mark.parametrize("program", ["a1111", "a1111-functional"])
-def test_dropping_the_alpha_of_peft_names_loses_the_scale(
+def test_a_program_that_ignores_the_alpha_loses_the_scale(
     outputs: dict[tuple[str, str], Path], program: str
 ) -> None:
-    """A1111 reads these factors with scale 1: int8's would be thousands of times too strong."""
+    """A1111 reads peft's names with scale 1, so int8 would be thousands of times too strong."""
     path = outputs["peft lora_unet", "ultra"]
     meant = meaning(path)
     for name, up, down, alpha in modules(path):
@@ -163,17 +170,16 @@ def test_dropping_the_alpha_of_peft_names_loses_the_scale(
 
 
 def test_int8_parameters_are_refused_by_torch(outputs: dict[tuple[str, str], Path]) -> None:
-    """diffusers assigns tensors as parameters that require a gradient."""
+    """diffusers assigns tensors as parameters that require a gradient, unless it converts them."""
     _, up, _, _ = next(modules(outputs["peft transformer", "ultra"]))
     with pytest.raises(RuntimeError, match="floating point"):
         torch.nn.Parameter(up)
-    assert not any(row.get("diffusers", False) for row in READS.values())
+    converted = [dialect for dialect, row in READS.items() if row.get("diffusers")]
+    assert converted == ["peft diffusion_model: qwenimage, zimage"]
 
 
 @pytest.mark.parametrize("program", NOT_MERGED)
-def test_a_target_that_does_not_merge_gets_floats_that_it_can_use(
-    tmp_path: Path, real: Path, program: str
-) -> None:
+def test_a_target_that_does_not_merge_gets_floats(tmp_path: Path, real: Path, program: str) -> None:
     """The whole file stays in float16, and up(down(x)) is finite."""
     out = tmp_path / "out"
     numbers = asking.compress(real, out, targets=("comfyui", program))
@@ -185,7 +191,7 @@ def test_a_target_that_does_not_merge_gets_floats_that_it_can_use(
 
 
 def test_the_worst_int8_products_stay_finite_in_float16(tmp_path: Path) -> None:
-    """Constant factors of rank 128: 127 * 127 * 128 is 31 times what float16 holds."""
+    """Constant factors of rank 128: 127 * 127 * 128 is 31 times the largest float16."""
     tensors = making.kohya(
         "lora_unet_x", Made(torch.full((64, 128), 0.5).half(), torch.ones(128, 64).half(), 1.0)
     )

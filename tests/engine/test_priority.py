@@ -1,4 +1,4 @@
-"""The worker gives way: seen in real processes, also where it is forbidden."""
+"""lensd.engine.priority in real processes, also where the kernel forbids a change."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 
 SHOW = """
 import ctypes, json, os, sys, threading
-from lensd.engine.priority import IOPRIO_SET, give_way
+from lensd.engine.priority import IOPRIO_SET, lower_priority
 {before}
-give_way(int(sys.argv[1]))
+lower_priority(int(sys.argv[1]))
 import platform
-number = IOPRIO_SET[platform.machine()] + 1  # ioprio_get stands beside it
+number = IOPRIO_SET[platform.machine()] + 1  # that of ioprio_get
 seen = []
 look = lambda: seen.append(ctypes.CDLL(None).syscall(number, 1, 0))
 thread = threading.Thread(target=look)
@@ -25,7 +25,7 @@ thread.start(), thread.join()
 score = int(open("/proc/self/oom_score_adj").read())
 print(json.dumps([os.getpriority(os.PRIO_PROCESS, 0), seen[0], score]))
 """
-# Every ioprio_set and setpriority is answered with EPERM (as `~@resources` of a systemd unit does).
+# ioprio_set and setpriority fail with EPERM, as under `~@resources` in a systemd unit.
 FORBID = """
 import struct
 def refuse(numbers):
@@ -61,29 +61,29 @@ def _base() -> list[int]:
         return [int(subprocess.check_output(["nice"])), int(file.read())]
 
 
-def test_it_goes_last_at_processor_and_disk_and_first_out_of_memory() -> None:
-    """Threads that it starts afterwards as well."""
+def test_nice_lowers_the_priority_at_processor_and_disk() -> None:
+    """Threads that start afterwards inherit it, and the score for out of memory is raised."""
     nice, score = _base()
     assert _show(7) == [min(19, nice + 7), (2 << 13) | 7, max(score, 500)]
 
 
-def test_nice_0_leaves_the_disk_alone() -> None:
-    """Who wants the work done soon gets it; memory is another matter."""
+def test_nice_0_does_not_change_the_disk_priority() -> None:
+    """Only the score for out of memory is raised."""
     nice, score = _base()
     plain = subprocess.check_output(
-        [sys.executable, "-c", SHOW.replace("{before}", "give_way = lambda _: None"), "0"],
+        [sys.executable, "-c", SHOW.replace("{before}", "lower_priority = lambda _: None"), "0"],
         text=True,
     )
     assert _show(0) == [nice, json.loads(plain)[1], max(score, 500)]
 
 
 def test_a_higher_score_stays() -> None:
-    """Somebody set it for lensd as a whole."""
+    """A service manager may have set it for all of lensd."""
     assert _show(0, 'open("/proc/self/oom_score_adj", "w").write("777")')[2] == 777
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="its system calls' numbers")
-def test_what_is_forbidden_is_left() -> None:
-    """It computes nevertheless."""
+def test_a_forbidden_change_is_no_error() -> None:
+    """The process keeps its priorities, and continues."""
     nice, score = _base()
     assert _show(7, FORBID)[0::2] == [nice, max(score, 500)]

@@ -1,4 +1,4 @@
-"""lensd.engine.reader: opening an original, and what is refused before anything is read."""
+"""lensd.engine.reader: open an original, or refuse it before its tensors are read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reason(path: Path) -> str:
 
 
 def test_factors_are_those_of_the_file(tmp_path: Path) -> None:
-    """Bit for bit, in memory of their own, with the alpha beside."""
+    """They are equal bit for bit, and changing them changes neither the file nor later reads."""
     path = tmp_path / "a.safetensors"
     deltas = small_lora(path).deltas
     with Source.open(str(path)) as source:
@@ -35,8 +35,8 @@ def test_factors_are_those_of_the_file(tmp_path: Path) -> None:
             assert source.factors(module)[0].any()
 
 
-def test_factors_of_two_formats_come_in_one_that_holds_both(tmp_path: Path) -> None:
-    """float16 beside bfloat16 is float32."""
+def test_factors_of_two_dtypes_are_read_in_one_that_represents_both(tmp_path: Path) -> None:
+    """float16 and bfloat16 are both read as float32."""
     path = tmp_path / "a.safetensors"
     up, down = making.factors("random", 6, 5, 3, 0)
     save_file(making.kohya("x", making.Made(up.half(), down.bfloat16(), None)), path)
@@ -48,7 +48,7 @@ def test_factors_of_two_formats_come_in_one_that_holds_both(tmp_path: Path) -> N
 
 
 def test_only_the_expected_version_is_opened(tmp_path: Path) -> None:
-    """Another inode, size or time is `changed`."""
+    """For another inode, size or time the reason is `changed`."""
     path = tmp_path / "a.safetensors"
     small_lora(path)
     identity = Identity.of(path.stat())
@@ -61,8 +61,8 @@ def test_only_the_expected_version_is_opened(tmp_path: Path) -> None:
     assert caught.value.reason == "changed"
 
 
-def test_what_is_no_regular_file_is_left_alone(tmp_path: Path) -> None:
-    """Missing names, folders, FIFOs (without waiting for a writer) and links."""
+def test_other_than_regular_files_are_skipped(tmp_path: Path) -> None:
+    """Missing names, folders, links and FIFOs, which do not block, each have their reason."""
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(tmp_path / "a.safetensors")
     small_lora(tmp_path / "a.safetensors")
@@ -72,8 +72,8 @@ def test_what_is_no_regular_file_is_left_alone(tmp_path: Path) -> None:
     assert reason(tmp_path / "link") == "symlink"
 
 
-def test_refusing_leaves_no_descriptor(tmp_path: Path) -> None:
-    """Whatever the reason."""
+def test_a_skipped_file_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    """So it is for every reason."""
     save_file({"x": torch.ones(1)}, tmp_path / "no.safetensors")
     before = len(os.listdir("/proc/self/fd"))
     assert reason(tmp_path / "no.safetensors") == "no_lora"

@@ -1,4 +1,4 @@
-"""The rules that make a reduced file load right in every program, each on outputs of every mode."""
+"""The rules by which a reduced file loads correctly in every program, on outputs of every mode."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(
 
 
 def kohya_file() -> Tensors:
-    """Three modules with two alphas, a text encoder's out_proj and an untrained one."""
+    """Return modules with two alphas, among them a text encoder's out_proj and an untrained one."""
     names = ["lora_unet_a", "lora_unet_b", "lora_te_text_model_encoder_layers_0_self_attn_out_proj"]
     tensors: Tensors = {}
     for at, name in enumerate(names):
@@ -48,7 +48,7 @@ def kohya_file() -> Tensors:
 
 
 def peft_file(alpha: float | None = None, *, mixed: bool = True) -> Tensors:
-    """Four modules, of ranks 8 to 11 if `mixed`."""
+    """Return four modules of rank 8, or of ranks 8 to 11 if `mixed`."""
     tensors: Tensors = {}
     for at, name in enumerate(FLUX_NAMES):
         tensors |= making.peft(name, pair(at, None, rank=8 + at * mixed))
@@ -65,7 +65,7 @@ def assert_same_meaning(before: Tensors, after: Tensors) -> None:
 
 
 def as_diffusers_reads(tensors: Tensors, name: str, alpha: float) -> torch.Tensor:
-    """The delta if `alpha` counts for this module, whatever its own key says."""
+    """Return the delta weight of a module with `alpha` in place of its own."""
     up, down = tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"]
     return alpha / down.shape[0] * making.product(up, down)
 
@@ -74,7 +74,7 @@ def as_diffusers_reads(tensors: Tensors, name: str, alpha: float) -> torch.Tenso
 def test_rule_1_one_alpha_value_for_all_modules_float32_without_dimensions(
     tmp_path: Path, targets: tuple[str, ...]
 ) -> None:
-    """The rescale is in `up`: a program that takes any module's alpha for all is right."""
+    """`up` is rescaled, so a program may use the alpha of one module for all."""
     before = kohya_file()
     after = run(tmp_path, before, mode="rank", targets=targets)
     alphas = [t for k, t in after.items() if k.endswith(".alpha")]
@@ -84,8 +84,8 @@ def test_rule_1_one_alpha_value_for_all_modules_float32_without_dimensions(
         assert making.distance(delta, as_diffusers_reads(after, name, 4.0)) < 0.12
 
 
-def test_rule_2_peft_files_of_unequal_ranks_say_so_in_their_entry(tmp_path: Path) -> None:
-    """diffusers before 0.40 scales by first rank / own rank unless the entry tells it."""
+def test_rule_2_peft_files_of_different_ranks_have_them_in_their_entry(tmp_path: Path) -> None:
+    """Without the entry, diffusers before 0.40 scales by the first rank / the module's rank."""
     entries = {
         "lora_adapter_metadata": json.dumps({"transformer.r": 8, "transformer.lora_alpha": 8})
     }
@@ -99,8 +99,8 @@ def test_rule_2_peft_files_of_unequal_ranks_say_so_in_their_entry(tmp_path: Path
             assert entry["transformer.rank_pattern"].get(own, entry["transformer.r"]) == rank
 
 
-def test_rule_2_a_constant_rank_is_offered(tmp_path: Path) -> None:
-    """For FLUX in kohya's naming nothing else is right in diffusers before 0.40."""
+def test_rule_2_a_constant_rank_is_possible(tmp_path: Path) -> None:
+    """FLUX in kohya's naming loads correctly in diffusers before 0.40 only with one rank."""
     for before in (kohya_file(), peft_file(mixed=False)):
         after = run(tmp_path, before, mode="rank", constant_rank=True, energy=0.9)
         downs = [t for k, t in after.items() if k.endswith(("lora_down.weight", "lora_A.weight"))]
@@ -110,8 +110,8 @@ def test_rule_2_a_constant_rank_is_offered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_rule_3_no_stale_adapter_entry_and_none_beside_alphas(tmp_path: Path, mode: str) -> None:
-    """The entry tells the output's ranks and the same strength, or is gone from its place."""
+def test_rule_3_no_outdated_adapter_entry_and_none_beside_alphas(tmp_path: Path, mode: str) -> None:
+    """The entry has the output's ranks and the same scales, or it is moved to a mark."""
     fields: dict[str, object] = {"transformer.r": 8, "transformer.lora_alpha": 4}
     pattern = {n.removeprefix("transformer."): 8 + at for at, n in enumerate(FLUX_NAMES) if at}
     fields |= {"transformer.rank_pattern": pattern, "transformer.alpha_pattern": {}}
@@ -134,7 +134,7 @@ def test_rule_3_no_stale_adapter_entry_and_none_beside_alphas(tmp_path: Path, mo
 def test_rule_4_peft_floats_gain_no_alpha_and_mean_scale_1(
     tmp_path: Path, targets: tuple[str, ...]
 ) -> None:
-    """What differs goes into lora_B; with alphas of its own they stay one value."""
+    """lora_B is rescaled; if the file has alphas, they stay equal."""
     before = peft_file()
     after = run(tmp_path, before, mode="rank", targets=targets)
     assert set(after) == set(before)
@@ -151,7 +151,7 @@ def test_rule_4_peft_floats_gain_no_alpha_and_mean_scale_1(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_rule_5_no_module_is_dropped_and_no_rank_is_0(tmp_path: Path, mode: str) -> None:
-    """Untrained ones, the text encoder's out_proj and FLUX's anchors stay; no alpha is orphaned."""
+    """Untrained modules and out_proj of text encoders stay, and each alpha has its module."""
     for before in (kohya_file(), peft_file()):
         for options in ({"energy": 0.5}, {"max_rank": 1}, {"target_size": 1}):
             after = run(tmp_path, before, mode=mode, **options)
@@ -166,7 +166,7 @@ def test_rule_5_no_module_is_dropped_and_no_rank_is_0(tmp_path: Path, mode: str)
 def test_rule_6_no_tensor_is_added_but_an_alpha_per_int8_module_of_a_peft_file(
     tmp_path: Path, mode: str
 ) -> None:
-    """Above all no scale: what lensd must remember stands in the metadata."""
+    """No tensor has a scale: lensd's marks are in the metadata."""
     for before in (kohya_file(), peft_file(alpha=4.0)):
         assert set(run(tmp_path, before, mode=mode)) == set(before)
     extra = set(run(tmp_path, peft_file(), mode=mode)) - set(peft_file())
@@ -176,7 +176,7 @@ def test_rule_6_no_tensor_is_added_but_an_alpha_per_int8_module_of_a_peft_file(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_rule_7_alpha_0_means_the_rank_and_alphas_are_float32(tmp_path: Path, mode: str) -> None:
-    """Also where float16 would lose digits: an int8 module's alpha is near 1e-5."""
+    """float16 would lose digits: the alpha of an int8 module is near 1e-5."""
     tensors = making.kohya("lora_unet_a", pair(0, 0.0)) | making.kohya("lora_unet_b", pair(1, 8.0))
     tensors |= making.kohya("lora_unet_tiny", pair(0, 2.0**-16))
     after = run(tmp_path, tensors, mode=mode)
@@ -188,7 +188,7 @@ def test_rule_7_alpha_0_means_the_rank_and_alphas_are_float32(tmp_path: Path, mo
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
 def test_all_rules_at_once_on_a_file_of_small_layers(tmp_path: Path, dtype: str) -> None:
-    """Text encoder, convolutions, an untrained module: keys stay, one alpha, no rank is 0."""
+    """The file has text encoders, convolutions and an untrained module."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     small_lora(source, dtype=dtype, zero_modules=1)
     asking.compress(source, out, mode="rank", min_saving=-1.0)

@@ -1,4 +1,4 @@
-"""lensd.engine.task on real files; every number is confirmed from the bytes on the disk."""
+"""lensd.engine.task on real files; every number is checked with the bytes on the disk."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import math
 import os
 import statistics
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from lensd.engine import passes, readback, task
 from lensd.engine.reader import Source
 from lensd.errors import Failed, Kept, Skipped
+from lensd.logs.measures import Analyzed
 from lensd.lora import blocks, fidelity, metadata
 from lensd.lora import compress as numerics
-from lensd.lora.planning import Parameters
+from lensd.lora.parameters import Parameters
 from lensd.store.header import tensor_bytes
 from tests.engine import asking
 from tests.engine.asking import MODES, Numbers, compress, deltas
@@ -31,7 +32,7 @@ from tests.support.architectures import Module, sd15
 from tests.support.realistic import small_lora, write_lora
 from tests.support.sdxl_flux import flux_peft, sdxl_kohya
 
-# names of FLUX in diffusers: the one peft dialect that int8 loads from
+# Names of FLUX in diffusers: in this dialect of peft int8 loads.
 FLUX = (
     Module("unet", "transformer_blocks.0.attn.to_q", 96, 64),
     Module("unet", "transformer_blocks.0.attn.to_k", 64, 96),
@@ -53,7 +54,7 @@ def temporary(tmp_path: Path) -> Path:
 
 
 def peft_lora(path: Path, *, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """A FLUX file in peft's naming, with the entry in which diffusers keeps the alpha."""
+    """Write a FLUX file in peft's naming, with the entry in which diffusers stores the alpha."""
     tensors: making.Tensors = {}
     for at, module in enumerate(FLUX):
         up, down = making.factors("decaying", module.out_features, module.in_features, 12, at)
@@ -65,14 +66,17 @@ def peft_lora(path: Path, *, dtype: torch.dtype = torch.bfloat16) -> Path:
 
 
 def confirm(before: Path, after: Path, numbers: Numbers, energy: float | None) -> None:
-    """Every number of a result, from the two files and dense float64 matrices. None: own ranks."""
+    """Check every number of a result, from the two files and full float64 matrices.
+
+    `energy`: the share that decides the ranks; None if modules keep their ranks.
+    """
     old, new = deltas(before), deltas(after)
     assert set(old) == set(new)
     errors = {n: float((old[n] - new[n]).square().sum()) for n in old}
     energies = {n: float(old[n].square().sum()) for n in old}
     relative = [(errors[n] / e) ** 0.5 for n, e in energies.items() if e]
     overall = math.sqrt(math.fsum(errors.values()) / math.fsum(energies.values()))
-    # the module's own figure is a difference of norms, exact to 1e-8 of them
+    # lensd computes a difference of norms, which is exact to 1e-8 of them.
     assert numbers["delta_error"] == pytest.approx(overall, rel=1e-6, abs=3e-8)
     assert numbers["delta_error_max"] == pytest.approx(max(relative), rel=1e-6, abs=3e-8)
 
@@ -112,7 +116,7 @@ def size(path: Path) -> int:
 
 
 def confirm_quantization(before: Path, after: Path, numbers: Numbers) -> None:
-    """SNR of the delta weights from dense matrices; errors of elements from reducing again."""
+    """Check the SNR of delta weights with full matrices, errors of elements by reducing again."""
     old, new, ranks = deltas(before), deltas(after), asking.rank_of(after)
     signal = noise = 0.0
     for name, delta in old.items():
@@ -135,7 +139,7 @@ def confirm_quantization(before: Path, after: Path, numbers: Numbers) -> None:
     assert numbers["mse"] == pytest.approx(total.mse)
     assert numbers["mae"] == pytest.approx(total.mae)
     assert numbers["snr_db"] == pytest.approx(total.snr_db)
-    # rounding to steps of s errs by s^2/12 in square and s/4 in size, on average
+    # Rounding to steps of s has a mean squared error of s^2/12 and a mean absolute error of s/4.
     elements = sum(count for count, _ in uniform)
     assert numbers["mse"] == pytest.approx(
         sum(n * s**2 / 12 for n, s in uniform) / elements, rel=0.1
@@ -145,8 +149,8 @@ def confirm_quantization(before: Path, after: Path, numbers: Numbers) -> None:
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_number_is_true_of_a_kohya_file(tmp_path: Path, mode: str, dtype: str) -> None:
-    """Errors, energies, ranks, sizes and hashes, of convolutions and untrained modules too."""
+def test_every_number_is_right_for_a_kohya_file(tmp_path: Path, mode: str, dtype: str) -> None:
+    """Errors, energies, ranks, sizes and hashes, also of convolutions and untrained modules."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     small_lora(source, zero_modules=1, dtype=dtype)
     numbers = compress(source, out, mode=mode, min_saving=-1.0 if mode == "rank" else 0.0)
@@ -164,8 +168,8 @@ def test_every_number_is_true_of_a_kohya_file(tmp_path: Path, mode: str, dtype: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_number_is_true_of_a_peft_file(tmp_path: Path, mode: str) -> None:
-    """int8 gains an alpha per module and puts the adapter entry aside; floats keep it true."""
+def test_every_number_is_right_for_a_peft_file(tmp_path: Path, mode: str) -> None:
+    """int8 adds an alpha per module and moves the adapter entry; with floats it is updated."""
     source, out = peft_lora(tmp_path / "a.safetensors"), tmp_path / "out"
     numbers = compress(source, out, mode=mode)
     confirm(source, out, numbers, None if mode == "int8" else 0.99)
@@ -180,8 +184,8 @@ def test_every_number_is_true_of_a_peft_file(tmp_path: Path, mode: str) -> None:
         assert json.loads(written["lensd.adapter_metadata"])["transformer.r"] == 12
 
 
-def test_a_file_of_real_shapes_is_within_its_energy(tmp_path: Path) -> None:
-    """Truncation explains the error; the quantization of ultra hides below it."""
+def test_a_file_of_real_shapes_keeps_its_energy(tmp_path: Path) -> None:
+    """Nearly all of the error is truncation; the quantization of ultra adds little."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     modules = [m for m in sd15() if "down_blocks.0.attentions.0" in m.path or "layers.3." in m.path]
     write_lora(source, rank=48, alpha=24, modules=modules, effective_rank=9)
@@ -193,8 +197,8 @@ def test_a_file_of_real_shapes_is_within_its_energy(tmp_path: Path) -> None:
     assert size(source) / size(out) > 4
 
 
-def test_other_tensors_and_metadata_come_through_bit_for_bit(tmp_path: Path) -> None:
-    """Tucker, DoRA, biases, orphans, odd formats, in their own bytes, shape and format."""
+def test_other_tensors_and_metadata_are_copied_bit_for_bit(tmp_path: Path) -> None:
+    """Tucker, DoRA, biases, orphans and unusual formats keep bytes, shape and dtype."""
     random = torch.Generator().manual_seed(0)
     others: making.Tensors = {
         "lora_unet_a.dora_scale": torch.randn(40, 1, generator=random).half(),
@@ -226,7 +230,7 @@ def test_other_tensors_and_metadata_come_through_bit_for_bit(tmp_path: Path) -> 
 
 
 def assert_aligned(path: Path) -> None:
-    """The data begins at a multiple of 8 bytes, every tensor at one of its item size."""
+    """Assert that the data begins at a multiple of 8 bytes, each tensor at one of its element."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     assert length % 8 == 0
@@ -238,7 +242,7 @@ def assert_aligned(path: Path) -> None:
 @pytest.mark.parametrize("where", ["lora_down.weight", "lora_up.weight", "alpha"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_broken_module_is_named(tmp_path: Path, temporary: Path, where: str, bad: float) -> None:
-    """not_finite, and nothing is written."""
+    """The reason is not_finite, and nothing is written."""
     tensors = making.small_file()
     tensors[f"lora_unet_b.{where}"].reshape(-1)[0] = bad
     source = tmp_path / "a.safetensors"
@@ -250,60 +254,63 @@ def test_a_broken_module_is_named(tmp_path: Path, temporary: Path, where: str, b
 
 
 def test_too_little_saved_keeps_the_original(lora: Path, temporary: Path) -> None:
-    """no_gain, before a byte is written; the log gets what is known."""
+    """The reason is no_gain, nothing is written, and the log gets the numbers known so far."""
     with pytest.raises(Kept, match="less than `min_saving`") as caught:
         compress(lora, temporary, mode="rank", min_saving=0.95)
     assert caught.value.reason == "no_gain"
-    assert caught.value.measures["bytes_in"] == size(lora)
+    assert caught.value.measures.bytes_in == size(lora)
     assert size(temporary) == 0
 
 
-def test_what_cannot_shrink_is_never_enlarged(tmp_path: Path, temporary: Path) -> None:
-    """A rank-1 file in floats, whatever `min_saving`."""
+def test_a_file_is_never_enlarged(tmp_path: Path, temporary: Path) -> None:
+    """A file of rank 1 in floats is kept at any `min_saving`."""
     source = tmp_path / "a.safetensors"
     small_lora(source, rank=1)
     with pytest.raises(Kept):
         compress(source, temporary, mode="rank", min_saving=0.0)
 
 
-def test_a_target_that_refuses_int8_is_named_in_the_reason(lora: Path, temporary: Path) -> None:
-    """Mode int8 for diffusers changes nothing, and the message says why."""
+def test_a_target_that_cannot_load_int8_is_named_in_the_message(
+    lora: Path, temporary: Path
+) -> None:
+    """Mode int8 with the target diffusers keeps the original."""
     with pytest.raises(Kept, match="diffusers cannot load int8"):
         compress(lora, temporary, mode="int8", targets=("diffusers",))
 
 
 def test_too_large_an_error_keeps_the_original(lora: Path, temporary: Path) -> None:
-    """max_error is compared with what was measured; just above it the file is fine."""
+    """max_error is compared with the measured error; a limit just above it compresses."""
     with pytest.raises(Kept) as caught:
         compress(lora, temporary, max_error=1e-3)
     assert caught.value.reason == "max_error"
-    error = caught.value.measures["delta_error"]
+    error = caught.value.measures.delta_error
     assert isinstance(error, float)
     assert compress(lora, temporary, max_error=error * 1.0001)["delta_error"] == error
 
 
 def test_lensds_own_output_is_not_compressed_again(lora: Path, temporary: Path) -> None:
-    """Neither compressed nor analyzed."""
+    """It is not analyzed either."""
     compress(lora, temporary)
-    for work in (task.compress, task.analyze):
-        asked = asking.staged(asking.request(temporary), temporary.with_name("again"))
-        with pytest.raises(Skipped) as caught:
-            work(asked)
-        assert caught.value.reason == "already_compressed"
+    with pytest.raises(Skipped) as caught:
+        task.compress(asking.output(temporary, temporary.with_name("again")))
+    assert caught.value.reason == "already_compressed"
+    with pytest.raises(Skipped) as caught:
+        task.analyze(asking.analysis(temporary))
+    assert caught.value.reason == "already_compressed"
 
 
-def test_peft_files_ruled_by_a_file_beside_are_left_alone(tmp_path: Path, temporary: Path) -> None:
+def test_peft_files_with_an_adapter_config_are_skipped(tmp_path: Path, temporary: Path) -> None:
     """adapter_config.json fixes rank and alpha, and lensd changes no other file."""
     source = peft_lora(tmp_path / "a.safetensors")
-    asked = asking.staged(asking.request(source), temporary) | {"adapter_config": True}
+    asked = asking.output(source, temporary, adapter_config=True)
     with pytest.raises(Skipped) as caught:
         task.compress(asked)
     assert caught.value.reason == "adapter_config"
 
 
-def test_another_version_than_asked_for_is_not_read(lora: Path, temporary: Path) -> None:
-    """The job belongs to one identity."""
-    asked = asking.staged(asking.request(lora), temporary)
+def test_another_version_than_requested_is_not_read(lora: Path, temporary: Path) -> None:
+    """A job is for one identity: the reason is `changed`."""
+    asked = asking.output(lora, temporary)
     os.utime(lora, ns=(1, 1))
     with pytest.raises(Skipped) as caught:
         task.compress(asked)
@@ -314,7 +321,7 @@ def test_another_version_than_asked_for_is_not_read(lora: Path, temporary: Path)
 @pytest.mark.parametrize("how", ["rewrite", "truncate", "touch"])
 @pytest.mark.fault("truncated meanwhile")
 def test_a_writer_meanwhile_is_noticed(lora: Path, temporary: Path, stage: str, how: str) -> None:
-    """At every stage, as `changed`, and never as a broken file or a bug."""
+    """At every stage the reason is `changed`, never that of a broken file or a bug."""
 
     def meddle(at: str, done: int, _: int) -> None:
         if (at, done) == (stage, 1):
@@ -328,7 +335,7 @@ def test_a_writer_meanwhile_is_noticed(lora: Path, temporary: Path, stage: str, 
                 os.utime(lora, ns=(1, 1))
 
     with pytest.raises(Skipped) as caught:
-        task.compress(asking.staged(asking.request(lora), temporary), meddle)
+        task.compress(asking.output(lora, temporary), meddle)
     assert caught.value.reason == "changed"
 
 
@@ -343,7 +350,7 @@ def test_a_disk_that_writes_something_else_is_noticed(
     where: float,
     mapped: int,
 ) -> None:
-    """verify_failed: the bytes read back, piece by piece, are not those of the plan."""
+    """The reason is verify_failed: the bytes read back differ from those written."""
     monkeypatch.setattr(readback, "MAPPED_BYTES", mapped)
 
     def corrupt(at: str, done: int, _: int) -> None:
@@ -352,28 +359,26 @@ def test_a_disk_that_writes_something_else_is_noticed(
                 file.seek(int(size(temporary) * where))
                 file.write(b"\x3a" * 40)
 
-    asked = asking.staged(asking.request(lora, mode=mode, min_saving=0.0), temporary)
+    asked = asking.output(lora, temporary, mode=mode, min_saving=0.0)
     with pytest.raises(Failed) as caught:
         task.compress(asked, corrupt)
     assert caught.value.reason == "verify_failed"
 
 
-def test_how_far_it_is(lora: Path, temporary: Path) -> None:
-    """Each stage counts to its end: modules twice, then the tensors of the output."""
-    told: list[tuple[str, int, int]] = []
-    numbers = task.compress(
-        asking.staged(asking.request(lora), temporary), lambda *line: told.append(line)
-    )
+def test_progress_counts_each_stage_to_its_end(lora: Path, temporary: Path) -> None:
+    """Two stages count modules, the third counts tensors of the output."""
+    reported: list[tuple[str, int, int]] = []
+    measured = task.compress(asking.output(lora, temporary), lambda *line: reported.append(line))
     for stage in ("spectrum", "reduce", "verify"):
-        counts = [line[1:] for line in told if line[0] == stage]
+        counts = [line[1:] for line in reported if line[0] == stage]
         of = counts[0][1]
         assert counts == [(done, of) for done in range(1, of + 1)]
-        assert stage == "verify" or of == numbers["modules"]
-    assert list(dict.fromkeys(line[0] for line in told)) == ["spectrum", "reduce", "verify"]
+        assert stage == "verify" or of == measured.modules
+    assert list(dict.fromkeys(line[0] for line in reported)) == ["spectrum", "reduce", "verify"]
 
 
 def test_the_same_file_gives_the_same_bytes(lora: Path, temporary: Path) -> None:
-    """Twice, and with one core as with all of them."""
+    """In every run, with one core and with all of them."""
     cores = os.sched_getaffinity(0)
     for mode in MODES:
         numbers = compress(lora, temporary, mode=mode, min_saving=-1.0)
@@ -391,10 +396,10 @@ def test_the_same_file_gives_the_same_bytes(lora: Path, temporary: Path) -> None
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_not_kept_is_computed_again(
+def test_cores_that_do_not_fit_in_memory_are_computed_again(
     lora: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    """The first pass keeps what the second wants as far as memory goes: the bytes are the same."""
+    """The first pass keeps cores for the second up to a limit; the bytes are always the same."""
     kept = compress(lora, temporary, mode=mode, min_saving=-1.0)
     for room in (0, 5_000):
         monkeypatch.setattr(passes, "KEPT_BYTES", room)
@@ -415,27 +420,27 @@ def same_numbers(numbers: Numbers) -> Numbers:
 def test_predicted_bytes_are_what_each_mode_writes(
     tmp_path: Path, naming: str, settings: dict[str, Any]
 ) -> None:
-    """To the byte; and analyze changes nothing."""
+    """They are equal to the byte, and analyze changes nothing."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     if naming == "peft":
         peft_lora(source)
     else:
         small_lora(source)
     before = source.read_bytes()
-    found = task.analyze(asking.request(source, mode="rank", **settings))
+    found = task.analyze(asking.analysis(source, mode="rank", **settings))
     assert source.read_bytes() == before
     for mode in MODES:
         try:
             compress(source, out, mode=mode, **settings)
-        except Kept:  # then the original is what there will be
-            assert found["predicted"][mode] == size(source)
+        except Kept:  # then the original stays
+            assert getattr(found.predicted, mode) == size(source)
         else:
-            assert found["predicted"][mode] == size(out) < size(source)
+            assert getattr(found.predicted, mode) == size(out) < size(source)
 
 
 def test_analyze_measures_what_ultra_would_do(lora: Path, temporary: Path) -> None:
-    """The same numbers as a real run, and each module's spectrum on request."""
-    found = task.analyze(asking.request(lora, mode="ultra") | {"details": True})
+    """It has the numbers of a real run, and with `details` the spectrum of each module."""
+    found = msgspec.to_builtins(task.analyze_in_detail(asking.analysis(lora, mode="ultra")))
     numbers = compress(lora, temporary)
     for key in ("delta_error", "delta_error_max", "snr_db", "mse", "mae", "delta_snr_db"):
         assert found[key] == pytest.approx(numbers[key], rel=1e-5)
@@ -516,22 +521,27 @@ def test_names_that_are_not_utf8_are_processed(lora: Path, tmp_path: Path) -> No
 
 def test_too_little_memory_is_a_reason_and_no_bug(lora: Path) -> None:
     """What torch's CPU allocator says has no class of its own."""
-    asked = asking.request(lora)
+    asked = asking.analysis(lora)
+
+    def work(_: passes.Engine) -> Analyzed:
+        torch.empty(1 << 50)
+        raise AssertionError("there is that much memory")
+
     with Source.open(str(lora)) as source, pytest.raises(Failed) as caught:
-        task._on_best_device(source, asked, lambda _: {"x": torch.empty(1 << 50)}, task.silent)
+        task._on_best_device(source, asked, work, task.no_progress)
     assert caught.value.reason == "out_of_memory"
 
 
-def test_a_second_try_finds_the_temporary_empty(temporary: Path) -> None:
+def test_a_second_try_finds_the_temporary_empty(lora: Path, temporary: Path) -> None:
     """After the GPU ran out of memory half-way; a file that took its place is not touched."""
-    asked: Numbers = asking.staged({}, temporary)
+    asked = asking.output(lora, temporary)
     temporary.write_bytes(b"half an output")
-    task._empty_again(asked)
+    task._empty_temporary(asked)
     assert size(temporary) == 0
     other = temporary.with_name("other")
     other.write_bytes(b"somebody else's")
     other.rename(temporary)
-    task._empty_again(asked)
+    task._empty_temporary(asked)
     assert temporary.read_bytes() == b"somebody else's"
 
 
@@ -559,10 +569,10 @@ def test_no_descriptor_is_left_open(lora: Path, temporary: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_real_files_stay_within_their_energy(shared: Path, tmp_path: Path) -> None:
-    """Every small trained file that is there, whatever its naming."""
+    """Each small trained file of the corpus is checked, in any naming."""
     done, out = 0, tmp_path / "out"
     for source in sorted((shared / "corpus").glob("*.safetensors")):
-        if source.name.startswith("samlora"):  # its keys are no LoRA's
+        if source.name.startswith("samlora"):  # its keys are not those of a LoRA
             continue
         numbers = compress(source, out, energy=0.95, float32="float16")
         done += 1
@@ -578,25 +588,18 @@ def test_real_files_stay_within_their_energy(shared: Path, tmp_path: Path) -> No
     assert done >= 4
 
 
-def test_parameters_come_from_json() -> None:
-    """Lists become tuples; an unknown field is a bug of the daemon's."""
-    fields = json.loads(json.dumps({"mode": "rank", "targets": ["forge"]}))
-    expected = replace(Parameters(), mode="rank", targets=("forge",))
-    assert task.parameters(fields) == expected
-
-
 def test_blocks_and_spectrum_are_those_of_the_files(lora: Path, temporary: Path) -> None:
-    """Median ranks by block from both files' tensors; energies from dense singular values."""
+    """They equal median ranks of both files' tensors, and energies of full matrices."""
     numbers = compress(lora, temporary, mode="rank")
     before, after = asking.rank_of(lora), asking.rank_of(temporary)
     named = {name: str(blocks.block_of(name)) for name in before}
-    told = {
+    reported = {
         part if number is None else f"{part}.{number}": rest
         for part, found in numbers["blocks"].items()
         for number, *rest in found
     }
-    assert set(told) == set(named.values())
-    for block, (modules, rank_in, rank_out) in told.items():
+    assert set(reported) == set(named.values())
+    for block, (modules, rank_in, rank_out) in reported.items():
         names = [name for name in before if named[name] == block]
         assert len(names) == modules
         assert statistics.median(before[name] for name in names) == rank_in
@@ -616,7 +619,7 @@ def test_blocks_and_spectrum_are_those_of_the_files(lora: Path, temporary: Path)
 def test_a_large_model_has_a_short_line(
     tmp_path: Path, temporary: Path, modules: list[Module], naming: str
 ) -> None:
-    """Of all blocks of SDXL, FLUX and SD 1.5; with its paths and hashes the line is below 3 kB."""
+    """With all blocks of SDXL, FLUX or SD 1.5, paths and hashes, it is shorter than 3 kB."""
     path = tmp_path / "large.safetensors"
     write_lora(path, "", naming, 4, modules=modules)
     numbers = compress(path, temporary, mode="ultra", energy=0.8)

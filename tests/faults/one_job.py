@@ -21,18 +21,27 @@ import struct
 import sys
 import time
 import traceback
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Literal
 
+from lensd.daemon.inbox import Inbox, Look
 from lensd.errors import StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext
+from lensd.logs.events import Event
+from lensd.lora.parameters import Parameters
 from lensd.store.archive import Archive
+from lensd.store.json_lines import encode
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.intake import Intake
+from lensd.watcher.move_tracker import MoveTracker
+from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Settler
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
+from tests.faults import worker
 
 # Moments: the opening of these fails, and shows in a trace.
 OPENED = "/lensd-test-ledger-is-open"
@@ -62,10 +71,11 @@ class Folder:
 class Settings:
     """Those of the prepared answers."""
 
-    mode, max_error, min_saving, preserve_mtime = "ultra", None, 0.05, True
+    mode: Literal["ultra"] = "ultra"
+    max_error, min_saving, preserve_mtime = None, 0.05, True
 
-    def parameters(self) -> dict[str, Any]:
-        return {}
+    def parameters(self) -> Parameters:
+        return Parameters()
 
 
 def serve() -> None:
@@ -95,52 +105,58 @@ def main(plan: dict[str, Any]) -> int:
     block_lease_signal()
     log_fd = os.open(plan["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    def say(event: str, **fields: Any) -> None:
-        line = {"event": event, **fields}
-        os.write(log_fd, json.dumps(line, default=list).encode() + b"\n")
+    def log(event: Event) -> None:
+        os.write(log_fd, encode(event))
 
     try:
-        work(plan, say)
+        work(plan, log)
     except StorageError as error:
-        say("error", message=str(error))
+        os.write(log_fd, encode({"event": "error", "message": str(error)}))
         return STORAGE
     return 0
 
 
-def work(plan: dict[str, Any], say: Any) -> None:
+def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
     ledger = Ledger(f"{plan['top']}/state", "1")
     mark(OPENED)
     folder = Folder(f"{plan['top']}/loras")
-    again: list[str] = []
-    worker = str(Path(__file__).with_name("worker.py"))
+    inbox = Inbox()
+    archive = Archive(plan["archive"])
+    move_tracker = MoveTracker([folder], ledger, archive, log)
+    options = isolated.command(worker.__name__)[1:]
     context = JobContext(
         ledger=ledger,
-        archive=Archive(plan["archive"]),
+        archive=archive,
         worker=Worker(
-            (sys.executable, "-S", worker, plan["answers"], plan["kill"]), say, 20, 20, nice=0
+            (sys.executable, "-S", *options, plan["answers"], plan["kill"]), log, 20, 20, nice=0
         ),
-        log=say,
+        log=log,
         device="cpu",
         quiet_seconds=plan["quiet"],
-        again=lambda entry: again.append(entry.full_path),
+        hints=inbox,
+        root_states=RootStates([], inbox),
+        move_tracker=move_tracker,
     )
     try:
         recover.recover(context)
         recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
         mark(RECOVERED)
-        intake = Intake([folder], Settler.new(0, 0), ledger, context.archive, say)
+        intake = Intake(
+            [folder], Settler.new(0, 0), ledger, archive, move_tracker, log, SimpleQueue()
+        )
         intake.baseline(folder)
         if plan["redo"]:
             do_again(ledger)
         if plan["retry"]:
-            ledger.release(ledger.with_outcome("failed", "quarantined"))
+            ledger.jobs.release(ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED))
         intake.scan(folder, time.monotonic())
         patience = 3  # a file that has to wait is left to the next start
-        while (intake.pending or again or ledger.next_queued()) and patience:
-            if again:
-                intake.hint(again.pop(), time.monotonic())
+        while (intake.pending or not inbox.empty() or ledger.jobs.next_queued()) and patience:
+            message = inbox.get(0)
+            if isinstance(message, Look):
+                intake.hint(message.path, time.monotonic())
             intake.step(time.monotonic())
-            entry = ledger.next_queued()
+            entry = ledger.jobs.next_queued()
             if entry is not None:
                 compress.process(entry, Settings(), context, 0.0)
             else:
@@ -157,8 +173,8 @@ def mark(moment: str) -> None:
 
 def do_again(ledger: Ledger) -> None:
     """As `lensd once --redo`."""
-    for entry in ledger.with_outcome("compressed"):
-        ledger.redo(f"{entry.job_id}-again", entry)
+    for entry in ledger.files.with_outcome(Outcome.COMPRESSED):
+        ledger.jobs.redo(f"{entry.job_id}-again", entry)
 
 
 def refuse(names: list[str]) -> None:

@@ -1,36 +1,45 @@
-"""The faults that lensd survives, and what it promises. Tests name theirs: `mark.fault(NAME)`."""
+"""The faults that lensd survives, and what it guarantees. Tests name theirs: `mark.fault(NAME)`."""
 
 from __future__ import annotations
 
 PROMISES = {
-    "killed": "Killed between any two system calls of a commit, or of the recovery after it: the "
-    "name holds the whole old or the whole new bytes, the original can be had back, the next start "
-    "finishes, no temporary is left",
-    "power cut": "As above, and the ledger never says more than the disk holds",
-    "EIO": "The original is untouched; lensd tries again, later each time",
-    "disk full": "lensd pauses and goes on within a minute of space; no job is lost",
-    "archive elsewhere": "On another disk the original is copied, and its hash compared, before it "
-    "is replaced",
-    "read-only": "One alert; lensd goes on by itself when the disk is writable again",
-    "folder gone": "A watched folder that is unmounted, renamed or gone is degraded within 30 s, "
-    "never taken for empty; all files are seen within 60 s of its return",
-    "event overflow": "20,000 files through a queue of 64 events: all are seen",
-    "watch limit": "Folders that the kernel does not watch are named with the sysctl to raise, "
-    "and looked at regularly",
-    "stuck": "A dead observer thread is replaced within 30 s; a stuck main loop is restarted by "
-    "systemd's watchdog",
-    "half-written": "No file is taken before its writer is done, and no whole file is forgotten",
-    "written meanwhile": "Who writes to a file while it is compressed or replaced wins",
-    "truncated meanwhile": "A file cut off while it is read costs its job, never the daemon",
-    "links": "Links, pipes, devices and folders swapped for links: nothing outside the watched "
-    "folders is written",
-    "hostile header": "Refused within 1 s and 300 MB, with a reason, and nothing is archived",
-    "killing file": "A file that ends its worker is set aside after three attempts; others go on",
-    "two daemons": "The second on one state folder or one watched folder refuses, naming the first",
-    "clock": "A clock that jumps by a year makes no job early or late",
-    "names": "Names that are not UTF-8, with newlines or of 255 bytes are processed; the log stays "
-    "valid JSON",
-    "own output": "Never compressed again, also after the ledger is lost",
-    "restart": "With 10,000 queued files lensd is ready within 5 s; none is lost, none done twice",
-    "undo": "`lensd restore` is bit-exact and brings mode, owner, date and attributes back",
+    "killed": "After a kill between any two system calls of a commit, or of the recovery after it, "
+    "the name holds the complete old or the complete new bytes, the original can be restored, the "
+    "next start completes the job, and no temporary remains",
+    "power cut": "The same as for killed; the ledger never records more than is on the disk",
+    "EIO": "The original stays unchanged; lensd tries again, with growing delays",
+    "disk full": "lensd pauses all jobs and continues within a minute after there is space; it "
+    "loses no job",
+    "archive elsewhere": "lensd copies the original to an archive on another disk, and compares "
+    "the hash of the copy, before it replaces the file",
+    "read-only": "lensd reports the disk once, and continues when the disk is writable again",
+    "folder gone": "lensd reports an unmounted, renamed or deleted watched folder as degraded "
+    "within 30 s, and never treats it as empty; it sees all files within 60 s after the folder is "
+    "back",
+    "event overflow": "lensd sees all of 20,000 files that pass through a queue of 64 events",
+    "watch limit": "lensd names the folders that the kernel does not watch, with the sysctl to "
+    "raise, and rescans them regularly",
+    "stuck": "lensd replaces a dead observer thread within 30 s; systemd's watchdog restarts a "
+    "lensd whose main loop is stuck",
+    "half-written": "lensd compresses no file before its writer has finished, and forgets no "
+    "complete file",
+    "written meanwhile": "When a program writes to a file during its job, the bytes of that "
+    "program stay",
+    "truncated meanwhile": "When a file is truncated while lensd reads it, only its job ends; the "
+    "daemon continues",
+    "links": "Links, pipes, devices, and folders replaced by links: lensd writes nothing outside "
+    "the watched folders",
+    "hostile header": "lensd refuses the file within 1 s and 300 MB, with a reason, and archives "
+    "nothing",
+    "killing file": "lensd quarantines a file that ends its worker three times; the other files "
+    "continue",
+    "two daemons": "A second lensd with the same state folder or the same watched folder refuses "
+    "to start and names the first one",
+    "clock": "When the clock jumps by a year, no job starts early or late",
+    "names": "lensd processes names that are not UTF-8, contain newlines or have 255 bytes; the "
+    "log stays valid JSON",
+    "own output": "lensd never compresses its own output again, also after the ledger is lost",
+    "restart": "With 10,000 queued files lensd is ready within 5 s; it loses none and processes "
+    "none twice",
+    "undo": "`lensd restore` brings back exact bytes, mode, owner, date and attributes",
 }

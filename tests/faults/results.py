@@ -62,7 +62,7 @@ def _named(node: ast.AST) -> Iterator[str]:
 
 def table() -> Iterator[str]:
     """The rows for the documentation."""
-    yield "| fault | what lensd promises | shown by | last result |"
+    yield "| fault | what lensd guarantees | tests | last result |"
     yield "|---|---|---|---|"
     last = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     tests = causes()

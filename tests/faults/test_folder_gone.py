@@ -187,6 +187,30 @@ def test_replaced_by_another_folder(server: HomeServer) -> None:
         daemon.wait_for_file(server.drop("later.safetensors", seed=3).path, "file.compressed")
 
 
+def test_replaced_in_the_middle_of_a_job(server: HomeServer) -> None:
+    """The job of the old folder's file ends, and its copy in the new folder is compressed."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        first = server.drop("first.safetensors", seed=1).path
+        worker = int(daemon.wait_for_event("worker.started", 60)["pid"])
+        daemon.wait_for_file(first, "file.compressed")
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            second = server.drop("second.safetensors", seed=2).path
+            wait_until(lambda: bool(server.status()["running"]), "a running job")
+            copy = server.top / "copy"
+            copy.mkdir()
+            shutil.copy2(second, copy / second.name)
+            server.loras.rename(server.top / "old")
+            copy.rename(server.loras)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        daemon.wait_for_file(second, "file.compressed")
+        wait_until(lambda: not server.status()["running"], "no job is left under way", 30)
+        assert daemon.stop() == 0
+    assert server.temporaries() == []
+
+
 def test_started_while_unmounted(server: HomeServer, disk: Disk) -> None:
     """The daemon comes up without the folder, takes no baseline of what shows through, and goes on
     when the disk is there.

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lensd import __version__
-from lensd.jobs.prune import Daily, Pruner
+from lensd.jobs.daily_prune import DailyPass, Schedule
+from lensd.jobs.prune import Pruner
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.notes import PruneInProgress
+from lensd.watcher.folder import Log
 from tests.support.aging import age
+from tests.support.disks import remount, tmpfs
 from tests.support.home_server import HomeServer, Seen
 
 DAY, HOUR = 86400.0, 3600.0
@@ -24,36 +30,36 @@ NOW = 1_800_000_000.0
 @pytest.mark.parametrize("last", [None, NOW - DAY, NOW - 40 * DAY, NOW + HOUR])
 def test_an_overdue_pass_comes_within_an_hour_of_the_start(last: float | None) -> None:
     """Not at once: a start has enough to do. A last pass in the future was a wrong clock."""
-    daily = Daily(NOW, 100)
-    assert not daily.is_due(last, NOW + 1, 101)
-    assert daily.is_due(last, NOW + HOUR / 2, 100 + HOUR / 2)
+    schedule = Schedule(NOW, 100)
+    assert not schedule.is_due(last, NOW + 1, 101)
+    assert schedule.is_due(last, NOW + HOUR / 2, 100 + HOUR / 2)
 
 
 def test_once_a_day() -> None:
     """Whenever the daemon started."""
-    daily = Daily(NOW, 100)
+    schedule = Schedule(NOW, 100)
     for hours in (1, 12, 23.9):
-        assert not daily.is_due(NOW, NOW + hours * HOUR, 100 + hours * HOUR)
-    assert daily.is_due(NOW, NOW + DAY, 100 + DAY)
+        assert not schedule.is_due(NOW, NOW + hours * HOUR, 100 + hours * HOUR)
+    assert schedule.is_due(NOW, NOW + DAY, 100 + DAY)
 
 
 @pytest.mark.fault("clock")
 @pytest.mark.parametrize("jump", [365 * DAY, -365 * DAY, 2 * HOUR])
 def test_after_a_jump_of_the_clock_a_day_must_pass_in_peace(jump: float) -> None:
     """Nothing is old all at once; and a clock that is put right again starts the day anew."""
-    daily = Daily(NOW, 100)
+    schedule = Schedule(NOW, 100)
     last = NOW - 2 * DAY
-    assert not daily.is_due(last, NOW + jump + HOUR, 100 + HOUR)
-    assert not daily.is_due(last, NOW + jump + 20 * HOUR, 100 + 20 * HOUR)
-    assert not daily.is_due(last, NOW + 21 * HOUR, 100 + 21 * HOUR)
-    assert not daily.is_due(last, NOW + 44 * HOUR, 100 + 44 * HOUR)
-    assert daily.is_due(last, NOW + 46 * HOUR, 100 + 46 * HOUR)
+    assert not schedule.is_due(last, NOW + jump + HOUR, 100 + HOUR)
+    assert not schedule.is_due(last, NOW + jump + 20 * HOUR, 100 + 20 * HOUR)
+    assert not schedule.is_due(last, NOW + 21 * HOUR, 100 + 21 * HOUR)
+    assert not schedule.is_due(last, NOW + 44 * HOUR, 100 + 44 * HOUR)
+    assert schedule.is_due(last, NOW + 46 * HOUR, 100 + 46 * HOUR)
 
 
 def test_a_sleeping_machine_has_not_set_its_clock() -> None:
     """Both clocks count the night."""
-    daily = Daily(NOW, 100)
-    assert daily.is_due(NOW - DAY, NOW + 9 * HOUR, 100 + 9 * HOUR)
+    schedule = Schedule(NOW, 100)
+    assert schedule.is_due(NOW - DAY, NOW + 9 * HOUR, 100 + 9 * HOUR)
 
 
 Events = list[tuple[str, dict[str, Any]]]
@@ -78,24 +84,30 @@ def ledger(server: HomeServer) -> Iterator[Ledger]:
 
 
 def _pruner(server: HomeServer, ledger: Ledger, events: Events) -> Pruner:
-    def tell(event: str, **fields: Any) -> None:
-        events.append((event, fields))
+    archive = Archive(os.path.realpath(server.archive))
+    return Pruner(ledger, archive, _record_in(events), 30)
 
-    return Pruner(ledger, Archive(os.path.realpath(server.archive)), tell, 30)
+
+def _daily_pass(server: HomeServer, ledger: Ledger, events: Events) -> DailyPass:
+    return DailyPass(_pruner(server, ledger, events), ledger, _record_in(events))
+
+
+def _record_in(events: Events) -> Log:
+    return lambda event: events.append((event.name, msgspec.to_builtins(event)))
 
 
 def test_the_daily_pass_is_told_and_noted(server: HomeServer, ledger: Ledger) -> None:
     """A line per original and one for the pass, with what stays; then nothing is due for a day."""
     (server.loras / "b.safetensors").unlink()
     events: Events = []
-    pruner = _pruner(server, ledger, events)
-    assert pruner.last_pass() is None
+    daily = _daily_pass(server, ledger, events)
+    assert daily.last_run() is None
     now = time.time()
-    pruner.daily(now, lambda: False)
+    daily.run(now, lambda: False)
     assert ["file.pruned", "file.pruned", "daemon.pruned"] == [event for event, _ in events]
     assert (events[-1][1]["files"], events[-1][1]["kept"]) == (2, 1)
     assert events[-1][1]["bytes"] == sum(fields["bytes"] for _, fields in events[:-1])
-    assert pruner.last_pass() == now
+    assert daily.last_run() == now
     left = [path.name for path in (server.archive / "loras").iterdir()]
     assert left == ["b.safetensors"]
 
@@ -104,27 +116,120 @@ def test_the_daily_pass_is_told_and_noted(server: HomeServer, ledger: Ledger) ->
 def test_a_pass_is_stopped_between_two_files(server: HomeServer, ledger: Ledger) -> None:
     """A job is waiting: the rest is done at the next pass, which is still due."""
     events: Events = []
-    pruner = _pruner(server, ledger, events)
-    pruner.daily(time.time(), lambda: bool(events))
+    daily = _daily_pass(server, ledger, events)
+    daily.run(time.time(), lambda: bool(events))
     assert ["file.pruned"] == [event for event, _ in events]
-    assert pruner.last_pass() is None
+    assert daily.last_run() is None
     assert len(list((server.archive / "loras").iterdir())) == 2
-    pruner.daily(time.time(), lambda: False)
+    daily.run(time.time(), lambda: False)
     assert not (server.archive / "loras").exists() or not any((server.archive / "loras").iterdir())
+
+
+def _replace(path: Path) -> None:
+    """By another file with the same bytes."""
+    other = path.with_suffix(".other")
+    shutil.copy2(path, other)
+    other.rename(path)
+
+
+@pytest.mark.parametrize("while_it_reads", ["the output", "the original"])
+@pytest.mark.parametrize("harm", [Path.unlink, _replace, Path.touch])
+def test_an_output_that_goes_during_the_pass_keeps_its_original(
+    server: HomeServer, ledger: Ledger, harm: Callable[[Path], object], while_it_reads: str
+) -> None:
+    """It was there, whole, when its turn came; it is looked at again before the original goes."""
+    path = server.loras / "b.safetensors"
+    archived = server.archived(path)
+    read = path if while_it_reads == "the output" else archived
+    events: Events = []
+
+    def stop() -> bool:
+        """Asked before each piece of a file that is read."""
+        if path.exists() and not harmed and _has_open(read):
+            harmed.append(harm(path))
+        return False
+
+    harmed: list[object] = []
+    pruner = _pruner(server, ledger, events)
+    kept = {r.path: r.kept_because for r in pruner.prune(time.time(), stop)}
+    assert len(harmed) == 1
+    assert "while lensd read it" in (kept.pop(str(path)) or "")
+    assert [None, None] == list(kept.values())
+    assert archived.exists()
+    assert ["file.pruned", "file.pruned"] == [event for event, _ in events]
+    entry = ledger.files.find(str(server.loras), path.name)
+    assert entry is not None
+    assert entry.archive_path == str(archived)
+
+
+def _has_open(path: Path) -> bool:
+    return any(os.path.samefile(fd, path) for fd in _descriptors())
+
+
+def _descriptors() -> Iterator[str]:
+    for name in os.listdir("/proc/self/fd"):
+        fd = f"/proc/self/fd/{name}"
+        if os.path.exists(fd):
+            yield fd
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_pass_that_was_cut_off_is_finished(
+    server: HomeServer, ledger: Ledger, *, deleted: bool
+) -> None:
+    """An original that was deleted is recorded as such; no other one goes without its output."""
+    path = server.loras / "b.safetensors"
+    archived = server.archived(path)
+    entry = ledger.files.find(str(server.loras), path.name)
+    assert entry is not None
+    ledger.state.prune_in_progress.set(PruneInProgress(entry.job_id, (str(archived),)))
+    path.unlink()  # before the next start
+    if deleted:
+        archived.unlink()
+    events: Events = []
+    _pruner(server, ledger, events).finish_interrupted()
+    assert [fields["path"] for _, fields in events] == ([str(path)] if deleted else [])
+    assert archived.exists() != deleted
+    assert ledger.state.prune_in_progress.get() is None
 
 
 @pytest.mark.slow
 def test_a_file_whose_job_waits_keeps_its_original(server: HomeServer, ledger: Ledger) -> None:
     """`once --redo` starts from it."""
     path = server.loras / "a.safetensors"
-    entry = ledger.current(str(server.loras), path.name)
+    entry = ledger.files.current(str(server.loras), path.name)
     assert entry is not None
-    ledger.enqueue(
+    ledger.jobs.enqueue(
         "again", entry.root, entry.watch, entry.path, entry.identity,
         redo=True, sha256_in=entry.sha256_in, archive_path=entry.archive_path,
     )  # fmt: skip
     results = list(_pruner(server, ledger, []).prune(time.time(), lambda: False))
-    stays = {os.path.basename(r.path): r.stays for r in results}
-    assert stays["a.safetensors"] == "a job of this file is waiting or under way"
-    assert stays["b.safetensors"] is None
+    kept = {os.path.basename(r.path): r.kept_because for r in results}
+    assert kept["a.safetensors"] == "a job for this file is queued or running"
+    assert kept["b.safetensors"] is None
     assert Seen.of(server.archived(path)).sha256 == entry.sha256_in
+
+
+@pytest.mark.slow
+def test_a_read_only_archive_ends_no_daily_pass(tmp_path: Path) -> None:
+    """The originals stay and are still due; when the disk is writable again they are deleted."""
+    server = HomeServer(tmp_path)
+    with tmpfs(server.archive):
+        paths = [server.drop(f"{name}.safetensors", seed=s).path for s, name in enumerate("ab")]
+        server.once()
+        for path in paths:
+            age(server, path, 31)
+        remount(server.archive, read_only=True)
+        events: Events = []
+        ledger = Ledger(str(server.state), __version__)
+        try:
+            daily = _daily_pass(server, ledger, events)
+            daily.run(time.time(), lambda: False)
+            assert ["daemon.pruned"] == [event for event, _ in events]
+            assert (events[0][1]["files"], events[0][1]["kept"]) == (0, 2)
+            assert server.lensd("verify").returncode == 0
+            remount(server.archive, read_only=False)
+            daily.run(time.time(), lambda: False)
+            assert [] == [path for path in paths if server.archived(path).exists()]
+        finally:
+            ledger.close()

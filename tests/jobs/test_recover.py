@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lensd import __version__
-from lensd.jobs import recover
+from lensd.daemon.inbox import Inbox
+from lensd.jobs import commit, recover
 from lensd.jobs.context import JobContext
+from lensd.logs.events import Event
 from lensd.store.archive import Archive
-from lensd.store.entry import Entry
 from lensd.store.fs import temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import JobState, Ledger, Outcome
+from lensd.store.ledger.entry import Entry
 from lensd.store.rename import exchange
+from lensd.watcher.move_tracker import MoveTracker
+from lensd.watcher.root_states import RootStates
+from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
+from tests.support.events import compressed
 from tests.support.home_server import HomeServer, Seen
 
 ORIGINAL, OUTPUT, NEWER = b"the original" * 50, b"the output", b"somebody's newer bytes"
@@ -45,42 +52,46 @@ class Crashed:
         self.temporary = self.loras / temporary_name("job")
         self.archived = self.archive / "loras" / self.path.name
         self.lines: list[tuple[str, dict[str, Any]]] = []
-        self.again: list[Entry] = []
         identity = Identity.of(self.path.lstat())
-        self.ledger.baseline(str(self.loras), "loras")
-        self.ledger.enqueue("job", str(self.loras), "loras", self.path.name, identity)
+        self.ledger.roots.add(str(self.loras), "loras")
+        self.ledger.jobs.enqueue("job", str(self.loras), "loras", self.path.name, identity)
+        archive, inbox = Archive(str(self.archive)), Inbox()
         self.context = JobContext(
             ledger=self.ledger,
-            archive=Archive(str(self.archive)),
-            worker=Worker((sys.executable, "-m", "lensd.engine"), self.log, 60, 60),
+            archive=archive,
+            worker=Worker(isolated.command("lensd.engine"), self.log, 60, 60),
             log=self.log,
             device="cpu",
             quiet_seconds=0.1,
-            again=self.again.append,
+            hints=inbox,
+            root_states=RootStates([], inbox),
+            move_tracker=MoveTracker([], self.ledger, archive, self.log),
         )
 
-    def log(self, event: str, **fields: Any) -> None:
-        self.lines.append((event, fields))
+    def log(self, event: Event) -> None:
+        self.lines.append((event.name, msgspec.to_builtins(event)))
 
-    def step(self, state: str, **columns: Any) -> None:
-        self.ledger.update("job", state=state, temporary=self.temporary.name, **columns)
+    def step(self, state: JobState, **columns: Any) -> None:
+        self.ledger.jobs.update("job", state=state, temporary=self.temporary.name, **columns)
 
     def stage(self) -> None:
         self.temporary.write_bytes(OUTPUT)
         os.utime(self.temporary, (1e9, 1e9))
-        self.step("staged", staged=Identity.of(self.temporary.lstat()))
+        self.step(JobState.STAGED, staged=Identity.of(self.temporary.lstat()))
 
     def archive_it(self, *, link: bool) -> None:
         if link:
             os.link(self.path, self.archived)
         else:
             shutil.copy2(self.path, self.archived)
-        line = {"path": str(self.path), "watch": "loras", "job_id": "job", "mode": "ultra"}
-        self.step("publishing", line=line, archive_path=str(self.archived), archive_method="link")
+        line = commit.ledger_line(compressed(path=str(self.path), archive_path=str(self.archived)))
+        self.step(
+            JobState.PUBLISHING, line=line, archive_path=str(self.archived), archive_method="link"
+        )
 
     def exchange(self) -> None:
         fd = os.open(self.loras, os.O_RDONLY)
-        exchange(fd, self.path.name, self.temporary.name)
+        exchange(fd, self.temporary.name, self.path.name)
         os.close(fd)
 
     def recover(self) -> Entry:
@@ -88,7 +99,7 @@ class Crashed:
         recover.recover(self.context)
         recover.rescue_strays(str(self.loras), "loras", recursive=True, context=self.context)
         assert not self.temporary.exists()
-        return self.ledger.get("job")
+        return self.ledger.jobs.get("job")
 
     @property
     def rescued(self) -> list[bytes]:
@@ -106,8 +117,8 @@ def test_while_the_worker_wrote(crashed: Crashed, there: bytes | None) -> None:
     """running: the half output, if there is one, goes; the job begins again."""
     if there is not None:
         crashed.temporary.write_bytes(there)
-    crashed.step("running")
-    assert crashed.recover().state == "queued"
+    crashed.step(JobState.RUNNING)
+    assert crashed.recover().state == JobState.QUEUED
     assert crashed.path.read_bytes() == ORIGINAL
     assert [] == crashed.lines
 
@@ -119,7 +130,7 @@ def test_before_the_exchange(crashed: Crashed, *, link: bool, archived: bool) ->
     crashed.stage()
     if archived:
         crashed.archive_it(link=link)
-    assert crashed.recover().state == "queued"
+    assert crashed.recover().state == JobState.QUEUED
     assert crashed.path.read_bytes() == ORIGINAL
     assert [] == crashed.rescued
     assert [] == crashed.lines
@@ -133,7 +144,7 @@ def test_after_the_exchange(crashed: Crashed, *, link: bool, noted: bool) -> Non
     crashed.archive_it(link=link)
     crashed.exchange()
     if noted:
-        crashed.step("published", outcome="compressed")
+        crashed.step(JobState.PUBLISHED, outcome=Outcome.COMPRESSED)
     done = crashed.recover()
     assert (done.state, done.outcome) == ("done", "compressed")
     assert crashed.path.read_bytes() == OUTPUT
@@ -151,7 +162,7 @@ def test_after_the_original_was_parted_with(crashed: Crashed) -> None:
     crashed.archive_it(link=True)
     crashed.exchange()
     crashed.temporary.unlink()
-    assert crashed.recover().outcome == "compressed"
+    assert crashed.recover().outcome == Outcome.COMPRESSED
     assert ["file.compressed"] == [event for event, _ in crashed.lines]
 
 
@@ -160,8 +171,8 @@ def test_a_line_that_was_said_is_not_said_again(crashed: Crashed) -> None:
     crashed.stage()
     crashed.archive_it(link=False)
     crashed.exchange()
-    crashed.step("published", outcome="compressed", emitted=1)
-    assert crashed.recover().outcome == "compressed"
+    crashed.step(JobState.PUBLISHED, outcome=Outcome.COMPRESSED, emitted=1)
+    assert crashed.recover().outcome == Outcome.COMPRESSED
     assert [] == crashed.lines
 
 
@@ -170,7 +181,7 @@ def test_somebody_wrote_before_the_exchange(crashed: Crashed) -> None:
     crashed.stage()
     crashed.archive_it(link=False)
     crashed.path.write_bytes(NEWER)
-    assert crashed.recover().state == "queued"
+    assert crashed.recover().state == JobState.QUEUED
     assert crashed.path.read_bytes() == NEWER
     assert crashed.archived.read_bytes() == ORIGINAL
 
@@ -184,7 +195,7 @@ def test_somebody_wrote_to_what_came_out(crashed: Crashed, *, link: bool) -> Non
         crashed.exchange()
         writer.truncate()
         writer.write(NEWER)
-    assert crashed.recover().state == "queued"
+    assert crashed.recover().state == JobState.QUEUED
     assert crashed.path.read_bytes().startswith(NEWER)
     assert [] == crashed.rescued
     if not link:
@@ -196,9 +207,9 @@ def test_somebody_wrote_after_it_was_published(crashed: Crashed) -> None:
     crashed.stage()
     crashed.archive_it(link=False)
     crashed.exchange()
-    crashed.step("published", outcome="compressed", emitted=1)
+    crashed.step(JobState.PUBLISHED, outcome=Outcome.COMPRESSED, emitted=1)
     crashed.temporary.write_bytes(NEWER)
-    assert crashed.recover().outcome == "compressed"
+    assert crashed.recover().outcome == Outcome.COMPRESSED
     assert [NEWER] == crashed.rescued
     [(event, line)] = crashed.lines
     assert event == "file.rescued"
@@ -214,10 +225,10 @@ def test_a_newer_file_took_the_name_after_the_exchange(crashed: Crashed) -> None
     other = crashed.loras / "incoming"
     other.write_bytes(NEWER)
     other.rename(crashed.path)
-    assert crashed.recover().outcome == "compressed"
+    assert crashed.recover().outcome == Outcome.COMPRESSED
     assert crashed.path.read_bytes() == NEWER
     newer = Identity.of(crashed.path.lstat())
-    assert crashed.ledger.knows(str(crashed.loras), crashed.path.name, newer) is None
+    assert crashed.ledger.files.knows(str(crashed.loras), crashed.path.name, newer) is None
     assert crashed.archived.read_bytes() == ORIGINAL
     assert [] == crashed.rescued
 
@@ -241,7 +252,7 @@ def test_somebody_opened_what_came_out_and_has_not_written_yet(crashed: Crashed)
     crashed.archive_it(link=False)
     with crashed.path.open("r+b") as writer:
         crashed.exchange()
-        assert crashed.recover().state == "queued"
+        assert crashed.recover().state == JobState.QUEUED
         writer.write(NEWER)
     assert crashed.path.read_bytes().startswith(NEWER)
     assert [] == crashed.rescued
@@ -253,8 +264,8 @@ def test_somebody_opened_what_was_published(crashed: Crashed) -> None:
     crashed.archive_it(link=False)
     with crashed.path.open("r+b") as writer:
         crashed.exchange()
-        crashed.step("published", outcome="compressed", emitted=1)
-        assert crashed.recover().outcome == "compressed"
+        crashed.step(JobState.PUBLISHED, outcome=Outcome.COMPRESSED, emitted=1)
+        assert crashed.recover().outcome == Outcome.COMPRESSED
         writer.truncate()
         writer.write(NEWER)
     assert [NEWER] == crashed.rescued
@@ -289,7 +300,7 @@ def test_what_cannot_be_put_right_stays_for_the_next_start(crashed: Crashed) -> 
     crashed.stage()
     crashed.archive_it(link=False)
     crashed.exchange()
-    crashed.step("published", outcome="compressed", emitted=1)
+    crashed.step(JobState.PUBLISHED, outcome=Outcome.COMPRESSED, emitted=1)
     crashed.temporary.write_bytes(NEWER)
     in_the_way = crashed.archive / "rescued"
     in_the_way.write_bytes(b"")
@@ -299,7 +310,7 @@ def test_what_cannot_be_put_right_stays_for_the_next_start(crashed: Crashed) -> 
     assert (event, line["job_id"]) == ("file.skipped", "job")
     assert crashed.temporary.read_bytes() == NEWER
     in_the_way.unlink()
-    assert crashed.recover().state == "done"
+    assert crashed.recover().state == JobState.DONE
     assert [NEWER] == crashed.rescued
 
 
@@ -320,8 +331,8 @@ def test_a_lost_ledger_does_not_hide_half_copies(crashed: Crashed, tmp_path: Pat
     crashed.recover()
     assert half.exists()
     (tmp_path / "new").mkdir()
-    crashed.context.ledger = Ledger(str(tmp_path / "new"), __version__)
-    recover.recover(crashed.context)
+    ledger = Ledger(str(tmp_path / "new"), __version__)
+    recover.recover(replace(crashed.context, ledger=ledger))
     assert not half.exists()
 
 
@@ -330,7 +341,7 @@ def test_a_folder_that_went_with_its_job(crashed: Crashed) -> None:
     crashed.stage()
     shutil.rmtree(crashed.loras)
     recover.recover(crashed.context)
-    assert crashed.ledger.get("job").state == "queued"
+    assert crashed.ledger.jobs.get("job").state == JobState.QUEUED
 
 
 def test_a_published_file_stays_known_when_its_folder_is_away(crashed: Crashed) -> None:
@@ -338,10 +349,10 @@ def test_a_published_file_stays_known_when_its_folder_is_away(crashed: Crashed) 
     crashed.stage()
     crashed.archive_it(link=False)
     crashed.exchange()
-    crashed.step("published", outcome="compressed", emitted=1)
+    crashed.step(JobState.PUBLISHED, outcome=Outcome.COMPRESSED, emitted=1)
     crashed.loras.rename(crashed.loras.with_name("unmounted"))
     recover.recover(crashed.context)
-    done = crashed.ledger.get("job")
+    done = crashed.ledger.jobs.get("job")
     assert (done.state, done.outcome) == ("done", "compressed")
 
 
@@ -352,12 +363,12 @@ def test_a_file_that_was_archived_and_then_renamed(tmp_path: Path) -> None:
     server.state.mkdir()
     ledger = Ledger(str(server.state), __version__)
     root = str(server.loras)
-    ledger.baseline(root, "loras")
+    ledger.roots.add(root, "loras")
     identity = Identity.of(path.lstat())
-    ledger.enqueue("job", root, "loras", path.name, identity)
+    ledger.jobs.enqueue("job", root, "loras", path.name, identity)
     server.archived(path).parent.mkdir()
     os.link(path, server.archived(path))
-    ledger.update("job", state="staged", staged=identity)
+    ledger.jobs.update("job", state=JobState.STAGED, staged=identity)
     ledger.close()
     sha256 = Seen.of(path).sha256
     new = path.rename(server.loras / "new.safetensors")

@@ -1,6 +1,6 @@
-"""Key lists of real files in every naming: a handful of modules each, from keys/*.txt.
+"""Key lists of real files in every naming, a few modules each, from keys/*.txt.
 
-A list begins with `# title: naming family`; then a key and a shape a line, of rank 8.
+A list begins with `# title: naming family`. Each further line is a key and its shape, at rank 8.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class KeyList(NamedTuple):
 
     @property
     def pairs(self) -> dict[str, str]:
-        """The key of each `down` -> that of its `up`, by the words in them."""
+        """The key of each `down` -> the key of its `up`."""
         found = {}
         for key in self.specs:
             for down, up in DOWN:
@@ -36,7 +36,7 @@ class KeyList(NamedTuple):
         return found
 
     def tensors(self, seed: int = 0) -> Tensors:
-        """Random factors whose singular values fall, in float16; alpha is 4."""
+        """Return random factors with decreasing singular values, in float16; alpha is 4."""
         random = torch.Generator().manual_seed(seed)
         made: Tensors = {}
         for key, spec in self.specs.items():
@@ -51,7 +51,7 @@ class KeyList(NamedTuple):
 
 
 def read() -> list[KeyList]:
-    """All lists, in order."""
+    """Return all lists, in the order of their files."""
     lists = []
     for path in sorted(FOLDER.glob("*.txt")):
         for block in path.read_text(encoding="utf-8").strip().split("\n\n"):

@@ -1,4 +1,4 @@
-"""Factors of every kind that files hold, whole files of them in memory, and what they mean."""
+"""Make factors of all kinds and whole files in memory, and compute their delta weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lensd.lora import compress, planning
 from lensd.lora.layout import Layout, TensorSpec, read_layout
-from lensd.lora.planning import Parameters, Plan, Reading
+from lensd.lora.parameters import Parameters
+from lensd.lora.planning import Plan, Reading
 from lensd.lora.reading import read_module
 
 DTYPES = {
@@ -31,7 +32,7 @@ Tensors = dict[str, Tensor]
 
 
 class Made(NamedTuple):
-    """One module as a file stores it: up [out, r(, 1, 1)], down [r, in(, kh, kw)]."""
+    """One module as stored in a file: up [out, r(, 1, 1)], down [r, in(, kh, kw)]."""
 
     up: Tensor
     down: Tensor
@@ -48,22 +49,25 @@ class Made(NamedTuple):
 
 
 def product(up: Tensor, down: Tensor) -> Tensor:
-    """up @ down of the flattened factors, float64."""
+    """Return up @ down of the flattened factors, float64."""
     return up.double().flatten(1) @ down.double().flatten(1)
 
 
 def spectrum(delta: Tensor) -> Tensor:
-    """All singular values of the full matrix, float64, descending."""
+    """Return all singular values of the full matrix, float64, descending."""
     return torch.linalg.svdvals(delta)
 
 
 def tail(values: Tensor, rank: int) -> float:
-    """The error of the best approximation of that rank (Eckart and Young)."""
+    """Return the error of the best approximation of that rank (Eckart and Young)."""
     return float(values[rank:].square().sum().sqrt())
 
 
 def factors(kind: str, out: int, width: int, rank: int, seed: int) -> tuple[Tensor, Tensor]:
-    """up [out, rank] and down [rank, width] of one of KINDS, float64, elements about 0.03 to 1."""
+    """Return up [out, rank] and down [rank, width] of one of KINDS, float64.
+
+    Their elements are about 0.03 to 1.
+    """
     random = torch.Generator().manual_seed(seed)
 
     def normal(rows: int, columns: int) -> Tensor:
@@ -83,7 +87,7 @@ def factors(kind: str, out: int, width: int, rank: int, seed: int) -> tuple[Tens
         up = normal(out, inner) @ normal(inner, rank) * 0.05
     elif kind == "zero":
         up = torch.zeros_like(up)
-    elif kind == "graded":  # one factor's size is the other's inverse
+    elif kind == "graded":  # up's columns are scaled by the inverse of what scales down's rows
         size = 10 ** (index % 5 - 2)
         up, down = up * size, down / size[:, None]
     elif kind == "gauge":  # factors far larger than their product
@@ -97,7 +101,10 @@ def factors(kind: str, out: int, width: int, rank: int, seed: int) -> tuple[Tens
 
 @st.composite
 def modules(draw: st.DrawFn, largest: int = 24) -> Made:
-    """Linear layers and 3x3 convolutions, rank 1 to above every dimension, F16, BF16 and F32."""
+    """Draw linear layers and 3x3 convolutions in F16, BF16 and F32.
+
+    Their ranks go from 1 to more than every dimension.
+    """
     out, rank = draw(st.integers(1, largest)), draw(st.integers(1, largest))
     kernel = draw(st.sampled_from([(), (3, 3)]))
     inputs = draw(st.integers(1, largest if not kernel else 4))
@@ -114,7 +121,7 @@ def modules(draw: st.DrawFn, largest: int = 24) -> Made:
 
 
 def small_file(seed: int = 0, dtype: torch.dtype = torch.float16, alpha: float = 4.0) -> Tensors:
-    """A kohya file of three linear modules and a convolution, of rank 8."""
+    """Return a kohya file with three linear modules and a convolution, all of rank 8."""
     tensors: Tensors = {}
     shapes = [("a", 40, 32), ("b", 24, 48), ("c", 64, 16)]
     for at, (name, out, width) in enumerate(shapes):
@@ -126,7 +133,7 @@ def small_file(seed: int = 0, dtype: torch.dtype = torch.float16, alpha: float =
 
 
 def kohya(name: str, made: Made) -> Tensors:
-    """A module's tensors in kohya's naming; alpha in the precision of the factors."""
+    """Return the tensors of a module in kohya's naming; alpha has the dtype of the factors."""
     tensors = {f"{name}.lora_up.weight": made.up, f"{name}.lora_down.weight": made.down}
     if made.alpha is not None:
         tensors[f"{name}.alpha"] = torch.tensor(made.alpha, dtype=made.up.dtype)
@@ -134,7 +141,7 @@ def kohya(name: str, made: Made) -> Tensors:
 
 
 def peft(name: str, made: Made) -> Tensors:
-    """A module's tensors in peft's naming, which has no alpha."""
+    """Return the tensors of a module in peft's naming, which has no alpha."""
     return {f"{name}.lora_B.weight": made.up, f"{name}.lora_A.weight": made.down}
 
 
@@ -143,7 +150,7 @@ def specs_of(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
 
 
 def meaning(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Per module: alpha/rank * up @ down as every program that merges computes it, float64."""
+    """Return module name -> alpha/rank * up @ down, as programs that merge compute it, float64."""
     deltas = {}
     for key, down in tensors.items():
         for suffix, other in PAIRS.items():
@@ -160,7 +167,7 @@ def pair_of(tensors: Mapping[str, Tensor], up: str, down: str) -> tuple[Tensor, 
 
 
 def read(tensors: Mapping[str, Tensor]) -> tuple[Layout, list[Reading]]:
-    """The first pass over a file in memory."""
+    """Run the first pass over a file in memory."""
     layout = read_layout(specs_of(tensors))
     readings = []
     for m in layout.modules:
@@ -177,7 +184,7 @@ def plan_of(tensors: Mapping[str, Tensor], parameters: Parameters) -> Plan:
 
 
 def compressed(tensors: Mapping[str, Tensor], parameters: Parameters) -> Tensors:
-    """A whole file through plan and reduce."""
+    """Plan and reduce a whole file in memory."""
     plan = plan_of(tensors, parameters)
     result = {key: tensors[key] for key in plan.layout.untouched}
     for m in plan.modules:
@@ -186,6 +193,6 @@ def compressed(tensors: Mapping[str, Tensor], parameters: Parameters) -> Tensors
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """||a - b|| / ||a||; 0 where both are zero."""
+    """Return ||a - b|| / ||a||; 0 if both are zero."""
     norm = float(a.norm())
     return float((a - b).norm()) / norm if norm else float(b.norm())

@@ -1,4 +1,4 @@
-"""lensd.lora.adapter: the entry for files without one, and the scales that an entry gives."""
+"""lensd.lora.adapter: a new entry for files that have none, and the scales by an entry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
 def layout(
     ranks: dict[str, int], down: str = ".lora_A.weight", up: str = ".lora_B.weight", **more: int
 ) -> Layout:
-    """Modules of these ranks; `more` are tensors of other kinds."""
+    """Return a layout with modules of these ranks; `more` are other tensors."""
     specs = {name: TensorSpec("F16", (n,)) for name, n in more.items()}
     for name, rank in ranks.items():
         specs |= {name + down: TensorSpec("F16", (rank, 16))}
@@ -24,7 +24,7 @@ def layout(
 
 
 def test_every_module_has_its_rank_and_scale_1() -> None:
-    """In each component; text encoders without `text_model`, which transformers 5 has not."""
+    """That is so in each component. Names in text encoders lack the prefix `text_model`."""
     ranks = {"unet.a.to_q": 4, "unet.a.to_k": 4, "unet.b.to_q": 6, TEXT: 3}
     text = adapter.for_mixed_ranks(layout(ranks), ranks)
     assert text is not None
@@ -52,14 +52,14 @@ def test_every_module_has_its_rank_and_scale_1() -> None:
 def test_no_entry_where_it_is_not_needed_or_not_certain(
     ranks: dict[str, int], down: str, more: dict[str, int]
 ) -> None:
-    """diffusers renames, adds or configures modules there in ways of its own."""
+    """In these files diffusers needs no entry, or would read the entry for other module names."""
     up = down.replace("lora_A", "lora_B")
     found = layout(ranks, f"{down}.weight", f"{up}.weight", **more)
     assert adapter.for_mixed_ranks(found, ranks) is None
 
 
-def test_text_encoder_patterns_fit_both_spellings() -> None:
-    """The dotted end of a name is enough for peft."""
+def test_text_encoder_patterns_match_names_with_and_without_text_model() -> None:
+    """peft matches a pattern with the end of a name, after a dot."""
     other = TEXT.replace("q_proj", "k_proj")
     entry = json.dumps({"text_encoder.r": 8, "text_encoder.lora_alpha": 8})
     after = json.loads(adapter.adapter_metadata(entry, {TEXT: 4, other: 6}))
@@ -69,7 +69,7 @@ def test_text_encoder_patterns_fit_both_spellings() -> None:
 
 
 def test_scales() -> None:
-    """lora_alpha / r with patterns for both; 1 for a component that is not spoken of."""
+    """A scale is lora_alpha / r, both by their patterns; 1 if the entry lacks the component."""
     entry = {
         "unet.r": 8,
         "unet.lora_alpha": 4,
@@ -87,7 +87,7 @@ def test_scales() -> None:
 @pytest.mark.parametrize(
     "text", ["no json", "[1]", '{"unet.r": 0}', '{"unet.r": 8, "unet.rank_pattern": {"(a|b)": 4}}']
 )
-def test_an_entry_that_makes_no_sense_gives_no_scales(text: str) -> None:
-    """ValueError: a strength is never guessed."""
+def test_an_entry_that_cannot_be_read_raises_value_error(text: str) -> None:
+    """No scale is assumed instead."""
     with pytest.raises(ValueError, match="lora_adapter_metadata"):
         adapter.scales(text, ["unet.a"])

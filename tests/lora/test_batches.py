@@ -1,4 +1,4 @@
-"""lensd.lora.batches: a fixed rule, by kind and size alone."""
+"""lensd.lora.batches: batches depend on key and size alone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lensd.lora import batches
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, batches.ELEMENTS * 2))))
-def test_batches_hold_everything_once_by_kind_and_within_the_limit(
+def test_batches_contain_each_item_once_and_stay_within_the_limit(
     items: list[tuple[str, int]],
 ) -> None:
-    """In the items' order; a large one has its own; no two could be joined."""
+    """Items keep their order, a large item has its own batch, no two batches fit in one."""
     found = batches.batches(items, lambda i: i[0], lambda i: i[1])
     assert sorted(i for batch in found for i in batch) == sorted(items)
     for kind in "abc":

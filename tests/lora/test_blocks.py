@@ -1,4 +1,4 @@
-"""Which block of the base model a module belongs to, in the namings that files have."""
+"""lensd.lora.blocks: the block of the base model that a module belongs to, in every naming."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_block_of(module: str, block: str) -> None:
 
 
 def test_blocks_sort_by_number() -> None:
-    """Ten comes after two."""
+    """Block 10 comes after block 2."""
     assert [Block("b", 2), Block("b", 10), Block("mid")] == sorted(
         [Block("mid"), Block("b", 10), Block("b", 2)]
     )
 
 
 def test_blocks_in_the_order_of_the_model() -> None:
-    """Text encoders, then the way down and up; what is not known comes last."""
+    """Text encoders come first, then down blocks, then up blocks; unknown parts come last."""
     mixed = [Block("up_blocks", 1), Block("other"), Block("down_blocks", 3), Block("te1", 11)]
     assert ["te1.11", "down_blocks.3", "up_blocks.1", "other"] == [
         str(block) for block in sorted(mixed, key=in_model)
@@ -62,7 +62,7 @@ def test_blocks_in_the_order_of_the_model() -> None:
 def test_every_module_of_a_real_model_has_a_block(
     model: Callable[[], list[Module]], naming: str, blocks: int
 ) -> None:
-    """As many as the model has, over all that trainers adapt in it."""
+    """No module has the block `other`, and there are as many blocks as in the model."""
     plan = Plan(model(), naming, 4, None, "F16")
     found = {block_of(plan.name(module)) for module in plan.modules}
     assert Block("other") not in found

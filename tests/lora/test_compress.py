@@ -1,4 +1,4 @@
-"""lensd.lora.compress: what a float output holds, and which precision it gets."""
+"""lensd.lora.compress: the delta weights of float outputs, and the dtypes that they get."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensd.lora.planning import Parameters
+from lensd.lora.parameters import Parameters
 from lensd.lora.reading import read_module
 from tests.lora import making
 from tests.lora.making import Made
 
 RANK = Parameters(mode="rank")
-# relative rounding of a delta whose factors are stored in these formats
+# Relative rounding error of a delta weight whose factors are stored in these formats.
 ROUNDING = {"F16": 2e-3, "BF16": 1.6e-2, "F32": 1e-6}
 
 
@@ -24,7 +24,7 @@ def made(kind: str = "decaying", rank: int = 8, alpha: float | None = 4.0, seed:
 
 @st.composite
 def two_modules(draw: st.DrawFn) -> making.Tensors:
-    """Files whose alphas agree, differ, are 0, negative or absent."""
+    """Draw files whose alphas are equal, different, 0, negative or absent."""
     first, second = draw(making.modules(12)), draw(making.modules(12))
     first = first._replace(down=first.down[: first.rank])
     return making.kohya("lora_unet_a", first) | making.kohya("lora_unet_b", second)
@@ -36,7 +36,7 @@ def two_modules(draw: st.DrawFn) -> making.Tensors:
 def test_a_float_output_is_the_best_approximation_under_one_alpha(
     tensors: making.Tensors, energy: float, float32: str
 ) -> None:
-    """Each delta is within its spectrum's tail and rounding; alphas are one float32 scalar."""
+    """Each delta weight differs by the tail of its spectrum and rounding; all alphas are equal."""
     parameters = Parameters(mode="rank", energy=energy, float32=float32)
     result = making.compressed(tensors, parameters)
     assert set(result) == set(tensors)
@@ -49,24 +49,27 @@ def test_a_float_output_is_the_best_approximation_under_one_alpha(
         down = result[m.module.down]
         assert down.shape[0] == m.rank <= m.module.rank
         assert making.NAMES[down.dtype] == m.encoding
-        # rounding is relative to the factors: all that passes through the stored ranks
+        # Rounding is relative to the stored factors, not to their product.
         stored = ROUNDING[m.encoding] * size(result, name)
         allowed = making.tail(values, m.rank) + stored + 1e-7 * float(before[name].norm())
         assert float((before[name] - after[name]).norm()) <= allowed
 
 
 def size(tensors: making.Tensors, name: str) -> float:
-    """||up|| ||down|| alpha/rank: at most sqrt(rank) above the delta where factors are balanced."""
+    """Return ||up|| ||down|| alpha/rank.
+
+    For balanced factors it is at most sqrt(rank) times the norm of the delta weight.
+    """
     up = tensors[f"{name}.lora_up.weight"].double()
     down = tensors[f"{name}.lora_down.weight"].double()
     alpha = float(tensors.get(f"{name}.alpha", torch.tensor(0.0))) or down.shape[0]
-    # what float16 cannot hold any more: half a step of its subnormals
+    # Numbers below half a step of float16's subnormals become zero.
     lost = 2.0**-25 / ROUNDING["F16"] * (up.numel() ** 0.5 + down.numel() ** 0.5)
     return float((up.norm() + lost) * (down.norm() + lost)) * abs(alpha) / down.shape[0]
 
 
 def test_an_unchanged_module_is_copied_bit_for_bit() -> None:
-    """At its own rank and with the file's alpha nothing is computed."""
+    """It keeps its rank and its alpha, so nothing is computed."""
     tensors = making.kohya("lora_unet_a", made("random")) | making.kohya(
         "lora_unet_b", made("flat")
     )
@@ -78,7 +81,7 @@ def test_an_unchanged_module_is_copied_bit_for_bit() -> None:
 
 
 def test_alpha_0_means_the_rank() -> None:
-    """As in kohya: the output carries the rank that it stood for, and the same delta."""
+    """As in kohya's files: the output's alpha is the rank, and the delta weight is the same."""
     tensors = making.kohya("lora_unet_a", made("random", alpha=0.0))
     result = making.compressed(tensors, Parameters(mode="rank", energy=1.0))
     assert float(result["lora_unet_a.alpha"]) == 8.0
@@ -88,8 +91,8 @@ def test_alpha_0_means_the_rank() -> None:
 
 
 @pytest.mark.parametrize("energy", [0.99, 1.0])
-def test_differing_alphas_are_folded_into_the_most_common_one(energy: float) -> None:
-    """diffusers reads an alpha per module wrongly, so that `up` takes the difference."""
+def test_different_alphas_become_the_most_common_one(energy: float) -> None:
+    """diffusers misreads alphas that differ between modules, so `up` is scaled instead."""
     tensors: making.Tensors = {}
     for at, alpha in enumerate([4.0, 4.0, 16.0, -1.0]):
         tensors |= making.kohya(f"lora_unet_{at}", made(alpha=alpha, seed=at))
@@ -101,7 +104,7 @@ def test_differing_alphas_are_folded_into_the_most_common_one(energy: float) -> 
 
 
 def test_a_negative_alpha_keeps_its_sign() -> None:
-    """A LoRA that subtracts still subtracts, at a smaller rank and in every mode."""
+    """The delta weight keeps its sign in every mode, also at a smaller rank."""
     tensors = making.kohya("lora_unet_a", made(alpha=-3.0))
     delta = making.meaning(tensors)["lora_unet_a"]
     for mode in ("rank", "int8", "ultra"):
@@ -111,10 +114,8 @@ def test_a_negative_alpha_keeps_its_sign() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(), (1,)])
-def test_alpha_is_understood_in_every_number_format(
-    dtype: torch.dtype, shape: tuple[int, ...]
-) -> None:
-    """An alpha saved as an integer is not overlooked: the strength would change with the rank."""
+def test_alpha_is_read_in_every_number_format(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """If an integer alpha were ignored, the strength would change with the rank."""
     tensors = making.kohya("lora_unet_a", made(alpha=4.0))
     tensors["lora_unet_a.alpha"] = torch.full(shape, 4.0).to(dtype)
     result = making.compressed(tensors, RANK)
@@ -124,7 +125,7 @@ def test_alpha_is_understood_in_every_number_format(
 
 
 def test_peft_files_stay_without_alpha() -> None:
-    """Scale 1 is what every loader takes then, so the rest goes into the factors."""
+    """Every loader then uses scale 1, so the scale goes into the factors."""
     tensors = making.peft("transformer.x", made())
     result = making.compressed(tensors, RANK)
     assert set(result) == set(tensors)
@@ -152,7 +153,7 @@ def wide(scale: float = 1.0, *, exact_bfloat16: bool = False) -> making.Tensors:
     ],
 )
 def test_float32_goes_to_16_bits(float32: str, tensors: making.Tensors, expected: str) -> None:
-    """auto: bfloat16 if every value is exactly that or too large for float16, else float16."""
+    """auto: bfloat16 if it represents every value or a value is too large for float16."""
     for energy in (0.99, 1.0):
         parameters = Parameters(mode="rank", energy=energy, float32=float32)
         result = making.compressed(tensors, parameters)
@@ -163,7 +164,7 @@ def test_float32_goes_to_16_bits(float32: str, tensors: making.Tensors, expected
 
 
 def test_float32_values_that_are_bfloat16_are_copied_exactly() -> None:
-    """A float32 file that was trained in bfloat16 loses nothing but its zeros."""
+    """A float32 file that was trained in bfloat16 loses only the zero digits."""
     tensors = wide(exact_bfloat16=True)
     result = making.compressed(tensors, Parameters(mode="rank", energy=1.0))
     for factor in ("lora_unet_a.lora_up.weight", "lora_unet_a.lora_down.weight"):
@@ -172,7 +173,7 @@ def test_float32_values_that_are_bfloat16_are_copied_exactly() -> None:
 
 
 def test_float64_is_no_exact_bfloat16() -> None:
-    """A float64 file goes to float16 like any other wide one."""
+    """A float64 file becomes float16 like a float32 file."""
     up, down = making.factors("decaying", 24, 20, 8, 1)
     result = making.compressed(making.kohya("lora_unet_a", Made(up, down, 4.0)), RANK)
     assert result["lora_unet_a.lora_up.weight"].dtype == torch.float16
@@ -200,8 +201,8 @@ def test_factors_of_two_formats_are_reduced_together() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300])
 @pytest.mark.parametrize("where", ["up", "down", "alpha"])
-def test_a_module_with_no_finite_meaning_is_not_read(bad: float, where: str) -> None:
-    """NaN, infinity, and what is infinite in float32: the program that loads it gets nothing."""
+def test_a_module_that_is_not_finite_is_not_read(bad: float, where: str) -> None:
+    """NaN, infinity and numbers that are infinite in float32: a program cannot use them."""
     one = Made(torch.ones(3, 2).double(), torch.ones(2, 3).double(), 1.0)
     layout, _ = making.read(making.kohya("lora_unet_a", one))
     if where != "alpha":
@@ -210,8 +211,8 @@ def test_a_module_with_no_finite_meaning_is_not_read(bad: float, where: str) -> 
     assert read_module(layout.modules[0], one.up, one.down, alpha) is None
 
 
-def test_one_rank_for_all_modules_where_asked() -> None:
-    """constant_rank, for FLUX in older diffusers: every module has it, none exceeds its own."""
+def test_constant_rank_gives_all_modules_one_rank() -> None:
+    """It is for FLUX in older diffusers. A module with fewer ranks keeps its rank."""
     tensors = making.small_file()
     up, down = making.factors("random", 12, 12, 2, 0)
     short = Made(up.half(), down.half(), 4.0)
@@ -231,14 +232,14 @@ def test_one_rank_for_all_modules_where_asked() -> None:
 @pytest.mark.parametrize("allocation", ["module", "file"])
 @pytest.mark.parametrize("constant", [False, True])
 def test_max_rank_is_never_exceeded(allocation: str, constant: bool) -> None:  # noqa: FBT001
-    """In every combination."""
+    """That holds with every allocation, with and without a constant rank."""
     parameters = Parameters(max_rank=2, allocation=allocation, constant_rank=constant, energy=0.999)
     plan = making.plan_of(making.small_file(), parameters)
     assert max(m.rank for m in plan.modules) == 2
 
 
 def test_mode_int8_keeps_every_rank() -> None:
-    """Quantization alone: shapes stay, only their format changes."""
+    """It only quantizes: shapes stay, dtypes change."""
     tensors = making.small_file()
     result = making.compressed(tensors, Parameters(mode="int8"))
     for key, tensor in tensors.items():
@@ -248,7 +249,7 @@ def test_mode_int8_keeps_every_rank() -> None:
 
 
 def test_a_target_that_cannot_load_int8_keeps_the_file_in_floats() -> None:
-    """And the plan names it."""
+    """The plan names the target."""
     tensors = making.small_file()
     plan = making.plan_of(tensors, Parameters(targets=("comfyui", "diffusers")))
     assert plan.forced_by == ("diffusers",)
@@ -256,8 +257,8 @@ def test_a_target_that_cannot_load_int8_keeps_the_file_in_floats() -> None:
     assert making.plan_of(tensors, RANK).forced_by == ()
 
 
-def test_the_file_order_is_by_item_size_then_name() -> None:
-    """float32 alphas first, then 16 bits, then int8: each tensor lies aligned to its item."""
+def test_tensors_are_ordered_by_element_size_then_name() -> None:
+    """float32 alphas come first, then 16 bits, then int8: so each tensor is aligned."""
     plan = making.plan_of(making.small_file(), Parameters())
     dtypes = [spec.dtype for _, spec in plan.tensors]
     assert dtypes == sorted(dtypes, key=["F32", "F16", "I8"].index)
@@ -266,7 +267,7 @@ def test_the_file_order_is_by_item_size_then_name() -> None:
 
 
 def test_other_tensors_are_untouched_and_in_the_plan() -> None:
-    """Biases, norms and DoRA magnitudes belong to the output as they are."""
+    """Biases, norms and DoRA magnitudes are part of the output without a change."""
     tensors = making.small_file() | {
         "lora_unet_a.dora_scale": torch.ones(40, 1),
         "lora_unet_n.w_norm": torch.ones(7),

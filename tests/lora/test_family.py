@@ -1,4 +1,4 @@
-"""lensd.lora.family: the base model, told from names and widths alone."""
+"""lensd.lora.family: the base model's family by names and widths alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNET = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
         (UNET, 768, "sd15"),
         (UNET, 1024, "sd2"),
         (UNET, 2048, "sdxl"),
-        (UNET, 640, "unknown"),  # no text embedding is so wide
+        (UNET, 640, "unknown"),  # no text embedding has this width
         ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", 2048, "sdxl"),
         ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k", 768, "sd15"),
         ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", 1024, "sd2"),
@@ -47,11 +47,10 @@ UNET = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
         ("base_model.model.model.layers.0.self_attn.k_proj", 640, "unknown"),
     ],
 )
-def test_one_telling_module_is_enough(name: str, width: int, family: str) -> None:
-    """Beside others that tell nothing."""
+def test_one_matching_module_is_enough(name: str, width: int, family: str) -> None:
+    """The other modules match no rule."""
     assert family_of([("something.else", 320), (name, width)]) == family
 
 
-def test_nothing_tells_nothing() -> None:
-    """unknown, also without modules."""
+def test_a_file_without_modules_has_an_unknown_family() -> None:
     assert family_of([]) == "unknown"

@@ -1,4 +1,4 @@
-"""lensd.lora.fidelity, against the dense float64 matrices and element-wise sums in numpy."""
+"""lensd.lora.fidelity, checked with full float64 matrices and element-wise sums in numpy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.lora import making
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[torch.Tensor, ...]:
-    """up, down, other up, other down of one delta shape and two ranks."""
+    """Draw up, down, other up, other down for one shape of delta weight and two ranks."""
     out, width = draw(st.integers(1, 20)), draw(st.integers(1, 20))
     kinds, seeds = st.sampled_from(making.KINDS), st.integers(0, 2**32)
     made: list[torch.Tensor] = []
@@ -31,10 +31,10 @@ def pairs(draw: st.DrawFn) -> tuple[torch.Tensor, ...]:
 def test_norms_and_distances_are_those_of_the_dense_matrices(
     pair: tuple[torch.Tensor, ...],
 ) -> None:
-    """squared_norm, inner and squared_distance, of factors whose ranks differ."""
+    """squared_norm, inner and squared_distance are correct for factors of different ranks."""
     up, down, other_up, other_down = pair
     a, b = up @ down, other_up @ other_down
-    # what cancels inside a product of factors is lost: relative to the factors, not to the product
+    # Cancellation makes the rounding error relative to the factors, not to their product.
     size = float(up.norm() * down.norm() + other_up.norm() * other_down.norm()) ** 2
 
     def close(expected: float) -> object:
@@ -49,10 +49,10 @@ def test_norms_and_distances_are_those_of_the_dense_matrices(
 
 @settings(max_examples=60)
 @given(making.modules(), st.sampled_from([1e-2, 1e-5, 1e-8]), st.integers(0, 2**32))
-def test_rounding_is_measured_far_below_what_a_difference_of_norms_shows(
+def test_squared_rounding_resolves_what_a_difference_of_norms_cannot(
     made: making.Made, size: float, seed: int
 ) -> None:
-    """squared_rounding: six digits of an error that is 1e-8 of the factors."""
+    """An error of 1e-8 of the factors is exact to six digits."""
     random = torch.Generator().manual_seed(seed)
     up, down = made.up.double().flatten(1), made.down.double().flatten(1)
     noisy = [
@@ -68,7 +68,7 @@ def test_rounding_is_measured_far_below_what_a_difference_of_norms_shows(
 @settings(max_examples=40)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=4), st.integers(0, 2**32))
 def test_element_errors_are_the_textbook_sums_over_all_tensors(sizes: list[int], seed: int) -> None:
-    """mse, mae and snr_db of several tensors together, merged in parts, as numpy computes them."""
+    """mse, mae and snr_db of several merged tensors equal those that numpy computes."""
     rng = np.random.default_rng(seed)
     exact = [rng.normal(size=n) for n in sizes]
     decoded = [np.round(x * 20) / 20 for x in exact]
@@ -85,8 +85,8 @@ def test_element_errors_are_the_textbook_sums_over_all_tensors(sizes: list[int],
     assert total.snr_db == pytest.approx(expected)
 
 
-def test_nothing_quantized_has_no_figures() -> None:
-    """None, not NaN and not infinity: the log is JSON."""
+def test_numbers_without_elements_are_none() -> None:
+    """They are not NaN and not infinity, which the log could not write as JSON."""
     nothing = ElementError()
     assert (nothing.mse, nothing.mae, nothing.snr_db) == (None, None, None)
     (exact,) = fidelity.element_errors([(torch.ones(1, 3), torch.ones(1, 3))], [3])

@@ -1,4 +1,4 @@
-"""lensd.lora.floats: int8 factors become floats that mean the same."""
+"""lensd.lora.floats: int8 factors become floats with the same delta weight."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from lensd.lora import floats
 from lensd.lora.compress import TORCH_DTYPE
 from tests.lora import making
 
-# Both factors are rounded, each by half a step at most: 2^-11 of a float16, 2^-8 of a bfloat16.
+# Both factors are rounded by at most half a step: 2^-11 for float16, 2^-8 for bfloat16.
 ROUNDING = {"F16": 2 * 2**-11, "BF16": 2 * 2**-8}
-NORMAL = 2.0**-14  # below it float16's steps shrink no further; then it is as good as a bfloat16
-# the scales of factors, from a delta of nearly nothing to one that float16 cannot hold
+# Below this number float16's steps get no smaller, and it is no more exact than bfloat16.
+NORMAL = 2.0**-14
+# From nearly zero to more than float16 can represent.
 ALPHAS = st.floats(-20, 8).map(lambda e: 10.0**e)
 
 
@@ -25,7 +26,7 @@ ALPHAS = st.floats(-20, 8).map(lambda e: 10.0**e)
     st.integers(0, 2**32),
 )
 def test_the_delta_stays(rank: int, alpha: float, file_alpha: float | None, seed: int) -> None:
-    """alpha/rank * up_i8 @ down_i8 = file_alpha/rank * up @ down, to 16 bits, for every size."""
+    """alpha/rank * up_i8 @ down_i8 = file_alpha/rank * up @ down, up to rounding to 16 bits."""
     random = torch.Generator().manual_seed(seed)
     up = torch.randint(-127, 128, (20, rank), generator=random).to(torch.int8)
     down = torch.randint(-127, 128, (rank, 30), generator=random).to(torch.int8)
@@ -46,12 +47,12 @@ def test_the_delta_stays(rank: int, alpha: float, file_alpha: float | None, seed
     ("scale", "dtype"),
     [(0.0, "BF16"), (1e-7, "BF16"), (1e-6, "F16"), (1.0, "F16"), (511.0, "F16"), (517.0, "BF16")],
 )
-def test_bfloat16_only_where_float16_cannot(scale: float, dtype: str) -> None:
-    """Its range is what the other lacks, at an eighth of the precision."""
+def test_bfloat16_is_used_only_where_float16_is_worse(scale: float, dtype: str) -> None:
+    """bfloat16 has a larger range than float16, but an eighth of its precision."""
     assert floats.dtype_for(scale) == floats.dtype_for(-scale) == dtype
 
 
 @pytest.mark.parametrize("alpha", [None, 0.0])
 def test_no_alpha_means_the_rank(alpha: float | None) -> None:
-    """As in kohya's files: delta = up @ down."""
+    """As in kohya's files, delta = up @ down."""
     assert floats.scale_of(alpha, 8, None) == 1.0

@@ -1,4 +1,4 @@
-"""lensd.lora.int8: the arithmetic that loaders do on int8 factors stays exact and finite."""
+"""lensd.lora.int8: what loaders compute from int8 factors is exact and finite."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from torch import Tensor
 
 from lensd.lora import compress, fidelity, int8
 from lensd.lora.int8 import Factors, Quantized
-from lensd.lora.planning import Parameters
+from lensd.lora.parameters import Parameters
 from lensd.lora.reading import flatten
 from tests.lora import making
 from tests.support.architectures import sd15
 from tests.support.realistic import write_lora
 
-TURN = torch.finfo(torch.float64).eps * 1e4
+ROTATION_ERROR = torch.finfo(torch.float64).eps * 1e4
 
 
 def full_product(q: Quantized) -> Tensor:
-    """up_i8 @ down_i8 in whole numbers: no rounding anywhere."""
+    """Return up_i8 @ down_i8 in whole numbers, without rounding."""
     return q.up.long() @ q.down.long()
 
 
 def check(q: Quantized, up: Tensor, down: Tensor) -> None:
-    """What holds of every quantization of up @ down."""
+    """Assert what is true of every quantization of up @ down."""
     for factor in (q.up, q.down):
         assert factor.dtype == torch.int8
         assert int(factor.long().abs().max()) <= 127
@@ -46,13 +46,13 @@ def check(q: Quantized, up: Tensor, down: Tensor) -> None:
 @settings(max_examples=80)
 @given(making.modules(largest=40))
 def test_values_products_and_scale_are_within_their_bounds(made: making.Made) -> None:
-    """In [-127, 127], products of at most 45000, one scale that gives the delta back."""
+    """Values are in [-127, 127], products at most 45000; the scale restores the delta weight."""
     up, down = made.up.double().flatten(1), made.down.double().flatten(1)
     check(int8.quantize(up, down), up, down)
 
 
 def adversaries() -> dict[str, tuple[Tensor, Tensor]]:
-    """Factors whose int8 products would leave the range of float16 without a guard."""
+    """Return factors whose int8 products would overflow float16 without the guard."""
     random = torch.Generator().manual_seed(7)
 
     def normal(rows: int, columns: int) -> Tensor:
@@ -62,7 +62,7 @@ def adversaries() -> dict[str, tuple[Tensor, Tensor]]:
     row = normal(300, 128) * 1e-3
     row[17] = 100.0
     down, up = normal(128, 640) * 0.03, normal(320, 128) * 1e-3
-    up[:, :4] *= 30  # trained-like: few strong directions, all the rest noise
+    up[:, :4] *= 30  # as in trained files: a few strong directions, the rest is noise
     return {
         "constant": (torch.ones(50, 128).double(), torch.ones(128, 60).double()),
         "signs": (signs.expand(50, 128).clone(), signs.T.expand(128, 60).clone()),
@@ -80,7 +80,7 @@ def adversaries() -> dict[str, tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("name", list(adversaries()))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_product_exceeds_the_guard(name: str, dtype: torch.dtype) -> None:
-    """Checked in whole numbers on the inputs made to break it."""
+    """It is checked in whole numbers, on inputs made to break the guard."""
     up, down = (t.to(dtype) for t in adversaries()[name])
     q = int8.quantize(up, down)
     check(q, up, down)
@@ -94,7 +94,7 @@ def test_no_product_exceeds_the_guard(name: str, dtype: torch.dtype) -> None:
 def test_the_largest_product_is_found_or_bounded(
     kind: str, rank: int, seed: int, share: float
 ) -> None:
-    """Above `enough` it is the true maximum; else the answer lies between the two."""
+    """A maximum above `enough` is exact; otherwise the result is between the maximum and it."""
     up, down = making.factors(kind, 30, 50, rank, seed)
     true = float((up @ down).abs().max())
     enough = share * true
@@ -107,7 +107,7 @@ def test_the_largest_product_is_found_or_bounded(
 
 
 def test_the_largest_product_is_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of a few rows see the same maximum as one product."""
+    """Blocks of a few rows have the same maximum as the whole product."""
     up, down = making.factors("random", 64, 50, 8, 0)
     monkeypatch.setattr(int8, "BLOCK_ROWS", 3)
     monkeypatch.setattr(int8, "BLOCK_COLUMNS", 7)
@@ -118,17 +118,17 @@ def test_the_largest_product_is_found_across_blocks(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 7, 16, 31, 128])
 def test_rotations_are_orthogonal_and_differ(rank: int) -> None:
-    """(up R)(R^T down) is the same delta; no two candidates are the same."""
+    """So (up R)(R^T down) is the same delta weight, and no two candidates are the same."""
     found = int8.rotations(rank)
     for rotation in found:
         identity = torch.eye(rank, dtype=torch.float64)
-        assert float((rotation @ rotation.T - identity).abs().max()) <= TURN
+        assert float((rotation @ rotation.T - identity).abs().max()) <= ROTATION_ERROR
     assert rank < 8 or len({tuple(r.flatten().tolist()) for r in found}) == int8.ROTATIONS
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-300, 1e-60])
-def test_a_delta_of_nothing_becomes_zeros(scale: float) -> None:
-    """Zero factors, or a scale below what a float32 alpha carries: zeros, finite, no error."""
+def test_a_delta_that_is_almost_zero_becomes_zeros(scale: float) -> None:
+    """Factors of zeros, and a scale too small for a float32 alpha, give zeros and no error."""
     up, down = making.factors("random", 6, 5, 3, 0)
     q = int8.quantize(up * scale, down)
     assert not q.up.any()
@@ -139,7 +139,7 @@ def test_a_delta_of_nothing_becomes_zeros(scale: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
 def test_the_scale_follows_the_factors(scale: float) -> None:
-    """The same int8 values whatever the size: alpha takes it."""
+    """Factors of any size give the same int8 values: alpha has the size."""
     up, down = making.factors("random", 30, 20, 6, 0)
     expected, found = int8.quantize(up, down), int8.quantize(up * scale, down)
     assert found.scale == pytest.approx(expected.scale * math.sqrt(scale))
@@ -147,7 +147,7 @@ def test_the_scale_follows_the_factors(scale: float) -> None:
 
 
 def test_alpha_carries_the_scale() -> None:
-    """delta = alpha/rank * up @ down, alpha a float32 scalar, also for peft's namings."""
+    """delta = alpha/rank * up @ down, where alpha is a float32 scalar, also in peft's naming."""
     up, down = making.factors("random", 30, 20, 6, 0)
     pair = making.Made(up.half(), down.half(), 3.0)
     flux = "transformer.transformer_blocks.0.attn.to_q"
@@ -161,7 +161,7 @@ def test_alpha_carries_the_scale() -> None:
 
 @pytest.mark.lengthy
 def test_the_gauge_gains_2_db_over_the_plain_way_at_the_same_bytes(tmp_path: Path) -> None:
-    """Median over modules of a real-shaped file at 99 % energy; shapes, and so bytes, are equal."""
+    """It is the median over the modules of a file with real shapes, at 99 % of the energy."""
     modules = [m for m in sd15() if "down_blocks.1" in m.path or "layers.3." in m.path]
     path = tmp_path / "real.safetensors"
     write_lora(path, rank=64, alpha=32.0, modules=modules, effective_rank=16)
@@ -180,7 +180,7 @@ def test_the_gauge_gains_2_db_over_the_plain_way_at_the_same_bytes(tmp_path: Pat
 
 
 def snr(q: Quantized) -> float:
-    """Of the delta weight, dB, from dense matrices."""
+    """Return the SNR of the delta weight in dB, from full matrices."""
     exact = q.exact_up.double() @ q.exact_down.double()
     decoded = q.scale**2 * full_product(q).double()
     found = fidelity.decibels(float(exact.square().sum()), float((exact - decoded).square().sum()))
@@ -189,7 +189,7 @@ def snr(q: Quantized) -> float:
 
 
 def test_plain_is_the_textbook_symmetric_quantization() -> None:
-    """scale = max|tensor| / 127 for each factor, values rounded to the nearest."""
+    """Each factor has scale = max|tensor| / 127, and values are rounded to the nearest."""
     up, down = making.factors("random", 30, 20, 6, 0)
     q = int8.plain(up, down)
     for factor, found in ((up, q.up), (down, q.down)):
@@ -198,12 +198,12 @@ def test_plain_is_the_textbook_symmetric_quantization() -> None:
     assert not int8.plain(up * 0, down).up.any()
 
 
-def test_the_factors_as_they_are_are_tried_at_the_full_rank() -> None:
-    """Signs have the smallest elements that a norm allows: any rotation of them is worse."""
+def test_at_the_full_rank_the_stored_factors_are_a_candidate() -> None:
+    """Factors of 1 and -1 have the smallest largest element for their norm: rotations are worse."""
     random = torch.Generator().manual_seed(0)
     up = torch.randn(60, 2, generator=random, dtype=torch.float64).sign()
     down = torch.randn(2, 80, generator=random, dtype=torch.float64).sign()
-    q = int8.quantize(*turned(up, down), (up, down))
+    q = int8.quantize(*by_svd(up, down), (up, down))
     assert q.squared_noise <= 1e-9 * float((up @ down).square().sum())
     (name, delta), *_ = making.meaning(
         tensors := making.kohya("lora_unet_x", making.Made(up.half(), down.half(), 4.0))
@@ -212,8 +212,8 @@ def test_the_factors_as_they_are_are_tried_at_the_full_rank() -> None:
     assert making.distance(delta, making.meaning(result)[name]) <= 1e-6
 
 
-def turned(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """The same delta from other factors: its singular vectors, evenly weighted."""
+def by_svd(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Return other factors of the same delta weight: singular vectors times sqrt(s)."""
     left, values, right = torch.linalg.svd(up @ down, full_matrices=False)
     k = up.shape[1]
     root = values[:k].sqrt()
@@ -221,8 +221,8 @@ def turned(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("size", [1e-45, 1e-30, 1e30])
-def test_factors_of_very_unequal_size_are_not_lost(size: float) -> None:
-    """A float64 `down` that float32 cannot hold, with an `up` that makes up for it."""
+def test_factors_of_very_different_size_are_not_lost(size: float) -> None:
+    """A float64 `down` may be too large or too small for float32 if `up` compensates for it."""
     up, down = making.factors("random", 40, 30, 8, 0)
     pair = making.Made(up / max(size, 1e-35), down * size, 4.0)
     tensors = making.kohya("lora_unet_x", pair)

@@ -1,4 +1,4 @@
-"""Every naming and family that files are known to have, on keys and shapes of real ones."""
+"""lensd.lora.layout finds every known naming and family, with keys and shapes of real files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.lora.key_lists import KeyList
 
 LISTS = key_lists.read()
 
-# base models of the shared tables -> the family that lensd names
+# Base models of the shared tables -> the family that lensd returns.
 FAMILIES = {
     "sd15": "sd15",
     "sd21": "sd2",
@@ -39,7 +39,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("known", LISTS, ids=lambda k: k.title)
 def test_a_real_key_list_is_found_whole(known: KeyList) -> None:
-    """Every module with its alpha, no key left over, naming and family as they are."""
+    """It finds every module with its alpha, leaves no key over, and finds naming and family."""
     layout = read_layout(known.specs)
     assert {m.down: m.up for m in layout.modules} == known.pairs
     assert layout.untouched == ()
@@ -50,14 +50,14 @@ def test_a_real_key_list_is_found_whole(known: KeyList) -> None:
 
 
 def test_the_lists_cover_the_table_of_namings() -> None:
-    """Each of its rows is met in a list, and each family that lensd can name."""
+    """Each row of NAMINGS and each family occurs in a list."""
     found = {m.naming for k in LISTS for m in read_layout(k.specs).modules}
     assert found == set(NAMINGS)
     assert set(FAMILIES.values()) <= {k.family for k in LISTS}
 
 
 def test_the_control_lora_of_flux_is_flux() -> None:
-    """Its first layer is wider, and biases and norms lie beside."""
+    """Its first layer is wider, and the file has biases and norms too."""
     known = next(k for k in LISTS if k.title == "flux.bfl_bare")
     others = {
         "img_in.lora_A.weight": TensorSpec("F32", (8, 128)),
@@ -71,7 +71,7 @@ def test_the_control_lora_of_flux_is_flux() -> None:
 
 
 def table(folder: Path, key: str, facts: dict[str, object]) -> dict[str, TensorSpec]:
-    """Header entries of a LoRA of rank 8 on a real base model."""
+    """Return the header of a LoRA of rank 8 for a real base model."""
     tensors: dict[str, TensorSpec] = {}
     for module in json.loads((folder / f"{key}.json").read_text()):
         kernel = module["kernel"] or []
@@ -87,7 +87,7 @@ def table(folder: Path, key: str, facts: dict[str, object]) -> dict[str, TensorS
 
 @pytest.mark.lengthy
 def test_real_models_in_every_naming_are_found_whole(shared: Path) -> None:
-    """Every module of every shared table, no key left over, and the right family."""
+    """Every module of every shared table is found, no key is left over, the family is right."""
     folder = shared / "models"
     index = json.loads((folder / "index.json").read_text())
     for key, facts in index.items():

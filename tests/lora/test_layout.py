@@ -1,4 +1,4 @@
-"""lensd.lora.layout: which tensors form a module, and what is left as it is."""
+"""lensd.lora.layout: which tensors form a module, and which stay untouched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pair(
     kernel: tuple[int, ...] = (),
     dtype: str = "F16",
 ) -> Specs:
-    """Header entries of one module."""
+    """Return the header entries of one module."""
     return {
         name + naming.down: TensorSpec(dtype, (rank, width, *kernel)),
         name + naming.up: TensorSpec(dtype, (out, rank, *(1 for _ in kernel))),
@@ -39,7 +39,7 @@ def reason(tensors: Specs) -> str:
 @pytest.mark.parametrize("naming", NAMINGS, ids=lambda n: n.down)
 @pytest.mark.parametrize("with_alpha", [False, True])
 def test_every_naming_is_recognised(naming: Naming, with_alpha: bool) -> None:  # noqa: FBT001
-    """Both factors, the alpha if it is there, and nothing else belong to the module."""
+    """A module consists of both factors and the alpha, if there is one, and of nothing else."""
     tensors = pair("some.block.x", naming)
     key = "some.block.x" + naming.end + naming.alpha
     if with_alpha:
@@ -54,13 +54,13 @@ def test_every_naming_is_recognised(naming: Naming, with_alpha: bool) -> None:  
     assert layout.untouched == ("other",)
 
 
-def test_a_longer_suffix_wins() -> None:
-    """`.lora_A.default.weight` is no `.lora_A.weight` of a module named `default`."""
+def test_a_longer_suffix_is_tried_first() -> None:
+    """`x.lora_A.default.weight` belongs to the module x."""
     (module,) = read_layout(pair("transformer.x", NAMINGS[1])).modules
     assert module.name == "transformer.x"
 
 
-def test_xlabs_two_factors_pairs_per_block_have_names_of_their_own() -> None:
+def test_the_two_pairs_in_a_block_of_xlabs_have_different_names() -> None:
     """`qkv_lora1` (image) and `qkv_lora2` (text) are two modules."""
     names = [f"double_blocks.0.processor.qkv_lora{n}" for n in (1, 2)]
     tensors: Specs = {}
@@ -76,7 +76,7 @@ def test_xlabs_two_factors_pairs_per_block_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("kernel", [(), (1, 1), (3, 3), (3,)])
 def test_rank_and_sizes_come_from_the_tensors(kernel: tuple[int, ...]) -> None:
-    """A convolution's inputs count with its kernel; shapes at another rank keep all else."""
+    """in_features includes the kernel; shapes at another rank differ only in the rank."""
     (module,) = read_layout(pair(rank=3, out=6, width=5, kernel=kernel)).modules
     size = 9 if kernel == (3, 3) else 3 if kernel == (3,) else 1
     assert (module.rank, module.out_features, module.in_features) == (3, 6, 5 * size)
@@ -85,11 +85,11 @@ def test_rank_and_sizes_come_from_the_tensors(kernel: tuple[int, ...]) -> None:
 
 
 def test_a_rank_may_exceed_every_dimension() -> None:
-    """Such files exist."""
+    """There are such files."""
     assert read_layout(pair(rank=64, out=6, width=5)).modules[0].rank == 64
 
 
-def test_what_is_no_plain_pair_is_left_untouched() -> None:
+def test_tensors_that_form_no_plain_pair_are_left_untouched() -> None:
     """Tucker, orphans, wrong ranks, kernels in `up`, empty tensors, biases, norms, DoRA, diffs."""
     odd = (
         pair("tucker")
@@ -122,7 +122,7 @@ def test_what_is_no_plain_pair_is_left_untouched() -> None:
     "strange", [alpha(shape=(4,)), alpha(shape=(0,)), alpha(dtype="BOOL"), alpha(dtype="F8_E4M3")]
 )
 def test_a_module_whose_alpha_cannot_be_read_is_left_untouched(strange: Specs) -> None:
-    """Its rank may not change either: alpha/rank would."""
+    """At another rank its alpha / rank would change."""
     layout = read_layout(pair() | strange | pair("lora_unet_y"))
     assert [m.name for m in layout.modules] == ["lora_unet_y"]
     assert set(layout.untouched) == set(pair() | strange)
@@ -130,8 +130,8 @@ def test_a_module_whose_alpha_cannot_be_read_is_left_untouched(strange: Specs) -
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64", "I64", "I32", "U8"])
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
-def test_alpha_may_be_stored_as_any_one_number(dtype: str, shape: tuple[int, ...]) -> None:
-    """Integers are what torch.tensor(16) makes."""
+def test_alpha_may_be_one_number_of_any_dtype(dtype: str, shape: tuple[int, ...]) -> None:
+    """torch.tensor(16), for example, is an integer."""
     (module,) = read_layout(pair() | alpha(dtype=dtype, shape=shape)).modules
     assert module.alpha == "lora_unet_x.alpha"
 
@@ -140,10 +140,10 @@ def test_alpha_may_be_stored_as_any_one_number(dtype: str, shape: tuple[int, ...
     ("up", "down", "expected"),
     [("F16", "F16", "F16"), ("F16", "F32", "F32"), ("F64", "F32", "F64"), ("F16", "BF16", "F32")],
 )
-def test_factors_of_two_formats_count_as_one_that_holds_both(
+def test_factors_of_two_dtypes_have_the_narrowest_dtype_for_both(
     up: str, down: str, expected: str
 ) -> None:
-    """float16 and bfloat16 need a float32."""
+    """For float16 and bfloat16 it is float32."""
     tensors = pair()
     tensors["lora_unet_x.lora_up.weight"] = TensorSpec(up, (6, 4))
     tensors["lora_unet_x.lora_down.weight"] = TensorSpec(down, (4, 5))
@@ -151,7 +151,7 @@ def test_factors_of_two_formats_count_as_one_that_holds_both(
 
 
 def test_naming_and_precision_are_those_of_most_modules() -> None:
-    """Mixed files exist."""
+    """There are files with several namings and dtypes."""
     layout = read_layout(
         pair("a.x", NAMINGS[2], dtype="BF16")
         | pair("a.y", NAMINGS[2], dtype="BF16")
@@ -170,7 +170,7 @@ def test_naming_and_precision_are_those_of_most_modules() -> None:
     ],
 )
 def test_adapters_of_other_kinds_are_named(key: str, kind: str) -> None:
-    """unsupported_adapter, and the message says which."""
+    """The reason is unsupported_adapter, and the message names the kind."""
     tensors = {key: TensorSpec("F16", (4, 4))}
     assert reason(tensors) == "unsupported_adapter"
     with pytest.raises(Skipped, match=kind):
@@ -178,7 +178,7 @@ def test_adapters_of_other_kinds_are_named(key: str, kind: str) -> None:
 
 
 def test_a_lora_beside_another_adapter_is_still_reduced() -> None:
-    """Only files without any pair are refused."""
+    """Only files without any pair are skipped."""
     layout = read_layout(pair() | {"lora_unet_y.hada_w1_a": TensorSpec("F16", (4, 4))})
     assert len(layout.modules) == 1
 
@@ -192,19 +192,19 @@ def test_a_lora_beside_another_adapter_is_still_reduced() -> None:
     ],
 )
 def test_a_checkpoint_is_told_from_a_lora(key: str) -> None:
-    """A whole model in the watched folder is a mistake worth its own reason."""
+    """A whole model in the watched folder is a mistake, and has its own reason."""
     assert reason({key: TensorSpec("F16", (4, 4))}) == "checkpoint"
 
 
-def test_files_without_lora_say_so() -> None:
-    """no_lora, also without any tensor."""
+def test_a_file_without_lora_has_the_reason_no_lora() -> None:
+    """So has a file without any tensor."""
     assert reason({"weight": TensorSpec("F32", (4, 4))}) == "no_lora"
     assert reason({}) == "no_lora"
 
 
 @pytest.mark.parametrize("dtype", ["I8", "F8_E4M3", "F8_E5M2"])
 def test_pairs_in_other_number_formats_are_not_reduced(dtype: str) -> None:
-    """unsupported_dtype when there is nothing else; left untouched beside others."""
+    """Alone the reason is unsupported_dtype; beside other pairs they stay untouched."""
     assert reason(pair(dtype=dtype)) == "unsupported_dtype"
     layout = read_layout(pair(dtype=dtype) | pair("lora_unet_y"))
     assert [m.name for m in layout.modules] == ["lora_unet_y"]
@@ -223,11 +223,11 @@ def test_pairs_in_other_number_formats_are_not_reduced(dtype: str) -> None:
         (".lora_up.bias", False),  # the scale stays 1
     ],
 )
-def test_what_stands_beside_may_tie_the_factors_product(
+def test_some_tensors_beside_a_pair_fix_its_product_and_its_scale(
     beside: str,
     expected: bool,  # noqa: FBT001
 ) -> None:
-    """Then up @ down and alpha / rank must each stay what they are."""
+    """Neither up @ down nor alpha / rank may change then."""
     extra = {"lora_unet_x" + beside: TensorSpec("F16", (6,))}
     assert read_layout(pair() | extra).modules[0].scaled_last == expected
     (module, _) = read_layout(pair() | extra | pair("lora_unet_y")).modules
@@ -235,7 +235,7 @@ def test_what_stands_beside_may_tie_the_factors_product(
 
 
 def test_a_bias_of_peft_is_scaled_too_where_there_is_an_alpha() -> None:
-    """peft multiplies it with alpha / rank, which then may not change."""
+    """peft multiplies it by alpha / rank, so that must not change."""
     tensors = pair("transformer.y", NAMINGS[2])
     tensors["transformer.y.lora_B.bias"] = TensorSpec("F16", (6,))
     assert not read_layout(tensors).modules[0].scaled_last
@@ -244,8 +244,8 @@ def test_a_bias_of_peft_is_scaled_too_where_there_is_an_alpha() -> None:
 
 
 @pytest.mark.parametrize("odd", ["_lora.alpha", ".lora.alpha", ".lora_alpha"])
-def test_a_pair_with_an_alpha_in_an_unknown_place_is_left_untouched(odd: str) -> None:
-    """Some program may honour it, and its rank would change under it."""
+def test_a_pair_with_an_alpha_under_an_unknown_key_is_left_untouched(odd: str) -> None:
+    """A program may use that alpha, and it would be wrong at another rank."""
     strange = {"lora_unet_x" + odd: TensorSpec("F16", ())}
     layout = read_layout(pair() | strange | pair("lora_unet_y"))
     assert [m.name for m in layout.modules] == ["lora_unet_y"]

@@ -1,4 +1,4 @@
-"""lensd.lora.metadata: what stands in an output's header beside the tensors."""
+"""lensd.lora.metadata: the metadata in the header of an output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lensd.lora import marks, metadata
 from lensd.lora.adapter import adapter_metadata
 from lensd.lora.metadata import Origin, output_metadata
-from lensd.lora.planning import Parameters, Plan
+from lensd.lora.parameters import Parameters
+from lensd.lora.planning import Plan
 from lensd.store.header import encode_header
 from tests.lora import making
 from tests.lora.making import Made
@@ -26,7 +27,7 @@ def kohya_plan(mode: str = "rank", **fields: Any) -> Plan:
 
 
 def peft_tensors() -> making.Tensors:
-    """Modules of three ranks, one of them the dotted end of another's name."""
+    """Return modules of three ranks; the name of one is the end of another's."""
     tensors: making.Tensors = {}
     names = ["proj_out", "single_transformer_blocks.0.proj_out", "transformer_blocks.0.attn.to_q"]
     for at, name in enumerate(names):
@@ -37,7 +38,7 @@ def peft_tensors() -> making.Tensors:
 
 
 def peft_value(patterns: dict[str, Any], name: str, default: Any) -> Any:
-    """As peft 0.21 does it: get_pattern_key in peft/utils/other.py."""
+    """Find a value as peft 0.21 does: get_pattern_key in peft/utils/other.py."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", name):
             return value
@@ -45,7 +46,7 @@ def peft_value(patterns: dict[str, Any], name: str, default: Any) -> Any:
 
 
 def scale_of(entry: dict[str, Any], name: str) -> float:
-    """What diffusers multiplies up @ down with."""
+    """Return the number by which diffusers multiplies up @ down."""
     component, _, rest = name.partition(".")
     alpha = peft_value(entry[f"{component}.alpha_pattern"], rest, entry[f"{component}.lora_alpha"])
     rank = rank_of(entry, name)
@@ -59,14 +60,14 @@ def rank_of(entry: dict[str, Any], name: str) -> int:
 
 
 def test_original_entries_stay() -> None:
-    """sshs_model_hash, modelspec and whatever else identify the model to other programs."""
+    """Other programs identify the model by sshs_model_hash, modelspec and other entries."""
     original = {"sshs_model_hash": "0" * 64, "modelspec.title": "x", "ss_tag_frequency": "{}"}
     result = output_metadata(original, kohya_plan(), ORIGIN)
     assert original.items() <= result.items()
 
 
-def test_marks_tell_where_the_file_comes_from() -> None:
-    """Version, mode, the original's hash, size and name, energy and error; all strings."""
+def test_marks_record_the_origin_of_the_file() -> None:
+    """Version, mode, hash, size and name of the original, energy and error are strings."""
     result = output_metadata({}, kohya_plan(), ORIGIN, 0.0123)
     assert result == {
         "lensd.version": "1.2.3",
@@ -83,12 +84,12 @@ def test_marks_tell_where_the_file_comes_from() -> None:
 
 @given(st.floats(min_value=0, allow_infinity=True))
 def test_the_error_has_a_fixed_width(error: float) -> None:
-    """So that it can be written over the placeholder after the read-back."""
+    """So it can overwrite the placeholder after the read-back."""
     assert len(metadata.fixed_width(error)) == len(metadata.fixed_width(0.0))
 
 
-def test_network_entries_follow_kohyas_resizer() -> None:
-    """Dynamic where ranks differ, the number where they do not, untouched where none changed."""
+def test_network_entries_are_those_of_kohyas_resizer() -> None:
+    """They are `Dynamic` if ranks differ, else the number; unchanged if no rank changed."""
     entries = {"ss_network_dim": "8", "ss_network_alpha": "4.0"}
     dynamic = output_metadata(entries, kohya_plan(), ORIGIN)
     assert {dynamic[k] for k in entries} == {"Dynamic"}
@@ -99,8 +100,8 @@ def test_network_entries_follow_kohyas_resizer() -> None:
     assert "ss_network_dim" not in output_metadata({}, kohya_plan(), ORIGIN)
 
 
-def test_int8_remembers_what_floats_need() -> None:
-    """The float alpha, or that there was none; a peft adapter entry moves aside."""
+def test_int8_files_record_what_is_needed_to_expand_them() -> None:
+    """They record the float alpha or its absence; peft's adapter entry moves to a mark."""
     assert output_metadata({}, kohya_plan("ultra"), ORIGIN)["lensd.alpha"] == "4.0"
     assert "lensd.alpha" not in output_metadata({}, kohya_plan("rank"), ORIGIN)
     plan = making.plan_of(peft_tensors(), Parameters(mode="ultra"))
@@ -114,12 +115,12 @@ def test_int8_remembers_what_floats_need() -> None:
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("alpha", [8, 16.5])
 @pytest.mark.parametrize("patterns", [{}, {"to_q": 3}, {"^proj_out": 5, "attn.to_q": 2.5}])
-def test_the_adapter_entry_tells_the_true_ranks_at_unchanged_strength(
+def test_the_adapter_entry_has_the_new_ranks_and_the_same_scales(
     rslora: bool,  # noqa: FBT001
     alpha: float,
     patterns: dict[str, float],
 ) -> None:
-    """Read as peft reads it, every module has the rank of its tensors and the scale it had."""
+    """By peft's rules every module has the rank of its tensors and its original scale."""
     tensors = peft_tensors()
     plan = making.plan_of(tensors, Parameters(mode="rank"))
     own = {m.module.name: m.module.rank for m in plan.modules}
@@ -151,11 +152,11 @@ def test_the_adapter_entry_tells_the_true_ranks_at_unchanged_strength(
     ),
     st.booleans(),
 )
-def test_the_adapter_entry_is_true_for_any_names(
+def test_the_adapter_entry_is_right_for_any_names(
     ranks: dict[str, tuple[int, int]],
     rslora: bool,  # noqa: FBT001
 ) -> None:
-    """Also where one name is the end of another: peft would take its pattern for both."""
+    """Also if one name is the end of another: a plain pattern would match both."""
     before = {
         "unet.r": 1,
         "unet.lora_alpha": 4,
@@ -187,14 +188,14 @@ def test_the_adapter_entry_is_true_for_any_names(
         "[" * 100_000,
     ],
 )
-def test_an_adapter_entry_that_makes_no_sense_comes_back_as_it_is(text: str) -> None:
-    """Never an exception, and never a regular expression run."""
+def test_an_adapter_entry_that_cannot_be_read_is_returned_unchanged(text: str) -> None:
+    """It raises nothing, and no pattern runs as a regular expression."""
     found = adapter_metadata(text, {"unet.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab": 3})
     assert found == text
 
 
-def test_cloneofsimos_ranks_follow() -> None:
-    """Its loader builds layers from these entries."""
+def test_the_rank_entries_of_cloneofsimo_are_updated() -> None:
+    """Its loader makes layers from these entries."""
     up, down = (t.half() for t in making.factors("decaying", 24, 20, 8, 0))
     tensors = {"unet:0:up": up, "unet:0:down": down}
     plan = making.plan_of(tensors, Parameters(mode="rank"))
@@ -205,7 +206,7 @@ def test_cloneofsimos_ranks_follow() -> None:
 
 
 def test_a_name_that_is_not_utf8_does_not_break_the_header() -> None:
-    """Surrogate escapes, as os.fsdecode gives them."""
+    """os.fsdecode returns such a name with surrogate escapes."""
     origin = Origin("ab" * 32, 1, "caf\udce9.safetensors", "1", "rank", 0.99)
     plan = kohya_plan()
     result = output_metadata({}, plan, origin)

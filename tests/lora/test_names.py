@@ -1,4 +1,4 @@
-"""lensd.lora.names: the same module has one canonical name, whichever naming."""
+"""lensd.lora.names: the same module has one canonical name in every naming."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ SAME = {
 }
 
 
-def test_one_name_for_a_module_and_another_for_another() -> None:
-    """Over all of the table."""
+def test_each_module_has_one_canonical_name_of_its_own() -> None:
+    """All namings in a row of SAME give one name, and different rows give different names."""
     names = [{canonical(n) for n in spellings} for spellings in SAME.values()]
     assert [len(found) for found in names] == [1] * len(SAME)
     assert len(set.union(*names)) == len(SAME)
@@ -85,11 +85,11 @@ def test_one_name_for_a_module_and_another_for_another() -> None:
     ],
 )
 def test_whole_models(shared: Path, one: str, other: str) -> None:
-    """Every module of the smaller file is found in the larger one, and no two become one."""
+    """Every module of the smaller file is in the larger one, and no two have the same name."""
     sides = []
     for table in (one, other):
         modules = [m["module"] for m in json.loads((shared / f"models/{table}.json").read_text())]
-        # the table ends old diffusers' modules where the suffix begins, lensd's layout before
+        # In the table, names of old diffusers end in `_lora`, which lensd counts to the suffix.
         modules = [name.removesuffix("_lora") for name in modules]
         sides.append({canonical(name) for name in modules})
         assert len(sides[-1]) == len(modules)

@@ -1,4 +1,4 @@
-"""lensd.lora.portability: int8 only where every program that matters reads it exactly."""
+"""lensd.lora.portability: int8 only if every program that constrains the file reads it exactly."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ KOHYA = layout("lora_unet_x", suffixes=DOWN_UP)
 FLUX = layout(TO_Q)
 TEXT_FIRST = layout("text_encoder.x", TO_Q)
 UNET = layout("text_encoder.x", "unet.x")
-BFL = layout("diffusion_model.double_blocks.0.img_attn.qkv")
+BFL = layout("diffusion_model.double_blocks.0.img_attn.qkv", width=3072)
+FLUX2 = layout("diffusion_model.double_blocks.0.img_mlp.2", width=9216)
+WAN = layout("diffusion_model.blocks.0.self_attn.q", width=1536)
+LTX = layout("diffusion_model.transformer_blocks.0.attn1.to_q", width=2048)
+QWEN = layout("diffusion_model.transformer_blocks.0.img_mlp.net.2")
+Z_IMAGE = layout("diffusion_model.layers.0.attention.to_q", width=3840)
+NO_FAMILY = layout("diffusion_model.x")
 BARE = layout("single_transformer_blocks.0.x")
 PEFT_KOHYA = layout("lora_unet_x")
+MODELS = (BFL, FLUX2, WAN, LTX, QWEN, Z_IMAGE, NO_FAMILY)
 ATTENTION = layout("unet.x.attn1.processor.to_q", suffixes=("_lora.down.weight", "_lora.up.weight"))
 
 
@@ -44,15 +51,26 @@ ATTENTION = layout("unet.x.attn1.processor.to_q", suffixes=("_lora.down.weight",
         (FLUX, ("comfyui", "a1111", "forge"), True, ()),  # a1111 does not read it at all
         (FLUX, ("comfyui", "invokeai"), False, ("invokeai",)),
         (FLUX, ("comfyui", "kohya", "sdnext"), True, ()),
-        (FLUX, ("a1111",), False, None),  # no target reads it: all that do constrain it
+        (FLUX, ("a1111",), False, None),  # no target reads it: all programs that do constrain it
         (BFL, ("comfyui", "a1111", "forge", "diffusers", "kohya"), True, ()),
-        (BFL, ("a1111",), False, ("comfyui-bypass",)),
+        (BFL, ("a1111",), False, ("comfyui-bypass", "invokeai", "invokeai-sidecar")),
+        *((file, ("comfyui", "a1111", "forge"), True, ()) for file in MODELS),
+        *((file, ("comfyui", "invokeai"), False, ("invokeai",)) for file in MODELS),
+        (FLUX2, ("comfyui", "diffusers"), False, ("diffusers",)),
+        (WAN, ("comfyui", "diffusers"), False, ("diffusers",)),
+        (LTX, ("comfyui", "diffusers"), False, ("diffusers",)),
+        (QWEN, ("comfyui", "diffusers"), True, ()),
+        (Z_IMAGE, ("comfyui", "diffusers"), True, ()),
+        (NO_FAMILY, ("comfyui", "diffusers"), False, ("diffusers",)),
+        (Z_IMAGE, ("comfyui", "sdnext"), False, ("sdnext",)),  # it was not tried there
+        (Z_IMAGE, ("sdnext",), False, None),  # ... so that the programs that read it count too
         (PEFT_KOHYA, ("comfyui", "forge"), True, ()),
         (PEFT_KOHYA, ("comfyui", "a1111", "forge"), False, ("a1111",)),
+        (PEFT_KOHYA, ("comfyui", "invokeai", "diffusers"), False, ("invokeai", "diffusers")),
         (TEXT_FIRST, ("comfyui",), True, ()),
         (UNET, ("comfyui",), False, ("diffusers",)),
         (ATTENTION, ("comfyui",), False, ("diffusers",)),
-        (BARE, ("comfyui",), False, ()),  # nobody is known to read it
+        (BARE, ("comfyui",), False, ()),  # no program is known to read it
     ],
 )
 def test_targets_constrain_what_they_read(
@@ -61,7 +79,7 @@ def test_targets_constrain_what_they_read(
     int8: bool,  # noqa: FBT001
     forced_by: tuple[str, ...] | None,
 ) -> None:
-    """A program that does not read the original has no say, unless no target does."""
+    """A target that does not read the original does not count."""
     verdict = int8_verdict(file, targets)
     assert verdict.int8 == int8
     if forced_by is not None:
@@ -73,12 +91,18 @@ def test_targets_constrain_what_they_read(
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("dialect", READS)
 def test_one_target_alone_decides_by_its_cell(dialect: str, program: str) -> None:
-    """int8 if it reads that exactly, floats if it does not, and no say if it reads nothing."""
+    """int8 if it reads int8 exactly, else floats; a program that reads nothing does not count.
+
+    A program that was not tried counts, and the programs that read the file count too.
+    """
     file = FILES[dialect]
     assert dialects(file) == {dialect}
-    verdict, cell = int8_verdict(file, (program,)), READS[dialect].get(program)
-    if cell is None:
-        assert constraining(file, (program,)) == tuple(p for p in PROGRAMS if p in READS[dialect])
+    row = READS[dialect]
+    verdict, cell = int8_verdict(file, (program,)), row.get(program, False)
+    readers = tuple(p for p in PROGRAMS if row.get(p) is not None)
+    if program not in readers:
+        chosen = () if cell is None else (program,)
+        assert constraining(file, (program,)) == (*chosen, *readers)
         assert not verdict.int8
     else:
         assert constraining(file, (program,)) == (program,)
@@ -88,7 +112,9 @@ def test_one_target_alone_decides_by_its_cell(dialect: str, program: str) -> Non
 FILES = {
     "kohya": KOHYA,
     "peft transformer": FLUX,
-    "peft diffusion_model": BFL,
+    "peft diffusion_model: flux": BFL,
+    "peft diffusion_model: qwenimage, zimage": Z_IMAGE,
+    "peft diffusion_model: other": WAN,
     "peft lora_unet": PEFT_KOHYA,
     "peft unet": UNET,
     "diffusers transformer": layout(TO_Q, suffixes=(".lora.down.weight", ".lora.up.weight")),
@@ -102,10 +128,10 @@ FILES = {
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        (TEXT_FIRST, {"peft transformer"}),  # text encoders lie beside any denoiser
+        (TEXT_FIRST, {"peft transformer"}),  # text encoders do not count beside a denoiser
         (layout("text_encoder.x", "text_encoder_2.x"), {"peft unet"}),
         (layout("lora_te1_x", suffixes=DOWN_UP), {"kohya"}),
-        # of these nothing was observed: conservative
+        # No program was observed with these, so they stay in floats.
         (layout(TO_Q, suffixes=(".lora_A.default.weight", ".lora_B.default.weight")), {"other"}),
         (layout(TO_Q, suffixes=(".lora_A", ".lora_B")), {"other"}),
         (layout("lora_transformer_x", suffixes=DOWN_UP), {"other"}),
@@ -115,15 +141,15 @@ FILES = {
         (layout("unet:0", suffixes=(":down", ":up")), {"other"}),
     ],
 )
-def test_the_dialect_is_told_by_names(file: Layout, expected: set[str]) -> None:
-    """A component, an ending or a base model that nothing is known of is `other`: floats."""
+def test_names_decide_the_dialect(file: Layout, expected: set[str]) -> None:
+    """An unknown component, suffix or base model is `other`, which stays in floats."""
     assert dialects(file) == expected
     if expected == {"other"}:
         assert int8_verdict(file, PROGRAMS) == (False, ())
 
 
 def test_a_file_in_two_dialects_must_suit_both() -> None:
-    """Factors that no known program reads keep the rest in floats too."""
+    """If no known program reads some of its factors, the whole file stays in floats."""
     mixed = read_layout(specs("lora_unet_x", DOWN_UP) | specs("unet.y", A_B))
     assert dialects(mixed) == {"kohya", "peft unet"}
     assert int8_verdict(mixed, ("comfyui",)).int8
@@ -140,16 +166,18 @@ def specs(name: str, suffixes: tuple[str, str]) -> dict[str, TensorSpec]:
 
 
 def test_the_table_names_known_programs_only() -> None:
-    """And each program reads something; unmerged paths and diffusers are never safe."""
+    """Programs that do not merge never read int8 exactly, and diffusers does in one dialect."""
     assert {p for row in READS.values() for p in row} == set(PROGRAMS)
     assert [d.name for d in DIALECTS] == list(READS)
-    unsafe = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar", "diffusers")
+    unsafe = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
     for row in READS.values():
         assert not any(exact for p, exact in row.items() if p in unsafe)
+    exact_in_diffusers = [name for name, row in READS.items() if row.get("diffusers")]
+    assert exact_in_diffusers == ["peft diffusion_model: qwenimage, zimage"]
 
 
 def test_real_key_lists_have_a_dialect_where_one_was_observed() -> None:
-    """int8 for kohya, FLUX's peft and `diffusion_model.`, whatever stands beside."""
+    """kohya, FLUX in peft's naming and `diffusion_model.` get int8, whatever else the file has."""
     found = {k.title: int8_verdict(read_layout(k.specs), ("comfyui",)).int8 for k in LISTS}
     for title in ("sdxl.kohya", "sd15.kohya_locon", "flux.kohya", "flux.peft", "flux.bfl"):
         assert found[title], title

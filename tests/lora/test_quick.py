@@ -1,4 +1,4 @@
-"""Spectra solved in float32: where they are said to hold, ranks and energies are float64's."""
+"""lensd.lora.spectrum.quick_core: certain results have the ranks and energies of float64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ THRESHOLDS = (0.9, 0.95, 0.99, 0.999, 0.99999)
 
 
 def stack(kind: str, seeds: list[int], spread: float = 3.0) -> tuple[Tensor, Tensor]:
-    """up [b, 160, 72] and down [b, 72, 200], float16 numbers in float32; falling by e^-spread."""
+    """Return up [b, 160, 72] and down [b, 72, 200], float16 numbers in float32.
+
+    The columns of up decrease by a factor of e^-spread.
+    """
     pairs = [making.factors(kind, 160, 200, RANK, seed) for seed in seeds]
     fall = torch.exp(-torch.arange(RANK, dtype=torch.float64) * spread / RANK)
     up, down = (torch.stack(factors) for factors in zip(*pairs, strict=True))
@@ -33,13 +36,13 @@ def stack(kind: str, seeds: list[int], spread: float = 3.0) -> tuple[Tensor, Ten
     st.floats(0.5, 12),
     st.sampled_from(THRESHOLDS),
 )
-def test_what_holds_is_what_float64_finds(
+def test_certain_results_are_those_of_float64(
     kind: str, seeds: list[int], spread: float, energy: float
 ) -> None:
-    """The same rank; energy, retained share and truncation within what is promised."""
+    """The rank is the same; energy, retained share and truncation are as exact as documented."""
     up, down = stack(kind, seeds, spread)
-    quick, hold = spectrum.quick_core(up, down, energy)
-    for at in hold.nonzero().flatten().tolist():
+    quick, certain = spectrum.quick_core(up, down, energy)
+    for at in certain.nonzero().flatten().tolist():
         full = making.product(up[at], down[at])
         true = making.spectrum(full)
         k = rank.smallest_rank(true, energy)
@@ -56,14 +59,14 @@ def test_what_holds_is_what_float64_finds(
 
 
 @pytest.mark.lengthy
-def test_trained_spectra_hold() -> None:
-    """Of falling spectra nearly all do, else the way would be of no use."""
+def test_typical_spectra_are_certain() -> None:
+    """Nearly all decreasing spectra are; otherwise float32 would save no time."""
     up, down = stack("random", list(range(40)))
     assert int(spectrum.quick_core(up, down, 0.99)[1].sum()) >= 36
 
 
-def test_a_rank_in_doubt_does_not_hold() -> None:
-    """A threshold that lies on a cumulative energy, to float32's precision."""
+def test_a_doubtful_rank_is_not_certain() -> None:
+    """The threshold is equal to a cumulative energy within float32's precision."""
     up, down = stack("random", [1])
     squares = making.spectrum(making.product(up[0], down[0])).square()
     shares = squares.cumsum(0) / squares.sum()
@@ -74,8 +77,8 @@ def test_a_rank_in_doubt_does_not_hold() -> None:
 
 
 @pytest.mark.parametrize("kind", ["zero", "gauge", "deficient"])
-def test_what_float32_cannot_tell_does_not_hold(kind: str) -> None:
-    """Nothing at all, factors far larger than their product, factors that lost rank."""
+def test_spectra_that_float32_cannot_resolve_are_not_certain(kind: str) -> None:
+    """Zeros, factors far larger than their product, factors of deficient rank."""
     up, down = stack(kind, [1, 2], spread=0.5)
     assert not spectrum.quick_core(up * 0 if kind == "zero" else up, down, 0.99999)[1].any()
 
@@ -83,10 +86,8 @@ def test_what_float32_cannot_tell_does_not_hold(kind: str) -> None:
 @pytest.mark.lengthy
 @settings(max_examples=25)
 @given(st.lists(st.sampled_from(making.KINDS), min_size=1, max_size=5), st.integers(0, 2**32))
-def test_modules_side_by_side_get_the_ranks_that_they_get_alone(
-    kinds: list[str], seed: int
-) -> None:
-    """Whatever stands beside: zeros, NaN, factors that only float64 resolves."""
+def test_modules_in_a_batch_get_the_ranks_that_they_get_alone(kinds: list[str], seed: int) -> None:
+    """The other modules may have zeros, NaN, or factors that only float64 resolves."""
     parts = [stack(kind, [seed + at]) for at, kind in enumerate(kinds)]
     up, down = (torch.cat(t) for t in zip(*parts, strict=True))
     broken = up.clone()

@@ -1,4 +1,4 @@
-"""lensd.lora.rank: the ranks that float64 SVD would choose, and allocations over a file."""
+"""lensd.lora.rank: the ranks are those of a float64 SVD, also if allocated over a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.lora import making
 from tests.lora.making import Made
 
 THRESHOLDS = (0.9, 0.95, 0.99, 0.999)
-CLOSE = 1e-9  # a cumulative energy this near its threshold may fall on either side
+CLOSE = 1e-9  # a cumulative energy this near the threshold may be on either side of it
 
 
 def columns(values: list[float]) -> Tensor:
@@ -29,7 +29,7 @@ def columns(values: list[float]) -> Tensor:
 @settings(max_examples=150)
 @given(making.modules())
 def test_ranks_are_those_of_float64_svd(made: Made) -> None:
-    """At every threshold, unless the energy is within 1e-9 of it; never below 1, above the own."""
+    """At every threshold, unless the energy is within 1e-9 of it; at least 1, at most the own."""
     tensors = making.kohya("lora_unet_x", made)
     module = read_layout(making.specs_of(tensors)).modules[0]
     alpha = float(tensors[module.alpha]) if module.alpha else None
@@ -50,7 +50,7 @@ def test_ranks_are_those_of_float64_svd(made: Made) -> None:
 
 
 def test_smallest_rank_is_not_one_too_many() -> None:
-    """Reaching the threshold exactly is enough (kohya's index_sv_* keep one or two more)."""
+    """To reach the threshold exactly is enough (kohya's index_sv_* keep one or two more)."""
     values = columns([8.0, 4.0, 2.0, 1.0])  # energies 64, 80, 84, 85 of 85
     assert rank.smallest_rank(values, 64 / 85) == 1
     assert rank.smallest_rank(values, 64 / 85 + 1e-6) == 2
@@ -59,7 +59,7 @@ def test_smallest_rank_is_not_one_too_many() -> None:
 
 
 def test_an_untrained_module_keeps_rank_1_and_all_of_its_energy() -> None:
-    """Rank 0 breaks every loader, and there is nothing to lose."""
+    """Rank 0 breaks every loader. A module of zeros has no energy to lose."""
     assert rank.smallest_rank(columns([0.0, 0.0]), 0.99) == 1
     assert rank.retained(columns([0.0, 0.0]), 1) == 1.0
 
@@ -76,7 +76,7 @@ def bytes_of(demands: list[Demand], ranks: list[int]) -> int:
 
 @st.composite
 def files(draw: st.DrawFn, most: int = 6, longest: int = 12) -> list[Demand]:
-    """Spectra of a few modules: decaying, flat, zero, with ties, of different sizes and costs."""
+    """Draw spectra of a few modules: decaying, flat, zero, with ties, of different costs."""
     demands = []
     for _ in range(draw(st.integers(1, most))):
         size = draw(st.integers(1, longest))
@@ -92,7 +92,7 @@ def files(draw: st.DrawFn, most: int = 6, longest: int = 12) -> list[Demand]:
 def test_file_allocation_reaches_the_energy_at_no_more_bytes_than_modules_alone(
     demands: list[Demand], energy: float
 ) -> None:
-    """Overall energy at least as asked, each rank within its module, bytes never above module's."""
+    """The energy is at least as required, and the bytes at most those of per_module."""
     ranks, alone = rank.per_file(demands, energy), rank.per_module(demands, energy)
     full = [len(d.values) for d in demands]
     assert all(1 <= k <= own for k, own in zip(ranks, full, strict=True))
@@ -109,7 +109,7 @@ def every_choice(demands: list[Demand]) -> list[list[int]]:
 def test_file_allocation_is_within_one_rank_of_the_cheapest(
     demands: list[Demand], energy: float
 ) -> None:
-    """Against every choice of a tiny file; with equal costs it is the cheapest."""
+    """Every choice for a tiny file is compared; with equal costs it is the cheapest."""
     wanted = energy * energy_of(demands, [len(d.values) for d in demands])
     fine = [c for c in every_choice(demands) if energy_of(demands, c) >= wanted]
     best = min(bytes_of(demands, c) for c in fine)
@@ -122,8 +122,8 @@ def test_file_allocation_is_within_one_rank_of_the_cheapest(
 @pytest.mark.lengthy
 @settings(max_examples=150)
 @given(files(most=3, longest=4), st.integers(0, 80_000))
-def test_size_allocation_fits_and_holds_most_energy(demands: list[Demand], size: int) -> None:
-    """Within `size` unless one rank a module is too much; with equal costs nothing holds more."""
+def test_size_allocation_fits_and_keeps_most_energy(demands: list[Demand], size: int) -> None:
+    """It exceeds `size` only at rank 1; with equal costs no choice that fits keeps more energy."""
     ranks = rank.within_size(demands, size)
     least = [1] * len(demands)
     if bytes_of(demands, least) > size:
@@ -135,7 +135,7 @@ def test_size_allocation_fits_and_holds_most_energy(demands: list[Demand], size:
     found = energy_of(demands, ranks)
     if len({d.bytes_per_rank for d in demands}) == 1:
         assert found == pytest.approx(best)
-    for at, demand in enumerate(demands):  # nothing that still fits is left out
+    for at, demand in enumerate(demands):  # no further rank fits
         more = [k + (i == at) for i, k in enumerate(ranks)]
         if ranks[at] < len(demand.values) and bytes_of(demands, more) <= size:
             pytest.fail(f"module {at} could have one more rank")
@@ -143,10 +143,10 @@ def test_size_allocation_fits_and_holds_most_energy(demands: list[Demand], size:
 
 @settings(max_examples=100)
 @given(files(), st.integers(1, 12), st.sampled_from(THRESHOLDS))
-def test_a_limit_is_kept_and_paid_for_by_other_modules(
+def test_a_limit_is_kept_and_other_modules_get_more_ranks(
     demands: list[Demand], limit: int, energy: float
 ) -> None:
-    """No module above it; where the energy can be had within the limit, it is reached."""
+    """No rank exceeds the limit; if the energy is possible within the limit, it is reached."""
     limited = [Demand(d.values, d.bytes_per_rank, limit) for d in demands]
     most = [min(limit, len(d.values)) for d in demands]
     wanted = energy * energy_of(demands, [len(d.values) for d in demands])
@@ -162,10 +162,10 @@ def test_a_limit_is_kept_and_paid_for_by_other_modules(
 @pytest.mark.lengthy
 @settings(max_examples=100)
 @given(files(), st.sampled_from(THRESHOLDS), st.integers(0, 80_000))
-def test_one_rank_for_all_is_the_smallest_and_the_largest_that_does(
+def test_a_constant_rank_is_the_smallest_for_an_energy_and_the_largest_for_a_size(
     demands: list[Demand], energy: float, size: int
 ) -> None:
-    """constant: one less misses the energy. constant_within_size: one more does not fit."""
+    """constant: one rank less misses the energy. constant_within_size: one more does not fit."""
     own = [len(d.values) for d in demands]
     wanted = energy * energy_of(demands, own)
 
@@ -180,7 +180,7 @@ def test_one_rank_for_all_is_the_smallest_and_the_largest_that_does(
     assert k == max(own) or bytes_of(demands, given_all(k + 1)) > size
 
 
-def test_equal_worth_goes_in_file_order() -> None:
-    """Ties have one answer, so that the same file gives the same bytes."""
+def test_ranks_of_equal_worth_are_taken_in_file_order() -> None:
+    """So the same file always gives the same bytes."""
     demands = [Demand(columns([1.0, 1.0]), 100) for _ in range(4)]
     assert rank.within_size(demands, 600) == [2, 2, 1, 1]

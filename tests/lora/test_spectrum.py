@@ -1,4 +1,4 @@
-"""lensd.lora.spectrum, against float64 SVD of the full delta weight."""
+"""lensd.lora.spectrum, compared with a float64 SVD of the full delta weight."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def flat(made: Made) -> tuple[torch.Tensor, torch.Tensor]:
 @settings(max_examples=80)
 @given(making.modules())
 def test_singular_values_equal_those_of_the_full_matrix(made: Made) -> None:
-    """core's values are the delta's, with zeros where the rank exceeds a dimension."""
+    """The values of `core` are the delta weight's, with zeros if the rank exceeds a dimension."""
     full = making.product(made.up, made.down)
     expected = torch.zeros(made.rank, dtype=torch.float64)
     values = making.spectrum(full)[: made.rank]
     expected[: len(values)] = values
     found = spectrum.core(*flat(made)).values
-    # Gram matrices resolve squares to 1e-16 of the largest: values to 1e-8, large ones far better
+    # Gram matrices resolve squares to 1e-16 of the largest, so small values only to 1e-8 of it.
     assert torch.allclose(
         found.square(), expected.square(), rtol=1e-9, atol=1e-11 * float(expected[0])
     )
@@ -34,7 +34,7 @@ def test_singular_values_equal_those_of_the_full_matrix(made: Made) -> None:
 @settings(max_examples=80)
 @given(making.modules())
 def test_truncation_is_the_best_approximation_of_its_rank(made: Made) -> None:
-    """Its error is the tail of the spectrum (Eckart and Young), at every rank."""
+    """At every rank its error is the tail of the spectrum (Eckart and Young)."""
     up, down = (t.double() for t in flat(made))
     full = up @ down
     values, core = making.spectrum(full), spectrum.core(up, down)
@@ -50,7 +50,7 @@ def test_truncation_is_the_best_approximation_of_its_rank(made: Made) -> None:
 @settings(max_examples=40)
 @given(making.modules())
 def test_truncation_splits_singular_values_evenly(made: Made) -> None:
-    """Column i of the left half and row i of the right one have both the norm sqrt(s_i)."""
+    """Column i of the left factor and row i of the right factor both have the norm sqrt(s_i)."""
     up, down = (t.double() for t in flat(made))
     core = spectrum.core(up, down)
     clear = core.values > 1e-5 * core.values[0]
@@ -60,8 +60,8 @@ def test_truncation_splits_singular_values_evenly(made: Made) -> None:
     assert torch.allclose((right @ down).norm(dim=1)[clear], expected, rtol=1e-3)
 
 
-def test_nothing_comes_out_of_an_untrained_module() -> None:
-    """With up all zero every singular value and both halves are exactly zero, and finite."""
+def test_an_untrained_module_has_a_spectrum_of_zeros() -> None:
+    """If `up` is zero, all singular values and both factors are exactly zero."""
     core = spectrum.core(torch.zeros(6, 4), torch.randn(4, 5))
     assert core.values.tolist() == [0.0] * 4
     for half in spectrum.truncation(core, 4):
@@ -69,7 +69,7 @@ def test_nothing_comes_out_of_an_untrained_module() -> None:
 
 
 def test_a_product_far_smaller_than_its_factors_keeps_its_digits() -> None:
-    """A gauge of condition 1e6, where Gram matrices alone have 4 digits of energy left."""
+    """In a gauge of condition 1e6, Gram matrices alone would leave 4 digits of the energy."""
     random = torch.Generator().manual_seed(5)
     a, b = (torch.randn(8, 8, generator=random, dtype=torch.float64) for _ in range(2))
     left, right = torch.linalg.qr(a).Q, torch.linalg.qr(b).Q
@@ -82,14 +82,14 @@ def test_a_product_far_smaller_than_its_factors_keeps_its_digits() -> None:
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12])
 def test_values_scale_with_the_factors(scale: float) -> None:
-    """No absolute threshold: a tiny or huge delta is resolved as well as any other."""
+    """There is no absolute threshold: tiny and huge delta weights are resolved equally well."""
     up, down = making.factors("decaying", 12, 10, 6, 3)
     expected = spectrum.core(up, down).values * scale
     assert torch.allclose(spectrum.core(up * scale, down).values, expected, rtol=1e-9, atol=0)
 
 
-def test_the_root_of_a_singular_gram_matrix_is_a_root() -> None:
-    """square_root needs no positive pivots."""
+def test_square_root_of_a_singular_gram_matrix() -> None:
+    """square_root does not need positive pivots."""
     columns = torch.randn(9, 2, dtype=torch.float64) @ torch.randn(2, 5, dtype=torch.float64)
     gram = columns.T @ columns
     root = spectrum.square_root(gram)

@@ -1,29 +1,39 @@
-"""When the textfile is written."""
+"""lensd.metrics.exporter: when the textfile is written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from lensd.logs.events import (
+    DaemonDegraded,
+    DaemonPaused,
+    DaemonRecovered,
+    Event,
+    FileDetected,
+    FileRestored,
+)
 from lensd.metrics.exporter import Exporter
 from lensd.store.ledger import Ledger
 from tests.support.home_server import wait_until
 from tests.support.limits import PATIENCE
 from tests.support.prometheus import Textfile
 
-RESTORED = {"watch": "loras", "sha256": "0" * 64}
+PATH = "/srv/loras/a.safetensors"
+RESTORED = FileRestored(
+    path=PATH, watch="loras", job_id="a", sha256="0" * 64, method="move", bytes=9
+)
 
 
 class Scene:
-    """An exporter over an empty ledger, and what it told."""
+    """An exporter of an empty ledger, and the events that it logged."""
 
     def __init__(self, folder: Path, ledger: Ledger) -> None:
         self.path = folder / "metrics/lensd.prom"
         self.path.parent.mkdir()
-        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.logged: list[Event] = []
         self._ledger = ledger
 
     def exporter(self, *, heartbeat: float, gather: float = 0.0) -> Exporter:
@@ -33,14 +43,14 @@ class Scene:
             self._ledger,
             ("loras", "flux"),
             lambda: ["flux"],
-            lambda event, **fields: self.told.append((event, fields)),
+            self.logged.append,
             heartbeat=heartbeat,
             gather=gather,
         )
 
     @property
     def inode(self) -> int:
-        """Another one after each write."""
+        """The inode of the textfile, which each write changes."""
         return self.path.stat().st_ino
 
     @property
@@ -57,17 +67,17 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def test_it_is_written_at_the_start_and_after_an_outcome(scene: Scene) -> None:
-    """Every outcome is there as 0 before the first; a line that is no outcome writes nothing."""
+    """Each outcome is 0 before its first file; an event that is no outcome causes no write."""
     exporter = scene.exporter(heartbeat=60)
     exporter.start()
     wait_until(scene.path.exists, "the start")
     assert scene.restored == 0
     assert "lensd_files_total" in Textfile(scene.path).names
     first = scene.inode
-    exporter.note("file.detected", {"watch": "loras"})
-    exporter.note("daemon.paused", {"paths": []})
+    exporter.note(FileDetected(path=PATH, watch="loras", job_id=None, bytes=9))
+    exporter.note(DaemonPaused(paths=[]))
     assert scene.inode == first
-    exporter.note("file.restored", RESTORED)
+    exporter.note(RESTORED)
     wait_until(lambda: scene.restored == 1, "the outcome")
     found = Textfile(scene.path)
     assert found.get("lensd_watch_degraded", watch="flux") == 1
@@ -76,14 +86,14 @@ def test_it_is_written_at_the_start_and_after_an_outcome(scene: Scene) -> None:
     exporter.finish(PATIENCE)
 
 
-def test_outcomes_that_come_together_are_one_write(scene: Scene) -> None:
-    """A hundred within the time of gathering: the file is replaced once."""
+def test_outcomes_within_a_short_time_are_written_together(scene: Scene) -> None:
+    """After a hundred outcomes within the gathering time, the file is replaced once."""
     exporter = scene.exporter(heartbeat=60, gather=1.0)
     exporter.start()
     wait_until(scene.path.exists, "the start")
     inodes = {scene.inode}
     for _ in range(100):
-        exporter.note("file.restored", RESTORED)
+        exporter.note(RESTORED)
     while scene.restored < 100:
         inodes.add(scene.inode)
     inodes.add(scene.inode)
@@ -91,8 +101,8 @@ def test_outcomes_that_come_together_are_one_write(scene: Scene) -> None:
     exporter.finish(PATIENCE)
 
 
-def test_its_date_tells_that_lensd_lives(scene: Scene) -> None:
-    """It is written anew without any news; after the end it is not, and says so."""
+def test_its_date_shows_that_lensd_runs(scene: Scene) -> None:
+    """It is written without any outcome too. At the end `lensd_up` becomes 0."""
     exporter = scene.exporter(heartbeat=0.05)
     exporter.start()
     wait_until(scene.path.exists, "the start")
@@ -104,23 +114,24 @@ def test_its_date_tells_that_lensd_lives(scene: Scene) -> None:
     assert Textfile(scene.path).get("lensd_up") == 0
 
 
-def test_what_cannot_be_written_is_told_once(scene: Scene) -> None:
-    """However often it is tried, with path and remedy; and once that it can again."""
+def test_failing_writes_are_logged_once(scene: Scene) -> None:
+    """Many failures are one event with path and remedy, and one event when writing works again."""
     scene.path.parent.rmdir()
     exporter = scene.exporter(heartbeat=0.02)
     exporter.start()
-    wait_until(lambda: bool(scene.told), "it is told")
+    wait_until(lambda: bool(scene.logged), "the failure is logged")
     scene.path.parent.mkdir()
-    wait_until(lambda: len(scene.told) == 2, "it is told again")
+    wait_until(lambda: len(scene.logged) == 2, "the recovery is logged")
     exporter.finish(PATIENCE)
-    (first, why), (second, _) = scene.told
-    assert (first, second) == ("daemon.degraded", "daemon.recovered")
-    assert why["path"] == str(scene.path)
-    assert "No such file" in why["message"]
-    assert "metrics.textfile" in why["message"]
+    first, second = scene.logged
+    assert isinstance(first, DaemonDegraded)
+    assert isinstance(second, DaemonRecovered)
+    assert first.path == str(scene.path)
+    assert "No such file" in first.message
+    assert "metrics.textfile" in first.message
 
 
-def test_who_was_never_started_can_be_finished(scene: Scene) -> None:
-    """lensd may have to end before it got so far."""
+def test_an_exporter_that_was_not_started_can_be_finished(scene: Scene) -> None:
+    """lensd may end before it starts the exporter."""
     scene.exporter(heartbeat=60).finish(PATIENCE)
     assert not scene.path.exists()

@@ -1,4 +1,4 @@
-"""The text format, read again with the client library of the Prometheus project."""
+"""lensd.metrics.exposition: the text format, as Prometheus's client library reads it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NUMBERS = st.floats(0, 1e18, allow_nan=False)
 
 
 @given(st.dictionaries(st.tuples(st.text(), st.text()), NUMBERS, max_size=5))
-def test_any_label_and_any_number_comes_back(numbers: dict[tuple[str, ...], float]) -> None:
-    """Quotes, backslashes, line breaks; no digit of a number is lost."""
+def test_any_label_and_any_number_is_read_back(numbers: dict[tuple[str, ...], float]) -> None:
+    """Labels may have quotes, backslashes and line breaks; no digit of a number is lost."""
     family = Family("a_bytes", "gauge", "What it is.", ("x", "y"), numbers)
     [found] = text_string_to_metric_families(text([family]).decode())
     assert (found.name, found.type, found.documentation) == ("a_bytes", "gauge", "What it is.")
@@ -27,8 +27,8 @@ def test_any_label_and_any_number_comes_back(numbers: dict[tuple[str, ...], floa
 
 
 @given(st.lists(st.floats(0, 2, allow_nan=False), min_size=1, max_size=20))
-def test_a_histogram_is_theirs(observed: list[float]) -> None:
-    """Buckets count what is at most their bound, as the client library's do."""
+def test_a_histogram_is_that_of_the_client_library(observed: list[float]) -> None:
+    """A bucket counts the numbers that are at most its bound."""
     ours = Histogram("a_ratio", "x", "mode", (0.1, 0.5, 1.0))
     registry = CollectorRegistry()
     theirs = TheirHistogram("a_ratio", "x", ["mode"], buckets=(0.1, 0.5, 1.0), registry=registry)
@@ -42,8 +42,8 @@ def test_a_histogram_is_theirs(observed: list[float]) -> None:
     }
 
 
-def test_a_counter_begins_at_nothing(tmp_path: Path) -> None:
-    """What was never counted has no sample, only its name."""
+def test_a_counter_has_no_sample_before_it_counts(tmp_path: Path) -> None:
+    """Before that the file has only its name."""
     family = Family("a_total", "counter", "x", ("y",))
     (tmp_path / "a.prom").write_bytes(text([family]))
     assert Textfile(tmp_path / "a.prom").names == set()
@@ -53,8 +53,8 @@ def test_a_counter_begins_at_nothing(tmp_path: Path) -> None:
     assert Textfile(tmp_path / "a.prom").get("a_total", y="b") == 2.5
 
 
-def test_labels_and_values_go_together() -> None:
-    """A value too many is a bug, and told."""
+def test_too_many_label_values_raise_value_error() -> None:
+    """That would be a bug of lensd."""
     family = Family("a_total", "counter", "x", ("y",))
     family.add(1, "b", "c")
     with pytest.raises(ValueError, match="longer"):

@@ -1,4 +1,4 @@
-"""The file that node_exporter reads."""
+"""lensd.metrics.textfile: replace the file that node_exporter reads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from lensd.metrics import textfile
 
 
-def test_readers_find_it_whole(tmp_path: Path) -> None:
-    """However often it is replaced while somebody reads it; beside it there is nothing else."""
+def test_readers_never_see_half_of_it(tmp_path: Path) -> None:
+    """It is replaced many times while it is read, and leaves no other file in the folder."""
     path = tmp_path / "lensd.prom"
     contents = [bytes([97 + number]) * 300_000 for number in range(3)]
     textfile.replace(str(path), contents[0])
@@ -38,7 +38,7 @@ def test_readers_find_it_whole(tmp_path: Path) -> None:
 
 
 def test_everybody_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
-    """node_exporter runs as another user; systemd gives lensd a umask of 0027."""
+    """node_exporter runs as another user, and systemd gives lensd a umask of 0027."""
     before = os.umask(0o077)
     try:
         textfile.replace(str(tmp_path / "a.prom"), b"x 1\n")
@@ -48,7 +48,7 @@ def test_everybody_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_space_keeps_the_old_one(tmp_path: Path) -> None:
-    """And leaves no half file behind."""
+    """No other file is left in the folder."""
     path = tmp_path / "a.prom"
     textfile.replace(str(path), b"x 1\n")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -64,8 +64,8 @@ def test_a_disk_without_space_keeps_the_old_one(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.prom"]
 
 
-def test_what_a_killed_one_left_is_no_obstacle(tmp_path: Path) -> None:
-    """Nor is a link in its place: what that points to stays."""
+def test_a_temporary_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
+    """If it is a link, the target of the link stays unchanged."""
     other = tmp_path / "other"
     other.write_text("mine")
     (tmp_path / ".a.prom.tmp").symlink_to(other)
@@ -74,8 +74,8 @@ def test_what_a_killed_one_left_is_no_obstacle(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a.prom", "other"]
 
 
-def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
-    """As the system tells it."""
+def test_a_missing_folder_raises_the_error_of_the_system(tmp_path: Path) -> None:
+    """It is ENOENT."""
     with pytest.raises(OSError, match="No such file") as caught:
         textfile.replace(str(tmp_path / "gone/a.prom"), b"")
     assert caught.value.errno == errno.ENOENT

@@ -1,4 +1,4 @@
-"""A home server with a bit of everything, and a browser."""
+"""A home server with files of all outcomes, and a browser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEPARATED = "a\u2028b\u202ec\x1b[31m"
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> HomeServer:
-    """After one run: compressed files, some with names that are markup, a skipped, a failed one."""
+    """After one run: compressed files, some with markup as names, a skipped and a failed file."""
     server = HomeServer(tmp_path_factory.mktemp("server"))
     server.drop("good.safetensors", seed=1, effective_rank=2.0)
     server.drop(f"sub/{EVIL}.safetensors", seed=2, rank=8)
@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> HomeServer:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One for all tests of a process; they skip where there is none."""
+    """One browser for all tests of a process; they are skipped if there is none."""
     try:
         with chromium(tmp_path_factory.mktemp("profile")) as found:
             yield found
@@ -43,7 +43,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def page(server: HomeServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of that server's ledger."""
+    """The page from the server's ledger."""
     target = tmp_path_factory.mktemp("page") / "report.html"
     done = server.lensd("report", "--html", target)
     assert done.returncode == 0, done.stderr

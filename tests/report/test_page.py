@@ -1,4 +1,4 @@
-"""The HTML page in a real browser: what it shows, and that it asks nobody for anything."""
+"""The HTML page in a real browser: it shows the report and makes no network request."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from lensd import __version__
-from lensd.store.entry import Entry
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
+from lensd.store.ledger.entry import Entry
 from lensd.text import size, visible
 from tests.cli.conftest import run
 from tests.report.conftest import BAD, EVIL, SEPARATED
@@ -32,7 +32,7 @@ VENDOR = Path(__file__).parents[2] / "lensd/report/page/vendor"
 NONE, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 NEEDS_A_NAME = ("button", "textbox", "searchbox", "combobox", "link", "region", "table", "image")
 
-# Every text with its colour and what it lies on, as the browser computed them.
+# Every text with its colour and its background, as the browser computed them.
 COLOURS = """
 const found = [];
 const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -53,10 +53,10 @@ return found;
 
 
 def compressed(server: HomeServer) -> dict[str, Entry]:
-    """By the name that is shown."""
+    """The compressed files, by the name that the page shows."""
     ledger = Ledger(str(server.state), __version__, readonly=True)
     try:
-        entries = list(ledger.with_outcome("compressed"))
+        entries = list(ledger.files.with_outcome(Outcome.COMPRESSED))
     finally:
         ledger.close()
     return {visible(entry.path.rpartition("/")[2]): entry for entry in entries}
@@ -64,21 +64,21 @@ def compressed(server: HomeServer) -> dict[str, Entry]:
 
 @pytest.fixture
 def opened(browser: Browser, page: Path) -> Browser:
-    """The browser with the page fresh in it, by day."""
+    """The browser with the page, in light mode."""
     browser.prefer("light")
     browser.open(page)
     return browser
 
 
 def rows(browser: Browser) -> list[list[str]]:
-    """The table of files as it is shown; the name is the first cell's first line."""
+    """The table of files as shown; the name is the first line of the first cell."""
     script = """return [...document.querySelectorAll("#rows tr")].map(
         (row) => [...row.children].map((cell, at) => (at ? cell : cell.firstChild).textContent))"""
     return browser.js(script)
 
 
 def numbers(browser: Browser, which: str) -> list[list[str]]:
-    """The table beside a picture."""
+    """The table below a chart."""
     script = """return [...document.querySelectorAll(`#${arguments[0]}-numbers tbody tr`)].map(
         (row) => [...row.children].map((cell) => cell.textContent))"""
     return browser.js(script, which)
@@ -89,7 +89,7 @@ def press(browser: Browser, *keys: str) -> None:
 
 
 def test_totals_and_files_are_those_of_the_ledger(opened: Browser, server: HomeServer) -> None:
-    """Sizes, errors and outcomes of each file; the totals are those of `lensd status`."""
+    """Each file has its sizes, error and outcome; the totals equal those of `lensd status`."""
     totals = server.status()["totals"]
     shown = opened.js("return [...document.querySelectorAll('.totals dd')].map((d) => d.innerText)")
     saved = [totals[key] for key in ("saved_in_folders", "held_by_archive", "net")]
@@ -108,14 +108,14 @@ def test_totals_and_files_are_those_of_the_ledger(opened: Browser, server: HomeS
 
 
 def test_the_failure_has_its_remedy(opened: Browser) -> None:
-    """As the log has it."""
+    """The page shows the message of the log."""
     [failure] = opened.driver.find_elements(By.CSS_SELECTOR, ".failures li")
     assert BAD in failure.text
     assert "download or train it again" in failure.text
 
 
 def test_a_chosen_file_shows_its_ranks_and_spectrum(opened: Browser, server: HomeServer) -> None:
-    """The numbers beside both pictures are the log line's; the pictures are there."""
+    """The numbers below both charts equal those of the log line; both charts are drawn."""
     line = compressed(server)["good.safetensors"].line
     assert line is not None
     opened.driver.find_element(By.XPATH, "//button[.='good.safetensors']").click()
@@ -134,8 +134,8 @@ def test_a_chosen_file_shows_its_ranks_and_spectrum(opened: Browser, server: Hom
     assert canvases == 2
 
 
-def test_what_was_not_compressed_says_so(opened: Browser) -> None:
-    """No picture, but the reason and the message."""
+def test_a_file_that_was_not_compressed(opened: Browser) -> None:
+    """The page shows its reason and message, and no charts."""
     opened.driver.find_element(By.XPATH, "//button[.='page.safetensors']").click()
     chosen = opened.driver.find_element(By.ID, "chosen").text
     assert "not_safetensors" in chosen
@@ -144,7 +144,7 @@ def test_what_was_not_compressed_says_so(opened: Browser) -> None:
 
 
 def test_a_ledger_of_an_older_lensd(browser: Browser, server: HomeServer, tmp_path: Path) -> None:
-    """Its lines have no blocks and no spectrum: that is said, and all the rest is there."""
+    """Its lines have no blocks and no spectrum: the page says so and shows everything else."""
     older = HomeServer(tmp_path)
     shutil.copytree(server.state, older.state)
     with contextlib.closing(sqlite3.connect(older.state / "ledger.sqlite3")) as db, db:
@@ -161,7 +161,7 @@ def test_a_ledger_of_an_older_lensd(browser: Browser, server: HomeServer, tmp_pa
 
 @pytest.mark.parametrize("column", ["Before", "Error", "File"])
 def test_sorting(opened: Browser, column: str) -> None:
-    """By a click on a heading, up and down; files without a value come last both ways."""
+    """A click on a heading sorts, in both directions; files without a value come last."""
     at = opened.js("return [...document.querySelectorAll('#heads th')].map((h) => h.innerText)")
     number = next(n for n, head in enumerate(at) if head.startswith(column))
     button = opened.driver.find_elements(By.CSS_SELECTOR, "#heads button")[number]
@@ -180,7 +180,7 @@ def test_sorting(opened: Browser, column: str) -> None:
 
 
 def test_search_and_filter(opened: Browser, server: HomeServer) -> None:
-    """By name, by reason, by the start of a sha256; by outcome. The count is said."""
+    """By name, reason, start of a sha256, and outcome. The page shows the number of files."""
     search = opened.driver.find_element(By.ID, "search")
     sha256 = compressed(server)["good.safetensors"].sha256_out or ""
     good = "good.safetensors"
@@ -198,7 +198,7 @@ def test_search_and_filter(opened: Browser, server: HomeServer) -> None:
 
 
 def test_names_are_never_markup_or_script(opened: Browser, page: Path) -> None:
-    """Names that close a script, turn text around or break lines are shown, and do nothing."""
+    """Names that contain script tags, direction marks or line breaks are shown and do nothing."""
     shown = {row[0] for row in rows(opened)}
     assert {BAD, f"{EVIL.rpartition('/')[2]}.safetensors"} <= shown
     assert BAD in opened.driver.find_element(By.CSS_SELECTOR, ".failures").text
@@ -212,10 +212,10 @@ def test_names_are_never_markup_or_script(opened: Browser, page: Path) -> None:
     assert text.count("<script") == text.count("</script>") == 3
 
 
-def test_names_of_logs_are_no_markup_either(
+def test_names_of_logs_are_never_markup(
     browser: Browser, server: HomeServer, tmp_path: Path
 ) -> None:
-    """They stand above the totals, as they are."""
+    """The page shows them as text."""
     name = "a<b>&amp;.log"
     shutil.copy(server.top / "lensd.log", tmp_path / name)
     done = run(tmp_path, "report", "--log", name, "--html", "page.html")
@@ -224,8 +224,8 @@ def test_names_of_logs_are_no_markup_either(
     assert f"lines of {name}, which" in browser.driver.find_element(By.TAG_NAME, "header").text
 
 
-def test_it_asks_nobody_and_has_no_fault(opened: Browser, page: Path) -> None:
-    """Not one request but for itself, nothing on the console; its policy allows nothing else."""
+def test_no_requests_and_no_errors(opened: Browser, page: Path) -> None:
+    """The page loads only itself, logs nothing on the console, and its policy allows no more."""
     opened.asked_for()
     opened.console()
     opened.open(page)
@@ -242,7 +242,7 @@ def test_it_asks_nobody_and_has_no_fault(opened: Browser, page: Path) -> None:
 
 
 def test_the_policy_stops_foreign_script(opened: Browser, page: Path, tmp_path: Path) -> None:
-    """If somebody did get a script into the page, the browser would not run it."""
+    """The browser does not run a script that was inserted into the page."""
     other = tmp_path / "other.html"
     foreign = "<script>document.title = 'foreign'</script><b onclick='1'>"
     other.write_text(page.read_text(encoding="utf-8").replace("<main>", f"<main>{foreign}"))
@@ -253,7 +253,7 @@ def test_the_policy_stops_foreign_script(opened: Browser, page: Path, tmp_path: 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(opened: Browser, scheme: str) -> None:
-    """At least 4.5 to 1 for every text (WCAG AA), by day and by night."""
+    """Every text has a contrast of at least 4.5 to 1 (WCAG AA), in light and dark mode."""
     opened.prefer(scheme)
     colours = opened.js(COLOURS)
     assert len(colours) > 100
@@ -264,7 +264,7 @@ def test_contrast(opened: Browser, scheme: str) -> None:
 
 
 def contrast(one: str, other: str) -> float:
-    """Of two CSS colours (WCAG 2.2)."""
+    """The contrast ratio of two CSS colours (WCAG 2.2)."""
     dark, light = sorted((luminance(one), luminance(other)))
     return (light + 0.05) / (dark + 0.05)
 
@@ -275,8 +275,8 @@ def luminance(colour: str) -> float:
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_everything_that_can_be_used_has_a_name(opened: Browser) -> None:
-    """For a screen reader: controls, regions, tables' headings, and pictures."""
+def test_names_for_screen_readers(opened: Browser) -> None:
+    """Controls, regions, headings of tables and charts have names."""
     found = opened.accessible()
     nameless = [role for role, name in found if role in NEEDS_A_NAME[:-2] and not name]
     assert not nameless
@@ -288,7 +288,7 @@ def test_everything_that_can_be_used_has_a_name(opened: Browser) -> None:
 
 
 def test_by_keyboard_alone(opened: Browser) -> None:
-    """From the search field: sort by a heading, choose a file; the focus is always to be seen."""
+    """From the search field, keys sort by a heading and choose a file; the focus is visible."""
     opened.driver.find_element(By.ID, "search").click()
     press(opened, Keys.TAB, Keys.TAB, Keys.TAB)  # the outcome, the table, its first heading
     assert opened.js("return document.activeElement.textContent") == "File"
@@ -310,13 +310,13 @@ def test_by_keyboard_alone(opened: Browser) -> None:
 
 
 def test_a_narrow_screen_needs_no_sideways_scrolling(opened: Browser, page: Path) -> None:
-    """400 pixels, the pictures included."""
+    """The page and its charts fit into 400 pixels."""
     opened.open(page, width=400)
     assert opened.js("return document.documentElement.scrollWidth") == 400
 
 
-def test_printing_is_ink_on_paper(opened: Browser) -> None:
-    """Also by night: the pictures are drawn anew in light colours, and back afterwards."""
+def test_printing_uses_black_on_white(opened: Browser) -> None:
+    """In dark mode, charts are drawn in light colours for printing, and then as before."""
     opened.prefer("dark")
     ink = "return [getComputedStyle(document.body).color, document.querySelector('canvas').width]"
     before = opened.js(ink)
@@ -329,7 +329,7 @@ def test_printing_is_ink_on_paper(opened: Browser) -> None:
 
 
 def test_the_library_is_the_one_that_was_published() -> None:
-    """uPlot's files have the sums that are noted beside them, and its licence is there."""
+    """The files of uPlot match SHA256SUMS, and its licence is there."""
     sums = [line.split() for line in (VENDOR / "SHA256SUMS").read_text().splitlines()]
     assert {name for _, name in sums} == {"uPlot.iife.min.js", "uPlot.min.css"}
     for digest, name in sums:
@@ -339,7 +339,7 @@ def test_the_library_is_the_one_that_was_published() -> None:
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of 5,000 files of real models."""
+    """A page with 5,000 files."""
     folder = tmp_path_factory.mktemp("large")
     many_files.write_log(folder / "log", 5000)
     done = run(folder, "report", "--log", "log", "--html", "large.html")
@@ -349,7 +349,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_5000_files(browser: Browser, large: Path, tell: Any) -> None:
-    """Below 3 MB. How soon it is usable and sorted is told here and measured by bench.report."""
+    """The page is smaller than 3 MB. Times are printed here and measured by bench.report."""
     megabytes = large.stat().st_size / 1e6
     assert megabytes < 3
     seconds = browser.open(large)
@@ -363,7 +363,7 @@ def test_5000_files(browser: Browser, large: Path, tell: Any) -> None:
     assert browser.driver.find_element(By.ID, "page").text == "Page 2 of 200"
 
 
-def test_made_up_files_are_as_the_log_has_them() -> None:
-    """What the large page and the pictures of the documentation are made from is valid."""
+def test_generated_log_lines_are_valid() -> None:
+    """The large page and the documentation's pictures of the report are made from them."""
     events = {parse_line(json.dumps(line))["event"] for line in many_files.lines(60, troubles=0.3)}
     assert events >= {"file.compressed", "file.failed", "file.skipped"}

@@ -1,4 +1,4 @@
-"""What people write for a time."""
+"""The values of --since and --until."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NOW = dt.datetime(2026, 3, 10, 12, 0, tzinfo=ZONE)
     ],
 )
 def test_since(since: str, begin: str) -> None:
-    """Ago, a day from its beginning in the local time zone, or an exact time."""
+    """A time ago, the begin of a day in the local time zone, or an exact time."""
     expected = dt.datetime.fromisoformat(begin).timestamp()
     assert Period(expected, None) == period(since, None, NOW)
 
 
-def test_a_day_counts_to_its_end() -> None:
-    """--since and --until with the same day are that day."""
+def test_a_day_is_included() -> None:
+    """--since and --until with the same day select that day."""
     day = period("2026-01-31", "2026-01-31", NOW)
     assert day.has(dt.datetime(2026, 1, 31, 0, 0, tzinfo=ZONE).timestamp())
     assert day.has(dt.datetime(2026, 1, 31, 23, 59, 59, tzinfo=ZONE).timestamp())
@@ -39,12 +39,13 @@ def test_a_day_counts_to_its_end() -> None:
 
 
 @pytest.mark.parametrize("text", ["yesterday", "7", "7m", "2026-02-30", "99999999999w", ""])
-def test_what_is_no_time_is_said(text: str) -> None:
-    """With the ways to write one."""
+def test_an_invalid_time(text: str) -> None:
+    """The error lists the valid forms."""
     with pytest.raises(UsageError, match="2026-01-31"):
         period(text, None, NOW)
 
 
-def test_an_empty_period_is_refused() -> None:
-    with pytest.raises(UsageError, match="exchange the two"):
+def test_an_empty_period_is_an_error() -> None:
+    """The error names the remedy."""
+    with pytest.raises(UsageError, match="exchange them"):
         period("2d", "3d", NOW)

@@ -1,4 +1,4 @@
-"""CSV that no spreadsheet takes for formulas."""
+"""CSV whose cells are never formulas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rows(*paths: str) -> list[dict[str, str]]:
 
 
 def test_a_header_and_a_row_a_file() -> None:
-    """Numbers are numbers; what a file has not is empty; line ends stay within their cell."""
+    """Numbers are plain, missing values are empty, line breaks stay inside their cell."""
     [row] = rows("/srv/loras/a,b.safetensors")
     assert tuple(row) == sheet.COLUMNS
     assert row["path"] == "/srv/loras/a,b.safetensors"
@@ -35,6 +35,6 @@ def test_a_header_and_a_row_a_file() -> None:
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\N{FULLWIDTH EQUALS SIGN}"])
 def test_no_cell_is_a_formula(start: str) -> None:
-    """An apostrophe stands before what a spreadsheet would run, or it is an escape."""
+    """A cell that a spreadsheet would run starts with an apostrophe or an escape."""
     [row] = rows(f"{start}cmd|'/c calc'!A1")
     assert row["path"].startswith(("'", "\\"))

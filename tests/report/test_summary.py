@@ -1,4 +1,4 @@
-"""Records -> numbers, against sums written out."""
+"""The numbers of a report equal sums over its records."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lensd.report.documents import FromLedger
 from lensd.report.period import Period
 from lensd.report.record import History, Measures, Record, Seconds
 from lensd.report.summary import summarize
@@ -41,36 +42,37 @@ records = st.builds(
 
 @given(st.lists(records, max_size=20), st.floats(0, 30 * DAY))
 def test_the_numbers_are_those_of_the_records(found: list[Record], since: float) -> None:
-    """In a period: counts, bytes, groups, days and errors."""
-    history = History(source={"kind": "ledger", "state": "/s"}, records=found)
+    """Counts, bytes, groups, days and errors of a period."""
+    history = History(source=FromLedger(state="/s"), records=found)
     document = summarize(history, Period(since), NOW, "x")
     inside = [r for r in found if r.when >= since]
-    standing = [r.measures for r in inside if r.outcome == "compressed"]
-    saved = sum((m.bytes_in or 0) - (m.bytes_out or 0) for m in standing)
-    assert sum(document["outcomes"].values()) == len(inside)
-    assert document["bytes"]["saved_in_folders"] == saved
-    assert sum(day["saved"] for day in document["days"]) == saved
-    assert sum(group["files"] for group in document["ratios"]) == len(standing)
-    for group in document["ratios"]:
-        ratio = group["bytes_in"] / group["bytes_out"]
-        assert group["ratio"] == pytest.approx(ratio, rel=1e-4)
+    outputs = [r.measures for r in inside if r.outcome == "compressed"]
+    saved = sum((m.bytes_in or 0) - (m.bytes_out or 0) for m in outputs)
+    assert sum(document.outcomes.values()) == len(inside)
+    assert document.bytes.saved_in_folders == saved
+    assert sum(day.saved for day in document.days) == saved
+    assert sum(group.files for group in document.ratios) == len(outputs)
+    for group in document.ratios:
+        ratio = group.bytes_in / group.bytes_out
+        assert group.ratio == pytest.approx(ratio, rel=1e-4)
     errors = [r.measures.delta_error or 0.0 for r in inside]
     if errors:
-        told = document["delta_error"]
-        assert told["min"] == pytest.approx(min(errors), abs=1e-6)
-        assert told["max"] == pytest.approx(max(errors), abs=1e-6)
+        quantiles = document.delta_error
+        assert quantiles is not None
+        assert quantiles.min == pytest.approx(min(errors), abs=1e-6)
+        assert quantiles.max == pytest.approx(max(errors), abs=1e-6)
         low, high = statistics.median_low(errors), statistics.median_high(errors)
-        assert low - 1e-6 <= told["p50"] <= high + 1e-6
-    assert len(document["failures"]) == sum(r.outcome == "failed" for r in inside)
+        assert low - 1e-6 <= quantiles.p50 <= high + 1e-6
+    assert len(document.failures) == sum(r.outcome == "failed" for r in inside)
 
 
-def test_an_original_is_held_once() -> None:
-    """However many jobs it was of."""
+def test_an_original_is_counted_once() -> None:
+    """Even if two jobs had it as their input."""
     m = Measures(bytes_in=100, bytes_out=10, archive_path="/a/1", sha256_in="1" * 64)
     found = [
         Record(path="/l/a", watch="l", job_id=j, outcome=o, when=1.0, measures=m)
         for j, o in (("a", "replaced"), ("b", "compressed"))
     ]
-    history = History(source={"kind": "ledger", "state": "/s"}, records=found)
-    told = summarize(history, Period(), NOW, "x")["bytes"]
-    assert (told["saved_in_folders"], told["held_by_archive"], told["net"]) == (90, 100, -10)
+    history = History(source=FromLedger(state="/s"), records=found)
+    totals = summarize(history, Period(), NOW, "x").bytes
+    assert (totals.saved_in_folders, totals.held_by_archive, totals.net) == (90, 100, -10)

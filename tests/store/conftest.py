@@ -42,13 +42,13 @@ def refuse(calls):
 
 @pytest.fixture(autouse=True, scope="session")
 def lease_signal() -> None:
-    """As the daemon does first of all."""
+    """The daemon blocks this signal first of all."""
     block_lease_signal()
 
 
 @pytest.fixture
 def run_python() -> RunPython:
-    """Run a script with arguments in a second process; it must end well."""
+    """Run a script with arguments in a second process, which must succeed."""
 
     def run(
         script: str, *arguments: object, pass_fds: tuple[int, ...] = ()
@@ -70,7 +70,7 @@ def run_python() -> RunPython:
 
 @pytest.fixture
 def run_refused(run_python: RunPython) -> RunPython:
-    """As run_python, with `refused={"fsync": errno.EIO}`: the kernel answers so from the start."""
+    """As run_python, with `refused={"fsync": errno.EIO}`: each such call fails with that error."""
     numbers = _NUMBERS.get(platform.machine())
     if numbers is None:
         pytest.skip(f"the numbers of system calls on {platform.machine()} are not known here")

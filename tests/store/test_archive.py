@@ -1,4 +1,4 @@
-"""Every original that went into the archive can be found there, bit for bit, for ever."""
+"""Every archived original stays in the archive, bit-exact."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def all_files(root: str | Path) -> dict[str, bytes]:
 
 
 def test_under_a_lease_the_opened_inode_is_linked(archive: Archive, source: Path) -> None:
-    """No byte is copied, and `cp -a` of the archive needs no lensd."""
+    """No byte is copied; `cp -a` restores from the archive without lensd."""
     kept = keep(archive, source, may_link=True)
     assert kept == Archived("link", f"{archive.root}/loras/{NAME}")
     assert Path(kept.path).samefile(source)
 
 
 def test_exactly_the_opened_file_is_archived(archive: Archive, source: Path) -> None:
-    """Not the one that was put under its name meanwhile."""
+    """Not another file that took its name meanwhile."""
     fd = os.open(source, os.O_RDONLY)
     identity, content = Identity.of(os.fstat(fd)), source.read_bytes()
     source.rename(source.with_name("moved"))
@@ -95,7 +95,7 @@ def test_without_a_lease_it_is_copied_with_its_attributes(archive: Archive, sour
 
 
 def test_on_another_device_it_is_copied(other_device: Path, source: Path) -> None:
-    """A link is tried and is no fault."""
+    """lensd tries a link first, and its failure is not an error."""
     kept = keep(Archive(str(other_device)), source, may_link=True)
     assert kept.method == "copy"
     assert Path(kept.path).read_bytes() == source.read_bytes()
@@ -115,7 +115,7 @@ def test_blocks_are_shared_where_the_filesystem_can(reflink_disk: Path) -> None:
 
 
 def test_the_same_original_is_kept_once(archive: Archive, source: Path) -> None:
-    """An attempt after a crash adopts what the first left, and takes the newest attributes."""
+    """After a crash lensd uses the archived original of the first attempt, with new attributes."""
     for first, second, method in [(True, True, "link"), (False, False, "copy")]:
         keep(archive, source, may_link=first)
         os.utime(source, ns=(7, 7))
@@ -126,10 +126,8 @@ def test_the_same_original_is_kept_once(archive: Archive, source: Path) -> None:
         os.unlink(kept.path)
 
 
-def test_a_link_left_over_is_no_archive_for_a_file_with_a_writer(
-    archive: Archive, source: Path
-) -> None:
-    """lensd's own link goes, and a copy takes its place."""
+def test_an_old_link_is_replaced_for_a_file_with_a_writer(archive: Archive, source: Path) -> None:
+    """lensd unlinks its own link and makes a copy."""
     keep(archive, source, may_link=True)
     kept = keep(archive, source, may_link=False)
     assert kept.method == "copy"
@@ -140,7 +138,7 @@ def test_a_link_left_over_is_no_archive_for_a_file_with_a_writer(
 def test_the_last_name_of_a_deleted_file_stays_in_the_archive(
     archive: Archive, source: Path
 ) -> None:
-    """The user deleted the file after lensd linked it: the archive is then its only place."""
+    """The user deleted the file after lensd linked it: the archive has the only name."""
     kept = keep(archive, source, may_link=True)
     fd = os.open(source, os.O_RDONLY)
     identity = Identity.of(os.fstat(fd))
@@ -165,12 +163,12 @@ def test_a_file_without_a_name_is_not_linked(archive: Archive, source: Path) -> 
 
 @pytest.mark.parametrize("may_link", [True, False])
 def test_older_originals_move_aside(archive: Archive, source: Path, *, may_link: bool) -> None:
-    """The newest is under the name, each other under its hash; nothing is overwritten."""
+    """The newest has the name, each other one is under its hash; nothing is overwritten."""
     contents = [b"one", b"two", b"three", b"one", b"two"]
     for content in contents:
         kept = keep(archive, write(source, content), may_link=may_link)
         assert Path(kept.path).read_bytes() == content
-        time.sleep(0.02)  # versions are told apart by when they were moved
+        time.sleep(0.02)  # versions are sorted by the time of their move
     assert archive.find("loras", NAME) == f"{archive.root}/loras/{NAME}"
     versions = archive.versions("loras", NAME)
     assert [sha256 for sha256, _ in versions[:1]] == [sha(b"three")]
@@ -184,7 +182,7 @@ def test_older_originals_move_aside(archive: Archive, source: Path, *, may_link:
 
 
 def test_a_damaged_version_is_not_taken_for_its_name(archive: Archive, source: Path) -> None:
-    """The place of a hash holds other bytes: they are set apart, and the true ones come in."""
+    """The path of a hash has other bytes: they move to `rescued`, and the right ones take it."""
     wrong = Path(archive.root) / ".versions" / sha(b"one") / "loras" / NAME
     write(wrong, b"rotten")
     keep(archive, write(source, b"one"))
@@ -195,15 +193,15 @@ def test_a_damaged_version_is_not_taken_for_its_name(archive: Archive, source: P
     assert list(rescued.values()) == [b"rotten"]
 
 
-def test_folders_of_the_same_name_do_not_mix(archive: Archive, source: Path) -> None:
-    """Two files of one content under two paths are two originals."""
+def test_equal_files_in_two_folders_are_two_originals(archive: Archive, source: Path) -> None:
+    """Two files with the same bytes under two paths."""
     for name in (NAME, "ink.safetensors", os.fsdecode(b"caf\xe9\n.safetensors")):
         assert keep(archive, source, name=name).path == f"{archive.root}/loras/{name}"
     assert len(all_files(archive.root)) == 3
 
 
 def test_a_file_that_changes_meanwhile_is_not_archived(archive: Archive, source: Path) -> None:
-    """Its job is over; another begins."""
+    """Its job ends, and another job begins."""
     fd = os.open(source, os.O_RDONLY)
     identity = Identity.of(os.fstat(fd))
     source.write_bytes(b"theirs")
@@ -215,10 +213,8 @@ def test_a_file_that_changes_meanwhile_is_not_archived(archive: Archive, source:
     assert all_files(archive.root) == {}
 
 
-def test_a_copy_that_reads_differently_is_a_fault_of_the_disk(
-    archive: Archive, source: Path
-) -> None:
-    """The hash of the first reading is the truth; the half copy goes."""
+def test_a_copy_with_other_bytes_is_a_fault_of_the_disk(archive: Archive, source: Path) -> None:
+    """The hash of the first reading counts; the incomplete copy is removed."""
     fd = os.open(source, os.O_RDONLY)
     with pytest.raises(Failed) as caught:
         archive.keep(
@@ -235,7 +231,7 @@ def test_a_copy_that_reads_differently_is_a_fault_of_the_disk(
 
 
 def test_archiving_stops_when_asked(archive: Archive, source: Path) -> None:
-    """SIGTERM does not wait for a large copy, and no half copy stays."""
+    """SIGTERM does not wait for a large copy, and no incomplete copy stays."""
     fd = os.open(source, os.O_RDONLY)
     with pytest.raises(Interrupted):
         archive.keep(
@@ -279,7 +275,7 @@ except Failed as error:
 def test_a_disk_that_cannot_sync_archives_nothing(
     archive: Archive, source: Path, run_refused: RunPython, how: str
 ) -> None:
-    """EIO on fsync: what is not durable is not archived."""
+    """With EIO on fsync the copy is not durable, so there is no archived original."""
     done = run_refused(KEEP, archive.root, source, how, refused={"fsync": errno.EIO})
     assert done.stdout == "io_error\n"
     assert all_files(archive.root) == {}
@@ -289,7 +285,7 @@ def test_a_disk_that_cannot_sync_archives_nothing(
 def test_where_links_are_refused_it_is_copied(
     archive: Archive, source: Path, run_refused: RunPython, code: int
 ) -> None:
-    """Another mount, protected_hardlinks, the limit of links, a filesystem without links."""
+    """By another mount, protected_hardlinks, the limit of links, or the filesystem."""
     done = run_refused(KEEP, archive.root, source, "link", refused={"linkat": code})
     assert done.stdout == "copy\n"
     assert all_files(archive.root) == {"loras/f": source.read_bytes()}
@@ -298,7 +294,7 @@ def test_where_links_are_refused_it_is_copied(
 def test_without_renameat2_nothing_is_overwritten(
     archive: Archive, source: Path, run_refused: RunPython
 ) -> None:
-    """Older originals move aside there, too."""
+    """Older originals still move aside."""
     for content in (b"one", b"two"):
         write(source, content)
         done = run_refused(KEEP, archive.root, source, "copy", refused={"renameat2": errno.EINVAL})
@@ -309,7 +305,7 @@ def test_without_renameat2_nothing_is_overwritten(
 
 
 def test_the_archive_enters_no_links(archive: Archive, source: Path, tmp_path: Path) -> None:
-    """A folder in it was swapped for a link: nothing is written behind it."""
+    """A folder in it was replaced by a link: nothing is written to its target."""
     (tmp_path / "outside").mkdir()
     (Path(archive.root) / "loras").symlink_to(tmp_path / "outside")
     with pytest.raises(Skipped) as caught:
@@ -320,7 +316,7 @@ def test_the_archive_enters_no_links(archive: Archive, source: Path, tmp_path: P
 
 
 def test_an_archive_that_is_not_there_is_not_empty(tmp_path: Path, source: Path) -> None:
-    """An unmounted disk must not look as if nothing had been archived."""
+    """An unmounted disk must not look like an archive without originals."""
     archive = Archive(str(tmp_path / "gone"))
     for ask in (archive.find, archive.versions):
         with pytest.raises(StorageError, match="mount its disk"):
@@ -331,13 +327,13 @@ def test_an_archive_that_is_not_there_is_not_empty(tmp_path: Path, source: Path)
 
 
 @pytest.mark.parametrize("watch", ["", "..", "a/b", ".versions", "rescued"])
-def test_some_names_of_watches_cannot_be(archive: Archive, watch: str) -> None:
-    """They would lead out of the archive, or into its own folders."""
+def test_some_names_of_watched_folders_are_refused(archive: Archive, watch: str) -> None:
+    """They would be paths outside of the archive, or its own folders."""
     with pytest.raises(ValueError, match="cannot be the name"):
         archive.find(watch, NAME)
 
 
-def test_rescued_bytes_keep_their_path_and_never_meet(
+def test_rescued_bytes_keep_their_path_in_separate_folders(
     archive: Archive, tmp_path: Path, folder_fd: int
 ) -> None:
     """The same name can be rescued twice."""
@@ -354,7 +350,7 @@ def test_rescued_bytes_keep_their_path_and_never_meet(
 def test_rescue_across_devices_copies_and_then_unlinks(
     other_device: Path, tmp_path: Path, folder_fd: int
 ) -> None:
-    """With the attributes."""
+    """The copy has the attributes."""
     (tmp_path / "x").write_bytes(b"theirs")
     os.utime(tmp_path / "x", ns=(3, 4))
     path = Path(Archive(str(other_device)).rescue(folder_fd, "x", "loras", NAME))
@@ -366,7 +362,7 @@ def test_rescue_across_devices_copies_and_then_unlinks(
 def test_rescue_across_devices_waits_for_writers(
     other_device: Path, tmp_path: Path, folder_fd: int
 ) -> None:
-    """A copy would miss what is still being written: the file stays where it is."""
+    """A copy would miss later writes: the file stays where it is."""
     with (tmp_path / "x").open("wb") as writer:
         writer.write(b"half")
         writer.flush()
@@ -382,8 +378,8 @@ def test_rescue_across_devices_waits_for_writers(
     assert all_files(other_device) == {}
 
 
-def test_a_removed_original_takes_its_empty_folders_along(archive: Archive, source: Path) -> None:
-    """But for the watch's own folder, and no folder with anything else in it."""
+def test_removing_an_original_removes_its_empty_folders(archive: Archive, source: Path) -> None:
+    """But not the folder of the watch, and no folder with another entry."""
     first = keep(archive, source)
     other = keep(archive, source, name="styles/deep/er/other.safetensors")
     archive.remove(other.path)
@@ -411,15 +407,15 @@ def test_an_older_version_is_removed_with_the_folder_of_its_hash(
     "path", ["../loras/ink", "loras/../../loras/ink", "ink", "", "loras//ink", "/etc/hostname"]
 )
 def test_nothing_outside_the_archive_is_removed(archive: Archive, path: str) -> None:
-    """Also where the configuration names another archive than the ledger."""
+    """Also if the configuration names another archive than the ledger."""
     outside = write(Path(archive.root).parent / "loras/ink", b"theirs")
-    with pytest.raises(StorageError, match="no original in the archive"):
+    with pytest.raises(StorageError, match="not an original in the archive"):
         archive.remove(path if path.startswith("/") else f"{archive.root}/{path}")
     assert outside.read_bytes() == b"theirs"
 
 
 def test_only_regular_files_are_removed_from_the_archive(archive: Archive, tmp_path: Path) -> None:
-    """No link, no folder, and nothing through a folder that is a link."""
+    """No link, no folder, and no file through a folder that is a link."""
     target = write(tmp_path / "elsewhere/x", b"theirs")
     loras = Path(archive.root, "loras")
     (loras / "folder").mkdir(parents=True)
@@ -441,34 +437,32 @@ def test_only_regular_files_are_removed_from_the_archive(archive: Archive, tmp_p
 def test_folders_stay_while_something_is_put_into_the_archive(
     archive: Archive, source: Path
 ) -> None:
-    """Another thread may have made one and not filled it yet."""
+    """Another thread may have created a folder that is still empty."""
     kept = keep(archive, source)
-    with archive._place("loras/styles/deep/new"):
+    with archive._open_parent("loras/styles/deep/new"):
         archive.remove(kept.path)
     assert Path(archive.root, "loras/styles/deep").is_dir()
 
 
-def test_a_link_is_taken_back_while_the_file_has_another_name(
-    archive: Archive, source: Path
-) -> None:
-    """Wherever that is; an original that has no other name stays, and so does another file."""
+def test_a_link_is_removed_while_the_file_has_another_name(archive: Archive, source: Path) -> None:
+    """In any folder; an original without another name stays, and so does another file."""
     identity = Identity.of(source.stat())
     kept = Path(keep(archive, source, may_link=True).path)
-    archive.unlink_own("loras", NAME, identity._replace(inode=identity.inode + 1))
+    archive.remove_link("loras", NAME, identity._replace(inode=identity.inode + 1))
     assert kept.exists()
     moved = source.rename(source.with_name("moved"))
-    archive.unlink_own("loras", NAME, identity)
+    archive.remove_link("loras", NAME, identity)
     assert not kept.exists()
     assert moved.stat().st_nlink == 1
     kept = Path(keep(archive, moved, may_link=True).path)
     moved.unlink()
-    archive.unlink_own("loras", NAME, identity)
+    archive.remove_link("loras", NAME, identity)
     assert kept.exists()
-    archive.unlink_own("loras", "styles/never", identity)
+    archive.remove_link("loras", "styles/never", identity)
 
 
-def test_half_copies_are_swept_where_a_job_was(archive: Archive, source: Path) -> None:
-    """Beside the place of its original, and in what was being rescued; elsewhere none can be."""
+def test_incomplete_copies_are_swept_in_the_folder_of_a_job(archive: Archive, source: Path) -> None:
+    """Beside the original and in `rescued`; there are none elsewhere."""
     beside = Path(keep(archive, source).path).with_name(temporary_name("beside"))
     elsewhere = write(Path(archive.root, "loras/other", temporary_name("elsewhere")), b"ha")
     rescued = write(Path(archive.root, "rescued/x/loras", temporary_name("rescued")), b"ha")
@@ -481,8 +475,8 @@ def test_half_copies_are_swept_where_a_job_was(archive: Archive, source: Path) -
     assert elsewhere.exists()
 
 
-def test_half_copies_of_a_killed_lensd_are_swept(archive: Archive, source: Path) -> None:
-    """And nothing else."""
+def test_incomplete_copies_of_a_killed_lensd_are_swept(archive: Archive, source: Path) -> None:
+    """Other files stay."""
     kept = keep(archive, source)
     half = Path(kept.path).with_name(temporary_name("dead"))
     half.write_bytes(b"ha")

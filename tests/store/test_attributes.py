@@ -1,4 +1,4 @@
-"""A copy has the original's mode, owner, ACL and times, or says what it may not have."""
+"""A copy gets the original's mode, owner, ACL and times, or the error names what is denied."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fil
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[int, int]]:
-    """An original and a fresh file of mode 0600, both open."""
+    """An original and a new file of mode 0600, both open."""
     for name in ("original", "copy"):
         (tmp_path / name).touch(0o600)
     source, target = (os.open(tmp_path / name, os.O_RDWR) for name in ("original", "copy"))
@@ -52,7 +52,7 @@ def acl(user: int) -> bytes:
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
 
 
-def test_mode_times_and_attributes_come_along(pair: tuple[int, int]) -> None:
+def test_mode_times_and_attributes_are_copied(pair: tuple[int, int]) -> None:
     """To the nanosecond, also for a file that its owner may only read."""
     source, target = pair
     set_attribute(source, "user.origin", b"https://example.org\0\xff")
@@ -66,7 +66,7 @@ def test_mode_times_and_attributes_come_along(pair: tuple[int, int]) -> None:
     assert os.getxattr(target, "user.origin") == b"https://example.org\0\xff"
 
 
-def test_a_new_mtime_can_be_wanted(pair: tuple[int, int]) -> None:
+def test_a_new_mtime_is_kept_on_request(pair: tuple[int, int]) -> None:
     """preserve_mtime: false leaves the time of writing."""
     source, target = pair
     os.utime(source, ns=(0, 0))
@@ -75,7 +75,7 @@ def test_a_new_mtime_can_be_wanted(pair: tuple[int, int]) -> None:
     assert os.fstat(target).st_mtime_ns == before
 
 
-def test_an_acl_comes_along(pair: tuple[int, int]) -> None:
+def test_an_acl_is_copied(pair: tuple[int, int]) -> None:
     """With its mask, which is the group part of the mode."""
     source, target = pair
     set_attribute(source, ACL, acl(1234))
@@ -84,8 +84,8 @@ def test_an_acl_comes_along(pair: tuple[int, int]) -> None:
     assert os.fstat(target).st_mode == os.fstat(source).st_mode
 
 
-def test_an_acl_inherited_from_the_folder_goes(pair: tuple[int, int]) -> None:
-    """A default ACL of the folder must not give more people access than the original did."""
+def test_an_acl_inherited_from_the_folder_is_removed(pair: tuple[int, int]) -> None:
+    """A default ACL of the folder must not give access to more users than the original did."""
     source, target = pair
     set_attribute(target, ACL, acl(1234))
     os.fchmod(source, 0o640)
@@ -95,7 +95,7 @@ def test_an_acl_inherited_from_the_folder_goes(pair: tuple[int, int]) -> None:
 
 
 @root_only
-def test_owner_group_and_setuid_come_along(pair: tuple[int, int]) -> None:
+def test_owner_group_and_setuid_are_copied(pair: tuple[int, int]) -> None:
     """The set-id bits, which a change of owner clears, are set after it."""
     source, target = pair
     os.fchown(source, NOBODY, 12345)
@@ -124,7 +124,7 @@ except Skipped as skipped:
 def test_without_rights_the_owner_is_named(
     pair: tuple[int, int], run_python: RunPython, owner: str
 ) -> None:
-    """Only where it really differs; all else is set before, and set-id bits are not given away."""
+    """Only if it differs; the rest is set before, and set-id bits are not copied then."""
     source, target = pair
     os.fchown(target, NOBODY, NOBODY)
     if owner == "the same":
@@ -144,7 +144,7 @@ def test_without_rights_the_owner_is_named(
 
 
 def test_an_attribute_that_the_target_cannot_hold_is_named(pair: tuple[int, int]) -> None:
-    """Across filesystems; procfs has no user attributes at all."""
+    """Across filesystems; procfs has no user attributes."""
     source, _ = pair
     set_attribute(source, "user.note", b"x")
     target = os.open("/proc/self/comm", os.O_RDWR)
@@ -161,7 +161,7 @@ def test_an_attribute_that_the_target_cannot_hold_is_named(pair: tuple[int, int]
 
 @pytest.mark.skipif(shutil.which("getfacl") is None, reason="needs getfacl")
 def test_getfacl_sees_the_same(tmp_path: Path, pair: tuple[int, int]) -> None:
-    """The judge is the system's own tool."""
+    """The system's own tool compares them."""
     source, target = pair
     set_attribute(source, ACL, acl(1234))
     copy_attributes(source, target, preserve_mtime=True)

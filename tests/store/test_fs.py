@@ -1,4 +1,4 @@
-"""Folders and names below a root: no link is entered, and temporaries hide."""
+"""Folders and names below a root: no link is entered, and temporaries are hidden."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_folder_below_a_root_is_opened(tmp_path: Path, relative: str) -> None:
 
 
 def test_the_root_may_be_a_link(tmp_path: Path) -> None:
-    """It is what the user configured; only what lies below is guarded."""
+    """The user configured it; only links below it are refused."""
     (tmp_path / "real" / "a").mkdir(parents=True)
     (tmp_path / "root").symlink_to("real")
     assert where(open_folder(str(tmp_path / "root"), "a")) == str(tmp_path / "real" / "a")
@@ -50,7 +50,7 @@ def test_the_root_may_be_a_link(tmp_path: Path) -> None:
 @pytest.mark.parametrize("relative", ["link", "link/inner", "file", "file/inner"])
 @pytest.mark.fault("links")
 def test_a_folder_swapped_for_a_link_is_not_entered(tmp_path: Path, relative: str) -> None:
-    """Neither to read nor to create something behind it, and no descriptor leaks."""
+    """Neither to read nor to create a file in its target, and no descriptor leaks."""
     outside = tmp_path / "outside"
     (outside / "inner").mkdir(parents=True)
     root = tmp_path / "root"
@@ -68,21 +68,21 @@ def test_a_folder_swapped_for_a_link_is_not_entered(tmp_path: Path, relative: st
 
 @pytest.mark.parametrize("relative", ["..", "a/../..", "/etc", "a\0b"])
 def test_a_path_out_of_the_root_is_a_bug(tmp_path: Path, relative: str) -> None:
-    """No caller may even ask for one."""
+    """ValueError: no caller may pass such a path."""
     with pytest.raises(ValueError, match="not a path below a root"):
         open_folder(str(tmp_path), relative)
 
 
-def test_missing_folders_are_made(tmp_path: Path) -> None:
-    """Also such with names that are not UTF-8; twice is once."""
+def test_missing_folders_are_created(tmp_path: Path) -> None:
+    """Also with names that are not UTF-8; a second call changes nothing."""
     name = os.fsdecode(b"caf\xe9\n")
     for _ in range(2):
         assert where(make_folders(str(tmp_path), f"a/{name}", 0o750)) == str(tmp_path / "a" / name)
     assert (tmp_path / "a" / name).stat().st_mode & 0o777 == 0o750
 
 
-def test_what_is_missing_is_not_found(tmp_path: Path) -> None:
-    """A root that is gone is never made again: its disk may just not be mounted."""
+def test_a_missing_folder_is_not_found(tmp_path: Path) -> None:
+    """A missing root is never created: its disk may not be mounted."""
     with pytest.raises(FileNotFoundError):
         open_folder(str(tmp_path), "a")
     with pytest.raises(FileNotFoundError):
@@ -96,7 +96,7 @@ def test_what_is_missing_is_not_found(tmp_path: Path) -> None:
 def test_only_regular_files_are_opened(
     tmp_path: Path, folder_fd: int, kind: str, reason: str
 ) -> None:
-    """A FIFO does not hang lensd, a link does not lead it elsewhere."""
+    """A FIFO does not block lensd, and a link is not followed."""
     path = tmp_path / "x"
     if kind == "link":
         path.symlink_to("/etc/passwd")
@@ -109,16 +109,16 @@ def test_only_regular_files_are_opened(
     assert caught.value.reason == reason
 
 
-def test_what_lies_under_a_name(tmp_path: Path, folder_fd: int) -> None:
-    """A link counts as itself, and nothing is None."""
+def test_the_identity_under_a_name(tmp_path: Path, folder_fd: int) -> None:
+    """A link has its own identity; a free name has None."""
     (tmp_path / "a").symlink_to("/etc/passwd")
     assert identity_at(folder_fd, "a") == Identity.of(os.lstat(tmp_path / "a"))
     assert identity_at(folder_fd, "b") is None
 
 
 @given(st.text("abcXYZ019_-", min_size=1, max_size=64))
-def test_temporary_names_hide(token: str) -> None:
-    """They start with a dot, are short, end in no name that programs list, and are known again."""
+def test_temporary_names_are_hidden(token: str) -> None:
+    """They start with a dot, are short, have no suffix of a model, and lensd recognises them."""
     name = temporary_name(token)
     assert name == f".lensd-{token}.tmp"
     assert len(name) < 80
@@ -126,20 +126,20 @@ def test_temporary_names_hide(token: str) -> None:
 
 
 def test_tokens_differ() -> None:
-    """A hundred of them."""
+    """A hundred tokens are different."""
     assert len({temporary_name(new_token()) for _ in range(100)}) == 100
 
 
 @pytest.mark.parametrize("token", ["", "a/b", "..", "a\n", "é", "x" * 65])
-def test_no_token_leads_elsewhere(token: str) -> None:
+def test_no_token_is_a_path(token: str) -> None:
     """Slashes, dots, newlines and long names are refused."""
-    with pytest.raises(ValueError, match="no token"):
+    with pytest.raises(ValueError, match="not a token"):
         temporary_name(token)
 
 
 @pytest.mark.parametrize(
     "name", ["a.safetensors", ".lensd-.tmp", ".lensd-a.tmp\n", "x.lensd-a.tmp", ".lensd-a.tmp.part"]
 )
-def test_other_names_are_no_temporaries(name: str) -> None:
-    """So that no clean-up takes them."""
+def test_other_names_are_not_temporaries(name: str) -> None:
+    """So no clean-up removes them."""
     assert not is_temporary(name)

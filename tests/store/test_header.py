@@ -1,4 +1,4 @@
-"""A header is read exactly when every loader would read it, and hostile ones cost little."""
+"""lensd reads the headers that every loader reads, and hostile headers cost little."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_what_is_written_is_read_by_lensd_and_by_the_library(
     metadata: dict[str, str],
     seed: random.Random,
 ) -> None:
-    """Names, dtypes, shapes, offsets and metadata come back, and the header is 8-byte aligned."""
+    """Names, dtypes, shapes, offsets and metadata are equal; the header is 8-byte aligned."""
     tensors = [(name, dtype, shape) for name, (dtype, shape) in layout.items()]
     seed.shuffle(tensors)
     encoded = encode_header(tensors, metadata)
@@ -101,8 +101,8 @@ def test_what_is_written_is_read_by_lensd_and_by_the_library(
         assert (judge.metadata() or {}) == metadata
 
 
-def test_lone_surrogates_are_written_as_text_that_every_reader_takes(tmp_path: Path) -> None:
-    """A file name that is not UTF-8 may stand in the metadata."""
+def test_lone_surrogates_are_written_as_text_for_every_reader(tmp_path: Path) -> None:
+    """The metadata may contain a file name that is not UTF-8."""
     name = os.fsdecode(b"caf\xe9.safetensors")
     path = tmp_path / "f"
     path.write_bytes(encode_header([(name, "U8", (1,))], {"lensd.original_name": name}) + b"x")
@@ -120,14 +120,14 @@ def test_lone_surrogates_are_written_as_text_that_every_reader_takes(tmp_path: P
         [("a", "X9", (1,))],
     ],
 )
-def test_a_layout_that_cannot_be_is_not_written(tensors: list[Any]) -> None:
-    """Equal or reserved names, parts of a byte and unknown dtypes are bugs of the caller."""
+def test_an_impossible_layout_is_not_written(tensors: list[Any]) -> None:
+    """ValueError for equal or reserved names, parts of a byte, and unknown dtypes."""
     with pytest.raises(ValueError, match=r"taken|bytes|dtype"):
         encode_header(tensors, {})
 
 
 def test_files_of_the_library_are_read(tmp_path: Path) -> None:
-    """What save_file of torch and numpy writes has the same tensors here."""
+    """Files of save_file of torch and numpy have the same tensors."""
     weights = {
         "b": torch.ones(2, 3, dtype=torch.bfloat16),
         "a": torch.zeros(0, 5),
@@ -144,7 +144,7 @@ def test_files_of_the_library_are_read(tmp_path: Path) -> None:
 
 
 def test_real_files_are_read(shared: Path) -> None:
-    """Every LoRA of the corpus has the names and shapes that the library sees."""
+    """Every LoRA of the corpus has the names and shapes that the library reads."""
     paths = sorted((shared / "corpus").glob("*.safetensors"))
     assert paths
     for path in paths:
@@ -156,7 +156,7 @@ def test_real_files_are_read(shared: Path) -> None:
 
 
 def test_tensors_come_in_the_order_of_their_bytes(tmp_path: Path) -> None:
-    """The order in the JSON does not matter, so that a file is read from front to back."""
+    """In any order of the JSON, so that a file is read from front to back."""
     text = json.dumps({"b": entry("F32", [1], 4, 8), "z": entry("F32", [0], 4, 4),
                        "a": entry("F32", [1], 0, 4)})  # fmt: skip
     assert list(read(write(tmp_path / "f", text, bytes(8))).tensors) == ["a", "z", "b"]
@@ -184,14 +184,14 @@ def test_tensors_come_in_the_order_of_their_bytes(tmp_path: Path) -> None:
         (struct.pack("<Q", 2**64 - 1) + GOOD.encode() + bytes(4), "bad_header"),
     ],
 )
-def test_a_beginning_that_is_none(tmp_path: Path, content: bytes, expected: str) -> None:
-    """Each beginning has a reason: unfinished downloads can wait, other formats cannot."""
+def test_the_reason_for_a_bad_beginning(tmp_path: Path, content: bytes, expected: str) -> None:
+    """Unfinished downloads can wait, other formats cannot."""
     (tmp_path / "f").write_bytes(content)
     assert reason(tmp_path / "f") == expected
 
 
 def test_the_message_says_what_the_file_looks_like_and_what_to_do(tmp_path: Path) -> None:
-    """A web page in place of the model is the usual accident."""
+    """Often the file is a web page instead of the model."""
     (tmp_path / "f").write_bytes(b"<!doctype html>" + b"login" * 99)
     with pytest.raises(Skipped, match=r"web page.*download the file again"):
         read(tmp_path / "f")
@@ -241,13 +241,13 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_header_that_breaks_the_rules(tmp_path: Path, case: str) -> None:
-    """Nothing ambiguous is accepted."""
+    """lensd accepts no ambiguous header."""
     text, count = BAD[case]
     assert reason(write(tmp_path / "f", text, bytes(count))) == "bad_header"
 
 
 def test_a_header_that_is_not_utf8(tmp_path: Path) -> None:
-    """JSON is UTF-8."""
+    """It is a bad header: JSON is UTF-8."""
     assert reason(write(tmp_path / "f", GOOD.encode().replace(b"a", b"\xff", 1), bytes(4))) == (
         "bad_header"
     )
@@ -292,7 +292,7 @@ def test_hostile_headers_cost_little(tmp_path: Path, run_python: RunPython, case
 
 @pytest.mark.lengthy
 def test_a_large_honest_header_is_read(tmp_path: Path) -> None:
-    """10,000 tensors and 5 MB of training tags are no attack."""
+    """10,000 tensors and 5 MB of training tags are legitimate."""
     tensors = [(f"module_{n}.lora_up.weight", "F16", (1, 0)) for n in range(10_000)]
     metadata = {"ss_tag_frequency": json.dumps({f"tag {n}": n for n in range(250_000)})}
     (tmp_path / "f").write_bytes(encode_header(tensors, metadata))
@@ -304,7 +304,7 @@ def test_a_large_honest_header_is_read(tmp_path: Path) -> None:
 @pytest.mark.lengthy
 @pytest.mark.fault("hostile header")
 def test_only_reasons_escape_from_mutated_files(tmp_path: Path) -> None:
-    """3,000 broken files: each is refused with a reason, or the library reads it as well."""
+    """Of 3,000 broken files each is refused with a reason, or the library reads it too."""
     chance = random.Random(15)  # noqa: S311
     tensors = [("up", "F16", (2, 3)), ("down", "I8", (5,)), ("alpha", "F32", ())]
     good = encode_header(tensors, {"format": "pt", "x": "é\\n"}) + bytes(21)
@@ -341,8 +341,8 @@ def _mutate(good: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_lensd_is_never_laxer_than_the_library(tmp_path: Path) -> None:
-    """Everything the library refuses is refused here."""
+def test_lensd_is_never_less_strict_than_the_library(tmp_path: Path) -> None:
+    """lensd refuses all that the library refuses."""
     for case, (text, count) in BAD.items():
         path = write(tmp_path / "f", text, bytes(count))
         try:

@@ -1,4 +1,4 @@
-"""A read lease keeps lensd informed of writers, and never keeps a writer waiting."""
+"""A read lease notifies lensd of writers and does not delay them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lensd.store.rename import exchange
 from tests.store.conftest import RunPython
 from tests.support.limits import LEASE_IS_RELEASED, PATIENCE
 
-# Each prints how long the kernel held it back.
+# Each prints how long the kernel blocked it.
 WRITE = "open(sys.argv[1], 'r+b').write(b'theirs')"
 TRUNCATE = "os.truncate(sys.argv[1], 1)"
 READ = "open(sys.argv[1], 'rb').read()"
@@ -72,7 +72,7 @@ def test_a_writer_gets_through_and_is_noticed(
 def test_a_writer_gets_through_when_the_signal_is_lost(
     path: Path, fd: int, run_python: RunPython
 ) -> None:
-    """Another lease's holder, or a debugger, may have taken the signal: polling finds it."""
+    """If a debugger received the signal, polling finds the writer."""
     with take(fd) as lease:
         thief = threading.Thread(target=signal.sigtimedwait, args=([LEASE_SIGNAL], 0.5))
         thief.start()
@@ -82,7 +82,7 @@ def test_a_writer_gets_through_when_the_signal_is_lost(
 
 
 def test_readers_break_nothing(path: Path, fd: int, run_python: RunPython) -> None:
-    """Nor does looking, linking, renaming or chmod; and no signal is left pending."""
+    """Neither does stat, link, rename or chmod; and no signal is left pending."""
     with take(fd) as lease:
         seconds(run_python, READ, path)
         os.link(path, path.with_name("link"))
@@ -102,7 +102,7 @@ def test_a_lease_survives_link_and_exchange(
     with take(fd) as lease:
         os.link(path, path.with_name("archived"))
         exchange(folder_fd, "f", "staged")
-        seconds(run_python, WRITE, path)  # the name holds the staged file now
+        seconds(run_python, WRITE, path)  # now the staged file has the name
         assert lease.held
         seconds(run_python, WRITE, staged)
         assert lease.broken
@@ -110,7 +110,7 @@ def test_a_lease_survives_link_and_exchange(
 
 @pytest.mark.lengthy
 def test_an_open_writer_refuses_the_lease(path: Path, fd: int) -> None:
-    """In another process or in this one; and it is granted when that one closes."""
+    """In another process or in this one; after the close it is granted."""
     script = "import sys, time; f = open(sys.argv[1], 'r+b'); print(flush=True); time.sleep(60)"
     command = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
@@ -125,7 +125,7 @@ def test_an_open_writer_refuses_the_lease(path: Path, fd: int) -> None:
 
 
 def test_some_files_have_no_leases(run_python: RunPython, fd: int) -> None:
-    """Devices, and other people's files."""
+    """Devices, and files of other users."""
     null = os.open(os.devnull, os.O_RDONLY)
     try:
         assert Lease.take(null) is Refusal.UNAVAILABLE
@@ -156,10 +156,10 @@ def test_the_lease_does_not_depend_on_the_callers_descriptor(
     lease.release()
 
 
-def test_release_lets_go_at_once_and_may_come_twice(
+def test_release_takes_effect_at_once_and_may_be_repeated(
     path: Path, fd: int, run_python: RunPython
 ) -> None:
-    """A writer after it is nobody's business any more."""
+    """A later writer does not break the lease."""
     lease = take(fd)
     lease.release()
     lease.release()
@@ -167,8 +167,8 @@ def test_release_lets_go_at_once_and_may_come_twice(
     assert not lease.broken
 
 
-def test_one_thread_while_a_lease_is_held_and_none_else(tmp_path: Path, fd: int) -> None:
-    """It serves all leases and goes with the last."""
+def test_one_thread_while_there_is_a_lease_and_none_after(tmp_path: Path, fd: int) -> None:
+    """It serves all leases and ends with the last one."""
     (tmp_path / "g").write_bytes(b"x")
     other = os.open(tmp_path / "g", os.O_RDONLY)
     with take(fd), take(other):
@@ -185,7 +185,7 @@ def test_one_thread_while_a_lease_is_held_and_none_else(tmp_path: Path, fd: int)
 def test_a_broken_lease_leaves_the_others(
     tmp_path: Path, path: Path, fd: int, run_python: RunPython
 ) -> None:
-    """Each has its own file."""
+    """Each lease is on its own file."""
     (tmp_path / "g").write_bytes(b"x")
     other = os.open(tmp_path / "g", os.O_RDONLY)
     with take(fd) as broken, take(other) as whole:
@@ -195,8 +195,8 @@ def test_a_broken_lease_leaves_the_others(
     os.close(other)
 
 
-def test_without_the_blocked_signal_no_lease_is_taken(run_python: RunPython, path: Path) -> None:
-    """It would kill the process; this is a bug that shows at once."""
+def test_no_lease_without_the_blocked_signal(run_python: RunPython, path: Path) -> None:
+    """RuntimeError: the signal would kill the process."""
     script = """
 import os, signal, sys
 from lensd.store.lease import LEASE_SIGNAL, Lease

@@ -1,4 +1,4 @@
-"""One lensd per folder: claims of real processes."""
+"""One lensd per folder, with locks of real processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOLD += "print(flush=True); sys.stdin.read()"
 
 @contextmanager
 def holder(folder: Path) -> Iterator[int]:
-    """Another process that claims a folder; its process id."""
+    """The id of another process that locks a folder."""
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -33,8 +33,8 @@ def holder(folder: Path) -> Iterator[int]:
             process.kill()
 
 
-def test_another_process_has_it(tmp_path: Path) -> None:
-    """It is named, and the folder is free when it is gone, however it went."""
+def test_a_folder_locked_by_another_process(tmp_path: Path) -> None:
+    """The error names the process; the folder is free after the process ends in any way."""
     with Claims() as claims:
         with holder(tmp_path) as pid, pytest.raises(LockedError, match=rf"process {pid}\b"):
             claims.claim(str(tmp_path))
@@ -42,7 +42,7 @@ def test_another_process_has_it(tmp_path: Path) -> None:
 
 
 def test_through_a_link(tmp_path: Path) -> None:
-    """What counts is the folder, not its path."""
+    """The lock is on the folder and not on its path."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     with holder(tmp_path / "link"), Claims() as claims, pytest.raises(LockedError):
@@ -50,14 +50,14 @@ def test_through_a_link(tmp_path: Path) -> None:
 
 
 def test_other_folders_are_free(tmp_path: Path) -> None:
-    """Two daemons may watch neighbours."""
+    """Two daemons may watch two folders side by side."""
     (tmp_path / "folder").mkdir()
     with holder(tmp_path / "folder"), Claims() as claims:
         claims.claim(str(tmp_path))
 
 
 def test_one_process_may_claim_again(tmp_path: Path) -> None:
-    """A reload makes new claims before the old ones go; opening `/` meanwhile loses none."""
+    """A reload locks again before it unlocks; an open and close of `/` drops no lock."""
     with Claims() as first, Claims() as second:
         first.claim(str(tmp_path))
         first.claim(str(tmp_path))
@@ -72,7 +72,7 @@ def test_one_process_may_claim_again(tmp_path: Path) -> None:
         assert str(os.getpid()).encode() in refused.stderr
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    """OSError: it is for the caller to wait for it."""
+def test_a_missing_folder(tmp_path: Path) -> None:
+    """Locking it raises OSError."""
     with Claims() as claims, pytest.raises(FileNotFoundError):
         claims.claim(str(tmp_path / "none"))

@@ -1,4 +1,4 @@
-"""The name always holds whole bytes, and whoever writes meanwhile wins."""
+"""The name always has complete bytes, and another program that writes meanwhile wins."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.publish import discard, publish, return_original
 from tests.store.conftest import RunPython
+from tests.support import strace
+from tests.support.disks import Mounts
+from tests.support.marks import needs_program, needs_root
 
 OLD, NEW, THEIRS = b"old" * 1000, b"new" * 100, b"theirs" * 500
 
@@ -29,7 +32,7 @@ def identity(path: Path) -> Identity:
 
 
 class Stage:
-    """A file `f`, a staged `t` beside it, and publish() with hooks for a writer."""
+    """A file `f`, a staged `t` beside it, and publish() with hooks for another program."""
 
     def __init__(self, folder: Path, fd: int) -> None:
         self.name, self.temporary = folder / "f", folder / "t"
@@ -59,7 +62,7 @@ def stage(tmp_path: Path, folder_fd: int) -> Stage:
 
 
 class On:
-    """An `unbroken` that acts like a writer at its n-th question."""
+    """An `unbroken` whose n-th call acts like another program."""
 
     def __init__(self, question: int, action: Callable[[], object], *, answer: bool = True) -> None:
         self.question, self.action, self.answer, self.asked = question, action, answer, 0
@@ -73,7 +76,7 @@ class On:
 
 
 def test_an_untouched_file_is_replaced(stage: Stage) -> None:
-    """The old file comes out under the temporary name, and goes when told to."""
+    """The old file gets the temporary name, and `discard` unlinks it."""
     assert stage.publish() == "exchange"
     assert stage.contents == (NEW, OLD)
     assert discard(stage.fd, "t", stage.expected)
@@ -85,7 +88,7 @@ def test_an_untouched_file_is_replaced(stage: Stage) -> None:
 def test_an_untouched_file_is_replaced_on_a_filesystem_that_shares_blocks(
     reflink_disk: Path,
 ) -> None:
-    """btrfs stamps ctime like ext4."""
+    """btrfs sets the ctime as ext4 does."""
     fd = os.open(reflink_disk, os.O_RDONLY)
     stage = Stage(reflink_disk, fd)
     assert stage.publish() == "exchange"
@@ -94,7 +97,7 @@ def test_an_untouched_file_is_replaced_on_a_filesystem_that_shares_blocks(
 
 
 def test_an_untouched_file_is_replaced_on_tmpfs(other_device: Path) -> None:
-    """In shared memory."""
+    """The folder is in shared memory."""
     fd = os.open(other_device, os.O_RDONLY)
     stage = Stage(other_device, fd)
     assert stage.publish() == "exchange"
@@ -113,30 +116,30 @@ def test_an_untouched_file_is_replaced_on_tmpfs(other_device: Path) -> None:
     ],
     ids=["written", "touched", "mode", "linked", "replaced"],
 )
-def test_a_file_changed_before_is_left(stage: Stage, touch: Callable[[Path], object]) -> None:
-    """Also when only its ctime tells."""
+def test_a_file_that_changed_before_stays(stage: Stage, touch: Callable[[Path], object]) -> None:
+    """Also if only its ctime changed."""
     touch(stage.name)
     before = stage.contents
     assert stage.skip_reason() == "changed"
     assert stage.contents == before
 
 
-def test_a_file_that_is_gone_stays_gone(stage: Stage) -> None:
-    """The user deleted it: the output does not bring it back."""
+def test_a_deleted_file_stays_deleted(stage: Stage) -> None:
+    """The output does not take the name of a file that the user deleted."""
     stage.name.unlink()
     assert stage.skip_reason() == "vanished"
     assert not stage.name.exists()
 
 
-def test_a_staged_file_that_is_another_is_not_published(stage: Stage) -> None:
-    """What was verified is what is published."""
+def test_another_staged_file_is_not_published(stage: Stage) -> None:
+    """Only the verified file is published."""
     stage.temporary.write_bytes(b"tampered")
     assert stage.skip_reason() == "changed"
     assert stage.contents == (OLD, b"tampered")
 
 
-def test_a_broken_lease_stops_before_and_swaps_back_after(stage: Stage) -> None:
-    """Whatever the times of the file say."""
+def test_a_broken_lease_prevents_or_reverses_the_exchange(stage: Stage) -> None:
+    """Also if the times of the file did not change."""
     for question in (1, 2):
         assert stage.skip_reason(On(question, lambda: None, answer=False)) == "changed"
         assert stage.contents == (OLD, NEW)
@@ -156,19 +159,19 @@ def with_the_old_time(path: Path, content: bytes) -> None:
 
 
 def test_a_writer_between_the_check_and_the_exchange_wins(stage: Stage) -> None:
-    """Its bytes come out of the exchange and go back under the name."""
+    """Its bytes get the temporary name in the exchange, and then their name again."""
     assert stage.skip_reason(On(1, lambda: in_place(stage.name, THEIRS))) == "changed"
     assert stage.contents == (THEIRS, NEW)
 
 
 def test_a_writer_with_an_open_descriptor_wins_after_the_exchange(tmp_path: Path) -> None:
-    """It writes into the inode that came out, in another process, as fast as it can."""
+    """Another process writes to the inode that came out, as fast as it can."""
     lost = _race(tmp_path, rounds=150)
     assert lost == []
 
 
 def _race(folder: Path, rounds: int) -> list[str]:
-    """What went wrong in `rounds` of a writer against publish, started at every point of it."""
+    """The faults of `rounds` of a writer against publish, started at every point of it."""
     fd = os.open(folder, os.O_RDONLY)
     wrong = []
     for turn in range(rounds):
@@ -203,11 +206,11 @@ def _race(folder: Path, rounds: int) -> list[str]:
 def test_a_write_into_what_came_out_is_seen(
     stage: Stage, write: Callable[[Path, bytes], None]
 ) -> None:
-    """Of the same size and even with the old mtime: then ctime differs from the exchange's."""
+    """Also with the same size and the old mtime: then the ctime is later than the exchange."""
     same_size = THEIRS[: len(OLD)]
 
     def write_a_tick_later() -> None:
-        time.sleep(0.02)  # of the coarse clock that old kernels stamp files with
+        time.sleep(0.02)  # the coarse clock of old kernels
         write(stage.temporary, same_size)
 
     assert stage.skip_reason(On(2, write_a_tick_later)) == "changed"
@@ -215,7 +218,7 @@ def test_a_write_into_what_came_out_is_seen(
 
 
 def test_a_file_moved_over_the_name_meanwhile_wins(stage: Stage) -> None:
-    """Another program renames its new file onto the published one, and the lease broke as well."""
+    """Another program renames its new file onto the published one, and the lease is broken."""
 
     def rename_over() -> None:
         (stage.name.parent / "download").write_bytes(THEIRS)
@@ -226,7 +229,7 @@ def test_a_file_moved_over_the_name_meanwhile_wins(stage: Stage) -> None:
 
 
 def test_a_file_moved_over_the_name_before_the_exchange_wins(stage: Stage) -> None:
-    """It comes out of the exchange and goes back."""
+    """It gets the temporary name in the exchange, and then its name again."""
 
     def rename_over() -> None:
         (stage.name.parent / "download").write_bytes(THEIRS)
@@ -236,14 +239,14 @@ def test_a_file_moved_over_the_name_before_the_exchange_wins(stage: Stage) -> No
     assert stage.contents == (THEIRS, NEW)
 
 
-def test_a_name_deleted_before_the_swap_back_gets_the_writers_bytes(stage: Stage) -> None:
-    """They are nowhere else."""
+def test_a_name_deleted_before_the_swap_back_gets_the_other_bytes(stage: Stage) -> None:
+    """The bytes of the other program have no other name."""
     assert stage.skip_reason(On(2, stage.name.unlink, answer=False)) == "changed"
     assert stage.name.read_bytes() == OLD
 
 
 def test_any_other_error_swaps_back(stage: Stage) -> None:
-    """Also a bug, or ^C."""
+    """Also for a bug, or ^C."""
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -268,23 +271,71 @@ except Failed as failed:
 
 
 def test_an_error_of_fsync_swaps_back(stage: Stage, run_refused: RunPython) -> None:
-    """EIO: what is not durable is not published."""
+    """With EIO the exchange is not durable, so nothing is published."""
     done = run_refused(PUBLISH, stage.name.parent, refused={"fsync": errno.EIO})
     assert done.stdout == "io_error\n"
     assert stage.contents == (OLD, NEW)
 
 
 def test_without_exchange_it_is_renamed(stage: Stage, run_refused: RunPython) -> None:
-    """The weaker mode says so; the old inode is only in the archive then."""
+    """publish() returns "rename"; only the archive has the old inode then."""
     done = run_refused(PUBLISH, stage.name.parent, refused={"renameat2": errno.EINVAL})
     assert done.stdout == "rename\n"
     assert stage.name.read_bytes() == NEW
     assert not stage.temporary.exists()
 
 
+def test_an_exchange_that_did_nothing_is_none(stage: Stage, run_refused: RunPython) -> None:
+    """The kernel reports success for a call that it leaves out: the file is renamed instead."""
+    done = run_refused(PUBLISH, stage.name.parent, refused={"renameat2": 0})
+    assert done.stdout == "rename\n"
+    assert stage.name.read_bytes() == NEW
+    assert not stage.temporary.exists()
+
+
+@pytest.mark.slow
+@needs_program("strace")
+def test_an_exchange_that_was_a_rename_is_one(stage: Stage, tmp_path: Path) -> None:
+    """The name has the output and the temporary is gone: the original is only in the archive."""
+    script = f"input()\n{PUBLISH}"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(stage.name.parent)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as publisher:  # fmt: skip
+        assert publisher.stdin
+        assert publisher.stdout
+        stop = strace.stopped_after(strace.Call("renameat2", 1, ""))
+        tracer = strace.Tracer(publisher.pid, tmp_path / "trace", ["renameat2"], [stop])
+        publisher.stdin.write("\n")
+        publisher.stdin.flush()
+        tracer.at_stop(stage.temporary.unlink)
+        assert publisher.stdout.read() == "rename\n"
+    tracer.wait()
+    assert stage.name.read_bytes() == NEW
+
+
+@pytest.mark.slow
+@needs_root
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_filesystem_whose_exchange_is_a_rename(tmp_path: Path, *, is_open: bool) -> None:
+    """exfat-fuse; with the old file open, as in a job, it would crash on an exchange."""
+    with Mounts() as mounts:
+        disk = mounts.exfat(tmp_path / "disk")
+        fd = os.open(disk, os.O_RDONLY)
+        stage = Stage(disk, fd)
+        old = os.open(stage.name, os.O_RDONLY) if is_open else None
+        assert stage.publish() == "rename"
+        assert stage.name.read_bytes() == NEW
+        if old is not None:
+            assert os.pread(old, len(OLD), 0) == OLD
+            os.close(old)
+        assert [path.name for path in disk.iterdir()] == ["f"]
+        os.close(fd)
+
+
 @pytest.mark.lengthy
-def test_the_name_is_never_absent_or_half(stage: Stage) -> None:
-    """A reader in another process sees whole old or whole new bytes through 300 publishes."""
+def test_the_name_always_has_a_complete_file(stage: Stage) -> None:
+    """Another process reads complete old or complete new bytes through 300 publishes."""
     script = f"""
 import sys
 seen = set()
@@ -313,7 +364,7 @@ print(len(seen))
 
 
 def test_only_the_given_file_is_discarded(stage: Stage) -> None:
-    """Bytes that are somebody's stay, and ctime counts where the caller has seen it last."""
+    """Other files stay; the ctime counts only with `exact_ctime`."""
     seen = identity(stage.temporary)
     time.sleep(0.02)
     stage.temporary.chmod(0o640)
@@ -367,7 +418,7 @@ def restore(request: pytest.FixtureRequest, tmp_path: Path) -> Restore:
 
 
 def test_an_original_comes_back_bit_exact(restore: Restore) -> None:
-    """With its attributes; on one filesystem it needs no space, else the archive keeps its copy."""
+    """With its attributes; on one filesystem it needs no space, else the archive keeps it."""
     inode = restore.original.stat().st_ino
     method = restore.back()
     restore.assert_is_back()
@@ -376,7 +427,7 @@ def test_an_original_comes_back_bit_exact(restore: Restore) -> None:
 
 
 @pytest.mark.parametrize("missing", ["file", "folder"])
-def test_an_original_comes_back_to_a_place_that_is_gone(restore: Restore, missing: str) -> None:
+def test_an_original_comes_back_to_a_missing_path(restore: Restore, missing: str) -> None:
     """The user deleted the output, or its folder."""
     restore.name.unlink()
     if missing == "folder":
@@ -386,8 +437,8 @@ def test_an_original_comes_back_to_a_place_that_is_gone(restore: Restore, missin
 
 
 @pytest.mark.parametrize("expects", ["the output", "nothing"])
-def test_somebody_elses_file_is_not_replaced(restore: Restore, expects: str) -> None:
-    """A newer file under the name wins, and the original stays in the archive."""
+def test_another_programs_file_is_not_replaced(restore: Restore, expects: str) -> None:
+    """A newer file keeps the name, and the original stays in the archive."""
     if expects == "nothing":
         restore.published = None
     restore.name.unlink()
@@ -416,7 +467,7 @@ def _free(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_published_file(small_disk: Path, tmp_path: Path) -> None:
-    """Nothing half comes back."""
+    """No incomplete file gets a name."""
     restore = Restore(tmp_path / "archive", small_disk / "loras")
     with (small_disk / "fill").open("wb") as fill:
         os.posix_fallocate(fill.fileno(), 0, _free(small_disk))
@@ -427,8 +478,9 @@ def test_a_full_disk_leaves_the_published_file(small_disk: Path, tmp_path: Path)
     assert [path.name for path in restore.name.parent.iterdir()] == ["f"]
 
 
-def test_restoring_without_exchange(tmp_path: Path, run_refused: RunPython) -> None:
-    """By a plain rename over the output."""
+@pytest.mark.parametrize("answer", [errno.EINVAL, 0], ids=["refused", "left out"])
+def test_restoring_without_exchange(tmp_path: Path, run_refused: RunPython, answer: int) -> None:
+    """A plain rename replaces the output."""
     restore = Restore(tmp_path / "archive", tmp_path / "loras")
     script = """
 import os, sys
@@ -439,7 +491,7 @@ published = Identity.of(os.stat(f"{root}/styles/f"))
 print(return_original(original, sha256, root, "styles/f", published=published, token="1"))
 """
     done = run_refused(
-        script, restore.original, restore.sha256, restore.root, refused={"renameat2": errno.EINVAL}
+        script, restore.original, restore.sha256, restore.root, refused={"renameat2": answer}
     )
     assert done.stdout == "move\n"
     restore.assert_is_back()

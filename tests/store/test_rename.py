@@ -1,4 +1,4 @@
-"""Names are exchanged in one step, and never overwritten, whatever the filesystem can do."""
+"""Names are exchanged in one step and never overwritten, on any filesystem."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ move_onto_free_name(fd, "a", fd, "c")
 """
 
 
-def test_two_names_swap(tmp_path: Path, folder_fd: int) -> None:
-    """Each holds the other's bytes after it."""
+def test_two_names_are_exchanged(tmp_path: Path, folder_fd: int) -> None:
+    """Each name has the bytes of the other."""
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")
     exchange(folder_fd, "a", "b")
@@ -37,8 +37,10 @@ def test_two_names_swap(tmp_path: Path, folder_fd: int) -> None:
 
 
 @pytest.mark.parametrize("rename", [rename_noreplace, move_onto_free_name])
-def test_a_taken_name_is_left(tmp_path: Path, folder_fd: int, rename: object) -> None:
-    """And a free one is taken."""
+def test_an_existing_name_is_not_overwritten(
+    tmp_path: Path, folder_fd: int, rename: object
+) -> None:
+    """A free name is taken."""
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")
     assert callable(rename)
@@ -53,7 +55,7 @@ def test_a_taken_name_is_left(tmp_path: Path, folder_fd: int, rename: object) ->
 def test_without_renameat2_nothing_is_overwritten_either(
     tmp_path: Path, run_refused: RunPython, refused: list[str], code: int
 ) -> None:
-    """By a link, or where there are none, by reserving the name."""
+    """By a link, or without hard links by a reserved name."""
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")
     done = run_refused(MOVE, tmp_path, refused=dict.fromkeys(refused, code))

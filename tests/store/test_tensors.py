@@ -1,24 +1,22 @@
-"""Tensor bytes in, staged files out: nothing half-written keeps a name."""
+"""One tensor is read; a staged file is filled and compared with what lies on the disk."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 from pathlib import Path
 
 import pytest
 
 from lensd.errors import Failed, Skipped
-from lensd.store.disk_errors import Interrupted
 from lensd.store.header import encode_header, read_header
-from lensd.store.tensors import StagedWriter, read_into, sha256_of
-from tests.store.conftest import RunPython
+from lensd.store.tensors import Output, read_into
+
+TENSORS = [("b", "F32", ()), ("a", "I8", (2, 3)), ("none", "I8", (0,))]
 
 
-def test_a_tensor_is_read_from_its_place(tmp_path: Path) -> None:
-    """Only the tensor's own bytes come, also for one without elements."""
+def test_a_tensor_is_read_from_its_offset(tmp_path: Path) -> None:
+    """Only the tensor's own bytes are read; a tensor without elements has none."""
     tensors = [("a", "U8", (3,)), ("none", "F32", (0, 4)), ("b", "I16", (2,))]
     path = tmp_path / "f"
     path.write_bytes(encode_header(tensors, {}) + b"abcDEFG")
@@ -30,8 +28,8 @@ def test_a_tensor_is_read_from_its_place(tmp_path: Path) -> None:
     assert read == {"a": b"abc", "none": b"", "b": b"DEFG"}
 
 
-def test_a_file_that_shrinks_is_truncated_and_no_crash(tmp_path: Path) -> None:
-    """Somebody truncates the file between the header and the read."""
+def test_a_file_that_shrinks_is_skipped_as_truncated(tmp_path: Path) -> None:
+    """A program truncates the file between the reading of its header and of its tensors."""
     path = tmp_path / "f"
     path.write_bytes(encode_header([("a", "U8", (10_000,))], {}) + bytes(10_000))
     with path.open("rb") as file:
@@ -42,99 +40,63 @@ def test_a_file_that_shrinks_is_truncated_and_no_crash(tmp_path: Path) -> None:
     assert caught.value.reason == "truncated"
 
 
-def test_a_staged_file_holds_what_was_written(tmp_path: Path, folder_fd: int) -> None:
-    """Size and sha256 are those of the bytes; nobody else can read it before it has its mode."""
-    with StagedWriter(folder_fd, ".lensd-1.tmp") as staged:
-        for data in (b"", b"one", bytearray(9 * 2**20), bytearray(), memoryview(b"two")):
-            staged.write(data)
-        sha256, size = staged.finish()
-    content = (tmp_path / ".lensd-1.tmp").read_bytes()
-    assert content == b"one" + bytes(9 * 2**20) + b"two"
-    assert (sha256, size) == (hashlib.sha256(content).hexdigest(), len(content))
-    assert stat.S_IMODE((tmp_path / ".lensd-1.tmp").stat().st_mode) == 0o600
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / ".lensd.tmp"
+    path.touch()
+    return path
 
 
-def _finish_and_fail(folder: Path) -> None:
-    with StagedWriter(str(folder), "a") as staged:
-        staged.finish()
-        raise TypeError
+def written(path: Path) -> Output:
+    found = path.stat()
+    output = Output(str(path), (found.st_dev, found.st_ino), TENSORS, {"note": "000"})
+    for name, data in (("a", b"abcdef"), ("b", b"\0\0\x80?"), ("none", b"")):
+        output.write(name, data)
+    output.replace_metadata({"note": "1.5"})
+    output.sync()
+    return output
 
 
-def test_an_unfinished_staged_file_goes(tmp_path: Path) -> None:
-    """By an exception, also after finish, and by forgetting to finish."""
-    with pytest.raises(TypeError):
-        _finish_and_fail(tmp_path)
-    with StagedWriter(str(tmp_path), "b") as staged:
-        staged.write(b"x")
-    assert list(tmp_path.iterdir()) == []
+def test_tensors_come_in_any_order_and_metadata_last(path: Path) -> None:
+    """Each is at its offset; the digests are those of the file and of each tensor."""
+    with written(path) as output:
+        hashes = output.hashes()
+        assert hashes.file == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert hashes.data == hashlib.sha256(b"\0\0\x80?abcdef").hexdigest()
+        assert output.is_as_written("a", b"abcdef")
+        assert not output.is_as_written("a", b"abcdeF")
+        assert not output.is_as_written("c", b"")
+    with path.open("rb") as file:
+        header = read_header(file.fileno(), path.stat().st_size)
+    assert header.metadata == {"note": "1.5"}
+    assert path.read_bytes()[header.data_start :] == b"\0\0\x80?abcdef"
 
 
-def test_a_name_that_is_somebody_elses_by_now_is_left(tmp_path: Path) -> None:
-    """The clean-up removes its own file only."""
-    with StagedWriter(str(tmp_path), "a") as staged:
-        os.unlink(tmp_path / "a")
-        (tmp_path / "a").write_bytes(b"theirs")
-        staged.write(b"x")
-    assert (tmp_path / "a").read_bytes() == b"theirs"
+@pytest.mark.parametrize("how", ["header", "longer", "shorter"])
+def test_other_bytes_on_the_disk_are_an_error(path: Path, how: str) -> None:
+    """`hashes` fails with verify_failed for a header or a length that was not written."""
+    with written(path) as output:
+        if how == "header":
+            path.write_bytes(path.read_bytes().replace(b"1.5", b"1.6"))
+        else:
+            os.truncate(path, output.size + (1 if how == "longer" else -1))
+        with pytest.raises(Failed, match="not what was written") as caught:
+            output.hashes()
+    assert caught.value.reason == "verify_failed"
 
 
-@pytest.mark.parametrize("kind", ["file", "dangling link"])
-def test_a_staged_file_takes_no_name_that_is_there(tmp_path: Path, kind: str) -> None:
-    """Neither a file nor a planted link is followed or overwritten."""
-    if kind == "file":
-        (tmp_path / "a").write_bytes(b"old")
-    else:
-        (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FileExistsError):
-        StagedWriter(str(tmp_path), "a")
-    assert not (tmp_path / "elsewhere").exists()
+def test_a_tensor_of_another_size_than_planned_is_refused(path: Path) -> None:
+    """A wrong size would write over the next tensor."""
+    with written(path) as output, pytest.raises(ValueError, match="planned were 6"):
+        output.write("a", b"abc")
 
 
-@pytest.mark.slow
-def test_a_full_disk_is_named_and_left_clean(small_disk: Path) -> None:
-    """ENOSPC is `no_space` with the disk's path, and the temporary is gone."""
-    with (
-        pytest.raises(Failed, match=str(small_disk)) as caught,
-        StagedWriter(str(small_disk), "a") as staged,
-    ):
-        staged.write(bytes(2 * 2**20))
-    assert caught.value.reason == "no_space"
-    assert list(small_disk.iterdir()) == []
-
-
-def test_an_error_of_fsync_is_an_error_of_the_disk(tmp_path: Path, run_refused: RunPython) -> None:
-    """EIO on fsync is `io_error`, and the temporary is gone."""
-    script = """
-import sys
-from lensd.errors import Failed
-from lensd.store.tensors import StagedWriter
-try:
-    with StagedWriter(sys.argv[1], "a") as staged:
-        staged.write(b"x")
-        staged.finish()
-except Failed as error:
-    print(error.reason)
-"""
-    done = run_refused(script, tmp_path, refused={"fsync": errno.EIO})
-    assert done.stdout == "io_error\n"
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1])
-def test_sha256_of_a_whole_file(tmp_path: Path, size: int) -> None:
-    """Equal to hashlib's, with and without the page cache, wherever the file offset is."""
-    content = os.urandom(size)
-    (tmp_path / "f").write_bytes(content)
-    with (tmp_path / "f").open("rb") as file:
-        file.seek(size // 2)
-        expected = hashlib.sha256(content).hexdigest()
-        assert sha256_of(file.fileno()) == expected
-        assert sha256_of(file.fileno(), drop_cache=True) == expected
-
-
-def test_hashing_stops_when_asked(tmp_path: Path) -> None:
-    """Between two chunks."""
-    (tmp_path / "f").write_bytes(bytes(5 * 2**20))
-    asked = iter([False, False, True])
-    with (tmp_path / "f").open("rb") as file, pytest.raises(Interrupted):
-        sha256_of(file.fileno(), stop=lambda: next(asked))
+def test_another_file_under_the_name_is_not_filled(path: Path) -> None:
+    """The inode proves which file the daemon created; it must be empty."""
+    found = path.stat()
+    with pytest.raises(Failed, match="not the one lensd made"):
+        Output(str(path), (found.st_dev, found.st_ino + 1), TENSORS, {})
+    path.write_bytes(b"another file")
+    with pytest.raises(Failed, match="not the one lensd made"):
+        Output(str(path), (found.st_dev, found.st_ino), TENSORS, {})
+    assert path.read_bytes() == b"another file"

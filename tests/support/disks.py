@@ -54,6 +54,17 @@ class Mounts:
         make_ext4(image, size)
         return self.image(folder, image)
 
+    def exfat(self, folder: Path, size: int = 64 * 2**20) -> Path:
+        """A FUSE disk whose exchange of two names is a plain rename."""
+        for name in ("mkfs.exfat", "mount.exfat-fuse"):
+            if shutil.which(name) is None:
+                pytest.skip(f"needs the program {name}")
+        image = folder.with_name(f"{folder.name}.exfat")
+        with image.open("wb") as file:
+            os.truncate(file.fileno(), size)
+        subprocess.run(["mkfs.exfat", "-q", str(image)], check=True, capture_output=True)
+        return self._mount(folder, "-t", "exfat-fuse", "-o", "loop", str(image))
+
     def unmount(self, folder: Path) -> None:
         self._mounted.remove(folder)
         _unmount(folder)

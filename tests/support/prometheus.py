@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lensd.metrics.counts import Counts
 from lensd.metrics.exposition import Family, Histogram
-from lensd.metrics.gauges import Standing
+from lensd.metrics.gauges import Gauges
 from lensd.store.ledger import Ledger
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -47,5 +47,5 @@ def families() -> list[Family | Histogram]:
         tempfile.TemporaryDirectory() as folder,
         closing(Ledger(folder, "0.1.0")) as ledger,
     ):
-        now = list(Standing("0.1.0", ledger, ("loras",), tuple).families(up=True))
+        now = list(Gauges("0.1.0", ledger, ("loras",), tuple).families(up=True))
     return [*now, *Counts(("loras",)).families]

@@ -27,7 +27,7 @@ OTHER = "/srv/disk 2"
 OCTAL_SPACE = "\\040"  # in /etc/fstab
 MODES = ("rank", "int8", "ultra")  # each has a folder
 NAMES = ("loras", "lora-archive", *MODES)
-# What an installed lensd does not need: this tree's package, and no minute before a restart.
+# Settings for the tests: this tree's package, and short times.
 TESTS = f"""[Service]
 Environment=PYTHONPATH={REPOSITORY}
 RestartSec=1
@@ -36,7 +36,7 @@ WatchdogSec=10
 
 
 def installing() -> list[str]:
-    """The commands of docs/operations.md that make lensd a service, for who is root already."""
+    """Return the commands of docs/operations.md that install the service, without sudo."""
     page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
     block = markdown.blocks(markdown.section(page, "As a service, in five lines"))[0]
     lines = block.text.splitlines()
@@ -54,7 +54,7 @@ class Service:
         self.lines: list[Line] = []
 
     def install(self) -> None:
-        """The lines of docs/operations.md, but for the first one: this tree's lensd is there."""
+        """Run the commands of docs/operations.md except pip, with the lensd of this tree."""
         machine = self.machine
         program = machine.path("/opt/lensd/bin/lensd")
         program.parent.mkdir(parents=True)
@@ -79,7 +79,7 @@ class Service:
         self.make_folders()
 
     def configure(self, **parts: Any) -> None:
-        """Write the configuration."""
+        """Write the configuration again."""
         document = {
             "watch": [
                 {"path": f"{DISK}/loras"},
@@ -95,26 +95,26 @@ class Service:
         self.machine.path(CONFIG).write_text(json.dumps(document))
 
     def command(self, *arguments: str) -> Sequence[str]:
-        """To run `lensd` on that machine."""
+        """Return the command that runs `lensd` on that machine."""
         return ("env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-m", "lensd", *arguments)
 
     def lensd(self, *arguments: str) -> str:
-        """What `lensd` prints there, as root."""
+        """Run `lensd` there as root, and return its output."""
         return self.machine.run(*self.command(*arguments)).stdout
 
     def make_folders(self) -> None:
-        """Make the folders that the disks have at first."""
+        """Create the folders on the disks."""
         for folder in (*(f"{DISK}/{name}" for name in NAMES), f"{OTHER}/loras2"):
             self.machine.shell(f"install -d -o lensd -g lensd '{folder}'")
 
     def use_drop_in(self) -> None:
-        """`lensd service > drop-in`, and systemd hears of it."""
+        """Install the output of `lensd service` as the drop-in, and reload systemd."""
         text = self.lensd("service", "-c", CONFIG)
         self.machine.path(f"{DROP_INS}/lensd.conf").write_text(text)
         self.machine.shell("systemctl daemon-reload")
 
     def under_the_unit(self, code: str, names: Sequence[str]) -> str:
-        """What a Python program prints that runs with these settings of the unit."""
+        """Run a Python program with these settings of the unit, and return its output."""
         wanted = [f"{name}=" for name in names]
         lines = (REPOSITORY / "systemd/lensd.service").read_text().splitlines()
         settings = [line for line in lines if line.startswith(tuple(wanted))]
@@ -124,7 +124,7 @@ class Service:
         return self.machine.run(*command, sys.executable, "-c", code).stdout
 
     def worker(self) -> int:
-        """The worker's process, as the machine numbers it; a file starts one if none runs."""
+        """Return the worker's process number on the machine; start a worker if none runs."""
         pid = self.machine.show("lensd", "MainPID")
         children = self.machine.shell(f"cat /proc/{pid}/task/*/children").split()
         if children:
@@ -135,7 +135,10 @@ class Service:
     def drop(
         self, target: str, seed: int, *, owner: tuple[int, int] | None = None, **of_file: Any
     ) -> str:
-        """A small LoRA, whole and at once; it is the service's user's, or `owner`'s (uid, gid)."""
+        """Move a small LoRA to `target`; it belongs to the service's user, or to `owner`.
+
+        `owner`: uid and gid.
+        """
         made = small_lora(self._folder / f"{seed}.safetensors", seed=seed, **of_file).path
         aside = self.machine.path(f"{os.path.dirname(os.path.dirname(target))}/.{seed}")
         shutil.copyfile(made, aside)
@@ -146,7 +149,7 @@ class Service:
         return target
 
     def wait_for(self, wanted: Callable[[Line], bool], what: str, seconds: float = 60) -> Line:
-        """The next line of the log for which `wanted` is true."""
+        """Wait for the next line of the log for which `wanted` returns True, and return it."""
         deadline = time.monotonic() + seconds
         while True:
             for line in self._fresh():
@@ -166,7 +169,7 @@ class Service:
         return self.wait_for(lambda line: line["event"] == event, event, seconds)
 
     def wait_for_file(self, path: str, seconds: float = 60) -> Line:
-        """How the file's way ends."""
+        """Wait for the outcome of a file, and return its line."""
         return self.wait_for(
             lambda line: line["event"] in ENDS and line["path"] == path, f"end of {path}", seconds
         )
@@ -180,7 +183,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Installed and started; stopped in order at the end."""
+    """The service, installed and started; it is stopped at the end."""
     folder = tmp_path_factory.mktemp("machine")
     with Booted(folder) as machine:
         found = Service(machine, folder)

@@ -1,4 +1,4 @@
-"""What another process may write, asked of the kernel."""
+"""lensd.systemd.access: which paths another process may write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Start = Callable[[str], Process]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """A process with mounts of its own, made by a script that ends in `exec ... sleep`."""
+    """Start a process with its own mounts, by a script that ends in `exec ... sleep`."""
     children = []
 
     def started(script: str) -> Process:
@@ -39,7 +39,7 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
-    """One that everybody can reach and write."""
+    """A folder that all users can reach and write to."""
     for parent in (tmp_path, *tmp_path.parents):
         if parent.stat().st_uid == os.geteuid() and parent.name.startswith(
             ("pytest-", "popen-", "test_")
@@ -51,8 +51,8 @@ def folder(tmp_path: Path) -> str:
     return str(found)
 
 
-def test_nothing_is_denied_to_who_may_all(start: Start, folder: str) -> None:
-    """The same mounts, another user: the folder takes files, and so does a file in it."""
+def test_a_process_with_all_rights_is_denied_nothing(start: Start, folder: str) -> None:
+    """It has the same mounts and another user, who may write to the folder and a file in it."""
     file = Path(folder, "file")
     file.touch()
     file.chmod(0o666)
@@ -61,27 +61,27 @@ def test_nothing_is_denied_to_who_may_all(start: Start, folder: str) -> None:
     assert denials(nobody, [folder, str(file)]) == {}
 
 
-def test_a_mount_that_is_read_only_there_and_not_here(start: Start, folder: str) -> None:
-    """As a unit without an entry for it; for root too, whose rights do not help."""
+def test_a_mount_that_is_read_only_only_for_the_process(start: Start, folder: str) -> None:
+    """So it is in a unit that does not open the folder; rights of root do not help."""
     bind = f"mount --bind '{folder}' '{folder}'; mount -o remount,bind,ro '{folder}'"
     for rest in ("exec sleep 60", f"exec setpriv --reuid={NOBODY} --clear-groups sleep 60"):
         assert denials(start(f"{bind}; {rest}"), [folder]) == {folder: "read_only"}
 
 
-def test_a_folder_that_is_hidden_there(start: Start, folder: str) -> None:
-    """As ProtectHome= hides homes; for root it is not there, for others it is behind a door."""
+def test_a_folder_that_is_hidden_from_the_process(start: Start, folder: str) -> None:
+    """ProtectHome= hides homes so: root does not find it, other users may not enter."""
     inside = f"{folder}/inside"
     os.mkdir(inside)
-    os.chmod(inside, 0o777)  # noqa: S103 - everybody may write it, here
+    os.chmod(inside, 0o777)  # noqa: S103 - all users may write to it
     hide = f"mount -t tmpfs -o mode=0000 tmpfs '{folder}'"
     for rest in ("exec sleep 60", f"exec setpriv --reuid={NOBODY} --clear-groups sleep 60"):
         assert denials(start(f"{hide}; {rest}"), [inside]) == {inside: "missing"}
 
 
-def test_a_right_that_is_missing(start: Start, folder: str) -> None:
-    """Mode, and a group that only one of two processes has."""
+def test_a_missing_right(start: Start, folder: str) -> None:
+    """The mode gives access to a group that only one of two processes has."""
     os.chown(folder, 0, 4321)
-    os.chmod(folder, 0o770)  # noqa: S103 - its group may write it
+    os.chmod(folder, 0o770)  # noqa: S103 - its group may write to it
     alone = start(f"exec setpriv --reuid={NOBODY} --clear-groups sleep 60")
     member = start(f"exec setpriv --reuid={NOBODY} --groups=4321 sleep 60")
     assert denials(alone, [folder]) == {folder: "rights"}
@@ -89,7 +89,7 @@ def test_a_right_that_is_missing(start: Start, folder: str) -> None:
 
 
 def test_only_its_user_and_root_may_ask(start: Start, folder: str) -> None:
-    """Another user is told so, instead of a guess."""
+    """For another user NotAllowed is raised."""
     process = start("exec sleep 60")
     os.seteuid(NOBODY)
     try:
@@ -99,8 +99,8 @@ def test_only_its_user_and_root_may_ask(start: Start, folder: str) -> None:
         os.seteuid(0)
 
 
-def test_a_process_that_is_gone() -> None:
-    """An error of its own."""
+def test_a_process_that_does_not_exist() -> None:
+    """ProcessLookupError is raised."""
     child = subprocess.Popen(["true"])
     child.wait()
     with pytest.raises(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The real unit under a real systemd, with the drop-in that `lensd service` prints."""
+"""The real unit under a real systemd, with the drop-in of `lensd service`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.systemd.conftest import CONFIG, DISK, OTHER, Service
 pytestmark = [pytest.mark.slow, needs_systemd]
 
 
-def test_it_runs_as_its_user_with_nothing_more(service: Service) -> None:
-    """User lensd without a capability; ready by notification."""
+def test_it_runs_as_its_user_without_capabilities(service: Service) -> None:
+    """The user is lensd, and the unit is active after lensd's notification."""
     machine = service.machine
     assert machine.show("lensd", "ActiveState") == "active"
     pid = machine.show("lensd", "MainPID")
@@ -31,7 +31,7 @@ def test_it_runs_as_its_user_with_nothing_more(service: Service) -> None:
 
 
 def test_a_dropped_file_is_compressed_and_its_original_linked(service: Service) -> None:
-    """On one disk no byte is copied, under the hardened unit as well."""
+    """On one disk no data are copied, under the hardened unit too."""
     path = service.drop(f"{DISK}/loras/a.safetensors", 1)
     line = service.wait_for_file(path)
     assert (line["event"], line["archive_method"], line["lease"]) == (
@@ -44,10 +44,10 @@ def test_a_dropped_file_is_compressed_and_its_original_linked(service: Service) 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 @pytest.mark.parametrize("mode", ["rank", "int8", "ultra"])
-def test_the_worker_needs_no_memory_that_is_written_and_run(
+def test_the_worker_needs_no_writable_and_executable_memory(
     service: Service, dtype: str, mode: str
 ) -> None:
-    """MemoryDenyWriteExecute holds, and every mode compresses every precision under it."""
+    """MemoryDenyWriteExecute is set, and every mode compresses every precision under it."""
     assert service.machine.show("lensd", "MemoryDenyWriteExecute") == "yes"
     path = service.drop(f"{DISK}/{mode}/{dtype}.safetensors", 2, dtype=dtype)
     line = service.wait_for_file(path)
@@ -55,8 +55,8 @@ def test_the_worker_needs_no_memory_that_is_written_and_run(
     assert (line["mode"], line["dtype_in"]) == (mode, dtype)
 
 
-def test_state_and_log_are_not_for_everybody(service: Service) -> None:
-    """Another user can neither list nor read them; the group can."""
+def test_only_user_and_group_can_read_state_and_log(service: Service) -> None:
+    """Another user can neither list nor read them."""
     machine = service.machine
     for folder in ("/var/lib/lensd", "/var/log/lensd"):
         assert machine.shell(f"stat -c '%a %U %G' {folder}").split() == ["750", "lensd", "lensd"]
@@ -71,10 +71,10 @@ def test_state_and_log_are_not_for_everybody(service: Service) -> None:
 
 @pytest.mark.fault("killed")
 def test_a_killed_daemon_comes_back_and_goes_on(service: Service) -> None:
-    """`systemctl kill -s KILL` ends daemon and worker; systemd starts it anew, nothing is lost."""
+    """`systemctl kill -s KILL` ends daemon and worker; systemd restarts lensd, nothing is lost."""
     machine = service.machine
     before = machine.show("lensd", "MainPID")
-    machine.shell(f"kill -STOP {service.worker()}")  # or it would be done too soon
+    machine.shell(f"kill -STOP {service.worker()}")  # otherwise it would finish too soon
     path = service.drop(f"{DISK}/loras/killed.safetensors", 3)
     service.wait_for(lambda line: line["event"] == "file.settled", "job")
     machine.shell("systemctl kill -s KILL lensd")
@@ -86,7 +86,7 @@ def test_a_killed_daemon_comes_back_and_goes_on(service: Service) -> None:
 
 
 def test_a_killed_worker_costs_one_attempt(service: Service) -> None:
-    """The unit stays up and does the file after all, also where the kernel killed for memory."""
+    """The unit stays active and compresses the file, also if the kernel killed for memory."""
     machine = service.machine
     assert machine.show("lensd", "OOMPolicy") == "continue"
     daemon, worker = machine.show("lensd", "MainPID"), service.worker()
@@ -100,7 +100,7 @@ def test_a_killed_worker_costs_one_attempt(service: Service) -> None:
 
 
 def test_a_reload_takes_the_new_configuration(service: Service) -> None:
-    """`systemctl reload`: same process, another mode. A faulty file changes nothing."""
+    """After `systemctl reload` the same process has another mode; a faulty file changes nothing."""
     machine = service.machine
     pid = machine.show("lensd", "MainPID")
     service.configure(defaults={"mode": "analyze"})
@@ -121,7 +121,7 @@ def test_a_reload_takes_the_new_configuration(service: Service) -> None:
 
 @pytest.mark.fault("stuck")
 def test_a_stopped_main_loop_is_restarted_by_the_watchdog(service: Service) -> None:
-    """SIGSTOP: no more WATCHDOG=1. Before, they came, or the unit were not that old."""
+    """After SIGSTOP it sends no WATCHDOG=1. Before that it did, or the unit would have ended."""
     machine = service.machine
     assert machine.show("lensd", "WatchdogUSec") == "10s"
     pid = machine.show("lensd", "MainPID")
@@ -133,13 +133,13 @@ def test_a_stopped_main_loop_is_restarted_by_the_watchdog(service: Service) -> N
     assert service.wait_for_file(path)["event"] == "file.compressed"
 
 
-def test_check_finds_nothing_against_its_own_drop_in(service: Service) -> None:
-    """What `lensd service` opened, the running unit can write."""
+def test_check_finds_no_fault_with_its_own_drop_in(service: Service) -> None:
+    """The running unit can write to the folders that `lensd service` opened."""
     assert "no faults" in service.lensd("check", "-c", CONFIG)
 
 
 def test_check_names_what_the_running_unit_cannot_write(service: Service) -> None:
-    """A folder that came later, hidden, closed, or another user's: each named, with its remedy."""
+    """Folders that are new, hidden, read-only or another user's are named with their remedies."""
     machine = service.machine
     machine.shell("install -d -o lensd -g lensd /opt/loras /home/loras")
     machine.shell(f"install -d -m 0755 {DISK}/roots")
@@ -155,14 +155,14 @@ def test_check_names_what_the_running_unit_cannot_write(service: Service) -> Non
     assert ["watch[0].path", "watch[1].path", "watch[2].path"] == [
         s.partition(":")[0] for s in said
     ]
-    assert "sees only read-only /opt/loras" in said[0]
+    assert "can only read /opt/loras" in said[0]
     assert "lensd service -c /etc/lensd/late.yaml" in said[0]
-    assert "does not see /home/loras" in said[1] or "only read-only /home/loras" in said[1]
-    assert f"has no right to write {DISK}/roots" in said[2]
+    assert "cannot see /home/loras" in said[1] or "can only read /home/loras" in said[1]
+    assert f"has no right to write to {DISK}/roots" in said[2]
 
 
 def test_no_socket_of_the_internet_can_be_made(service: Service) -> None:
-    """With the unit's own settings AF_INET is refused, AF_UNIX is not, and lo is all there is."""
+    """With the unit's settings AF_INET is refused, AF_UNIX is allowed, and only lo exists."""
     code = (
         "import socket, os\n"
         "socket.socket(socket.AF_UNIX).close()\n"
@@ -179,7 +179,7 @@ def test_no_socket_of_the_internet_can_be_made(service: Service) -> None:
 
 @pytest.mark.fault("folder gone")
 def test_an_unmount_and_a_remount_are_seen(service: Service) -> None:
-    """One disk goes: degraded, the unit runs on. It is back: its files are taken."""
+    """Without the disk its folder is degraded, and the unit runs on."""
     machine = service.machine
     pid = machine.show("lensd", "MainPID")
     path = service.drop(f"{OTHER}/loras2/before.safetensors", 5)
@@ -200,7 +200,7 @@ def test_an_unmount_and_a_remount_are_seen(service: Service) -> None:
 
 
 def test_files_of_several_owners(service: Service) -> None:
-    """With its drop-in's capabilities it leases, links and chowns what is not its own."""
+    """With the capabilities of its drop-in it leases, links and chowns files of other users."""
     machine = service.machine
     service.drop(f"{DISK}/loras/owned.safetensors", 8, owner=(4321, 4321))
     service.wait_for_file(f"{DISK}/loras/owned.safetensors")
@@ -214,13 +214,13 @@ def test_files_of_several_owners(service: Service) -> None:
         assert (line["event"], line["archive_method"]) == ("file.compressed", "link")
         assert line["lease"]
         for name in (path, line["archive_path"]):
-            there = machine.path(name).stat()
-            assert (there.st_uid, there.st_gid) == owner
+            status = machine.path(name).stat()
+            assert (status.st_uid, status.st_gid) == owner
     assert "no faults" in service.lensd("check", "-c", CONFIG)
 
 
-def test_the_archives_disk_goes(service: Service) -> None:
-    """The unit is stopped, nothing goes to the folder below; it comes back with the disk."""
+def test_without_the_archives_disk_the_unit_stops(service: Service) -> None:
+    """No file goes to the folder below the mount point; the unit starts again with the disk."""
     machine = service.machine
     mount = "srv-disk\\x2d1.mount"
     assert mount in shlex.split(machine.show("lensd", "BindsTo"))
@@ -228,7 +228,7 @@ def test_the_archives_disk_goes(service: Service) -> None:
     wait_until(lambda: machine.show("lensd", "ActiveState") == "inactive", "stopped", 40)
     assert [] == list(machine.path(DISK).iterdir())
     machine.shell(f"mount '{DISK}'")
-    service.make_folders()  # perhaps after a first start without them, which is tried again
+    service.make_folders()  # perhaps after a first start without them, which systemd repeats
     service.wait_for_event("daemon.ready")
     path = service.drop(f"{DISK}/loras/again.safetensors", 12)
     assert service.wait_for_file(path)["archive_method"] == "link"

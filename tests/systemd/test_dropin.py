@@ -1,4 +1,4 @@
-"""The drop-in for a configuration and a machine."""
+"""lensd.systemd.dropin: the drop-in for a configuration and a machine."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def _owned(*owners: Owner) -> Facts:
     return replace(FACTS, owners={"/mnt/big/loras": Counter(owners)})
 
 
-def test_files_of_one_person(tmp_path: Path) -> None:
-    """It runs as that person, without a capability, and opens one folder for the one disk."""
+def test_files_of_one_user(tmp_path: Path) -> None:
+    """lensd runs as that user without capabilities, and one folder is opened for the disk."""
     assert _settings(drop_in(_config(tmp_path), FACTS)) == [
         "BindsTo=mnt-big.mount",
         "After=mnt-big.mount",
@@ -62,7 +62,7 @@ def test_files_of_one_person(tmp_path: Path) -> None:
 
 
 def test_every_setting_has_its_reason(tmp_path: Path) -> None:
-    """The line above the first of each group is a comment."""
+    """Each group of lines begins with a comment."""
     text = drop_in(_config(tmp_path, worker={"device": "cuda"}), _owned((0, 0), (1000, 100)))
     for block in text.split("\n\n"):
         lines = [line for line in block.splitlines() if not line.startswith("[")]
@@ -70,14 +70,14 @@ def test_every_setting_has_its_reason(tmp_path: Path) -> None:
 
 
 def test_several_groups(tmp_path: Path) -> None:
-    """The one with most files is its own, the others come beside it: outputs keep their group."""
+    """The group of most files is the primary one; the others let outputs keep their group."""
     found = _settings(drop_in(_config(tmp_path), _owned((1000, 100), (1000, 100), (1000, 1000))))
     assert {"User=ada", "Group=users", "SupplementaryGroups=ada"} <= set(found)
 
 
 @pytest.mark.parametrize("owners", [((1000, 1000), (1001, 1000)), ((0, 0),)])
 def test_several_owners_or_root(tmp_path: Path, owners: tuple[Owner, ...]) -> None:
-    """Only then capabilities, each with what it is for, and never User=root."""
+    """Only then lensd gets capabilities, each with its purpose; it never runs as root."""
     text = drop_in(_config(tmp_path), _owned(*owners))
     assert "User=lensd\n" in text
     assert f"\nAmbientCapabilities={' '.join(CAPABILITIES)}\n" in text
@@ -86,7 +86,7 @@ def test_several_owners_or_root(tmp_path: Path, owners: tuple[Owner, ...]) -> No
 
 
 def test_a_disk_of_watched_folders_only(tmp_path: Path) -> None:
-    """It is waited for, and not bound to: lensd goes on when it is away."""
+    """lensd starts after it, but also runs without it."""
     watch = [{"path": "/mnt/big/loras"}, {"path": "/mnt/more/loras", "name": "more"}]
     found = _settings(drop_in(_config(tmp_path, watch=watch), FACTS))
     assert "BindsTo=mnt-big.mount" in found
@@ -95,7 +95,7 @@ def test_a_disk_of_watched_folders_only(tmp_path: Path) -> None:
 
 
 def test_a_textfile(tmp_path: Path) -> None:
-    """Its folder is opened, without stopping lensd where that is missing; also under /tmp."""
+    """Its folder is opened, also in /tmp; lensd starts without the folder too."""
     metrics = {"textfile": "/var/lib/prometheus/node exporter/lensd.prom"}
     found = _settings(drop_in(_config(tmp_path, metrics=metrics), FACTS))
     assert 'ReadWritePaths="-/var/lib/prometheus/node exporter"' in found
@@ -104,7 +104,7 @@ def test_a_textfile(tmp_path: Path) -> None:
 
 
 def test_homes_and_temporary_folders(tmp_path: Path) -> None:
-    """They are hidden unless something lies there, be it the program."""
+    """They stay hidden unless lensd needs a path in them, such as its program."""
     at_home = replace(FACTS, program=("/home/ada/venv/bin/python",))
     assert "ProtectHome=read-only" in _settings(drop_in(_config(tmp_path), at_home))
     found = _settings(drop_in(_config(tmp_path, archive={"path": "/tmp/a"}), FACTS))  # noqa: S108
@@ -117,44 +117,44 @@ def test_homes_and_temporary_folders(tmp_path: Path) -> None:
     [("cuda:1", False, True), ("auto", True, True), ("auto", False, False), ("cpu", True, False)],
 )
 def test_a_gpu(tmp_path: Path, device: str, card: bool, wanted: bool) -> None:  # noqa: FBT001
-    """Its devices are opened if the configuration may use them."""
+    """Its devices are opened if the configuration allows to use them."""
     text = drop_in(_config(tmp_path, worker={"device": device}), replace(FACTS, nvidia=card))
     assert wanted == ("DeviceAllow=char-nvidia* rw" in text)
     assert wanted == ("MemoryDenyWriteExecute=no" in text)
 
 
-def test_a_folder_that_is_to_be_made(tmp_path: Path) -> None:
-    """The command that makes it, for the user that the service gets."""
+def test_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
+    """The drop-in has the command that creates it for the user of the service."""
     text = drop_in(_config(tmp_path), replace(FACTS, missing=frozenset({"/mnt/big/archive"})))
     assert "#   sudo install -d -m 0750 -o ada -g ada /mnt/big/archive" in text
 
 
 def test_a_program_that_the_user_cannot_reach() -> None:
-    """Told, since the unit would only say 203/EXEC; not where the user owns that folder."""
-    warning = unreachable(replace(FACTS, closed=("/root", "root")))
+    """There is a warning, because systemd reports only 203/EXEC; the owner needs none."""
+    warning = unreachable(replace(FACTS, private_folder=("/root", "root")))
     assert warning
-    assert warning.startswith("/root lets nobody but root in, so ada cannot run")
-    assert unreachable(replace(FACTS, closed=("/home/ada", "ada"))) is None
+    assert warning.startswith("only root may enter /root, so ada cannot run")
+    assert unreachable(replace(FACTS, private_folder=("/home/ada", "ada"))) is None
     assert unreachable(FACTS) is None
 
 
 def test_no_name_begins_a_line_of_its_own(tmp_path: Path) -> None:
-    """A line break in a path is shown as such, in comments too."""
+    """A line break in a path is escaped, in comments too."""
     watch = [{"path": "/mnt/big/a\nUser=root", "name": "a"}]
     owners = {"/mnt/big/a\nUser=root": Counter({(1000, 1000): 1, (1001, 1000): 1})}
     text = drop_in(_config(tmp_path, watch=watch), replace(FACTS, owners=owners))
     assert "User=root" not in text.splitlines()
 
 
-def test_what_this_machine_says(tmp_path: Path) -> None:
-    """Real files, real mounts: the owner of the files, and a folder above them."""
+def test_facts_of_this_machine(tmp_path: Path) -> None:
+    """With real files and mounts, it finds the owner and opens a folder above them."""
     (tmp_path / "loras").mkdir()
     (tmp_path / "loras/a.safetensors").touch()
     archive = {"path": str(tmp_path / "archive")}
     config = _config(tmp_path, watch=[{"path": str(tmp_path / "loras")}], archive=archive)
     facts = probe(config)
-    there = (tmp_path / "loras").stat()
-    assert facts.owners[str(tmp_path / "loras")] == {(there.st_uid, there.st_gid): 1}
+    status = (tmp_path / "loras").stat()
+    assert facts.owners[str(tmp_path / "loras")] == {(status.st_uid, status.st_gid): 1}
     assert str(tmp_path / "archive") in facts.missing
     assert "/" in facts.mounts
     assert "ReadWritePaths=" in drop_in(config, facts)

@@ -1,4 +1,4 @@
-"""What systemd itself says of the unit's exposure, and the reasons beside its lines."""
+"""The exposure of the unit as systemd computes it, and the reason for each of its settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNIT = FOLDER / "lensd.service"
 
 
 def _exposure(folder: Path, *drop_ins: Path) -> float:
-    """0 (nothing to fear) to 10, as `systemd-analyze security` counts."""
+    """Return the exposure by `systemd-analyze security`: 0 (the best) to 10."""
     shutil.copy(UNIT, folder)
     (folder / "lensd.service.d").mkdir()
     for drop_in in drop_ins:
@@ -31,18 +31,18 @@ def _exposure(folder: Path, *drop_ins: Path) -> float:
 
 @needs_program("systemd-analyze")
 def test_exposure_of_the_unit(tmp_path: Path) -> None:
-    """At most 1.0."""
+    """It is at most 1.0."""
     assert _exposure(tmp_path) <= 1.0
 
 
 @needs_program("systemd-analyze")
 def test_exposure_with_a_gpu(tmp_path: Path) -> None:
-    """At most 1.5, though the cards are seen and code may be made at run time."""
+    """It is at most 1.5, although the unit has the GPUs and memory for generated code."""
     assert _exposure(tmp_path, FOLDER / "lensd.service.d/cuda.conf") <= 1.5
 
 
 def test_every_setting_has_its_reason() -> None:
-    """A comment stands above each line, or above the block of lines that it is in."""
+    """There is a comment above each line, or above its block of lines."""
     files = [UNIT, *FOLDER.glob("**/*.conf")]
     assert len(files) == 4
     for file in files:
@@ -55,7 +55,7 @@ def test_every_setting_has_its_reason() -> None:
 
 
 def test_the_example_for_a_gpu_is_what_lensd_service_prints() -> None:
-    """Both say the same settings."""
+    """Both have the same settings."""
     text = (FOLDER / "lensd.service.d/cuda.conf").read_text(encoding="utf-8")
     found = [line for line in text.splitlines() if line and line[0] not in "#["]
     assert list(CUDA) == found

@@ -1,4 +1,4 @@
-"""Names and paths in unit files are read back by systemd as they were meant."""
+"""lensd.systemd.syntax: systemd reads names and paths from unit files as they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATHS = ["/", "/srv/a b-c%d", "/srv/.x/.y", "/.z/q\\w", "/srv/a:b_c.d", "/srv/\u
 @needs_program("systemd-escape")
 @pytest.mark.parametrize("path", PATHS)
 def test_mount_units_are_named_as_systemd_names_them(path: str) -> None:
-    """Equal to `systemd-escape --path --suffix=mount`."""
+    """The names equal the output of `systemd-escape --path --suffix=mount`."""
     command = [b"systemd-escape", b"--path", b"--suffix=mount", os.fsencode(path)]
     assert mount_unit(path) == os.fsdecode(subprocess.check_output(command)).rstrip("\n")
 
@@ -34,16 +34,16 @@ def test_mount_units_are_named_as_systemd_names_them(path: str) -> None:
         ("/srv/é", '"/srv/é"'),
     ],
 )
-def test_a_path(path: str, value: str) -> None:
-    """Quoted where needed; a percent sign stands for itself."""
+def test_path_value(path: str, value: str) -> None:
+    """It is quoted if needed; a percent sign is not a specifier."""
     assert path_value(path) == value
 
 
 @pytest.mark.parametrize("path", ["/srv/\udce9", "/srv/a\nb", "/srv/\x7f"])
-def test_a_path_that_no_list_of_paths_can_name(path: str) -> None:
-    """It is told as such, and not written wrongly."""
+def test_a_path_that_a_unit_file_cannot_contain(path: str) -> None:
+    """It raises ValueError."""
     assert not is_expressible(path)
-    with pytest.raises(ValueError, match="no unit file"):
+    with pytest.raises(ValueError, match="a unit file cannot contain"):
         path_value(path)
 
 
@@ -51,14 +51,14 @@ def test_a_path_that_no_list_of_paths_can_name(path: str) -> None:
     ("text", "word"),
     [("/a b/$HOME", '"/a b/$$HOME"'), ("/n\udce9\n", '"/n\\xe9\\x0a"'), ("50%", '"50%%"')],
 )
-def test_an_argument(text: str, word: str) -> None:
-    """Nothing in it is expanded, and any byte can be said."""
+def test_argument(text: str, word: str) -> None:
+    """systemd expands nothing in it, and it may have any byte."""
     assert argument(text) == word
 
 
 @given(st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name))
 def test_an_argument_is_one_line_of_ascii(name: bytes) -> None:
-    """Whatever a file is called, the unit file stays well-formed."""
+    """The unit file stays valid for any file name."""
     word = argument(os.fsdecode(name))
     assert word.isascii()
     assert word.isprintable()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from lensd.daemon.inbox import Inbox
 from lensd.watcher import inotify_audit, root_identity
-from lensd.watcher.inotify import Watcher
-from lensd.watcher.inotify_audit import Coverage
+from lensd.watcher.inotify_audit import Audit
+from lensd.watcher.observer import Observer
 
 LINES = """pos:\t0
 flags:\t02004000
@@ -42,18 +42,19 @@ def test_the_setting(limit: int | None, namespaced: int | None, setting: str) ->
 
 
 @contextmanager
-def watching(root: Path, *, recursive: bool = True) -> Iterator[Watcher]:
-    watcher = Watcher(lambda _: None, lambda _: None, lambda: None)
+def watching(root: Path, *, recursive: bool = True) -> Iterator[Observer]:
+    observer = Observer(Inbox())
     try:
-        watcher.add(str(root), recursive=recursive)
-        yield watcher
+        observer.add(str(root), recursive=recursive)
+        yield observer
     finally:
-        watcher.stop()
+        observer.stop()
 
 
-def audit(watcher: Watcher, root: Path, *, recursive: bool = True) -> Coverage:
+def audit(observer: Observer, root: Path, *, recursive: bool = True) -> Audit:
     device = root_identity.probe(str(root)).device
-    nodes = inotify_audit.watched(watcher.inotify)
+    descriptor = observer.descriptor(str(root))
+    nodes = set() if descriptor is None else inotify_audit.watched(descriptor)
     return inotify_audit.audit(str(root), device, nodes, recursive=recursive)
 
 
@@ -61,20 +62,9 @@ def test_an_audit(tmp_path: Path) -> None:
     """Every folder, or the root alone; a link to a folder is none."""
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    with watching(tmp_path) as watcher:
-        assert Coverage(3, []) == audit(watcher, tmp_path)
-    with watching(tmp_path, recursive=False) as watcher:
-        assert Coverage(1, []) == audit(watcher, tmp_path, recursive=False)
-        assert Coverage(3, ["a", "a/b"]) == audit(watcher, tmp_path)
-        assert Coverage(1, None) == audit(watcher, tmp_path / "a/b")
-
-
-def test_a_stopped_watcher_leaves_nothing(tmp_path: Path) -> None:
-    """No descriptor, and another one can be made."""
-    before = len(os.listdir("/proc/self/fd"))
-    with watching(tmp_path) as watcher:
-        pass
-    assert not watcher.alive
-    assert before == len(os.listdir("/proc/self/fd"))
-    with watching(tmp_path) as second:
-        assert second.alive
+    with watching(tmp_path) as observer:
+        assert Audit(3, []) == audit(observer, tmp_path)
+        assert Audit(2, None) == audit(observer, tmp_path / "a")
+    with watching(tmp_path, recursive=False) as observer:
+        assert Audit(1, []) == audit(observer, tmp_path, recursive=False)
+        assert Audit(3, ["a", "a/b"]) == audit(observer, tmp_path)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
 
 import pytest
 
+from lensd.logs.events import Event, FileEvent
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.intake import Intake
+from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.scan import BATCH
 from lensd.watcher.settle import Settler
 from tests.faults.one_job import Folder
@@ -33,18 +35,21 @@ class App:
         self.loras = top / "loras"
         self.folder = Folder(str(self.loras))
         self.ledger = Ledger(str(top / "state"), "1")
-        self.said: list[dict[str, Any]] = []
+        self.said: list[Event] = []
+        archive = Archive(str(top / "archive"))
         self.intake = Intake(
             [self.folder],
             Settler.new(QUIET, QUIET),
             self.ledger,
-            Archive(str(top / "archive")),
-            lambda event, **fields: self.said.append({"event": event, **fields}),
+            archive,
+            MoveTracker([self.folder], self.ledger, archive, self.said.append),
+            self.said.append,
+            SimpleQueue(),
             most=MOST,
         )
 
     def events(self) -> Counter[str]:
-        return Counter(line["event"] for line in self.said)
+        return Counter(event.name for event in self.said)
 
     def write(self, *names: str) -> None:
         """Files that are no safetensors: each has its end when it has settled."""
@@ -76,13 +81,13 @@ def test_a_look_finds_just_what_has_changed(app: App) -> None:
     (app.loras / "0004.safetensors").rename(app.loras / "renamed.safetensors")
     assert app.intake.scan(app.folder, 1.0)
     app.intake.step(1.0)
-    pending = {line["path"] for line in app.said}
+    pending = {event.path for event in app.said if isinstance(event, FileEvent)}
     changed = "0003.safetensors", f"set/{names[-1]}", "new.safetensors", "renamed.safetensors"
     assert pending == {str(app.loras / name) for name in changed}
     assert app.events() == {"file.moved": 1, "file.detected": 3}
-    moved = app.ledger.find(str(app.loras), "renamed.safetensors")
+    moved = app.ledger.files.find(str(app.loras), "renamed.safetensors")
     assert moved is not None
-    assert moved.outcome == "baseline"
+    assert moved.outcome == Outcome.BASELINE
 
 
 def test_a_first_look_leaves_everything(app: App) -> None:
@@ -92,22 +97,22 @@ def test_a_first_look_leaves_everything(app: App) -> None:
     assert files == FILES
     assert size == sum(path.stat().st_size for path in app.loras.glob("*.safetensors"))
     assert app.intake.baseline(app.folder) is None
-    assert len(list(app.ledger.with_outcome("baseline"))) == FILES
+    assert len(list(app.ledger.files.with_outcome(Outcome.BASELINE))) == FILES
 
 
 def test_a_first_look_that_was_cut_off_is_made_up_for(app: App) -> None:
     """A crash between two batches: what was left is known, the rest comes; nothing comes twice."""
     app.write("a.safetensors", "b.safetensors")
     first = Identity.of((app.loras / "a.safetensors").lstat())
-    app.ledger.leave(str(app.loras), "loras", [("a.safetensors", first)])
+    app.ledger.files.record_baseline(str(app.loras), "loras", [("a.safetensors", first)])
     app.intake.baseline(app.folder)
-    left = [entry.path for entry in app.ledger.with_outcome("baseline")]
+    left = [entry.path for entry in app.ledger.files.with_outcome(Outcome.BASELINE)]
     assert left == ["a.safetensors", "b.safetensors"]
 
 
 def test_very_many_new_files_are_taken_up_in_portions(app: App) -> None:
     """Until all have settled; what waits for somebody takes no place away from the others."""
-    app.ledger.baseline(str(app.loras), "loras")
+    app.ledger.roots.add(str(app.loras), "loras")
     app.write(*(f"{number:02}.safetensors" for number in range(2 * MOST + 5)))
     for number in range(MOST):  # the first ones wait for as long as their downloads last
         app.write(f"{number:02}.safetensors.part")

@@ -1,5 +1,5 @@
 # Completion of lensd's commands, options and LoRA files, for bash 4.4 or newer.
-# Written by `lensd completion bash`. click answers what a word may be; files are bash's own matter.
+# `lensd completion bash` prints this script. click lists words; bash itself completes file names.
 
 _lensd() {
     local IFS=$'\n' answer type value

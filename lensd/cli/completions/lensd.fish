@@ -1,5 +1,5 @@
 # Completion of lensd's commands, options and LoRA files, for fish.
-# Written by `lensd completion fish`. click answers what a word may be; files are fish's own matter.
+# `lensd completion fish` prints this script. click lists words; fish itself completes file names.
 
 function _lensd
     set -l answers (env _LENSD_COMPLETE=fish_complete COMP_WORDS=(commandline -cp) \

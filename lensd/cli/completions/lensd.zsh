@@ -1,6 +1,6 @@
 #compdef lensd
 # Completion of lensd's commands, options and LoRA files, for zsh.
-# Written by `lensd completion zsh`. click answers what a word may be; files are zsh's own matter.
+# `lensd completion zsh` prints this script. click lists words; zsh itself completes file names.
 
 _lensd() {
     (( $+commands[lensd] )) || return 1

@@ -1,4 +1,4 @@
-"""How far a batch of files is, in one line at the foot of a terminal, while it lasts."""
+"""A progress bar for a batch of files, in the last line of a terminal."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rich.text import Text
 from lensd.cli.views.terminal import console, share_a_terminal
 from lensd.text import visible
 
-# Where a stage begins and ends in the time that a file takes: about what bench.engine measures.
+# Begin and end of each stage, as shares of the time for a file: about what bench.engine measures.
 STAGES = {"spectrum": (0.0, 0.45), "reduce": (0.45, 0.95), "verify": (0.95, 1.0)}
 REFRESHES = 5  # a second
-LONG = 2000  # characters; rich takes long to lay out more, such as the JSON of a file
+LONG = 2000  # characters; for longer lines, such as JSON, the layout by rich takes too long
 
 
 class Bar:
-    """Files, bytes, rate and time left of a batch, on stderr; nothing where that is no terminal.
+    """Shows files, bytes, rate and remaining time on stderr, if that is a terminal.
 
-    `sizes`: the bytes of each file, by path. To be entered with `with`, or opened and closed.
+    `sizes`: the bytes of each file, by path. Use it with `with`, or with `open` and `close`.
     """
 
     def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
@@ -63,12 +63,12 @@ class Bar:
         self.expect(sizes or {})
 
     def open(self, sizes: Mapping[str, int] | None = None) -> None:
-        """Begin to draw; `sizes` may be known only now."""
+        """Show the bar; `sizes` adds files to the batch."""
         self.expect(sizes or {})
         self._bar.start()
 
     def close(self) -> None:
-        """Take the line away."""
+        """Remove the bar."""
         self._bar.stop()
 
     def __enter__(self) -> Self:
@@ -79,35 +79,35 @@ class Bar:
         self.close()
 
     def expect(self, sizes: Mapping[str, int]) -> None:
-        """These files belong to the batch too."""
+        """Add files to the batch."""
         self._sizes |= sizes
         self._left |= set(sizes)
         self._bar.update(self._task, total=sum(self._sizes.values()))
 
     def begin(self, path: str) -> None:
-        """It is this file's turn."""
+        """Show this file as the current one."""
         number = len(self._sizes) - len(self._left) + 1
         name = visible(os.path.basename(path))
         of = f"{min(number, len(self._sizes))}/{len(self._sizes)} " if len(self._sizes) > 1 else ""
         self._bar.update(self._task, name=f"{of}{name}", stage="")
 
     def step(self, path: str, stage: str, done: int, of: int) -> None:
-        """So many of a stage's modules (or tensors) are done."""
+        """Show that `done` of the `of` modules (or tensors) of a stage are done."""
         begin, end = STAGES[stage]
         share = begin + (end - begin) * done / max(of, 1)
         completed = self._completed + share * self._sizes.get(path, 0)
         self._bar.update(self._task, stage=f"{stage} {done}/{of}", completed=completed)
 
     def end(self, path: str) -> None:
-        """The file is through, however that went."""
+        """Count the file as processed, whatever its outcome."""
         if path in self._left:
             self._left.remove(path)
             self._completed += self._sizes[path]
         self._bar.update(self._task, stage="", completed=self._completed)
 
     @contextmanager
-    def away(self) -> Iterator[None]:
-        """Without the line for a moment, for what is printed by others."""
+    def hidden(self) -> Iterator[None]:
+        """Hide the bar during the block, so that other code can print."""
         drawn = self._bar.live.is_started
         self._bar.stop()
         try:
@@ -116,21 +116,21 @@ class Bar:
             if drawn:
                 self._bar.start()
 
-    def line(self, text: str, *, is_fault: bool = False) -> None:
-        """A line of data on stdout: above the bar, where both have one terminal."""
+    def print_line(self, text: str, *, is_fault: bool = False) -> None:
+        """Print a line of data on stdout; above the bar, if both are on one terminal."""
         if not self._shared:
             click.echo(text)
         elif len(text) > LONG:
-            with self.away():
+            with self.hidden():
                 click.echo(text)
         else:
             self.message(text, is_fault=is_fault)
 
     def say(self, message: str) -> None:
-        """`lensd.cli.say` while the bar is drawn, which that would tear."""
+        """Print a message for people above the bar, as `lensd.cli.say` does without a bar."""
         self.message(visible(f"lensd: {message}"))
 
     def message(self, text: str, *, is_fault: bool = False) -> None:
-        """A line on stderr, above the bar. A person can copy it whole: it is not broken."""
+        """Print a line on stderr, above the bar. It is not wrapped, so that it can be copied."""
         style = "red" if is_fault else ""
         self._bar.console.print(Text(text, style), soft_wrap=True)

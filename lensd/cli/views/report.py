@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -11,44 +10,54 @@ from rich.text import Text
 
 from lensd.cli.views import terminal
 from lensd.cli.views.terminal import table
-from lensd.report.summary import Document
+from lensd.report.documents import (
+    Distribution,
+    Failure,
+    FromLedger,
+    FromLogs,
+    Ratio,
+    ReasonCount,
+    Report,
+    SlowJob,
+    Span,
+)
 from lensd.text import outcomes, size, visible, visible_lines
 
 
-def show(document: Document) -> None:
-    """Print a report's document for a person; sections without content are left out."""
-    terminal.show(*_parts(document))
-    _tell_of_logs(document["source"])
-    if document["unknown"]:
+def show(document: Report) -> None:
+    """Print a report as tables, without its empty sections."""
+    terminal.show(*_sections(document))
+    _print_log_faults(document.source)
+    if document.unknown:
         terminal.console(stderr=True).print(
-            f"lensd: logs do not tell {'; '.join(document['unknown'])}"
+            f"lensd: logs do not contain: {'; '.join(document.unknown)}"
         )
 
 
-def _parts(document: Document) -> Iterator[RenderableType]:
-    yield _period(document["period"])
-    yield f"files: {outcomes(document['outcomes']) or 'none'}"
-    total = document["bytes"]
-    if total["after"]:
-        ratio = total["before"] / total["after"]
-        sizes = f"{size(total['before'])} -> {size(total['after'])}"
+def _sections(document: Report) -> Iterator[RenderableType]:
+    yield _describe_period(document.period)
+    yield f"files: {outcomes(document.outcomes) or 'none'}"
+    total = document.bytes
+    if total.after:
+        ratio = total.before / total.after
+        sizes = f"{size(total.before)} -> {size(total.after)}"
         yield f"compressed: {sizes}, {ratio:.1f} times smaller"
     yield (
-        f"bytes: {size(total['saved_in_folders'])} saved in the folders, "
-        f"{size(total['held_by_archive'])} held by the archive, net {size(total['net'])}"
+        f"bytes: {size(total.saved_in_folders)} saved in the folders, "
+        f"{size(total.held_by_archive)} held by the archive, net {size(total.net)}"
     )
-    if document["ratios"]:
-        yield from _titled("By family and mode", _ratios(document["ratios"]))
-    if document["delta_error"]:
-        yield from _titled("Delta error, over files", _errors(document["delta_error"]))
-    if document["reasons"]:
-        yield from _titled("Not compressed", _reasons(document["reasons"]))
-    if document["failures"]:
-        yield from _titled("Failures", *_failures(document["failures"]))
-    if document["slowest"]:
-        yield from _titled("Slowest, without their wait", _slowest(document["slowest"]))
-    if document["hashes"]:
-        yield Text("\nOld and new hashes of every file: --json, --csv", style="dim")
+    if document.ratios:
+        yield from _titled("By family and mode", _ratios(document.ratios))
+    if document.delta_error:
+        yield from _titled("Delta error of the files", _errors(document.delta_error))
+    if document.reasons:
+        yield from _titled("Not compressed", _reasons(document.reasons))
+    if document.failures:
+        yield from _titled("Failures", *_failures(document.failures))
+    if document.slowest:
+        yield from _titled("Slowest jobs, without waiting time", _slowest(document.slowest))
+    if document.hashes:
+        yield Text("\n--json and --csv contain the hashes of every file", style="dim")
 
 
 def _titled(title: str, *parts: RenderableType) -> Iterator[RenderableType]:
@@ -56,74 +65,78 @@ def _titled(title: str, *parts: RenderableType) -> Iterator[RenderableType]:
     yield from parts
 
 
-def _period(period: Document) -> str:
-    if period["first"] is None:
-        return "nothing in this time" if period["since"] or period["until"] else "nothing yet"
-    return f"from {_minute(period['first'])} to {_minute(period['last'])}"
+def _describe_period(period: Span) -> str:
+    if period.first is None or period.last is None:
+        return "no files in this period" if period.since or period.until else "no files yet"
+    return f"from {_to_minute(period.first)} to {_to_minute(period.last)}"
 
 
-def _minute(moment: str) -> str:
+def _to_minute(moment: str) -> str:
     return moment[:16].replace("T", " ")
 
 
-def _ratios(rows: Sequence[Document]) -> RenderableType:
+def _ratios(rows: Sequence[Ratio]) -> RenderableType:
     numbers = ("files", "before", "after", "smaller", "median", "error")
-    found = table("family", "mode", *numbers, numbers=numbers)
+    result = table("family", "mode", *numbers, numbers=numbers)
     for r in rows:
-        found.add_row(
-            visible(r["family"]),
-            visible(r["mode"]),
-            str(r["files"]),
-            size(r["bytes_in"]),
-            size(r["bytes_out"]),
-            f"{r['ratio']:.1f}x",
-            f"{r['ratio_median']:.1f}x",
-            _share(r["delta_error_median"]),
+        result.add_row(
+            visible(r.family),
+            visible(r.mode),
+            str(r.files),
+            size(r.bytes_in),
+            size(r.bytes_out),
+            f"{r.ratio:.1f}x",
+            f"{r.ratio_median:.1f}x",
+            _percent(r.delta_error_median),
         )
-    return found
+    return result
 
 
-def _errors(errors: Document) -> RenderableType:
-    names = {"min": "least", "p10": "10 %", "p50": "half", "p90": "90 %", "p99": "99 %"}
-    names["max"] = "most"
-    found = table(*names.values(), numbers=tuple(names.values()))
-    found.add_row(*(_share(errors[key]) for key in names))
-    return found
+def _errors(errors: Distribution) -> RenderableType:
+    names = {"min": "min", "p10": "10 %", "p50": "median", "p90": "90 %", "p99": "99 %"}
+    names["max"] = "max"
+    result = table(*names.values(), numbers=tuple(names.values()))
+    result.add_row(*(_percent(getattr(errors, key)) for key in names))
+    return result
 
 
-def _share(error: float | None) -> str:
+def _percent(error: float | None) -> str:
     return "-" if error is None else f"{100 * error:.2f} %"
 
 
-def _reasons(rows: Sequence[Document]) -> RenderableType:
-    found = table("files", "outcome", "reason", "means", numbers=("files",))
+def _reasons(rows: Sequence[ReasonCount]) -> RenderableType:
+    result = table("files", "outcome", "reason", "meaning", numbers=("files",))
     for r in rows:
-        found.add_row(str(r["files"]), r["outcome"], visible(r["reason"]), r["meaning"])
-    return found
+        result.add_row(str(r.files), r.outcome, visible(r.reason), r.meaning)
+    return result
 
 
-def _failures(rows: Sequence[Document]) -> Iterator[RenderableType]:
+def _failures(rows: Sequence[Failure]) -> Iterator[RenderableType]:
     for r in rows:
-        yield f"{visible(r['path'])}: {visible(r['reason'] or r['outcome'])}"
-        yield Padding(visible_lines(r["message"] or ""), (0, 0, 0, 2), expand=False)
+        yield f"{visible(r.path)}: {visible(r.reason or r.outcome)}"
+        yield Padding(visible_lines(r.message or ""), (0, 0, 0, 2), expand=False)
 
 
-def _slowest(rows: Sequence[Document]) -> RenderableType:
-    found = table("seconds", "before", "file", numbers=("seconds", "before"))
+def _slowest(rows: Sequence[SlowJob]) -> RenderableType:
+    result = table("seconds", "before", "file", numbers=("seconds", "before"))
     for r in rows:
-        before = "-" if r["bytes_in"] is None else size(r["bytes_in"])
-        found.add_row(f"{r['seconds']:.1f}", before, visible(r["path"]))
-    return found
+        before = "-" if r.bytes_in is None else size(r.bytes_in)
+        result.add_row(f"{r.seconds:.1f}", before, visible(r.path))
+    return result
 
 
-def _tell_of_logs(source: dict[str, Any]) -> None:
-    """What was in the logs and is no line of lensd's, on stderr."""
-    if source["kind"] != "log":
+def _print_log_faults(source: FromLedger | FromLogs) -> None:
+    """Print on stderr how many lines were skipped, and which logs are incomplete."""
+    if isinstance(source, FromLedger):
         return
-    counted = {"foreign": "of something else", "cut": "not whole", "repeated": "there twice"}
-    told = [f"{source[name]} {words}" for name, words in counted.items() if source[name]]
+    counts = {
+        "not from lensd": source.foreign,
+        "incomplete": source.cut,
+        "repeated": source.repeated,
+    }
+    faults = [f"{count} {kind}" for kind, count in counts.items() if count]
     out = terminal.console(stderr=True)
-    if told:
-        out.print(f"lensd: of {source['lines']} lines {', '.join(told)}")
-    for fault in source["unreadable"]:
+    if faults:
+        out.print(f"lensd: of {source.lines} lines: {', '.join(faults)}")
+    for fault in source.unreadable:
         out.print(f"lensd: {visible(fault)}")

@@ -1,1 +1,1 @@
-"""A report as one page for a browser: no other file, no network. See docs/report.md."""
+"""The report as one HTML page, which needs no other file and no network. See docs/report.md."""

@@ -1,4 +1,4 @@
-// Pictures by uPlot, in the page's colours; each has its numbers as a table beside it.
+// Charts by uPlot in the page's colours. Below each chart is a table with its numbers.
 "use strict";
 
 const HEIGHT = 230;
@@ -18,22 +18,22 @@ function axis(more) {
   };
 }
 
-function chart(id, label, options, data) {
-  const place = byId(id);
+function drawChart(id, label, options, data) {
+  const parent = byId(id);
   drawn.get(id)?.destroy();
-  place.setAttribute("role", "img");
-  place.setAttribute("aria-label", label);
-  const whole = {
-    width: place.clientWidth,
+  parent.setAttribute("role", "img");
+  parent.setAttribute("aria-label", label);
+  const complete = {
+    width: parent.clientWidth,
     height: HEIGHT,
     padding: [12, 20, 0, 0],
     cursor: { y: false, drag: { x: false, y: false } },
     ...options,
   };
-  drawn.set(id, new uPlot(whole, data, place));
+  drawn.set(id, new uPlot(complete, data, parent));
 }
 
-function forget(id) {
+function removeChart(id) {
   drawn.get(id)?.destroy();
   drawn.delete(id);
 }
@@ -45,8 +45,8 @@ function redrawAll(width) {
   }
 }
 
-// A table for those who do not see the picture, or want the figures.
-function numbers(id, columns, rows) {
+// A table of the numbers, for screen readers and for exact values.
+function drawNumbers(id, columns, rows) {
   const head = element("tr", {}, ...columns.map((c) => element("th", { scope: "col" }, c)));
   const body = rows.map((row) => element("tr", {}, ...row.map((cell) => element("td", {}, cell))));
   byId(id).replaceChildren(
@@ -56,7 +56,7 @@ function numbers(id, columns, rows) {
 
 const DAY = 86400;
 const DAYS = [1, 2, 5, 7, 14, 30, 61, 91, 183, 365, 730].map((days) => days * DAY);
-const dayOf = (moment) => minute(moment + DAY / 24).slice(0, 10); // an hour later: clocks change
+const dayOf = (moment) => minute(moment + DAY / 24).slice(0, 10); // one hour later, because of daylight saving time
 
 function drawSavings(days) {
   let sum = 0;
@@ -66,7 +66,7 @@ function drawSavings(days) {
     moments.unshift(moments[0] - DAY);
     total.unshift(0);
   }
-  chart("savings", `Saved so far, by day: ${size(sum)} at the end`, {
+  drawChart("savings", `Saved so far, by day: ${size(sum)} at the end`, {
     legend: { show: true },
     padding: [12, 40, 0, 0],
     axes: [axis({ grid: { show: false }, size: 30, space: 100, incrs: DAYS, values: (_, at) => at.map(dayOf) }), axis({ size: 68, values: (_, at) => at.map(size) })],
@@ -86,9 +86,9 @@ function drawSavings(days) {
   const first = days[0][0];
   const files = days.reduce((all, [, n]) => all + n, 0);
   byId("savings-text").textContent =
-    `${size(sum)} with ${count(files)} files that are compressed now${files > 1 ? `, the first on ${first}` : ""}.`;
+    `${size(sum)} saved by ${count(files)} compressed files${files > 1 ? `, the first on ${first}` : ""}.`;
   let running = 0;
-  numbers("savings-numbers", ["Day", "Files", "Saved that day", "So far"],
+  drawNumbers("savings-numbers", ["Day", "Files", "Saved that day", "So far"],
     days.map(([day, n, saved]) => [day, count(n), size(saved), size((running += saved))]));
 }
 
@@ -99,7 +99,7 @@ function drawErrors(errors) {
   while (bins.length > 1 && bins[bins.length - 1] === 0) bins.pop();
   const starts = bins.map((_, at) => (at + 0.5) * width);
   const named = (at) => `${percent(at * width, 1)} to ${percent((at + 1) * width, 1)}`;
-  chart("errors", "How many files have which relative error; the numbers are below", {
+  drawChart("errors", "Number of files by relative error; the numbers are below", {
     legend: { show: true },
     axes: [
       axis({ grid: { show: false }, size: 30, values: (_, at) => at.map((e) => percent(e, 1)), space: 56 }),
@@ -111,7 +111,7 @@ function drawErrors(errors) {
       bars("Files", "accent", 0.86, (n) => count(n)),
     ],
   }, [starts, bins]);
-  numbers("errors-numbers", ["Error", "Files"], bins.map((n, at) => [named(at), count(n)]));
+  drawNumbers("errors-numbers", ["Error", "Files"], bins.map((n, at) => [named(at), count(n)]));
 }
 
 function niceStep(step) {
@@ -122,7 +122,7 @@ function niceStep(step) {
 
 const fromZero = (_, low, high) => [0, Math.max(1, high * 1.05)];
 
-function bars(label, fill, share, told) {
+function bars(label, fill, share, format) {
   return {
     label,
     stroke: () => colour(fill),
@@ -130,18 +130,18 @@ function bars(label, fill, share, told) {
     width: 0,
     points: { show: false },
     paths: uPlot.paths.bars({ size: [share, 60] }),
-    value: (_, number) => (number == null ? NONE : told(number)),
+    value: (_, number) => (number == null ? NONE : format(number)),
   };
 }
 
 // names: [block, modules] of the model; before and after: median ranks
 function drawRanks(names, before, after) {
   const parts = partsOf(names);
-  chart("ranks", `Median rank in each of ${names.length} blocks, before and after; the numbers are below`, {
+  drawChart("ranks", `Median rank in each of ${names.length} blocks, before and after; the numbers are below`, {
     legend: { show: true },
     axes: [
       axis({ grid: { show: false }, size: 30, splits: () => parts.map((p) => p.middle),
-        values: (plot) => fitting(plot, parts) }),
+        values: (plot) => fittingNames(plot, parts) }),
       axis({ size: 48 }),
     ],
     scales: { x: { time: false, range: () => [-0.6, names.length - 0.4] }, y: { range: fromZero } },
@@ -151,11 +151,11 @@ function drawRanks(names, before, after) {
       bars("After", "accent", 0.46, plainRank),
     ],
   }, [names.map((_, at) => at), before, after]);
-  numbers("ranks-numbers", ["Block", "Modules", "Median rank before", "After"],
+  drawNumbers("ranks-numbers", ["Block", "Modules", "Median rank before", "After"],
     names.map(([name, modules], at) => [name, count(modules), plainRank(before[at]), plainRank(after[at])]));
 }
 
-// The model's parts: where each has its middle, how many blocks, and a short name.
+// The parts of the model: the middle of each on the axis, its number of blocks, and a short name.
 function partsOf(names) {
   const parts = [];
   names.forEach(([block], at) => {
@@ -171,8 +171,8 @@ function partsOf(names) {
   }));
 }
 
-// Of names that would overlap those of the larger parts are shown.
-function fitting(plot, parts) {
+// If names would overlap, the names of larger parts are shown.
+function fittingNames(plot, parts) {
   const taken = [];
   const shown = new Set();
   for (const part of [...parts].sort((a, b) => b.blocks - a.blocks)) {
@@ -185,7 +185,7 @@ function fitting(plot, parts) {
 }
 
 function drawSpectrum(ranks, energy) {
-  chart("spectrum", "Which share of the energy the first so many ranks hold; the numbers are below", {
+  drawChart("spectrum", "Share of the energy by number of first ranks; the numbers are below", {
     legend: { show: true },
     axes: [
       axis({ values: (_, at) => at.map((r) => (r === null ? "" : String(r))), size: 30, space: 34 }),
@@ -208,7 +208,7 @@ function drawSpectrum(ranks, energy) {
     ],
     hooks: { draw: [(plot) => markEnergy(plot, 0.99)] },
   }, [ranks, energy]);
-  numbers("spectrum-numbers", ["First ranks", "Energy"], ranks.map((r, at) => [count(r), percent(energy[at], 3)]));
+  drawNumbers("spectrum-numbers", ["First ranks", "Energy"], ranks.map((r, at) => [count(r), percent(energy[at], 3)]));
 }
 
 // A dashed line at a share of the energy.

@@ -1,4 +1,4 @@
-// Numbers as people read them, and elements whose text is never markup.
+// Formats numbers, and creates elements whose text is never read as markup.
 "use strict";
 
 const NONE = "\u2013";
@@ -30,7 +30,7 @@ function element(name, attributes = {}, ...inside) {
   return made;
 }
 
-// A long name breaks after what joins its words, and elsewhere only if it must.
+// Lets a long name wrap after the characters that join its words.
 const breakable = (name) =>
   name.split(/(?<=[_\-. ])/).flatMap((part, at) => (at ? [element("wbr"), part] : [part]));
 

@@ -1,98 +1,131 @@
-"""Records -> the text from which the page's script makes its table and pictures.
+"""Packs records into the text from which the page's script makes its table and charts.
 
-JSON by columns, with what many files share written once, deflated, in base64: 5,000 files are some
-hundred bytes each, and no byte of a file's name is ever read as markup or script.
+The text is JSON by columns, deflated, in base64. Values that many files share are stored once. A
+file takes about a hundred bytes, and its name can never be read as markup or script.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
+import msgspec
+
+from lensd.report.documents import Day
 from lensd.report.record import Drawn, Record
 from lensd.text import visible, visible_lines
 
-Columns = dict[str, list[Any]]
-ENERGY_UNIT = 100_000  # energies are whole numbers of this share
+ENERGY_UNIT = 100_000  # energies are stored as integers: share * ENERGY_UNIT
+
+BlockName: TypeAlias = tuple[str, int]  # with its number of modules
+SharedValue: TypeAlias = Sequence[BlockName] | Sequence[float]
 
 
-def packed(records: Sequence[Record], days: Sequence[dict[str, Any]]) -> str:
-    """Base64 of what `inflate` and `JSON.parse` turn into {files, models, days}."""
-    models = _Shared()
-    document = {
-        "files": _columns(records, models),
-        "models": models.found,
-        "days": [[d["day"], d["files"], d["saved"]] for d in days],
-    }
-    text = json.dumps(document, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+class Columns(msgspec.Struct, kw_only=True):
+    """The columns of the table, each with one value per file; page.js reads them by name.
+
+    ranks: (number of the block names, number of the ranks before, ranks after);
+    spectrum: (number of the ranks, energies). Each number is an index into `Page.shared`.
+    """
+
+    path: list[str]
+    outcome: list[str]
+    reason: list[str]
+    message: list[str]
+    when: list[int]
+    family: list[str]
+    mode: list[str]
+    before: list[int | None]
+    after: list[int | None]
+    error: list[float | None]
+    seconds: list[float | None]
+    original: list[str]
+    output: list[str]
+    original_autov3: list[str]
+    output_autov3: list[str]
+    ranks: list[tuple[int, int, list[float]] | None]
+    spectrum: list[tuple[int, list[int]] | None]
 
 
-class _Shared:
-    """Values that many files have, each told by its number."""
+class Page(msgspec.Struct, kw_only=True):
+    """The data of the page."""
+
+    files: Columns
+    shared: list[SharedValue]
+    days: list[tuple[str, int, int]]
+
+
+def pack(records: Sequence[Record], days: Sequence[Day]) -> str:
+    """The data of the page as JSON, deflated, in base64."""
+    shared = _SharedValues()
+    page = Page(
+        files=_columns(records, shared),
+        shared=shared.values,
+        days=[(d.day, d.files, d.saved) for d in days],
+    )
+    return base64.b64encode(zlib.compress(msgspec.json.encode(page), 9)).decode()
+
+
+class _SharedValues:
+    """Values that many files have in common; each file stores only the number of a value."""
 
     def __init__(self) -> None:
-        self.found: list[Any] = []
-        self._numbers: dict[str, int] = {}
+        self.values: list[SharedValue] = []
+        self._numbers: dict[bytes, int] = {}
 
-    def number(self, value: Any) -> int:
-        key = json.dumps(value)
+    def number_of(self, value: SharedValue) -> int:
+        key = msgspec.json.encode(value)
         if key not in self._numbers:
-            self._numbers[key] = len(self.found)
-            self.found.append(value)
+            self._numbers[key] = len(self.values)
+            self.values.append(value)
         return self._numbers[key]
 
 
-def _columns(records: Sequence[Record], models: _Shared) -> Columns:
-    return {
-        "path": [visible(r.path) for r in records],
-        "outcome": [r.outcome for r in records],
-        "reason": [visible(r.reason or "") for r in records],
-        "message": [visible_lines(r.message or "") for r in records],
-        "when": [round(r.when) for r in records],
-        "family": [visible(r.measures.family or "") for r in records],
-        "mode": [visible(r.measures.mode or "") for r in records],
-        "before": [r.measures.bytes_in for r in records],
-        "after": [r.measures.bytes_out for r in records],
-        "error": [_rounded(r.measures.delta_error, 5) for r in records],
-        "seconds": [_rounded(r.worked, 2) for r in records],
-        "original": [visible(r.measures.sha256_in or "") for r in records],
-        "output": [visible(r.measures.sha256_out or "") for r in records],
-        "original_autov3": [_autov3(r.measures.data_sha256_in) for r in records],
-        "output_autov3": [_autov3(r.measures.data_sha256_out) for r in records],
-        "ranks": [_ranks(r, models) for r in records],
-        "spectrum": [_spectrum(r, models) for r in records],
-    }
+def _columns(records: Sequence[Record], shared: _SharedValues) -> Columns:
+    measures = [r.measures for r in records]
+    return Columns(
+        path=[visible(r.path) for r in records],
+        outcome=[r.outcome for r in records],
+        reason=[visible(r.reason or "") for r in records],
+        message=[visible_lines(r.message or "") for r in records],
+        when=[round(r.when) for r in records],
+        family=[visible(m.family or "") for m in measures],
+        mode=[visible(m.mode or "") for m in measures],
+        before=[m.bytes_in for m in measures],
+        after=[m.bytes_out for m in measures],
+        error=[_round(m.delta_error, 5) for m in measures],
+        seconds=[_round(r.worked, 2) for r in records],
+        original=[m.sha256_in or "" for m in measures],
+        output=[m.sha256_out or "" for m in measures],
+        original_autov3=[(m.data_sha256_in or "")[:12] for m in measures],
+        output_autov3=[(m.data_sha256_out or "")[:12] for m in measures],
+        ranks=[_ranks(r, shared) for r in records],
+        spectrum=[_spectrum(r, shared) for r in records],
+    )
 
 
-def _autov3(digest: str | None) -> str:
-    return visible(digest or "")[:12]
-
-
-def _rounded(number: float | None, digits: int) -> float | None:
+def _round(number: float | None, digits: int) -> float | None:
     return None if number is None else round(number, digits)
 
 
-def _ranks(record: Record, models: _Shared) -> list[Any] | None:
-    """[the model's blocks as [name, modules] (shared), ranks in (shared), ranks out]."""
+def _ranks(record: Record, shared: _SharedValues) -> tuple[int, int, list[float]] | None:
     blocks = record.measures.blocks if isinstance(record.measures, Drawn) else None
     if not blocks:
         return None
-    named = [
+    rows = [
         (visible(part if number is None else f"{part}.{number}"), modules, before, after)
-        for part, rows in blocks.items()
-        for number, modules, before, after in rows
+        for part, found in blocks.items()
+        for number, modules, before, after in found
     ]
-    names = models.number([[name, modules] for name, modules, _, _ in named])
-    return [names, models.number([row[2] for row in named]), [row[3] for row in named]]
+    names = shared.number_of([(name, modules) for name, modules, _, _ in rows])
+    return names, shared.number_of([before for _, _, before, _ in rows]), [row[3] for row in rows]
 
 
-def _spectrum(record: Record, models: _Shared) -> list[Any] | None:
-    """[ranks (shared), energies as whole numbers]."""
-    found = record.measures.spectrum if isinstance(record.measures, Drawn) else None
-    if found is None:
+def _spectrum(record: Record, shared: _SharedValues) -> tuple[int, list[int]] | None:
+    spectrum = record.measures.spectrum if isinstance(record.measures, Drawn) else None
+    if spectrum is None:
         return None
-    return [models.number(found.ranks), [round(e * ENERGY_UNIT) for e in found.energy]]
+    energies = [round(e * ENERGY_UNIT) for e in spectrum.energy]
+    return shared.number_of(spectrum.ranks), energies

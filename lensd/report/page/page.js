@@ -1,7 +1,7 @@
-// From the packed data to a page that can be used.
+// Unpacks the data, fills the page and makes it interactive.
 "use strict";
 
-async function unpacked() {
+async function unpack() {
   const bytes = Uint8Array.from(atob(byId("data").textContent), (c) => c.charCodeAt(0));
   const text = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return JSON.parse(await new Response(text).text());
@@ -23,8 +23,8 @@ function filesOf(columns) {
   });
 }
 
-function facts(file) {
-  const found = [
+function factsOf(file) {
+  const facts = [
     ["Outcome", file.reason ? `${file.outcome}, ${file.reason}` : file.outcome],
     ["When", minute(file.when)],
     ["Family", file.family],
@@ -40,57 +40,57 @@ function facts(file) {
     ["AutoV3 of the original", file.original_autov3, "hash"],
     ["AutoV3 of the output", file.output_autov3, "hash"],
   ];
-  return found.filter(([, value]) => value).map(([term, value, kind]) =>
+  return facts.filter(([, value]) => value).map(([term, value, kind]) =>
     element("div", { class: kind ?? "" }, element("dt", {}, term), element("dd", {}, value)));
 }
 
-function show(file, models) {
+function show(file, shared) {
   byId("chosen").hidden = false;
   byId("chosen-title").replaceChildren(...breakable(file.name));
   byId("chosen-folder").textContent = file.folder;
-  byId("facts").replaceChildren(...facts(file));
-  showRanks(file, models);
-  showSpectrum(file, models);
+  byId("facts").replaceChildren(...factsOf(file));
+  showRanks(file, shared);
+  showSpectrum(file, shared);
 }
 
-function showRanks(file, models) {
+function showRanks(file, shared) {
   byId("ranks").hidden = byId("ranks-details").hidden = file.ranks === null;
   if (file.ranks === null) {
-    forget("ranks");
-    byId("ranks-text").textContent = missing(file);
+    removeChart("ranks");
+    byId("ranks-text").textContent = whyMissing(file);
     return;
   }
-  const [names, before, after] = [models[file.ranks[0]], models[file.ranks[1]], file.ranks[2]];
+  const [names, before, after] = [shared[file.ranks[0]], shared[file.ranks[1]], file.ranks[2]];
   drawRanks(names, before, after);
   byId("ranks-text").textContent =
     `Median rank of the modules in each of ${names.length} blocks: ` +
-    `${between(before)} before, ${between(after)} after.`;
+    `${spread(before)} before, ${spread(after)} after.`;
 }
 
-function showSpectrum(file, models) {
+function showSpectrum(file, shared) {
   byId("spectrum").hidden = byId("spectrum-details").hidden = file.spectrum === null;
   if (file.spectrum === null) {
-    forget("spectrum");
-    byId("spectrum-text").textContent = missing(file);
+    removeChart("spectrum");
+    byId("spectrum-text").textContent = whyMissing(file);
     return;
   }
-  const ranks = models[file.spectrum[0]], energy = file.spectrum[1].map((e) => e / 100000);
+  const ranks = shared[file.spectrum[0]], energy = file.spectrum[1].map((e) => e / 100000);
   drawSpectrum(ranks, energy);
   const enough = ranks[energy.findIndex((e) => e >= 0.99)];
   byId("spectrum-text").textContent =
-    `The first ${enough} of ${ranks[ranks.length - 1]} ranks of every module hold 99 % of the file's energy` +
-    (ranks.includes(enough - 1) || enough === 1 ? "." : ", or a few less.");
+    `The first ${enough} of ${ranks[ranks.length - 1]} ranks of all modules contain 99 % of the file's energy` +
+    (ranks.includes(enough - 1) || enough === 1 ? "." : "; a few ranks less may be enough.");
 }
 
-const missing = (file) =>
+const whyMissing = (file) =>
   file.after === null ? "Not measured: the file was not compressed." : "Not recorded: an older lensd compressed it.";
 
-function between(ranks) {
+function spread(ranks) {
   const low = Math.min(...ranks), high = Math.max(...ranks);
   return low === high ? plainRank(low) : `${plainRank(low)} to ${plainRank(high)}`;
 }
 
-function follow() {
+function redrawOnChanges() {
   let width = 0;
   new ResizeObserver(() => {
     if (width !== innerWidth) redrawAll();
@@ -112,10 +112,10 @@ async function start() {
     byId("too-old").hidden = false;
     return;
   }
-  const { files: columns, models, days } = await unpacked();
+  const { files: columns, shared, days } = await unpack();
   const files = filesOf(columns);
   const table = new FilesTable(files, (file) => {
-    show(file, models);
+    show(file, shared);
     byId("chosen-title").focus();
   });
   if (byId("savings")) drawSavings(days);
@@ -124,9 +124,9 @@ async function start() {
   if (first) {
     table.chosen = first;
     table.draw();
-    show(first, models);
+    show(first, shared);
   }
-  follow();
+  redrawOnChanges();
   document.documentElement.dataset.ready = "";
 }
 

@@ -1,7 +1,7 @@
-"""A history -> the HTML of one page that needs nothing else.
+"""Renders a history as one HTML page.
 
-The page's own style and scripts are named by their hashes in its Content-Security-Policy, so that
-a browser runs nothing else, and asks no network for anything.
+The page's Content-Security-Policy allows only the page's own style and scripts, by their hashes, so
+that a browser runs no other script and makes no network request.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import datetime as dt
 import hashlib
 from importlib.resources import files
 
+import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lensd.report.page.packing import packed
+from lensd.report.documents import Ratio
+from lensd.report.page.packing import pack
 from lensd.report.period import Period
 from lensd.report.record import History
-from lensd.report.summary import chosen, summarize
+from lensd.report.summary import in_period, summarize
 from lensd.text import outcomes, size, visible, visible_lines
 
 STYLES = ("vendor/uPlot.min.css", "page.css")
@@ -26,9 +28,9 @@ SCRIPTS = ("format.js", "charts.js", "table.js", "page.js")
 
 
 def html(history: History, period: Period, now: dt.datetime, version: str) -> str:
-    """The page's text, to be written as UTF-8."""
+    """The text of the page, for a file in UTF-8."""
     document = summarize(history, period, now, version)
-    style, library, script = _text(STYLES), _text(LIBRARY), _text(SCRIPTS)
+    style, library, script = _read(STYLES), _read(LIBRARY), _read(SCRIPTS)
     return (
         _environment()
         .get_template("page.html")
@@ -38,14 +40,14 @@ def html(history: History, period: Period, now: dt.datetime, version: str) -> st
             style=Markup(style),  # noqa: S704  the package's own files
             library=Markup(library),  # noqa: S704
             script=Markup(script),  # noqa: S704
-            data=packed(chosen(history.records, period), document["days"]),
-            before_after=_families(document["ratios"]),
+            data=pack(in_period(history.records, period), document.days),
+            before_after=_bars(document.ratios),
         )
     )
 
 
 def _environment() -> Environment:
-    """Every value is escaped, a missing one is an error."""
+    """It escapes every value; a missing value is an error."""
     environment = Environment(
         loader=PackageLoader("lensd.report.page", ""),
         autoescape=True,
@@ -66,7 +68,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _text(names: tuple[str, ...]) -> str:
+def _read(names: tuple[str, ...]) -> str:
     folder = files("lensd.report.page")
     return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
@@ -84,10 +86,14 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _families(ratios: list[dict[str, float]]) -> list[dict[str, object]]:
-    """Bars in percent of the longest."""
-    longest = max((r["bytes_in"] for r in ratios), default=1)
+def _bars(ratios: list[Ratio]) -> list[dict[str, object]]:
+    """The ratios with the lengths of their bars, in percent of the longest bar."""
+    longest = max((r.bytes_in for r in ratios), default=1)
     return [
-        {**r, "before": 100 * r["bytes_in"] / longest, "after": 100 * r["bytes_out"] / longest}
+        {
+            **msgspec.structs.asdict(r),
+            "before": 100 * r.bytes_in / longest,
+            "after": 100 * r.bytes_out / longest,
+        }
         for r in ratios
     ]

@@ -1,4 +1,4 @@
-// The table of files: searched, sorted, a page of rows at a time.
+// The table of files, with search, sorting and pages.
 "use strict";
 
 const PAGE = 25;
@@ -42,24 +42,24 @@ class FilesTable {
     const outcomes = [...new Set(this.files.map((f) => f.outcome))].sort();
     byId("outcome").append(...outcomes.map((o) => element("option", { value: o }, o)));
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
-    byId("search").addEventListener("input", () => this.begin());
-    byId("outcome").addEventListener("change", () => this.begin());
-    byId("previous").addEventListener("click", () => this.turn(-1));
-    byId("next").addEventListener("click", () => this.turn(1));
+    byId("search").addEventListener("input", () => this.showFirstPage());
+    byId("outcome").addEventListener("change", () => this.showFirstPage());
+    byId("previous").addEventListener("click", () => this.turnPage(-1));
+    byId("next").addEventListener("click", () => this.turnPage(1));
   }
 
   sortBy(column) {
     this.down = this.column === column ? !this.down : !column.text;
     this.column = column;
-    this.begin();
+    this.showFirstPage();
   }
 
-  begin() {
+  showFirstPage() {
     this.page = 0;
     this.update();
   }
 
-  turn(pages) {
+  turnPage(pages) {
     this.page += pages;
     this.update();
     byId("files").scrollIntoView();
@@ -94,7 +94,7 @@ class FilesTable {
 
   row(file) {
     const button = element("button", { type: "button" }, ...breakable(file.name));
-    button.addEventListener("click", () => this.mark(file));
+    button.addEventListener("click", () => this.select(file));
     const head = element("th", { scope: "row" }, button, element("span", {}, file.folder));
     const cells = COLUMNS.slice(1).map((c) => element("td", { class: cellClass(c) }, c.show(file)));
     const row = element("tr", {}, head, ...cells);
@@ -102,7 +102,7 @@ class FilesTable {
     return row;
   }
 
-  mark(file) {
+  select(file) {
     this.chosen = file;
     this.draw();
     this.choose(file);
@@ -111,7 +111,7 @@ class FilesTable {
 
 const cellClass = (c) => [c.text ? "plain" : "n", c.extra ? "extra" : "", c.strong ? "strong" : ""].join(" ").trim();
 
-// What a file has not comes last, whichever way it is sorted.
+// Files without a value come last in both directions.
 function compare(a, b, sign) {
   if (a === null || b === null) return sign * ((a === null) - (b === null));
   return typeof a === "string" ? collator.compare(a, b) : a - b;

@@ -1,0 +1,34 @@
+"""How far a batch of files is, for whoever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lensd.logs.events import Event
+from lensd.logs.sinks import Sink
+from lensd.store.ledger import Ledger
+from lensd.worker.supervisor import ReportProgress
+
+
+class ProgressObserver:
+    """Progress observer; the base class ignores all calls. Any thread calls its methods."""
+
+    stdout: Sink | None = None  # takes the place of stdout for the log
+
+    def begin(self, sizes: Mapping[str, int]) -> None:
+        """The batch: the size in bytes of each file, by path."""
+
+    def step(self, path: str, stage: str, done: int, of: int) -> None:
+        """`done` of the `of` modules of a file have passed a stage."""
+
+    def logged(self, event: Event) -> None:
+        """The log has a new line; a JobEnd is the last of its file."""
+
+
+def report_steps(observer: ProgressObserver, ledger: Ledger) -> ReportProgress:
+    """The supervisor's progress callback: it finds the path of the job for the observer."""
+
+    def report(job_id: str, stage: str, done: int, of: int) -> None:
+        observer.step(ledger.jobs.get(job_id).full_path, stage, done, of)
+
+    return report

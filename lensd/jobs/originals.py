@@ -1,0 +1,174 @@
+"""Finds the archived originals that can be restored, and the path that each belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from lensd.errors import UsageError
+from lensd.jobs.rebuild import rebuild
+from lensd.store.archive import Archive
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger, Outcome
+from lensd.store.ledger.entry import Entry
+from lensd.store.paths import is_below, resolve_path
+from lensd.watcher.folder import Folder, Log
+from lensd.watcher.move_tracker import MoveTracker, newest
+from lensd.watcher.own_output import read_marks
+from lensd.watcher.settle import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """An archived original, and the path in a watched folder that it belongs to.
+
+    `is_shared`: the file at the path is a copy of another output, whose original this is.
+    """
+
+    folder: Folder
+    relative: str
+    sha256: str
+    archive_path: str
+    entry: Entry | None
+    is_shared: bool = False
+
+    @property
+    def full_path(self) -> str:
+        return os.path.join(self.folder.root, self.relative)
+
+
+class OriginalFinder:
+    """Changes nothing, but rebuilds a lost ledger if it may be written."""
+
+    def __init__(
+        self,
+        folders: Sequence[Folder],
+        ledger: Ledger,
+        archive: Archive,
+        log: Log,
+        move_tracker: MoveTracker,
+    ) -> None:
+        self._folders = folders
+        self._ledger = ledger
+        self._archive = archive
+        self._log = log
+        self._move_tracker = move_tracker
+
+    def find_all(self) -> Iterator[Original]:
+        """All originals that the ledger has in the archive, without older versions.
+
+        An output that was moved gives its original the new path, even if the ledger still has the
+        old one.
+        """
+        roots = {f.root: f for f in self._folders}
+        if not self._ledger.readonly:
+            self._rebuild()
+        moved = newest(self._move_tracker.plan())
+        for entry in self._ledger.files.with_outcome(Outcome.COMPRESSED):
+            root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
+            if root in roots and entry.archive_path is not None:
+                yield original_of_entry(self._archive, roots[root], path, entry)
+
+    def find(self, path: str, version: str | None = None) -> Original:
+        """The original of a path in a watched folder; `version` is the start of its sha256.
+
+        Raises UsageError if there is none.
+        """
+        resolved = resolve_path(path)
+        folder = next((f for f in self._folders if is_below(resolved, f.root)), None)
+        if folder is None:
+            raise UsageError(f"{path} is in no watched folder; give the path that the original had")
+        relative = os.path.relpath(resolved, folder.root)
+        moved = self._find_moved(folder, relative)
+        if version is not None:
+            return self._find_version(folder, relative, version, moved)
+        entry = moved or self._ledger.files.find(folder.root, relative)
+        if entry is not None and entry.outcome == Outcome.COMPRESSED:
+            if entry.archive_path is None:
+                raise UsageError(f"{path} cannot be restored: {entry.message or 'it was pruned'}")
+            return original_of_entry(self._archive, folder, relative, entry)
+        original = self._find_by_marks(folder, relative)
+        if original is None:
+            versions = self._list_versions(folder, relative, moved)
+            if versions and not (entry is not None and entry.outcome == Outcome.RESTORED):
+                raise UsageError(
+                    f"{path} is not lensd's output. The archive has originals that the path had "
+                    f"before; choose one by --version: {_join(versions)}"
+                )
+            raise UsageError(
+                f"the archive has no original of {path}; `lensd restore --list` shows what it has"
+            )
+        return original
+
+    def _rebuild(self) -> None:
+        """Folders that the ledger does not know get their rows from marks and archive layout."""
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                rebuild(folder, self._ledger, self._archive, self._log)
+
+    def _find_moved(self, folder: Folder, relative: str) -> Entry | None:
+        """The row of an output that was moved to this path, if the row has another path."""
+        try:
+            identity = Identity.of(os.lstat(os.path.join(folder.root, relative)))
+        except OSError:
+            return None
+        key = Key(folder.root, relative)
+        if self._ledger.files.knows(*key, identity) is not None:
+            known = self._ledger.files.find(*key)
+            if known is None or known.outcome != Outcome.OUTPUT:
+                return None
+        entry = self._move_tracker.origin(key, identity) or self._move_tracker.origin_of_output(key)
+        return entry if entry is not None and entry.outcome == Outcome.COMPRESSED else None
+
+    def _find_by_marks(self, folder: Folder, relative: str) -> Original | None:
+        """The original that the marks of an output name: the output has no row, or is a copy."""
+        marked = read_marks(folder.root, relative)
+        if marked is None:
+            return None
+        path = self._archive.locate(folder.name, relative, marked.sha256)
+        if path is not None:
+            return Original(folder, relative, marked.sha256, path, None)
+        for entry in self._ledger.originals.find(marked.sha256):
+            path = entry.archive_path
+            if path is not None and os.path.lexists(path):
+                return Original(folder, relative, marked.sha256, path, entry, is_shared=True)
+        return None
+
+    def _find_version(
+        self, folder: Folder, relative: str, version: str, moved: Entry | None
+    ) -> Original:
+        known = self._list_versions(folder, relative, moved)
+        found = [(sha, path) for sha, path in known.items() if sha.startswith(version.lower())]
+        if len(found) != 1:
+            count = "no version" if not found else "more than one version"
+            raise UsageError(
+                f"{version!r} fits {count} of {relative}; the archive has: {_join(known)}"
+            )
+        return Original(
+            folder, relative, *found[0], moved or self._ledger.files.find(folder.root, relative)
+        )
+
+    def _list_versions(self, folder: Folder, relative: str, moved: Entry | None) -> dict[str, str]:
+        """The archive paths of all originals of a path, by sha256."""
+        known = dict(self._archive.versions(folder.name, relative))
+        history = self._ledger.files.history(folder.root, relative)
+        if moved is not None:
+            history = [*self._ledger.files.history(moved.root, moved.path), *history]
+        for entry in reversed(history):
+            if entry.sha256_in and entry.archive_path and os.path.lexists(entry.archive_path):
+                known[entry.sha256_in] = entry.archive_path
+        return known
+
+
+def original_of_entry(archive: Archive, folder: Folder, relative: str, entry: Entry) -> Original:
+    """The original of a row whose output is at `relative` now."""
+    sha256, path = entry.sha256_in or "", entry.archive_path or ""
+    if not os.path.lexists(path):  # a crash came between a step in the archive and the ledger
+        path = archive.locate(entry.watch, entry.path, sha256) or path
+    return Original(folder, relative, sha256, path, entry)
+
+
+def _join(sha256s: Iterable[str]) -> str:
+    return ", ".join(sha256[:12] for sha256 in sha256s) or "none"

@@ -1,0 +1,314 @@
+"""The types of the documents that commands print with `--json`.
+
+`lensd schema` generates the JSON Schemas from them; descriptions become part of the schemas. Sizes
+are bytes. Paths are valid Unicode (lensd.text.printable).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from lensd.errors import Reason
+from lensd.jobs.verify import Finding
+from lensd.logs import measures
+from lensd.logs.measures import Amount, Count, Positive, Sha256, Text
+
+Code = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$", description="a stable word to match on")]
+ReasonCode = Annotated[str, Meta(pattern=f"^({'|'.join(sorted(Reason))})$")]
+Message = Annotated[str, Meta(min_length=1, description="cause and remedy")]
+Epoch = Annotated[float, Meta(ge=0, description="seconds since 1970")]
+AutoV2 = Annotated[
+    str | None,
+    Meta(description="the first 10 digits of the file's sha256; null: not known"),
+]
+AutoV3 = Annotated[
+    str | None,
+    Meta(
+        description="the first 12 digits of the sha256 of the data section, without the header; "
+        "null: not known"
+    ),
+]
+Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d$")]
+JobId = Annotated[str, Meta(min_length=1)]
+OUTCOMES = (
+    "analyzed", "baseline", "compressed", "failed", "kept", "quarantined", "replaced", "restored",
+    "skipped", "superseded",
+)  # fmt: skip
+Outcome = Annotated[str, Meta(pattern=f"^({'|'.join(OUTCOMES)})$")]
+
+
+class Document(msgspec.Struct, kw_only=True):
+    """A document, or a part of one."""
+
+
+class Hashes(Document):
+    """The hashes by which programs and websites know a compressed file and its original."""
+
+    original: Annotated[Sha256 | None, Meta(description="sha256 of the file; null: not known")]
+    original_autov2: AutoV2
+    original_autov3: AutoV3
+    output: Annotated[Sha256 | None, Meta(description="sha256 of the file; null: not known")]
+    output_autov2: AutoV2
+    output_autov3: AutoV3
+    path: Text
+
+
+def to_json(document: msgspec.Struct, *, indent: int | None = None) -> str:
+    """A document as JSON. Control characters are escaped, so that they do not reach a terminal."""
+    text = json.dumps(msgspec.to_builtins(document))
+    return text if indent is None else msgspec.json.format(text, indent=indent)  # faster
+
+
+# lensd report
+
+
+class FromLedger(Document, tag="ledger", tag_field="kind"):
+    """The report was made from the ledger."""
+
+    state: Annotated[str, Meta(description="the state folder")]
+
+
+class FromLogs(Document, tag="log", tag_field="kind"):
+    """The report was made from logs alone."""
+
+    logs: Annotated[list[str], Meta(min_length=1)]
+    lines: Count
+    foreign: Annotated[Count, Meta(description="lines that lensd did not write")]
+    cut: Annotated[Count, Meta(description="incomplete lines")]
+    unreadable: Annotated[list[str], Meta(description="logs that could be read only in part")]
+    repeated: Annotated[Count, Meta(description="outcomes that were logged twice")]
+
+
+class Span(Document):
+    """The period of a report."""
+
+    since: Annotated[Time | None, Meta(description="as requested; null: from the beginning")]
+    until: Annotated[Time | None, Meta(description="as requested, not included")]
+    first: Annotated[Time | None, Meta(description="when the first job ended; null: no job ended")]
+    last: Time | None
+
+
+class Sizes(Document):
+    """Bytes of the compressed files and of their originals."""
+
+    before: Count
+    after: Count
+    saved_in_folders: int
+    held_by_archive: Annotated[Count, Meta(description="bytes of originals")]
+    net: Annotated[int, Meta(description="saved_in_folders - held_by_archive")]
+
+
+class Ratio(Document):
+    """The compressed files of one family and mode."""
+
+    family: Text
+    mode: Text
+    files: Positive
+    bytes_in: Positive
+    bytes_out: Positive
+    ratio: Annotated[float, Meta(gt=0, description="bytes_in / bytes_out")]
+    ratio_median: Annotated[float, Meta(gt=0)]
+    delta_error_median: Amount | None
+
+
+class Distribution(Document):
+    """Relative delta errors of files, including kept ones. Each quantile is the error of a file."""
+
+    files: Positive
+    min: Amount
+    max: Amount
+    p10: Amount
+    p50: Amount
+    p90: Amount
+    p99: Amount
+
+
+class ReasonCount(Document):
+    """The files with one outcome and reason."""
+
+    outcome: Text
+    reason: Text
+    files: Positive
+    meaning: Annotated[str, Meta(description="empty: another version of lensd wrote the reason")]
+
+
+class Failure(Document):
+    """A failed or quarantined file."""
+
+    path: Text
+    watch: str
+    outcome: Annotated[str, Meta(pattern="^(failed|quarantined)$")]
+    when: Time
+    reason: str | None
+    message: Annotated[str | None, Meta(description="cause and remedy")]
+
+
+class SlowJob(Document):
+    """One of the slowest jobs."""
+
+    path: Text
+    seconds: Annotated[Amount, Meta(description="of the job, without the waiting time")]
+    bytes_in: Count | None
+
+
+class Day(Document):
+    """The files that were compressed on one day."""
+
+    day: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d$")]
+    files: Positive
+    saved: int
+
+
+class Report(Document):
+    """The output of `lensd report --json`."""
+
+    schema: Literal[1]
+    version: Annotated[str, Meta(min_length=1, description="of lensd")]
+    made: Time
+    source: FromLedger | FromLogs
+    period: Span
+    outcomes: Annotated[
+        dict[Outcome, Positive],
+        Meta(description="files by outcome; baseline and superseded only without a period"),
+    ]
+    bytes: Sizes
+    unknown: Annotated[
+        list[Text], Meta(description="what logs alone do not contain; empty for a ledger")
+    ]
+    ratios: Annotated[
+        list[Ratio],
+        Meta(description="of the compressed files, in falling order of bytes"),
+    ]
+    delta_error: Annotated[Distribution | None, Meta(description="null: no error was measured")]
+    reasons: list[ReasonCount]
+    failures: list[Failure]
+    slowest: Annotated[list[SlowJob], Meta(max_length=10)]
+    days: Annotated[list[Day], Meta(description="days without compressed files are left out")]
+    hashes: Annotated[list[Hashes], Meta(description="of each compressed file")]
+
+
+# lensd status
+
+
+class WatchedFolder(Document):
+    """A watched folder of the configuration."""
+
+    name: Text
+    path: Text
+    mode: Literal["analyze", "rank", "int8", "ultra"]
+
+
+class Degraded(Document):
+    """A watched folder or a disk that does not work as needed."""
+
+    watch: Text
+    path: Text
+    reason: Code
+    message: Message
+    since: Epoch
+
+
+class Job(Document):
+    """A running or queued job."""
+
+    job_id: JobId
+    path: Text
+    watch: Text
+    bytes: Count
+    attempts: Annotated[Count, Meta(description="that ended the worker process")]
+
+
+class Problem(Job):
+    """A failed or quarantined file."""
+
+    reason: ReasonCode
+    message: Message
+
+
+class Waiting(Document):
+    """A file that is not a job yet, because it is not complete."""
+
+    path: Text
+    watch: Text
+    reason: Annotated[str, Meta(min_length=1, description="in words")]
+    since: Epoch
+
+
+class Schedule(Document):
+    """The hours in which jobs start."""
+
+    window: Annotated[str, Meta(min_length=1, description="worker.schedule")]
+    open: Annotated[bool, Meta(description="whether jobs start now")]
+
+
+class Totals(Document):
+    """The number of versions of files by outcome, and bytes."""
+
+    outcomes: dict[Outcome, Positive]
+    saved_in_folders: int
+    held_by_archive: Annotated[Count, Meta(description="bytes of originals")]
+    net: Annotated[int, Meta(description="saved_in_folders - held_by_archive")]
+
+
+class Status(Document):
+    """The output of `lensd status --json`."""
+
+    daemon: Annotated[Positive | None, Meta(description="process id; null: not running")]
+    watch: list[WatchedFolder]
+    degraded: Annotated[list[Degraded], Meta(description="reported by the running daemon")]
+    running: list[Job]
+    queued: list[Job]
+    waiting: list[Waiting]
+    problems: list[Problem]
+    paused: Annotated[list[Text], Meta(description="paths, or `everything`")]
+    held: Annotated[str | None, Meta(description="the disk fault for which all jobs wait")]
+    schedule: Schedule | None
+    totals: Totals
+    hashes: Annotated[list[Hashes] | UnsetType, Meta(description="only with --hashes")] = UNSET
+
+
+# lensd verify
+
+
+class Verification(Document):
+    """The output of `lensd verify --json`."""
+
+    faults: Annotated[Count, Meta(description="files that make the exit code 1")]
+    bytes: Annotated[Count, Meta(description="that lensd read")]
+    files: list[Finding]
+
+
+# lensd analyze, lensd compress: one line per file
+
+
+class Unprocessed(Document):
+    """A file that lensd could not analyze or compress."""
+
+    path: Text
+    reason: Reason
+    message: Message
+
+
+class Analysis(measures.Detailed, kw_only=True, frozen=True):
+    """A file that lensd analyzed."""
+
+    path: Text
+    blocks: measures.Blocks
+    spectrum: measures.Spectrum
+    dtype_out: Text
+    delta_error: Annotated[Amount, Meta(description="relative, of an output of mode ultra")]
+    delta_error_max: Annotated[Amount, Meta(description="of the worst module")]
+    details: Annotated[list[measures.Module], Meta(min_length=1)]
+
+
+class Compression(measures.Compressed, kw_only=True, frozen=True):
+    """A file that lensd compressed to a new file."""
+
+    path: Text
+    output: Annotated[Text, Meta(description="the path of the new file")]
+    mode: Literal["rank", "int8", "ultra"]
+    data_sha256_out: Sha256

@@ -1,0 +1,88 @@
+"""Builds the document of `lensd status` from the ledger. Changes nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict
+
+import msgspec
+
+from lensd.config.model import Config
+from lensd.config.schedule import is_open
+from lensd.report import hashes
+from lensd.report.documents import (
+    Degraded,
+    Job,
+    Problem,
+    Schedule,
+    Status,
+    Totals,
+    Waiting,
+    WatchedFolder,
+)
+from lensd.store.ledger import JobState, Ledger, Outcome
+from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.state import WaitingFile
+from lensd.store.locks import holder
+from lensd.text import printable
+
+
+def build_status(config: Config, ledger: Ledger, *, with_hashes: bool = False) -> Status:
+    """Works with and without a running daemon."""
+    daemon = holder(config.state.path)
+    jobs = list(ledger.jobs.unfinished())
+    status = Status(
+        daemon=daemon,
+        watch=[WatchedFolder(name=w.name, path=w.path, mode=w.settings.mode) for w in config.watch],
+        degraded=[] if daemon is None else _degraded(ledger),
+        running=[_job(e) for e in jobs if e.state != JobState.QUEUED],
+        queued=[_job(e) for e in jobs if e.state == JobState.QUEUED],
+        waiting=[_waiting(w) for w in ledger.state.waiting()],
+        problems=[
+            _problem(e) for e in ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED)
+        ],
+        paused=[printable(p) or "everything" for p in ledger.state.paused()],
+        held=ledger.state.disk_backoff.get(),
+        schedule=_schedule(config),
+        totals=Totals(**asdict(ledger.files.totals())),
+    )
+    if with_hashes:
+        status.hashes = [hashes.of_entry(e) for e in ledger.files.with_outcome(Outcome.COMPRESSED)]
+    return status
+
+
+def _degraded(ledger: Ledger) -> list[Degraded]:
+    """As the daemon reported them; a killed daemon's report is out of date."""
+    return [
+        Degraded(**asdict(root) | {"path": printable(root.path)})
+        for root in ledger.state.degraded.get() or ()
+    ]
+
+
+def _waiting(file: WaitingFile) -> Waiting:
+    return Waiting(**asdict(file) | {"path": printable(file.path)})
+
+
+def _schedule(config: Config) -> Schedule | None:
+    hours, window = config.worker.hours, config.worker.schedule
+    if hours is None or window is None:
+        return None
+    return Schedule(window=window, open=is_open(hours, dt.datetime.now().astimezone()))
+
+
+def _job(entry: Entry) -> Job:
+    return Job(
+        job_id=entry.job_id,
+        path=printable(entry.full_path),
+        watch=entry.watch,
+        bytes=entry.identity.size,
+        attempts=entry.attempts,
+    )
+
+
+def _problem(entry: Entry) -> Problem:
+    return Problem(
+        **msgspec.structs.asdict(_job(entry)),
+        reason=entry.reason or "",
+        message=entry.message or "",
+    )

@@ -1,0 +1,64 @@
+"""The ledger: every file version that lensd saw, its state and its outcome, in SQLite.
+
+A row is one version of one file: (root, path, identity). Its `state` says what a restart has to
+do, so a state is written before the step that it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Self
+
+from lensd.store.ledger.database import LEDGER, Database
+from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.files import Files
+from lensd.store.ledger.jobs import Jobs
+from lensd.store.ledger.originals import Originals
+from lensd.store.ledger.roots import RootIdentity, Roots
+from lensd.store.ledger.rows import Columns, Rows
+from lensd.store.ledger.state import State
+from lensd.store.ledger.states import JobState, Outcome
+
+__all__ = ["LEDGER", "Columns", "Entry", "JobState", "Ledger", "Outcome", "RootIdentity"]
+
+
+class Ledger:
+    """The ledger in a state folder: its parts share one connection to the database.
+
+    `version` is lensd's; finished rows carry it. Without the lock of the state folder, open it
+    `readonly`. Raises StorageError when it cannot be opened. `damaged`: where a damaged database
+    was moved before a new one was made, else None.
+    """
+
+    def __init__(self, folder: str, version: str, *, readonly: bool = False) -> None:
+        self._database = Database(folder, readonly=readonly)
+        self.readonly = readonly
+        self.damaged = self._database.damaged
+        rows = Rows(self._database, version)
+        self.jobs = Jobs(self._database, rows)
+        self.files = Files(self._database, rows)
+        self.originals = Originals(self._database, rows)
+        self.roots = Roots(self._database)
+        self.state = State(self._database)
+
+    @classmethod
+    @contextmanager
+    def read_only(cls, folder: str) -> Iterator[Self]:
+        """The ledger of a daemon that may be running; closed at the end of the block.
+
+        Raises StorageError when there is none, or it cannot be opened.
+        """
+        with closing(cls(folder, version="", readonly=True)) as ledger:
+            yield ledger
+
+    def together(self) -> AbstractContextManager[None]:
+        """One commit for all changes within: all of them or, after an exception, none.
+
+        Other threads wait meanwhile. Do not put a step inside that relies on a change being
+        durable.
+        """
+        return self._database.together()
+
+    def close(self) -> None:
+        self._database.close()

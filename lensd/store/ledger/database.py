@@ -1,0 +1,180 @@
+"""The connection to the ledger's database. Each commit is durable."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+from lensd.errors import StorageError
+from lensd.store.ledger import schema
+
+LEDGER = "ledger.sqlite3"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class Database:
+    """The connection to the database in a state folder, shared by all threads.
+
+    A damaged database is moved aside and an empty one made: `damaged` is then the path of the
+    damaged one, else None.
+    """
+
+    def __init__(self, folder: str, *, readonly: bool = False) -> None:
+        self._lock = threading.RLock()
+        self._folder = folder
+        path = os.path.join(folder, LEDGER)
+        if readonly and not os.path.exists(path):
+            raise StorageError(
+                f"there is no ledger in {folder} yet: lensd has not run with this configuration; "
+                "`lensd once` or `lensd run` creates it"
+            )
+        self.damaged: str | None = None
+        try:
+            if not readonly and os.path.exists(path) and _is_damaged(path):
+                self.damaged = _set_aside(path)
+            self.connection = _open(path, readonly=readonly)
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(
+                f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; the "
+                "next `lensd run` or `lensd once` moves a damaged ledger aside and rebuilds it"
+            ) from None
+
+    def close(self) -> None:
+        self.connection.close()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One commit for all changes within; see `Ledger.together`."""
+        with self._lock, self._translate_errors("written"), self.connection:
+            self.connection.execute("BEGIN IMMEDIATE")
+            yield
+
+    @contextmanager
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """The connection for one change, durable at the end; within `together`, with that."""
+        with self._lock, self._translate_errors("written"):
+            if self.connection.in_transaction:
+                yield self.connection
+                return
+            with self.connection:
+                yield self.connection
+
+    def read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock, self._translate_errors("read"):
+            return self.connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def _translate_errors(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise  # a bug of lensd
+        except sqlite3.DatabaseError as error:
+            raise StorageError(
+                f"the ledger in {self._folder} cannot be {done}: {error}. Free space on its "
+                "disk, or check that disk",
+                self._folder,
+            ) from None
+
+
+def _open(path: str, *, readonly: bool) -> sqlite3.Connection:
+    """A connection to a database of this version's schema."""
+    db = _connect(path, readonly=readonly)
+    try:
+        if not readonly:
+            schema.prepare(db)
+        _check_version(path, schema.version_of(db), readonly=readonly)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check_version(path: str, found: int, *, readonly: bool) -> None:
+    if readonly and found == 0:
+        raise StorageError(
+            f"the ledger {path} is empty: lensd was stopped at its very first start; the next "
+            "`lensd run` or `lensd once` creates it"
+        )
+    if readonly and 0 < found < schema.SCHEMA_VERSION:
+        raise StorageError(
+            f"the ledger {path} was written by an older lensd (schema {found}, this is "
+            f"{schema.SCHEMA_VERSION}); the next `lensd run` or `lensd once` converts it"
+        )
+    if found not in (0, schema.SCHEMA_VERSION):
+        raise StorageError(
+            f"the ledger {path} was written by another version of lensd (schema {found}, this "
+            f"is {schema.SCHEMA_VERSION}); upgrade lensd, or use another state folder"
+        )
+
+
+def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
+    name = f"file:{_quoted(path)}?mode={'ro' if readonly else 'rwc'}"
+    db = sqlite3.connect(name, uri=True, check_same_thread=False, timeout=30)
+    db.row_factory = sqlite3.Row
+    if not readonly:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon must stay small
+        os.chmod(path, 0o640)
+    return db
+
+
+def _is_damaged(path: str) -> bool:
+    """Whether two checks find damage and the disk reads all of the file without an error.
+
+    SQLite also calls a page damaged that the disk could not read. Raises OSError, sqlite3.Error
+    for a fault of the disk.
+    """
+    if _is_sound(path):
+        return False
+    for name in (path, f"{path}-wal"):
+        if os.path.exists(name):
+            with open(name, "rb") as file:
+                while file.read(1 << 20):
+                    pass
+    return not _is_sound(path)
+
+
+def _is_sound(path: str) -> bool:
+    """False for a database that is provably damaged. Raises sqlite3.Error for other faults."""
+    if os.path.getsize(path) == 0:
+        return False
+    try:
+        db = _connect(path, readonly=True)  # a writer would delete a damaged WAL
+        try:
+            return [tuple(row) for row in db.execute("PRAGMA quick_check(1)")] == [("ok",)]
+        finally:
+            db.close()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in _DAMAGED:
+            return False
+        raise
+
+
+def _set_aside(path: str) -> str:
+    """Rename a damaged database and its WAL, and return the new path. Overwrites nothing."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside, number = f"{path}.damaged-{moment}", 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = f"{path}.damaged-{moment}-{number}"
+    for suffix in ("-wal", "-shm", ""):  # the name that a start looks for is renamed last
+        if os.path.lexists(path + suffix):
+            os.rename(path + suffix, aside + suffix)
+    folder_fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder_fd)
+    finally:
+        os.close(folder_fd)
+    return aside
+
+
+def _quoted(path: str) -> str:
+    return quote(os.fsencode(path))

@@ -1,0 +1,108 @@
+"""One row of the ledger: its type in Python, and its form in SQLite."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from lensd.store.identity import Identity
+from lensd.store.ledger.states import JobState, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row. Paths are text with surrogate escapes; `path` is relative to `root`."""
+
+    number: int
+    job_id: str
+    root: str
+    watch: str
+    path: str
+    identity: Identity
+    state: JobState
+    outcome: Outcome | None
+    reason: str | None
+    message: str | None
+    attempts: int
+    redo: bool
+    temporary: str | None
+    staged: Identity | None
+    sha256_in: str | None
+    sha256_out: str | None
+    bytes_in: int | None
+    bytes_out: int | None
+    archive_path: str | None
+    archive_method: str | None
+    line: dict[str, Any] | None
+    version: str
+    updated: float
+    not_before: float | None  # wall time; a queued job is not tried sooner
+    retries: int
+    published: float | None  # wall time
+
+    @property
+    def full_path(self) -> str:
+        return os.path.join(self.root, self.path)
+
+    @property
+    def present(self) -> Identity:
+        """The version that the row expects under its path: its published output, or its input."""
+        published = self.state == JobState.PUBLISHED or self.outcome in (
+            Outcome.COMPRESSED,
+            Outcome.REPLACED,
+        )
+        return self.staged if published and self.staged is not None else self.identity
+
+    def is_about(self, identity: Identity) -> bool:
+        """Whether this is the row's file, under any path. Device numbers change with a boot."""
+        known = [self.present]
+        if self.state == JobState.PUBLISHING and self.staged is not None:
+            known.append(self.staged)
+        return any(k[1:4] == identity[1:4] for k in known)
+
+
+def row_key(root: str, path: str) -> tuple[bytes, bytes]:
+    """The values of the columns root and path: bytes, since names need not be UTF-8."""
+    return os.fsencode(root), os.fsencode(path)
+
+
+def stored(name: str, value: Any) -> Any:
+    """The value that SQLite stores in a column."""
+    if name in ("line", "staged") and value is not None:
+        return json.dumps(value, ensure_ascii=True)
+    if name in ("archive_path", "path", "root") and value is not None:
+        return os.fsencode(value)
+    return text(value) if name == "message" and value is not None else value
+
+
+def text(message: str) -> str:
+    """A message without lone surrogates, which SQLite refuses: file names need not be UTF-8."""
+    return message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def entry_of(row: sqlite3.Row) -> Entry:
+    """The entry of a row with all columns."""
+    fields = dict(row)
+    identity = Identity(*(fields[name] for name in Identity._fields))
+    staged = Identity(*json.loads(fields["staged"])) if fields["staged"] else None
+    archive_path = fields["archive_path"]
+    outcome = fields["outcome"]
+    taken = ("job_id", "watch", "reason", "message", "attempts", "temporary",
+             "sha256_in", "sha256_out", "bytes_in", "bytes_out", "archive_method", "version",
+             "updated", "not_before", "retries", "published")  # fmt: skip
+    return Entry(
+        number=fields["id"],
+        root=os.fsdecode(fields["root"]),
+        path=os.fsdecode(fields["path"]),
+        identity=identity,
+        state=JobState(fields["state"]),
+        outcome=None if outcome is None else Outcome(outcome),
+        redo=bool(fields["redo"]),
+        staged=staged,
+        archive_path=None if archive_path is None else os.fsdecode(archive_path),
+        line=json.loads(fields["line"]) if fields["line"] else None,
+        **{name: fields[name] for name in taken},
+    )

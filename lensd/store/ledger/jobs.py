@@ -1,0 +1,139 @@
+"""The queue, and the life of a job from `queued` to `done`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator
+from typing import Unpack
+
+from lensd.store.identity import Identity
+from lensd.store.ledger.database import Database
+from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.rows import Columns, Rows, update
+from lensd.store.ledger.states import UNDER_WAY, JobState, Outcome
+
+_NOT_PAUSED = """
+NOT EXISTS (
+    SELECT 1 FROM paused, (SELECT CAST(root || x'2f' || files.path AS BLOB) AS whole)
+    WHERE paused.path IN (x'', whole)
+       OR CAST(paused.path || x'2f' AS BLOB) = substr(whole, 1, length(paused.path) + 1)
+)
+"""
+
+
+class Jobs:
+    """Rows as jobs."""
+
+    def __init__(self, database: Database, rows: Rows) -> None:
+        self._database = database
+        self._rows = rows
+
+    def get(self, job_id: str) -> Entry:
+        """The row of a job that exists."""
+        return self._rows.get(job_id)
+
+    def enqueue(
+        self, job_id: str, root: str, watch: str, path: str, identity: Identity,
+        *, redo: bool = False, **columns: Unpack[Columns],
+    ) -> Entry:  # fmt: skip
+        """A settled file becomes a job; with `redo`, one that starts from the archived original."""
+        with self._database.change() as db:
+            self._rows.insert(db, root, watch, path, identity, job_id=job_id, redo=redo)
+            update(db, job_id, columns)
+        return self.get(job_id)
+
+    def redo(self, job_id: str, entry: Entry) -> None:
+        """A new job for a compressed file, which starts from its archived original."""
+        self.enqueue(
+            job_id,
+            entry.root,
+            entry.watch,
+            entry.path,
+            entry.staged or entry.identity,
+            redo=True,
+            sha256_in=entry.sha256_in,
+            archive_path=entry.archive_path,
+            archive_method=entry.archive_method,
+        )
+
+    def next_queued(
+        self,
+        now: float | None = None,
+        *,
+        without: Collection[str] = (),
+        heed_pauses: bool = True,
+    ) -> Entry | None:
+        """The job that waits longest; those with failed attempts come after the fresh ones.
+
+        Leaves out paused jobs (with `heed_pauses`), jobs postponed beyond `now` (wall time; by
+        default the present) and jobs in a root of `without`.
+        """
+        if heed_pauses and self._is_everything_paused():  # one look instead of one per job
+            return None
+        moment = time.time() if now is None else now
+        marks = ",".join("?" * len(without))
+        return self._rows.first(
+            "state = 'queued' AND (not_before IS NULL OR not_before <= ?) "
+            f"AND root NOT IN ({marks}) AND (? OR {_NOT_PAUSED}) ORDER BY attempts, id",
+            moment,
+            *map(os.fsencode, without),
+            not heed_pauses,
+        )
+
+    def _is_everything_paused(self) -> bool:
+        return bool(self._database.read("SELECT 1 FROM paused WHERE path = x''"))
+
+    def next_due(self, now: float | None = None) -> float | None:
+        """The wall time at which a postponed job may be tried again, None without one."""
+        query = "SELECT min(not_before) AS due FROM files WHERE state = 'queued' AND not_before > ?"
+        due = self._database.read(query, time.time() if now is None else now)[0]["due"]
+        return None if due is None else float(due)
+
+    def postpone(self, job_id: str, not_before: float, reason: str, message: str) -> None:
+        """Queue the job again, to start at a wall time or later: its disk may work by then."""
+        with self._database.change() as db:
+            db.execute("UPDATE files SET retries = retries + 1 WHERE job_id = ?", (job_id,))
+            update(db, job_id, {
+                "state": JobState.QUEUED, "outcome": None, "reason": reason, "message": message,
+                "not_before": not_before, "temporary": None, "staged": None,
+            })  # fmt: skip
+
+    def unfinished(self) -> Iterator[Entry]:
+        """Jobs that are queued or have begun, oldest first."""
+        return self._rows.each("state", JobState.QUEUED, *UNDER_WAY, also="state <> 'done'")
+
+    def under_way(self) -> list[Entry]:
+        """Jobs that have begun, oldest first."""
+        return list(self._rows.each("state", *UNDER_WAY, also="state <> 'done'"))
+
+    def count_unfinished(self) -> int:
+        """How many jobs are queued or have begun."""
+        query = "SELECT count(*) FROM files WHERE state <> 'done'"
+        return int(self._database.read(query)[0][0])
+
+    def update(self, job_id: str, **columns: Unpack[Columns]) -> None:
+        """Record a step of a job. Durable on return, except within `Ledger.together`."""
+        with self._database.change() as db:
+            update(db, job_id, columns)
+            if columns.get("state") == JobState.PUBLISHED:
+                db.execute("UPDATE files SET published = ? WHERE job_id = ?", (time.time(), job_id))
+
+    def finish(self, job_id: str, outcome: Outcome, /, **columns: Unpack[Columns]) -> None:
+        """Record the end of a job."""
+        columns |= {"state": JobState.DONE, "outcome": outcome, "version": self._rows.version}
+        self.update(job_id, **columns)
+
+    def release(self, entries: Iterable[Entry]) -> None:
+        """Forget the outcome of these versions: the next scan takes them as new."""
+        with self._database.change() as db:
+            for entry in entries:
+                update(db, entry.job_id, {"outcome": Outcome.SUPERSEDED})
+
+    def quarantined_before(self, version: str) -> list[Entry]:
+        """Files that another version of lensd quarantined."""
+        return self._rows.all("outcome = 'quarantined' AND version <> ? ORDER BY id", version)
+
+    def unemitted(self) -> list[Entry]:
+        """Compressed files whose log line a crash may have lost."""
+        return self._rows.all("outcome = 'compressed' AND emitted = 0 ORDER BY id")

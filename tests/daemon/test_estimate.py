@@ -1,0 +1,39 @@
+"""What the dry run of `lensd once` leaves behind: nothing."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from lensd import __version__
+from lensd.config.load import load_for_run
+from lensd.daemon.estimate import estimate
+from lensd.errors import UsageError
+from lensd.store.ledger import Ledger
+from tests.support.home_server import HomeServer
+
+
+def _open_descriptors() -> set[str]:
+    """What this process has open, apart from the listing itself."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:  # the descriptor of the listing
+            continue
+    return found
+
+
+def test_an_estimate_closes_the_ledger(server: HomeServer) -> None:
+    """Also when it ends in an error, while the error and its frames are still in use."""
+    server.drop("style.safetensors", seed=1)
+    server.state.mkdir()
+    Ledger(str(server.state), __version__).close()
+    config = load_for_run(str(server.config))
+    before = _open_descriptors()
+    [plan] = estimate(config, [], redo=False)
+    assert (1, before) == (plan.files, _open_descriptors())
+    with pytest.raises(UsageError, match="is not there") as error:
+        estimate(config, [str(server.top / "nowhere")], redo=False)
+    assert before == _open_descriptors(), error
