@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import structs
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
@@ -54,22 +55,20 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
 
 def _analyze(path: str, bar: Bar) -> Analysis:
     """Raises FileError."""
-    import msgspec
-
     with delay_interrupts():
         from lensd.engine import task  # importing torch takes a second
     from lensd.config.document import Settings
     from lensd.report.documents import Analysis
+    from lensd.worker.request import AnalyzeRequest
 
-    request = {
-        "path": os.path.realpath(path),
-        "name": printable(os.path.basename(path)),
-        "parameters": Settings().parameters(),
-        "device": "cpu",
-        "details": True,
-    }
-    measures = task.analyze(request, functools.partial(bar.step, path))
-    return msgspec.convert(measures | {"path": printable(path)}, Analysis)
+    request = AnalyzeRequest(
+        path=os.path.realpath(path),
+        name=printable(os.path.basename(path)),
+        parameters=Settings().parameters(),
+        device="cpu",
+    )
+    measures = task.analyze_in_detail(request, functools.partial(bar.step, path))
+    return Analysis(path=printable(path), **structs.asdict(measures))
 
 
 def _print(document: Analysis, bar: Bar) -> None:

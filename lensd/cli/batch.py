@@ -39,7 +39,7 @@ def process_files(
             try:
                 document = process(path, bar)
             except FileError as error:
-                bar.say(f"{error.event.removeprefix('file.')}: {path}: {error}")
+                bar.say(f"{error.outcome}: {path}: {error}")
                 code = EXIT_SOME_FAILED if isinstance(error, Failed) else code
                 document = Unprocessed(
                     path=printable(path), reason=error.reason, message=str(error)

@@ -12,7 +12,6 @@ from lensd.config.model import Config
 from lensd.daemon.app import App
 from lensd.daemon.control import Send, Server
 from lensd.daemon.control_messages import FileRequest, Request
-from lensd.daemon.event_log import write_event
 from lensd.daemon.exclusive import locked_ledger, require_unclaimed
 from lensd.daemon.inbox import (
     EventsLost,
@@ -27,8 +26,16 @@ from lensd.daemon.inbox import (
 )
 from lensd.daemon.requests import RequestHandler
 from lensd.daemon.systemd_notify import notify, notify_reloading
-from lensd.errors import EXIT_OK, ConfigError, LensdError, StorageError
+from lensd.errors import EXIT_OK, ConfigError, DegradedReason, LensdError, StorageError
 from lensd.logs import log
+from lensd.logs.events import (
+    DaemonDegraded,
+    DaemonReady,
+    DaemonRecovered,
+    DaemonRefused,
+    DaemonReloaded,
+    DaemonStopping,
+)
 from lensd.store.ledger import Ledger
 
 LEDGER_AGAIN_SECONDS = 10.0  # after a full state disk: until the next look at the folders
@@ -86,11 +93,12 @@ class Daemon:
 
     def _tell_ready(self) -> None:
         notify("READY=1")
-        write_event(
-            "daemon.ready",
-            watches=[w.name for w in self._config.watch],
-            queued=self._app.ledger.jobs.count_unfinished(),
-            seconds=round(time.monotonic() - self._began, 4),
+        log.emit(
+            DaemonReady(
+                watches=[w.name for w in self._config.watch],
+                queued=self._app.ledger.jobs.count_unfinished(),
+                seconds=round(time.monotonic() - self._began, 4),
+            )
         )
 
     def _loop(self) -> Config | None:
@@ -100,7 +108,7 @@ class Daemon:
                 app.pulse.beat(time.monotonic())
             message = app.next(min(app.root_monitor.next_due(), app.intake.next_due() or math.inf))
             if isinstance(message, Stop):
-                write_event("daemon.stopping", signal=signal.Signals(message.number).name)
+                log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
                 notify("STOPPING=1")
                 return None
             if isinstance(message, Reload):
@@ -140,12 +148,14 @@ class Daemon:
         known, self._ledger_fault = self._ledger_fault, fault
         if (known is None) == (fault is None):
             return
-        write_event(
-            "daemon.recovered" if fault is None else "daemon.degraded",
-            watch=None,
-            path=self._config.state.path,
-            reason="io_error",
-            message=f"{fault}. New files wait until then" if fault else "new files are taken again",
+        kind = DaemonRecovered if fault is None else DaemonDegraded
+        log.emit(
+            kind(
+                watch=None,
+                path=self._config.state.path,
+                reason=DegradedReason.IO_ERROR,
+                message=f"{fault}. New files wait until then" if fault else "new files are queued",
+            )
         )
 
     def _reload(self) -> Config | None:
@@ -161,10 +171,10 @@ class Daemon:
             log.configure(old.path, old.level, old.mode_bits)
             details = getattr(error, "details", str(error))
             message = f"the configuration stays as it was; correct it and reload again: {details}"
-            write_event("daemon.refused", config=self._config.source, message=message)
+            log.emit(DaemonRefused(config=self._config.source, message=message))
             notify("READY=1")
             return None
-        write_event("daemon.reloaded", config=found.source)
+        log.emit(DaemonReloaded(config=found.source))
         return found
 
     def _require_same_state(self, found: Config) -> None:

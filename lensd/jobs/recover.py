@@ -6,6 +6,7 @@ cannot be put right now (a full disk, somebody writing) stays for later, and is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from lensd.errors import Failed, FileError, Skipped
 from lensd.jobs import commit
 from lensd.jobs.context import JobContext
 from lensd.jobs.rebuild import is_archived
+from lensd.logs.events import FileRescued, file_end
 from lensd.store import publish
 from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular, temporary_name
 from lensd.store.identity import Identity
@@ -88,13 +90,14 @@ def _rescue_stray(root: str, watch: str, path: str, context: JobContext) -> None
     finally:
         os.close(folder_fd)
     context.log(
-        "file.rescued",
-        path=os.path.join(root, path),
-        watch=watch,
-        job_id=None,
-        rescued_path=stray,
-        message=f"a temporary that the ledger does not know; it is now {stray}. Delete it if "
-        "nothing is missing",
+        FileRescued(
+            path=os.path.join(root, path),
+            watch=watch,
+            job_id=None,
+            rescued_path=stray,
+            message=f"a temporary that the ledger does not know; it is now {stray}. Delete it if "
+            "nothing is missing",
+        )
     )
 
 
@@ -113,14 +116,8 @@ def _end(error: FileError | OSError) -> FileError:
 
 
 def _tell(context: JobContext, end: FileError, path: str, watch: str, job_id: str | None) -> None:
-    context.log(
-        end.event,
-        path=path,
-        watch=watch,
-        job_id=job_id,
-        reason=end.reason,
-        message=f"after a crash: {end}. Nothing was deleted; lensd tries again",
-    )
+    message = f"after a crash: {end}. Nothing was deleted; lensd tries again"
+    context.log(file_end(end, path=path, watch=watch, job_id=job_id, message=message))
 
 
 def _recover(entry: Entry, context: JobContext) -> None:
@@ -224,9 +221,9 @@ def _complete(entry: Entry, context: JobContext) -> None:
 
 def _announce(entry: Entry, context: JobContext) -> None:
     if entry.line is not None:
-        line = {"publish": "exchange", **entry.line, "recovered": True}
-        context.log("file.compressed", **line)
-        context.ledger.jobs.update(entry.job_id, emitted=1)
+        with contextlib.suppress(ValueError):  # the newer lensd that wrote the line can read it
+            context.log(commit.recovered_event(entry.line))
+            context.ledger.jobs.update(entry.job_id, emitted=1)
 
 
 def _temporary(entry: Entry) -> str:

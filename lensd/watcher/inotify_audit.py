@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from lensd.errors import DegradedReason
 from lensd.watcher.mounts import mount_of
 from lensd.watcher.root_identity import Problem
 from lensd.watcher.scan import below
@@ -66,7 +67,7 @@ def limit_reached(missing: int, folders: int, example: str) -> Problem:
     """`missing` of the folders have no watch, among them `example`."""
     setting = remedy(missing, folders, _read(_LIMIT), _read(_NAMESPACE_LIMIT))
     return Problem(
-        "watch_limit",
+        DegradedReason.WATCH_LIMIT,
         f"the kernel watches only {folders - missing} of {folders} folders (not {example}, for "
         "one); they are looked through every `settle.rescan_seconds`. Raise the limit: "
         f"sudo sysctl {setting} (to keep it, also as a line of /etc/sysctl.d/60-lensd.conf)",
@@ -81,7 +82,7 @@ def instances_reached() -> Problem:
     if namespaced is not None and namespaced < limit:
         key = "user.max_inotify_instances"
     return Problem(
-        "watch_limit",
+        DegradedReason.WATCH_LIMIT,
         "the kernel gives lensd no inotify instance for this folder, which is only looked through "
         f"every `settle.rescan_seconds`. Raise the limit: sudo sysctl {key}={limit * 2} (to keep "
         "it, also as a line of /etc/sysctl.d/60-lensd.conf)",

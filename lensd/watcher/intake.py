@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Unpack
+from typing import Unpack
 
-from lensd.errors import FileError, Skipped
+from lensd.errors import FileError, Outcome, Skipped
+from lensd.logs.events import FileDetected, FileSettled, file_end
 from lensd.store.archive import Archive
 from lensd.store.fs import is_temporary, open_folder
 from lensd.store.identity import Identity
-from lensd.store.ledger import Columns, Ledger, Outcome
+from lensd.store.ledger import Columns, Ledger
 from lensd.store.paths import is_below
 from lensd.watcher import completeness
 from lensd.watcher.completeness import Kind
@@ -225,7 +226,14 @@ class Intake:
             return 0
         is_new = self._settler.is_new(key)
         if is_new:
-            self._say(key, "file.detected", None, bytes=identity.size)
+            self._log(
+                FileDetected(
+                    path=os.path.join(*key),
+                    watch=self._folders[key.root].name,
+                    job_id=None,
+                    bytes=identity.size,
+                )
+            )
         quiet = self._settler.observe(key, identity, now)
         if quiet < self._settler.quiet_seconds:
             if not is_new:
@@ -269,8 +277,15 @@ class Intake:
         self._ledger.jobs.enqueue(
             job_id, key.root, self._folders[key.root].name, key.path, identity
         )
-        wait = round(now - first_seen, 3)
-        self._say(key, "file.settled", job_id, bytes=identity.size, wait=wait)
+        self._log(
+            FileSettled(
+                path=os.path.join(*key),
+                watch=self._folders[key.root].name,
+                job_id=job_id,
+                bytes=identity.size,
+                wait=round(now - first_seen, 3),
+            )
+        )
 
     def _record(self, key: Key, identity: Identity, **columns: Unpack[Columns]) -> str:
         job_id = secrets.token_hex(8)
@@ -279,18 +294,17 @@ class Intake:
         return job_id
 
     def _report(self, key: Key, refusal: FileError, identity: Identity | None) -> None:
-        message = str(refusal)
         job_id = None
         if identity is not None:
-            outcome = Outcome(refusal.event.removeprefix("file."))
             job_id = self._record(
-                key, identity, outcome=outcome, reason=refusal.reason, message=message
+                key,
+                identity,
+                outcome=refusal.outcome,
+                reason=refusal.reason,
+                message=str(refusal),
             )
-        self._say(key, refusal.event, job_id, reason=refusal.reason, message=message)
-
-    def _say(self, key: Key, event: str, job_id: str | None, **fields: Any) -> None:
         watch = self._folders[key.root].name
-        self._log(event, path=os.path.join(*key), watch=watch, job_id=job_id, **fields)
+        self._log(file_end(refusal, path=os.path.join(*key), watch=watch, job_id=job_id))
 
     def _drop(self, key: Key) -> Candidate:
         candidate = self._settler.drop(key)

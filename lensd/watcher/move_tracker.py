@@ -16,6 +16,7 @@ from contextlib import suppress
 from enum import Enum
 
 from lensd.errors import FileError, StorageError
+from lensd.logs.events import FileMoved
 from lensd.store.archive import Archive
 from lensd.store.fs import identity_at, open_folder
 from lensd.store.identity import Identity
@@ -160,11 +161,12 @@ class MoveTracker:
             self._drop_old_name(old)
         if moved:
             self._log(
-                "file.moved",
-                path=os.path.join(*key),
-                watch=watch,
-                job_id=entry.job_id,
-                from_path=entry.full_path,
+                FileMoved(
+                    path=os.path.join(*key),
+                    watch=watch,
+                    job_id=entry.job_id,
+                    from_path=entry.full_path,
+                )
             )
         return moved
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lensd.errors import DegradedReason
 from lensd.store.ledger.roots import RootIdentity
 from lensd.store.paths import is_below
 from lensd.watcher.mounts import mount_of, point_of
@@ -30,7 +31,7 @@ class Found(NamedTuple):
 class Problem:
     """Why a folder is degraded."""
 
-    reason: str
+    reason: DegradedReason
     message: str
 
 
@@ -71,7 +72,7 @@ def decide(
 
 def unreachable(error: OSError) -> Problem:
     return Problem(
-        "unreachable",
+        DegradedReason.UNREACHABLE,
         f"the folder cannot be read: {error.strerror}. Mount it again or give lensd access; its "
         "jobs wait, and it is looked for every few seconds",
     )
@@ -79,7 +80,7 @@ def unreachable(error: OSError) -> Problem:
 
 def _unmounted() -> Problem:
     return Problem(
-        "unmounted",
+        DegradedReason.UNMOUNTED,
         "the folder's disk is not mounted; what lies there now is not looked at. Mount it; its "
         "jobs wait. If the files were moved here for good, keep their dates (cp -a, rsync -a) and "
         "lensd knows them again",
@@ -88,7 +89,7 @@ def _unmounted() -> Problem:
 
 def _mounted_over() -> Problem:
     return Problem(
-        "mounted_over",
+        DegradedReason.MOUNTED_OVER,
         "another disk is mounted over the folder; what lies there now is not looked at. Unmount "
         "it; the folder's jobs wait. If the files were moved here for good, keep their dates "
         "(cp -a, rsync -a) and lensd knows them again",
