@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import structs
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
@@ -54,8 +55,6 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
 
 def _analyze(path: str, bar: Bar) -> Analysis:
     """Raises FileError."""
-    import msgspec
-
     with delay_interrupts():
         from lensd.engine import task  # importing torch takes a second
     from lensd.config.document import Settings
@@ -68,8 +67,8 @@ def _analyze(path: str, bar: Bar) -> Analysis:
         parameters=Settings().parameters(),
         device="cpu",
     )
-    found = task.analyze_in_detail(request, functools.partial(bar.step, path))
-    return msgspec.convert(msgspec.to_builtins(found) | {"path": printable(path)}, Analysis)
+    measures = task.analyze_in_detail(request, functools.partial(bar.step, path))
+    return Analysis(path=printable(path), **structs.asdict(measures))
 
 
 def _print(document: Analysis, bar: Bar) -> None:

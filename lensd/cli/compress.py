@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from msgspec import structs
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
@@ -17,6 +18,7 @@ from lensd.text import printable, size, visible
 if TYPE_CHECKING:
     from lensd.cli.views.progress import Bar
     from lensd.config.document import Settings
+    from lensd.logs.measures import Compressed
     from lensd.report.documents import Compression
 
 SUFFIX = ".lensd.safetensors"
@@ -49,6 +51,7 @@ SUFFIX = ".lensd.safetensors"
 def compress(
     files: tuple[str, ...],
     output: str | None,
+    mode: Literal["rank", "int8", "ultra"],
     device: str,
     as_json: bool,
     force: bool,
@@ -63,14 +66,18 @@ def compress(
     lensd compress *.safetensors --target-size 32MB  the most energy in 32 MB
     """
     from lensd.cli.batch import process_files
+    from lensd.report.documents import Compression
 
     if output is not None and len(files) > 1:
         raise UsageError("-o takes one output: pass a single input or omit -o")
-    chosen = _settings(**settings)
+    chosen = _settings(mode, **settings)
 
     def process(path: str, bar: Bar) -> Compression:
         target = output or path.removesuffix(".safetensors") + SUFFIX
-        return _compress(path, target, chosen, device, bar, force=force)
+        measures = _compress(path, target, chosen, device, bar, force=force)
+        return Compression(
+            path=printable(path), output=printable(target), mode=mode, **structs.asdict(measures)
+        )
 
     return process_files(files, process, _print, as_json=as_json)
 
@@ -101,32 +108,23 @@ def _settings(
 
 def _compress(
     path: str, target: str, settings: Settings, device: str, bar: Bar, *, force: bool
-) -> Compression:
+) -> Compressed:
     """Stage the output beside the target and then rename it. Raises FileError."""
-    import msgspec
-
-    from lensd.report.documents import Compression
-
     with staged(path, target, force=force) as new:
         with delay_interrupts():
             from lensd.engine import task  # importing torch takes a second
-
         from lensd.worker.request import CompressRequest
 
-        measured = task.compress(
-            CompressRequest(
-                path=os.path.realpath(path),
-                name=printable(os.path.basename(path)),
-                temporary=new.path,
-                temporary_inode=new.inode,
-                parameters=settings.parameters(),
-                min_saving=0.0,
-                device=device,
-            ),
-            functools.partial(bar.step, path),
+        request = CompressRequest(
+            path=os.path.realpath(path),
+            name=printable(os.path.basename(path)),
+            temporary=new.path,
+            temporary_inode=new.inode,
+            parameters=settings.parameters(),
+            min_saving=0.0,
+            device=device,
         )
-    own = {"path": printable(path), "output": printable(target), "mode": settings.mode}
-    return msgspec.convert(msgspec.to_builtins(measured) | own, Compression)
+        return task.compress(request, functools.partial(bar.step, path))
 
 
 def _print(document: Compression, bar: Bar) -> None:

@@ -203,6 +203,11 @@ class Module(
 
 
 class Detailed(Analyzed, frozen=True, kw_only=True):
-    """With every module, in file order."""
+    """With every module, in file order. Today's engine measures all of these."""
 
-    details: list[Module]
+    blocks: Blocks
+    spectrum: Spectrum
+    dtype_out: Text
+    delta_error: Annotated[Amount, Meta(description="relative, of an output of mode ultra")]
+    delta_error_max: Annotated[Amount, Meta(description="of the worst module")]
+    details: Annotated[list[Module], Meta(min_length=1)]

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from lensd.errors import Reason
+from lensd.errors import Outcome, Reason
 from lensd.jobs.verify import Finding
 from lensd.logs import measures
 from lensd.logs.measures import Amount, Count, Positive, Sha256, Text
@@ -34,11 +34,7 @@ AutoV3 = Annotated[
 ]
 Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d$")]
 JobId = Annotated[str, Meta(min_length=1)]
-OUTCOMES = (
-    "analyzed", "baseline", "compressed", "failed", "kept", "quarantined", "replaced", "restored",
-    "skipped", "superseded",
-)  # fmt: skip
-Outcome = Annotated[str, Meta(pattern=f"^({'|'.join(OUTCOMES)})$")]
+OutcomeName = Annotated[str, Meta(pattern=f"^({'|'.join(sorted(Outcome))})$")]
 
 
 class Document(msgspec.Struct, kw_only=True):
@@ -172,7 +168,7 @@ class Report(Document):
     source: FromLedger | FromLogs
     period: Span
     outcomes: Annotated[
-        dict[Outcome, Positive],
+        dict[OutcomeName, Positive],
         Meta(description="files by outcome; baseline and superseded only without a period"),
     ]
     bytes: Sizes
@@ -248,7 +244,7 @@ class Schedule(Document):
 class Totals(Document):
     """The number of versions of files by outcome, and bytes."""
 
-    outcomes: dict[Outcome, Positive]
+    outcomes: dict[OutcomeName, Positive]
     saved_in_folders: int
     held_by_archive: Annotated[Count, Meta(description="bytes of originals")]
     net: Annotated[int, Meta(description="saved_in_folders - held_by_archive")]
@@ -297,12 +293,6 @@ class Analysis(measures.Detailed, kw_only=True, frozen=True):
     """A file that lensd analyzed."""
 
     path: Text
-    blocks: measures.Blocks
-    spectrum: measures.Spectrum
-    dtype_out: Text
-    delta_error: Annotated[Amount, Meta(description="relative, of an output of mode ultra")]
-    delta_error_max: Annotated[Amount, Meta(description="of the worst module")]
-    details: Annotated[list[measures.Module], Meta(min_length=1)]
 
 
 class Compression(measures.Compressed, kw_only=True, frozen=True):

@@ -35,7 +35,9 @@ _REFERENCE = "#/$defs/{name}"
 @cache
 def load() -> dict[str, Any]:
     """The schema of every line of the log. Callers share the object: do not change it."""
-    return _read("lensd.logs", "events.schema.json")
+    text = files("lensd.logs").joinpath("events.schema.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def events() -> list[str]:
@@ -54,7 +56,8 @@ def of_output(verb: str) -> dict[str, Any]:
     """The schema of the `--json` output of a command, or of each line of it."""
     references, parts = msgspec.json.schema_components(DOCUMENTS[verb], ref_template=_REFERENCE)
     for part in parts.values():
-        _close(part)
+        if part.get("type") == "object":
+            _close(part)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:lensd:{verb}:1",
@@ -70,9 +73,3 @@ def _close(part: dict[str, Any]) -> None:
         if "default" in field:
             del field["default"]
             part.setdefault("required", []).append(name)
-
-
-def _read(package: str, name: str) -> dict[str, Any]:
-    text = files(package).joinpath(name).read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
