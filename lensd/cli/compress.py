@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
-import msgspec
+from msgspec import structs
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
 from lensd.cli.staging import staged
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, Failed, FileError, UsageError
+from lensd.errors import UsageError
 from lensd.text import printable, size, visible
 
 if TYPE_CHECKING:
     from lensd.cli.views.progress import Bar
     from lensd.config.document import Settings
     from lensd.logs.measures import Compressed
+    from lensd.report.documents import Compression
 
 SUFFIX = ".lensd.safetensors"
 
@@ -48,7 +48,15 @@ SUFFIX = ".lensd.safetensors"
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
-def compress(files: tuple[str, ...], output: str | None, as_json: bool, **options: Any) -> int:
+def compress(
+    files: tuple[str, ...],
+    output: str | None,
+    mode: Literal["rank", "int8", "ultra"],
+    device: str,
+    as_json: bool,
+    force: bool,
+    **settings: Any,
+) -> int:
     """Compress a LoRA to a new file; the input does not change.
 
     \b
@@ -57,41 +65,37 @@ def compress(files: tuple[str, ...], output: str | None, as_json: bool, **option
     lensd compress style.safetensors --energy 0.999  error at most 3 %, not 10 %
     lensd compress *.safetensors --target-size 32MB  the most energy in 32 MB
     """
-    from lensd.cli.views.progress import Bar
+    from lensd.cli.batch import process_files
+    from lensd.report.documents import Compression
 
     if output is not None and len(files) > 1:
         raise UsageError("-o takes one output: pass a single input or omit -o")
-    run_options = {name: options.pop(name) for name in ("device", "force")}
-    settings = _settings(**options)
-    code = EXIT_OK
-    with Bar({path: os.path.getsize(path) for path in files}) as bar:
-        for path in files:
-            target = output or path.removesuffix(".safetensors") + SUFFIX
-            bar.begin(path)
-            measured = None
-            try:
-                measured = _compress(path, target, settings, bar, **run_options)
-                made = {"output": target, "mode": settings.mode}
-                numbers = {**msgspec.to_builtins(measured), **made}
-            except FileError as end:
-                numbers = {"reason": end.reason, "message": str(end)}
-                bar.say(f"{end.outcome}: {path}: {end}")
-                if isinstance(end, Failed):
-                    code = EXIT_SOME_FAILED
-            bar.end(path)
-            if as_json:
-                bar.print_line(json.dumps({**numbers, "path": printable(path)}))
-            elif measured is not None:
-                bar.print_line(visible(_describe(path, target, measured)))
-    return code
+    chosen = _settings(mode, **settings)
+
+    def process(path: str, bar: Bar) -> Compression:
+        target = output or path.removesuffix(".safetensors") + SUFFIX
+        measures = _compress(path, target, chosen, device, bar, force=force)
+        return Compression(
+            path=printable(path), output=printable(target), mode=mode, **structs.asdict(measures)
+        )
+
+    return process_files(files, process, _print, as_json=as_json)
 
 
-def _settings(*, target_size: str | None, targets: str | None, **given: Any) -> Settings:
+def _settings(
+    mode: str,
+    energy: float | None,
+    allocation: str | None,
+    target_size: str | None,
+    max_rank: int | None,
+    targets: str | None,
+) -> Settings:
     """Validate the given options as the configuration is. Raises UsageError."""
     from lensd.config.document import Settings
     from lensd.config.sizes import parse_size
 
-    given = {name: value for name, value in given.items() if value is not None}
+    options = {"mode": mode, "energy": energy, "allocation": allocation, "max_rank": max_rank}
+    given: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
     try:
         if target_size:
             given |= {"target_size": parse_size(target_size), "allocation": "file"}
@@ -103,32 +107,31 @@ def _settings(*, target_size: str | None, targets: str | None, **given: Any) -> 
 
 
 def _compress(
-    path: str, target: str, settings: Settings, bar: Bar, *, device: str, force: bool
+    path: str, target: str, settings: Settings, device: str, bar: Bar, *, force: bool
 ) -> Compressed:
-    """Stage beside the target, then give it its name. Raises FileError."""
+    """Stage the output beside the target and then rename it. Raises FileError."""
     with staged(path, target, force=force) as new:
         with delay_interrupts():
             from lensd.engine import task  # importing torch takes a second
-
         from lensd.worker.request import CompressRequest
 
-        return task.compress(
-            CompressRequest(
-                path=os.path.realpath(path),
-                name=os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
-                temporary=new.path,
-                temporary_inode=new.inode,
-                parameters=settings.parameters(),
-                min_saving=0.0,
-                device=device,
-            ),
-            functools.partial(bar.step, path),
+        request = CompressRequest(
+            path=os.path.realpath(path),
+            name=printable(os.path.basename(path)),
+            temporary=new.path,
+            temporary_inode=new.inode,
+            parameters=settings.parameters(),
+            min_saving=0.0,
+            device=device,
         )
+        return task.compress(request, functools.partial(bar.step, path))
 
 
-def _describe(path: str, target: str, measured: Compressed) -> str:
-    return (
-        f"{path}: {size(measured.bytes_in)} -> {target}: {size(measured.bytes_out)}, "
-        f"{measured.bytes_in / measured.bytes_out:.1f} times smaller, "
-        f"delta error {measured.delta_error:.4f}"
+def _print(document: Compression, bar: Bar) -> None:
+    line = (
+        f"{document.path}: {size(document.bytes_in)} -> "
+        f"{document.output}: {size(document.bytes_out)}, "
+        f"{document.bytes_in / document.bytes_out:.1f} times smaller, "
+        f"delta error {document.delta_error:.4f}"
     )
+    bar.print_line(visible(line))

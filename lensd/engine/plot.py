@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lensd.logs.measures import Block, Detailed, Module
+from lensd.logs.measures import Blocks, Module, Spectrum
 from lensd.text import visible
 
 TEXT_COLOR, LABEL_COLOR, LINE_COLOR = "#201e1b", "#625d55", "#e3ded4"
@@ -41,13 +41,13 @@ _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _NOT_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
 
 
-def svg(path: str, found: Detailed) -> str:
-    """Return the SVG for the measures of one file (lensd.engine.task.analyze_in_detail)."""
+def draw_svg(path: str, blocks: Blocks, spectrum: Spectrum, modules: Sequence[Module]) -> str:
+    """Return the SVG for the measures of the file `path`."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 4.4), layout="constrained")
-        spectrum, ranks = figure.subplots(1, 2, width_ratios=(2, 3))
-        _draw_spectrum(spectrum, found)
-        _draw_ranks(ranks, found.blocks)
+        left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+        _draw_spectrum(left, spectrum, modules)
+        _draw_ranks(right, blocks)
         name = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", visible(path))
         figure.suptitle(name, x=0.01, ha="left", fontsize=11, fontweight="bold")
         text = io.StringIO()
@@ -55,13 +55,15 @@ def svg(path: str, found: Detailed) -> str:
     return _DOCTYPE.sub("", text.getvalue())
 
 
-def _draw_spectrum(axes: Axes, found: Detailed) -> None:
+def _draw_spectrum(axes: Axes, spectrum: Spectrum, modules: Sequence[Module]) -> None:
     """Draw the share of energy in the first ranks: of the file, and of 8 of 10 modules."""
-    ranks, energy = found.spectrum.ranks, found.spectrum.energy
+    ranks = spectrum.ranks
     steps = np.arange(1, ranks[-1] + 1)
-    low, high = np.quantile(_cumulative_shares(found.details, len(steps)), (0.1, 0.9), axis=0)
+    low, high = np.quantile(_cumulative_shares(modules, len(steps)), (0.1, 0.9), axis=0)
     axes.fill_between(steps, low, high, color=BAND_COLOR, linewidth=0, label="8 of 10 modules")
-    axes.plot(ranks, energy, color=ACCENT_COLOR, marker="o", markersize=3, label="the file")
+    axes.plot(
+        ranks, spectrum.energy, color=ACCENT_COLOR, marker="o", markersize=3, label="the file"
+    )
     axes.axhline(ENERGY, color=LABEL_COLOR, linestyle="--", linewidth=0.8)
     axes.annotate(f"{100 * ENERGY:.0f} %", (0, ENERGY), (3, -3), ("axes fraction", "data"),
                   "offset points", va="top", color=LABEL_COLOR, fontsize=8)  # fmt: skip
@@ -89,7 +91,7 @@ def _cumulative_shares(
     return np.array(rows or [np.ones(length)])
 
 
-def _draw_ranks(axes: Axes, blocks: dict[str, list[Block]]) -> None:
+def _draw_ranks(axes: Axes, blocks: Blocks) -> None:
     """Draw each block's median rank before and after, with the names of the model's parts below."""
     rows = [row for part_rows in blocks.values() for row in part_rows]
     x = range(len(rows))

@@ -26,6 +26,7 @@ DeltaDecibels = Annotated[
     float | None, Meta(description="of the quantized delta weight; null without quantization")
 ]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+EnergyShare = Annotated[str, Meta(pattern=r"^0\.[0-9]+$")]
 
 
 class Ranks(Struct, frozen=True, kw_only=True):
@@ -183,25 +184,30 @@ class Analyzed(Measures, frozen=True, kw_only=True):
 class Module(
     Struct, frozen=True, kw_only=True, rename={"in_features": "in", "out_features": "out"}
 ):
-    """One module in the answer of `lensd analyze`."""
+    """One module in the output of `lensd analyze --json`."""
 
-    module: str
-    out_features: int
-    in_features: int
-    rank: int
-    bytes: int
-    alpha: float
-    norm: float
-    ranks: dict[str, int]
-    spectrum: list[float]
+    module: Text
+    out_features: Positive
+    in_features: Positive
+    rank: Positive
+    bytes: Annotated[Positive, Meta(description="of its tensors in the file")]
+    alpha: Annotated[float, Meta(description="the rank, if the file has no alpha")]
+    norm: Annotated[Amount, Meta(description="Frobenius norm of the delta weight")]
+    ranks: Annotated[
+        dict[EnergyShare, Positive],
+        Meta(description="the smallest rank that contains this share of the energy"),
+    ]
+    spectrum: Annotated[
+        list[Amount], Meta(description="singular values of the delta weight, in falling order")
+    ]
 
 
 class Detailed(Analyzed, frozen=True, kw_only=True):
-    """With every module, in file order, and all that today's engine measures."""
+    """With every module, in file order. Today's engine measures all of these."""
 
-    dtype_out: str
-    delta_error: float
-    delta_error_max: float
     blocks: Blocks
     spectrum: Spectrum
-    details: list[Module]
+    dtype_out: Text
+    delta_error: Annotated[Amount, Meta(description="relative, of an output of mode ultra")]
+    delta_error_max: Annotated[Amount, Meta(description="of the worst module")]
+    details: Annotated[list[Module], Meta(min_length=1)]

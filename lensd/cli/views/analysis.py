@@ -1,76 +1,68 @@
-"""What `lensd analyze` prints: ranks and bytes by block of the base model, sizes by mode."""
+"""Tables of `lensd analyze`: ranks and bytes by block of the base model, sizes by mode."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
-from typing import Protocol, TypeVar
 
 import msgspec
 from rich.console import RenderableType
 from rich.table import Table
 
 from lensd.cli.views.terminal import table
-from lensd.logs.measures import Detailed, Module
+from lensd.logs.measures import Module
 from lensd.lora.blocks import Block, block_of
+from lensd.report.documents import Analysis
 from lensd.text import size, visible
 
-ROWS = 25  # a model of more blocks has several in a row
+ROWS = 25  # a model with more blocks has several blocks per row
 
 
-def parts(path: str, found: Detailed) -> Iterator[RenderableType]:
-    """The lines and tables of one file, from what the engine measured."""
+def render(document: Analysis) -> Iterator[RenderableType]:
+    """The lines and tables of one file."""
     yield visible(
-        f"{path}: {size(found.bytes_in)}, {found.family}, "
-        f"{found.naming} naming, {found.dtype_in}, {found.modules} modules, "
-        f"rank {_spread([m.rank for m in found.details])}"
+        f"{document.path}: {size(document.bytes_in)}, {document.family}, "
+        f"{document.naming} naming, {document.dtype_in}, {document.modules} modules, "
+        f"rank {_spread(document.details)}"
     )
     yield ""
-    yield "median rank that holds this share of the energy:"
-    yield _blocks(found.details)
+    yield "median rank that contains this share of the energy:"
+    yield _block_table(document.details)
     yield ""
-    yield _modes(found)
-    yield f"ultra's relative delta error: {found.delta_error:.4f}"
+    yield _mode_table(document)
+    yield f"relative delta error of ultra: {document.delta_error:.4f}"
 
 
-def _blocks(modules: Sequence[Module]) -> Table:
+def _block_table(modules: Sequence[Module]) -> Table:
     shares = {energy: f"{100 * float(energy):g} %" for energy in modules[0].ranks}
     counts = ("modules", "rank", *shares.values(), "bytes")
-    found = table("block", *counts, numbers=counts)
-    for name, members in (*groups(modules), ("all", list(modules))):
-        found.add_row(
+    rows = table("block", *counts, numbers=counts)
+    for name, members in (*groups(modules), ("all", modules)):
+        rows.add_row(
             name,
             str(len(members)),
-            _spread([m.rank for m in members]),
+            _spread(members),
             *(f"{statistics.median(m.ranks[energy] for m in members):g}" for energy in shares),
             size(sum(m.bytes for m in members)),
         )
-    return found
+    return rows
 
 
-def _modes(found: Detailed) -> Table:
-    modes = table("mode", "bytes", "times smaller", numbers=("bytes", "times smaller"))
-    for mode, predicted in msgspec.structs.asdict(found.predicted).items():
-        modes.add_row(mode, size(predicted), f"{found.bytes_in / predicted:.1f}")
-    return modes
+def _mode_table(document: Analysis) -> Table:
+    rows = table("mode", "bytes", "times smaller", numbers=("bytes", "times smaller"))
+    for mode, predicted in msgspec.structs.asdict(document.predicted).items():
+        rows.add_row(mode, size(predicted), f"{document.bytes_in / predicted:.1f}")
+    return rows
 
 
-class Named(Protocol):
-    """A module of a LoRA."""
+def groups(modules: Sequence[Module], rows: int = ROWS) -> list[tuple[str, list[Module]]]:
+    """The modules by block, sorted by part and number.
 
-    @property
-    def module(self) -> str: ...
-
-
-M = TypeVar("M", bound=Named)
-
-
-def groups(modules: Sequence[M], rows: int = ROWS) -> list[tuple[str, list[M]]]:
-    """The modules by block, sorted by part and number; of a model of more blocks than `rows`, by
-    ranges of neighbours (`single_blocks.0-2`), in the parts that have the most blocks.
+    If the model has more blocks than `rows`, the parts with the most blocks have ranges of
+    neighbours, such as `single_blocks.0-2`.
     """
-    of_block: dict[Block, list[M]] = {}
+    of_block: dict[Block, list[Module]] = {}
     for module in modules:
         of_block.setdefault(block_of(module.module), []).append(module)
     parts = {part: list(found) for part, found in groupby(sorted(of_block), key=_part)}
@@ -91,7 +83,7 @@ def _part(block: Block) -> str:
 
 
 def _ranges(blocks: Sequence[Block], length: int) -> list[list[Block]]:
-    """Blocks of one part, with so many numbers in a row."""
+    """The blocks of one part in groups of `length` consecutive numbers."""
     return [list(found) for _, found in groupby(blocks, key=lambda b: b.number // length)]
 
 
@@ -100,6 +92,7 @@ def _name(blocks: Sequence[Block]) -> str:
     return str(first) if first == last else f"{first}-{last.number}"
 
 
-def _spread(ranks: Sequence[int]) -> str:
+def _spread(modules: Sequence[Module]) -> str:
+    ranks = [m.rank for m in modules]
     low, high = min(ranks), max(ranks)
     return f"{low}" if low == high else f"{low}-{high}"
