@@ -123,12 +123,11 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
     inbox = Inbox()
     archive = Archive(plan["archive"])
     move_tracker = MoveTracker([folder], ledger, archive, log)
-    options = isolated.command(worker.__name__)[1:]
     context = JobContext(
         ledger=ledger,
         archive=archive,
         worker=Worker(
-            (sys.executable, "-S", *options, plan["answers"], plan["kill"]), log, 20, 20, nice=0
+            (*isolated.command(worker.__name__), plan["answers"], plan["kill"]), log, 20, 20, nice=0
         ),
         log=log,
         device="cpu",
