@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lensd.errors import StorageError
 from lensd.store.ledger import Ledger
+from lensd.store.walk import linked_folders
 from lensd.text import printable
 
 if TYPE_CHECKING:
@@ -61,15 +62,12 @@ def folder_warnings(config: Config) -> list[Fault]:
 
 def symlinked_folders(watch: Watch) -> list[str]:
     """Return absolute paths of the symbolic links to folders in a watched folder, sorted."""
-    return sorted(_find_folder_links(watch.root)) if watch.recursive else []
-
-
-def _find_folder_links(root: str) -> Iterator[str]:
-    for folder, subfolders, _ in os.walk(root):
-        for name in subfolders:
-            path = os.path.join(folder, name)
-            if os.path.islink(path):
-                yield path
+    if not watch.recursive:
+        return []
+    try:
+        return sorted(os.path.join(watch.root, link) for link in linked_folders(watch.root))
+    except OSError:  # another fault says that the folder cannot be read
+        return []
 
 
 def _is_missing_or_read_only(watch: Watch) -> bool:

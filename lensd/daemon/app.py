@@ -50,12 +50,12 @@ from lensd.logs.events import DaemonBaseline
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
+from lensd.store.walk import linked_folders
 from lensd.watcher.coverage import Watches
 from lensd.watcher.intake import Arrival, Intake
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.root_states import RootStates
-from lensd.watcher.scan import linked_folders
 from lensd.watcher.settle import Settler
 from lensd.worker import isolated
 from lensd.worker.supervisor import Worker

@@ -9,7 +9,7 @@ import time
 
 from lensd.config.load import load_for_run
 from lensd.config.model import Config
-from lensd.daemon.app import App
+from lensd.daemon.app import PATIENCE_SECONDS, App
 from lensd.daemon.control import Send, Server
 from lensd.daemon.control_messages import FileRequest, Request
 from lensd.daemon.exclusive import locked_ledger, require_unclaimed
@@ -54,6 +54,11 @@ def run(config: Config) -> int:
     return EXIT_OK
 
 
+def _report_stop(message: Stop) -> None:
+    log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
+    notify("STOPPING=1")
+
+
 class Daemon:
     """One configuration's life."""
 
@@ -86,7 +91,10 @@ class Daemon:
             app.job_thread.wake()
             control.start()
             self._tell_ready()
-            return self._loop()
+            following = self._loop()
+            if following is not None and not self._end_jobs():
+                return None
+            return following
         finally:
             control.stop()
             app.close()
@@ -108,8 +116,7 @@ class Daemon:
                 app.pulse.beat(time.monotonic())
             message = app.next(min(app.root_monitor.next_due(), app.intake.next_due() or math.inf))
             if isinstance(message, Stop):
-                log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
-                notify("STOPPING=1")
+                _report_stop(message)
                 return None
             if isinstance(message, Reload):
                 if (following := self._reload()) is not None:
@@ -117,6 +124,20 @@ class Daemon:
                 continue
             self._turn(message)
         raise app.job_thread.error
+
+    def _end_jobs(self) -> bool:
+        """Before a reload: wait until the job thread ends, however long its request takes.
+
+        Two job threads would change files at once. False: a signal asks lensd to stop instead.
+        """
+        app = self._app
+        while not app.job_thread.finish(PATIENCE_SECONDS):
+            app.pulse.progress()
+            message = app.next(time.monotonic())
+            if isinstance(message, Stop):
+                _report_stop(message)
+                return False
+        return True
 
     def _turn(self, message: Message | None) -> None:
         """Follow a hint, and do what is due now."""

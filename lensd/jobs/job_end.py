@@ -7,44 +7,58 @@ import time
 from lensd.errors import DiskUnavailable, Failed, FileError, Outcome, Reason
 from lensd.jobs import commit
 from lensd.jobs.context import JobContext
+from lensd.jobs.end_decision import BACK_OFF, Facts, Verdict, decide
 from lensd.logs.events import Event, FilePostponed, FileQuarantined, file_end
 from lensd.store.ledger import Columns, JobState
 from lensd.store.ledger.entry import Entry
 from lensd.worker.supervisor import WorkerLost
 
 ATTEMPTS = 3
-# Faults of a disk that time or a person mends. The job waits, and so do all others.
-DISK_FAULTS = (Reason.NO_SPACE, Reason.READ_ONLY)
-# Seconds until a job that met an I/O error is tried again; after the last it has failed.
-BACK_OFF = (10.0, 60.0, 300.0, 1800.0)
 
 
 def finish(entry: Entry, error: FileError, context: JobContext) -> Event | None:
-    """Record a file's end other than success. Returns its event, None if the job goes on.
+    """Record a file's end other than success. Returns its event, None if the job continues.
 
-    Raises DiskUnavailable where the job waits for a disk.
+    Raises DiskUnavailable if the job waits for a disk.
     """
-    if context.root_states.must_wait(entry.root):
-        return None  # not the file's fault: recovery continues the job when its folder is back
-    if context.ledger.jobs.get(entry.job_id).state == JobState.DONE:
-        return None  # errors after the end do not change it
-    if _is_published(entry, context):  # recovery completes it
-        raise DiskUnavailable(error.reason, error.disk or entry.root, str(error))
-    if error.reason in (Reason.VANISHED, Reason.CHANGED) and context.move_tracker.search(entry):
-        _restart_under_new_name(entry, context)
-        return None
-    if error.reason == Reason.CHANGED and not entry.redo:  # the intake does not look at an output
-        _supersede(entry, str(error), context)
-        return None
-    if context.patient and _wait_for_disk(entry, error, context):
-        return None
-    # A file that vanished may come back unchanged, here or under another name.
-    vanished = error.reason == Reason.VANISHED
-    outcome = Outcome.SUPERSEDED if vanished else error.outcome
-    context.ledger.jobs.finish(entry.job_id, outcome, **_columns(error))
-    event = file_end(error, path=entry.full_path, watch=entry.watch, job_id=entry.job_id)
-    context.log(event)
-    return event
+    verdict = decide(_facts(entry, error, context))
+    match verdict:
+        case Verdict.LEAVE:
+            return None
+        case Verdict.COMPLETE_LATER:
+            raise DiskUnavailable(error.reason, error.disk or entry.root, str(error))
+        case Verdict.FOLLOW:
+            _restart_under_new_name(entry, context)
+            return None
+        case Verdict.SUPERSEDE:
+            _supersede(entry, str(error), context)
+            return None
+        case Verdict.WAIT_FOR_DISK:
+            context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED)
+            raise DiskUnavailable(error.reason, error.disk or entry.root, str(error))
+        case Verdict.POSTPONE:
+            _postpone(entry, error, context)
+            return None
+        case Verdict.FORGET | Verdict.RECORD:
+            outcome = Outcome.SUPERSEDED if verdict is Verdict.FORGET else error.outcome
+            context.ledger.jobs.finish(entry.job_id, outcome, **_columns(error))
+            event = file_end(error, path=entry.full_path, watch=entry.watch, job_id=entry.job_id)
+            context.log(event)
+            return event
+
+
+def _facts(entry: Entry, error: FileError, context: JobContext) -> Facts:
+    return Facts(
+        error.reason,
+        is_folder_away=context.root_states.must_wait(entry.root),
+        has_ended=context.ledger.jobs.get(entry.job_id).state == JobState.DONE,
+        is_published=_is_published(entry, context),
+        has_moved=lambda: context.move_tracker.search(entry),
+        is_redo=entry.redo,
+        is_disk_error=error.disk is not None,
+        retries=entry.retries,
+        waits_for_disks=context.patient,
+    )
 
 
 def _columns(error: FileError) -> Columns:
@@ -121,13 +135,8 @@ def _restart_under_new_name(entry: Entry, context: JobContext) -> None:
     context.hints.look(entry.full_path)  # another file may have its old name
 
 
-def _wait_for_disk(entry: Entry, error: FileError, context: JobContext) -> bool:
-    """Whether the job was put back in the queue. Raises DiskUnavailable for a fault of a disk."""
-    if error.reason in DISK_FAULTS:
-        context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED)
-        raise DiskUnavailable(error.reason, error.disk or entry.root, str(error))
-    if error.disk is None or entry.retries >= len(BACK_OFF):
-        return False  # not the disk's fault (permissions, for example), or tried often enough
+def _postpone(entry: Entry, error: FileError, context: JobContext) -> None:
+    """Queue the job again, for a later time."""
     delay = BACK_OFF[entry.retries]
     context.ledger.jobs.postpone(entry.job_id, time.time() + delay, error.reason, str(error))
     context.log(
@@ -136,11 +145,10 @@ def _wait_for_disk(entry: Entry, error: FileError, context: JobContext) -> bool:
             watch=entry.watch,
             job_id=entry.job_id,
             reason=error.reason,
-            message=f"{error}; tried again in {delay:g} s",
+            message=f"{error}; lensd tries again in {delay:g} s",
             retry_seconds=delay,
         )
     )
-    return True
 
 
 def _is_published(entry: Entry, context: JobContext) -> bool:

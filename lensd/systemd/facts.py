@@ -14,7 +14,7 @@ from pathlib import Path
 
 import lensd
 from lensd.config.model import Config, Watch
-from lensd.systemd.mounts import mount_points
+from lensd.store.mounts import read_mounts
 
 Owner = tuple[int, int]  # uid, gid
 
@@ -42,7 +42,7 @@ def probe(config: Config) -> Facts:
     own_paths = (config.archive.path, config.state.path)
     program = (sys.executable, sys.base_prefix, os.path.dirname(lensd.__path__[0]))
     return Facts(
-        mounts=mount_points(Path("/proc/self/mountinfo").read_bytes()),
+        mounts=tuple(mount.path for mount in read_mounts()),
         owners=owners,
         users={uid: _user_name(uid) for uid, _ in pairs},
         groups={gid: _group_name(gid) for _, gid in pairs},

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from lensd.config.model import Config
 from lensd.errors import ConfigError
+from lensd.store.mounts import mount_of
 from lensd.store.paths import is_below
-from lensd.systemd.mounts import mount_of
 from lensd.systemd.syntax import is_expressible
 
 # The unit's StateDirectory= and LogsDirectory=, which systemd makes writable.

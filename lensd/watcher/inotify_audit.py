@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from lensd.errors import DegradedReason
-from lensd.watcher.mounts import mount_of
+from lensd.store.mounts import mount_of_folder
 from lensd.watcher.root_identity import Problem
-from lensd.watcher.scan import below
+from lensd.watcher.scan import folders_below
 
 Node = tuple[tuple[int, int], int]  # device as the kernel has it, inode
 
@@ -51,10 +51,10 @@ def audit(root: str, device: tuple[int, int] | None, nodes: set[Node], *, recurs
     """
     watched_root = os.stat(root)
     if device is None or (device, watched_root.st_ino) not in nodes:
-        return Audit(sum(1 for _ in below(root, recursive=recursive)), None)
+        return Audit(sum(1 for _ in folders_below(root, recursive=recursive)), None)
     devices: dict[int, tuple[int, int] | None] = {watched_root.st_dev: device}
     count, missing = 0, []
-    for folder, found in below(root, recursive=recursive):
+    for folder, found in folders_below(root, recursive=recursive):
         count += 1
         if found.st_dev not in devices:  # a mount, or a btrfs subvolume, inside the root
             devices[found.st_dev] = _device_of(os.path.join(root, folder))
@@ -116,7 +116,7 @@ def _device_of(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     try:
-        mount = mount_of(fd)
+        mount = mount_of_folder(fd)
     finally:
         os.close(fd)
     return mount and mount.device

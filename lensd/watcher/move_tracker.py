@@ -8,6 +8,7 @@ the archive keeps mirroring the folders; at any time `archive_path` in the ledge
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -40,7 +41,11 @@ class Found(Enum):
 
 
 class MoveTracker:
-    """Lets rows follow their files. The main loop and the runner's thread may both call it."""
+    """Lets rows follow their files.
+
+    A ledger has one tracker, which the main loop and the job thread share: only one move at a time
+    has the note that a restart after a crash reads, and the lock is the tracker's.
+    """
 
     def __init__(
         self, folders: Sequence[Folder], ledger: Ledger, archive: Archive, log: Log
@@ -50,7 +55,7 @@ class MoveTracker:
         self._archive = archive
         self._log = log
         self._lock = threading.Lock()
-        self._nowhere: dict[str, float] = {}
+        self._nowhere: dict[str, float] = {}  # jobs whose files a search did not find, and when
 
     def look(self, key: Key, identity: Identity) -> Found:
         """A path that the ledger does not know: whether a known file has moved there."""
@@ -121,7 +126,9 @@ class MoveTracker:
         """
         if _holds_inode(entry):
             return False
-        if time.monotonic() - self._nowhere.get(entry.job_id, -NOWHERE_SECONDS) < NOWHERE_SECONDS:
+        with self._lock:
+            searched = self._nowhere.get(entry.job_id, -math.inf)
+        if time.monotonic() - searched < NOWHERE_SECONDS:
             return False
         lost = [
             e
@@ -136,7 +143,8 @@ class MoveTracker:
                 self.move(found, key, mine=found.job_id == entry.job_id)
                 del wanted[identity[1:4]]
         now = time.monotonic()
-        self._nowhere = {e.job_id: now for e in wanted.values()}
+        with self._lock:
+            self._nowhere = {e.job_id: now for e in wanted.values()}
         after = self._ledger.jobs.get(entry.job_id)
         return (after.root, after.path) != (entry.root, entry.path)
 

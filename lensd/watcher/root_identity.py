@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from lensd.errors import DegradedReason
 from lensd.store.ledger.roots import RootIdentity
+from lensd.store.mounts import mount_of_folder, point_of
 from lensd.store.paths import is_below
-from lensd.watcher.mounts import mount_of, point_of
 
 _LARGEST = 2**63 - 1  # what the ledger can store; some FUSE filesystems have larger inode numbers
 
@@ -42,7 +42,7 @@ def probe(path: str) -> Found:
     """
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        stat, mount = os.fstat(fd), mount_of(fd)
+        stat, mount = os.fstat(fd), mount_of_folder(fd)
     finally:
         os.close(fd)
     with os.scandir(path):  # a right to read may go as well

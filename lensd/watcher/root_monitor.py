@@ -96,18 +96,18 @@ class RootMonitor:
         with suppress(StorageError):  # its disk is full; `status` ignores the note of a dead daemon
             self._ledger.state.degraded.clear()
 
-    # what other threads noticed
+    # what other threads noticed; a root may have been dropped by a reload since
 
     def note_new_folder(self, root: str, now: float) -> None:
         """A folder below the root is new: audit its watches soon."""
-        found = self._roots[root]
-        found.audit_at = min(found.audit_at, now + NEW_FOLDER_SECONDS)
+        if found := self._roots.get(root):
+            found.audit_at = min(found.audit_at, now + NEW_FOLDER_SECONDS)
 
     def note_lost_events(self, root: str) -> None:
         """Watch the root anew and scan it; it may have been unmounted."""
-        self._check_at = -math.inf
-        found = self._roots[root]
-        if found.problem is None:
+        self.check_soon()
+        found = self._roots.get(root)
+        if found is not None and found.problem is None:
             self._watches.watch(found.folder)
             found.scan_at = -math.inf
 

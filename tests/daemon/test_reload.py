@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
-from tests.support.home_server import HomeServer
+import pytest
+
+from lensd import __version__
+from lensd.config.load import load_for_run
+from lensd.daemon import app
+from lensd.daemon.inbox import Inbox, Reload, Stop
+from lensd.daemon.loop import Daemon
+from lensd.store.lease import block_lease_signal
+from lensd.store.ledger import Ledger
+from tests.support.home_server import HomeServer, wait_until
 
 
 def test_a_new_folder_and_new_settings_hold_from_then_on(server: HomeServer) -> None:
@@ -64,3 +76,46 @@ def test_a_job_under_way_begins_again(server: HomeServer) -> None:
         assert daemon.stop() == 0
     assert daemon.of(path).count("file.compressed") == 1
     assert [] == server.temporaries()
+
+
+def test_one_job_thread_at_a_time(server: HomeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that outlasts the end of all threads is waited for before the next ones start."""
+    monkeypatch.setattr(app, "STOP_SECONDS", 0.1)
+    server.state.mkdir()
+    block_lease_signal()
+    ledger = Ledger(str(server.state), __version__)
+    inbox = Inbox()
+    daemon = Daemon(load_for_run(str(server.config)), ledger, time.monotonic(), inbox)
+    started, may_end = threading.Event(), threading.Event()
+
+    def request() -> int:
+        started.set()
+        may_end.wait(60)
+        return 0
+
+    with ThreadPoolExecutor(2) as threads:
+        life = threads.submit(daemon.run)
+        wait_until(daemon._app.job_thread.is_alive, "the job thread")
+        answer = threads.submit(daemon._app.job_thread.run_between_jobs, request)
+        assert started.wait(60)
+        inbox.put(Reload())
+        with pytest.raises(TimeoutError):
+            life.result(2)
+        may_end.set()
+        assert answer.result(60) == 0
+        assert life.result(60) is not None
+    assert not daemon._app.job_thread.is_alive()
+    ledger.close()
+
+
+def test_hints_of_a_folder_that_is_no_longer_watched(server: HomeServer) -> None:
+    """They came before the reload, and are read after it."""
+    server.state.mkdir()
+    block_lease_signal()
+    ledger = Ledger(str(server.state), __version__)
+    inbox = Inbox()
+    for hint in (inbox.note_new_folder, inbox.note_lost_events, inbox.note_changed_root):
+        hint("/no/longer/watched")
+    inbox.put(Stop(signal.SIGTERM))
+    assert Daemon(load_for_run(str(server.config)), ledger, time.monotonic(), inbox).run() is None
+    ledger.close()

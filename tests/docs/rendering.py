@@ -6,6 +6,7 @@ A part stands between `<!-- from the code: NAME -->` and `<!-- end -->`. The com
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from bench import tables
 from lensd.cli import COMMANDS, main
 from lensd.config.document import Document, Settings, WatchEntry
 from lensd.config.messages import section_at
+from lensd.daemon import app
 from lensd.errors import DegradedReason, Outcome, Reason
 from lensd.logs.schema import log_schema
 from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS
@@ -181,6 +183,16 @@ def adapters() -> Iterator[str]:
         yield f"| {kind} | `{part}` in a tensor's name |"
 
 
+def owners() -> Iterator[str]:
+    """The table of shared state at the top of lensd/daemon/app.py."""
+    lines = (app.__doc__ or "").splitlines()
+    rule = next(number for number, line in enumerate(lines) if line.startswith("---"))
+    starts = [found.start() for found in re.finditer("-+", lines[rule])]
+    for number, line in enumerate(itertools.takewhile(str.strip, lines[rule - 1 :])):
+        cells = [line[a:b].strip() for a, b in itertools.pairwise([*starts, None])]
+        yield f"| {' | '.join(cells)} |" if number != 1 else "|---" * len(cells) + "|"
+
+
 RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "adapters": adapters,
     "commands": commands,
@@ -192,6 +204,7 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "kept": partial(reasons, Outcome.KEPT),
     "metrics": metrics,
     "namings": namings,
+    "owners": owners,
     "portability": portability,
     "programs": programs,
     "quarantined": partial(reasons, Outcome.QUARANTINED),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from lensd.errors import ConfigError
-from lensd.systemd.mounts import mount_of, mount_points
 from lensd.systemd.writable_paths import (
     ServicePaths,
     folders_without_links,
@@ -83,11 +82,3 @@ def test_needed_mounts_are_those_of_archive_and_state() -> None:
     paths = _paths("/mnt/a/l", "/mnt/b/l", archive="/mnt/b/x", own=("/mnt/s/state",))
     mounts = ["/", "/mnt/a", "/mnt/b", "/mnt/s"]
     assert (["/mnt/b", "/mnt/s"], ["/mnt/a"]) == needed_mounts(paths, mounts)
-
-
-def test_mountinfo_is_read_as_the_kernel_writes_it() -> None:
-    """It has octal escapes, and bytes that are not UTF-8."""
-    text = b"36 1 8:1 / / rw - ext4 /dev/a rw\n37 36 8:2 / /srv/a\\040b\xe9 rw - ext4 /dev/b rw\n"
-    assert ("/", "/srv/a b\udce9") == mount_points(text)
-    assert mount_of("/srv/a b\udce9/x", mount_points(text)) == "/srv/a b\udce9"
-    assert mount_of("/srv/a", mount_points(text)) == "/"

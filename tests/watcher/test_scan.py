@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lensd.watcher.scan import linked_folders, scan, temporaries
+from lensd.store.walk import linked_folders
+from lensd.watcher.scan import scan, temporaries
 
 
 def _all(_: str) -> bool:

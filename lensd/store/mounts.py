@@ -1,0 +1,81 @@
+"""Mounts, as the kernel lists them in /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+from urllib.parse import quote_from_bytes
+
+from lensd.store.paths import is_below
+
+# A change that another computer makes, or the program behind a FUSE mount, is no inotify event.
+_REMOTE = frozenset({
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse", "fuseblk", "glusterfs", "gpfs", "lustre",
+    "ncpfs", "nfs", "nfs4", "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs",
+})  # fmt: skip
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """One line of mountinfo.
+
+    `device` is the kernel's, which stat does not show on btrfs. `point` has the kernel's octal
+    escapes. `depth` counts the mounts on this point, from the lowest up to this one.
+    """
+
+    number: int
+    device: tuple[int, int]
+    point: bytes
+    kind: str
+    depth: int
+
+    @property
+    def path(self) -> str:
+        """The mount point as a path."""
+        return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), self.point))
+
+    @property
+    def is_remote(self) -> bool:
+        return self.kind in _REMOTE or self.kind.startswith("fuse.")
+
+    @property
+    def name(self) -> str:
+        """What tells it from the mount above or below it, and stays across remounts and boots."""
+        return f"{self.depth} {quote_from_bytes(self.point)}"
+
+
+def point_of(name: str) -> str:
+    """The quoted mount point in a Mount's name."""
+    return name.partition(" ")[2]
+
+
+def parse(mountinfo: bytes) -> Iterator[Mount]:
+    """The mounts of a mountinfo text, in its order."""
+    depths: dict[bytes, int] = {}
+    for line in mountinfo.split(b"\n")[:-1]:  # a path may have any other line break
+        fields, _, rest = line.partition(b" - ")
+        number, _, device, _, point = fields.split(b" ")[:5]
+        major, minor = device.split(b":")
+        depths[point] = depths.get(point, 0) + 1
+        kind = rest.partition(b" ")[0].decode("ascii", "replace")
+        yield Mount(int(number), (int(major), int(minor)), point, kind, depths[point])
+
+
+def read_mounts() -> list[Mount]:
+    """The mounts that this process sees now."""
+    with open("/proc/self/mountinfo", "rb") as table:
+        return list(parse(table.read()))
+
+
+def mount_of_folder(fd: int) -> Mount | None:
+    """The mount that an open folder lies on; None when it was unmounted meanwhile."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        number = next(int(line[7:]) for line in info if line.startswith(b"mnt_id:"))
+    return next((mount for mount in read_mounts() if mount.number == number), None)
+
+
+def mount_of(path: str, points: Iterable[str]) -> str:
+    """The mount point that an absolute path without links lies on, whether it exists or not."""
+    return max((point for point in points if is_below(path, point)), key=len, default="/")

@@ -1,0 +1,65 @@
+"""The folders below a root, safe against folders that are swapped for links meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
+
+from lensd.errors import Skipped
+from lensd.store.fs import open_folder
+
+Wanted: TypeAlias = Callable[[str, os.DirEntry[str]], bool]
+
+
+class Visited(NamedTuple):
+    """A folder of a walk: its path below the root ("" or ending in "/"), an open descriptor that
+    lasts until the next one, and the wanted names in it, in order.
+    """
+
+    path: str
+    fd: int
+    names: list[str]
+
+
+def walk(root: str, *, recursive: bool, wanted: Wanted) -> Iterator[Visited]:
+    """Every folder of a root; links to folders are not entered.
+
+    `wanted(path, entry)` decides about each entry that is no folder. Only names are kept, since an
+    entry with a stat is ten times as large, and a folder may have 100,000 files. A folder that
+    cannot be read, or vanishes, is left out; an unreadable root raises OSError.
+    """
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        try:
+            fd = open_folder(root, folder)  # not by its path: a link may have its name now
+        except (OSError, Skipped):
+            if not folder:
+                raise
+            continue
+        try:
+            names, folders = _read_names(fd, folder, wanted)
+            yield Visited(folder, fd, names)
+        finally:
+            os.close(fd)
+        if recursive:
+            pending += [f"{folder}{name}/" for name in reversed(folders)]
+
+
+def linked_folders(root: str) -> Iterator[str]:
+    """Paths below the root of the symbolic links to folders, which no walk enters."""
+    for folder in walk(root, recursive=True, wanted=lambda _, e: e.is_symlink() and e.is_dir()):
+        yield from (folder.path + name for name in folder.names)
+
+
+def _read_names(fd: int, folder: str, wanted: Wanted) -> tuple[list[str], list[str]]:
+    """Wanted names and names of folders, both in order."""
+    names, folders = [], []
+    with os.scandir(fd) as found:
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            elif wanted(folder + entry.name, entry):
+                names.append(entry.name)
+    return sorted(names), sorted(folders)
