@@ -50,8 +50,10 @@ from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
 from lensd.store.walk import linked_folders
+from lensd.watcher.baseline import record_baseline
 from lensd.watcher.coverage import Watches
-from lensd.watcher.intake import Arrival, Intake
+from lensd.watcher.intake import Intake
+from lensd.watcher.intake_recorder import Arrival, IntakeRecorder
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.root_states import RootStates
@@ -90,14 +92,14 @@ class App:
             self.log.add(observer.told)
         self.move_tracker = MoveTracker(config.watch, ledger, self.archive, self.log)
         arrivals: SimpleQueue[Arrival] = SimpleQueue()
+        recorder = IntakeRecorder(config.watch, ledger, self.log, arrivals)
         self.intake = Intake(
             config.watch,
             Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds),
             ledger,
             self.archive,
             self.move_tracker,
-            self.log,
-            arrivals,
+            recorder,
             self.pulse.progress,
         )
         self._claims = Claims()
@@ -225,7 +227,7 @@ class App:
         recover.rescue_strays(
             watch.root, watch.name, recursive=watch.recursive, context=self.context
         )
-        baseline = self.intake.baseline(watch)
+        baseline = record_baseline(watch, self.ledger, self.move_tracker, self.pulse.progress)
         if baseline is not None:
             files, size = baseline
             self.log(

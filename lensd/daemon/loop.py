@@ -137,7 +137,7 @@ class Daemon:
         try:
             match message:
                 case Look(path):
-                    app.intake.hint(path, now)
+                    app.intake.notice(path, now)
                 case NewFolder(root):
                     app.root_monitor.note_new_folder(root, now)
                 case EventsLost(root):
