@@ -187,9 +187,9 @@ class App:
 
     def check_folders(self, now: float) -> None:
         """Check and scan the watched folders, as far as that is due at `now` (monotonic)."""
-        for root in self.root_monitor.check(now):
+        for root in self.root_monitor.check_due(now):
             self._take_back(next(w for w in self.config.watch if w.root == root))
-        self.root_monitor.scan(now)
+        self.root_monitor.scan_due(now)
 
     def next(self, due: float) -> Message | None:
         """The next message; None when `due` (monotonic seconds) has come, or up to 1 s earlier."""

@@ -150,7 +150,7 @@ class Daemon:
         except StorageError as error:
             # What could not be written down is found again by the next look at the folders.
             self._ledger_again = now + LEDGER_AGAIN_SECONDS
-            app.root_monitor.look_again(self._ledger_again)
+            app.root_monitor.scan_all_after(self._ledger_again)
             self._tell_ledger(error)
         else:
             if now >= self._ledger_again:
