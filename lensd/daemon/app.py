@@ -51,8 +51,10 @@ from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
 from lensd.store.walk import linked_folders
+from lensd.watcher.baseline import record_baseline
 from lensd.watcher.coverage import Watches
-from lensd.watcher.intake import Arrival, Intake
+from lensd.watcher.intake import Intake
+from lensd.watcher.intake_recorder import Arrival, IntakeRecorder
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.root_states import RootStates
@@ -91,14 +93,14 @@ class App:
             self.log.add(observer.logged)
         self.move_tracker = MoveTracker(config.watch, ledger, self.archive, self.log)
         arrivals: SimpleQueue[Arrival] = SimpleQueue()
+        recorder = IntakeRecorder(config.watch, ledger, self.log, arrivals)
         self.intake = Intake(
             config.watch,
             Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds),
             ledger,
             self.archive,
             self.move_tracker,
-            self.log,
-            arrivals,
+            recorder,
             self.pulse.progress,
         )
         self._claims = Claims()
@@ -186,9 +188,9 @@ class App:
 
     def check_folders(self, now: float) -> None:
         """Check and scan the watched folders, as far as that is due at `now` (monotonic)."""
-        for root in self.root_monitor.check(now):
+        for root in self.root_monitor.check_due(now):
             self._take_back(next(w for w in self.config.watch if w.root == root))
-        self.root_monitor.scan(now)
+        self.root_monitor.scan_due(now)
 
     def next(self, due: float) -> Message | None:
         """The next message; None when `due` (monotonic seconds) has come, or up to 1 s earlier."""
@@ -226,7 +228,7 @@ class App:
         recover.rescue_strays(
             watch.root, watch.name, recursive=watch.recursive, context=self.context
         )
-        baseline = self.intake.baseline(watch)
+        baseline = record_baseline(watch, self.ledger, self.move_tracker, self.pulse.progress)
         if baseline is not None:
             files, size = baseline
             links = sorted(linked_folders(watch.root)) if watch.recursive else []

@@ -23,7 +23,7 @@ from lensd.jobs.daily_prune import DailyPass
 from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
-from lensd.watcher.intake import Arrival
+from lensd.watcher.intake_recorder import Arrival
 
 FileRequest: TypeAlias = Callable[[], int]
 LONGEST_REST_SECONDS = 60.0

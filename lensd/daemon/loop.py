@@ -145,7 +145,7 @@ class Daemon:
         try:
             match message:
                 case Look(path):
-                    app.intake.hint(path, now)
+                    app.intake.notice(path, now)
                 case NewFolder(root):
                     app.root_monitor.note_new_folder(root, now)
                 case EventsLost(root):
@@ -158,7 +158,7 @@ class Daemon:
         except StorageError as error:
             # What could not be written down is found again by the next look at the folders.
             self._ledger_again = now + LEDGER_AGAIN_SECONDS
-            app.root_monitor.look_again(self._ledger_again)
+            app.root_monitor.scan_all_after(self._ledger_again)
             self._tell_ledger(error)
         else:
             if now >= self._ledger_again:

@@ -27,10 +27,10 @@ def once(
     observer = observer or ProgressObserver()
     with locked_ledger(config, observer.stdout) as ledger:
         app = App(config, ledger, inbox, patient=False, observer=observer)
-        app.root_monitor.open()
+        app.root_monitor.check_all()
         is_incomplete = bool(app.root_states.closed)
         app.prepare()
-        app.intake.tells_unfinished = False
+        app.intake.reports_incomplete = False
         observer.begin(_invite(app, paths, redo=redo))
         app.job_thread.start()
         try:
@@ -44,7 +44,7 @@ def once(
 
 def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
     """What was asked to be treated, whatever became of it before: bytes by path."""
-    app.intake.follow()
+    app.intake.follow_moved_files()
     there = app.config.model_copy(update={"watch": app.healthy()})
     chosen = select.choose(there, app.ledger, paths, redo=redo)
     app.ledger.jobs.release(chosen.released)
@@ -54,7 +54,7 @@ def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
     sizes = {entry.full_path: entry.bytes_in or 0 for entry in chosen.again}
     for file in chosen.files:
         path = os.path.join(file.watch.root, file.path)
-        app.intake.hint(path, now)
+        app.intake.notice(path, now)
         sizes[path] = file.identity.size
     return sizes
 
@@ -66,8 +66,8 @@ def _settle_and_work(app: App) -> int | None:
         now = time.monotonic()
         if intake.step(now):
             app.job_thread.wake()
-        if intake.pending and now > deadline and not intake.hopeful:
-            intake.reject_rest()
+        if intake.pending and now > deadline and not intake.may_settle_by_time:
+            intake.reject_candidates()
         if not intake.pending and app.is_worked_off():
             return None
         message = app.next(intake.next_due() or math.inf)
@@ -75,7 +75,7 @@ def _settle_and_work(app: App) -> int | None:
             log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
             return message.number
         if isinstance(message, Look):  # somebody wrote to a file while it was its turn
-            intake.hint(message.path, time.monotonic())
+            intake.notice(message.path, time.monotonic())
             deadline = _deadline(app)
     raise app.job_thread.error
 
