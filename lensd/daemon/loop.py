@@ -1,4 +1,4 @@
-"""The daemon's main loop: folders are watched, requests answered, the configuration reloaded."""
+"""The daemon's main loop: it watches folders, handles requests and reloads the configuration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lensd.errors import EXIT_OK, ConfigError, LensdError, StorageError
 from lensd.logs import log
 from lensd.store.ledger import Ledger
 
-LEDGER_AGAIN_SECONDS = 10.0  # after a full state disk: until the next look at the folders
+LEDGER_RETRY_SECONDS = 10.0  # from a failed write of the ledger to the next scan
 
 
 def run(config: Config) -> int:
@@ -41,7 +41,7 @@ def run(config: Config) -> int:
     signal.signal(signal.SIGHUP, lambda *_: inbox.put(Reload()))
     with locked_ledger(config) as ledger:
         following: Config | None = config
-        while following is not None:  # each time with the configuration that SIGHUP brought
+        while following is not None:  # SIGHUP gives the next configuration
             following = Daemon(following, ledger, began, inbox).run()
             began = time.monotonic()
     return EXIT_OK
@@ -53,7 +53,7 @@ def _report_stop(message: Stop) -> None:
 
 
 class Daemon:
-    """One configuration's life."""
+    """The daemon with one configuration."""
 
     def __init__(self, config: Config, ledger: Ledger, began: float, inbox: Inbox) -> None:
         self._config = config
@@ -69,21 +69,21 @@ class Daemon:
             self._app.context.stopping.is_set,
         )
         self._ledger_fault: StorageError | None = None
-        self._ledger_again = -math.inf
+        self._retry_ledger_at = -math.inf
 
     def run(self) -> Config | None:
-        """Watch until told to stop, or (the new configuration is returned) to start anew."""
+        """Run until a signal. Returns the configuration after a reload, None after a stop."""
         app = self._app
         control = Server(self._config.state.path, self._handle_request, app.log)
         try:
             app.ledger.state.disk_backoff.clear()
-            app.root_monitor.start()  # before the scan, so that nothing falls between them
+            app.root_monitor.start()  # before the scan, so that no change falls between them
             app.prepare()
             app.check_folders(time.monotonic())
             app.job_thread.start()
             app.job_thread.wake()
             control.start()
-            self._tell_ready()
+            self._report_ready()
             following = self._loop()
             if following is not None and not self._end_jobs():
                 return None
@@ -92,7 +92,7 @@ class Daemon:
             control.stop()
             app.close()
 
-    def _tell_ready(self) -> None:
+    def _report_ready(self) -> None:
         notify("READY=1")
         write_event(
             "daemon.ready",
@@ -114,7 +114,7 @@ class Daemon:
                 if (following := self._reload()) is not None:
                     return following
                 continue
-            self._turn(message)
+            self._handle_message(message)
         raise app.job_thread.error
 
     def _end_jobs(self) -> bool:
@@ -131,7 +131,7 @@ class Daemon:
                 return False
         return True
 
-    def _turn(self, message: Message | None) -> None:
+    def _handle_message(self, message: Message | None) -> None:
         """Follow a hint, and do what is due now."""
         app, now = self._app, time.monotonic()
         try:
@@ -148,29 +148,30 @@ class Daemon:
             if app.intake.step(now):
                 app.job_thread.wake()
         except StorageError as error:
-            # What could not be written down is found again by the next look at the folders.
-            self._ledger_again = now + LEDGER_AGAIN_SECONDS
-            app.root_monitor.scan_all_after(self._ledger_again)
-            self._tell_ledger(error)
+            # The next scan finds again what the ledger could not record.
+            self._retry_ledger_at = now + LEDGER_RETRY_SECONDS
+            app.root_monitor.scan_all_after(self._retry_ledger_at)
+            self._report_ledger(error)
         else:
-            if now >= self._ledger_again:
-                self._tell_ledger(None)
+            if now >= self._retry_ledger_at:
+                self._report_ledger(None)
 
-    def _tell_ledger(self, fault: StorageError | None) -> None:
-        """One line when the ledger cannot be written, one when it can again."""
+    def _report_ledger(self, fault: StorageError | None) -> None:
+        """Log once that the ledger cannot be written, and once that it can."""
         known, self._ledger_fault = self._ledger_fault, fault
         if (known is None) == (fault is None):
             return
+        message = f"{fault}. New files wait until then" if fault else "new files become jobs again"
         write_event(
             "daemon.recovered" if fault is None else "daemon.degraded",
             watch=None,
             path=self._config.state.path,
             reason="io_error",
-            message=f"{fault}. New files wait until then" if fault else "new files are taken again",
+            message=message,
         )
 
     def _reload(self) -> Config | None:
-        """The new configuration; None when it has faults: then everything stays as it is."""
+        """The new configuration; None if it has faults, and the old one stays in use."""
         notify_reloading()
         try:
             found = load_for_run(self._config.source, waits=True)
@@ -181,7 +182,7 @@ class Daemon:
             old = self._config.log
             log.configure(old.path, old.level, old.mode_bits)
             details = getattr(error, "details", str(error))
-            message = f"the configuration stays as it was; correct it and reload again: {details}"
+            message = f"the old configuration stays in use; correct this, then reload: {details}"
             write_event("daemon.refused", config=self._config.source, message=message)
             notify("READY=1")
             return None

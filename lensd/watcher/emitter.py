@@ -110,7 +110,7 @@ class FolderEmitter(EventEmitter):
         if event.mask & (IN_Q_OVERFLOW | IN_UNMOUNT):
             if event.mask & IN_Q_OVERFLOW:
                 logging.getLogger(__name__).warning(
-                    "the inotify queue of %r overflowed; the folder is looked through", self._root
+                    "the inotify queue of %r overflowed; lensd scans the folder", self._root
                 )
             self.queue_event(EventsLostEvent(self._root))
         folder = self._folders.get(event.watch)

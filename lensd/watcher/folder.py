@@ -1,4 +1,4 @@
-"""What the intake needs to know of a watched folder, and where it tells what it sees."""
+"""What the watcher needs to know of a watched folder, and the log that it writes to."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class RootMonitor:
         self._intake.exclude(self._states.closed)
         root.scan_at = -math.inf
         if known is not None:
-            message = "the folder is there again; all of it is looked through"
+            message = "the folder is there again; lensd scans all of it"
             self._say("daemon.recovered", root, known.reason, message)
             self._publish()
         return True
