@@ -9,7 +9,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
-# Tests of the daemon wait during half of their time, for quiet periods and for a schedule.
+# Tests of the daemon are idle half of their time, so two run on each core.
 TESTERS ?= $(shell echo $$((2 * $$(nproc))))
 
 # The folders of the fast tier. Their tests that start a process are marked `lengthy`.
@@ -28,7 +28,7 @@ help: ## list the targets
 demo: $(READY) ## run a real daemon: it compresses a 144 MiB LoRA and restores the original
 	$(BIN)/python -u -m bench.demo $(ARGS)
 
-# Tests start hundreds of processes of Python. Without .pyc files each compiles lensd again.
+# Tests start hundreds of Python processes. Without .pyc files each of them compiles lensd.
 test test-fast test-slow: export PYTHONDONTWRITEBYTECODE =
 
 test: $(READY) ## run the tests except the slow ones

@@ -27,8 +27,10 @@ from typing import Any
 
 from bench.memory import resident
 from bench.sizes import Recipe, machine, sources
+from lensd.logs.events import Event, WorkerStarted
 from lensd.worker import isolated
-from lensd.worker.supervisor import Worker
+from lensd.worker.request import Result
+from lensd.worker.supervisor import End, Worker
 from tests.engine import asking
 
 ROUNDS = 3
@@ -54,12 +56,12 @@ class Bench:
         self.pid = 0
         self._has_cuda = False
         command = isolated.command("lensd.engine")
-        self._worker = Worker(command, self._note, timeout=600, idle_exit=600, nice=0)
+        self._worker = Worker(command, self._log, timeout=600, idle_exit=600, nice=0)
 
-    def _note(self, event: str, **fields: Any) -> None:
-        if event == "worker.started":
-            self.pid = fields["pid"]
-            self._has_cuda = fields["device"] == "cuda"
+    def _log(self, event: Event) -> None:
+        if isinstance(event, WorkerStarted):
+            self.pid = event.pid
+            self._has_cuda = event.device == "cuda"
 
     def ask(self, source: Path, mode: str) -> tuple[float, int]:
         """Run one job; return its seconds and the bytes of its output (of its input for analyze).
@@ -68,19 +70,22 @@ class Bench:
         """
         temporary = self._folder / "temporary"
         mode, _, device = mode.partition(" ")
-        is_analysis = mode == "analyze"
-        asked = asking.request(
-            source, mode="ultra" if is_analysis else mode, device=device or "cpu"
-        )
-        request = asking.staged(asked, temporary)
-        request |= {"op": "analyze" if is_analysis else "compress", "job_id": "bench"}
+        device = device or "cpu"
+        if mode == "analyze":
+            analysis = asking.analysis(source, device=device)
+            began = time.perf_counter()
+            analyzed = self._worker.request(analysis, give_up=_never)
+            took = time.perf_counter() - began
+            _require_result(analyzed)
+            return took, source.stat().st_size
+        output = asking.output(source, temporary, mode=mode, device=device)
         began = time.perf_counter()
-        answer = self._worker.request(request, give_up=lambda: False)
+        compressed = self._worker.request(output, give_up=_never)
         took = time.perf_counter() - began
-        if answer["type"] != "result":
-            raise RuntimeError(f"{source}: {answer}")
+        _require_result(compressed)
+        size = temporary.stat().st_size
         temporary.unlink()
-        return took, answer.get("bytes_out", source.stat().st_size)
+        return took, size
 
     def ask_on_busy_machine(self, source: Path, mode: str) -> float:
         """Return the seconds of one job while every core has another busy process."""
@@ -114,6 +119,15 @@ class Bench:
 
     def stop(self) -> None:
         self._worker.stop("done")
+
+
+def _require_result(answer: End) -> None:
+    if not isinstance(answer, Result):
+        raise TypeError(f"no result: {answer}")
+
+
+def _never() -> bool:
+    return False
 
 
 BUSY = "while True: pass"

@@ -1,28 +1,461 @@
-"""Every error lensd raises on purpose, each with its exit code and the reason codes of the log.
+"""Every error that lensd raises on purpose, and the words for how a file ends and why.
 
-    LensdError                 1   something a person can act on; the message ends in the remedy
+    LensdError                 1   a person can correct it; the message ends in the remedy
     ├── UsageError             2   the command line asks for something that makes no sense
     ├── ConfigError            4   the configuration has faults; carries all of them
     ├── StorageError           5   a disk, the archive or the ledger does not do what lensd needs
     │   └── DiskUnavailable        a disk is full, read-only or away; the job waits for it
-    ├── LockedError            6   another lensd holds the state folder, or a watched one
-    └── FileError              -   one file's end, never the daemon's; carries a stable reason
-        ├── Kept                   compressing it would not help: the original stays
-        ├── Skipped                not a file for lensd, or not one it may touch
-        │   └── Unfinished         not yet: whoever writes it may go on and put it right
-        └── Failed                 should have worked and did not
+    ├── LockedError            6   another lensd uses the state folder or watches the same folder
+    └── FileError              -   the end of one file, never of the daemon; carries a Reason
+        ├── Kept                   compressing the file would not help: the original stays
+        ├── Skipped                lensd does not handle this file, or may not change it
+        │   └── Unfinished         the file is not complete yet; its writer may complete it
+        └── Failed                 compressing the file should have worked and did not
 
-Anything else that escapes is a bug and ends a command with exit code 3.
+The number is the exit code of a command. Any other exception that escapes is a bug: exit code 3.
+
+docs/errors.md and docs/operations.md show the tables of Reason and DegradedReason.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Self
 
 EXIT_OK = 0
 EXIT_SOME_FAILED = 1
 EXIT_BUG = 3
 EXIT_INTERRUPTED = 130
+
+
+class Outcome(StrEnum):
+    """How one version of a file ended: the ledger, the log, metrics and reports use these names."""
+
+    text: str
+
+    def __new__(cls, value: str, text: str = "") -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.text = text
+        return member
+
+    BASELINE = "baseline", "the file was there before lensd first saw the folder; it is left alone"
+    OUTPUT = "output", "the file is an output of lensd that came from elsewhere"
+    COMPRESSED = "compressed", "the output has replaced the original"
+    REPLACED = "replaced", "the file was compressed; a newer file has taken its name"
+    RESTORED = "restored", "the original has replaced the output"
+    ANALYZED = "analyzed", "the file was measured and not changed"
+    KEPT = "kept", "compressing the file would not help: the original stays"
+    SKIPPED = "skipped", "lensd does not handle this file, or may not change it"
+    FAILED = "failed", "compressing the file should have worked and did not"
+    QUARANTINED = "quarantined", "the file ended the worker process three times"
+    SUPERSEDED = "superseded", "another version of the file came first"
+
+
+class Reason(StrEnum):
+    """Why a file was kept, skipped, failed or quarantined. Scripts match on these codes.
+
+    `text` is the cause as a clause; `cause` and `remedy` are sentences for docs/errors.md.
+    """
+
+    outcome: Outcome
+    text: str
+    cause: str
+    remedy: str
+
+    # The defaults are never used: without them mypy refuses `Reason("no_gain")`.
+    def __new__(
+        cls,
+        value: str,
+        outcome: Outcome = Outcome.FAILED,
+        text: str = "",
+        cause: str = "",
+        remedy: str = "",
+    ) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.outcome, member.text = outcome, text
+        member.cause, member.remedy = cause, remedy
+        return member
+
+    # Compressing would not help.
+    NO_GAIN = (
+        "no_gain",
+        Outcome.KEPT,
+        "the result would not be smaller by `min_saving`",
+        (
+            "The result would save less than `min_saving` (a share of the bytes). Extracted "
+            "LoRAs and LoRAs of small rank often cannot shrink further."
+        ),
+        (
+            "Nothing; or lower `energy`, use mode `ultra`, or lower `min_saving`. If `forced_by` "
+            "in the message names programs, these do not load 8-bit numbers from this file."
+        ),
+    )
+    MAX_ERROR = (
+        "max_error",
+        Outcome.KEPT,
+        "the measured error is above `max_error`",
+        "The measured error of the result is above `max_error`.",
+        (
+            "Raise `energy`, use mode `rank`, or raise `max_error`; then run `lensd once --redo` "
+            "with the path."
+        ),
+    )
+    RETURNED = (
+        "returned",
+        Outcome.KEPT,
+        "the same original came back to a path that was already published from it",
+        (
+            "The same original returned to the same path for the third time: a program (rsync, "
+            "Syncthing) copies it back each time."
+        ),
+        (
+            "Let that program ignore the file, or sync in one direction only; then run `lensd "
+            "once --redo` with the path."
+        ),
+    )
+    # lensd does not handle the file, or may not change it.
+    EMPTY = (
+        "empty",
+        Outcome.SKIPPED,
+        "the file has no bytes",
+        "The file has no bytes, and has had none for `settle.unproven_seconds`.",
+        "Download it again.",
+    )
+    TRUNCATED = (
+        "truncated",
+        Outcome.SKIPPED,
+        "the file is shorter than its header says",
+        (
+            "The file is shorter than its header says, and has been for "
+            "`settle.unproven_seconds`. When a download continues and changes the file, lensd "
+            "looks at it again."
+        ),
+        "Let the download finish, or start it again.",
+    )
+    NOT_SAFETENSORS = (
+        "not_safetensors",
+        Outcome.SKIPPED,
+        "the file is not a safetensors file",
+        (
+            "The file does not begin like a safetensors file; the message names what it looks "
+            "like (a web page, a PyTorch pickle, a Git LFS pointer, ...). Sites that require a "
+            "login often send a web page under the name of the file."
+        ),
+        "Download the real file. Convert a pickle (`.ckpt`, `.pt`) with the program that made it.",
+    )
+    BAD_HEADER = (
+        "bad_header",
+        Outcome.SKIPPED,
+        "the safetensors header breaks the format's rules",
+        (
+            "The header breaks the rules of the format: overlapping or missing bytes, bytes "
+            "beyond the last tensor, duplicate keys, shapes that overflow, more than 32 MiB of "
+            "header or 16,384 tensors (LoRAs have some thousands)."
+        ),
+        "Download it again. If that does not help, the tool that wrote the file is wrong.",
+    )
+    NOT_WHOLE_YET = (
+        "not_whole_yet",
+        Outcome.SKIPPED,
+        "`once` ended while the file was still being written",
+        (
+            "When `lensd once` ended, a program was still writing the file, or lensd could not "
+            "prove that none was."
+        ),
+        "Run `lensd once` again. The daemon waits for such files by itself.",
+    )
+    NO_LORA = (
+        "no_lora",
+        Outcome.SKIPPED,
+        "no LoRA pair is in the file",
+        (
+            "The file contains no pair of LoRA factors: it is an embedding, a VAE, or uses a "
+            "naming that lensd does not know."
+        ),
+        (
+            "Move it elsewhere, or add it to `exclude`. For an unknown naming, report the tensor "
+            "name in the message."
+        ),
+    )
+    CHECKPOINT = (
+        "checkpoint",
+        Outcome.SKIPPED,
+        "the file is a whole model, not a LoRA",
+        "The file is a whole model.",
+        "Watch only the folder of the LoRAs, or add the file to `exclude`.",
+    )
+    UNSUPPORTED_ADAPTER = (
+        "unsupported_adapter",
+        Outcome.SKIPPED,
+        "the file is an adapter of another kind (LoHa, LoKr, OFT, BOFT, GLoRA, IA3)",
+        "An adapter that is not a product of two factors (LoHa, LoKr, OFT, BOFT, GLoRA, IA3).",
+        "Nothing; the file stays as it is.",
+    )
+    UNSUPPORTED_DTYPE = (
+        "unsupported_dtype",
+        Outcome.SKIPPED,
+        "the LoRA pairs are stored in a number format that lensd does not reduce",
+        (
+            "The pairs are stored in a number format that lensd does not reduce, such as 8-bit "
+            "floats: they are already small, and lensd cannot measure what was lost."
+        ),
+        "Nothing; or download the 16-bit file.",
+    )
+    ALREADY_COMPRESSED = (
+        "already_compressed",
+        Outcome.SKIPPED,
+        "the file is an output of lensd",
+        "The file is an output of lensd, recognised by its marks.",
+        (
+            "To compress it with other settings, run `lensd once --redo`, which starts from the "
+            "original."
+        ),
+    )
+    VANISHED = (
+        "vanished",
+        Outcome.SKIPPED,
+        "the file disappeared before it could be processed",
+        (
+            "The file disappeared before it could be processed, and is in none of the watched "
+            "folders under another name."
+        ),
+        "Nothing.",
+    )
+    CHANGED = (
+        "changed",
+        Outcome.SKIPPED,
+        "another program modified or replaced the file during the job",
+        (
+            "A program wrote to the file during the job. The newer bytes stay and are a new job. "
+            "With `lensd restore`: the file under the name is not lensd's output any more."
+        ),
+        "Nothing; with `restore`, move the newer file away first.",
+    )
+    SYMLINK = (
+        "symlink",
+        Outcome.SKIPPED,
+        "the path, or a folder above it, is a symbolic link",
+        (
+            "The path, or a folder on the path, is a symbolic link: the file is in a folder that "
+            "lensd does not watch."
+        ),
+        "Put the file itself there, or watch the folder that contains it.",
+    )
+    HARDLINKED = (
+        "hardlinked",
+        Outcome.SKIPPED,
+        "the file has other names (hard links)",
+        (
+            "The file has other names (hard links). A replacement would separate it from these "
+            "names, and would take more space, not less. Tools that deduplicate create such "
+            "links."
+        ),
+        "Remove the other names (`find -samefile` lists them), or replace this one with a copy.",
+    )
+    NOT_REGULAR = (
+        "not_regular",
+        Outcome.SKIPPED,
+        "the path is not a regular file",
+        "A pipe, a socket or a device.",
+        "Move it elsewhere.",
+    )
+    ADAPTER_CONFIG = (
+        "adapter_config",
+        Outcome.SKIPPED,
+        "an adapter_config.json beside the file fixes its rank and strength",
+        (
+            "The file is in peft naming, and an `adapter_config.json` beside it fixes its rank "
+            "and strength; lensd changes no other file."
+        ),
+        "Move the LoRA to a folder of its own, or use `lensd compress` on a copy.",
+    )
+    OWNER = (
+        "owner",
+        Outcome.SKIPPED,
+        "lensd may not give the output the owner, group, mode or attributes of the original",
+        (
+            "lensd may not give the output the owner, group, mode or attributes of the original. "
+            "It changed nothing."
+        ),
+        (
+            "Run lensd as the owner of the files and as a member of their group "
+            "([operations.md](operations.md#permissions))."
+        ),
+    )
+    # It should have worked.
+    UNREADABLE = (
+        "unreadable",
+        Outcome.FAILED,
+        "lensd may not read the file",
+        "lensd may not read the file.",
+        (
+            "Give its user read permission (`chmod`, `setfacl`); then run `lensd retry` with the "
+            "path. `lensd check` names folders with this problem."
+        ),
+    )
+    NOT_FINITE = (
+        "not_finite",
+        Outcome.FAILED,
+        "a weight is NaN or infinite",
+        (
+            "A weight is NaN or infinite; the message names the module. The training failed, or "
+            "the file is damaged."
+        ),
+        "Download or train it again.",
+    )
+    VERIFY_FAILED = (
+        "verify_failed",
+        Outcome.FAILED,
+        "the output that was read back from the disk is not what was planned",
+        "The output read back from the disk differs from the planned one. lensd replaced nothing.",
+        "Check the disk and the memory (`dmesg`, `smartctl`). If they are in order, report a bug.",
+    )
+    NO_SPACE = (
+        "no_space",
+        Outcome.FAILED,
+        "a disk is full or over its quota",
+        (
+            "A disk is full or over its quota: that of the folder (the output lies beside the "
+            "file for a moment), or that of the archive. The message names it."
+        ),
+        (
+            "Free space. The daemon then continues by itself, and the file is still queued "
+            "([full disks](operations.md#disks-that-are-full-read-only-or-away)). Start `lensd "
+            "once` again."
+        ),
+    )
+    READ_ONLY = (
+        "read_only",
+        Outcome.FAILED,
+        "a disk is mounted read-only",
+        "A disk is mounted read-only.",
+        "Remount it writable; then as for `no_space`.",
+    )
+    IO_ERROR = (
+        "io_error",
+        Outcome.FAILED,
+        "a disk reported an error",
+        (
+            "A disk reported an error, or the sha256 of an archived original has changed. The "
+            "message names the path. The daemon tries five times (`file.postponed`)."
+        ),
+        "Check the disk (`dmesg`, `smartctl`); then run `lensd retry` with the path.",
+    )
+    OUT_OF_MEMORY = (
+        "out_of_memory",
+        Outcome.FAILED,
+        "the machine did not have enough memory for this file",
+        "The memory did not suffice for this file.",
+        "Close other programs or add swap, then run `lensd retry` with the path.",
+    )
+    INTERNAL = (
+        "internal",
+        Outcome.FAILED,
+        "a bug in lensd",
+        "A bug in lensd. The message has the traceback; the file is unchanged.",
+        "Report the bug. After an upgrade of lensd, run `lensd retry` with the path.",
+    )
+    # The file ended the worker process three times.
+    WORKER_CRASHED = (
+        "worker_crashed",
+        Outcome.QUARANTINED,
+        "the worker process died on this file three times",
+        (
+            "The worker process died on this file three times, because the kernel killed it for "
+            "memory or a library crashed. `worker.crashed` lines have the signal: 9 usually "
+            "means that the kernel killed it for memory, 11 and 7 mean a crash."
+        ),
+        "Look in `dmesg` for a kill for memory; then run `lensd retry` with the path.",
+    )
+    WORKER_MEMORY = (
+        "worker_memory",
+        Outcome.QUARANTINED,
+        "the worker process used more memory than `worker.memory_limit` three times",
+        (
+            "The worker took more memory than `worker.memory_limit` on this file three times, "
+            "and lensd ended it each time."
+        ),
+        "Raise `worker.memory_limit`; then run `lensd retry` with the path.",
+    )
+    WORKER_TIMEOUT = (
+        "worker_timeout",
+        Outcome.QUARANTINED,
+        "the worker process did not finish this file in time three times",
+        (
+            "The worker did not finish within `worker.timeout`, or sent no message for a minute, "
+            "three times."
+        ),
+        (
+            "For very large files or a busy machine, raise `worker.timeout`; then run `lensd "
+            "retry` with the path."
+        ),
+    )
+
+
+class DegradedReason(StrEnum):
+    """Why a watched folder or a disk is degraded.
+
+    `effect` says what lensd does meanwhile. docs/operations.md has both.
+    """
+
+    text: str
+    effect: str
+
+    def __new__(cls, value: str, text: str = "", effect: str = "") -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.text, member.effect = text, effect
+        return member
+
+    UNREACHABLE = (
+        "unreachable",
+        "The folder does not exist (renamed, deleted) or cannot be read.",
+        "Its jobs wait.",
+    )
+    UNMOUNTED = (
+        "unmounted",
+        "Its disk is not mounted. lensd does not touch files in the empty mount point.",
+        "Its jobs wait.",
+    )
+    MOUNTED_OVER = (
+        "mounted_over",
+        "Another disk is mounted over it.",
+        "Its jobs wait.",
+    )
+    IN_USE = (
+        "in_use",
+        "The folder is back, but another lensd watches it; the message names the process.",
+        "Its jobs wait.",
+    )
+    WATCH_LIMIT = (
+        "watch_limit",
+        (
+            "The kernel watches only some of the folders in it; the message has the `sysctl` to "
+            "raise."
+        ),
+        "lensd rescans the folder every `settle.rescan_seconds`.",
+    )
+    NO_SPACE = (
+        "no_space",
+        (
+            "The disk of the folder, the archive or the state folder is full, or its quota is "
+            "used up."
+        ),
+        "All jobs wait.",
+    )
+    READ_ONLY = (
+        "read_only",
+        "A disk is mounted read-only.",
+        "All jobs wait.",
+    )
+    IO_ERROR = (
+        "io_error",
+        "The disk of the archive is away, or the ledger or the metrics cannot be written.",
+        "Without the archive or the ledger all jobs wait; without the ledger new files wait too.",
+    )
 
 
 class LensdError(Exception):
@@ -40,7 +473,7 @@ class ConfigError(LensdError):
 
 
 class StorageError(LensdError):
-    """`path` is the disk's, where that is known."""
+    """`path` is on the disk that has the fault, where that is known."""
 
     exit_code = 5
 
@@ -52,85 +485,64 @@ class StorageError(LensdError):
 class DiskUnavailable(StorageError):
     """A job met a fault of a disk, not of its file: the job stays queued and lensd waits.
 
-    `path` is on that disk; `reason` is a key of REASONS.
+    `path` is on that disk. A reason that is no DegradedReason counts as an I/O error.
     """
 
     path: str
 
     def __init__(self, reason: str, path: str, message: str) -> None:
         super().__init__(message, path)
-        self.reason = reason
+        known = reason in set(DegradedReason)
+        self.reason = DegradedReason(reason) if known else DegradedReason.IO_ERROR
 
 
 class LockedError(LensdError):
     exit_code = 6
 
 
+@dataclass(frozen=True, slots=True)
+class PartialMeasures:
+    """What was measured of a file that was not compressed. None: that was not measured."""
+
+    bytes_in: int | None = None
+    sha256_in: str | None = None
+    delta_error: float | None = None
+
+
 class FileError(LensdError):
-    """The end of one file's way. `reason` is a key of REASONS; the message ends in the remedy."""
+    """The end of one file. The message ends in the remedy.
 
-    event: ClassVar[str] = "file.failed"
+    `disk` is a path on the disk that has the fault, None if the fault is not a disk's.
+    Raises ValueError for a reason that is no Reason.
+    """
 
-    def __init__(self, reason: str, message: str) -> None:
-        if reason not in REASONS:
-            raise ValueError(f"unknown reason code {reason!r}")
+    outcome: ClassVar[Outcome]
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        measures: PartialMeasures = PartialMeasures(),
+        disk: str | None = None,
+    ) -> None:
         super().__init__(message)
-        self.reason = reason
-        self.measures: dict[str, object] = {}  # what is known by then, for the log line
-        self.disk: str | None = None  # a path on the disk whose fault it is
+        self.reason = Reason(reason)
+        self.measures = measures
+        self.disk = disk
 
 
 class Kept(FileError):
-    event = "file.kept"
+    outcome = Outcome.KEPT
 
 
 class Skipped(FileError):
-    event = "file.skipped"
+    outcome = Outcome.SKIPPED
 
 
 class Unfinished(Skipped):
-    """A file that a program which goes on writing may still make whole."""
+    """The file is not complete. Its writer may complete it."""
 
 
 class Failed(FileError):
-    event = "file.failed"
-
-
-# Stable codes: people's scripts match on them. docs/errors.md explains each, as a test holds.
-REASONS: dict[str, str] = {
-    # kept
-    "no_gain": "the result would not be smaller by `min_saving`",
-    "max_error": "the measured error is above `max_error`",
-    "returned": "the same original came back to a path that was already published from it",
-    # skipped
-    "empty": "the file has no bytes",
-    "truncated": "the file is shorter than its header says",
-    "not_safetensors": "the file is not a safetensors file",
-    "bad_header": "the safetensors header breaks the format's rules",
-    "not_whole_yet": "`once` ended while the file was still being written",
-    "no_lora": "no LoRA pair is in the file",
-    "checkpoint": "the file is a whole model, not a LoRA",
-    "unsupported_adapter": "the file is an adapter of another kind (LoHa, LoKr, OFT, ...)",
-    "unsupported_dtype": "the LoRA pairs are stored in a number format lensd does not reduce",
-    "already_compressed": "the file is an output of lensd",
-    "vanished": "the file was gone when its turn came",
-    "changed": "somebody wrote to the file meanwhile",
-    "symlink": "the path is a symbolic link",
-    "hardlinked": "the file has other names",
-    "not_regular": "the path is not a regular file",
-    "adapter_config": "an adapter_config.json beside the file fixes its rank and strength",
-    "owner": "lensd may not give the output the owner or rights of the original",
-    # failed
-    "unreadable": "lensd may not read the file",
-    "not_finite": "a weight is NaN or infinite",
-    "verify_failed": "the output read back from disk is not what was planned",
-    "no_space": "a disk is full",
-    "read_only": "a disk is mounted read-only",
-    "io_error": "a disk reported an error",
-    "out_of_memory": "the worker ran out of memory",
-    "internal": "a bug in lensd",
-    # quarantined
-    "worker_crashed": "the worker process died on this file again and again",
-    "worker_memory": "the worker process took more memory than it may on this file",
-    "worker_timeout": "the worker process did not finish this file in time",
-}
+    outcome = Outcome.FAILED

@@ -1,4 +1,4 @@
-"""What every test gets: a home of its own, a guard of the real one, the shared corpus if there."""
+"""Fixtures of all tests: an empty home, a check of the real one, the shared folder if there."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _lensd_in_real_homes() -> set[tuple[str, int]]:
-    """Every path of lensd's own in the real home, with its time of change."""
+    """Every path of lensd in the real homes, with its time of change."""
     found: set[tuple[str, int]] = set()
     for base in (home / name for home in HOMES for name in BASES):
         for path in (base / "lensd", *(base / "lensd").rglob("*")):

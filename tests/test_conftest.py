@@ -1,4 +1,4 @@
-"""The guards that stand around every test."""
+"""The checks around every test."""
 
 from __future__ import annotations
 

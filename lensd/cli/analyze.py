@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import structs
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError
 from lensd.text import printable
 
 if TYPE_CHECKING:
     from lensd.cli.views.progress import Bar
+    from lensd.report.documents import Analysis
 
 
 @click.command()
@@ -37,46 +37,43 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
     lensd analyze style.safetensors --plot style.svg
     lensd analyze *.safetensors --json | jq '[.path, .predicted.ultra]'
     """
-    from lensd.cli.views.analysis import parts
-    from lensd.cli.views.progress import Bar
-    from lensd.cli.views.terminal import show
+    from lensd.cli.batch import process_files
 
     if picture is not None:
         from lensd.cli import plot
 
-        plot.require(files, picture, force=force)
-    code = EXIT_OK
-    with Bar({path: os.path.getsize(path) for path in files}) as bar:
-        for path in files:
-            try:
-                numbers = {"path": printable(path), **_numbers(path, bar)}
-            except FileError as end:
-                numbers = {"path": printable(path), "reason": end.reason, "message": str(end)}
-                bar.say(f"{end.event.removeprefix('file.')}: {path}: {end}")
-                code = EXIT_SOME_FAILED if end.event == "file.failed" else code
-            bar.end(path)
-            if picture is not None and "details" in numbers:
-                plot.write(numbers, picture, force=force)
-            if as_json:
-                bar.print_line(json.dumps(numbers))
-            elif "details" in numbers:
-                with bar.hidden():
-                    show(*parts(numbers))
-    return code
+        plot.check_usage(files, picture, force=force)
+
+    def process(path: str, bar: Bar) -> Analysis:
+        document = _analyze(path, bar)
+        if picture is not None:
+            plot.write(document, picture, force=force)
+        return document
+
+    return process_files(files, process, _print, as_json=as_json)
 
 
-def _numbers(path: str, bar: Bar) -> dict[str, Any]:
+def _analyze(path: str, bar: Bar) -> Analysis:
     """Raises FileError."""
-    bar.begin(path)
     with delay_interrupts():
         from lensd.engine import task  # importing torch takes a second
     from lensd.config.document import Settings
+    from lensd.report.documents import Analysis
+    from lensd.worker.request import AnalyzeRequest
 
-    request = {
-        "path": os.path.realpath(path),
-        "name": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
-        "parameters": Settings().parameters(),
-        "device": "cpu",
-        "details": True,
-    }
-    return task.analyze(request, functools.partial(bar.step, path))
+    request = AnalyzeRequest(
+        path=os.path.realpath(path),
+        name=printable(os.path.basename(path)),
+        parameters=Settings().parameters(),
+        device="cpu",
+    )
+    measures = task.analyze_in_detail(request, functools.partial(bar.step, path))
+    return Analysis(path=printable(path), **structs.asdict(measures))
+
+
+def _print(document: Analysis, bar: Bar) -> None:
+    from lensd.cli.views.analysis import render
+    from lensd.cli.views.terminal import show
+
+    with bar.hidden():
+        show(*render(document))

@@ -55,6 +55,5 @@ def read_only_handler(config: Config) -> AbstractContextManager[RequestHandler]:
 def _open_handler(config: Config, *, readonly: bool) -> Iterator[RequestHandler]:
     with closing(Ledger(config.state.path, __version__, readonly=readonly)) as ledger:
         archive = Archive(os.path.realpath(config.archive.path))
-        write_line = log.get().info
-        move_tracker = MoveTracker(config.watch, ledger, archive, write_line)
-        yield RequestHandler(config, ledger, archive, write_line, move_tracker)
+        move_tracker = MoveTracker(config.watch, ledger, archive, log.emit)
+        yield RequestHandler(config, ledger, archive, log.emit, move_tracker)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from msgspec import structs
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
 from lensd.cli.staging import staged
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, FileError, UsageError
+from lensd.errors import UsageError
 from lensd.text import printable, size, visible
 
 if TYPE_CHECKING:
     from lensd.cli.views.progress import Bar
     from lensd.config.document import Settings
+    from lensd.logs.measures import Compressed
+    from lensd.report.documents import Compression
 
 SUFFIX = ".lensd.safetensors"
 
@@ -46,7 +48,15 @@ SUFFIX = ".lensd.safetensors"
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
-def compress(files: tuple[str, ...], output: str | None, as_json: bool, **options: Any) -> int:
+def compress(
+    files: tuple[str, ...],
+    output: str | None,
+    mode: Literal["rank", "int8", "ultra"],
+    device: str,
+    as_json: bool,
+    force: bool,
+    **settings: Any,
+) -> int:
     """Compress a LoRA to a new file; the input does not change.
 
     \b
@@ -55,75 +65,73 @@ def compress(files: tuple[str, ...], output: str | None, as_json: bool, **option
     lensd compress style.safetensors --energy 0.999  error at most 3 %, not 10 %
     lensd compress *.safetensors --target-size 32MB  the most energy in 32 MB
     """
-    from lensd.cli.views.progress import Bar
+    from lensd.cli.batch import process_files
+    from lensd.report.documents import Compression
 
     if output is not None and len(files) > 1:
         raise UsageError("-o takes one output: pass a single input or omit -o")
-    settings = _settings(options)
-    code = EXIT_OK
-    with Bar({path: os.path.getsize(path) for path in files}) as bar:
-        for path in files:
-            target = output or path.removesuffix(".safetensors") + SUFFIX
-            bar.begin(path)
-            try:
-                numbers = _compress(path, target, settings, options, bar)
-            except FileError as end:
-                numbers = {"path": path, "reason": end.reason, "message": str(end)}
-                bar.say(f"{end.event.removeprefix('file.')}: {path}: {end}")
-                if end.event == "file.failed":
-                    code = EXIT_SOME_FAILED
-            bar.end(path)
-            if as_json:
-                bar.print_line(json.dumps({**numbers, "path": printable(path)}))
-            elif "bytes_out" in numbers:
-                bar.print_line(visible(_describe(path, target, numbers)))
-    return code
+    chosen = _settings(mode, **settings)
+
+    def process(path: str, bar: Bar) -> Compression:
+        target = output or path.removesuffix(".safetensors") + SUFFIX
+        measures = _compress(path, target, chosen, device, bar, force=force)
+        return Compression(
+            path=printable(path), output=printable(target), mode=mode, **structs.asdict(measures)
+        )
+
+    return process_files(files, process, _print, as_json=as_json)
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(
+    mode: str,
+    energy: float | None,
+    allocation: str | None,
+    target_size: str | None,
+    max_rank: int | None,
+    targets: str | None,
+) -> Settings:
     """Validate the given options as the configuration is. Raises UsageError."""
     from lensd.config.document import Settings
     from lensd.config.sizes import parse_size
 
-    given = {k: options[k] for k in ("mode", "energy", "allocation", "max_rank")}
-    given = {name: value for name, value in given.items() if value is not None}
+    options = {"mode": mode, "energy": energy, "allocation": allocation, "max_rank": max_rank}
+    given: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
     try:
-        if options["target_size"]:
-            given |= {"target_size": parse_size(options["target_size"]), "allocation": "file"}
-        if options["targets"]:
-            given["targets"] = tuple(options["targets"].split(","))
+        if target_size:
+            given |= {"target_size": parse_size(target_size), "allocation": "file"}
+        if targets:
+            given["targets"] = tuple(targets.split(","))
         return Settings(**given)
     except ValueError as error:
         raise UsageError(f"an option has an invalid value: {error}") from None
 
 
 def _compress(
-    path: str, target: str, settings: Settings, options: dict[str, Any], bar: Bar
-) -> dict[str, Any]:
-    """Stage beside the target, then give it its name. Raises FileError."""
-    with staged(path, target, force=options["force"]) as new:
+    path: str, target: str, settings: Settings, device: str, bar: Bar, *, force: bool
+) -> Compressed:
+    """Stage the output beside the target and then rename it. Raises FileError."""
+    with staged(path, target, force=force) as new:
         with delay_interrupts():
             from lensd.engine import task  # importing torch takes a second
+        from lensd.worker.request import CompressRequest
 
-        numbers = task.compress(
-            {
-                "path": os.path.realpath(path),
-                "name": os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace"),
-                "temporary": new.path,
-                "temporary_inode": new.inode,
-                "parameters": settings.parameters(),
-                "min_saving": 0.0,
-                "max_error": None,
-                "device": options["device"],
-            },
-            functools.partial(bar.step, path),
+        request = CompressRequest(
+            path=os.path.realpath(path),
+            name=printable(os.path.basename(path)),
+            temporary=new.path,
+            temporary_inode=new.inode,
+            parameters=settings.parameters(),
+            min_saving=0.0,
+            device=device,
         )
-    return numbers | {"output": target, "mode": settings.mode}
+        return task.compress(request, functools.partial(bar.step, path))
 
 
-def _describe(path: str, target: str, numbers: dict[str, Any]) -> str:
-    return (
-        f"{path}: {size(numbers['bytes_in'])} -> {target}: {size(numbers['bytes_out'])}, "
-        f"{numbers['bytes_in'] / numbers['bytes_out']:.1f} times smaller, "
-        f"delta error {numbers['delta_error']:.4f}"
+def _print(document: Compression, bar: Bar) -> None:
+    line = (
+        f"{document.path}: {size(document.bytes_in)} -> "
+        f"{document.output}: {size(document.bytes_out)}, "
+        f"{document.bytes_in / document.bytes_out:.1f} times smaller, "
+        f"delta error {document.delta_error:.4f}"
     )
+    bar.print_line(visible(line))

@@ -70,12 +70,12 @@ def _restore_with_bar(config: Config, request: RestoreRequest) -> int:
     from lensd.cli.client import handle_request
     from lensd.cli.views.progress import Bar
     from lensd.cli.views.terminal import share_a_terminal
-    from lensd.logs.sinks import Unheard
+    from lensd.logs.sinks import NullSink
 
     originals: list[Original] = []
     with suppress(LensdError):  # the handler reports it
         originals = _find_originals(config, request)
-    stdout = Unheard() if share_a_terminal() else None  # the log says the same as the messages
+    stdout = NullSink() if share_a_terminal() else None  # the log says the same as the messages
     with Bar({o.full_path: _bytes_of(o) for o in originals}) as bar:
         progress = _RestoreProgress(bar, originals)
         return handle_request(config, request, progress.receive, stdout)

@@ -6,7 +6,7 @@ the documentation are made.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +32,7 @@ from lensd.config.types import (
     Targets,
     TextFile,
 )
+from lensd.lora.parameters import Parameters
 from lensd.lora.portability import DEFAULT_TARGETS, PROGRAMS
 
 
@@ -133,9 +134,18 @@ class Settings(Part):
         ),
     ] = True
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the settings that the worker needs, as JSON values."""
-        return self.model_dump(mode="json", exclude={"max_error", "min_saving", "preserve_mtime"})
+    def parameters(self) -> Parameters:
+        """Return the settings that the numerics use."""
+        return Parameters(
+            mode=self.mode,
+            energy=self.energy,
+            allocation=self.allocation,
+            target_size=self.target_size,
+            max_rank=self.max_rank,
+            constant_rank=self.constant_rank,
+            float32=self.float32,
+            targets=tuple(self.targets),
+        )
 
 
 class WatchEntry(Settings):

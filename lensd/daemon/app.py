@@ -46,6 +46,7 @@ from lensd.jobs import rebuild, recover
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
 from lensd.jobs.prune import Pruner
+from lensd.logs.events import DaemonBaseline
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
@@ -89,7 +90,7 @@ class App:
         self.root_states = RootStates((w.root for w in config.watch), inbox)
         self._exporter = self._make_exporter()
         if observer is not None:
-            self.log.add(observer.told)
+            self.log.add(observer.logged)
         self.move_tracker = MoveTracker(config.watch, ledger, self.archive, self.log)
         arrivals: SimpleQueue[Arrival] = SimpleQueue()
         recorder = IntakeRecorder(config.watch, ledger, self.log, arrivals)
@@ -130,7 +131,7 @@ class App:
             archive=self.archive,
             worker=Worker(
                 command=isolated.command("lensd.engine"),
-                tell=self.log,
+                log=self.log,
                 timeout=worker.timeout,
                 idle_exit=worker.idle_exit,
                 nice=worker.nice,
@@ -230,13 +231,15 @@ class App:
         baseline = record_baseline(watch, self.ledger, self.move_tracker, self.pulse.progress)
         if baseline is not None:
             files, size = baseline
+            links = sorted(linked_folders(watch.root)) if watch.recursive else []
             self.log(
-                "daemon.baseline",
-                watch=watch.name,
-                path=watch.path,
-                files=files,
-                bytes=size,
-                symlinked_folders=sorted(linked_folders(watch.root)) if watch.recursive else [],
+                DaemonBaseline(
+                    watch=watch.name,
+                    path=watch.path,
+                    files=files,
+                    bytes=size,
+                    symlinked_folders=links,
+                )
             )
 
     def _take_back(self, watch: Watch) -> None:

@@ -28,6 +28,7 @@ from lensd.daemon.control_messages import (
     decode_request,
 )
 from lensd.errors import EXIT_BUG, LensdError, LockedError
+from lensd.logs.events import DaemonError
 from lensd.store.json_lines import encode
 from lensd.watcher.folder import Log
 
@@ -122,10 +123,11 @@ def _report_bug(request: Request | None, bug: Exception, log: Log) -> Result:
         "traceback"
     )
     log(
-        "daemon.error",
-        request=None if request is None else request.verb,
-        message=message,
-        exception="".join(traceback.format_exception(bug)),
+        DaemonError(
+            request=None if request is None else request.verb,
+            message=message,
+            exception="".join(traceback.format_exception(bug)),
+        )
     )
     where = "from the daemon's log (`journalctl -u lensd`, or the file log.path)"
     return Result(EXIT_BUG, f"{message} {where}")

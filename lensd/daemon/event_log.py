@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
-from lensd.daemon.progress import FAILURES
 from lensd.logs import log
+from lensd.logs.events import Event, Failure
 
-LEVELS = {
-    "file.kept": "info",
-    "file.skipped": "warning",
-    "file.postponed": "warning",
-    "file.failed": "error",
-    "file.quarantined": "error",
-    "file.rescued": "warning",
-    "worker.crashed": "error",
-    "daemon.degraded": "error",
-    "daemon.refused": "error",
-    "daemon.error": "error",
-}
-
-Listener: TypeAlias = Callable[[str, Mapping[str, Any]], None]
-
-
-def write_event(event: str, **fields: Any) -> None:
-    """Write one log line, at the level of its event."""
-    getattr(log.get(), LEVELS.get(event, "info"))(event, **fields)
+Listener: TypeAlias = Callable[[Event], None]
 
 
 class EventLog:
@@ -38,15 +20,15 @@ class EventLog:
         self._failed = threading.Event()
 
     def add(self, listener: Listener) -> None:
-        """`listener(event, fields)` is called in the thread of the event, after the log line."""
+        """`listener(event)` is called in the thread of the event, after the log line."""
         self._listeners.append(listener)
 
-    def __call__(self, event: str, **fields: Any) -> None:
-        if event in FAILURES:
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Failure):
             self._failed.set()
-        write_event(event, **fields)
+        log.emit(event)
         for listener in self._listeners:
-            listener(event, fields)
+            listener(event)
 
     @property
     def has_failures(self) -> bool:

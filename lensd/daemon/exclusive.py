@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 
 from lensd import __version__
 from lensd.config.model import Config
-from lensd.daemon.event_log import write_event
 from lensd.logs import log
+from lensd.logs.events import DaemonStarted
 from lensd.logs.sinks import Sink
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims, StateLock
@@ -27,9 +27,7 @@ def locked_ledger(config: Config, stdout: Sink | None = None) -> Iterator[Ledger
         ledger = Ledger(config.state.path, __version__)
         try:
             require_unclaimed(config)
-            write_event(
-                "daemon.started", version=__version__, pid=os.getpid(), config=config.source
-            )
+            log.emit(DaemonStarted(version=__version__, pid=os.getpid(), config=config.source))
             yield ledger
         finally:
             ledger.close()

@@ -20,6 +20,7 @@ from lensd.errors import DiskUnavailable, LensdError, StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.daily_prune import DailyPass
+from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.intake_recorder import Arrival
@@ -211,15 +212,17 @@ class JobThread(threading.Thread):
             self._backoff.extend(now)
             return
         self._backoff = DiskBackoff.begin(fault, now)
-        self._report("daemon.degraded", fault, f"{fault}. Jobs wait until then")
+        self._report(DaemonDegraded, fault, f"{fault}. Jobs wait until then")
 
     def _end_backoff(self) -> None:
         if self._backoff is not None:
             fault, self._backoff = self._backoff.fault, None
-            self._report("daemon.recovered", fault, "the jobs go on")
+            self._report(DaemonRecovered, fault, "the jobs go on")
 
-    def _report(self, event: str, fault: DiskUnavailable, message: str) -> None:
-        self._context.log(event, watch=None, path=fault.path, reason=fault.reason, message=message)
+    def _report(
+        self, kind: type[DaemonDegraded | DaemonRecovered], fault: DiskUnavailable, message: str
+    ) -> None:
+        self._context.log(kind(watch=None, path=fault.path, reason=fault.reason, message=message))
         backoff = self._context.ledger.state.disk_backoff
         with contextlib.suppress(StorageError):  # a full disk may be the ledger's
             if self._backoff is None:

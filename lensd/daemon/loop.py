@@ -12,7 +12,6 @@ from lensd.config.model import Config
 from lensd.daemon.app import PATIENCE_SECONDS, App
 from lensd.daemon.control import Send, Server
 from lensd.daemon.control_messages import FileRequest, Request
-from lensd.daemon.event_log import write_event
 from lensd.daemon.exclusive import locked_ledger, require_unclaimed
 from lensd.daemon.inbox import (
     EventsLost,
@@ -27,8 +26,16 @@ from lensd.daemon.inbox import (
 )
 from lensd.daemon.requests import RequestHandler
 from lensd.daemon.systemd_notify import notify, notify_reloading
-from lensd.errors import EXIT_OK, ConfigError, LensdError, StorageError
+from lensd.errors import EXIT_OK, ConfigError, DegradedReason, LensdError, StorageError
 from lensd.logs import log
+from lensd.logs.events import (
+    DaemonDegraded,
+    DaemonReady,
+    DaemonRecovered,
+    DaemonRefused,
+    DaemonReloaded,
+    DaemonStopping,
+)
 from lensd.store.ledger import Ledger
 
 LEDGER_RETRY_SECONDS = 10.0  # from a failed write of the ledger to the next scan
@@ -48,7 +55,7 @@ def run(config: Config) -> int:
 
 
 def _report_stop(message: Stop) -> None:
-    write_event("daemon.stopping", signal=signal.Signals(message.number).name)
+    log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
     notify("STOPPING=1")
 
 
@@ -94,11 +101,12 @@ class Daemon:
 
     def _report_ready(self) -> None:
         notify("READY=1")
-        write_event(
-            "daemon.ready",
-            watches=[w.name for w in self._config.watch],
-            queued=self._app.ledger.jobs.count_unfinished(),
-            seconds=round(time.monotonic() - self._began, 4),
+        log.emit(
+            DaemonReady(
+                watches=[w.name for w in self._config.watch],
+                queued=self._app.ledger.jobs.count_unfinished(),
+                seconds=round(time.monotonic() - self._began, 4),
+            )
         )
 
     def _loop(self) -> Config | None:
@@ -162,12 +170,14 @@ class Daemon:
         if (known is None) == (fault is None):
             return
         message = f"{fault}. New files wait until then" if fault else "new files become jobs again"
-        write_event(
-            "daemon.recovered" if fault is None else "daemon.degraded",
-            watch=None,
-            path=self._config.state.path,
-            reason="io_error",
-            message=message,
+        kind = DaemonRecovered if fault is None else DaemonDegraded
+        log.emit(
+            kind(
+                watch=None,
+                path=self._config.state.path,
+                reason=DegradedReason.IO_ERROR,
+                message=message,
+            )
         )
 
     def _reload(self) -> Config | None:
@@ -183,10 +193,10 @@ class Daemon:
             log.configure(old.path, old.level, old.mode_bits)
             details = getattr(error, "details", str(error))
             message = f"the old configuration stays in use; correct this, then reload: {details}"
-            write_event("daemon.refused", config=self._config.source, message=message)
+            log.emit(DaemonRefused(config=self._config.source, message=message))
             notify("READY=1")
             return None
-        write_event("daemon.reloaded", config=found.source)
+        log.emit(DaemonReloaded(config=found.source))
         return found
 
     def _require_same_state(self, found: Config) -> None:

@@ -11,11 +11,12 @@ import time
 from lensd.config.model import Config
 from lensd.daemon import select
 from lensd.daemon.app import App
-from lensd.daemon.event_log import write_event
 from lensd.daemon.exclusive import locked_ledger
 from lensd.daemon.inbox import Look, Stop, listen
 from lensd.daemon.progress import ProgressObserver
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED
+from lensd.logs import log
+from lensd.logs.events import DaemonStopping
 
 
 def once(
@@ -71,7 +72,7 @@ def _run_until_done(app: App) -> int | None:
             return None
         message = app.next(intake.next_due() or math.inf)
         if isinstance(message, Stop):
-            write_event("daemon.stopping", signal=signal.Signals(message.number).name)
+            log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
             return message.number
         if isinstance(message, Look):  # another program wrote to a file during its job
             intake.notice(message.path, time.monotonic())

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from lensd.logs.events import Event
 from lensd.logs.sinks import Sink
 from lensd.store.ledger import Ledger
-from lensd.worker.supervisor import Progress
-
-FAILURES = ("file.failed", "file.quarantined")
-ENDS = ("file.compressed", "file.analyzed", "file.kept", "file.skipped", *FAILURES)
+from lensd.worker.supervisor import ReportProgress
 
 
 class ProgressObserver:
@@ -24,11 +21,11 @@ class ProgressObserver:
     def step(self, path: str, stage: str, done: int, of: int) -> None:
         """`done` of the `of` modules of a file have passed a stage."""
 
-    def told(self, event: str, fields: Mapping[str, Any]) -> None:
-        """An event that the log has too; one of ENDS is the last of its file."""
+    def logged(self, event: Event) -> None:
+        """The log has a new line; a JobEnd is the last of its file."""
 
 
-def report_steps(observer: ProgressObserver, ledger: Ledger) -> Progress:
+def report_steps(observer: ProgressObserver, ledger: Ledger) -> ReportProgress:
     """The supervisor's progress callback: it finds the path of the job for the observer."""
 
     def report(job_id: str, stage: str, done: int, of: int) -> None:

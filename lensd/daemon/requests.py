@@ -27,6 +27,7 @@ from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, Usa
 from lensd.jobs.originals import Original, OriginalFinder
 from lensd.jobs.prune import Pruned, Pruner
 from lensd.jobs.restore import Restorer
+from lensd.logs.events import DaemonPaused, DaemonResumed
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
@@ -112,7 +113,7 @@ class RequestHandler:
             if watch_of(self.config, path) is None:
                 raise UsageError(f"{visible(path)} is in no watched folder")
         self.ledger.state.pause(request.paths)
-        self.log("daemon.paused", paths=list(request.paths))
+        self.log(DaemonPaused(paths=list(request.paths)))
         send(
             Message(
                 f"paused: {_join(request.paths)}; the running job will be finished. "
@@ -131,7 +132,7 @@ class RequestHandler:
                     f"{_join(known) if known else 'none'}"
                 )
         self.ledger.state.resume(request.paths)
-        self.log("daemon.resumed", paths=list(request.paths))
+        self.log(DaemonResumed(paths=list(request.paths)))
         self.look_at(())
         send(Message(f"resumed: {_join(request.paths)}"))
         return EXIT_OK

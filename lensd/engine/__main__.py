@@ -9,20 +9,27 @@ import torch
 
 from lensd.engine import task
 from lensd.engine.priority import lower_priority
-from lensd.worker.protocol import Message, Progress, serve
+from lensd.worker.protocol import ReportProgress, serve
+from lensd.worker.request import (
+    AnalyzeResult,
+    AnyRequest,
+    CompressRequest,
+    CompressResult,
+    Result,
+)
 
 
-def handle(request: Message, progress: Progress) -> Message:
-    """Answer one request, whose `op` is compress or analyze."""
-    work = {"compress": task.compress, "analyze": task.analyze}[request["op"]]
-    return work(request, progress)
+def handle(request: AnyRequest, progress: ReportProgress) -> Result:
+    """Answer one request."""
+    if isinstance(request, CompressRequest):
+        return CompressResult(measures=task.compress(request, progress))
+    return AnalyzeResult(measures=task.analyze(request, progress))
 
 
 def main() -> None:
     gc.freeze()  # torch's objects live as long as the process; the collector need not visit them
     lower_priority(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    serve(handle, {"device": device, "torch": torch.__version__})
+    serve(handle, "cuda" if torch.cuda.is_available() else "cpu", str(torch.__version__))
 
 
 if __name__ == "__main__":

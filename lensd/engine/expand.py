@@ -57,6 +57,7 @@ def expand(path: str, temporary: str, inode: Sequence[int]) -> Expanded:
             for key in source.layout.untouched:
                 output.copy(key, source.fd, source.header)
             output.sync()
+            output.hashes()  # reads the output back, and checks its size and header
             return Expanded(
                 bytes_in=source.identity.size,
                 bytes_out=output.size,

@@ -1,65 +1,140 @@
-"""Per-module measures -> the numbers of a log line."""
+"""What was measured of each module -> the measures of the file (lensd.logs.measures)."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from lensd.engine.passes import Measured
-from lensd.lora import fidelity, untouched
-from lensd.lora.blocks import Block, block_of, in_model
+from msgspec.structs import asdict
+
+from lensd.engine.passes import Engine, Measured
+from lensd.logs.measures import (
+    Analyzed,
+    Block,
+    Compressed,
+    Encodings,
+    Energy,
+    FloatBecause,
+    Measures,
+    Module,
+    Predicted,
+    Ranks,
+    Spectrum,
+    UntouchedBecause,
+)
+from lensd.lora import blocks, fidelity, rank, untouched
 from lensd.lora.curve import curve
+from lensd.lora.layout import ITEM_SIZE
+from lensd.lora.metadata import Origin
 from lensd.lora.planning import ModulePlan, Plan, Reading
+from lensd.store.hashing import Hashes
 
-Numbers = dict[str, Any]
-
-
-def of_plan(plan: Plan) -> Numbers:
-    """What a plan alone tells: modules, ranks, energy."""
-    return {
-        "family": plan.layout.family,
-        "naming": plan.layout.naming,
-        "dtype_in": plan.layout.dtype,
-        "dtype_out": _most_common(m.encoding for m in plan.modules),
-        "modules": len(plan.modules),
-        "rank_in": _spread([m.module.rank for m in plan.modules]),
-        "rank_out": _spread([m.rank for m in plan.modules]),
-        "blocks": _blocks(plan.modules),
-        "energy_retained": _energy(plan.modules),
-        "encodings": {
-            "int8": sum(m.encoding == "I8" for m in plan.modules),
-            "float": sum(m.encoding != "I8" for m in plan.modules),
-            "untouched": len(plan.layout.untouched),
-        },
-        "forced_by": list(plan.forced_by),
-        "float_because": dict(plan.float_because),
-        "untouched_because": _untouched_because(plan),
-    }
+ENERGIES = (0.9, 0.95, 0.99, 0.999)  # of the table of `lensd analyze`
 
 
-def of_readings(readings: Sequence[Reading]) -> Numbers:
-    """What the first pass tells: how much of the energy the first ranks hold."""
-    ranks, energy = curve([r.values for r in readings])
-    return {"spectrum": {"ranks": ranks, "energy": energy}}
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What is known of a file after the first pass."""
+
+    origin: Origin
+    hashes: Hashes
+    readings: list[Reading]
 
 
-def of_output(measured: Sequence[Measured]) -> Numbers:
-    """What the read-back tells: errors of the delta weights, and the quantization's noise."""
+def of_output(
+    engine: Engine,
+    original: Original,
+    plan: Plan,
+    measured: Sequence[Measured],
+    hashes: Hashes,
+    size: int,
+) -> Compressed:
+    """Of an output that was written and read back; it has these hashes and `size` bytes."""
+    return Compressed(
+        **asdict(_common(engine, original, plan, measured)),
+        dtype_out=_encoding(plan),
+        bytes_out=size,
+        delta_error=delta_error(measured),
+        delta_error_max=_worst_error(measured),
+        sha256_out=hashes.file,
+        data_sha256_out=hashes.data,
+    )
+
+
+def of_rehearsal(
+    engine: Engine,
+    original: Original,
+    plan: Plan,
+    measured: Sequence[Measured],
+    predicted: Predicted,
+) -> Analyzed:
+    """Of an output that was computed and not written."""
+    return Analyzed(
+        **asdict(_common(engine, original, plan, measured)),
+        predicted=predicted,
+        dtype_out=_encoding(plan),
+        delta_error=delta_error(measured),
+        delta_error_max=_worst_error(measured),
+    )
+
+
+def _common(
+    engine: Engine, original: Original, plan: Plan, measured: Sequence[Measured]
+) -> Measures:
     quantized = [m for m in measured if m.plan.encoding == "I8"]
     elements = fidelity.ElementError()
     for m in quantized:
         elements.merge(m.elements)
-    return {
-        "delta_error": delta_error(measured),
-        "delta_error_max": max(m.relative_error for m in measured),
-        "snr_db": elements.snr_db,
-        "mse": elements.mse,
-        "mae": elements.mae,
-        "delta_snr_db": fidelity.decibels(
+    ranks, energy = curve([r.values for r in original.readings])
+    return Measures(
+        family=plan.layout.family,
+        naming=plan.layout.naming,
+        dtype_in=plan.layout.dtype,
+        bytes_in=original.origin.bytes,
+        modules=len(plan.modules),
+        rank_in=_ranks([m.module.rank for m in plan.modules]),
+        rank_out=_ranks([m.rank for m in plan.modules]),
+        blocks=_blocks(plan.modules),
+        spectrum=Spectrum(ranks=ranks, energy=energy),
+        energy_retained=_energy(plan.modules),
+        seconds=engine.seconds(),
+        device=str(engine.device),
+        sha256_in=original.hashes.file,
+        data_sha256_in=original.hashes.data,
+        encodings=Encodings(
+            int8=sum(m.encoding == "I8" for m in plan.modules),
+            float=sum(m.encoding != "I8" for m in plan.modules),
+            untouched=len(plan.layout.untouched),
+        ),
+        float_because=FloatBecause(**plan.float_because),
+        untouched_because=_untouched_because(plan),
+        forced_by=list(plan.forced_by),
+        snr_db=elements.snr_db,
+        mse=elements.mse,
+        mae=elements.mae,
+        delta_snr_db=fidelity.decibels(
             sum(m.squared_signal for m in quantized), sum(m.squared_noise for m in quantized)
         ),
-    }
+    )
+
+
+def module(reading: Reading) -> Module:
+    """One module for `lensd analyze`: its rank, and the rank for each energy."""
+    found = reading.module
+    elements = found.rank * (found.out_features + found.in_features)
+    return Module(
+        module=found.name,
+        out_features=found.out_features,
+        in_features=found.in_features,
+        rank=found.rank,
+        bytes=elements * ITEM_SIZE[found.dtype],
+        alpha=reading.alpha,
+        norm=math.sqrt(reading.energy),
+        ranks={str(e): rank.smallest_rank(reading.values, e) for e in ENERGIES},
+        spectrum=[float(f"{value:.6g}") for value in reading.values],
+    )
 
 
 def delta_error(measured: Iterable[Measured]) -> float:
@@ -69,25 +144,29 @@ def delta_error(measured: Iterable[Measured]) -> float:
     return float((error / energy) ** 0.5) if energy else 0.0
 
 
-def _untouched_because(plan: Plan) -> dict[str, int]:
+def _worst_error(measured: Iterable[Measured]) -> float:
+    return max(m.relative_error for m in measured)
+
+
+def _untouched_because(plan: Plan) -> UntouchedBecause:
     specs = dict(plan.tensors)
-    return dict(untouched.reasons({key: specs[key] for key in plan.layout.untouched}))
+    return UntouchedBecause(**untouched.reasons({key: specs[key] for key in plan.layout.untouched}))
 
 
-def _blocks(modules: Sequence[ModulePlan]) -> dict[str, list[list[float | None]]]:
-    """Per part of the model its blocks: number (None: it has none), modules, median ranks in, out.
+def _blocks(modules: Sequence[ModulePlan]) -> dict[str, list[Block]]:
+    """The blocks of each part of the model, in the model's order.
 
-    Lists, since FLUX has some sixty blocks and a log line is to stay short.
+    Tuples and not objects: FLUX has some sixty blocks, and a log line should stay short.
     """
-    members: dict[Block, list[ModulePlan]] = {}
+    members: dict[blocks.Block, list[ModulePlan]] = {}
     for m in modules:
-        members.setdefault(block_of(m.module.name), []).append(m)
-    parts: dict[str, list[list[float | None]]] = {}
-    for block in sorted(members, key=in_model):
+        members.setdefault(blocks.block_of(m.module.name), []).append(m)
+    parts: dict[str, list[Block]] = {}
+    for block in sorted(members, key=blocks.in_model):
         number = None if block.number < 0 else block.number
         before = _median([m.module.rank for m in members[block]])
         after = _median([m.rank for m in members[block]])
-        parts.setdefault(block.part, []).append([number, len(members[block]), before, after])
+        parts.setdefault(block.part, []).append((number, len(members[block]), before, after))
     return parts
 
 
@@ -97,18 +176,16 @@ def _median(ranks: Sequence[int]) -> float:
     return int(middle) if middle == int(middle) else middle
 
 
-def _energy(modules: Sequence[ModulePlan]) -> dict[str, float]:
+def _energy(modules: Sequence[ModulePlan]) -> Energy:
     total = sum(m.energy for m in modules)
     kept = sum(m.energy * m.retained for m in modules)
-    return {
-        "min": min(m.retained for m in modules),
-        "overall": kept / total if total else 1.0,
-    }
+    return Energy(min=min(m.retained for m in modules), overall=kept / total if total else 1.0)
 
 
-def _spread(ranks: Sequence[int]) -> dict[str, float]:
-    return {"min": min(ranks), "median": statistics.median(ranks), "max": max(ranks)}
+def _ranks(ranks: Sequence[int]) -> Ranks:
+    return Ranks(min=min(ranks), median=statistics.median(ranks), max=max(ranks))
 
 
-def _most_common(items: Iterable[str]) -> str:
-    return statistics.mode(items)
+def _encoding(plan: Plan) -> str:
+    """That of most modules."""
+    return statistics.mode(m.encoding for m in plan.modules)

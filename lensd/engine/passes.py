@@ -1,8 +1,8 @@
-"""Two passes over a file's modules, each a pool of independent tasks.
+"""Run two passes over the modules of a file, each with a pool of independent tasks.
 
-One intra-op thread per task: several OpenMP threads on a busy machine spin and make the same work
-ten times longer. A task holds a few modules of one shape, so that memory does not grow with the
-file, and its result does not depend on how many run beside it.
+Each task has one intra-op thread: on a busy machine several OpenMP threads spin, and the same work
+takes ten times longer. A task has a few modules of one shape, so that memory does not grow with the
+file, and its result does not depend on the number of tasks that run at the same time.
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ import torch
 from lensd.engine import readback
 from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
-from lensd.errors import Failed
+from lensd.errors import Failed, Reason
+from lensd.logs.measures import Seconds
 from lensd.lora import compress, fidelity, spectrum
 from lensd.lora.batches import batches
 from lensd.lora.int8 import Factors
 from lensd.lora.layout import Module
-from lensd.lora.planning import ModulePlan, Parameters, Plan, Reading, columns, own_energy
+from lensd.lora.parameters import Parameters
+from lensd.lora.planning import ModulePlan, Plan, Reading, columns, own_energy
 from lensd.lora.reading import read_modules
 from lensd.store.tensors import Output
 from lensd.worker import memory
-from lensd.worker.protocol import Progress
+from lensd.worker.protocol import ReportProgress
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Beyond what rounding explains, a module may differ from its plan by this share of its norm.
+# Besides its rounding error, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4
-# What the first pass keeps for the second, in memory; of modules beyond that it is computed again.
+# Memory for results of the first pass that the second pass needs; it computes the others again.
 KEPT_BYTES = 24 * 2**20
 
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds spent per kind of work, averaged over the pool's threads."""
+    """The seconds of each kind of work, averaged over the pool's threads."""
 
     threads: int
     spent: dict[str, float] = field(default_factory=dict)
@@ -62,14 +64,14 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One module of an output, against its original and against its plan."""
+    """One module of an output, compared with its original and with its plan."""
 
     plan: ModulePlan
-    squared_error: float  # ||delta - what a loader sees||_F^2
+    squared_error: float  # ||delta - delta that a loader computes||_F^2
     squared_signal: float  # ||delta_k||_F^2 before encoding
-    squared_noise: float  # what encoding did to it
+    squared_noise: float  # ||delta_k - delta that a loader computes||_F^2
     elements: fidelity.ElementError
-    too_noisy: bool  # so that it should be no int8
+    too_noisy: bool  # int8 costs too much precision
 
     @property
     def relative_error(self) -> float:
@@ -77,9 +79,9 @@ class Measured:
 
 
 class Engine:
-    """Runs the passes of one file on one device."""
+    """The passes of one file on one device."""
 
-    def __init__(self, source: Source, device: str, progress: Progress) -> None:
+    def __init__(self, source: Source, device: str, progress: ReportProgress) -> None:
         torch.set_num_threads(1)
         self.source = source
         self.device = torch.device(device)
@@ -89,25 +91,28 @@ class Engine:
         self._progress = progress
 
     def first_pass(self, p: Parameters) -> list[Reading]:
-        """The spectrum of every module. Raises Failed(`not_finite`) naming the first bad one."""
+        """Return a reading per module, with its spectrum, in file order.
+
+        Raises Failed(`not_finite`) with the name of the first bad module.
+        """
         modules = self.source.layout.modules
         together = batches(modules, self._form, _elements)
         read = self._map("spectrum", lambda batch: self._read(batch, p), together, len(modules))
-        found = {r.module.name: r for r in self._kept(read)}
+        found = {r.module.name: r for r in self._keep_cores(read)}
         bad = [m.name for m in modules if m.name not in found]
         if bad:
             raise Failed(
-                "not_finite",
-                f"{len(bad)} of {len(modules)} modules hold NaN or infinite weights, the first "
+                Reason.NOT_FINITE,
+                f"{len(bad)} of {len(modules)} modules have NaN or infinite weights, the first "
                 f"is {bad[0]}; the file is broken: download or train it again",
             )
         return [found[m.name] for m in modules]
 
     def reduce(self, plan: Plan, output: Output) -> list[Measured]:
-        """Compress every module into `output`; the tensors themselves are not kept.
+        """Compress every module into `output`, and measure it as a loader computes it.
 
-        Measured is what a loader will see: `verify` proves that its bytes lie on the disk. Raises
-        Failed(`verify_failed`) where a module is not what was planned.
+        `verify` proves that these bytes are on the disk. Raises Failed(`verify_failed`) if a module
+        differs from its plan.
         """
 
         def work(batch: Sequence[ModulePlan]) -> list[Measured]:
@@ -126,35 +131,41 @@ class Engine:
         return results
 
     def rehearse(self, plan: Plan) -> list[Measured]:
-        """What the output would be, measured without writing it."""
+        """Measure the modules of the output without writing it."""
         return self._of_plan(plan, lambda batch: self._reduce(batch)[1])
 
     def verify(self, output: Output, plan: Plan) -> None:
-        """Read the output back. Raises Failed(`verify_failed`)."""
+        """Read the output back and compare it. Raises Failed(`verify_failed`)."""
         began = time.monotonic()
         readback.verify(output, plan, self._progress)
         self.clock.spent["verify"] = time.monotonic() - began
 
-    def seconds(self) -> dict[str, float]:
-        """read, compute, write and verify: shares of the wall clock, in seconds."""
-        kinds = ("read", "compute", "write", "verify")
-        return {kind: round(self.clock.spent.get(kind, 0.0), 4) for kind in kinds}
+    def seconds(self) -> Seconds:
+        """Return the seconds of each stage, averaged over the threads."""
+        read, compute, write, verify = (
+            round(self.clock.spent.get(kind, 0.0), 4)
+            for kind in ("read", "compute", "write", "verify")
+        )
+        return Seconds(read=read, compute=compute, write=write, verify=verify)
 
     def _form(self, module: Module) -> tuple[object, ...]:
-        """What modules of one batch have in common."""
+        """Return what the modules of one batch have in common."""
         dtypes = self.source.specs[module.up].dtype, self.source.specs[module.down].dtype
         return module.out_features, module.rank, module.in_features, dtypes
 
     def _read(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
         with self.clock.measure("read"):
-            stored = self._there(self.source.matrices(modules))
+            stored = self._on_device(self.source.matrices(modules))
             alphas = [self.source.alpha(m) for m in modules]
         with self.clock.measure("compute"):
             found = read_modules(modules, *stored, alphas, own_energy(p))
             return [r and _with_leading_columns(r, p) for r in found]
 
-    def _kept(self, readings: Iterable[Reading | None]) -> Iterator[Reading]:
-        """Their cores as long as there is room: by the order of the batches, and nothing else."""
+    def _keep_cores(self, readings: Iterable[Reading | None]) -> Iterator[Reading]:
+        """Keep the cores of the first readings, up to KEPT_BYTES, and yield readings without core.
+
+        Which cores are kept depends on the order of the batches only.
+        """
         room = KEPT_BYTES
         for reading in readings:
             if reading is None or reading.core is None:
@@ -167,7 +178,10 @@ class Engine:
     def _of_plan(
         self, plan: Plan, work: Callable[[Sequence[ModulePlan]], list[Measured]]
     ) -> list[Measured]:
-        """Modules of similar rank share a batch: the others are padded to the largest."""
+        """Run `work` on batches of a plan's modules; return its results in the plan's order.
+
+        Modules of similar rank share a batch, because they are padded to the largest rank in it.
+        """
         together = batches(
             sorted(plan.modules, key=lambda m: m.rank),
             lambda m: (*self._form(m.module), *compress.alike(m)),
@@ -179,10 +193,10 @@ class Engine:
 
     def _reduce(self, plans: Sequence[ModulePlan]) -> tuple[list[compress.Reduced], list[Measured]]:
         with self.clock.measure("read"):
-            stored = self._there(self.source.matrices([m.module for m in plans]))
+            stored = self._on_device(self.source.matrices([m.module for m in plans]))
         with self.clock.measure("compute"):
             if stored.up.itemsize < 4 and plans[0].rank < plans[0].module.rank:
-                stored = Factors(stored.up.float(), stored.down.float())  # once for all
+                stored = Factors(stored.up.float(), stored.down.float())  # once, for all uses
             cores = [self._cores.get(m.module.name) for m in plans]
             reduced = compress.reduce_all(plans, stored, cores)
             errors = compress.squared_errors(reduced, stored, cores)
@@ -192,7 +206,7 @@ class Engine:
             for r, e in pairs
         ]
 
-    def _there(self, factors: Factors) -> Factors:
+    def _on_device(self, factors: Factors) -> Factors:
         if self.device.type == "cpu":
             return factors
         return Factors(*(t.pin_memory().to(self.device, non_blocking=True) for t in factors))
@@ -200,13 +214,13 @@ class Engine:
     def _map(
         self, stage: str, work: Callable[[T], Iterable[R]], items: Iterable[T], of: int
     ) -> Iterator[R]:
-        """The results of all items, in their order; progress counts results, `of` so many."""
+        """Yield the results of all items, in their order; progress counts `of` results."""
         with single_threaded_pool(self.threads) as pool:
             results = (result for part in pool.map(work, items) for result in part)
             for done, result in enumerate(results, 1):
                 self._progress(stage, done, of)
                 yield result
-        memory.give_back()  # the next pass cuts it in other pieces
+        memory.return_freed_memory()  # the next pass needs blocks of other sizes
 
 
 def _elements(module: Module) -> int:
@@ -214,22 +228,22 @@ def _elements(module: Module) -> int:
 
 
 def _elements_at_work(m: ModulePlan) -> int:
-    """Of factors before and after, and what lies between them."""
+    """Count the elements of the factors before and after, and of the results between them."""
     return _elements(m.module) // m.module.rank * max(m.module.rank, 3 * m.rank)
 
 
 def _with_leading_columns(reading: Reading, p: Parameters) -> Reading:
-    """Without the singular vectors that no plan will ask for."""
+    """Drop the singular vectors that no plan needs."""
     if reading.core is None:
         return reading
     return replace(reading, core=spectrum.leading(reading.core, columns(reading, p)))
 
 
 def single_threaded_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads whose torch operations take one core each.
+    """Return a pool whose threads use one core each for torch operations.
 
-    Each has to be told: until then its first products are split between cores, and so rounded in
-    another way from run to run.
+    Each thread sets this at its start. Otherwise torch splits the first products between cores, and
+    their rounding differs from run to run.
     """
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -239,13 +253,16 @@ def available_cores() -> int:
 
 
 def _check_error(m: Measured) -> None:
-    """Truncation and rounding bound the error of a module (triangle inequality)."""
+    """Compare a module's error with the bound from truncation and rounding (triangle inequality).
+
+    Raises Failed(`verify_failed`).
+    """
     planned = (m.plan.energy * (1 - m.plan.retained)) ** 0.5 + m.squared_noise**0.5
     allowed = planned + VERIFY_SLACK * m.plan.energy**0.5
     if not m.squared_error**0.5 <= allowed:  # also when it is NaN
         raise Failed(
-            "verify_failed",
-            f"module {m.plan.module.name} read back from disk differs from the original by "
+            Reason.VERIFY_FAILED,
+            f"module {m.plan.module.name} of the output differs from the original by "
             f"{m.relative_error:.3g} of its norm, more than planned; nothing was replaced. "
             "Please report this with the file's name",
         )

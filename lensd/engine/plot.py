@@ -13,9 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lensd.logs.measures import Blocks, Module, Spectrum
 from lensd.text import visible
-
-Numbers = dict[str, Any]
 
 TEXT_COLOR, LABEL_COLOR, LINE_COLOR = "#201e1b", "#625d55", "#e3ded4"
 ACCENT_COLOR, BAND_COLOR, BEFORE_COLOR = "#0b6b50", "#cfe5dc", "#cbc3b5"
@@ -42,27 +41,29 @@ _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _NOT_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
 
 
-def svg(numbers: Numbers) -> str:
-    """Return the SVG for the numbers of one file, with details (lensd.engine.task.analyze)."""
+def draw_svg(path: str, blocks: Blocks, spectrum: Spectrum, modules: Sequence[Module]) -> str:
+    """Return the SVG for the measures of the file `path`."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 4.4), layout="constrained")
-        spectrum, ranks = figure.subplots(1, 2, width_ratios=(2, 3))
-        _draw_spectrum(spectrum, numbers)
-        _draw_ranks(ranks, numbers["blocks"])
-        name = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", visible(numbers["path"]))
+        left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+        _draw_spectrum(left, spectrum, modules)
+        _draw_ranks(right, blocks)
+        name = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", visible(path))
         figure.suptitle(name, x=0.01, ha="left", fontsize=11, fontweight="bold")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata=_NO_METADATA)
     return _DOCTYPE.sub("", text.getvalue())
 
 
-def _draw_spectrum(axes: Axes, numbers: Numbers) -> None:
+def _draw_spectrum(axes: Axes, spectrum: Spectrum, modules: Sequence[Module]) -> None:
     """Draw the share of energy in the first ranks: of the file, and of 8 of 10 modules."""
-    ranks, energy = numbers["spectrum"]["ranks"], numbers["spectrum"]["energy"]
+    ranks = spectrum.ranks
     steps = np.arange(1, ranks[-1] + 1)
-    low, high = np.quantile(_cumulative_shares(numbers["details"], len(steps)), (0.1, 0.9), axis=0)
+    low, high = np.quantile(_cumulative_shares(modules, len(steps)), (0.1, 0.9), axis=0)
     axes.fill_between(steps, low, high, color=BAND_COLOR, linewidth=0, label="8 of 10 modules")
-    axes.plot(ranks, energy, color=ACCENT_COLOR, marker="o", markersize=3, label="the file")
+    axes.plot(
+        ranks, spectrum.energy, color=ACCENT_COLOR, marker="o", markersize=3, label="the file"
+    )
     axes.axhline(ENERGY, color=LABEL_COLOR, linestyle="--", linewidth=0.8)
     axes.annotate(f"{100 * ENERGY:.0f} %", (0, ENERGY), (3, -3), ("axes fraction", "data"),
                   "offset points", va="top", color=LABEL_COLOR, fontsize=8)  # fmt: skip
@@ -78,19 +79,19 @@ def _draw_spectrum(axes: Axes, numbers: Numbers) -> None:
 
 
 def _cumulative_shares(
-    details: Sequence[Numbers], length: int
+    modules: Sequence[Module], length: int
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the share of energy in the first ranks [modules, length], without modules of zeros."""
     rows = []
-    for detail in details:
+    for module in modules:
         squares = np.zeros(length)
-        squares[: len(detail["spectrum"])] = np.square(detail["spectrum"])
+        squares[: len(module.spectrum)] = np.square(module.spectrum)
         if (total := squares.sum()) > 0:
             rows.append(squares.cumsum() / total)
     return np.array(rows or [np.ones(length)])
 
 
-def _draw_ranks(axes: Axes, blocks: dict[str, list[list[float]]]) -> None:
+def _draw_ranks(axes: Axes, blocks: Blocks) -> None:
     """Draw each block's median rank before and after, with the names of the model's parts below."""
     rows = [row for part_rows in blocks.values() for row in part_rows]
     x = range(len(rows))

@@ -14,20 +14,20 @@ from lensd.lora.layout import TensorSpec
 from lensd.lora.planning import Plan
 from lensd.store.header import tensor_bytes
 from lensd.store.tensors import Output
-from lensd.worker.protocol import Progress
+from lensd.worker.protocol import ReportProgress
 
 # Most bytes that are mapped at a time, because mapped pages count as memory of the worker.
 MAPPED_BYTES = 32 * 2**20
 
 
-def verify(output: Output, plan: Plan, progress: Progress) -> None:
+def verify(output: Output, plan: Plan, progress: ReportProgress) -> None:
     """Raise Failed(`verify_failed`) if a tensor differs from the plan or from what was written."""
     done = 0
     try:
         for names in _split_by_size(plan.tensors, MAPPED_BYTES):
             with safe_open(output.reading_path, framework="pt") as file:
                 if not done:
-                    _check_shapes(plan, {n: file.get_slice(n) for n in file.keys()})  # noqa: SIM118
+                    _check_shapes(plan, {n: _spec(file, n) for n in file.keys()})  # noqa: SIM118
                 for name in names:
                     _check_bytes(output, name, file.get_tensor(name))
                     done += 1
@@ -64,14 +64,16 @@ def _check_bytes(output: Output, name: str, found: Tensor) -> None:
         )
 
 
-def _check_shapes(plan: Plan, found: dict[str, Any]) -> None:
-    """Compare the tensors of the output with the plan.
+def _spec(file: Any, name: str) -> TensorSpec:
+    """What an open safetensors file says of a tensor, without its bytes."""
+    tensor = file.get_slice(name)
+    return TensorSpec(tensor.get_dtype(), tuple(tensor.get_shape()))
 
-    `found`: tensor name -> its slice, as safe_open's get_slice returns it.
-    """
+
+def _check_shapes(plan: Plan, found: dict[str, TensorSpec]) -> None:
+    """Compare the tensors of the output with the plan."""
     for key, spec in plan.tensors:
-        tensor = found.pop(key, None)
-        if tensor is None or (tensor.get_dtype(), tuple(tensor.get_shape())) != spec:
+        if found.pop(key, None) != spec:
             raise Failed(
                 "verify_failed",
                 f"the tensor {key} of the output, read back from the disk, is missing or has "

@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 from lensd.errors import Skipped
+from lensd.lora.parameters import Parameters
 from lensd.store.archive import Archive
 from lensd.store.fs import open_folder, open_regular, temporary_name
 from lensd.store.identity import Identity
@@ -29,14 +30,14 @@ class Settings(Protocol):
     """How the files of a folder are compressed (lensd.config has the model)."""
 
     @property
-    def mode(self) -> str: ...
+    def mode(self) -> Literal["analyze", "rank", "int8", "ultra"]: ...
     @property
     def max_error(self) -> float | None: ...
     @property
     def min_saving(self) -> float: ...
     @property
     def preserve_mtime(self) -> bool: ...
-    def parameters(self) -> dict[str, Any]: ...
+    def parameters(self) -> Parameters: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,6 @@ class JobFile:
     original: str  # the path to read: the file itself, or with `redo` its archived original
     waited: float  # seconds since the intake first saw it
     began: float  # monotonic, when the intake first saw it
-    staged_inode: tuple[int, int] | None = None
 
     @property
     def unbroken(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lensd.errors import FileError
 from lensd.jobs.prune import DAY_SECONDS, Pruner, Stop
+from lensd.logs.events import DaemonPruned
 from lensd.store.ledger import Ledger
 from lensd.watcher.folder import Log
 
@@ -68,14 +69,11 @@ class DailyPass:
             return
         self._ledger.state.last_prune.set(now)
         if files or kept:
-            self._log(
-                "daemon.pruned",
-                files=files,
-                bytes=size,
-                kept=kept,
-                message="originals that stay beyond archive.keep_days are listed, with the reason, "
-                "by `lensd prune --dry-run`",
+            message = (
+                "originals that stay beyond archive.keep_days are listed, with the reason, by "
+                "`lensd prune --dry-run`"
             )
+            self._log(DaemonPruned(files=files, bytes=size, kept=kept, message=message))
 
     def last_run(self) -> float | None:
         """The wall time of the last pass that was completed."""

@@ -11,8 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from lensd.errors import FileError
 from lensd.jobs import reread
+from lensd.logs.events import FilePruned
 from lensd.store.archive import Archive
 from lensd.store.disk_errors import Interrupted
 from lensd.store.ledger import JobState, Ledger, Outcome
@@ -166,14 +169,15 @@ class Pruner:
             f"archive.keep_days: {self._keep_days}",
         )
         self._log(
-            "file.pruned",
-            path=result.path,
-            watch=result.watch,
-            job_id=result.job_id,
-            sha256=result.sha256,
-            bytes=result.bytes,
-            archive_path=result.archive_path,
-            **({"recovered": True} if recovered else {}),
+            FilePruned(
+                path=result.path,
+                watch=result.watch,
+                job_id=result.job_id,
+                sha256=result.sha256,
+                bytes=result.bytes,
+                archive_path=result.archive_path,
+                recovered=recovered or UNSET,
+            )
         )
         self._ledger.state.prune_in_progress.clear()
 

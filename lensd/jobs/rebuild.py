@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from lensd.logs.events import DaemonRebuilt
 from lensd.store.archive import Archive
 from lensd.store.fs import identity_at, open_regular
 from lensd.store.hashing import sha256_of
@@ -61,12 +62,13 @@ def rebuild(
         rebuilt.originals += 1
     if rebuilt.files or rebuilt.originals or ledger.damaged is not None:
         log(
-            "daemon.rebuilt",
-            watch=folder.name,
-            files=rebuilt.files,
-            bytes=rebuilt.bytes,
-            originals=rebuilt.originals,
-            message=_message(ledger.damaged),
+            DaemonRebuilt(
+                watch=folder.name,
+                files=rebuilt.files,
+                bytes=rebuilt.bytes,
+                originals=rebuilt.originals,
+                message=_message(ledger.damaged),
+            )
         )
     return rebuilt
 

@@ -6,13 +6,16 @@ recovery cannot put right now (a full disk, a program that writes) it reports, a
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 
 from lensd.errors import Failed, FileError
+from lensd.jobs import commit
 from lensd.jobs.context import JobContext
 from lensd.jobs.rebuild import is_archived
 from lensd.jobs.recover_job import recover_job, temporary_of
+from lensd.logs.events import FileRescued, file_end
 from lensd.store.fs import fsync_folder, open_folder
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.scan import temporaries
@@ -85,13 +88,14 @@ def _rescue_stray(root: str, watch: str, path: str, context: JobContext) -> None
     finally:
         os.close(folder_fd)
     context.log(
-        "file.rescued",
-        path=os.path.join(root, path),
-        watch=watch,
-        job_id=None,
-        rescued_path=stray,
-        message=f"a temporary that the ledger does not know; it is now {stray}. Delete it if "
-        "nothing is missing",
+        FileRescued(
+            path=os.path.join(root, path),
+            watch=watch,
+            job_id=None,
+            rescued_path=stray,
+            message=f"a temporary that the ledger does not know; it is now {stray}. Delete it if "
+            "nothing is missing",
+        )
     )
 
 
@@ -110,18 +114,12 @@ def _to_file_error(error: FileError | OSError) -> FileError:
 
 
 def _report(context: JobContext, end: FileError, path: str, watch: str, job_id: str | None) -> None:
-    context.log(
-        end.event,
-        path=path,
-        watch=watch,
-        job_id=job_id,
-        reason=end.reason,
-        message=f"after a crash: {end}. Nothing was deleted; lensd tries again",
-    )
+    message = f"after a crash: {end}. Nothing was deleted; lensd tries again"
+    context.log(file_end(end, path=path, watch=watch, job_id=job_id, message=message))
 
 
 def _announce(entry: Entry, context: JobContext) -> None:
     if entry.line is not None:
-        line = {"publish": "exchange", **entry.line, "recovered": True}
-        context.log("file.compressed", **line)
-        context.ledger.jobs.update(entry.job_id, emitted=1)
+        with contextlib.suppress(ValueError):  # the newer lensd that wrote the line can read it
+            context.log(commit.recovered_event(entry.line))
+            context.ledger.jobs.update(entry.job_id, emitted=1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from lensd.errors import FileError, Skipped, StorageError, UsageError
 from lensd.jobs import reread
 from lensd.jobs.originals import Original, original_of_entry
+from lensd.logs.events import FileRescued, FileRestored
 from lensd.store import publish
 from lensd.store.archive import Archive
 from lensd.store.copy import copy_onto_free_name
@@ -71,13 +72,14 @@ class Restorer:
             # last: the archive may have more than the ledger says, and never less
             self._archive.remove(original.archive_path)
         self._log(
-            "file.restored",
-            path=original.full_path,
-            watch=original.folder.name,
-            job_id=job_id,
-            sha256=original.sha256,
-            method=method,
-            bytes=identity.size,
+            FileRestored(
+                path=original.full_path,
+                watch=original.folder.name,
+                job_id=job_id,
+                sha256=original.sha256,
+                method=method,
+                bytes=identity.size,
+            )
         )
         return method
 
@@ -122,13 +124,14 @@ class Restorer:
             self._archive.remove(kept)  # the file has its name still
             raise
         self._log(
-            "file.rescued",
-            path=original.full_path,
-            watch=watch,
-            job_id=job_id,
-            rescued_path=kept,
-            message="the ledger does not know whether this output was edited; a copy of it is now "
-            f"{kept}. Delete the copy if nothing is missing",
+            FileRescued(
+                path=original.full_path,
+                watch=watch,
+                job_id=job_id,
+                rescued_path=kept,
+                message="the ledger does not know whether this output was edited; a copy of it is "
+                f"now {kept}. Delete the copy if nothing is missing",
+            )
         )
 
     def _prepare(self, original: Original) -> Original:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+import structlog
+
+from lensd.logs.events import SCHEMA, Event, Level
 from lensd.logs.json_line import fitted, plain
 from lensd.logs.sinks import FileSink, Sink, StreamSink
 
-# structlog takes in rich, for a console output that is not used here, wherever it is installed:
-# 5 MB for a daemon that may have 50. For the time of the import there is none.
-_HIDE_RICH = "rich" not in sys.modules
-if _HIDE_RICH:
-    sys.modules["rich"] = None  # type: ignore[assignment]
-try:
-    import structlog
-finally:
-    if _HIDE_RICH:
-        del sys.modules["rich"]
-
 if TYPE_CHECKING:
-    from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+    from structlog.typing import EventDict, WrappedLogger
 
-SCHEMA = 1
+_FIRST = ("path", "watch", "job_id", "mode")  # of a line about a file, after the head
+
+
+class _Writer:
+    """The logger that structlog wraps: a method for each level, all of which write the line."""
+
+    def __init__(self, sink: Sink) -> None:
+        for level in Level:
+            setattr(self, level, sink.write)
 
 
 def configure(
@@ -31,34 +31,40 @@ def configure(
 ) -> None:
     """Send the log to a file (created with `mode`, rotated) or, with None, to stdout.
 
-    `stdout` stands for it where a person at its terminal is told by other means.
-    Raises StorageError when the file cannot be opened; later faults of the disk lose lines only.
+    `stdout` takes the lines instead of the real one. Raises StorageError when the file cannot be
+    opened; later faults of the disk lose lines only.
     """
-    sink: Sink = (stdout or StreamSink.stdout()) if path is None else FileSink(path, mode)
+    sink = (stdout or StreamSink.stdout()) if path is None else FileSink(path, mode)
     structlog.configure(
-        processors=[_common_fields, structlog.processors.format_exc_info, _render],
+        processors=[_add_head, _render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: sink,
+        logger_factory=lambda *_: _Writer(sink),
         cache_logger_on_first_use=False,
     )
 
 
-def get(**fields: Any) -> FilteringBoundLogger:
-    """A logger that adds `fields` to each of its lines: `get(watch="loras").info("file.settled")`.
+def emit(event: Event) -> None:
+    """Write an event as one line, unless it is below the level that was configured.
 
-    It follows a later `configure`; before the first one it writes to stdout.
+    From any thread. Before `configure`, lines go to stdout.
     """
     if not structlog.is_configured():
         configure(None)
-    return cast("FilteringBoundLogger", structlog.get_logger(**fields))
+    fields: dict[str, Any] = msgspec.to_builtins(event)
+    getattr(structlog.get_logger(), event.level)(fields.pop("event"), **fields)
 
 
-def _common_fields(_: WrappedLogger, method: str, fields: EventDict) -> EventDict:
+def _add_head(_: WrappedLogger, level: str, fields: EventDict) -> EventDict:
     now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
-    event = fields.pop("event", "")
-    head = {"timestamp": now.replace("+00:00", "Z"), "level": method, "event": event}
-    return {**head, "schema": SCHEMA, **fields}
+    head = {
+        "timestamp": now.replace("+00:00", "Z"),
+        "level": level,
+        "event": fields.pop("event"),
+        "schema": SCHEMA,
+    }
+    first = {name: fields.pop(name) for name in _FIRST if name in fields}
+    return {**head, **first, **fields}
 
 
-def _render(_: WrappedLogger, _method: str, fields: EventDict) -> bytes:
-    return fitted(plain(fields))
+def _render(_: WrappedLogger, _level: str, fields: EventDict) -> bytes:
+    return fitted(plain(dict(fields)))

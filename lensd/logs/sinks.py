@@ -13,28 +13,16 @@ from lensd.errors import StorageError
 
 MAX_BYTES = 10_000_000
 KEPT_FILES = 5
-_PATIENCE_MS = 2000  # for a reader of a non-blocking stdout
+_READER_MS = 2000  # that a non-blocking stdout's reader has to make room
 
 
 class Sink(Protocol):
-    """What structlog calls: any method name is a level, all of them write the line."""
+    """Takes one line, without its end. From any thread."""
 
-    def msg(self, line: bytes) -> None: ...
-
-
-class _Levels:
-    """Each level's method writes the same way."""
-
-    def msg(self, line: bytes) -> None:
-        raise NotImplementedError
-
-    def debug(self, line: bytes) -> None:
-        self.msg(line)
-
-    info = warning = error = critical = exception = fatal = log = debug
+    def write(self, line: bytes) -> None: ...
 
 
-class StreamSink(_Levels):
+class StreamSink:
     """An open descriptor (stdout), one write a line. None: there is no stdout to write to."""
 
     def __init__(self, descriptor: int | None) -> None:
@@ -45,13 +33,13 @@ class StreamSink(_Levels):
 
     @classmethod
     def stdout(cls) -> Self:
-        """A daemon started without one may have the ledger open as descriptor 1: ask Python."""
+        """Python's own: a daemon started without one may have the ledger open as descriptor 1."""
         try:
             return cls(sys.stdout.fileno())
         except (AttributeError, ValueError, OSError):
             return cls(None)
 
-    def msg(self, line: bytes) -> None:
+    def write(self, line: bytes) -> None:
         if self._descriptor is None:
             return
         with self._lock, suppress(OSError):
@@ -61,14 +49,14 @@ class StreamSink(_Levels):
             self._torn = False
 
 
-class Unheard(_Levels):
-    """For lines that nobody would read."""
+class NullSink:
+    """Drops all lines: a terminal that shows them in another form takes none of them."""
 
-    def msg(self, line: bytes) -> None:
+    def write(self, line: bytes) -> None:
         """Drop it."""
 
 
-class FileSink(_Levels):
+class FileSink:
     """A file that is rotated at `max_bytes`: NAME, NAME.1, ... NAME.5, all with `mode`."""
 
     def __init__(
@@ -81,12 +69,13 @@ class FileSink(_Levels):
             self._descriptor = _open(path, mode)
         except OSError as error:
             raise StorageError(
-                f"cannot open the log {path}: {error.strerror}; correct log.path or its rights"
+                f"cannot open the log {path}: {error.strerror}; correct log.path, or give lensd "
+                "write permission there"
             ) from error
 
-    def msg(self, line: bytes) -> None:
+    def write(self, line: bytes) -> None:
         with self._lock, suppress(OSError):
-            self._follow()
+            self._reopen_if_moved()
             size = os.fstat(self._descriptor).st_size
             if size and size + len(line) + 1 > self._max_bytes:
                 self._rotate()
@@ -96,8 +85,8 @@ class FileSink(_Levels):
             except OSError:
                 os.ftruncate(self._descriptor, size)  # a full disk leaves no half line
 
-    def _follow(self) -> None:
-        """Somebody (logrotate, a person) may have moved or removed the file."""
+    def _reopen_if_moved(self) -> None:
+        """Another program (logrotate) or a person may have moved or removed the file."""
         try:
             there = os.stat(self._path)
         except FileNotFoundError:
@@ -142,4 +131,4 @@ def _write(descriptor: int, data: bytes) -> None:
 def _writable(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
-    return bool(poll.poll(_PATIENCE_MS))
+    return bool(poll.poll(_READER_MS))

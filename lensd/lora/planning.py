@@ -15,26 +15,10 @@ from torch import Tensor
 
 from lensd.lora import portability, rank
 from lensd.lora.layout import ITEM_SIZE, Layout, Module, TensorSpec
+from lensd.lora.parameters import Parameters
 from lensd.lora.spectrum import Core
 
 WIDE_DTYPES = ("F32", "F64")
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """What the user chose: the settings of a watched folder that the numerics use.
-
-    `mode` is rank, int8 or ultra. `target_size` is in bytes.
-    """
-
-    mode: str = "ultra"
-    energy: float = 0.99
-    allocation: str = "module"
-    target_size: int | None = None
-    max_rank: int | None = None
-    constant_rank: bool = False
-    float32: str = "auto"
-    targets: tuple[str, ...] = portability.DEFAULT_TARGETS
 
 
 @dataclass(frozen=True, slots=True)

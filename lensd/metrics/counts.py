@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import get_args
 
+from lensd.logs.events import (
+    Event,
+    FileAnalyzed,
+    FileCompressed,
+    FileEnd,
+    FilePruned,
+    FileRescued,
+    FileRestored,
+    JobEnd,
+    WorkerCrashed,
+    name_of,
+)
 from lensd.metrics.exposition import Family, Histogram, text
 
-OUTCOMES = (
-    "compressed",
-    "analyzed",
-    "kept",
-    "skipped",
-    "failed",
-    "quarantined",
-    "restored",
-    "rescued",
-    "pruned",
-)
+Counted = JobEnd | FileRestored | FileRescued | FilePruned
+OUTCOMES = tuple(name_of(kind).removeprefix("file.") for kind in get_args(Counted))
 STAGES = ("wait", "read", "compute", "write", "verify", "archive")
 # Bounds around sqrt(1 - energy) for usual energies: 0.999, 0.99, 0.95 and 0.9.
 ERRORS = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5)
@@ -72,14 +75,13 @@ class Counts:
             self._seconds.add(0, stage)
         self._crashes.add(0)
 
-    def count(self, event: str, fields: Mapping[str, Any]) -> bool:
-        """Count an event with its fields in the log. Returns whether it changed any counter."""
-        subject, _, outcome = event.partition(".")
+    def count(self, event: Event) -> bool:
+        """Count an event. Returns whether it changed any counter."""
         with self._lock:
-            if event == "worker.crashed":
+            if isinstance(event, WorkerCrashed):
                 self._crashes.add(1)
-            elif subject == "file" and outcome in OUTCOMES:
-                self._count_outcome(outcome, fields)
+            elif isinstance(event, Counted):
+                self._count_outcome(event)
             else:
                 return False
         return True
@@ -103,22 +105,24 @@ class Counts:
         with self._lock:
             return text(self.families)
 
-    def _count_outcome(self, outcome: str, fields: Mapping[str, Any]) -> None:
-        self._files.add(1, fields["watch"], outcome)
+    def _count_outcome(self, event: Counted) -> None:
+        outcome = event.name.removeprefix("file.")
+        self._files.add(1, event.watch, outcome)
         self._last.numbers[outcome,] = time.time()
-        if "reason" in fields:
-            self._left.add(1, outcome, fields["reason"])
-        for stage in STAGES:
-            self._seconds.add(fields.get("seconds", {}).get(stage, 0), stage)
-        if outcome == "compressed":
-            self._count_compressed(fields)
+        if isinstance(event, FileEnd):
+            self._left.add(1, outcome, event.reason)
+        if isinstance(event, FileCompressed | FileAnalyzed):
+            for stage in STAGES:
+                self._seconds.add(getattr(event.seconds, stage) or 0, stage)
+        if isinstance(event, FileCompressed):
+            self._count_compressed(event)
 
-    def _count_compressed(self, fields: Mapping[str, Any]) -> None:
-        labels = (fields["watch"], fields["mode"], fields["family"])
+    def _count_compressed(self, event: FileCompressed) -> None:
+        labels = (event.watch, event.mode, event.family)
         self._compressed.add(1, *labels)
-        self._bytes_in.add(fields["bytes_in"], *labels)
-        self._bytes_out.add(fields["bytes_out"], *labels)
-        self._error.observe(fields["delta_error"], fields["mode"])
+        self._bytes_in.add(event.bytes_in, *labels)
+        self._bytes_out.add(event.bytes_out, *labels)
+        self._error.observe(event.delta_error, event.mode)
 
 
 def _counter(name: str, meaning: str, *labels: str) -> Family:

@@ -6,10 +6,10 @@ It has a thread of its own, because the file may be on a slow disk, which must n
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
-from lensd.errors import StorageError
+from lensd.errors import DegradedReason, StorageError
+from lensd.logs.events import DaemonDegraded, DaemonRecovered, Event
 from lensd.metrics import exposition, textfile
 from lensd.metrics.counts import Counts
 from lensd.metrics.gauges import Gauges
@@ -22,9 +22,8 @@ GATHER_SECONDS = 2.0  # outcomes within this time are written together
 class Exporter(threading.Thread):
     """Writes the counters of logged events, and the gauges of the ledger.
 
-    `degraded` returns the names of the watched folders that are degraded now. `log` logs an event
-    with its fields: `daemon.degraded` once when writing fails, `daemon.recovered` when it works
-    again.
+    `degraded` returns the names of the watched folders that are degraded now. `log` logs an
+    event: `daemon.degraded` once when writing fails, `daemon.recovered` when it works again.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class Exporter(threading.Thread):
         ledger: Ledger,
         watches: Sequence[str],
         degraded: Callable[[], Collection[str]],
-        log: Callable[..., None],
+        log: Callable[[Event], None],
         *,
         heartbeat: float = HEARTBEAT_SECONDS,
         gather: float = GATHER_SECONDS,
@@ -49,9 +48,9 @@ class Exporter(threading.Thread):
         self._stopping = threading.Event()
         self._failing = False
 
-    def note(self, event: str, fields: Mapping[str, Any]) -> None:
+    def note(self, event: Event) -> None:
         """Count an event that was logged. Any thread may call this."""
-        if self._counts.count(event, fields):
+        if self._counts.count(event):
             self._changed.set()
 
     def run(self) -> None:
@@ -84,13 +83,13 @@ class Exporter(threading.Thread):
             return
         self._failing = error is not None
         cause = getattr(error, "strerror", None) or str(error)
-        self._log(
-            "daemon.degraded" if error else "daemon.recovered",
-            watch=None,
-            path=self._path,
-            reason="io_error",
-            message=f"lensd cannot write the metrics: {cause}; make the folder of metrics.textfile "
+        kind = DaemonDegraded if error else DaemonRecovered
+        message = (
+            f"lensd cannot write the metrics: {cause}; make the folder of metrics.textfile "
             "writable for lensd. It compresses files as before"
             if error
-            else "lensd writes the metrics again",
+            else "lensd writes the metrics again"
+        )
+        self._log(
+            kind(watch=None, path=self._path, reason=DegradedReason.IO_ERROR, message=message)
         )

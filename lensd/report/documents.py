@@ -12,18 +12,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from lensd.errors import REASONS
+from lensd.errors import Outcome, Reason
 from lensd.jobs.verify import Finding
+from lensd.logs import measures
+from lensd.logs.measures import Amount, Count, Positive, Sha256, Text
 
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-Amount = Annotated[float, Meta(ge=0)]
-Text = Annotated[str, Meta(min_length=1)]
 Code = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$", description="a stable word to match on")]
-Reason = Annotated[str, Meta(pattern=f"^({'|'.join(sorted(REASONS))})$")]
+ReasonCode = Annotated[str, Meta(pattern=f"^({'|'.join(sorted(Reason))})$")]
 Message = Annotated[str, Meta(min_length=1, description="cause and remedy")]
 Epoch = Annotated[float, Meta(ge=0, description="seconds since 1970")]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 AutoV2 = Annotated[
     str | None,
     Meta(description="the first 10 digits of the file's sha256; null: not known"),
@@ -37,11 +34,7 @@ AutoV3 = Annotated[
 ]
 Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d$")]
 JobId = Annotated[str, Meta(min_length=1)]
-OUTCOMES = (
-    "analyzed", "baseline", "compressed", "failed", "kept", "quarantined", "replaced", "restored",
-    "skipped", "superseded",
-)  # fmt: skip
-Outcome = Annotated[str, Meta(pattern=f"^({'|'.join(OUTCOMES)})$")]
+OutcomeName = Annotated[str, Meta(pattern=f"^({'|'.join(sorted(Outcome))})$")]
 
 
 class Document(msgspec.Struct, kw_only=True):
@@ -175,7 +168,7 @@ class Report(Document):
     source: FromLedger | FromLogs
     period: Span
     outcomes: Annotated[
-        dict[Outcome, Positive],
+        dict[OutcomeName, Positive],
         Meta(description="files by outcome; baseline and superseded only without a period"),
     ]
     bytes: Sizes
@@ -228,7 +221,7 @@ class Job(Document):
 class Problem(Job):
     """A failed or quarantined file."""
 
-    reason: Reason
+    reason: ReasonCode
     message: Message
 
 
@@ -251,7 +244,7 @@ class Schedule(Document):
 class Totals(Document):
     """The number of versions of files by outcome, and bytes."""
 
-    outcomes: dict[Outcome, Positive]
+    outcomes: dict[OutcomeName, Positive]
     saved_in_folders: int
     held_by_archive: Annotated[Count, Meta(description="bytes of originals")]
     net: Annotated[int, Meta(description="saved_in_folders - held_by_archive")]
@@ -283,3 +276,29 @@ class Verification(Document):
     faults: Annotated[Count, Meta(description="files that make the exit code 1")]
     bytes: Annotated[Count, Meta(description="that lensd read")]
     files: list[Finding]
+
+
+# lensd analyze, lensd compress: one line per file
+
+
+class Unprocessed(Document):
+    """A file that lensd could not analyze or compress."""
+
+    path: Text
+    reason: Reason
+    message: Message
+
+
+class Analysis(measures.Detailed, kw_only=True, frozen=True):
+    """A file that lensd analyzed."""
+
+    path: Text
+
+
+class Compression(measures.Compressed, kw_only=True, frozen=True):
+    """A file that lensd compressed to a new file."""
+
+    path: Text
+    output: Annotated[Text, Meta(description="the path of the new file")]
+    mode: Literal["rank", "int8", "ultra"]
+    data_sha256_out: Sha256

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -11,16 +10,34 @@ from typing import Any
 import msgspec
 
 from lensd.engine.results import Comparison
-from lensd.report.documents import Report, Status, Verification
+from lensd.report.documents import (
+    Analysis,
+    Compression,
+    Report,
+    Status,
+    Unprocessed,
+    Verification,
+)
 
-OUTPUTS = ("status", "report", "verify", "analyze", "compress", "compare")
-DOCUMENTS = {"status": Status, "report": Report, "verify": Verification, "compare": Comparison}
+# command -> the types of its documents
+DOCUMENTS: dict[str, tuple[type, ...]] = {
+    "status": (Status,),
+    "report": (Report,),
+    "verify": (Verification,),
+    "analyze": (Analysis, Unprocessed),
+    "compress": (Compression, Unprocessed),
+    "compare": (Comparison,),
+}
+OUTPUTS = tuple(DOCUMENTS)
+_REFERENCE = "#/$defs/{name}"
 
 
 @cache
 def load() -> dict[str, Any]:
     """The schema of every line of the log. Callers share the object: do not change it."""
-    return _read("events.schema.json")
+    text = files("lensd.logs").joinpath("events.schema.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def events() -> list[str]:
@@ -36,61 +53,23 @@ def of_event(event: str) -> dict[str, Any]:
 
 
 def of_output(verb: str) -> dict[str, Any]:
-    """The schema of the `--json` output of a command, or of each line of it.
-
-    It contains all definitions that it refers to.
-    """
-    if verb not in OUTPUTS:
-        raise KeyError(verb)
-    if verb in DOCUMENTS:
-        return _generated(verb)
-    own = _read(f"schemas/{verb}.schema.json")
-    return own | {"$defs": _complete(own)}
-
-
-def _generated(verb: str) -> dict[str, Any]:
-    """The schema of a command's document, from its type."""
-    found = msgspec.json.schema(DOCUMENTS[verb])
-    for part in found["$defs"].values():
-        _require_all_fields(part)
+    """The schema of the `--json` output of a command, or of each line of it."""
+    references, parts = msgspec.json.schema_components(DOCUMENTS[verb], ref_template=_REFERENCE)
+    for part in parts.values():
+        if part.get("type") == "object":
+            _close(part)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:lensd:{verb}:1",
-        **found,
+        **(references[0] if len(references) == 1 else {"oneOf": list(references)}),
+        "$defs": parts,
     }
 
 
-def _require_all_fields(part: dict[str, Any]) -> None:
-    """An output has no other fields than those of its type, and has fields with defaults, too."""
+def _close(part: dict[str, Any]) -> None:
+    """An output has all fields of its type, also those with defaults, and no others."""
     part["additionalProperties"] = False
     for name, field in part["properties"].items():
         if "default" in field:
             del field["default"]
             part.setdefault("required", []).append(name)
-
-
-def _complete(own: dict[str, Any]) -> dict[str, Any]:
-    """Its own definitions, and those that it refers to in the schema of the log."""
-    found: dict[str, Any] = dict(own.get("$defs", {}))
-    wanted = set(_references(own))
-    while missing := wanted - set(found):
-        for name in sorted(missing):
-            found[name] = load()["$defs"][name]
-            wanted |= set(_references(found[name]))
-    return found
-
-
-def _references(part: Any) -> Iterator[str]:
-    if isinstance(part, dict):
-        if isinstance(reference := part.get("$ref"), str):
-            yield reference.removeprefix("#/$defs/")
-        part = list(part.values())
-    if isinstance(part, list):
-        for inner in part:
-            yield from _references(inner)
-
-
-def _read(name: str) -> dict[str, Any]:
-    text = files("lensd.report").joinpath(name).read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found

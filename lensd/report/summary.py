@@ -7,7 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from lensd.errors import REASONS
+from lensd.errors import Reason
 from lensd.report import hashes
 from lensd.report.documents import (
     Day,
@@ -27,6 +27,7 @@ from lensd.report.record import ByteTotals, History, Record
 SLOWEST = 10
 QUANTILES = (10, 50, 90, 99)  # percent
 _FAILED = ("failed", "quarantined")
+_MEANINGS: dict[str, str] = {reason: reason.text for reason in Reason}
 
 
 def in_period(records: Iterable[Record], period: Period) -> list[Record]:
@@ -155,7 +156,7 @@ def _reasons(records: Iterable[Record]) -> Iterator[ReasonCount]:
     for (outcome, code), files in sorted(counts.items(), key=lambda c: (-c[1], c[0])):
         reason = code or ""
         yield ReasonCount(
-            outcome=outcome, reason=reason, files=files, meaning=REASONS.get(reason, "")
+            outcome=outcome, reason=reason, files=files, meaning=_MEANINGS.get(reason, "")
         )
 
 

@@ -1,8 +1,13 @@
-"""What the watcher needs to know of a watched folder, and the log that it writes to."""
+"""What the watcher needs to know of a watched folder, and where its events go."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from lensd.logs.events import Event
+
+Log: TypeAlias = Callable[[Event], None]
 
 
 class Folder(Protocol):
@@ -17,7 +22,3 @@ class Folder(Protocol):
     @property
     def recursive(self) -> bool: ...
     def selects(self, relative: str) -> bool: ...
-
-
-class Log(Protocol):
-    def __call__(self, event: str, **fields: object) -> None: ...

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from lensd.errors import DegradedReason
 from lensd.store.mounts import mount_of_folder
 from lensd.watcher.root_identity import Problem
 from lensd.watcher.scan import folders_below
@@ -66,7 +67,7 @@ def limit_reached(missing: int, folders: int, example: str) -> Problem:
     """`missing` of the folders have no watch, among them `example`."""
     setting = remedy(missing, folders, _read(_LIMIT), _read(_NAMESPACE_LIMIT))
     return Problem(
-        "watch_limit",
+        DegradedReason.WATCH_LIMIT,
         f"the kernel watches only {folders - missing} of {folders} folders (not {example}, for "
         "example), so lensd scans all of them every `settle.rescan_seconds`. Raise the limit: "
         f"sudo sysctl {setting} (to keep it, also as a line of /etc/sysctl.d/60-lensd.conf)",
@@ -81,7 +82,7 @@ def instances_reached() -> Problem:
     if namespaced is not None and namespaced < limit:
         key = "user.max_inotify_instances"
     return Problem(
-        "watch_limit",
+        DegradedReason.WATCH_LIMIT,
         "the kernel gives lensd no inotify instance for this folder, so lensd only scans it every "
         f"`settle.rescan_seconds`. Raise the limit: sudo sysctl {key}={limit * 2} (to keep it, "
         "also as a line of /etc/sysctl.d/60-lensd.conf)",

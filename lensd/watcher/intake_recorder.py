@@ -7,11 +7,12 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Unpack
+from typing import Unpack
 
-from lensd.errors import FileError
+from lensd.errors import FileError, Outcome
+from lensd.logs.events import FileDetected, FileSettled, file_end
 from lensd.store.identity import Identity
-from lensd.store.ledger import Columns, Ledger, Outcome
+from lensd.store.ledger import Columns, Ledger
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.settle import Key
 
@@ -41,7 +42,8 @@ class IntakeRecorder:
 
     def report_detected(self, key: Key, identity: Identity) -> None:
         """Log that a path is new."""
-        self._report(key, "file.detected", None, bytes=identity.size)
+        path, watch = os.path.join(*key), self._names[key.root]
+        self._log(FileDetected(path=path, watch=watch, job_id=None, bytes=identity.size))
 
     def record_waiting(self, key: Key, reason: str | None) -> None:
         """Note for `lensd status` why a file is no job yet; None: it waits no longer."""
@@ -53,7 +55,15 @@ class IntakeRecorder:
         # Before the ledger has the job: when the job thread takes it, the message is there.
         self._arrivals.put(Arrival(job_id, first_seen))
         self._ledger.jobs.enqueue(job_id, key.root, self._names[key.root], key.path, identity)
-        self._report(key, "file.settled", job_id, bytes=identity.size, wait=round(wait, 3))
+        self._log(
+            FileSettled(
+                path=os.path.join(*key),
+                watch=self._names[key.root],
+                job_id=job_id,
+                bytes=identity.size,
+                wait=round(wait, 3),
+            )
+        )
 
     def record_output(self, key: Key, identity: Identity) -> None:
         """Record an output that no job of this ledger has made here."""
@@ -61,9 +71,8 @@ class IntakeRecorder:
 
     def record_refusal(self, key: Key, refusal: FileError, identity: Identity) -> None:
         """Record and log why this version of a file is no job."""
-        outcome = Outcome(refusal.event.removeprefix("file."))
         columns: Columns = {
-            "outcome": outcome,
+            "outcome": refusal.outcome,
             "reason": refusal.reason,
             "message": str(refusal),
         }
@@ -71,14 +80,11 @@ class IntakeRecorder:
 
     def report_refusal(self, key: Key, refusal: FileError, job_id: str | None = None) -> None:
         """Log why a file is no job now; without `job_id` it may still become one."""
-        self._report(key, refusal.event, job_id, reason=refusal.reason, message=str(refusal))
+        path, watch = os.path.join(*key), self._names[key.root]
+        self._log(file_end(refusal, path=path, watch=watch, job_id=job_id))
 
     def _record(self, key: Key, identity: Identity, **columns: Unpack[Columns]) -> str:
         job_id = secrets.token_hex(8)
         watch = self._names[key.root]
         self._ledger.files.record(job_id, key.root, watch, key.path, identity, **columns)
         return job_id
-
-    def _report(self, key: Key, event: str, job_id: str | None, **fields: Any) -> None:
-        path, watch = os.path.join(*key), self._names[key.root]
-        self._log(event, path=path, watch=watch, job_id=job_id, **fields)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 
+from lensd.logs.events import FileMoved
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.ledger import Columns, JobState, Ledger, Outcome
@@ -165,11 +166,12 @@ class MoveTracker:
             self._renamer.drop_old_name(old)
         if has_moved:
             self._log(
-                "file.moved",
-                path=os.path.join(*key),
-                watch=watch,
-                job_id=entry.job_id,
-                from_path=entry.full_path,
+                FileMoved(
+                    path=os.path.join(*key),
+                    watch=watch,
+                    job_id=entry.job_id,
+                    from_path=entry.full_path,
+                )
             )
         return has_moved
 

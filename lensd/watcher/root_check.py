@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lensd.errors import LockedError
+from lensd.errors import DegradedReason, LockedError
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
@@ -24,7 +24,7 @@ def check_root(path: str, ledger: Ledger, claims: Claims) -> Found | Problem:
             return problem
         claims.claim(path)
     except LockedError as error:
-        return Problem("in_use", str(error))
+        return Problem(DegradedReason.IN_USE, str(error))
     except OSError as error:
         return root_identity.unreachable(error)
     if known != found.identity:

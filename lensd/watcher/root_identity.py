@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lensd.errors import DegradedReason
 from lensd.store.ledger.roots import RootIdentity
 from lensd.store.mounts import mount_of_folder, point_of
 from lensd.store.paths import is_below
@@ -30,7 +31,7 @@ class Found(NamedTuple):
 class Problem:
     """Why a folder is degraded."""
 
-    reason: str
+    reason: DegradedReason
     message: str
 
 
@@ -71,7 +72,7 @@ def decide(
 
 def unreachable(error: OSError) -> Problem:
     return Problem(
-        "unreachable",
+        DegradedReason.UNREACHABLE,
         f"lensd cannot read the folder: {error.strerror}. Mount it, or give lensd access; its jobs "
         "wait, and lensd looks for it every few seconds",
     )
@@ -79,7 +80,7 @@ def unreachable(error: OSError) -> Problem:
 
 def _unmounted() -> Problem:
     return Problem(
-        "unmounted",
+        DegradedReason.UNMOUNTED,
         "the folder's disk is not mounted, and lensd ignores the files that lie there now. Mount "
         "it; its jobs wait. If you moved the files here for good, keep their dates (cp -a, "
         "rsync -a), so that lensd recognizes them",
@@ -88,7 +89,7 @@ def _unmounted() -> Problem:
 
 def _mounted_over() -> Problem:
     return Problem(
-        "mounted_over",
+        DegradedReason.MOUNTED_OVER,
         "another disk is mounted over the folder, and lensd ignores the files that lie there now. "
         "Unmount it; the folder's jobs wait. If you moved the files here for good, keep their "
         "dates (cp -a, rsync -a), so that lensd recognizes them",

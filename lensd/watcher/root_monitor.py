@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lensd.errors import StorageError
+from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.notes import DegradedRoot
 from lensd.store.locks import Claims
@@ -163,7 +164,7 @@ class RootMonitor:
         root.scan_at = -math.inf
         if known is not None:
             message = "the folder is there again; lensd scans all of it"
-            self._say("daemon.recovered", root, known.reason, message)
+            self._log_recovered(root, known, message)
             self._publish()
         return True
 
@@ -206,7 +207,7 @@ class RootMonitor:
             return
         root.since = time.time()
         self._watches.unwatch(root.folder.root)
-        self._say("daemon.degraded", root, problem.reason, problem.message)
+        self._log_degraded(root, problem)
 
     # scans
 
@@ -241,18 +242,24 @@ class RootMonitor:
         before, root.uncovered = root.uncovered, lack
         if before is None and lack is not None:
             root.since = time.time()
-            self._say("daemon.degraded", root, lack.reason, lack.message)
+            self._log_degraded(root, lack)
         elif before is not None and lack is None:
             message = "every folder is watched again"
-            self._say("daemon.recovered", root, before.reason, message)
+            self._log_recovered(root, before, message)
         if before != lack:
             self._publish()
 
     # reports
 
-    def _say(self, event: str, root: _Root, reason: str, message: str) -> None:
-        folder = root.folder
-        self._log(event, watch=folder.name, path=folder.path, reason=reason, message=message)
+    def _log_degraded(self, root: _Root, problem: Problem) -> None:
+        watch, path = root.folder.name, root.folder.path
+        self._log(
+            DaemonDegraded(watch=watch, path=path, reason=problem.reason, message=problem.message)
+        )
+
+    def _log_recovered(self, root: _Root, problem: Problem, message: str) -> None:
+        watch, path = root.folder.name, root.folder.path
+        self._log(DaemonRecovered(watch=watch, path=path, reason=problem.reason, message=message))
 
     def _publish(self) -> None:
         """For `lensd status`, which is another process, and for the metrics' thread."""

@@ -1,1 +1,1 @@
-"""The compute process: what is said over its pipes, its supervision, the choice of device."""
+"""The worker process: its messages, its supervision, and the choice of device."""

@@ -1,14 +1,11 @@
-"""JSON lines over pipes, and the worker process's side of the conversation.
+"""The worker process's side of the pipes: it reads requests and writes answers.
 
-Daemon to worker: one request a line. Worker to daemon: `hello` once, `heartbeat` every second,
-then for each request some `progress`, and one `result`, or one `refused` (the file's end) or `bug`
-(a traceback).
-Names that are not UTF-8 travel as JSON escapes of surrogates.
+Worker to daemon: `hello` once, `heartbeat` every second, then for each request some `progress` and
+one result, or `refused` (the end of that file) or `bug` (a traceback).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -17,36 +14,34 @@ import time
 import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
 
 from lensd.errors import FileError
+from lensd.store.json_lines import decode, encode
+from lensd.worker.request import (
+    Answer,
+    AnyRequest,
+    Bug,
+    Heartbeat,
+    Hello,
+    Progress,
+    Refused,
+    Result,
+)
 
 HEARTBEAT_SECONDS = 1.0
 PROGRESS_SECONDS = 0.2  # at least, between two messages
 
-Message = dict[str, Any]
 # A stage's name, how many of its modules (or tensors) are done, and how many it has.
-Progress = Callable[[str, int, int], None]
-Handle = Callable[[Message, Progress], Message]
+ReportProgress = Callable[[str, int, int], None]
+Handle = Callable[[AnyRequest, ReportProgress], Result]
+Send = Callable[[Answer], None]
 
 
-def encode(message: Message) -> bytes:
-    """One line, ASCII only."""
-    return json.dumps(message, ensure_ascii=True).encode("ascii") + b"\n"
-
-
-def decode(line: bytes) -> Message:
-    message = json.loads(line)
-    if not isinstance(message, dict):
-        raise TypeError("a message is an object")
-    return message
-
-
-def serve(handle: Handle, hello: Message) -> None:
+def serve(handle: Handle, device: str, torch_version: str) -> None:
     """Answer requests from standard input until it closes. Never returns.
 
-    Standard output is turned into standard error for everything but the protocol, so that a
-    library that prints cannot break it. Signals are the daemon's business: it closes the pipe.
+    Everything else that is written to standard output goes to standard error, so that a library
+    that prints cannot break the protocol. Signals are ignored: the daemon closes the pipe.
     """
     out = os.dup(1)
     os.dup2(2, 1)
@@ -54,54 +49,58 @@ def serve(handle: Handle, hello: Message) -> None:
         signal.signal(number, signal.SIG_IGN)
     lock = threading.Lock()
 
-    def say(kind: str, **fields: Any) -> None:
+    def send(answer: Answer) -> None:
         with lock:
-            os.write(out, encode({"type": kind, **fields}))
+            os.write(out, encode(answer))
 
-    requests: SimpleQueue[Message] = SimpleQueue()
-    say("hello", pid=os.getpid(), **hello)
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    threading.Thread(target=_beat, args=(say,), daemon=True).start()
+    lines: SimpleQueue[bytes] = SimpleQueue()
+    send(Hello(pid=os.getpid(), device=device, torch=torch_version))
+    threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
+    threading.Thread(target=_send_heartbeats, args=(send,), daemon=True).start()
     while True:
-        kind, fields = _answer(handle, requests.get(), _teller(say))
-        say(kind, **fields)
+        send(_answer(handle, lines.get(), _progress_sender(send)))
 
 
-def _listen(requests: SimpleQueue[Message]) -> None:
-    """A closed pipe means that the daemon is gone or wants this process gone, now."""
+def _read_lines(lines: SimpleQueue[bytes]) -> None:
+    """A closed pipe means that the daemon has ended, or wants this process to end at once."""
     for line in sys.stdin.buffer:
-        requests.put(decode(line))
+        lines.put(line)
     os._exit(0)
 
 
-def _beat(say: Callable[..., None]) -> None:
+def _send_heartbeats(send: Send) -> None:
     while True:
         try:
-            say("heartbeat")
+            send(Heartbeat())
         except OSError:
             os._exit(0)
         threading.Event().wait(HEARTBEAT_SECONDS)
 
 
-def _teller(say: Callable[..., None]) -> Progress:
-    """Progress as messages, a few a second."""
-    told = 0.0
+def _progress_sender(send: Send) -> ReportProgress:
+    """Sends a few messages a second, and drops the others."""
+    last = 0.0
 
-    def tell(stage: str, done: int, of: int) -> None:
-        nonlocal told
+    def report(stage: str, done: int, of: int) -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - told >= PROGRESS_SECONDS:
-            told = now
-            say("progress", stage=stage, done=done, of=of)
+        if now - last >= PROGRESS_SECONDS:
+            last = now
+            send(Progress(stage=stage, done=done, of=of))
 
-    return tell
+    return report
 
 
-def _answer(handle: Handle, request: Message, progress: Progress) -> tuple[str, Message]:
+def _answer(handle: Handle, line: bytes, report: ReportProgress) -> Answer:
     try:
-        return "result", handle(request, progress)
+        return handle(decode(line, AnyRequest), report)
     except FileError as error:
-        fields = {"event": error.event, "reason": error.reason, "message": str(error)}
-        return "refused", fields | {"measures": error.measures, "disk": error.disk}
-    except Exception:  # noqa: BLE001  a bug must reach the log of the daemon, not end the worker
-        return "bug", {"message": traceback.format_exc(limit=-8)}
+        return Refused(
+            outcome=error.outcome,
+            reason=error.reason,
+            message=str(error),
+            measures=error.measures,
+            disk=error.disk,
+        )
+    except Exception:  # noqa: BLE001  a bug must reach the daemon's log, not end the worker
+        return Bug(traceback=traceback.format_exc(limit=-8))

@@ -1,145 +1,89 @@
-"""The daemon's side: starts the worker on demand, watches it, ends it when idle.
+"""The daemon's side of the worker: starts it on demand, watches it, ends it when it is idle.
 
-A worker that dies, hangs or is starved costs its job one attempt and nothing else.
+A worker that dies, hangs or uses too much memory costs its job one attempt and nothing else.
 """
 
 from __future__ import annotations
 
-import os
-import selectors
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO, cast
+from typing import TypeVar, overload
 
-from lensd.worker import isolated, memory
-from lensd.worker.protocol import Message, decode, encode
+from lensd.errors import Reason
+from lensd.logs.events import Event, WorkerCrashed, WorkerStarted, WorkerStopped
+from lensd.worker import memory
+from lensd.worker.process import Process
+from lensd.worker.request import (
+    AnalyzeRequest,
+    AnalyzeResult,
+    Answer,
+    AnyRequest,
+    Bug,
+    CompressRequest,
+    CompressResult,
+    Hello,
+    Progress,
+    Refused,
+)
 
 START_SECONDS = 180.0  # a cold import of torch from a slow disk
 SILENCE_SECONDS = 60.0  # without a heartbeat
-STUCK_SECONDS = 60.0  # between two looks at the pipe: whoever looks hangs itself
-POLL_SECONDS = 0.2
+STUCK_SECONDS = 60.0  # between two looks at the pipe: after more, the waiting thread itself hangs
 CUDA_IDLE_SECONDS = 30.0
-# A core for each thread of the worker's own. And glibc's malloc keeps what is freed: it would hand
-# back and fetch anew every block of some MB, whose pages the kernel fills with zeros each time.
-# All threads share one heap, since malloc_trim does not reach the end of any other.
-ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(64 * 2**20)),
-    "MALLOC_ARENA_MAX": "1",
-}
 
-Tell = Callable[..., None]
-Progress = Callable[[str, str, int, int], None]  # job_id, stage, done, of how many
+Log = Callable[[Event], None]
+ReportProgress = Callable[[str, str, int, int], None]  # job_id, stage, done, of how many
+GiveUp = Callable[[], bool]
+Wanted = TypeVar("Wanted", bound=Answer)
+End = CompressResult | AnalyzeResult | Refused | Bug
+_ENDS: tuple[type[End], ...] = (CompressResult, AnalyzeResult, Refused, Bug)
 
 
 class WorkerLost(Exception):
     """The worker ended or had to be ended: worker_crashed, worker_timeout or worker_memory."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
 class Abandoned(Exception):
-    """The daemon is stopping, or the file changed: the running job was given up."""
-
-
-class _Process:
-    """A running worker process and the lines it says."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=isolated.FOLDER,
-            env=isolated.environment() | ENVIRONMENT,
-            bufsize=0,
-        )
-        self._stdin = cast("IO[bytes]", self._process.stdin)
-        self._stdout = cast("IO[bytes]", self._process.stdout)
-        self._buffer = b""
-        self.pid = self._process.pid
-        self.cuda = False
-
-    def send(self, message: Message) -> bool:
-        """False if the process is not there to hear it."""
-        if self._process.poll() is not None or _is_ending(self.pid):
-            return False
-        try:
-            self._stdin.write(encode(message))
-        except BrokenPipeError:
-            return False
-        return True
-
-    def line(self) -> bytes | None:
-        """The next line, or None after a short wait. Raises EOFError when there will be none."""
-        if b"\n" not in self._buffer:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._stdout, selectors.EVENT_READ)
-                if not selector.select(POLL_SECONDS):
-                    return None
-            chunk = os.read(self._stdout.fileno(), 65536)
-            if not chunk:
-                raise EOFError
-            self._buffer += chunk
-        line, newline, rest = self._buffer.partition(b"\n")
-        if not newline:
-            return None
-        self._buffer = rest
-        return line
-
-    def exit_code(self) -> int | None:
-        """Of a process that has closed its pipe; None if it does not even end."""
-        try:
-            return self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._stdin.close()
-        self._stdout.close()
-
-
-def _is_ending(pid: int) -> bool:
-    """Whether a child was killed whose other threads have not all ended yet: it has no exit code
-    before they have, and its pipes are open.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    """The running job was given up: the daemon is stopping, or the file changed."""
 
 
 @dataclass(slots=True)
 class Worker:
     """One worker process at most. Not for use by several threads at once."""
 
-    command: Sequence[str]  # its one argument more is the niceness
-    tell: Tell  # tell(event, **fields): where worker.* events go
+    command: Sequence[str]  # the niceness is added as the last argument
+    log: Log
     timeout: float  # seconds for one request
     idle_exit: float  # seconds without a request
     nice: int = 10
-    memory_limit: int | None = None  # bytes, of memory.held
-    progress: Progress | None = None  # of requests that name a job_id
-    _process: _Process | None = None
-    _looked: float | None = None  # monotonic, at the pipe of a process that is waited for
+    memory_limit: int | None = None  # bytes, of memory.used_bytes
+    progress: ReportProgress | None = None  # of requests that name a job_id
+    _process: Process | None = None
+    _last_look: float | None = None  # monotonic, at the pipe of a process that is waited for
 
-    def request(self, message: Message, give_up: Callable[[], bool]) -> Message:
-        """Send one request and wait for its answer (`result`, `refused` or `bug`).
+    @overload
+    def request(
+        self, request: CompressRequest, give_up: GiveUp
+    ) -> CompressResult | Refused | Bug: ...
+    @overload
+    def request(
+        self, request: AnalyzeRequest, give_up: GiveUp
+    ) -> AnalyzeResult | Refused | Bug: ...
 
-        Raises WorkerLost, or Abandoned once `give_up()` says so; in both cases the process is gone.
+    def request(self, request: AnyRequest, give_up: GiveUp) -> End:
+        """Send one request and wait for its answer.
+
+        Raises WorkerLost, or Abandoned once `give_up()` is true; in both cases the process is gone.
         """
-        job_id = message.get("job_id")
+        job_id = request.job_id
         try:
-            process = self._sent(message, give_up, job_id)
-            kinds = {"result", "refused", "bug"}
-            answer = self._wait(process, kinds, self.timeout, give_up, job_id)
+            process = self._send(request, give_up)
+            answer = self._wait(process, _ENDS, self.timeout, give_up, job_id)
         except Abandoned:
             self.stop("abandoned")
             raise
@@ -147,23 +91,24 @@ class Worker:
             self._kill()
             raise
         finally:
-            self._looked = None
-        process.cuda = process.cuda or str(answer.get("device", "")).startswith("cuda")
+            self._last_look = None
+        if isinstance(answer, CompressResult | AnalyzeResult):
+            process.uses_cuda |= answer.measures.device.startswith("cuda")
         return answer
 
     @property
     def idle_limit(self) -> float:
         """Seconds of idleness allowed; a CUDA context costs the user's programs memory."""
-        cuda = self._process is not None and self._process.cuda
-        return min(self.idle_exit, CUDA_IDLE_SECONDS) if cuda else self.idle_exit
+        uses_cuda = self._process is not None and self._process.uses_cuda
+        return min(self.idle_exit, CUDA_IDLE_SECONDS) if uses_cuda else self.idle_exit
 
     def is_fresh(self, now: float) -> bool:
-        """Whether a request under way is watched over: a silent process is then ended in time.
+        """Whether the thread that waits for an answer has looked at the pipe lately.
 
-        From any thread.
+        As long as it does, it ends a silent process in time. From any thread.
         """
-        looked = self._looked
-        return looked is None or now - looked < STUCK_SECONDS
+        last = self._last_look
+        return last is None or now - last < STUCK_SECONDS
 
     @property
     def running(self) -> bool:
@@ -174,89 +119,94 @@ class Worker:
         if self._process is not None:
             pid = self._process.pid
             self._kill()
-            self.tell("worker.stopped", pid=pid, reason=reason)
+            self.log(WorkerStopped(pid=pid, reason=reason))
 
-    def _sent(self, message: Message, give_up: Callable[[], bool], job_id: str | None) -> _Process:
-        """The process that has heard the request. One that died idle is no fault of this job's."""
+    def _send(self, request: AnyRequest, give_up: GiveUp) -> Process:
+        """The process that has the request. One that died while idle is not this job's fault."""
         if self._process is not None:
-            if self._process.send(message):
+            if self._process.send(request):
                 return self._process
-            self._crashed(self._process, None)
+            self._report_exit(self._process, None)
             self._kill()
-        process = self._start(give_up, job_id)
-        if not process.send(message):
-            raise self._crashed(process, job_id)
+        process = self._start(give_up, request.job_id)
+        if not process.send(request):
+            raise self._report_exit(process, request.job_id)
         return process
 
-    def _start(self, give_up: Callable[[], bool], job_id: str | None) -> _Process:
+    def _start(self, give_up: GiveUp, job_id: str | None) -> Process:
         began = time.monotonic()
-        process = self._process = _Process([*self.command, str(self.nice)])
-        hello = self._wait(process, {"hello"}, START_SECONDS, give_up, job_id)
-        self.tell(
-            "worker.started",
-            pid=hello["pid"],
-            device=hello["device"],
-            torch=hello["torch"],
-            seconds=round(time.monotonic() - began, 3),
+        process = self._process = Process([*self.command, str(self.nice)])
+        hello = self._wait(process, (Hello,), START_SECONDS, give_up, job_id)
+        self.log(
+            WorkerStarted(
+                pid=hello.pid,
+                device=hello.device,
+                torch=hello.torch,
+                seconds=round(time.monotonic() - began, 3),
+            )
         )
         return process
 
     def _wait(
         self,
-        process: _Process,
-        kinds: set[str],
+        process: Process,
+        kinds: tuple[type[Wanted], ...],
         timeout: float,
-        give_up: Callable[[], bool],
+        give_up: GiveUp,
         job_id: str | None,
-    ) -> Message:
-        """The next message of these kinds; heartbeats in between show that the process lives."""
-        began = heard = time.monotonic()
+    ) -> Wanted:
+        """The next message of these kinds; heartbeats before it show that the process lives."""
+        began = last_message = time.monotonic()
         while not give_up():
             try:
-                line = process.line()
+                answer = process.receive()
             except EOFError:
-                raise self._crashed(process, job_id) from None
+                raise self._report_exit(process, job_id) from None
             self._limit_memory(process, job_id)
-            now = self._looked = time.monotonic()
-            if line is not None:
-                heard = now
-                message = decode(line)
-                if message["type"] in kinds:
-                    return message
-                self._pass_on(message, job_id)
+            now = self._last_look = time.monotonic()
+            if isinstance(answer, kinds):
+                return answer
+            if answer is not None:
+                last_message = now
+            if isinstance(answer, Progress) and self.progress is not None and job_id is not None:
+                self.progress(job_id, answer.stage, answer.done, answer.of)
             if now - began > timeout:
-                raise self._stuck(process, job_id, f"did not finish within {timeout:g} s")
-            if now - heard > SILENCE_SECONDS and "hello" not in kinds:
-                raise self._stuck(process, job_id, f"was silent for {SILENCE_SECONDS:g} s")
+                raise self._report_hang(process, job_id, f"did not finish within {timeout:g} s")
+            if now - last_message > SILENCE_SECONDS and Hello not in kinds:
+                silence = f"sent nothing for {SILENCE_SECONDS:g} s"
+                raise self._report_hang(process, job_id, silence)
         raise Abandoned
 
-    def _pass_on(self, message: Message, job_id: str | None) -> None:
-        if message["type"] == "progress" and self.progress is not None and job_id is not None:
-            self.progress(job_id, message["stage"], message["done"], message["of"])
-
-    def _crashed(self, process: _Process, job_id: str | None) -> WorkerLost:
+    def _report_exit(self, process: Process, job_id: str | None) -> WorkerLost:
         code = process.exit_code()
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         message = f"the worker process ended ({how})"
-        self.tell("worker.crashed", pid=process.pid, exit=code, job_id=job_id, message=message)
-        return WorkerLost("worker_crashed", message)
+        self._report_crash(process, code, job_id, message)
+        return WorkerLost(Reason.WORKER_CRASHED, message)
 
-    def _stuck(self, process: _Process, job_id: str | None, what: str) -> WorkerLost:
+    def _report_hang(self, process: Process, job_id: str | None, what: str) -> WorkerLost:
         message = f"the worker process {what}"
-        self.tell("worker.crashed", pid=process.pid, exit=None, job_id=job_id, message=message)
-        return WorkerLost("worker_timeout", message)
+        self._report_crash(process, None, job_id, message)
+        return WorkerLost(Reason.WORKER_TIMEOUT, message)
 
-    def _limit_memory(self, process: _Process, job_id: str | None) -> None:
-        """End a process that holds more than it may (docs/decisions/0015-limits.md)."""
-        held = memory.held(process.pid) if self.memory_limit is not None else 0
-        if self.memory_limit is None or held <= self.memory_limit:
+    def _report_crash(
+        self, process: Process, code: int | None, job_id: str | None, message: str
+    ) -> None:
+        self.log(WorkerCrashed(pid=process.pid, exit=code, job_id=job_id, message=message))
+
+    def _limit_memory(self, process: Process, job_id: str | None) -> None:
+        """Raises WorkerLost for a process above the limit (docs/decisions/0015-limits.md)."""
+        if self.memory_limit is None:
+            return
+        used = memory.used_bytes(process.pid)
+        if used <= self.memory_limit:
             return
         message = (
-            f"the worker process took {held >> 20} MiB, more than worker.memory_limit "
+            f"the worker process used {used >> 20} MiB, more than worker.memory_limit "
             f"({self.memory_limit >> 20} MiB; raise it if the machine has room)"
         )
-        self.tell("worker.crashed", pid=process.pid, exit=None, job_id=job_id, message=message)
-        raise WorkerLost("worker_memory", message)
+        self._report_crash(process, None, job_id, message)
+        raise WorkerLost(Reason.WORKER_MEMORY, message)
 
     def _kill(self) -> None:
         if self._process is not None:

@@ -137,7 +137,7 @@ def test_status_has_the_reason_below_the_path(batch: Batch) -> None:
     assert "3 compressed, 1 failed" in terminal.text
     title = lines.index("failed or quarantined: 1")
     assert lines[title + 1] == f"  {batch.server.loras}/bad.safetensors"
-    assert re.match(r" {6}1 of 6 modules hold NaN", lines[title + 2])
+    assert re.match(r" {6}1 of 6 modules have NaN", lines[title + 2])
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from lensd.config.model import Config
+from lensd.lora.parameters import Parameters
 
 Read = Callable[[str], Config]
 
@@ -44,20 +45,20 @@ def test_include_matches_paths_too(read: Read) -> None:
     assert not watch.selects("sdxl/a.safetensors")
 
 
-def test_parameters_are_json(read: Read) -> None:
-    """They are the settings that the worker needs, as JSON values."""
+def test_parameters_of_a_folder(read: Read) -> None:
+    """The numerics get the settings that they use, without those of the daemon."""
     text = "watch: [{path: /a, target_size: 3MB, mode: rank, max_error: 0.1}]"
     (watch,) = read(text).watch
-    assert watch.settings.parameters() == {
-        "mode": "rank",
-        "energy": 0.99,
-        "allocation": "file",
-        "target_size": 3_000_000,
-        "max_rank": None,
-        "constant_rank": False,
-        "float32": "auto",
-        "targets": ["comfyui", "a1111", "forge"],
-    }
+    assert watch.settings.parameters() == Parameters(
+        mode="rank",
+        energy=0.99,
+        allocation="file",
+        target_size=3_000_000,
+        max_rank=None,
+        constant_rank=False,
+        float32="auto",
+        targets=("comfyui", "a1111", "forge"),
+    )
 
 
 def test_a_key_has_its_line(read: Read) -> None:

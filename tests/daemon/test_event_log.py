@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from lensd.daemon.event_log import EventLog
+from lensd.errors import Reason
+from lensd.logs.events import DaemonPaused, Event, FileFailed
 
-
-class Interrupted(str):
-    """An event during whose first comparison another thread has its turn."""
-
-    __slots__ = ("turns",)
-    turns: list[Callable[[], None]]
-
-    def __eq__(self, other: object) -> bool:
-        if self.turns:
-            thread = threading.Thread(target=self.turns.pop())
-            thread.start()
-            thread.join()
-        return str.__eq__(self, other)
-
-    __hash__ = str.__hash__
+PAUSED = DaemonPaused(paths=[])
+FAILED = FileFailed(
+    path="/srv/loras/a.safetensors", watch="loras", job_id="1", reason=Reason.IO_ERROR, message="x"
+)
 
 
 def test_a_failure_is_not_forgotten() -> None:
-    """One thread reports a success just when another one reports a failure: `once` ends with 1."""
+    """Another thread reports a failure while an event is handled: `once` ends with 1."""
     log = EventLog()
-    event = Interrupted("file.detected")
-    event.turns = [lambda: log("file.failed")]
-    log(event)
-    assert [] == event.turns
+
+    def fail_meanwhile(event: Event) -> None:
+        if event is PAUSED:
+            thread = threading.Thread(target=log, args=(FAILED,))
+            thread.start()
+            thread.join()
+
+    log.add(fail_meanwhile)
+    log(PAUSED)
     assert log.has_failures
+
+
+def test_each_listener_gets_each_event() -> None:
+    """An event that is no failure leaves the result as it is."""
+    log = EventLog()
+    first: list[Event] = []
+    second: list[Event] = []
+    log.add(first.append)
+    log.add(second.append)
+    log(PAUSED)
+    assert [PAUSED] == first == second
+    assert not log.has_failures

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,15 @@ from tests.daemon.conftest import Running
 from tests.support.home_server import QUIET, UNPROVEN, HomeServer, Seen, wait_until
 
 
-def _says_why(server: HomeServer, path: Path, why: str) -> bool:
-    return why in str(_waiting(server, path))
-
-
 def _waiting(server: HomeServer, path: Path) -> str | None:
     """Why `lensd status` says that a file waits."""
     found = [w["reason"] for w in server.status()["waiting"] if w["path"] == str(path)]
     return found[0] if found else None
+
+
+def _wait_for_reason(server: HomeServer, path: Path, says: str) -> None:
+    """Until `lensd status` names this reason for a file."""
+    wait_until(lambda: says in str(_waiting(server, path)), f"a reason with {says!r}")
 
 
 @pytest.mark.fault("half-written")
@@ -55,8 +55,7 @@ def test_a_partner_file_holds_the_job_back(running: Running, suffix: str) -> Non
     partner = server.loras / f"download{suffix}.safetensors{suffix}"
     partner.touch()
     made = server.drop(f"download{suffix}.safetensors", seed=2)
-    wait_until(lambda: _waiting(server, made.path) is not None, "it waits")
-    assert partner.name in str(_waiting(server, made.path))
+    _wait_for_reason(server, made.path, partner.name)
     assert "file.settled" not in daemon.of(made.path)
     before = Seen.of(made.path)
     partner.unlink()
@@ -72,8 +71,7 @@ def test_an_open_writer_holds_the_job_back(running: Running) -> None:
     made = server.make("open.safetensors", seed=3)
     with made.path.open("r+b"):
         path = server.move_in(made.path)
-        wait_until(lambda: _waiting(server, path) is not None, "it waits")
-        assert "open for writing" in str(_waiting(server, path))
+        _wait_for_reason(server, path, "open for writing")
         assert "file.settled" not in daemon.of(path)
     line = daemon.wait_for_file(path)
     assert line["event"] == "file.compressed"
@@ -97,9 +95,7 @@ def test_a_file_that_is_being_written_shows_in_status(running: Running) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        wait_until(
-            lambda: "being written" in (_waiting(server, path) or ""), "it says why it waits"
-        )
+        _wait_for_reason(server, path, "being written")
     finally:
         asked.set()
         writer.join()
@@ -183,7 +179,7 @@ PREALLOCATED = {_sparse: "holes", _zero_tailed: "zeros", _all_zero: "zeros"}
 def test_whole_files_that_look_preallocated_are_taken_later(server: HomeServer) -> None:
     """With holes or with zeros at the end: not refused, but taken after the longer quiet time.
 
-    Until then `status` says why. An hour passes as the configuration is changed to a second.
+    Until then `status` says why. That time is an hour first, and then 1.2 s by a reload.
     """
     server.configure(settle={"unproven_seconds": 3600})
     with server.daemon() as daemon:
@@ -195,7 +191,7 @@ def test_whole_files_that_look_preallocated_are_taken_later(server: HomeServer) 
             sha256 = _sha256(made.read_bytes())
             path = server.move_in(made)
             whole[path] = sha256
-            wait_until(partial(_says_why, server, path, says), f"status says {says}")
+            _wait_for_reason(server, path, says)
             assert "for 3600 s" in str(_waiting(server, path))
         server.configure()
         daemon.process.send_signal(signal.SIGHUP)
@@ -221,7 +217,7 @@ def test_a_writer_that_ends_begins_the_quiet_time(server: HomeServer) -> None:
             file.truncate(len(data))
             file.write(data[:-9000])
             file.flush()
-            wait_until(lambda: "open for writing" in str(_waiting(server, path)), "it waits")
+            _wait_for_reason(server, path, "open for writing")
             time.sleep(quiet + 1)
             ended = time.time()
         line = daemon.wait_for_file(path, "file.settled")

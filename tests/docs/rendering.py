@@ -1,14 +1,16 @@
-"""The parts of the documentation that are made from the code: `python -m tests.docs.rendering`.
+"""The log's JSON Schema, and the parts of the documentation that are made from the code.
 
-A part stands between `<!-- from the code: NAME -->` and `<!-- end -->`. The command writes all of
-them anew; a test holds them equal.
+A part stands between `<!-- from the code: NAME -->` and `<!-- end -->`. The command
+`python -m tests.docs.rendering` writes all of them and the schema; tests compare both.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from bench import tables
 from lensd.cli import COMMANDS, main
 from lensd.config.document import Document, Settings, WatchEntry
 from lensd.config.messages import section_at
+from lensd.daemon import app
+from lensd.errors import DegradedReason, Outcome, Reason
+from lensd.logs.schema import log_schema
 from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS
 from lensd.lora.portability import PROGRAMS, READS
 from lensd.metrics.exposition import Family
-from lensd.report import schema
 from tests.faults import results
 from tests.support import prometheus
 
@@ -32,12 +36,15 @@ PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGEL
 PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
 PART = re.compile(r"(<!-- from the code: ([a-z ]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
-# $defs of the log's schema that several events share, and how the table calls them.
+LOG_SCHEMA = REPOSITORY / "lensd/logs/events.schema.json"
+# Events that share fields: how the table calls them, and the pattern of their names.
 SHARED_FIELDS = {
-    "line": "every line",
-    "file": "every line about a file",
-    "file_end": "`file.kept`, `.skipped`, `.failed`, `.quarantined`",
-    "measures": "`file.compressed`, `file.analyzed`",
+    "every line": "",
+    "every line about a file": "file",
+    "`file.kept`, `.skipped`, `.postponed`, `.failed`, `.quarantined`": (
+        r"file\.(kept|skipped|postponed|failed|quarantined)"
+    ),
+    "`file.compressed`, `file.analyzed`": r"file\.(compressed|analyzed)",
 }
 
 
@@ -78,27 +85,49 @@ def _key(key: str, field: FieldInfo) -> str:
 def events() -> Iterator[str]:
     yield "| event | when | fields |"
     yield "|---|---|---|"
-    definitions = schema.load()["$defs"]
-    for name, title in SHARED_FIELDS.items():
-        yield f"| {title} | | {_fields(definitions[name])} |"
-    for event in schema.events():
-        described = definitions[event]["description"]
-        yield f"| `{event}` | {_cell(described)} | {_fields(definitions[event])} |"
+    found = log_schema()
+    names = [choice["$ref"].rpartition("/")[2] for choice in found["oneOf"]]
+    own = {event: dict(found["$defs"][event]["properties"]) for event in names}
+    for title, pattern in SHARED_FIELDS.items():
+        members = [fields for event, fields in own.items() if re.match(pattern, event)]
+        shared = {k: v for k, v in members[0].items() if all(m.get(k) == v for m in members)}
+        for fields in members:
+            for name in shared:
+                del fields[name]
+        yield f"| {title} | | {_fields(shared)} |"
+    for event, fields in own.items():
+        described = found["$defs"][event]["description"]
+        yield f"| `{event}` | {_cell(described)} | {_fields(fields)} |"
 
 
-def _fields(definition: Mapping[str, Any]) -> str:
+def _fields(properties: Mapping[str, Any]) -> str:
+    definitions = log_schema()["$defs"]
     shown = []
-    for name, value in definition["properties"].items():
+    for name, value in properties.items():
         if name == "event" or name.endswith("_b64"):
             continue
         reference = value.get("$ref", "").rpartition("/")[2]
-        words = value.get("description") or schema.load()["$defs"].get(reference, {}).get(
-            "description"
-        )
+        words = value.get("description") or definitions.get(reference, {}).get("description")
         choices = [f"`{choice}`" for choice in value.get("enum", ())]
         note = "; ".join(filter(None, (words, ", ".join(choices))))
         shown.append(f"`{name}`" + (f" ({_cell(note)})" if note else ""))
     return ", ".join(shown) or "-"
+
+
+def reasons(outcome: Outcome) -> Iterator[str]:
+    """Cause and remedy of each reason with which a file ends so."""
+    yield "| reason | what happened | what to do |"
+    yield "|---|---|---|"
+    for reason in Reason:
+        if reason.outcome == outcome:
+            yield f"| `{reason}` | {_cell(reason.cause)} | {_cell(reason.remedy)} |"
+
+
+def degraded() -> Iterator[str]:
+    yield "| `reason` | what happened | effect |"
+    yield "|---|---|---|"
+    for reason in DegradedReason:
+        yield f"| `{reason}` | {_cell(reason.text)} | {_cell(reason.effect)} |"
 
 
 def metrics() -> Iterator[str]:
@@ -154,19 +183,35 @@ def adapters() -> Iterator[str]:
         yield f"| {kind} | `{part}` in a tensor's name |"
 
 
+def owners() -> Iterator[str]:
+    """The table of shared state at the top of lensd/daemon/app.py."""
+    lines = (app.__doc__ or "").splitlines()
+    rule = next(number for number, line in enumerate(lines) if line.startswith("---"))
+    starts = [found.start() for found in re.finditer("-+", lines[rule])]
+    for number, line in enumerate(itertools.takewhile(str.strip, lines[rule - 1 :])):
+        cells = [line[a:b].strip() for a, b in itertools.pairwise([*starts, None])]
+        yield f"| {' | '.join(cells)} |" if number != 1 else "|---" * len(cells) + "|"
+
+
 RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "adapters": adapters,
     "commands": commands,
     "configuration": configuration,
+    "degraded": degraded,
     "events": events,
+    "failed": partial(reasons, Outcome.FAILED),
     "faults": results.table,
+    "kept": partial(reasons, Outcome.KEPT),
     "metrics": metrics,
     "namings": namings,
+    "owners": owners,
     "portability": portability,
     "programs": programs,
+    "quarantined": partial(reasons, Outcome.QUARANTINED),
     "savings": tables.savings,
     "scale": tables.scale,
     "sizes": tables.sizes,
+    "skipped": partial(reasons, Outcome.SKIPPED),
     "speed": tables.speed,
 }
 
@@ -176,10 +221,16 @@ def rendered(text: str) -> str:
     return PART.sub(lambda m: m[1] + "\n".join(RENDERERS[m[2]]()) + "\n" + m[4], text)
 
 
+def log_schema_text() -> str:
+    """What LOG_SCHEMA should be."""
+    return json.dumps(log_schema(), indent=2) + "\n"
+
+
 def _cell(text: str | None) -> str:
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
 if __name__ == "__main__":
+    LOG_SCHEMA.write_text(log_schema_text(), encoding="utf-8")
     for page in PAGES:
         page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")

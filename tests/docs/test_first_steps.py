@@ -1,4 +1,4 @@
-"""What a newcomer copies from the README works."""
+"""The commands of the README work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOP_COMMANDS = markdown.blocks(TOP)[0].text
 
 @pytest.fixture
 def home_server(tmp_path: Path) -> Path:
-    """The folder after the README's first configuration, with one LoRA."""
+    """A folder with the README's first configuration and one LoRA."""
     said = shell.output(shell.scripts("README.md", "A first configuration")[0], tmp_path)
     assert "no faults" in said
     small_lora(tmp_path / "loras/style.safetensors")
@@ -31,7 +31,7 @@ def home_server(tmp_path: Path) -> Path:
 
 
 def test_first_steps_compress_and_restore(home_server: Path) -> None:
-    """The configuration, the dry run, `once`, the log through jq, and the original back."""
+    """Configuration, dry run, `once`, jq on the log, and restore work in sequence."""
     lora = home_server / "loras/style.safetensors"
     before = Seen.of(lora)
     steps, log = shell.scripts("README.md", "A first configuration")[1:]
@@ -54,7 +54,7 @@ def _read_log(home_server: Path, lora: Path, command: str) -> None:
 
 
 def test_single_file_commands_work(home_server: Path) -> None:
-    """`analyze`, `compress` and `compare` as the README shows them, and its answer in short."""
+    """`analyze`, `compress` and `compare` run as the README shows them."""
     said = shell.output(shell.scripts("README.md", "One file")[0], home_server)
     assert "ultra" in said
     original = home_server / "loras/style.safetensors"
@@ -62,7 +62,7 @@ def test_single_file_commands_work(home_server: Path) -> None:
 
 
 def test_the_two_commands(home_server: Path) -> None:
-    """Those on the first screen: what would happen, and the daemon, which ends when it is told."""
+    """The dry run and the daemon of the first screen work; SIGTERM ends the daemon."""
     dry, daemon = TOP_COMMANDS.splitlines()
     assert "1 files" in shell.output(dry, home_server)
     script = f"timeout 60 {daemon.partition('#')[0]} & "
@@ -71,8 +71,8 @@ def test_the_two_commands(home_server: Path) -> None:
     assert '"daemon.stopping"' in (home_server / "lensd.log").read_text()
 
 
-def test_five_questions_have_an_answer_and_a_place_with_more() -> None:
-    """One table above the first heading; each row has a command or a word to act on, and a link."""
+def test_five_questions_have_an_answer_and_a_link() -> None:
+    """The table is above the first heading."""
     rows = [line for line in TOP.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 5
     for row in rows:
@@ -83,7 +83,7 @@ def test_five_questions_have_an_answer_and_a_place_with_more() -> None:
 
 
 def test_the_configuration_runs_as_a_daemon(home_server: Path) -> None:
-    """A file that comes later is compressed; the one that was there is left alone."""
+    """The daemon compresses a new file, and leaves the existing one alone."""
     config = home_server / "config.yaml"
     text = config.read_text().replace("path: lensd.log", "path: null")
     config.write_text(text + "settle:\n  quiet_seconds: 0.3\n")
@@ -98,8 +98,8 @@ def test_the_configuration_runs_as_a_daemon(home_server: Path) -> None:
     assert Seen.of(home_server / "loras/style.safetensors") == old
 
 
-def test_test_command_is_that_of_the_makefile() -> None:
-    """`make test`, `make demo` and other targets that the documentation names are there."""
+def test_make_targets_exist() -> None:
+    """The Makefile has every target that the documentation names."""
     makefile = (REPOSITORY / "Makefile").read_text()
     for page in (README, REPOSITORY / "CONTRIBUTING.md"):
         for target in re.findall(r"`make ([a-z-]+)`", page.read_text(encoding="utf-8")):
@@ -107,8 +107,8 @@ def test_test_command_is_that_of_the_makefile() -> None:
     assert "`make test`" in README.read_text(encoding="utf-8")
 
 
-def test_benchmarks_that_figures_come_from_are_there() -> None:
-    """Each `python -m bench.NAME` in the documentation is a module of the tree."""
+def test_benchmarks_exist() -> None:
+    """Each `python -m bench.NAME` in the documentation names a module."""
     for page in (README, *(REPOSITORY / "docs").rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         for name in re.findall(r"python -m ([a-z_.]+)", text):

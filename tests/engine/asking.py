@@ -2,56 +2,70 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lensd.engine import task
-from lensd.lora.planning import Parameters
+from lensd.lora.parameters import Parameters
 from lensd.store.identity import Identity
+from lensd.worker.request import AnalyzeRequest, CompressRequest
 from tests.lora import making
 
 Numbers = dict[str, Any]
 MODES = ("rank", "int8", "ultra")
 
 
-def request(
+def analysis(path: Path, *, device: str = "cpu", **parameters: Any) -> AnalyzeRequest:
+    """Return the daemon's request for `path`, with these parameters in place of the defaults."""
+    return AnalyzeRequest(
+        path=str(path),
+        name=path.name,
+        identity=Identity.of(path.stat()),
+        parameters=Parameters(**parameters),
+        device=device,
+    )
+
+
+def output(
     path: Path,
+    at: Path,
     *,
     min_saving: float = 0.0,
     max_error: float | None = None,
     device: str = "cpu",
+    job_id: str | None = None,
+    adapter_config: bool = False,
     **parameters: Any,
-) -> Numbers:
-    """Return the daemon's request for `path`, with these parameters in place of the defaults."""
-    return {
-        "path": str(path),
-        "name": path.name,
-        "identity": list(Identity.of(path.stat())),
-        "parameters": dataclasses.asdict(Parameters(**parameters)),
-        "min_saving": min_saving,
-        "max_error": max_error,
-        "device": device,
-    }
-
-
-def staged(asked: Numbers, at: Path) -> Numbers:
-    """Return the request with a new, empty temporary at `at`."""
+) -> CompressRequest:
+    """Return the request for an output into a new, empty temporary at `at`."""
     at.unlink(missing_ok=True)
     at.touch()
-    inode = [at.stat().st_dev, at.stat().st_ino]
-    return asked | {"temporary": os.fspath(at), "temporary_inode": inode}
+    return CompressRequest(
+        job_id=job_id,
+        path=str(path),
+        name=path.name,
+        identity=Identity.of(path.stat()),
+        parameters=Parameters(**parameters),
+        device=device,
+        temporary=os.fspath(at),
+        temporary_inode=(at.stat().st_dev, at.stat().st_ino),
+        min_saving=min_saving,
+        max_error=max_error,
+        adapter_config=adapter_config,
+    )
 
 
 def compress(path: Path, at: Path, **options: Any) -> Numbers:
-    """Compress the file `path` into `at`."""
-    return task.compress(staged(request(path, **options), at))
+    """Compress the file `path` into `at`; return the measures as JSON has them."""
+    numbers: Numbers = msgspec.to_builtins(task.compress(output(path, at, **options)))
+    return numbers
 
 
 def deltas(path: Path) -> dict[str, Tensor]:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from lensd.engine import task
 from lensd.errors import Kept
+from lensd.logs.measures import FloatBecause
 from lensd.lora import compress as numerics
-from lensd.lora import planning
+from lensd.lora.parameters import Parameters
 from tests.engine import asking
 from tests.engine.asking import Numbers, compress
 from tests.engine.loaders import LOADERS
@@ -117,7 +118,7 @@ def test_max_error_compares_what_was_measured(lora: Path, mode: str) -> None:
     compress(lora, out, mode=mode, min_saving=-1.0, max_error=measured * 1.0001)
     with pytest.raises(Kept) as caught:
         compress(lora, out, mode=mode, min_saving=-1.0, max_error=measured * 0.9999)
-    assert (caught.value.reason, caught.value.measures["delta_error"]) == ("max_error", measured)
+    assert (caught.value.reason, caught.value.measures.delta_error) == ("max_error", measured)
 
 
 def test_min_saving_compares_the_bytes_of_the_file(lora: Path) -> None:
@@ -198,7 +199,7 @@ def noises(source: Path, allocation: str) -> list[float]:
     """Return the relative delta error of the quantization alone for each module."""
     tensors = load_file(source)
     found = []
-    for m in making.plan_of(tensors, planning.Parameters(allocation=allocation)).modules:
+    for m in making.plan_of(tensors, Parameters(allocation=allocation)).modules:
         reduced = numerics.reduce(m, *making.pair_of(tensors, m.module.up, m.module.down))
         assert m.encoding == "I8"
         found.append(math.sqrt(reduced.squared_error / reduced.squared_signal))
@@ -217,8 +218,8 @@ def test_analyze_predicts_the_bytes_of_a_file_with_a_noisy_module(tmp_path: Path
     """It does the same as compress without writing, so it has the same plan."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     save_file(spiked_file(), source)
-    found = task.analyze(asking.request(source))
-    assert found["float_because"] == {"noise": 1}
+    found = task.analyze(asking.analysis(source))
+    assert found.float_because == FloatBecause(noise=1)
     for mode in asking.MODES:
         numbers = compress(source, out, mode=mode)
-        assert found["predicted"][mode] == numbers["bytes_out"]
+        assert getattr(found.predicted, mode) == numbers["bytes_out"]

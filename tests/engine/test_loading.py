@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,15 @@ from tests.lora.making import PAIRS, Made
 from tests.support.architectures import Module, sd15
 from tests.support.realistic import write_lora
 
-SHAPES = [m for m in sd15() if "up_blocks.3.attentions.0" in m.path or "layers.5." in m.path]
+# One module of each shape in a block of SD1.5's UNet and in a layer of its text encoder.
+PATHS = (
+    "text_model.encoder.layers.5.self_attn.q_proj", "text_model.encoder.layers.5.mlp.fc1",
+    *(f"up_blocks.3.attentions.0.{end}" for end in (
+        "proj_in", "transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn2.to_k",
+        "transformer_blocks.0.ff.net.0.proj", "transformer_blocks.0.ff.net.2",
+    )),
+)  # fmt: skip
+SHAPES = [module for module in sd15() if module.path in PATHS]
 CONVOLUTION = Module("unet", "down_blocks.0.resnets.0.conv1", 320, 320, (3, 3))
 EXACTLY = [(p, d) for d, row in READS.items() for p, exact in row.items() if exact]
 # dialect -> the width of a module by which the family of its model is told
@@ -96,6 +105,12 @@ def modules(path: Path) -> Iterator[tuple[str, Tensor, Tensor, float | None]]:
                 yield name, tensors[name + other], down, None if alpha is None else alpha.item()
 
 
+@cache
+def meaning(path: Path) -> dict[str, Tensor]:
+    """What an output's modules mean, in float64; several tests compare with the same one."""
+    return making.meaning(load_file(path))
+
+
 def test_the_dialects_here_are_those_of_the_table() -> None:
     """So are the programs."""
     assert set(NAMES) == set(READS)
@@ -109,7 +124,7 @@ def test_merging_loaders_compute_the_delta_weights_of_the_file(
 ) -> None:
     """In each module they are finite and differ from float64 only by the precision's rounding."""
     path, loader = outputs[dialect, mode], LOADERS[program]
-    meant = making.meaning(load_file(path))
+    meant = meaning(path)
     for name, up, down, alpha in modules(path):
         assert up.dtype == down.dtype == (torch.float16 if mode == "rank" else torch.int8)
         for dtype in loader.precisions:
@@ -146,7 +161,7 @@ def test_a_program_that_ignores_the_alpha_loses_the_scale(
 ) -> None:
     """A1111 reads peft's names with scale 1, so int8 would be thousands of times too strong."""
     path = outputs["peft lora_unet", "ultra"]
-    meant = making.meaning(load_file(path))
+    meant = meaning(path)
     for name, up, down, alpha in modules(path):
         assert alpha is not None
         dropped = comfyui(up, down, None, torch.float32)

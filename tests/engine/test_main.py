@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
+
+from lensd.store.json_lines import encode
 from lensd.worker import isolated
 from tests.engine import asking
 from tests.support.limits import PATIENCE
 from tests.support.realistic import small_lora
 
 
-def answer(lines: IO[str]) -> dict[str, Any]:
+def answer(lines: IO[bytes]) -> dict[str, Any]:
     """Return the next message that is no heartbeat and no progress."""
     while True:
         message: dict[str, Any] = json.loads(lines.readline())
@@ -27,35 +30,33 @@ def test_a_worker_process_answers_requests(tmp_path: Path) -> None:
     """It says hello, analyzes, compresses, refuses with a reason, and ends at the end of input."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     small_lora(source)
-    asked = asking.request(source)
+    again = asking.output(source, tmp_path / "again")
     requests = [
-        {"op": "analyze", **asked},
-        {"op": "compress", **asking.staged(asked, out)},
-        {"op": "compress", **asking.staged(asking.request(source), tmp_path / "again")}
-        | {"path": str(out), "identity": None},
-        {"op": "unheard of"},
+        encode(asking.analysis(source)),
+        encode(asking.output(source, out)),
+        encode(msgspec.structs.replace(again, path=str(out), identity=None)),
+        b'{"op": "unheard of"}\n',
     ]
     command = [*isolated.command("lensd.engine"), "5"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as worker:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdin
         assert worker.stdout
         hello = answer(worker.stdout)
         assert (hello["type"], hello["pid"]) == ("hello", worker.pid)
         answers = []
         for request in requests:
-            worker.stdin.write(json.dumps(request) + "\n")
+            worker.stdin.write(request)
             worker.stdin.flush()
             answers.append(answer(worker.stdout))
         niceness = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[16]
         worker.stdin.close()
         assert worker.wait(PATIENCE) == 0
     analyzed, compressed, refused, bug = answers
-    assert [a["type"] for a in answers] == ["result", "result", "refused", "bug"]
-    assert compressed["bytes_out"] == out.stat().st_size == analyzed["predicted"]["ultra"]
-    assert (refused["event"], refused["reason"]) == ("file.skipped", "already_compressed")
-    assert "unheard of" in bug["message"]
+    assert [a["type"] for a in answers] == ["analyzed", "compressed", "refused", "bug"]
+    assert compressed["measures"]["bytes_out"] == out.stat().st_size
+    assert analyzed["measures"]["predicted"]["ultra"] == out.stat().st_size
+    assert (refused["outcome"], refused["reason"]) == ("skipped", "already_compressed")
+    assert "unheard of" in bug["traceback"]
     assert int(niceness) >= 5
 
 

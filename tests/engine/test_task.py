@@ -8,10 +8,10 @@ import math
 import os
 import statistics
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from lensd.engine import passes, readback, task
 from lensd.engine.reader import Source
 from lensd.errors import Failed, Kept, Skipped
+from lensd.logs.measures import Analyzed
 from lensd.lora import blocks, fidelity, metadata
 from lensd.lora import compress as numerics
-from lensd.lora.planning import Parameters
+from lensd.lora.parameters import Parameters
 from lensd.store.header import tensor_bytes
 from tests.engine import asking
 from tests.engine.asking import MODES, Numbers, compress, deltas
@@ -257,7 +258,7 @@ def test_too_little_saved_keeps_the_original(lora: Path, temporary: Path) -> Non
     with pytest.raises(Kept, match="less than `min_saving`") as caught:
         compress(lora, temporary, mode="rank", min_saving=0.95)
     assert caught.value.reason == "no_gain"
-    assert caught.value.measures["bytes_in"] == size(lora)
+    assert caught.value.measures.bytes_in == size(lora)
     assert size(temporary) == 0
 
 
@@ -282,7 +283,7 @@ def test_too_large_an_error_keeps_the_original(lora: Path, temporary: Path) -> N
     with pytest.raises(Kept) as caught:
         compress(lora, temporary, max_error=1e-3)
     assert caught.value.reason == "max_error"
-    error = caught.value.measures["delta_error"]
+    error = caught.value.measures.delta_error
     assert isinstance(error, float)
     assert compress(lora, temporary, max_error=error * 1.0001)["delta_error"] == error
 
@@ -290,17 +291,18 @@ def test_too_large_an_error_keeps_the_original(lora: Path, temporary: Path) -> N
 def test_lensds_own_output_is_not_compressed_again(lora: Path, temporary: Path) -> None:
     """It is not analyzed either."""
     compress(lora, temporary)
-    for work in (task.compress, task.analyze):
-        asked = asking.staged(asking.request(temporary), temporary.with_name("again"))
-        with pytest.raises(Skipped) as caught:
-            work(asked)
-        assert caught.value.reason == "already_compressed"
+    with pytest.raises(Skipped) as caught:
+        task.compress(asking.output(temporary, temporary.with_name("again")))
+    assert caught.value.reason == "already_compressed"
+    with pytest.raises(Skipped) as caught:
+        task.analyze(asking.analysis(temporary))
+    assert caught.value.reason == "already_compressed"
 
 
 def test_peft_files_with_an_adapter_config_are_skipped(tmp_path: Path, temporary: Path) -> None:
     """adapter_config.json fixes rank and alpha, and lensd changes no other file."""
     source = peft_lora(tmp_path / "a.safetensors")
-    asked = asking.staged(asking.request(source), temporary) | {"adapter_config": True}
+    asked = asking.output(source, temporary, adapter_config=True)
     with pytest.raises(Skipped) as caught:
         task.compress(asked)
     assert caught.value.reason == "adapter_config"
@@ -308,7 +310,7 @@ def test_peft_files_with_an_adapter_config_are_skipped(tmp_path: Path, temporary
 
 def test_another_version_than_requested_is_not_read(lora: Path, temporary: Path) -> None:
     """A job is for one identity: the reason is `changed`."""
-    asked = asking.staged(asking.request(lora), temporary)
+    asked = asking.output(lora, temporary)
     os.utime(lora, ns=(1, 1))
     with pytest.raises(Skipped) as caught:
         task.compress(asked)
@@ -333,7 +335,7 @@ def test_a_writer_meanwhile_is_noticed(lora: Path, temporary: Path, stage: str, 
                 os.utime(lora, ns=(1, 1))
 
     with pytest.raises(Skipped) as caught:
-        task.compress(asking.staged(asking.request(lora), temporary), meddle)
+        task.compress(asking.output(lora, temporary), meddle)
     assert caught.value.reason == "changed"
 
 
@@ -357,7 +359,7 @@ def test_a_disk_that_writes_something_else_is_noticed(
                 file.seek(int(size(temporary) * where))
                 file.write(b"\x3a" * 40)
 
-    asked = asking.staged(asking.request(lora, mode=mode, min_saving=0.0), temporary)
+    asked = asking.output(lora, temporary, mode=mode, min_saving=0.0)
     with pytest.raises(Failed) as caught:
         task.compress(asked, corrupt)
     assert caught.value.reason == "verify_failed"
@@ -366,14 +368,12 @@ def test_a_disk_that_writes_something_else_is_noticed(
 def test_progress_counts_each_stage_to_its_end(lora: Path, temporary: Path) -> None:
     """Two stages count modules, the third counts tensors of the output."""
     reported: list[tuple[str, int, int]] = []
-    numbers = task.compress(
-        asking.staged(asking.request(lora), temporary), lambda *line: reported.append(line)
-    )
+    measured = task.compress(asking.output(lora, temporary), lambda *line: reported.append(line))
     for stage in ("spectrum", "reduce", "verify"):
         counts = [line[1:] for line in reported if line[0] == stage]
         of = counts[0][1]
         assert counts == [(done, of) for done in range(1, of + 1)]
-        assert stage == "verify" or of == numbers["modules"]
+        assert stage == "verify" or of == measured.modules
     assert list(dict.fromkeys(line[0] for line in reported)) == ["spectrum", "reduce", "verify"]
 
 
@@ -427,20 +427,20 @@ def test_predicted_bytes_are_what_each_mode_writes(
     else:
         small_lora(source)
     before = source.read_bytes()
-    found = task.analyze(asking.request(source, mode="rank", **settings))
+    found = task.analyze(asking.analysis(source, mode="rank", **settings))
     assert source.read_bytes() == before
     for mode in MODES:
         try:
             compress(source, out, mode=mode, **settings)
         except Kept:  # then the original stays
-            assert found["predicted"][mode] == size(source)
+            assert getattr(found.predicted, mode) == size(source)
         else:
-            assert found["predicted"][mode] == size(out) < size(source)
+            assert getattr(found.predicted, mode) == size(out) < size(source)
 
 
 def test_analyze_measures_what_ultra_would_do(lora: Path, temporary: Path) -> None:
     """It has the numbers of a real run, and with `details` the spectrum of each module."""
-    found = task.analyze(asking.request(lora, mode="ultra") | {"details": True})
+    found = msgspec.to_builtins(task.analyze_in_detail(asking.analysis(lora, mode="ultra")))
     numbers = compress(lora, temporary)
     for key in ("delta_error", "delta_error_max", "snr_db", "mse", "mae", "delta_snr_db"):
         assert found[key] == pytest.approx(numbers[key], rel=1e-5)
@@ -521,22 +521,27 @@ def test_names_that_are_not_utf8_are_processed(lora: Path, tmp_path: Path) -> No
 
 def test_too_little_memory_is_a_reason_and_no_bug(lora: Path) -> None:
     """What torch's CPU allocator says has no class of its own."""
-    asked = asking.request(lora)
+    asked = asking.analysis(lora)
+
+    def work(_: passes.Engine) -> Analyzed:
+        torch.empty(1 << 50)
+        raise AssertionError("there is that much memory")
+
     with Source.open(str(lora)) as source, pytest.raises(Failed) as caught:
-        task._on_best_device(source, asked, lambda _: {"x": torch.empty(1 << 50)}, task.silent)
+        task._on_best_device(source, asked, work, task.no_progress)
     assert caught.value.reason == "out_of_memory"
 
 
-def test_a_second_try_finds_the_temporary_empty(temporary: Path) -> None:
+def test_a_second_try_finds_the_temporary_empty(lora: Path, temporary: Path) -> None:
     """After the GPU ran out of memory half-way; a file that took its place is not touched."""
-    asked: Numbers = asking.staged({}, temporary)
+    asked = asking.output(lora, temporary)
     temporary.write_bytes(b"half an output")
-    task._empty_again(asked)
+    task._empty_temporary(asked)
     assert size(temporary) == 0
     other = temporary.with_name("other")
     other.write_bytes(b"somebody else's")
     other.rename(temporary)
-    task._empty_again(asked)
+    task._empty_temporary(asked)
     assert temporary.read_bytes() == b"somebody else's"
 
 
@@ -581,13 +586,6 @@ def test_real_files_stay_within_their_energy(shared: Path, tmp_path: Path) -> No
             expected = math.sqrt(errors / energy)
             assert numbers["delta_error"] == pytest.approx(expected, rel=1e-5)
     assert done >= 4
-
-
-def test_parameters_come_from_json() -> None:
-    """Lists become tuples."""
-    fields = json.loads(json.dumps({"mode": "rank", "targets": ["forge"]}))
-    expected = replace(Parameters(), mode="rank", targets=("forge",))
-    assert task.parameters(fields) == expected
 
 
 def test_blocks_and_spectrum_are_those_of_the_files(lora: Path, temporary: Path) -> None:

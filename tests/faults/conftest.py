@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from lensd.store.json_lines import encode
 from lensd.worker import isolated
+from lensd.worker.request import CompressResult
 from lensd.worker.supervisor import Worker
 from tests.engine import asking
 from tests.faults.scene import Missed, Prepared, Scene, Violation
@@ -34,7 +35,7 @@ def server(tmp_path: Path) -> HomeServer:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Two originals of one size, and what the real worker process makes of them."""
     folder = tmp_path_factory.mktemp("prepared")
-    worker = Worker(isolated.command("lensd.engine"), lambda *_, **__: None, 60, 60)
+    worker = Worker(isolated.command("lensd.engine"), lambda _: None, 60, 60)
     originals = []
     for seed in (1, 2):
         path = small_lora(folder / f"{seed}.safetensors", seed=seed).path
@@ -47,12 +48,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 def _prepare(worker: Worker, path: Path, folder: Path) -> None:
     temporary = folder / "temporary"
-    request = asking.request(path, min_saving=0.05, targets=["comfyui"])
-    request = asking.staged(request, temporary) | {"op": "compress", "job_id": "prepared"}
+    request = asking.output(path, temporary, min_saving=0.05, targets=("comfyui",))
     answer = worker.request(request, give_up=lambda: False)
-    assert answer.pop("type") == "result"
-    temporary.rename(folder / f"{answer['sha256_in']}.output")
-    (folder / f"{answer['sha256_in']}.json").write_text(json.dumps(answer))
+    assert isinstance(answer, CompressResult)
+    sha256 = answer.measures.sha256_in
+    temporary.rename(folder / f"{sha256}.output")
+    (folder / f"{sha256}.json").write_bytes(encode(answer))
 
 
 class Stage:

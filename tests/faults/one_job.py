@@ -21,14 +21,18 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 from lensd.daemon.inbox import Inbox, Look
 from lensd.errors import StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext
+from lensd.logs.events import Event
+from lensd.lora.parameters import Parameters
 from lensd.store.archive import Archive
+from lensd.store.json_lines import encode
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.baseline import record_baseline
@@ -69,10 +73,11 @@ class Folder:
 class Settings:
     """Those of the prepared answers."""
 
-    mode, max_error, min_saving, preserve_mtime = "ultra", None, 0.05, True
+    mode: Literal["ultra"] = "ultra"
+    max_error, min_saving, preserve_mtime = None, 0.05, True
 
-    def parameters(self) -> dict[str, Any]:
-        return {}
+    def parameters(self) -> Parameters:
+        return Parameters()
 
 
 def serve() -> None:
@@ -102,33 +107,32 @@ def main(plan: dict[str, Any]) -> int:
     block_lease_signal()
     log_fd = os.open(plan["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    def say(event: str, **fields: Any) -> None:
-        line = {"event": event, **fields}
-        os.write(log_fd, json.dumps(line, default=list).encode() + b"\n")
+    def log(event: Event) -> None:
+        os.write(log_fd, encode(event))
 
     try:
-        work(plan, say)
+        work(plan, log)
     except StorageError as error:
-        say("error", message=str(error))
+        os.write(log_fd, encode({"event": "error", "message": str(error)}))
         return STORAGE
     return 0
 
 
-def work(plan: dict[str, Any], say: Any) -> None:
+def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
     ledger = Ledger(f"{plan['top']}/state", "1")
     mark(OPENED)
     folder = Folder(f"{plan['top']}/loras")
     inbox = Inbox()
     archive = Archive(plan["archive"])
-    move_tracker = MoveTracker([folder], ledger, archive, say)
+    move_tracker = MoveTracker([folder], ledger, archive, log)
     options = isolated.command(worker.__name__)[1:]
     context = JobContext(
         ledger=ledger,
         archive=archive,
         worker=Worker(
-            (sys.executable, "-S", *options, plan["answers"], plan["kill"]), say, 20, 20, nice=0
+            (sys.executable, "-S", *options, plan["answers"], plan["kill"]), log, 20, 20, nice=0
         ),
-        log=say,
+        log=log,
         device="cpu",
         quiet_seconds=plan["quiet"],
         hints=inbox,
@@ -139,7 +143,7 @@ def work(plan: dict[str, Any], say: Any) -> None:
         recover.recover(context)
         recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
         mark(RECOVERED)
-        recorder = IntakeRecorder([folder], ledger, say, SimpleQueue())
+        recorder = IntakeRecorder([folder], ledger, log, SimpleQueue())
         intake = Intake([folder], Settler.new(0, 0), ledger, archive, move_tracker, recorder)
         record_baseline(folder, ledger, move_tracker)
         if plan["redo"]:

@@ -17,12 +17,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+import msgspec
+
 from tests.faults import one_job
 from tests.support import strace
 from tests.support.limits import PATIENCE
 from tests.support.strace import Call, Tracer
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+PACKAGES = Path(msgspec.__file__).parents[1]  # `python -S` does not look there by itself
 NAME = "styles/ink.safetensors"
 NOTE = "user.note"
 ATTRIBUTES = (0o640, 1_000_000_000_123_456_789)  # mode and mtime of the original
@@ -66,8 +69,10 @@ class Server:
     def __init__(self, errors: Path) -> None:
         self._errors = errors
         environment = {
-            "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": "0", "PATH": os.environ["PATH"],
-        }  # fmt: skip
+            "PYTHONPATH": f"{REPOSITORY}:{PACKAGES}",
+            "PYTHONHASHSEED": "0",
+            "PATH": os.environ["PATH"],
+        }
         with errors.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-S", "-m", one_job.__name__],

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from lensd.errors import Skipped
 from lensd.lora import marks
-from tests.engine.asking import request, staged
+from tests.engine import asking
 from tests.faults.scene import sha
 from tests.support.home_server import HomeServer, wait_until
 from tests.support.limits import LEASE_IS_RELEASED, PATIENCE
@@ -114,7 +114,7 @@ def _cut_off_at(step: int, path: Path, whole: bytes) -> bool:
     from lensd.engine import task
 
     path.write_bytes(whole)
-    asked = staged(request(path), path.with_name("temporary"))
+    asked = asking.output(path, path.with_name("temporary"))
     seen: list[str] = []
 
     def progress(stage: str, *_: int) -> None:

@@ -8,7 +8,6 @@ or all of it (`whole`).
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import sys
@@ -16,28 +15,31 @@ from pathlib import Path
 
 from lensd.errors import Kept, Skipped
 from lensd.store.identity import Identity
-from lensd.worker.protocol import Message, Progress, serve
+from lensd.store.json_lines import decode
+from lensd.worker.protocol import ReportProgress, serve
+from lensd.worker.request import AnyRequest, CompressRequest, CompressResult
 
 
-def compress(request: Message, _: Progress) -> Message:
-    if not Path(request["path"]).exists():
+def compress(request: AnyRequest, _: ReportProgress) -> CompressResult:
+    assert isinstance(request, CompressRequest)
+    if not Path(request.path).exists():
         raise Skipped("vanished", "it was renamed or deleted")
-    with Path(request["path"]).open("rb") as source:
-        if list(Identity.of(os.fstat(source.fileno()))) != request["identity"]:
+    with Path(request.path).open("rb") as source:
+        if Identity.of(os.fstat(source.fileno())) != request.identity:
             raise Skipped("changed", "another file")
         sha256 = hashlib.sha256(source.read()).hexdigest()
     answer = Path(sys.argv[1], f"{sha256}.json")
     if not answer.exists():
         raise Kept("no_gain", "nothing is prepared for these bytes")
     stage(request, answer.with_suffix(".output").read_bytes())
-    return json.loads(answer.read_text())
+    return decode(answer.read_bytes(), CompressResult)
 
 
-def stage(request: Message, output: bytes) -> None:
+def stage(request: CompressRequest, output: bytes) -> None:
     kill = sys.argv[2]
-    fd = os.open(request["temporary"], os.O_RDWR | os.O_NOFOLLOW)
+    fd = os.open(request.temporary, os.O_RDWR | os.O_NOFOLLOW)
     found = os.fstat(fd)
-    if [found.st_dev, found.st_ino] != list(request["temporary_inode"]):
+    if (found.st_dev, found.st_ino) != request.temporary_inode:
         raise Skipped("changed", "another temporary")
     middle = len(output) // 2
     os.pwrite(fd, output[:middle], 0)
@@ -51,4 +53,4 @@ def stage(request: Message, output: bytes) -> None:
 
 
 if __name__ == "__main__":
-    serve(compress, {"device": "cpu", "torch": "none"})
+    serve(compress, "cpu", "none")

@@ -6,7 +6,6 @@ Both of lensd's threads follow files; here they do it in the order that is hard 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from lensd import __version__
 from lensd.daemon.inbox import Inbox
 from lensd.jobs import compress
 from lensd.jobs.context import JobContext
+from lensd.logs.events import Event
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
@@ -58,7 +58,7 @@ class App:
         )
         self.new = Key(self.root, "moved/style.safetensors")
 
-    def _log(self, event: str, **fields: Any) -> None:
+    def _log(self, event: Event) -> None:
         pass
 
     def rename(self) -> None:

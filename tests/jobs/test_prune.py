@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lensd import __version__
@@ -92,10 +93,7 @@ def _daily_pass(server: HomeServer, ledger: Ledger, events: Events) -> DailyPass
 
 
 def _record_in(events: Events) -> Log:
-    def log(event: str, **fields: Any) -> None:
-        events.append((event, fields))
-
-    return log
+    return lambda event: events.append((event.name, msgspec.to_builtins(event)))
 
 
 def test_the_daily_pass_is_told_and_noted(server: HomeServer, ledger: Ledger) -> None:

@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lensd import __version__
 from lensd.daemon.inbox import Inbox
-from lensd.jobs import recover
+from lensd.jobs import commit, recover
 from lensd.jobs.context import JobContext
+from lensd.logs.events import Event
 from lensd.store.archive import Archive
 from lensd.store.fs import temporary_name
 from lensd.store.identity import Identity
@@ -29,6 +31,7 @@ from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_states import RootStates
 from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
+from tests.support.events import compressed
 from tests.support.home_server import HomeServer, Seen
 
 ORIGINAL, OUTPUT, NEWER = b"the original" * 50, b"the output", b"somebody's newer bytes"
@@ -65,8 +68,8 @@ class Crashed:
             move_tracker=MoveTracker([], self.ledger, archive, self.log),
         )
 
-    def log(self, event: str, **fields: Any) -> None:
-        self.lines.append((event, fields))
+    def log(self, event: Event) -> None:
+        self.lines.append((event.name, msgspec.to_builtins(event)))
 
     def step(self, state: JobState, **columns: Any) -> None:
         self.ledger.jobs.update("job", state=state, temporary=self.temporary.name, **columns)
@@ -81,7 +84,7 @@ class Crashed:
             os.link(self.path, self.archived)
         else:
             shutil.copy2(self.path, self.archived)
-        line = {"path": str(self.path), "watch": "loras", "job_id": "job", "mode": "ultra"}
+        line = commit.ledger_line(compressed(path=str(self.path), archive_path=str(self.archived)))
         self.step(
             JobState.PUBLISHING, line=line, archive_path=str(self.archived), archive_method="link"
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,7 @@ ANYTHING = st.recursive(
     | st.booleans()
     | st.integers(-(2**70), 2**70)
     | st.floats()
-    | st.text(st.characters(codec=None, exclude_categories=()), max_size=30)
-    | st.binary(max_size=20),
+    | st.text(st.characters(codec=None, exclude_categories=()), max_size=30),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=12,
 )
@@ -68,25 +66,9 @@ def test_a_name_that_is_not_utf8_is_readable() -> None:
 
 
 def test_values_of_python_become_those_of_json() -> None:
-    """Non-finite numbers are null, tuples lists, paths and bytes text, others their str()."""
-    fields = {
-        "nan": float("nan"),
-        "inf": {"deep": [float("-inf"), 1.5]},
-        "pair": (1, True),
-        "place": Path("/a"),
-        "raw": b"b",
-        "error": ValueError("why"),
-        7: None,
-    }
-    assert plain({str(key): value for key, value in fields.items()}) == {
-        "nan": None,
-        "inf": {"deep": [None, 1.5]},
-        "pair": [1, True],
-        "place": "/a",
-        "raw": "b",
-        "error": "why",
-        "7": None,
-    }
+    """Non-finite numbers are null, and tuples are lists."""
+    fields = {"nan": float("nan"), "inf": {"deep": [float("-inf"), 1.5]}, "pair": (1, True)}
+    assert plain(fields) == {"nan": None, "inf": {"deep": [None, 1.5]}, "pair": [1, True]}
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\x85b", "a\u2028b", "a\x9bb"])

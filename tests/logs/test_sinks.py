@@ -29,7 +29,7 @@ def test_the_file_has_its_mode_whatever_the_umask(tmp_path: Path) -> None:
     try:
         sink = FileSink(str(tmp_path / "new/log"), 0o664, max_bytes=20)
         for _ in range(3):
-            sink.info(b"x" * 15)
+            sink.write(b"x" * 15)
     finally:
         os.umask(before)
     assert names(tmp_path / "new") == ["log", "log.1", "log.2"]
@@ -41,7 +41,7 @@ def test_rotation_keeps_the_newest_lines_whole(tmp_path: Path) -> None:
     """No file grows past the limit, the oldest goes, none is cut."""
     sink = FileSink(str(tmp_path / "log"), 0o640, max_bytes=20, kept=2)
     for number in range(10):
-        sink.info(b"line %d" % number)
+        sink.write(b"line %d" % number)
     found = [(tmp_path / name).read_text() for name in ("log.2", "log.1", "log")]
     assert found == ["line 4\nline 5\n", "line 6\nline 7\n", "line 8\nline 9\n"]
     assert len(names(tmp_path)) == 3
@@ -50,7 +50,7 @@ def test_rotation_keeps_the_newest_lines_whole(tmp_path: Path) -> None:
 def test_a_line_larger_than_the_limit_is_still_written(tmp_path: Path) -> None:
     """In a file of its own, without an empty one before it."""
     sink = FileSink(str(tmp_path / "log"), 0o640, max_bytes=5)
-    sink.info(b"0123456789")
+    sink.write(b"0123456789")
     assert names(tmp_path) == ["log"]
     assert (tmp_path / "log").read_bytes() == b"0123456789\n"
 
@@ -60,7 +60,7 @@ def test_a_restart_appends(tmp_path: Path) -> None:
     file = tmp_path / "log"
     file.write_text("old\n")
     file.chmod(0o600)
-    FileSink(str(file), 0o644).info(b"new")
+    FileSink(str(file), 0o644).write(b"new")
     assert file.read_text() == "old\nnew\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
@@ -69,12 +69,12 @@ def test_it_follows_logrotate_and_removal(tmp_path: Path) -> None:
     """When the file is moved or removed, the next line begins a new one."""
     file = tmp_path / "log"
     sink = FileSink(str(file), 0o640)
-    sink.info(b"a")
+    sink.write(b"a")
     file.rename(tmp_path / "moved")
-    sink.info(b"b")
+    sink.write(b"b")
     assert file.read_text() == "b\n"
     file.unlink()
-    sink.info(b"c")
+    sink.write(b"c")
     assert file.read_text() == "c\n"
     assert (tmp_path / "moved").read_text() == "a\n"
 
@@ -83,10 +83,10 @@ def test_it_goes_on_after_copytruncate(tmp_path: Path) -> None:
     """Cut off under its hands, it appends at the new end and leaves no hole."""
     file = tmp_path / "log"
     sink = FileSink(str(file), 0o640, max_bytes=30)
-    sink.info(b"a" * 20)
+    sink.write(b"a" * 20)
     (tmp_path / "copy").write_bytes(file.read_bytes())
     os.truncate(file, 0)
-    sink.info(b"b" * 20)  # the size that counts for its own rotation is the new one
+    sink.write(b"b" * 20)  # the size that counts for its own rotation is the new one
     assert file.read_bytes() == b"b" * 20 + b"\n"
     assert names(tmp_path) == ["copy", "log"]
 
@@ -107,11 +107,11 @@ def test_logrotate_needs_no_signal(tmp_path: Path, way: str) -> None:
     rules.write_text(text)
     rules.chmod(0o644)
     for number in range(4):
-        sink.info(b"line %d" % number)
+        sink.write(b"line %d" % number)
         command = ["logrotate", "--force", "--state", str(tmp_path / "state"), str(rules)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
-    sink.info(b"line 4")
+    sink.write(b"line 4")
     found = [file.read_text(), file.with_name("lensd.log.1").read_text()]
     found += [
         gzip.decompress(file.with_name(f"lensd.log.{n}.gz").read_bytes()).decode()
@@ -125,9 +125,9 @@ def test_a_folder_that_vanishes_costs_lines_only(tmp_path: Path) -> None:
     file = tmp_path / "logs/log"
     sink = FileSink(str(file), 0o640)
     file.parent.rename(tmp_path / "away")
-    sink.info(b"lost")
+    sink.write(b"lost")
     (tmp_path / "away").rename(file.parent)
-    sink.info(b"back")
+    sink.write(b"back")
     assert file.read_text() == "back\n"
 
 
@@ -135,13 +135,13 @@ def test_a_disk_without_space_leaves_no_half_line(tmp_path: Path) -> None:
     """A line that does not fit is taken back; a shorter one is written afterwards."""
     file = tmp_path / "log"
     sink = FileSink(str(file), 0o640)
-    sink.info(b"first")
+    sink.write(b"first")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
     try:
-        sink.info(b"x" * 100)
-        sink.info(b"second")
+        sink.write(b"x" * 100)
+        sink.write(b"second")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -157,7 +157,7 @@ def test_a_slow_reader_gets_every_line_whole() -> None:
 
     def write() -> None:
         for line in lines:
-            sink.info(line)
+            sink.write(line)
         os.close(writing)
 
     thread = threading.Thread(target=write)
@@ -171,7 +171,7 @@ def test_a_slow_reader_gets_every_line_whole() -> None:
 @pytest.mark.parametrize("descriptor", [None])
 def test_no_descriptor_takes_every_line(descriptor: int | None) -> None:
     """And writes none."""
-    StreamSink(descriptor).info(b"x")
+    StreamSink(descriptor).write(b"x")
 
 
 def test_after_a_torn_line_the_next_begins_anew(tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ def test_after_a_torn_line_the_next_begins_anew(tmp_path: Path) -> None:
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
         try:
-            sink.info(b"x" * 100)
+            sink.write(b"x" * 100)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, handler)
-        sink.info(b"whole")
+        sink.write(b"whole")
     assert file.read_bytes() == b"x" * 10 + b"\nwhole\n"

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lensd.lora import compress, planning
 from lensd.lora.layout import Layout, TensorSpec, read_layout
-from lensd.lora.planning import Parameters, Plan, Reading
+from lensd.lora.parameters import Parameters
+from lensd.lora.planning import Plan, Reading
 from lensd.lora.reading import read_module
 
 DTYPES = {

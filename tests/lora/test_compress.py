@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensd.lora.planning import Parameters
+from lensd.lora.parameters import Parameters
 from lensd.lora.reading import read_module
 from tests.lora import making
 from tests.lora.making import Made

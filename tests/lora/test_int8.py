@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lensd.lora import compress, fidelity, int8
 from lensd.lora.int8 import Factors, Quantized
-from lensd.lora.planning import Parameters
+from lensd.lora.parameters import Parameters
 from lensd.lora.reading import flatten
 from tests.lora import making
 from tests.support.architectures import sd15

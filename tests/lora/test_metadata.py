@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lensd.lora import marks, metadata
 from lensd.lora.adapter import adapter_metadata
 from lensd.lora.metadata import Origin, output_metadata
-from lensd.lora.planning import Parameters, Plan
+from lensd.lora.parameters import Parameters
+from lensd.lora.planning import Plan
 from lensd.store.header import encode_header
 from tests.lora import making
 from tests.lora.making import Made

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from lensd.logs.events import (
+    DaemonDegraded,
+    DaemonPaused,
+    DaemonRecovered,
+    Event,
+    FileDetected,
+    FileRestored,
+)
 from lensd.metrics.exporter import Exporter
 from lensd.store.ledger import Ledger
 from tests.support.home_server import wait_until
 from tests.support.limits import PATIENCE
 from tests.support.prometheus import Textfile
 
-RESTORED = {"watch": "loras", "sha256": "0" * 64}
+PATH = "/srv/loras/a.safetensors"
+RESTORED = FileRestored(
+    path=PATH, watch="loras", job_id="a", sha256="0" * 64, method="move", bytes=9
+)
 
 
 class Scene:
@@ -23,7 +33,7 @@ class Scene:
     def __init__(self, folder: Path, ledger: Ledger) -> None:
         self.path = folder / "metrics/lensd.prom"
         self.path.parent.mkdir()
-        self.logged: list[tuple[str, dict[str, Any]]] = []
+        self.logged: list[Event] = []
         self._ledger = ledger
 
     def exporter(self, *, heartbeat: float, gather: float = 0.0) -> Exporter:
@@ -33,7 +43,7 @@ class Scene:
             self._ledger,
             ("loras", "flux"),
             lambda: ["flux"],
-            lambda event, **fields: self.logged.append((event, fields)),
+            self.logged.append,
             heartbeat=heartbeat,
             gather=gather,
         )
@@ -64,10 +74,10 @@ def test_it_is_written_at_the_start_and_after_an_outcome(scene: Scene) -> None:
     assert scene.restored == 0
     assert "lensd_files_total" in Textfile(scene.path).names
     first = scene.inode
-    exporter.note("file.detected", {"watch": "loras"})
-    exporter.note("daemon.paused", {"paths": []})
+    exporter.note(FileDetected(path=PATH, watch="loras", job_id=None, bytes=9))
+    exporter.note(DaemonPaused(paths=[]))
     assert scene.inode == first
-    exporter.note("file.restored", RESTORED)
+    exporter.note(RESTORED)
     wait_until(lambda: scene.restored == 1, "the outcome")
     found = Textfile(scene.path)
     assert found.get("lensd_watch_degraded", watch="flux") == 1
@@ -83,7 +93,7 @@ def test_outcomes_within_a_short_time_are_written_together(scene: Scene) -> None
     wait_until(scene.path.exists, "the start")
     inodes = {scene.inode}
     for _ in range(100):
-        exporter.note("file.restored", RESTORED)
+        exporter.note(RESTORED)
     while scene.restored < 100:
         inodes.add(scene.inode)
     inodes.add(scene.inode)
@@ -113,11 +123,12 @@ def test_failing_writes_are_logged_once(scene: Scene) -> None:
     scene.path.parent.mkdir()
     wait_until(lambda: len(scene.logged) == 2, "the recovery is logged")
     exporter.finish(PATIENCE)
-    (first, why), (second, _) = scene.logged
-    assert (first, second) == ("daemon.degraded", "daemon.recovered")
-    assert why["path"] == str(scene.path)
-    assert "No such file" in why["message"]
-    assert "metrics.textfile" in why["message"]
+    first, second = scene.logged
+    assert isinstance(first, DaemonDegraded)
+    assert isinstance(second, DaemonRecovered)
+    assert first.path == str(scene.path)
+    assert "No such file" in first.message
+    assert "metrics.textfile" in first.message
 
 
 def test_an_exporter_that_was_not_started_can_be_finished(scene: Scene) -> None:

@@ -50,7 +50,7 @@ def sandbox(wheelhouse: Path, home: Path, tmp_path: Path) -> Sandbox:
 
 @pytest.fixture
 def clone(built: Built, sandbox: Sandbox) -> Sandbox:
-    """A sandbox in the tree as somebody gets it: the sdist, unpacked."""
+    """A sandbox in an unpacked sdist, the tree that a user downloads."""
     with tarfile.open(built.sdist) as archive:
         archive.extractall(sandbox.folder, filter="data")
     folder = sandbox.folder / built.sdist.name.removesuffix(".tar.gz")

@@ -39,7 +39,7 @@ def test_the_wheel_has_every_file_of_the_package_and_no_other(built: Built) -> N
         for path in (REPOSITORY / "lensd").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    assert {"lensd/py.typed", "lensd/report/events.schema.json"} <= ours
+    assert {"lensd/py.typed", "lensd/logs/events.schema.json"} <= ours
     assert ours == packed
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,6 +43,8 @@ MEASURES = {
     "modules": 1,
     "rank_in": RANKS,
     "rank_out": RANKS,
+    "blocks": {"down_blocks": [[0, 1, 16, 7.5]], "mid_block": [[None, 1, 16, 7.5]]},
+    "spectrum": {"ranks": [1], "energy": [0.5]},
     "energy_retained": {"min": 0.99, "overall": 0.99},
     "seconds": {"read": 0.1, "compute": 0.1, "write": 0.0, "verify": 0.0},
     "device": "cpu",
@@ -154,7 +157,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
                 "in": 1,
                 "rank": 1,
                 "bytes": 1,
-                "alpha": None,
+                "alpha": 1.0,
                 "norm": 0.0,
                 "ranks": {"0.9": 1},
                 "spectrum": [0.5],
@@ -163,6 +166,10 @@ COMPLETE: dict[str, dict[str, Any]] = {
     },
     "compress": {
         **MEASURES,
+        "snr_db": 38.5,
+        "mse": 1e-6,
+        "mae": None,
+        "delta_snr_db": None,
         "output": "b.safetensors",
         "mode": "ultra",
         "bytes_out": 1,
@@ -194,6 +201,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
 OPTIONAL = {
     ("status", "hashes"),
     *((verb, "device_note") for verb in ("analyze", "compress")),
+    *(("compress", name) for name in ("blocks", "spectrum")),
     *((verb, "seconds", n) for verb in ("analyze", "compress") for n in ("write", "verify")),
 }
 
@@ -226,14 +234,15 @@ def test_a_schema_is_complete(verb: str) -> None:
     """It is a JSON Schema of draft 2020-12 and contains everything that it refers to."""
     found = schema.of_output(verb)
     Draft202012Validator.check_schema(found)
-    assert set(schema._references(found)) <= set(found["$defs"])
+    references = re.findall(r'"#/\$defs/(\w+)"', json.dumps(found))
+    assert set(references) == set(found["$defs"])
     outputs.validator(verb).validate(COMPLETE[verb])
 
 
 @pytest.mark.parametrize("verb", schema.OUTPUTS)
 def test_an_unknown_field_is_invalid(verb: str) -> None:
     """In every object of the document, except tables whose keys are data."""
-    tables = {("outcomes",), ("ranks",)}
+    tables = {("outcomes",), ("ranks",), ("blocks",)}
     for at, _ in _objects(COMPLETE[verb]):
         broken = copy.deepcopy(COMPLETE[verb])
         for place, part in _objects(broken):
@@ -246,7 +255,7 @@ def test_an_unknown_field_is_invalid(verb: str) -> None:
 def test_fields_are_required(verb: str) -> None:
     """All fields except the optional ones."""
     for at, fields in _objects(COMPLETE[verb]):
-        for name in set(fields) - {"kept", "0.9"}:
+        for name in set(fields) - {"kept", "0.9", "down_blocks", "mid_block"}:
             broken = copy.deepcopy(COMPLETE[verb])
             for place, part in _objects(broken):
                 if place == at:

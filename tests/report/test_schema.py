@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from lensd.errors import REASONS
-from lensd.logs import log
+from lensd.errors import DegradedReason, Reason
+from lensd.logs.events import AnyEvent
 from lensd.report import schema
+from tests.docs.rendering import LOG_SCHEMA, log_schema_text
 
 CONTRACT = [
     "daemon.started",
@@ -161,11 +163,24 @@ def test_events_are_those_of_the_contract() -> None:
     assert sorted(schema.events()) == sorted(CONTRACT)
 
 
-def test_reasons_and_version_are_those_of_the_program() -> None:
-    """The file lists every reason code of `lensd.errors`, and the version that the log writes."""
+def test_the_file_in_the_package_is_made_from_the_types() -> None:
+    """`python -m tests.docs.rendering` writes it."""
+    assert log_schema_text() == LOG_SCHEMA.read_text(encoding="utf-8")
+
+
+def test_every_reason_is_valid() -> None:
+    """Each reason code of `lensd.errors`, and no other."""
     definitions = schema.load()["$defs"]
-    assert definitions["reason"]["enum"] == sorted(REASONS)
-    assert definitions["line"]["properties"]["schema"]["const"] == log.SCHEMA
+    assert definitions["reason"]["enum"] == sorted(Reason)
+    assert definitions["degraded_reason"]["enum"] == sorted(DegradedReason)
+
+
+@pytest.mark.parametrize("event", CONTRACT)
+def test_a_line_is_read_as_the_event_that_it_was(event: str) -> None:
+    """A reader may use the types: they take every valid line and give its fields again."""
+    fields = LINES[event]
+    found = msgspec.convert({"event": event, **fields}, AnyEvent)
+    assert {"event": event, **fields} == msgspec.to_builtins(found)
 
 
 def test_an_unknown_event_has_no_schema() -> None:
@@ -217,6 +232,8 @@ def test_no_required_field_may_be_left_out(event: str) -> None:
         ("file.analyzed", "predicted", {"rank": 1}),
         ("daemon.baseline", "symlinked_folders", 3),
         ("worker.crashed", "exit", "SIGKILL"),
+        ("daemon.degraded", "reason", "bored"),
+        ("daemon.ready", "exception", "x"),
     ],
 )
 def test_wrong_values_are_invalid(event: str, field: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""Days that pass in the ledger, since a test cannot wait for them."""
+"""Dates in the ledger that are moved back, since a test cannot wait for days."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Folders(Protocol):
 
 
 def age(server: Folders, path: Path, days: float, *, version: str | None = None) -> None:
-    """Outputs of a path (of the original `version` only) were published so many days earlier."""
+    """Move the dates of a path's outputs back by `days`; with `version` only of that original."""
     values = {
         "seconds": days * DAY,
         "path": bytes(path.relative_to(server.loras)),

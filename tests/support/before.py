@@ -82,10 +82,9 @@ def _relocate(state: Path, change: Change, *, checkpointed: bool) -> None:
             _replace_folders(db)
         if checkpointed:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        for (
-            path
-        ) in aside.iterdir():  # while the database is open: the last to close empties the log
-            if path.name != f"{LEDGER}-shm" and not (checkpointed and path.suffix == "-wal"):
+        left_out = {f"{LEDGER}-shm"} | ({f"{LEDGER}-wal"} if checkpointed else set())
+        for path in aside.iterdir():  # now: closing the database empties its write-ahead log
+            if path.name not in left_out:
                 shutil.copy2(path, state)
     shutil.rmtree(aside)
 

@@ -1,7 +1,7 @@
 """The machine's own systemd, booted as process 1 of fresh namespaces, over a throw-away root.
 
-What is written in there is lost with it, but for folders that are bound in from outside. The
-network is a loopback of its own. /run and /tmp are empty at first.
+What is written there is lost with it, except in folders that are mounted from outside. The network
+is a loopback of its own. /run and /tmp are empty at first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.limits import PATIENCE
 REPOSITORY = Path(__file__).resolve().parents[2]
 SYSTEMD = Path("/lib/systemd/systemd")
 
-# $1: an empty folder; the others: what lies on other disks, or where the new root has an empty one.
+# $1: an empty folder; the others: folders on other disks, or below a folder that is empty in there.
 BOOT = """
 set -eu
 work=$1; shift
@@ -43,7 +43,7 @@ cd "$root"
 mkdir -p .old
 pivot_root . .old
 umount -l /.old
-mount --make-rshared /  # as systemd itself does, but not where it is told of a container
+mount --make-rshared /  # systemd does it too, except in a container
 export container=lensd-tests
 exec /lib/systemd/systemd --system --unit=basic.target
 """
@@ -58,11 +58,11 @@ needs_systemd = pytest.mark.skipif(
 
 
 class BootError(Exception):
-    """systemd did not come up; the text is what it said."""
+    """systemd did not boot; the message is its output."""
 
 
 class Booted:
-    """A machine for the length of a `with` block. `folder` is an empty one for its own use."""
+    """A machine for the length of a `with` block. `folder` is an empty folder for it."""
 
     def __init__(self, folder: Path) -> None:
         self._work = folder / "boot"
@@ -82,7 +82,7 @@ class Booted:
         except BaseException:
             self._end()
             raise
-        self._let_everybody_run_python()
+        self._let_all_users_run_python()
         return self
 
     def __exit__(
@@ -98,7 +98,7 @@ class Booted:
         return Path(f"/proc/{self.pid}/root{path}")
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command on the machine, as root. Raises AssertionError with its words when it fails."""
+        """Run a command on the machine, as root. Raises AssertionError with its output."""
         done = subprocess.run(
             ["nsenter", "-t", str(self.pid), "-a", *command],
             stdin=subprocess.DEVNULL,
@@ -112,7 +112,7 @@ class Booted:
         return done
 
     def shell(self, script: str) -> str:
-        """What a script of bash prints; it must not fail."""
+        """Run a script of bash, which must not fail; return its output."""
         return self.run("bash", "-euo", "pipefail", "-c", script).stdout
 
     def show(self, unit: str, name: str) -> str:
@@ -138,8 +138,8 @@ class Booted:
         state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
         return state in ("running", "degraded")
 
-    def _let_everybody_run_python(self) -> None:
-        """A service's user must get to this Python, also when it is at root's home."""
+    def _let_all_users_run_python(self) -> None:
+        """A service's user must reach this Python, also when it is in the home of root."""
         outside = not_in_overlay()
         for path in (Path(sys.executable), Path(sys.base_prefix), REPOSITORY):
             for folder in path.parents:
@@ -147,12 +147,12 @@ class Booted:
                     self.run("chmod", "o+x", str(folder))
 
     def _end(self) -> None:
-        self._outer.kill()  # and with it process 1, and with that all others and the mounts
+        self._outer.kill()  # with it process 1, and so all processes and mounts
         self._outer.wait()
 
 
 def not_in_overlay() -> list[Path]:
-    """What Python needs and the new root does not show."""
+    """The folders that Python needs and that are empty in the new root."""
     root = os.stat("/").st_dev
     wanted = {REPOSITORY, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
     return sorted(

@@ -29,17 +29,17 @@ ARGUMENTS = (
 
 
 class NoBrowser(Exception):
-    """There is none on this machine."""
+    """No Chromium with its driver is on this machine."""
 
 
 class Browser:
-    """Chromium with what its console said and what it asked any network for."""
+    """Chromium, its console messages and its network requests."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
 
     def open(self, page: Path, *, width: int = 1200, height: int = 1000) -> float:
-        """Seconds until the page says that it can be used."""
+        """Open a page; return the seconds until it is ready to use."""
         self.resize(width, height)
         began = time.monotonic()
         self.driver.get(page.as_uri())
@@ -59,18 +59,18 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def wait_for(self, holds: Callable[[], Any], seconds: float = PATIENCE) -> None:
-        """Raises AssertionError with what the console said."""
+        """Raises AssertionError with the console messages."""
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, self.console()
             time.sleep(0.01)
 
     def console(self) -> list[str]:
-        """What was said since the last call: errors of scripts and of the policy are among it."""
+        """Messages since the last call, with errors of scripts and of the content policy."""
         return [entry["message"] for entry in self._log("browser")]
 
     def asked_for(self) -> list[str]:
-        """Every address that the page asked for since the last call."""
+        """Every address that the page requested since the last call."""
         messages = [json.loads(e["message"])["message"] for e in self._log("performance")]
         sent = (m for m in messages if m["method"] == "Network.requestWillBeSent")
         return [m["params"]["request"]["url"] for m in sent]
@@ -80,13 +80,13 @@ class Browser:
         return found
 
     def picture(self, clip: dict[str, float]) -> bytes:
-        """A PNG of a part of the page, whether that is in sight or not."""
+        """A PNG of a part of the page, visible or not."""
         asked = {"clip": clip, "captureBeyondViewport": True}
         found = self.driver.execute_cdp_cmd("Page.captureScreenshot", asked)
         return base64.b64decode(found["data"])
 
     def accessible(self) -> list[tuple[str, str]]:
-        """(role, name) of what a screen reader finds."""
+        """(role, name) of each node that a screen reader finds."""
         tree = self.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})
         nodes = [node for node in tree["nodes"] if not node["ignored"]]
         return [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes]
@@ -94,7 +94,7 @@ class Browser:
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[Browser]:
-    """A fresh one whose profile lies in a folder. Raises NoBrowser."""
+    """A new browser with its profile in `folder`. Raises NoBrowser."""
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs:
         raise NoBrowser("no chromium with chromedriver (Debian: chromium, chromium-driver)")

@@ -1,4 +1,4 @@
-"""Other disks below tmp_path, for as long as a test needs them. Skips where they cannot be had."""
+"""Other disks below tmp_path for one test, which skips where none can be mounted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_ext4(image: Path, size: str, *options: str) -> None:
 
 
 def _unmount(folder: Path) -> None:
-    """A loop device lets go of its image a moment after its filesystem was unmounted."""
+    """Unmount; a loop device may be busy for a moment."""
     for _ in range(100):
         done = subprocess.run(["umount", str(folder)], check=False, capture_output=True)
         if done.returncode == 0:
@@ -35,7 +35,7 @@ def _unmount(folder: Path) -> None:
 
 
 class Mounts:
-    """Mounts that are gone with the `with` block."""
+    """Mounts that end with the `with` block."""
 
     def __init__(self) -> None:
         self._mounted: list[Path] = []
@@ -106,7 +106,7 @@ def remount(folder: Path, *, read_only: bool) -> None:
 
 
 def fill(folder: Path, leave: int) -> Path:
-    """Use a disk up but for some `leave` bytes; returns the file to delete for space."""
+    """Fill a disk except for some `leave` bytes; return the file whose deletion frees it."""
     ballast = folder / "ballast"
     free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
     with ballast.open("wb") as file:

@@ -1,4 +1,4 @@
-"""The folders of a person's home server, in a temporary place, with lensd at work in them."""
+"""A home server in a temporary folder: its folders, its configuration, and lensd at work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNPROVEN = 1.2
 
 
 class Seen(NamedTuple):
-    """What a file is. Equal before and after: nobody has touched it."""
+    """Content and attributes of a file. Equal before and after: no program changed it."""
 
     sha256: str
     mode: int
@@ -33,7 +33,7 @@ class Seen(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Seen:
-        """Look at a regular file."""
+        """Read a regular file."""
         found = path.lstat()
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         owner = found.st_uid, found.st_gid
@@ -71,7 +71,7 @@ class HomeServer:
         metrics: Mapping[str, Any] | None = None,
         log: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the configuration anew."""
+        """Write the configuration."""
         document = {
             "watch": [{"path": str(self.loras)}] if watch is None else list(watch),
             "defaults": defaults or {},
@@ -87,15 +87,15 @@ class HomeServer:
     def daemon(
         self, *, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None
     ) -> RunningDaemon:
-        """To be entered with `with`."""
+        """A daemon, to be entered with `with`."""
         return RunningDaemon(self.config, self.stderr, prefix=prefix, env=env)
 
     def lensd(
         self, verb: str, *arguments: str | Path, prefix: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Another command with this configuration; `prefix` is a command to run it by.
+        """Run another command with this configuration; `prefix` is a command that runs lensd.
 
-        What it prints with `--json` is valid under its schema.
+        What it prints with `--json` must be valid under its schema.
         """
         command = [*prefix, sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
         done = subprocess.run(
@@ -105,12 +105,12 @@ class HomeServer:
         return done
 
     def begin(self, verb: str, *arguments: str | Path) -> subprocess.Popen[str]:
-        """Another command with this configuration, not waited for."""
+        """Start another command with this configuration, and do not wait for its end."""
         command = [sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def once(self, *arguments: str | Path, code: int = 0) -> list[Line]:
-        """`lensd once`, which must end with `code`; its log."""
+        """Run `lensd once`, which must exit with `code`; return its log lines."""
         done = self.lensd("once", *arguments)
         assert done.returncode == code, done.stderr + done.stdout
         return [parse_line(text) for text in done.stdout.splitlines()]
@@ -122,12 +122,12 @@ class HomeServer:
         return json.loads(done.stdout)
 
     def drop(self, relative: str, **of_file: Any) -> SmallFile:
-        """Put a small LoRA at once and whole into the watched folder, as a finished download."""
+        """Put a small LoRA into the watched folder in one step, as a finished download."""
         made = self.make(os.path.basename(relative), **of_file)
         return made._replace(path=self.move_in(made.path, relative))
 
     def make(self, name: str, **of_file: Any) -> SmallFile:
-        """A small LoRA outside of the watched folder."""
+        """Write a small LoRA outside of the watched folder."""
         return small_lora(self.elsewhere / name, **of_file)
 
     def move_in(self, path: Path, relative: str | None = None) -> Path:
@@ -138,17 +138,17 @@ class HomeServer:
         return target
 
     def temporaries(self) -> list[Path]:
-        """lensd's own unfinished files, wherever they are."""
+        """lensd's own unfinished files in the watched folder and in the archive."""
         folders = (self.loras, self.archive)
         return [p for folder in folders for p in folder.rglob(".lensd-*")]
 
     def archived(self, path: Path) -> Path:
-        """Where the original of a file in the watched folder belongs."""
+        """Where the archive keeps the original of a file in the watched folder."""
         return self.archive / self.loras.name / path.relative_to(self.loras)
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-    """Look again and again. Raises AssertionError after `seconds`."""
+    """Return when the condition is true. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"

@@ -1,7 +1,6 @@
-"""How a LoRA lies in a .safetensors file: names, order, header and metadata, written as a stream.
+"""A LoRA as a .safetensors file: names, order, header and metadata, written as a stream.
 
-Written by hand and not with lensd or the safetensors library: what is under test must not also be
-what made the file.
+It uses neither lensd nor the safetensors library: code under test must not write its own input.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ NAMINGS = {
 
 
 class Plan(NamedTuple):
-    """All of a file but its numbers. With `alpha` None the file does not say: it means the rank."""
+    """A file without its numbers. With `alpha` None the file has no alpha, which means the rank."""
 
     modules: Sequence[Module]
     naming: str

@@ -1,4 +1,4 @@
-"""What a test needs of the machine, and skips without."""
+"""Marks of tests that skip on machines without root or a program."""
 
 from __future__ import annotations
 

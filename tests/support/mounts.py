@@ -41,7 +41,7 @@ def memory() -> Disk:
 
 
 def namespace(*before: Sequence[str]) -> list[str]:
-    """A prefix for a daemon's command: its own mounts, and these commands before it."""
+    """A prefix for a daemon's command: own mounts, and these commands run first."""
     script = "".join(f"{' '.join(command)} && " for command in before)
     return ["unshare", "-m", "sh", "-ec", f'{script}exec "$@"', "sh"]
 
@@ -55,5 +55,5 @@ def within(pid: int, *command: str) -> None:
 
 
 def seen_by(pid: int, path: Path) -> Path:
-    """A path as a process sees it, for anybody to use."""
+    """A path as a process sees it, reachable for any process."""
     return Path(f"/proc/{pid}/root{path}")

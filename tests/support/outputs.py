@@ -1,4 +1,4 @@
-"""What verbs print with `--json`, checked with the schemas of the package."""
+"""The `--json` output of commands, checked with the schemas of the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ A_LINE_A_FILE = ("analyze", "compress")
 
 
 def documents(verb: str, stdout: str) -> list[Any]:
-    """The documents in a verb's output. Raises jsonschema.ValidationError."""
+    """The documents in a command's output. Raises jsonschema.ValidationError."""
     texts = stdout.splitlines() if verb in A_LINE_A_FILE else [stdout]
     found = [json.loads(text) for text in texts]
     for document in found:
@@ -24,7 +24,7 @@ def documents(verb: str, stdout: str) -> list[Any]:
 
 
 def check(arguments: Sequence[object], stdout: str) -> None:
-    """Nothing, if these arguments of `lensd` ask for no JSON or gave none."""
+    """Check the output if these arguments of `lensd` ask for JSON and it printed some."""
     if "--json" in arguments and stdout and arguments[0] in schema.OUTPUTS:
         documents(str(arguments[0]), stdout)
 

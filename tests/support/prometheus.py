@@ -1,4 +1,4 @@
-"""A textfile as Prometheus reads it, and what lensd writes into one."""
+"""A textfile as Prometheus reads it, and all metrics of lensd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 class Textfile:
-    """Its samples by name and labels. Raises ValueError for what Prometheus would refuse."""
+    """Samples by name and labels. Raises ValueError for a file that Prometheus would refuse."""
 
     def __init__(self, path: Path) -> None:
         self._samples: Samples = {}
@@ -36,13 +36,13 @@ class Textfile:
         return self._samples.get((name, frozenset(labels.items())), 0.0)
 
     def sum(self, name: str, **labels: str) -> float:
-        """Over all samples that have these labels, and maybe more."""
+        """The sum over all samples with these labels, whatever others they have."""
         wanted = set(labels.items())
         return sum(v for (n, found), v in self._samples.items() if n == name and wanted <= found)
 
 
 def families() -> list[Family | Histogram]:
-    """All that lensd knows, in the order of the file."""
+    """All metrics of lensd, in the order of the file."""
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(Ledger(folder, "0.1.0")) as ledger,

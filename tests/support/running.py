@@ -31,11 +31,11 @@ ENDS = {
 
 
 class DaemonError(Exception):
-    """The daemon ended, or did not say in time what was waited for. Shows what it did say."""
+    """The daemon ended, or a line did not come in time. Shows its last lines and its stderr."""
 
 
 def parse_line(text: str) -> Line:
-    """One line of the log. Raises DaemonError when it breaks the schema that the package ships."""
+    """One line of the log. Raises DaemonError when it is not valid under the package's schema."""
     line: Line = json.loads(text)
     try:
         _validator(line["event"]).validate(line)
@@ -53,9 +53,10 @@ def _validator(event: str) -> Draft202012Validator:
 class RunningDaemon:
     """`lensd run -c CONFIG` for the length of a `with` block.
 
-    `lines` holds its log as far as it was waited for and, after the block, all of it; each was
-    valid under the package's schema. Leaving the block stops the daemon with SIGTERM and, if that
-    does not help, SIGKILL. `prefix` is a command to run it by, `env` is added to the environment.
+    `lines` are the log lines up to the last one that a test waited for, and after the block all of
+    them; each is valid under the package's schema. The end of the block stops the daemon with
+    SIGTERM, and with SIGKILL if it does not end. `prefix` is a command that runs lensd, `env` is
+    added to its environment.
     """
 
     def __init__(
@@ -107,25 +108,25 @@ class RunningDaemon:
             self.process.stdout.close()
         while (text := self._fresh.get()) is not None:
             self.lines.append(parse_line(text))
-        self._fresh.put(None)  # for a block that was left early by hand
+        self._fresh.put(None)  # a test may end the block before its end
         if hung and error is None:
             raise self._error("SIGTERM did not end it")
 
     def stop(self, seconds: float = PATIENCE) -> int:
-        """Ask it to end with SIGTERM; its exit status. Raises subprocess.TimeoutExpired."""
+        """Send SIGTERM; return the exit status. Raises subprocess.TimeoutExpired."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
     def kill(self) -> None:
-        """SIGKILL: it has no moment to put anything in order."""
+        """Send SIGKILL: the daemon cannot clean up."""
         self.process.kill()
         self.process.wait()
 
     def wait_for(
         self, wanted: Callable[[Line], bool], what: str, seconds: float = PATIENCE
     ) -> Line:
-        """The first line not waited for yet for which `wanted` holds. Raises DaemonError."""
+        """The next line for which `wanted` is true. Raises DaemonError."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -133,7 +134,7 @@ class RunningDaemon:
             except queue.Empty:
                 raise self._error(f"no {what} within {seconds:g} s") from None
             if text is None:
-                self._fresh.put(None)  # for the next one who waits
+                self._fresh.put(None)  # for the next call
                 raise self._error(f"it ended ({self.process.wait()}) before any {what}")
             self.lines.append(parse_line(text))
             if wanted(self.lines[-1]):
@@ -143,7 +144,7 @@ class RunningDaemon:
         return self.wait_for(lambda line: line["event"] == event, event, seconds)
 
     def wait_for_file(self, path: Path, *events: str, seconds: float = PATIENCE) -> Line:
-        """The next line about `path`: one of `events`, or any that ends its way."""
+        """The next line about `path`: one of `events`, or one that ends its processing."""
         wanted = set(events) or ENDS
         return self.wait_for(
             lambda line: line["event"] in wanted and line["path"] == str(path),

@@ -1,4 +1,4 @@
-"""A process under strace: its calls that change files, and what can be done to it at each of them.
+"""A process under strace: its calls that change files, and faults at each of them.
 
 Only the main thread is traced, not the threads and processes that it starts: strace counts calls
 per thread, and a number must mean one call.
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tests.support.limits import PATIENCE
 
-# Every call that can change what a disk holds. What is not here is no point of a crash matrix.
+# Every call that can change what a disk holds. A crash matrix has a point for each.
 CHANGING = frozenset(
     [
         "open", "openat", "openat2", "creat", "mkdir", "mkdirat", "mknod", "mknodat", "rmdir",
@@ -33,7 +33,7 @@ CHANGING = frozenset(
 )  # fmt: skip
 # Of files by position; `read` is for pipes here.
 READING = frozenset(["pread64", "preadv", "preadv2"])
-_ONLY_IF = {  # these also do what changes nothing
+_ONLY_IF = {  # these calls change something with such arguments only
     "open": re.compile(r"O_(CREAT|WRONLY|RDWR|TRUNC)|/lensd-test-"),
     "openat": re.compile(r"O_(CREAT|WRONLY|RDWR|TRUNC)|/lensd-test-"),
     "ioctl": re.compile(r"FICLONE"),
@@ -54,7 +54,7 @@ class Call(NamedTuple):
 
 
 def calls(trace: Path, names: frozenset[str] = CHANGING) -> list[Call]:
-    """The calls of a trace, numbered by name; of those that do other things too, only what counts.
+    """The calls of a trace that change something, numbered by name.
 
     Opening a file that is not there is kept: tests mark moments by it.
     """
@@ -72,7 +72,7 @@ def calls(trace: Path, names: frozenset[str] = CHANGING) -> list[Call]:
 
 
 def times_called(trace: Path, name: str) -> int:
-    """How often a traced process came to a call, the one that it did not survive included."""
+    """How often a traced process entered a call, with the one that killed it."""
     return sum(line.startswith(f"{name}(") for line in trace.read_text().splitlines())
 
 
@@ -82,7 +82,7 @@ def killed_at(call: Call) -> str:
 
 
 def failing_at(call: Call, error: str) -> str:
-    """It is not done, and returns this error."""
+    """The kernel leaves it out and returns this error."""
     return f"{call.name}:error={error}:when={call.number}"
 
 
@@ -97,7 +97,7 @@ def late_at(call: Call, seconds: float) -> str:
 
 
 class Tracer:
-    """strace on a running process. What it `does` there are some of the above."""
+    """strace on a running process; `does`: the faults above that it causes."""
 
     def __init__(
         self, pid: int, trace: Path, names: Sequence[str], does: Sequence[str] = ()
@@ -111,7 +111,7 @@ class Tracer:
         self._wait(self._is_attached)
 
     def at_stop(self, act: Callable[[], None], then: signal.Signals = signal.SIGCONT) -> None:
-        """Call it while the process is stopped, if it is; then it goes on, or is killed."""
+        """Call `act` while the process is stopped, if it stops; then continue or kill it."""
         if self._wait(self._is_stopped):
             act()
             os.kill(self._pid, then)

@@ -15,7 +15,7 @@ Case = TypeVar("Case")
 
 # `make test-all` sets it. Without it the longest suites take a sample of their cases.
 FULL = os.environ.get("LENSD_FULL") == "1"
-# Whether this run goes into the table of faults; what a test told says how much of it ran.
+# Whether this run goes into the table of faults; lines of tests say how much of it ran.
 RECORDED = FULL or os.environ.get("LENSD_RECORD") == "1"
 TOLD = "told"
 
@@ -29,7 +29,7 @@ def sample(cases: Sequence[Case], few: int) -> list[Case]:
 
 
 def summarize(terminal: TerminalReporter) -> None:
-    """What tests told, and the seconds of each file with slow tests."""
+    """Lines that tests added, and the seconds of each file with slow tests."""
     seconds: dict[str, float] = defaultdict(float)
     slow: set[str] = set()
     told: list[str] = []

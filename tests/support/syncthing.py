@@ -1,4 +1,4 @@
-"""Real Syncthing instances on this machine that know each other and nobody else."""
+"""Real Syncthing instances on this machine, connected to each other only."""
 
 from __future__ import annotations
 

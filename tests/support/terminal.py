@@ -1,4 +1,4 @@
-"""A real terminal: a program at a pseudo-terminal of some width, and the screen that it makes."""
+"""A program at a real pseudo-terminal of some width, and the screen that it draws."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
 
 
 class AtTerminal:
-    """A running program whose three descriptors are one terminal. To be entered with `with`."""
+    """A running program whose three descriptors are one terminal, to be entered with `with`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class AtTerminal:
 
     @property
     def lines(self) -> list[str]:
-        """What stands on the screen now; a line that was too long for it is several."""
+        """The lines on the screen now; one that is too long for it is several."""
         found = [line.rstrip() for line in self._screen.display]
         while found and not found[-1]:
             found.pop()
@@ -75,7 +75,7 @@ class AtTerminal:
 
     @property
     def colours(self) -> list[str]:
-        """The sequences that it sent for colours."""
+        """The escape sequences for colours that the program sent."""
         return COLOUR.findall(self.raw.decode(errors="replace"))
 
     def type(self, text: str) -> None:
@@ -85,14 +85,14 @@ class AtTerminal:
         self._process.send_signal(number)
 
     def wait_for(self, pattern: str) -> None:
-        """Until the screen's text has something that fits. Raises AssertionError."""
+        """Return when the screen's text matches. Raises AssertionError."""
         deadline = time.monotonic() + PATIENCE
         while not re.search(pattern, self.text, re.MULTILINE):
             assert time.monotonic() < deadline, f"{pattern!r} did not come: {self.text}"
             assert self._read(), f"it ended before {pattern!r} came: {self.text}"
 
     def wait(self) -> int:
-        """Its exit code, when all was read that it wrote."""
+        """Read until the program ends; return its exit code."""
         while self._read():
             pass
         return self._process.wait(PATIENCE)
@@ -101,7 +101,7 @@ class AtTerminal:
         """False when there will be no more."""
         ready, _, _ = select.select([self._master], [], [], PATIENCE)
         assert ready, f"silent for {PATIENCE:g} s: {self.text}"
-        with suppress(OSError):  # how Linux says that nobody has it open any more
+        with suppress(OSError):  # EIO: no process has it open any more
             data = os.read(self._master, 65536)
             self.raw += data
             self._stream.feed(data)

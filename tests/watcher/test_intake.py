@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import pytest
 
+from lensd.logs.events import Event, FileEvent
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
@@ -37,27 +37,24 @@ class App:
         self.loras = top / "loras"
         self.folder = Folder(str(self.loras))
         self.ledger = Ledger(str(top / "state"), "1")
-        self.said: list[dict[str, Any]] = []
+        self.said: list[Event] = []
         archive = Archive(str(top / "archive"))
-        self.move_tracker = MoveTracker([self.folder], self.ledger, archive, self.log)
+        self.move_tracker = MoveTracker([self.folder], self.ledger, archive, self.said.append)
         self.intake = Intake(
             [self.folder],
             Settler.new(QUIET, QUIET),
             self.ledger,
             archive,
             self.move_tracker,
-            IntakeRecorder([self.folder], self.ledger, self.log, SimpleQueue()),
+            IntakeRecorder([self.folder], self.ledger, self.said.append, SimpleQueue()),
             most=MOST,
         )
-
-    def log(self, event: str, **fields: Any) -> None:
-        self.said.append({"event": event, **fields})
 
     def baseline(self) -> tuple[int, int] | None:
         return record_baseline(self.folder, self.ledger, self.move_tracker)
 
     def events(self) -> Counter[str]:
-        return Counter(line["event"] for line in self.said)
+        return Counter(event.name for event in self.said)
 
     def write(self, *names: str) -> None:
         """Files that are no safetensors: each has its end when it has settled."""
@@ -89,7 +86,7 @@ def test_a_look_finds_just_what_has_changed(app: App) -> None:
     (app.loras / "0004.safetensors").rename(app.loras / "renamed.safetensors")
     assert app.intake.scan(app.folder, 1.0)
     app.intake.step(1.0)
-    pending = {line["path"] for line in app.said}
+    pending = {event.path for event in app.said if isinstance(event, FileEvent)}
     changed = "0003.safetensors", f"set/{names[-1]}", "new.safetensors", "renamed.safetensors"
     assert pending == {str(app.loras / name) for name in changed}
     assert app.events() == {"file.moved": 1, "file.detected": 3}

@@ -7,48 +7,62 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
+from lensd.errors import Outcome, PartialMeasures, Reason
+from lensd.logs.events import Event, WorkerCrashed, WorkerStarted, WorkerStopped
+from lensd.lora.parameters import Parameters
 from lensd.worker import memory
+from lensd.worker.request import AnalyzeRequest, AnalyzeResult, Bug, Refused
 from lensd.worker.supervisor import Abandoned, Worker, WorkerLost
 from tests.support.home_server import wait_until
 from tests.support.limits import PATIENCE
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.lengthy  # each starts a process
 
-# A worker without torch: it does what the request says.
-SCRIPT = """
+# A worker without torch: the name in the request is what it does. `path` comes back as the family.
+SCRIPT = f"""
 import os, signal, sys, time
-from lensd.errors import Kept
+sys.path.append({str(REPOSITORY)!r})
+from msgspec import structs
+from lensd.errors import Kept, PartialMeasures
 from lensd.worker.protocol import serve
+from lensd.worker.request import AnalyzeResult
+from tests.support.events import ANALYZED
 def handle(request, progress):
-    if request["do"] == "refuse":
-        raise Kept("no_gain", "nothing to be gained")
-    if request["do"] == "print":
+    deed, _, number = request.name.partition(" ")
+    if deed == "refuse":
+        known = PartialMeasures(bytes_in=9)
+        raise Kept("no_gain", "nothing to be gained", measures=known, disk="/disk")
+    if deed == "print":
         print("a library that prints", flush=True)
         os.system("echo and its child")
-    if request["do"] == "tell":
+    if deed == "report":
         for done in range(1, 1001):
             progress("spectrum", done, 1000)
             time.sleep(0.0005)
-    if request["do"] == "sleep":
+    if deed == "sleep":
         time.sleep(3600)
-    if request["do"] == "grow":
-        kept = b"x" * (request["mib"] << 20)
-        time.sleep(request["seconds"])
-    if request["do"] == "exit":
+    if deed == "grow":
+        kept = b"x" * (int(number) << 20)
+        time.sleep(3600 if int(number) > 200 else 1)
+    if deed == "exit":
         os._exit(7)
-    if request["do"] == "kill":
+    if deed == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    return {"did": request["do"], "name": request.get("name"), "nice": os.nice(0)}
+    if deed == "raise":
+        raise KeyError("a bug")
+    nice = str(os.nice(0))
+    return AnalyzeResult(measures=structs.replace(ANALYZED, family=request.path, naming=nice))
 os.nice(int(sys.argv[1]))
-serve(handle, {"device": "cpu", "torch": "0"})
+serve(handle, "cpu", "0")
 """
-Events = list[tuple[str, dict[str, Any]]]
+Events = list[Event]
 
 
 def _worker(
@@ -58,12 +72,9 @@ def _worker(
     script: str = SCRIPT,
     memory_limit: int | None = None,
 ) -> Worker:
-    def tell(event: str, **fields: Any) -> None:
-        events.append((event, fields))
-
     return Worker(
         (sys.executable, "-c", script),
-        tell,
+        events.append,
         timeout,
         idle_exit=60,
         nice=3,
@@ -71,8 +82,27 @@ def _worker(
     )
 
 
+def _ask(
+    worker: Worker,
+    deed: str,
+    give_up: Callable[[], bool] | None = None,
+    *,
+    path: str = "/a",
+    job_id: str | None = None,
+) -> AnalyzeResult | Refused | Bug:
+    request = AnalyzeRequest(
+        path=path, name=deed, parameters=Parameters(), device="cpu", job_id=job_id
+    )
+    return worker.request(request, give_up or _never)
+
+
 def _never() -> bool:
     return False
+
+
+def _pid(event: Event) -> int:
+    assert isinstance(event, WorkerStarted)
+    return event.pid
 
 
 def test_it_starts_with_the_first_request_and_serves_many() -> None:
@@ -81,15 +111,18 @@ def test_it_starts_with_the_first_request_and_serves_many() -> None:
     worker = _worker(events)
     assert not worker.running
     name = os.fsdecode(b"caf\xe9")
-    answers = [worker.request({"do": "work", "name": name}, _never) for _ in range(2)]
-    assert [a["name"] for a in answers] == [name, name]
-    assert answers[0]["nice"] == os.nice(0) + 3
-    [(event, fields)] = events
-    assert (event, fields["device"], fields["torch"]) == ("worker.started", "cpu", "0")
-    assert psutil.pid_exists(fields["pid"])
+    for _ in range(2):
+        answer = _ask(worker, "work", path=name)
+        assert isinstance(answer, AnalyzeResult)
+        assert answer.measures.family == name
+        assert answer.measures.naming == str(os.nice(0) + 3)
+    [started] = events
+    assert isinstance(started, WorkerStarted)
+    assert (started.device, started.torch) == ("cpu", "0")
+    assert psutil.pid_exists(started.pid)
     worker.stop("idle")
-    assert not psutil.pid_exists(fields["pid"])
-    assert events[1:] == [("worker.stopped", {"pid": fields["pid"], "reason": "idle"})]
+    assert not psutil.pid_exists(started.pid)
+    assert events[1:] == [WorkerStopped(pid=started.pid, reason="idle")]
     worker.stop("idle")
     assert len(events) == 2
 
@@ -97,15 +130,18 @@ def test_it_starts_with_the_first_request_and_serves_many() -> None:
 def test_a_refusal_is_an_answer() -> None:
     """The file's end as it was raised; the process lives on, and so does what it prints."""
     worker = _worker([])
-    answer = worker.request({"do": "refuse"}, _never)
-    assert (answer["type"], answer["event"], answer["reason"]) == (
-        "refused", "file.kept", "no_gain",
-    )  # fmt: skip
-    assert worker.request({"do": "print"}, _never)["did"] == "print"
-    bug = worker.request({}, _never)
-    assert bug["type"] == "bug"
-    assert "KeyError" in bug["message"]
-    assert worker.request({"do": "work"}, _never)["type"] == "result"
+    assert _ask(worker, "refuse") == Refused(
+        outcome=Outcome.KEPT,
+        reason=Reason.NO_GAIN,
+        message="nothing to be gained",
+        measures=PartialMeasures(bytes_in=9),
+        disk="/disk",
+    )
+    assert isinstance(_ask(worker, "print"), AnalyzeResult)
+    bug = _ask(worker, "raise")
+    assert isinstance(bug, Bug)
+    assert "KeyError" in bug.traceback
+    assert isinstance(_ask(worker, "work"), AnalyzeResult)
     worker.stop("idle")
 
 
@@ -114,9 +150,9 @@ def test_how_far_it_is_comes_a_few_times_a_second() -> None:
     told: list[tuple[str, str, int, int]] = []
     worker = _worker([])
     worker.progress = lambda *line: told.append(line)
-    assert worker.request({"do": "tell", "job_id": "j"}, _never)["type"] == "result"
+    assert isinstance(_ask(worker, "report", job_id="j"), AnalyzeResult)
     worker.progress = None
-    assert worker.request({"do": "tell", "job_id": "k"}, _never)["type"] == "result"
+    assert isinstance(_ask(worker, "report", job_id="k"), AnalyzeResult)
     worker.stop("idle")
     assert told[0] == ("j", "spectrum", 1, 1000)
     assert 2 <= len(told) < 500
@@ -133,15 +169,15 @@ def test_a_worker_that_dies_is_lost_and_the_next_request_gets_another(
     """WorkerLost with the reason; the event tells job and exit status."""
     events: Events = []
     worker = _worker(events)
-    worker.request({"do": "work"}, _never)
-    first = events[0][1]["pid"]
+    _ask(worker, "work")
+    first = _pid(events[0])
     with pytest.raises(WorkerLost, match=says) as lost:
-        worker.request({"do": deed, "job_id": "job"}, _never)
-    assert lost.value.reason == "worker_crashed"
-    event, fields = events[-1]
-    assert event == "worker.crashed"
-    assert (fields["exit"], fields["job_id"], fields["pid"]) == (code, "job", first)
-    assert worker.request({"do": "work"}, _never)["did"] == "work"
+        _ask(worker, deed, job_id="job")
+    assert lost.value.reason == Reason.WORKER_CRASHED
+    crashed = events[-1]
+    assert isinstance(crashed, WorkerCrashed)
+    assert (crashed.exit, crashed.job_id, crashed.pid) == (code, "job", first)
+    assert isinstance(_ask(worker, "work"), AnalyzeResult)
     worker.stop("idle")
 
 
@@ -150,30 +186,31 @@ def test_a_worker_that_does_not_finish_is_ended(*, stopped: bool) -> None:
     """After the time for one request, whether it lives (heartbeats) or not."""
     events: Events = []
     worker = _worker(events, timeout=1.0)
-    worker.request({"do": "work"}, _never)
-    pid = events[0][1]["pid"]
+    _ask(worker, "work")
+    pid = _pid(events[0])
     if stopped:
         os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises(WorkerLost, match="within 1 s") as lost:
-        worker.request({"do": "sleep"}, _never)
-    assert lost.value.reason == "worker_timeout"
+        _ask(worker, "sleep")
+    assert lost.value.reason == Reason.WORKER_TIMEOUT
     assert 1.0 <= time.monotonic() - began < PATIENCE
     assert not psutil.pid_exists(pid)
     assert not worker.running
 
 
 def test_an_abandoned_request_ends_the_process_soon() -> None:
-    """The daemon stops, or somebody wrote to the file: no time is lost on it."""
+    """The daemon stops, or another program wrote to the file: the process ends at once."""
     events: Events = []
     worker = _worker(events)
-    worker.request({"do": "work"}, _never)
-    began = time.monotonic()
+    _ask(worker, "work")
+    deadline = time.monotonic() + 0.3
+    give_up: Callable[[], bool] = lambda: time.monotonic() > deadline  # noqa: E731
     with pytest.raises(Abandoned):
-        worker.request({"do": "sleep"}, lambda: time.monotonic() > began + 0.3)
-    assert time.monotonic() < began + PATIENCE
-    assert not psutil.pid_exists(events[0][1]["pid"])
-    assert events[-1][0] == "worker.stopped"
+        _ask(worker, "sleep", give_up)
+    assert time.monotonic() < deadline + PATIENCE
+    assert not psutil.pid_exists(_pid(events[0]))
+    assert isinstance(events[-1], WorkerStopped)
 
 
 def test_a_worker_that_cannot_start_is_lost() -> None:
@@ -181,8 +218,10 @@ def test_a_worker_that_cannot_start_is_lost() -> None:
     events: Events = []
     worker = _worker(events, script="raise SystemExit(3)")
     with pytest.raises(WorkerLost, match="exit code 3"):
-        worker.request({"do": "work"}, _never)
-    assert events[-1][1]["exit"] == 3
+        _ask(worker, "work")
+    crashed = events[-1]
+    assert isinstance(crashed, WorkerCrashed)
+    assert crashed.exit == 3
     assert not worker.running
 
 
@@ -191,20 +230,19 @@ def test_a_worker_killed_while_idle_costs_the_next_request_nothing(*, stopped: b
     """It is told, without a job, and another one answers."""
     events: Events = []
     worker = _worker(events)
-    worker.request({"do": "work"}, _never)
-    first = events[0][1]["pid"]
+    _ask(worker, "work")
+    first = _pid(events[0])
     if stopped:
         os.kill(first, signal.SIGSTOP)
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE, "it is dead")
-    assert worker.request({"do": "work", "job_id": "job"}, _never)["did"] == "work"
-    told = [(event, fields.get("job_id"), fields["pid"] == first) for event, fields in events]
-    assert told == [
-        ("worker.started", None, True),
-        ("worker.crashed", None, True),
-        ("worker.started", None, False),
-    ]
-    assert events[1][1]["exit"] == -signal.SIGKILL
+    assert isinstance(_ask(worker, "work", job_id="job"), AnalyzeResult)
+    started, crashed, again = events
+    assert isinstance(started, WorkerStarted)
+    assert isinstance(crashed, WorkerCrashed)
+    assert isinstance(again, WorkerStarted)
+    assert started.pid == crashed.pid == first != again.pid
+    assert (crashed.job_id, crashed.exit) == (None, -signal.SIGKILL)
     worker.stop("idle")
 
 
@@ -214,17 +252,18 @@ def test_a_worker_that_takes_too_much_memory_is_ended() -> None:
     worker = _worker(events, memory_limit=200 << 20)
     began = time.monotonic()
     with pytest.raises(WorkerLost, match=r"memory_limit \(200 MiB; raise it") as lost:
-        worker.request({"do": "grow", "mib": 300, "seconds": 3600, "job_id": "job"}, _never)
-    assert lost.value.reason == "worker_memory"
+        _ask(worker, "grow 300", job_id="job")
+    assert lost.value.reason == Reason.WORKER_MEMORY
     assert time.monotonic() - began < PATIENCE
-    event, fields = events[-1]
-    assert (event, fields["job_id"], fields["exit"]) == ("worker.crashed", "job", None)
-    assert not psutil.pid_exists(fields["pid"])
-    assert worker.request({"do": "grow", "mib": 50, "seconds": 1}, _never)["did"] == "grow"
+    crashed = events[-1]
+    assert isinstance(crashed, WorkerCrashed)
+    assert (crashed.job_id, crashed.exit) == ("job", None)
+    assert not psutil.pid_exists(crashed.pid)
+    assert isinstance(_ask(worker, "grow 50"), AnalyzeResult)
     worker.stop("idle")
 
 
-def test_memory_that_only_maps_files_is_not_held(tmp_path: Path) -> None:
+def test_memory_that_only_maps_files_is_not_counted(tmp_path: Path) -> None:
     """Libraries and other files in memory are the kernel's to drop."""
     path = tmp_path / "large"
     path.write_bytes(b"x" * (128 << 20))
@@ -238,6 +277,6 @@ def test_memory_that_only_maps_files_is_not_held(tmp_path: Path) -> None:
         assert process.stdout
         assert process.stdout.readline() == b"read\n"
         assert psutil.Process(process.pid).memory_info().rss > 128 << 20
-        assert 1 << 20 < memory.held(process.pid) < 64 << 20
+        assert 1 << 20 < memory.used_bytes(process.pid) < 64 << 20
         process.kill()
-    assert memory.held(process.pid) == 0
+    assert memory.used_bytes(process.pid) == 0

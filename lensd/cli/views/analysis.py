@@ -1,68 +1,70 @@
-"""What `lensd analyze` prints: ranks and bytes by block of the base model, sizes by mode."""
+"""Tables of `lensd analyze`: ranks and bytes by block of the base model, sizes by mode."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
-from typing import Any
 
+import msgspec
 from rich.console import RenderableType
 from rich.table import Table
 
 from lensd.cli.views.terminal import table
+from lensd.logs.measures import Module
 from lensd.lora.blocks import Block, block_of
+from lensd.report.documents import Analysis
 from lensd.text import size, visible
 
-ROWS = 25  # a model of more blocks has several in a row
-
-Detail = Mapping[str, Any]
+ROWS = 25  # a model with more blocks has several blocks per row
 
 
-def parts(numbers: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """The lines and tables of one file, from what the engine measured."""
+def render(document: Analysis) -> Iterator[RenderableType]:
+    """The lines and tables of one file."""
     yield visible(
-        f"{numbers['path']}: {size(numbers['bytes_in'])}, {numbers['family']}, "
-        f"{numbers['naming']} naming, {numbers['dtype_in']}, {numbers['modules']} modules, "
-        f"rank {_spread([d['rank'] for d in numbers['details']])}"
+        f"{document.path}: {size(document.bytes_in)}, {document.family}, "
+        f"{document.naming} naming, {document.dtype_in}, {document.modules} modules, "
+        f"rank {_spread(document.details)}"
     )
     yield ""
-    yield "median rank that holds this share of the energy:"
-    yield _blocks(numbers["details"])
+    yield "median rank that contains this share of the energy:"
+    yield _block_table(document.details)
     yield ""
-    yield _modes(numbers)
-    yield f"ultra's relative delta error: {numbers['delta_error']:.4f}"
+    yield _mode_table(document)
+    yield f"relative delta error of ultra: {document.delta_error:.4f}"
 
 
-def _blocks(details: Sequence[Detail]) -> Table:
-    shares = {energy: f"{100 * float(energy):g} %" for energy in details[0]["ranks"]}
+def _block_table(modules: Sequence[Module]) -> Table:
+    shares = {energy: f"{100 * float(energy):g} %" for energy in modules[0].ranks}
     counts = ("modules", "rank", *shares.values(), "bytes")
-    found = table("block", *counts, numbers=counts)
-    for name, members in (*groups(details), ("all", details)):
-        found.add_row(
+    rows = table("block", *counts, numbers=counts)
+    for name, members in (*groups(modules), ("all", modules)):
+        rows.add_row(
             name,
             str(len(members)),
-            _spread([d["rank"] for d in members]),
-            *(f"{statistics.median(d['ranks'][energy] for d in members):g}" for energy in shares),
-            size(sum(d["bytes"] for d in members)),
+            _spread(members),
+            *(f"{statistics.median(m.ranks[energy] for m in members):g}" for energy in shares),
+            size(sum(m.bytes for m in members)),
         )
-    return found
+    return rows
 
 
-def _modes(numbers: Mapping[str, Any]) -> Table:
-    found = table("mode", "bytes", "times smaller", numbers=("bytes", "times smaller"))
-    for mode, predicted in numbers["predicted"].items():
-        found.add_row(mode, size(predicted), f"{numbers['bytes_in'] / predicted:.1f}")
-    return found
+def _mode_table(document: Analysis) -> Table:
+    rows = table("mode", "bytes", "times smaller", numbers=("bytes", "times smaller"))
+    for mode, predicted in msgspec.structs.asdict(document.predicted).items():
+        rows.add_row(mode, size(predicted), f"{document.bytes_in / predicted:.1f}")
+    return rows
 
 
-def groups(details: Sequence[Detail], rows: int = ROWS) -> list[tuple[str, list[Detail]]]:
-    """The modules by block, sorted by part and number; of a model of more blocks than `rows`, by
-    ranges of neighbours (`single_blocks.0-2`), in the parts that have the most blocks.
+def groups(modules: Sequence[Module], rows: int = ROWS) -> list[tuple[str, list[Module]]]:
+    """The modules by block, sorted by part and number.
+
+    If the model has more blocks than `rows`, the parts with the most blocks have ranges of
+    neighbours, such as `single_blocks.0-2`.
     """
-    of_block: dict[Block, list[Detail]] = {}
-    for detail in details:
-        of_block.setdefault(block_of(detail["module"]), []).append(detail)
+    of_block: dict[Block, list[Module]] = {}
+    for module in modules:
+        of_block.setdefault(block_of(module.module), []).append(module)
     parts = {part: list(found) for part, found in groupby(sorted(of_block), key=_part)}
     found = {part: _ranges(blocks, 1) for part, blocks in parts.items()}
     lengths = dict.fromkeys(parts, 1)
@@ -73,7 +75,7 @@ def groups(details: Sequence[Detail], rows: int = ROWS) -> list[tuple[str, list[
         lengths[part] += 1
         found[part] = _ranges(parts[part], lengths[part])
     ranges = chain.from_iterable(found.values())
-    return [(_name(r), [d for block in r for d in of_block[block]]) for r in ranges]
+    return [(_name(r), [m for block in r for m in of_block[block]]) for r in ranges]
 
 
 def _part(block: Block) -> str:
@@ -81,7 +83,7 @@ def _part(block: Block) -> str:
 
 
 def _ranges(blocks: Sequence[Block], length: int) -> list[list[Block]]:
-    """Blocks of one part, with so many numbers in a row."""
+    """The blocks of one part in groups of `length` consecutive numbers."""
     return [list(found) for _, found in groupby(blocks, key=lambda b: b.number // length)]
 
 
@@ -90,6 +92,7 @@ def _name(blocks: Sequence[Block]) -> str:
     return str(first) if first == last else f"{first}-{last.number}"
 
 
-def _spread(ranks: Sequence[int]) -> str:
+def _spread(modules: Sequence[Module]) -> str:
+    ranks = [m.rank for m in modules]
     low, high = min(ranks), max(ranks)
     return f"{low}" if low == high else f"{low}-{high}"

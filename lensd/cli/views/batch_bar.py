@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Self
+
+import msgspec
 
 from lensd.cli import say
 from lensd.cli.views.progress import Bar
 from lensd.cli.views.terminal import share_a_terminal
-from lensd.daemon.event_log import LEVELS
-from lensd.daemon.progress import ENDS, FAILURES, ProgressObserver
-from lensd.logs.sinks import Unheard
+from lensd.daemon.progress import ProgressObserver
+from lensd.logs.events import Event, Failure, FileAnalyzed, FileCompressed, JobEnd, Level
+from lensd.logs.sinks import NullSink
 from lensd.text import size, visible
 
 
@@ -23,7 +25,7 @@ class BatchBar(ProgressObserver):
         self._ends: Counter[str] = Counter()
         self._before = self._after = 0
         if share_a_terminal():
-            self.stdout = Unheard()
+            self.stdout = NullSink()
 
     def __enter__(self) -> Self:
         return self
@@ -42,21 +44,22 @@ class BatchBar(ProgressObserver):
         self._bar.begin(path)
         self._bar.step(path, stage, done, of)
 
-    def told(self, event: str, fields: Mapping[str, Any]) -> None:
-        if event in ENDS:
-            self._end(event, fields)
-        elif LEVELS.get(event, "info") != "info":
-            self._bar.message(visible(f"{event}: {fields.get('message', '')}"), is_fault=True)
+    def logged(self, event: Event) -> None:
+        if isinstance(event, JobEnd):
+            self._end(event)
+        elif event.level != Level.INFO:
+            message = getattr(event, "message", "")
+            self._bar.message(visible(f"{event.name}: {message}"), is_fault=True)
 
-    def _end(self, event: str, fields: Mapping[str, Any]) -> None:
-        end = event.removeprefix("file.")
+    def _end(self, event: JobEnd) -> None:
+        end = event.name.removeprefix("file.")
         self._ends[end] += 1
-        if event == "file.compressed":
-            self._before += fields["bytes_in"]
-            self._after += fields["bytes_out"]
-        self._bar.end(fields["path"])
-        line = f"{end:<11} {fields['path']}: {_what_came_of_it(event, fields)}"
-        self._bar.message(visible(line), is_fault=event in FAILURES)
+        if isinstance(event, FileCompressed):
+            self._before += event.bytes_in
+            self._after += event.bytes_out
+        self._bar.end(event.path)
+        line = f"{end:<11} {event.path}: {_result(event)}"
+        self._bar.message(visible(line), is_fault=isinstance(event, Failure))
 
     def _summary(self) -> Iterator[str]:
         told = ", ".join(f"{count:,} {end}" for end, count in sorted(self._ends.items()))
@@ -66,12 +69,13 @@ class BatchBar(ProgressObserver):
             yield f"{size(self._before)} -> {size(self._after)}, {ratio:.1f} times smaller"
 
 
-def _what_came_of_it(event: str, fields: Mapping[str, Any]) -> str:
-    if event == "file.compressed":
+def _result(event: JobEnd) -> str:
+    if isinstance(event, FileCompressed):
         return (
-            f"{size(fields['bytes_in'])} -> {size(fields['bytes_out'])}, "
-            f"{fields['ratio']:.1f} times smaller, delta error {fields['delta_error']:.4f}"
+            f"{size(event.bytes_in)} -> {size(event.bytes_out)}, "
+            f"{event.ratio:.1f} times smaller, delta error {event.delta_error:.4f}"
         )
-    if event == "file.analyzed":
-        return ", ".join(f"{mode} {size(n)}" for mode, n in fields["predicted"].items())
-    return str(fields.get("message", ""))
+    if isinstance(event, FileAnalyzed):
+        sizes = msgspec.structs.asdict(event.predicted)
+        return ", ".join(f"{mode} {size(n)}" for mode, n in sizes.items())
+    return event.message

@@ -38,10 +38,7 @@ class Database:
         try:
             if not readonly and os.path.exists(path) and _is_damaged(path):
                 self.damaged = _set_aside(path)
-            self.connection = _connect(path, readonly=readonly)
-            if not readonly:
-                schema.prepare(self.connection)
-            _check_version(path, schema.version_of(self.connection), readonly=readonly)
+            self.connection = _open(path, readonly=readonly)
         except (sqlite3.Error, OSError) as error:
             raise StorageError(
                 f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; the "
@@ -84,6 +81,19 @@ class Database:
                 "disk, or check that disk",
                 self._folder,
             ) from None
+
+
+def _open(path: str, *, readonly: bool) -> sqlite3.Connection:
+    """A connection to a database of this version's schema."""
+    db = _connect(path, readonly=readonly)
+    try:
+        if not readonly:
+            schema.prepare(db)
+        _check_version(path, schema.version_of(db), readonly=readonly)
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def _check_version(path: str, found: int, *, readonly: bool) -> None:

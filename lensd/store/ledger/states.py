@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from lensd.errors import Outcome
+
+__all__ = ["UNDER_WAY", "JobState", "Outcome"]
+
 
 class JobState(StrEnum):
     """How far a job is; each state is written before the step that it names."""
@@ -17,19 +21,3 @@ class JobState(StrEnum):
 
 
 UNDER_WAY = (JobState.RUNNING, JobState.STAGED, JobState.PUBLISHING, JobState.PUBLISHED)
-
-
-class Outcome(StrEnum):
-    """How the work on one version of a file ended."""
-
-    BASELINE = "baseline"  # it was there before lensd, and is left alone
-    COMPRESSED = "compressed"  # the output lies under the path
-    REPLACED = "replaced"  # compressed once; a newer file took the name
-    RESTORED = "restored"  # the original lies under the path again
-    ANALYZED = "analyzed"  # measured; nothing was changed
-    KEPT = "kept"  # an output would have been no gain
-    SKIPPED = "skipped"  # no file for lensd
-    FAILED = "failed"
-    QUARANTINED = "quarantined"  # the worker died of it several times
-    SUPERSEDED = "superseded"  # another version came first, or the outcome was forgotten
-    OUTPUT = "output"  # a copy of lensd's own output

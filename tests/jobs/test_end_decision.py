@@ -1,0 +1,63 @@
+"""How a job ends that meets an error: a table of facts and verdicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lensd.errors import Reason
+from lensd.jobs.end_decision import BACK_OFF, Facts, Verdict, decide
+
+
+def moved() -> bool:
+    return True
+
+
+def not_asked() -> bool:
+    pytest.fail("a search through all folders that decides nothing")
+
+
+@pytest.mark.parametrize(
+    ("reason", "facts", "verdict"),
+    [
+        # Not the file's fault, or too late: whatever the reason is.
+        (Reason.VANISHED, {"is_folder_away": True, "has_moved": not_asked}, Verdict.LEAVE),
+        (Reason.IO_ERROR, {"is_folder_away": True, "is_published": True}, Verdict.LEAVE),
+        (Reason.CHANGED, {"has_ended": True, "has_moved": not_asked}, Verdict.LEAVE),
+        (Reason.CHANGED, {"is_published": True, "has_moved": not_asked}, Verdict.COMPLETE_LATER),
+        # The path does not have the job's file any more.
+        (Reason.VANISHED, {"has_moved": moved}, Verdict.FOLLOW),
+        (Reason.CHANGED, {"has_moved": moved}, Verdict.FOLLOW),
+        (Reason.VANISHED, {}, Verdict.FORGET),
+        (Reason.CHANGED, {}, Verdict.SUPERSEDE),
+        (Reason.CHANGED, {"is_redo": True}, Verdict.RECORD),
+        # Disks: the daemon waits, `lensd once` does not.
+        (Reason.NO_SPACE, {"waits_for_disks": True}, Verdict.WAIT_FOR_DISK),
+        (Reason.READ_ONLY, {"waits_for_disks": True}, Verdict.WAIT_FOR_DISK),
+        (Reason.NO_SPACE, {}, Verdict.RECORD),
+        (Reason.IO_ERROR, {"waits_for_disks": True, "is_disk_error": True}, Verdict.POSTPONE),
+        (Reason.IO_ERROR, {"is_disk_error": True}, Verdict.RECORD),
+        (Reason.IO_ERROR, {"waits_for_disks": True}, Verdict.RECORD),
+        # The file's own fault.
+        (Reason.NO_GAIN, {"waits_for_disks": True, "has_moved": not_asked}, Verdict.RECORD),
+        (Reason.NOT_FINITE, {"has_moved": not_asked}, Verdict.RECORD),
+    ],
+)
+def test_verdicts(reason: Reason, facts: dict[str, Any], verdict: Verdict) -> None:
+    """The first rule that fits decides."""
+    assert verdict == decide(Facts(reason, **facts))
+
+
+@pytest.mark.parametrize("retries", range(len(BACK_OFF) + 2))
+def test_a_disk_error_is_tried_again_so_often(retries: int) -> None:
+    """After the last back-off the job has failed."""
+    facts = Facts(Reason.IO_ERROR, is_disk_error=True, retries=retries, waits_for_disks=True)
+    expected = Verdict.POSTPONE if retries < len(BACK_OFF) else Verdict.RECORD
+    assert expected == decide(facts)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_each_reason_has_a_verdict(reason: Reason) -> None:
+    """With an unmoved file in a folder that is there."""
+    assert decide(Facts(reason)) in (Verdict.RECORD, Verdict.FORGET, Verdict.SUPERSEDE)
