@@ -167,7 +167,7 @@ class JobThread(threading.Thread):
         if not states.enter_all():
             return False
         try:
-            is_well = recover.recover(self._context, tell=False) is None
+            is_well = recover.recover(self._context, report=False) is None
         except (LensdError, OSError):
             is_well = False
         finally:

@@ -84,7 +84,7 @@ class Daemon:
         control = Server(self._config.state.path, self._handle_request, app.log)
         try:
             app.ledger.state.disk_backoff.clear()
-            app.root_monitor.start()  # before the scan, so that no change falls between them
+            app.root_monitor.start()  # before the first scan, so that no change is missed
             app.prepare()
             app.check_folders(time.monotonic())
             app.job_thread.start()

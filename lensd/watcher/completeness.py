@@ -126,7 +126,7 @@ def probe(folder_fd: int, name: str, own_inode: int | None = None) -> Facts:
 
 def _look_inside(fd: int, facts: Facts) -> Facts:
     identity = Identity.of(os.fstat(fd))
-    if identity != facts.identity:  # another file took the name: `identity` tells the caller
+    if identity != facts.identity:  # another file took the name, as the caller sees
         return replace(facts, identity=identity)
     lease = Lease.take(fd)
     if lease is Refusal.OPEN_WRITER:

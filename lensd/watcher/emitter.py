@@ -53,7 +53,7 @@ class FolderEmitter(EventEmitter):
     """One inotify descriptor and one thread for a root. `start` raises OSError.
 
     Every folder below the root is watched as far as the kernel permits; an audit of `descriptor`
-    tells which are not. A thread that died has closed the descriptor.
+    finds those that are not. A thread that dies closes the descriptor.
     """
 
     def __init__(
