@@ -21,6 +21,7 @@ from lensd.daemon.inbox import (
     NewFolder,
     Reload,
     RootChanged,
+    RootRepaired,
     Stop,
     listen,
 )
@@ -152,6 +153,8 @@ class Daemon:
                     app.root_monitor.note_lost_events(root)
                 case RootChanged():
                     app.root_monitor.check_soon()
+                case RootRepaired(root, is_complete):
+                    app.take_back(root, is_complete=is_complete)
             app.check_folders(now)
             if app.intake.step(now):
                 app.job_thread.wake()
@@ -209,7 +212,5 @@ class Daemon:
     def _handle_request(self, request: Request, send: Send) -> int:
         """A request from the control socket, in a thread of its own."""
         if isinstance(request, FileRequest):
-            return self._app.job_thread.run_between_jobs(
-                lambda: self._handler.handle(request, send)
-            )
+            return self._app.job_thread.submit(lambda: self._handler.handle(request, send)).result()
         return self._handler.handle(request, send)
