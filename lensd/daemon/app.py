@@ -192,7 +192,7 @@ class App:
     def check_folders(self, now: float) -> None:
         """Check and scan the watched folders, as far as that is due at `now` (monotonic)."""
         for root in self.root_monitor.check_due(now):
-            if root not in self._repairs:
+            if root not in self._repairs and self.job_thread.is_alive():  # else at a later check
                 self._repairs[root] = self.job_thread.submit(partial(self._repair, root))
         self.root_monitor.scan_due(now)
 
