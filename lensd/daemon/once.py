@@ -1,4 +1,4 @@
-"""`once`: what is there now is settled together and worked off; then it ends."""
+"""`lensd once`: lets all files that are there settle together, compresses them, and ends."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def once(
         is_incomplete = bool(app.root_states.closed)
         app.prepare()
         app.intake.reports_incomplete = False
-        observer.begin(_invite(app, paths, redo=redo))
+        observer.begin(_queue_files(app, paths, redo=redo))
         app.job_thread.start()
         try:
-            stopped = _settle_and_work(app)
+            stopped = _run_until_done(app)
         finally:
             app.close()
     if stopped is not None:
@@ -42,8 +42,8 @@ def once(
     return EXIT_SOME_FAILED if is_incomplete or app.log.has_failures else EXIT_OK
 
 
-def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
-    """What was asked to be treated, whatever became of it before: bytes by path."""
+def _queue_files(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
+    """Take up the chosen files, whatever their outcome was before. Returns their bytes by path."""
     app.intake.follow_moved_files()
     there = app.config.model_copy(update={"watch": app.healthy()})
     chosen = select.choose(there, app.ledger, paths, redo=redo)
@@ -59,8 +59,8 @@ def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
     return sizes
 
 
-def _settle_and_work(app: App) -> int | None:
-    """Returns the number of the signal that ended it early, if one did."""
+def _run_until_done(app: App) -> int | None:
+    """Returns the number of the signal that ended it early, else None."""
     intake, deadline = app.intake, _deadline(app)
     while app.job_thread.error is None:
         now = time.monotonic()
@@ -74,12 +74,12 @@ def _settle_and_work(app: App) -> int | None:
         if isinstance(message, Stop):
             log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
             return message.number
-        if isinstance(message, Look):  # somebody wrote to a file while it was its turn
+        if isinstance(message, Look):  # another program wrote to a file during its job
             intake.notice(message.path, time.monotonic())
             deadline = _deadline(app)
     raise app.job_thread.error
 
 
 def _deadline(app: App) -> float:
-    """When a file that is not whole, and does not become so by waiting, is given up."""
+    """When to reject the files that are incomplete and do not settle by time alone."""
     return time.monotonic() + app.config.settle.quiet_seconds + 1

@@ -56,7 +56,7 @@ class Intake:
         self._most = most
         self._clock = SteadyClock()
         self._excluded: frozenset[str] = frozenset()
-        # whether the log says that a file was incomplete for long; else `reject_candidates` does
+        # whether to log a file that was incomplete for long, before `reject_candidates` does
         self.reports_incomplete = True
         ledger.state.clear_waiting()
 
@@ -104,7 +104,7 @@ class Intake:
         folder cannot be read.
         """
         now = self._clock.at(now)
-        room = self._most - self._settler.undecided()
+        left = self._most - self._settler.undecided()
         found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
         for batch in in_batches(found):
             self._progress()
@@ -112,10 +112,10 @@ class Intake:
             for path, identity in self._ledger.files.unknown(folder.root, unsettled):
                 key = Key(folder.root, path)
                 if self._move_tracker.follow_file(key, identity) is not Found.FOLLOWED:
-                    if room <= 0:
+                    if left <= 0:
                         return False
                     self._settler.notice(key, now)
-                    room -= 1
+                    left -= 1
         return True
 
     def follow_moved_files(self) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Unpack
 
-from lensd.errors import FileError
+from lensd.errors import FileError, Outcome
 from lensd.logs.events import FileDetected, FileSettled, file_end
 from lensd.store.identity import Identity
-from lensd.store.ledger import Columns, Ledger, Outcome
+from lensd.store.ledger import Columns, Ledger
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.settle import Key
 
@@ -42,7 +42,7 @@ class IntakeRecorder:
 
     def report_detected(self, key: Key, identity: Identity) -> None:
         """Log that a path is new."""
-        path, watch = self._full_path_and_watch(key)
+        path, watch = os.path.join(*key), self._names[key.root]
         self._log(FileDetected(path=path, watch=watch, job_id=None, bytes=identity.size))
 
     def record_waiting(self, key: Key, reason: str | None) -> None:
@@ -55,10 +55,13 @@ class IntakeRecorder:
         # Before the ledger has the job: when the job thread takes it, the message is there.
         self._arrivals.put(Arrival(job_id, first_seen))
         self._ledger.jobs.enqueue(job_id, key.root, self._names[key.root], key.path, identity)
-        path, watch = self._full_path_and_watch(key)
         self._log(
             FileSettled(
-                path=path, watch=watch, job_id=job_id, bytes=identity.size, wait=round(wait, 3)
+                path=os.path.join(*key),
+                watch=self._names[key.root],
+                job_id=job_id,
+                bytes=identity.size,
+                wait=round(wait, 3),
             )
         )
 
@@ -68,14 +71,16 @@ class IntakeRecorder:
 
     def record_refusal(self, key: Key, refusal: FileError, identity: Identity) -> None:
         """Record and log why this version of a file is no job."""
-        job_id = self._record(
-            key, identity, outcome=refusal.outcome, reason=refusal.reason, message=str(refusal)
-        )
-        self.report_refusal(key, refusal, job_id)
+        columns: Columns = {
+            "outcome": refusal.outcome,
+            "reason": refusal.reason,
+            "message": str(refusal),
+        }
+        self.report_refusal(key, refusal, self._record(key, identity, **columns))
 
     def report_refusal(self, key: Key, refusal: FileError, job_id: str | None = None) -> None:
         """Log why a file is no job now; without `job_id` it may still become one."""
-        path, watch = self._full_path_and_watch(key)
+        path, watch = os.path.join(*key), self._names[key.root]
         self._log(file_end(refusal, path=path, watch=watch, job_id=job_id))
 
     def _record(self, key: Key, identity: Identity, **columns: Unpack[Columns]) -> str:
@@ -83,7 +88,3 @@ class IntakeRecorder:
         watch = self._names[key.root]
         self._ledger.files.record(job_id, key.root, watch, key.path, identity, **columns)
         return job_id
-
-    def _full_path_and_watch(self, key: Key) -> tuple[str, str]:
-        """The whole path, and the name of the watched folder."""
-        return os.path.join(*key), self._names[key.root]

@@ -85,7 +85,7 @@ class RootMonitor:
         self._publish()
 
     def start(self) -> None:
-        """The first check, and watch: before the first scan, so that no change falls between."""
+        """Check all roots and watch them, before the first scan, so that no change is missed."""
         self.check_all()
         self._watches.start(root.folder for root in self._healthy())
 
@@ -103,7 +103,7 @@ class RootMonitor:
             found.audit_at = min(found.audit_at, now + NEW_FOLDER_SECONDS)
 
     def note_lost_events(self, root: str) -> None:
-        """Watch the root anew and scan it; it may have been unmounted."""
+        """Replace the watches of the root and scan it; it may have been unmounted."""
         self.check_soon()
         found = self._roots.get(root)
         if found is not None and found.problem is None:
@@ -163,7 +163,7 @@ class RootMonitor:
         self._intake.exclude(self._states.closed)
         root.scan_at = -math.inf
         if known is not None:
-            message = "the folder is there again; all of it is looked through"
+            message = "the folder is there again; lensd scans all of it"
             self._log_recovered(root, known, message)
             self._publish()
         return True
@@ -178,7 +178,7 @@ class RootMonitor:
 
     @property
     def alive(self) -> bool:
-        """Whether events arrive. False lasts for one check, which makes all watches anew."""
+        """Whether events arrive. False lasts until the next check, which replaces all watches."""
         return self._watches.alive
 
     @property
@@ -212,7 +212,7 @@ class RootMonitor:
     # scans
 
     def _scan(self, root: _Root, now: float) -> None:
-        """Make sure that it is watched, then scan it: in this order no change falls between."""
+        """Make sure that it is watched, then scan it: in this order no change is missed."""
         try:
             proof = self._watches.prove(root.folder, root.seen)
             self._report_coverage(root, proof.problem)
