@@ -62,7 +62,7 @@ def test_single_file_commands_work(home_server: Path) -> None:
 
 
 def test_the_two_commands(home_server: Path) -> None:
-    """The two commands on the first screen work: the dry run, and the daemon until SIGTERM."""
+    """The dry run and the daemon of the first screen work; SIGTERM ends the daemon."""
     dry, daemon = TOP_COMMANDS.splitlines()
     assert "1 files" in shell.output(dry, home_server)
     script = f"timeout 60 {daemon.partition('#')[0]} & "
