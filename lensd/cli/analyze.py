@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING
 
 import click
-from msgspec import structs
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
@@ -55,6 +54,8 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
 
 def _analyze(path: str, bar: Bar) -> Analysis:
     """Raises FileError."""
+    from msgspec import structs
+
     with delay_interrupts():
         from lensd.engine import task  # importing torch takes a second
     from lensd.config.document import Settings

@@ -7,11 +7,9 @@ import os
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from msgspec import structs
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
-from lensd.cli.staging import staged
 from lensd.errors import UsageError
 from lensd.text import printable, size, visible
 
@@ -65,6 +63,8 @@ def compress(
     lensd compress style.safetensors --energy 0.999  error at most 3 %, not 10 %
     lensd compress *.safetensors --target-size 32MB  the most energy in 32 MB
     """
+    from msgspec import structs
+
     from lensd.cli.batch import process_files
     from lensd.report.documents import Compression
 
@@ -110,6 +110,8 @@ def _compress(
     path: str, target: str, settings: Settings, device: str, bar: Bar, *, force: bool
 ) -> Compressed:
     """Stage the output beside the target and then rename it. Raises FileError."""
+    from lensd.cli.staging import staged
+
     with staged(path, target, force=force) as new:
         with delay_interrupts():
             from lensd.engine import task  # importing torch takes a second

@@ -8,7 +8,6 @@ import click
 
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
-from lensd.cli.staging import staged
 from lensd.text import size, visible
 
 SUFFIX = ".float16.safetensors"
@@ -28,6 +27,8 @@ def expand(file: str, output: str | None, force: bool) -> None:
     Every program can load the output. Its values are those of the int8 file, rounded to float16;
     to get the file as it was before compression, use `lensd restore`.
     """
+    from lensd.cli.staging import staged
+
     target = output or file.removesuffix(".safetensors") + SUFFIX
     with staged(file, target, force=force) as new:
         with delay_interrupts():

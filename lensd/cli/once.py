@@ -47,7 +47,7 @@ def once(
     from lensd.daemon.estimate import estimate
 
     found = load_for_run(find_config(config))
-    select.places(found, paths)  # reports a wrong path before any work
+    select.resolve_paths(found, paths)  # reports a wrong path before any work
     ask = sys.stdin.isatty() and not yes
     if dry_run or ask:
         plans = estimate(found, list(paths), redo=redo)

@@ -7,11 +7,11 @@ state                        owner          others reach it by
 Intake, Settler, SteadyClock main           Inbox: hints
 RootMonitor, Watches         main           Inbox: hints
 Inbox                        main           its queue; the set of waiting hints has a lock
-RootStates                   its lock       main decides; jobs enter and leave; metrics read
+RootStates                   its lock       main opens and closes; jobs ask; metrics read
 MoveTracker                  its lock       main and jobs: one move at a time, one crash note
 DiskBackoff, Worker          jobs           main reads Worker.is_fresh and JobThread.error
 times of first sight         jobs           the queue of Arrivals, which the intake fills
-requests that change files   jobs           JobThread.run_between_jobs: a queue and a Future
+requests that change files   jobs           JobThread.submit: a queue, and a Future for the result
 Ledger                       its lock       every thread: one connection to the database
 Archive                      its lock       jobs put in; main renames for a moved file
 EventLog                     -              every thread; its listeners never change
@@ -29,7 +29,9 @@ from __future__ import annotations
 import datetime as dt
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -37,11 +39,11 @@ from lensd import __version__
 from lensd.config.model import Config, Watch
 from lensd.config.schedule import opens_in
 from lensd.daemon.event_log import EventLog
-from lensd.daemon.inbox import Inbox, Message
+from lensd.daemon.inbox import Inbox, Message, RootRepaired
 from lensd.daemon.job_thread import JobThread
 from lensd.daemon.progress import ProgressObserver, report_steps
 from lensd.daemon.systemd_notify import Pulse
-from lensd.errors import DiskUnavailable
+from lensd.errors import EXIT_OK, DiskUnavailable, StorageError
 from lensd.jobs import rebuild, recover
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
@@ -51,8 +53,10 @@ from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
 from lensd.store.walk import linked_folders
+from lensd.watcher.baseline import record_baseline
 from lensd.watcher.coverage import Watches
-from lensd.watcher.intake import Arrival, Intake
+from lensd.watcher.intake import Intake
+from lensd.watcher.intake_recorder import Arrival, IntakeRecorder
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.root_states import RootStates
@@ -91,17 +95,18 @@ class App:
             self.log.add(observer.logged)
         self.move_tracker = MoveTracker(config.watch, ledger, self.archive, self.log)
         arrivals: SimpleQueue[Arrival] = SimpleQueue()
+        recorder = IntakeRecorder(config.watch, ledger, self.log, arrivals)
         self.intake = Intake(
             config.watch,
             Settler.new(config.settle.quiet_seconds, config.settle.unproven_seconds),
             ledger,
             self.archive,
             self.move_tracker,
-            self.log,
-            arrivals,
+            recorder,
             self.pulse.progress,
         )
         self._claims = Claims()
+        self._repairs: dict[str, Future[int]] = {}  # roots that the job thread repairs now
         self.root_monitor = RootMonitor(
             config.watch,
             self.intake,
@@ -175,7 +180,7 @@ class App:
             )
         self.ledger.jobs.release(self.ledger.jobs.quarantined_before(__version__))
         for watch in self.healthy():
-            self._record_folder(watch)
+            self._record_folder(watch, self.pulse.progress)
         if self._exporter is not None:
             self._exporter.start()
 
@@ -186,9 +191,22 @@ class App:
 
     def check_folders(self, now: float) -> None:
         """Check and scan the watched folders, as far as that is due at `now` (monotonic)."""
-        for root in self.root_monitor.check(now):
-            self._take_back(next(w for w in self.config.watch if w.root == root))
-        self.root_monitor.scan(now)
+        for root in self.root_monitor.check_due(now):
+            if root not in self._repairs and self.job_thread.is_alive():  # else at a later check
+                self._repairs[root] = self.job_thread.submit(partial(self._repair, root))
+        self.root_monitor.scan_due(now)
+
+    def take_back(self, root: str, *, is_complete: bool) -> None:
+        """After its repair: open a root to jobs again, or leave that to the next check.
+
+        Raises what ended the repair, if that was a bug.
+        """
+        repair = self._repairs.pop(root, None)
+        if repair is None:
+            return  # the message is older than a reload
+        repair.result()
+        if is_complete and self.root_monitor.readmit(root):
+            self.job_thread.wake()
 
     def next(self, due: float) -> Message | None:
         """The next message; None when `due` (monotonic seconds) has come, or up to 1 s earlier."""
@@ -220,13 +238,29 @@ class App:
             self._exporter.finish(STOP_SECONDS)
         self._claims.close()
 
-    def _record_folder(self, watch: Watch) -> None:
-        """Bring the ledger up to date with a folder before its first scan."""
-        rebuild.rebuild(watch, self.ledger, self.archive, self.log, self.pulse.progress)
+    def _repair(self, root: str) -> int:
+        """In the job thread: continue the jobs of a folder that is back."""
+        watch = next(w for w in self.config.watch if w.root == root)
+        is_complete = False
+        try:
+            recover.continue_jobs(self.context, lambda found: found == root)
+            self._record_folder(watch)
+            is_complete = True
+        except StorageError as fault:
+            self.job_thread.back_off(fault)
+        except OSError:  # it is gone again, as the next check finds
+            pass
+        finally:
+            self._inbox.put(RootRepaired(root, is_complete))
+        return EXIT_OK
+
+    def _record_folder(self, watch: Watch, progress: Callable[[], None] = lambda: None) -> None:
+        """Bring the ledger up to date with a folder before its first scan. Raises OSError."""
+        rebuild.rebuild(watch, self.ledger, self.archive, self.log, progress)
         recover.rescue_strays(
             watch.root, watch.name, recursive=watch.recursive, context=self.context
         )
-        baseline = self.intake.baseline(watch)
+        baseline = record_baseline(watch, self.ledger, self.move_tracker, progress)
         if baseline is not None:
             files, size = baseline
             links = sorted(linked_folders(watch.root)) if watch.recursive else []
@@ -239,17 +273,3 @@ class App:
                     symlinked_folders=links,
                 )
             )
-
-    def _take_back(self, watch: Watch) -> None:
-        """Continue the jobs of a folder that is back; later, if a job is still ending in it."""
-        if not self.root_states.begin_repair(watch.root):
-            return
-        try:
-            recover.continue_jobs(self.context, lambda root: root == watch.root)
-            self._record_folder(watch)
-            self.root_monitor.readmit(watch.root)
-        except OSError:  # gone again: the next check finds out
-            return
-        finally:
-            self.root_states.end_repair()
-            self.job_thread.wake()

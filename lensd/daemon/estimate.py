@@ -16,7 +16,7 @@ from lensd.store.header import read_header
 from lensd.store.ledger import Ledger
 
 # The share of the factors that 99 % of the energy needs: the median of real and generated files
-# (docs/formats.md). Only the spectrum tells the truth; this is for a first impression.
+# (docs/formats.md). Only the spectrum of a file gives its real share.
 TYPICAL_SHARE = 0.25
 BYTES_PER_SECOND = 25e6  # of input, Ultra on two cores
 
@@ -36,7 +36,7 @@ class Estimate:
 
 
 def estimate(config: Config, paths: Sequence[str], *, redo: bool) -> list[Estimate]:
-    """What `once` would treat, per folder. Reads headers only."""
+    """The files that `once` would take up, per folder. Reads headers only. Raises UsageError."""
     with ExitStack() as opened:
         try:
             ledger = opened.enter_context(Ledger.read_only(config.state.path))
@@ -50,7 +50,7 @@ def estimate(config: Config, paths: Sequence[str], *, redo: bool) -> list[Estima
         if e.archive_path
     ]
     return [
-        _of_folder(config, w, [(path, size) for at, path, size in files if at is w])
+        _estimate_folder(config, w, [(path, size) for at, path, size in files if at is w])
         for w in config.watch
     ]
 
@@ -59,10 +59,9 @@ def _watch(config: Config, root: str) -> Watch:
     return next(w for w in config.watch if w.root == root)
 
 
-def _of_folder(config: Config, watch: Watch, files: Sequence[tuple[str, int]]) -> Estimate:
-    loras = [
-        (size, then) for path, size in files if (then := _after(path, size, watch)) is not None
-    ]
+def _estimate_folder(config: Config, watch: Watch, files: Sequence[tuple[str, int]]) -> Estimate:
+    expected = ((size, _estimate_bytes(path, size, watch)) for path, size in files)
+    loras = [(size, then) for size, then in expected if then is not None]
     now = sum(size for size, _ in loras)
     archive = os.path.realpath(config.archive.path)
     same_disk = _device(archive) == os.stat(watch.root).st_dev
@@ -78,8 +77,8 @@ def _of_folder(config: Config, watch: Watch, files: Sequence[tuple[str, int]]) -
     )
 
 
-def _after(path: str, size: int, watch: Watch) -> int | None:
-    """The size that is to be expected; None for what is no LoRA that lensd would touch."""
+def _estimate_bytes(path: str, size: int, watch: Watch) -> int | None:
+    """The expected size of the output; None if lensd would not compress the file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -106,16 +105,16 @@ def _after(path: str, size: int, watch: Watch) -> int | None:
 
 
 def _device(path: str) -> int:
-    return os.stat(_existing(path)).st_dev
+    return os.stat(_nearest_folder(path)).st_dev
 
 
 def _free(path: str) -> int:
-    space = os.statvfs(_existing(path))
+    space = os.statvfs(_nearest_folder(path))
     return space.f_bavail * space.f_frsize
 
 
-def _existing(path: str) -> str:
-    """The path, or the nearest folder above it that exists: the archive may not be there yet."""
+def _nearest_folder(path: str) -> str:
+    """The path, or the nearest folder above it: the archive may not exist yet."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path

@@ -51,12 +51,20 @@ class RootChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RootRepaired:
+    """The job thread has continued the jobs of a root that is back; or could not yet."""
+
+    root: str
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Wake:
     """The job thread ended a job, or has nothing to do."""
 
 
 Hint = Look | NewFolder | EventsLost | RootChanged
-Message = Stop | Reload | Wake | Hint
+Message = Stop | Reload | Wake | RootRepaired | Hint
 
 
 class Inbox:
@@ -71,7 +79,7 @@ class Inbox:
         # Never taken for Stop and Reload: a signal handler may interrupt the thread that has it.
         self._lock = threading.Lock()
 
-    def put(self, message: Stop | Reload | Wake) -> None:
+    def put(self, message: Stop | Reload | Wake | RootRepaired) -> None:
         self._messages.put(message)
 
     def look(self, path: str) -> None:

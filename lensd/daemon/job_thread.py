@@ -23,7 +23,7 @@ from lensd.jobs.daily_prune import DailyPass
 from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
-from lensd.watcher.intake import Arrival
+from lensd.watcher.intake_recorder import Arrival
 
 FileRequest: TypeAlias = Callable[[], int]
 LONGEST_REST_SECONDS = 60.0
@@ -65,17 +65,17 @@ class JobThread(threading.Thread):
         self.idle.clear()
         self._wake.set()
 
-    def run_between_jobs(self, request: FileRequest) -> int:
-        """Run a request that changes files between two jobs, from another thread.
+    def submit(self, request: FileRequest) -> Future[int]:
+        """Let this thread run a request, which changes files, between two jobs. From any thread.
 
-        Returns its exit code, or raises what it raises; LensdError when the thread ends before.
+        The result is its exit code, or what it raises; LensdError if the thread ends before.
         """
         result: Future[int] = Future()
         self._requests.put((request, result))
         self.wake()
         if not self.is_alive():
             self._dismiss_requests()
-        return result.result()
+        return result
 
     def finish(self, timeout: float) -> bool:
         """Give up the running job and end; False if that took longer than `timeout` seconds."""
@@ -100,17 +100,15 @@ class JobThread(threading.Thread):
             self._inbox.put(Wake())
 
     def _run_request(self) -> bool:
-        """One request, if one waits and the main loop repairs no folder."""
-        if self._requests.empty() or not self._context.root_states.enter_all():
-            return False
+        """One request, if one waits."""
         try:
             request, result = self._requests.get_nowait()
-            try:
-                result.set_result(request())
-            except BaseException as error:  # noqa: BLE001  it belongs to the thread that waits
-                result.set_exception(error)
-        finally:
-            self._context.root_states.leave()
+        except Empty:
+            return False
+        try:
+            result.set_result(request())
+        except BaseException as error:  # noqa: BLE001  it belongs to the thread that waits
+            result.set_exception(error)
         return True
 
     def _prune(self) -> None:
@@ -135,16 +133,13 @@ class JobThread(threading.Thread):
             return False
         states = self._context.root_states
         entry = self.next_job()
-        while entry is not None and not states.enter(entry.root):  # from now on it is closed
+        while entry is not None and states.must_wait(entry.root):  # from now on it is closed
             entry = self.next_job()
         if entry is None:
             self._end_backoff()  # no job waits for that disk; the next job finds out again
             return False
-        try:
-            self.idle.clear()  # while its row still says `queued`
-            self._process(entry)
-        finally:
-            states.leave()
+        self.idle.clear()  # while its row still says `queued`
+        self._process(entry)
         self._idle_since = time.monotonic()
         self._inbox.put(Wake())
         return True
@@ -163,15 +158,10 @@ class JobThread(threading.Thread):
             return True
         if not self._backoff.is_due(time.monotonic()):
             return False
-        states = self._context.root_states
-        if not states.enter_all():
-            return False
         try:
-            is_well = recover.recover(self._context, tell=False) is None
+            is_well = recover.recover(self._context, report=False) is None
         except (LensdError, OSError):
             is_well = False
-        finally:
-            states.leave()
         if not is_well:
             self._backoff.extend(time.monotonic())
         return is_well

@@ -1,4 +1,4 @@
-"""The daemon's main loop: folders are watched, requests answered, the configuration reloaded."""
+"""The daemon's main loop: it watches folders, handles requests and reloads the configuration."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from lensd.daemon.inbox import (
     NewFolder,
     Reload,
     RootChanged,
+    RootRepaired,
     Stop,
     listen,
 )
@@ -38,7 +39,7 @@ from lensd.logs.events import (
 )
 from lensd.store.ledger import Ledger
 
-LEDGER_AGAIN_SECONDS = 10.0  # after a full state disk: until the next look at the folders
+LEDGER_RETRY_SECONDS = 10.0  # from a failed write of the ledger to the next scan
 
 
 def run(config: Config) -> int:
@@ -48,7 +49,7 @@ def run(config: Config) -> int:
     signal.signal(signal.SIGHUP, lambda *_: inbox.put(Reload()))
     with locked_ledger(config) as ledger:
         following: Config | None = config
-        while following is not None:  # each time with the configuration that SIGHUP brought
+        while following is not None:  # SIGHUP gives the next configuration
             following = Daemon(following, ledger, began, inbox).run()
             began = time.monotonic()
     return EXIT_OK
@@ -60,7 +61,7 @@ def _report_stop(message: Stop) -> None:
 
 
 class Daemon:
-    """One configuration's life."""
+    """The daemon with one configuration."""
 
     def __init__(self, config: Config, ledger: Ledger, began: float, inbox: Inbox) -> None:
         self._config = config
@@ -76,21 +77,21 @@ class Daemon:
             self._app.context.stopping.is_set,
         )
         self._ledger_fault: StorageError | None = None
-        self._ledger_again = -math.inf
+        self._retry_ledger_at = -math.inf
 
     def run(self) -> Config | None:
-        """Watch until told to stop, or (the new configuration is returned) to start anew."""
+        """Run until a signal. Returns the configuration after a reload, None after a stop."""
         app = self._app
         control = Server(self._config.state.path, self._handle_request, app.log)
         try:
             app.ledger.state.disk_backoff.clear()
-            app.root_monitor.start()  # before the scan, so that nothing falls between them
+            app.root_monitor.start()  # before the first scan, so that no change is missed
             app.prepare()
             app.check_folders(time.monotonic())
             app.job_thread.start()
             app.job_thread.wake()
             control.start()
-            self._tell_ready()
+            self._report_ready()
             following = self._loop()
             if following is not None and not self._end_jobs():
                 return None
@@ -99,7 +100,7 @@ class Daemon:
             control.stop()
             app.close()
 
-    def _tell_ready(self) -> None:
+    def _report_ready(self) -> None:
         notify("READY=1")
         log.emit(
             DaemonReady(
@@ -122,7 +123,7 @@ class Daemon:
                 if (following := self._reload()) is not None:
                     return following
                 continue
-            self._turn(message)
+            self._handle_message(message)
         raise app.job_thread.error
 
     def _end_jobs(self) -> bool:
@@ -139,48 +140,51 @@ class Daemon:
                 return False
         return True
 
-    def _turn(self, message: Message | None) -> None:
+    def _handle_message(self, message: Message | None) -> None:
         """Follow a hint, and do what is due now."""
         app, now = self._app, time.monotonic()
         try:
             match message:
                 case Look(path):
-                    app.intake.hint(path, now)
+                    app.intake.notice(path, now)
                 case NewFolder(root):
                     app.root_monitor.note_new_folder(root, now)
                 case EventsLost(root):
                     app.root_monitor.note_lost_events(root)
                 case RootChanged():
                     app.root_monitor.check_soon()
+                case RootRepaired(root, is_complete):
+                    app.take_back(root, is_complete=is_complete)
             app.check_folders(now)
             if app.intake.step(now):
                 app.job_thread.wake()
         except StorageError as error:
-            # What could not be written down is found again by the next look at the folders.
-            self._ledger_again = now + LEDGER_AGAIN_SECONDS
-            app.root_monitor.look_again(self._ledger_again)
-            self._tell_ledger(error)
+            # The next scan finds again what the ledger could not record.
+            self._retry_ledger_at = now + LEDGER_RETRY_SECONDS
+            app.root_monitor.scan_all_after(self._retry_ledger_at)
+            self._report_ledger(error)
         else:
-            if now >= self._ledger_again:
-                self._tell_ledger(None)
+            if now >= self._retry_ledger_at:
+                self._report_ledger(None)
 
-    def _tell_ledger(self, fault: StorageError | None) -> None:
-        """One line when the ledger cannot be written, one when it can again."""
+    def _report_ledger(self, fault: StorageError | None) -> None:
+        """Log once that the ledger cannot be written, and once that it can."""
         known, self._ledger_fault = self._ledger_fault, fault
         if (known is None) == (fault is None):
             return
+        message = f"{fault}. New files wait until then" if fault else "new files become jobs again"
         kind = DaemonRecovered if fault is None else DaemonDegraded
         log.emit(
             kind(
                 watch=None,
                 path=self._config.state.path,
                 reason=DegradedReason.IO_ERROR,
-                message=f"{fault}. New files wait until then" if fault else "new files are queued",
+                message=message,
             )
         )
 
     def _reload(self) -> Config | None:
-        """The new configuration; None when it has faults: then everything stays as it is."""
+        """The new configuration; None if it has faults, and the old one stays in use."""
         notify_reloading()
         try:
             found = load_for_run(self._config.source, waits=True)
@@ -191,7 +195,7 @@ class Daemon:
             old = self._config.log
             log.configure(old.path, old.level, old.mode_bits)
             details = getattr(error, "details", str(error))
-            message = f"the configuration stays as it was; correct it and reload again: {details}"
+            message = f"the old configuration stays in use; correct this, then reload: {details}"
             log.emit(DaemonRefused(config=self._config.source, message=message))
             notify("READY=1")
             return None
@@ -208,7 +212,5 @@ class Daemon:
     def _handle_request(self, request: Request, send: Send) -> int:
         """A request from the control socket, in a thread of its own."""
         if isinstance(request, FileRequest):
-            return self._app.job_thread.run_between_jobs(
-                lambda: self._handler.handle(request, send)
-            )
+            return self._app.job_thread.submit(lambda: self._handler.handle(request, send)).result()
         return self._handler.handle(request, send)

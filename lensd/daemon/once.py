@@ -1,4 +1,4 @@
-"""`once`: what is there now is settled together and worked off; then it ends."""
+"""`lensd once`: lets all files that are there settle together, compresses them, and ends."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def once(
     observer = observer or ProgressObserver()
     with locked_ledger(config, observer.stdout) as ledger:
         app = App(config, ledger, inbox, patient=False, observer=observer)
-        app.root_monitor.open()
+        app.root_monitor.check_all()
         is_incomplete = bool(app.root_states.closed)
         app.prepare()
-        app.intake.tells_unfinished = False
-        observer.begin(_invite(app, paths, redo=redo))
+        app.intake.reports_incomplete = False
+        observer.begin(_queue_files(app, paths, redo=redo))
         app.job_thread.start()
         try:
-            stopped = _settle_and_work(app)
+            stopped = _run_until_done(app)
         finally:
             app.close()
     if stopped is not None:
@@ -42,9 +42,9 @@ def once(
     return EXIT_SOME_FAILED if is_incomplete or app.log.has_failures else EXIT_OK
 
 
-def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
-    """What was asked to be treated, whatever became of it before: bytes by path."""
-    app.intake.follow()
+def _queue_files(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
+    """Take up the chosen files, whatever their outcome was before. Returns their bytes by path."""
+    app.intake.follow_moved_files()
     there = app.config.model_copy(update={"watch": app.healthy()})
     chosen = select.choose(there, app.ledger, paths, redo=redo)
     app.ledger.jobs.release(chosen.released)
@@ -54,32 +54,32 @@ def _invite(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
     sizes = {entry.full_path: entry.bytes_in or 0 for entry in chosen.again}
     for file in chosen.files:
         path = os.path.join(file.watch.root, file.path)
-        app.intake.hint(path, now)
+        app.intake.notice(path, now)
         sizes[path] = file.identity.size
     return sizes
 
 
-def _settle_and_work(app: App) -> int | None:
-    """Returns the number of the signal that ended it early, if one did."""
+def _run_until_done(app: App) -> int | None:
+    """Returns the number of the signal that ended it early, else None."""
     intake, deadline = app.intake, _deadline(app)
     while app.job_thread.error is None:
         now = time.monotonic()
         if intake.step(now):
             app.job_thread.wake()
-        if intake.pending and now > deadline and not intake.hopeful:
-            intake.reject_rest()
+        if intake.pending and now > deadline and not intake.may_settle_by_time:
+            intake.reject_candidates()
         if not intake.pending and app.is_worked_off():
             return None
         message = app.next(intake.next_due() or math.inf)
         if isinstance(message, Stop):
             log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
             return message.number
-        if isinstance(message, Look):  # somebody wrote to a file while it was its turn
-            intake.hint(message.path, time.monotonic())
+        if isinstance(message, Look):  # another program wrote to a file during its job
+            intake.notice(message.path, time.monotonic())
             deadline = _deadline(app)
     raise app.job_thread.error
 
 
 def _deadline(app: App) -> float:
-    """When a file that is not whole, and does not become so by waiting, is given up."""
+    """When to reject the files that are incomplete and do not settle by time alone."""
     return time.monotonic() + app.config.settle.quiet_seconds + 1

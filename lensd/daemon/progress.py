@@ -1,4 +1,4 @@
-"""How far a batch of files is, for whoever shows it."""
+"""How far a batch of files is, for a progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `lensd once` treats: every file that is there, or the paths that were named."""
+"""Which files `lensd once` takes up: every file that is there, or those of the given paths."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below, resolve_path
 from lensd.watcher.scan import scan
 
-# Outcomes that an explicit `once` treats again, and those that only `--redo` does.
+# Outcomes of files that `once` takes up again, and those that need `--redo`.
 RELEASED = (Outcome.BASELINE, Outcome.FAILED, Outcome.QUARANTINED)
 REDONE = (Outcome.RESTORED, Outcome.KEPT, Outcome.SKIPPED, Outcome.ANALYZED)
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that `once` is to look at."""
+    """A file for the intake."""
 
     watch: Watch
     path: str
@@ -30,7 +30,7 @@ class File:
 
 @dataclass(slots=True)
 class Choice:
-    """files: to look at; released: their old outcomes; again: outputs to make anew."""
+    """files: for the intake; released: rows of earlier outcomes; again: outputs to replace."""
 
     files: list[File] = field(default_factory=list)
     released: list[Entry] = field(default_factory=list)
@@ -38,10 +38,10 @@ class Choice:
 
 
 def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo: bool) -> Choice:
-    """Raises UsageError for a path outside of every watched folder, or one that is not there."""
+    """Raises UsageError for a path that does not exist, or is in no watched folder."""
     choice = Choice()
     outcomes = RELEASED + REDONE if redo else RELEASED
-    for file in _files(config, places(config, paths)):
+    for file in _find_files(config, resolve_paths(config, paths)):
         key = file.watch.root, file.path, file.identity
         entry = ledger.files.knows(*key) if ledger else None
         output = ledger.files.output(*key) if ledger and redo else None
@@ -55,7 +55,7 @@ def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo:
     return choice
 
 
-def _files(config: Config, within: Sequence[str]) -> Iterator[File]:
+def _find_files(config: Config, within: Sequence[str]) -> Iterator[File]:
     for watch in config.watch:
         for path, identity in scan(watch.root, recursive=watch.recursive, selects=watch.selects):
             full = os.path.join(watch.root, path)
@@ -63,20 +63,20 @@ def _files(config: Config, within: Sequence[str]) -> Iterator[File]:
                 yield File(watch, path, identity)
 
 
-def places(config: Config, paths: Sequence[str]) -> list[str]:
-    """The paths resolved. Raises UsageError as `choose` does."""
+def resolve_paths(config: Config, paths: Sequence[str]) -> list[str]:
+    """The paths as the ledger writes them. Raises UsageError as `choose` does."""
     found = []
     for path in paths:
-        there = resolve_path(path)
-        if not os.path.lexists(there):
-            raise UsageError(f"{path} is not there; give a file or folder inside a watched folder")
-        if watch_of(config, there) is None:
+        resolved = resolve_path(path)
+        if not os.path.lexists(resolved):
+            raise UsageError(f"{path} does not exist; give a path in a watched folder")
+        if watch_of(config, resolved) is None:
             roots = ", ".join(w.path for w in config.watch)
             raise UsageError(
                 f"{path} is in no watched folder ({roots}); add its folder under `watch`, or use "
                 "`lensd compress` for a single file"
             )
-        found.append(there)
+        found.append(resolved)
     return found
 
 

@@ -8,7 +8,7 @@ import time
 
 
 def notify(state: str) -> None:
-    """Tell systemd, e.g. `READY=1`; nothing happens outside of a service that asks for it."""
+    """Send a state to systemd, such as `READY=1`; without effect outside of a notify service."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -18,21 +18,21 @@ def notify(state: str) -> None:
         try:
             channel.sendto(state.encode(), address)
         except OSError:
-            return  # the service manager is gone; that is no reason to stop
+            return  # the service manager is gone; lensd goes on
 
 
 def notify_reloading() -> None:
-    """A reload begins; `READY=1` ends it. The clock is the one that Type=notify-reload compares."""
+    """Send that a reload begins; `READY=1` ends it. Type=notify-reload compares this clock."""
     moment = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     notify(f"RELOADING=1\nMONOTONIC_USEC={moment}")
 
 
 PROGRESS_SECONDS = 10.0
-_GOES_ON = "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=120000000"
+_IN_PROGRESS = "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=120000000"
 
 
 class Pulse:
-    """WATCHDOG=1 twice in each of systemd's intervals ($WATCHDOG_USEC), as long as all is well."""
+    """Sends WATCHDOG=1 twice in each of systemd's intervals ($WATCHDOG_USEC)."""
 
     def __init__(self) -> None:
         pid = os.environ.get("WATCHDOG_PID", str(os.getpid()))
@@ -40,20 +40,20 @@ class Pulse:
         self._seconds = int(interval) / 2e6 if interval.isdigit() else None
         self._next = 0.0
         self._pause = min(PROGRESS_SECONDS, self._seconds or PROGRESS_SECONDS)
-        self._told = time.monotonic()
+        self._sent = time.monotonic()
 
     def beat(self, now: float) -> None:
-        """Called by the main loop in each of its turns that finds everything alive."""
+        """The main loop calls this whenever all of its parts are alive."""
         if self._seconds is not None and now >= self._next:
             self._next = now + self._seconds
             notify("WATCHDOG=1")
 
     def progress(self) -> None:
-        """Called in long work of the main loop, each time that it has come further.
+        """The main loop calls this again and again during long work.
 
-        A first look at 100,000 files may take longer than systemd waits for READY=1, or WATCHDOG=1.
+        A first scan of 100,000 files may take longer than systemd waits for READY=1 or WATCHDOG=1.
         """
         now = time.monotonic()
-        if now >= self._told + self._pause:
-            self._told = now
-            notify(_GOES_ON)
+        if now >= self._sent + self._pause:
+            self._sent = now
+            notify(_IN_PROGRESS)

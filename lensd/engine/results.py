@@ -6,12 +6,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-Path = Annotated[str, Meta(min_length=1)]
-ModuleName = Annotated[str, Meta(min_length=1)]
-Count = Annotated[int, Meta(ge=0)]
-Rank = Annotated[int, Meta(ge=1)]
+from lensd.logs.measures import Amount, Count, Positive, Text
+
 Error = Annotated[
-    Annotated[float, Meta(ge=0)] | None,
+    Amount | None,
     Meta(description="relative, of the delta weights; null: those of the first file are zero"),
 ]
 Decibels = Annotated[
@@ -23,10 +21,10 @@ Decibels = Annotated[
 class ModuleComparison(Struct, frozen=True, kw_only=True):
     """One module in both files."""
 
-    module: Annotated[ModuleName, Meta(description="its name in the first file")]
-    module_b: Annotated[ModuleName, Meta(description="its name in the second file")]
-    rank_a: Rank
-    rank_b: Rank
+    module: Annotated[Text, Meta(description="its name in the first file")]
+    module_b: Annotated[Text, Meta(description="its name in the second file")]
+    rank_a: Positive
+    rank_b: Positive
     delta_error: Error
     snr_db: Decibels
 
@@ -34,14 +32,14 @@ class ModuleComparison(Struct, frozen=True, kw_only=True):
 class Comparison(Struct, frozen=True, kw_only=True):
     """The output of `lensd compare --json`."""
 
-    a: Annotated[Path, Meta(description="the first file, which is the reference")]
-    b: Path
+    a: Annotated[Text, Meta(description="the first file, which is the reference")]
+    b: Text
     modules: Annotated[Count, Meta(description="in both files")]
     delta_error: Error
     snr_db: Decibels
     delta_error_common: Annotated[Error, Meta(description="of the modules in both files")]
-    only_in_a: list[ModuleName]
-    only_in_b: list[ModuleName]
+    only_in_a: list[Text]
+    only_in_b: list[Text]
     per_module: list[ModuleComparison]
 
 

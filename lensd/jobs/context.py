@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -59,7 +59,7 @@ class JobContext:
 
 @dataclass(slots=True)
 class JobFile:
-    """A job's file while its folder is open and, if the filesystem can, its lease held."""
+    """A job's file while it and its folder are open, with a lease where the filesystem has one."""
 
     entry: Entry
     folder_fd: int
@@ -68,16 +68,17 @@ class JobFile:
     lease: Lease | None
     temporary: str
     original: str  # the path to read: the file itself, or with `redo` its archived original
-    waited: float  # seconds since it was first noticed
-    began: float  # monotonic, when it was first noticed
+    waited: float  # seconds since the intake first saw it
+    began: float  # monotonic, when the intake first saw it
 
     @property
     def unbroken(self) -> bool:
+        """Whether no program wanted to write since the lease was taken; true without a lease."""
         return self.lease is None or not self.lease.broken
 
     def require_there(self) -> None:
-        """Raises Skipped(`vanished`) when the folder lies elsewhere, or a link has its name."""
-        folder_fd = _folder_of(self.entry)
+        """Raises Skipped(`vanished`) when the folder was moved, or a link has its name."""
+        folder_fd = _open_folder_of(self.entry)
         try:
             if not os.path.sameopenfile(folder_fd, self.folder_fd):
                 raise _vanished()
@@ -87,65 +88,70 @@ class JobFile:
 
 @contextmanager
 def open_job_file(entry: Entry, context: JobContext, waited: float) -> Iterator[JobFile]:
-    """Open the file that the job belongs to, and keep writers away from it where that can be."""
-    folder_fd = _folder_of(entry)
-    name = os.path.basename(entry.path)
+    """Open the file of a job, and take a lease on it where the filesystem has leases.
+
+    Raises Skipped(`vanished` | `changed`), or the refusal of a file that is no LoRA.
+    """
+    with ExitStack() as opened:
+        folder_fd = _open_folder_of(entry)
+        opened.callback(os.close, folder_fd)
+        name = os.path.basename(entry.path)
+        expected = _require_expected(entry, folder_fd, name, context)
+        fd = _open_file(folder_fd, name)
+        opened.callback(os.close, fd)
+        found = Identity.of(os.fstat(fd))
+        if not found.same_content(expected):
+            raise Skipped("changed", "another file took the name just before the job began")
+        lease = Lease.take(fd)
+        if lease is Refusal.OPEN_WRITER:
+            raise Skipped("changed", "a program opened the file for writing; it starts over")
+        if isinstance(lease, Lease):
+            opened.callback(lease.release)
+        yield JobFile(
+            replace(entry, identity=found),
+            folder_fd,
+            name,
+            fd,
+            lease if isinstance(lease, Lease) else None,
+            temporary=temporary_name(entry.job_id),
+            original=(entry.archive_path or "") if entry.redo else entry.full_path,
+            waited=waited,
+            began=time.monotonic() - waited,
+        )
+
+
+def _require_expected(entry: Entry, folder_fd: int, name: str, context: JobContext) -> Identity:
+    """The file's identity, if it is still the version of the job and one for lensd."""
+    archived = context.archive.find(entry.watch, entry.path)
+    own_inode = os.lstat(archived).st_ino if archived else None
     try:
-        own = context.archive.find(entry.watch, entry.path)
-        try:
-            facts = completeness.probe(
-                folder_fd, name, own_inode=os.lstat(own).st_ino if own else None
-            )
-        except FileNotFoundError:
-            raise _vanished() from None
-        if not facts.identity.same_content(entry.identity):
-            raise Skipped("changed", "another version of the file came before its turn")
-        for refusal in (facts.kind_refusal, facts.refusal):
-            if refusal is not None:
-                raise refusal
-        if facts.partner is not None:
-            raise Skipped("changed", f"a download goes on, {facts.partner} lies beside it")
-        try:
-            fd = open_regular(folder_fd, name)
-        except (FileNotFoundError, Skipped):  # a link or a pipe by now
-            raise _vanished() from None
-        try:
-            found = Identity.of(os.fstat(fd))
-            if not found.same_content(facts.identity):  # it took the name after the probe
-                raise Skipped("changed", "another file took the name just before its turn")
-            entry = replace(entry, identity=found)
-            lease = Lease.take(fd)
-            if lease is Refusal.OPEN_WRITER:
-                raise Skipped("changed", "a program opened the file for writing; it starts over")
-            held = lease if isinstance(lease, Lease) else None
-            try:
-                yield JobFile(
-                    entry,
-                    folder_fd,
-                    name,
-                    fd,
-                    held,
-                    temporary=temporary_name(entry.job_id),
-                    original=(entry.archive_path or "") if entry.redo else entry.full_path,
-                    waited=waited,
-                    began=time.monotonic() - waited,
-                )
-            finally:
-                if held is not None:
-                    held.release()
-        finally:
-            os.close(fd)
-    finally:
-        os.close(folder_fd)
+        facts = completeness.probe(folder_fd, name, own_inode)
+    except FileNotFoundError:
+        raise _vanished() from None
+    if not facts.identity.same_content(entry.identity):
+        raise Skipped("changed", "another version of the file came before the job began")
+    for refusal in (facts.kind_refusal, facts.refusal):
+        if refusal is not None:
+            raise refusal
+    if facts.partner is not None:
+        raise Skipped("changed", f"a download of it is under way: {facts.partner} lies beside it")
+    return facts.identity
 
 
-def _folder_of(entry: Entry) -> int:
-    """The folder that the file lies in. Raises Skipped(`vanished`), also where a link is by now."""
+def _open_folder_of(entry: Entry) -> int:
+    """The folder that the file lies in. Raises Skipped(`vanished`), also if it is a link now."""
     try:
         return open_folder(entry.root, os.path.dirname(entry.path))
     except (FileNotFoundError, Skipped):
         raise _vanished() from None
 
 
+def _open_file(folder_fd: int, name: str) -> int:
+    try:
+        return open_regular(folder_fd, name)
+    except (FileNotFoundError, Skipped):  # a link or a pipe has taken the name
+        raise _vanished() from None
+
+
 def _vanished() -> Skipped:
-    return Skipped("vanished", "the file was gone when its turn came; nothing was to be done")
+    return Skipped("vanished", "the file disappeared before it could be processed")

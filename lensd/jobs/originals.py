@@ -15,7 +15,7 @@ from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below, resolve_path
 from lensd.watcher.folder import Folder, Log
-from lensd.watcher.move_tracker import MoveTracker, newest
+from lensd.watcher.move_tracker import MoveTracker, choose_paths
 from lensd.watcher.own_output import read_marks
 from lensd.watcher.settle import Key
 
@@ -65,7 +65,7 @@ class OriginalFinder:
         roots = {f.root: f for f in self._folders}
         if not self._ledger.readonly:
             self._rebuild()
-        moved = newest(self._move_tracker.plan())
+        moved = choose_paths(self._move_tracker.plan())
         for entry in self._ledger.files.with_outcome(Outcome.COMPRESSED):
             root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
             if root in roots and entry.archive_path is not None:

@@ -1,9 +1,8 @@
-"""A folder that the ledger has never seen may have been lensd's before: the ledger was lost.
+"""Rebuilds the rows of a folder that the ledger has never seen: an earlier ledger may be lost.
 
-What is in the folders and in the archive stands for itself: an output names its original in its
-marks, and the archive's layout says where that is. Originals are not hashed here, which would take
-hours: their size has to be that of the marks, and whoever restores compares the hash. Only those
-that no output names are, since nothing else tells what they are.
+An output names its original in its marks, and the archive's layout says where the original is. Its
+size must be that of the marks; to hash all originals would take hours, and a restore compares the
+hash anyway. Only originals that no output names are hashed, since nothing else identifies them.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from lensd.watcher.scan import in_batches, scan
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What came back to the ledger of one folder; `bytes` are those of the outputs."""
+    """What the ledger has again of one folder; `bytes` are those of the outputs."""
 
     files: int = 0
     bytes: int = 0
@@ -41,10 +40,9 @@ def rebuild(
     log: Log,
     progress: Callable[[], None] = lambda: None,
 ) -> Rebuilt:
-    """Give a folder that the ledger does not know its rows back; without effect for others.
+    """Write the rows of a folder that the ledger does not know; without effect for others.
 
-    `progress` is called time and again meanwhile. Raises OSError when the folder is not there: its
-    turn comes when it is.
+    `progress` is called again and again meanwhile. Raises OSError when the folder is not there.
     """
     rebuilt = Rebuilt()
     if ledger.roots.knows(folder.root):
@@ -53,14 +51,14 @@ def rebuild(
     found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
     for batch in in_batches(found):
         progress()
-        with ledger.together():  # after a crash what has no row yet is found again
+        with ledger.together():  # a crash leaves whole batches; the next start finds the others
             for path, _ in ledger.files.unknown(folder.root, batch):
-                # No header is read in vain: a new installation has no original of any file.
+                # A new installation has no originals, so it reads no headers.
                 if has_older or os.path.lexists(archive.path_for(folder.name, path)):
                     _rebuild_output(folder, ledger, archive, path, rebuilt)
-    for place, path, sha256 in _unnamed(folder, ledger, archive):
+    for archived, path, sha256 in _find_unclaimed_originals(folder, ledger, archive):
         progress()
-        _record_original(ledger, folder, path, place, sha256)
+        _record_original(ledger, folder, path, archived, sha256)
         rebuilt.originals += 1
     if rebuilt.files or rebuilt.originals or ledger.damaged is not None:
         log(
@@ -78,37 +76,37 @@ def rebuild(
 def _rebuild_output(
     folder: Folder, ledger: Ledger, archive: Archive, path: str, rebuilt: Rebuilt
 ) -> None:
-    """The row of a file, if its marks say that it is an output and the archive has its original."""
+    """Record a file if its marks say that it is an output, and the archive has its original."""
     marked = read_marks(folder.root, path)
-    original = None if marked is None else _original(archive, folder, path, marked)
+    original = None if marked is None else _find_original(archive, folder, path, marked)
     if marked is not None and original is not None:
-        _record(ledger, folder, path, marked, original)
+        _record_output(ledger, folder, path, marked, original)
         rebuilt.files += 1
         rebuilt.bytes += marked.identity.size
 
 
 def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within: str) -> bool:
-    """Whether a temporary is an archived original, by inode or by hash, of a file in its folder.
+    """Whether a temporary is an archived original, by inode or hash, of a file in its folder.
 
-    A crash after an exchange leaves one, and the ledger that knew of it may be lost.
+    A crash after an exchange leaves such a temporary; the ledger that knew it may be lost.
     """
     there = identity_at(folder_fd, name)
     if there is None:
         return False
     ours: str | None = None
-    for place, _ in _files(os.path.join(archive.root, watch, within)):
-        found = Identity.of(os.lstat(place))
+    for archived, _ in _list_files(os.path.join(archive.root, watch, within)):
+        found = Identity.of(os.lstat(archived))
         if found.same_inode(there):
             return True
         if found.size == there.size:
-            ours = ours or _hash(open_regular(folder_fd, name))
-            if _hash(archive.open_original(place)) == ours:
+            ours = ours or _hash_and_close(open_regular(folder_fd, name))
+            if _hash_and_close(archive.open_original(archived)) == ours:
                 return identity_at(folder_fd, name) == there
     return False
 
 
-def _original(archive: Archive, folder: Folder, path: str, marked: Marked) -> str | None:
-    """Where the archive has the original that the marks name, None if nowhere under this path."""
+def _find_original(archive: Archive, folder: Folder, path: str, marked: Marked) -> str | None:
+    """The archived original that the marks name; None if the archive has none of this path."""
     aside = archive.version_path(marked.sha256, folder.name, path)
     if os.path.isfile(aside):
         return aside
@@ -118,57 +116,65 @@ def _original(archive: Archive, folder: Folder, path: str, marked: Marked) -> st
     return newest
 
 
-def _record(ledger: Ledger, folder: Folder, path: str, marked: Marked, original: str) -> None:
+def _record_output(
+    ledger: Ledger, folder: Folder, path: str, marked: Marked, original: str
+) -> None:
     ledger.files.record(
         secrets.token_hex(8), folder.root, folder.name, path, Identity.of(os.lstat(original)),
         outcome=Outcome.COMPRESSED, staged=marked.identity, sha256_in=marked.sha256,
         bytes_in=marked.bytes_in, bytes_out=marked.identity.size, archive_path=original,
-        archive_method=_method(original), emitted=1, published=marked.identity.ctime_ns / 1e9,
+        archive_method=_archive_method(original), emitted=1,
+        published=marked.identity.ctime_ns / 1e9,
     )  # fmt: skip
 
 
-def _record_original(ledger: Ledger, folder: Folder, path: str, place: str, sha256: str) -> None:
-    """An original whose output was deleted or moved, or an older one of a path."""
-    found = os.lstat(place)
-    older = f"/{VERSIONS}/{sha256}/" in place
+def _record_original(ledger: Ledger, folder: Folder, path: str, archived: str, sha256: str) -> None:
+    """Record an original whose output was deleted or moved, or an older original of a path."""
+    found = os.lstat(archived)
+    older = f"/{VERSIONS}/{sha256}/" in archived
     ledger.files.record(
         secrets.token_hex(8), folder.root, folder.name, path, Identity.of(found),
         outcome=Outcome.REPLACED if older else Outcome.COMPRESSED, sha256_in=sha256,
-        bytes_in=found.st_size, bytes_out=None if older else 0, archive_path=place,
-        archive_method=_method(place), emitted=1, published=found.st_ctime_ns / 1e9,
+        bytes_in=found.st_size, bytes_out=None if older else 0, archive_path=archived,
+        archive_method=_archive_method(archived), emitted=1, published=found.st_ctime_ns / 1e9,
     )  # fmt: skip
 
 
-def _method(original: str) -> str:
+def _archive_method(original: str) -> str:
     return "link" if os.lstat(original).st_nlink > 1 else "copy"
 
 
-def _unnamed(folder: Folder, ledger: Ledger, archive: Archive) -> Iterator[tuple[str, str, str]]:
-    """(place, path, sha256) of originals that no row has and whose name is free in the folder."""
-    for place, path in _files(os.path.join(archive.root, folder.name)):
+def _find_unclaimed_originals(
+    folder: Folder, ledger: Ledger, archive: Archive
+) -> Iterator[tuple[str, str, str]]:
+    """(archived path, path, sha256) of originals that no row has.
+
+    The newest original of a path only if the path is free: else its file is not an output of it.
+    """
+    for archived, path in _list_files(os.path.join(archive.root, folder.name)):
         free = not os.path.lexists(os.path.join(folder.root, path))
-        if free and not ledger.originals.at(place):
-            fd = archive.open_original(place)
+        if free and not ledger.originals.at(archived):
+            fd = archive.open_original(archived)
             try:
-                yield place, path, sha256_of(fd, drop_cache=True)
+                yield archived, path, sha256_of(fd, drop_cache=True)
             finally:
                 os.close(fd)
     for sha256 in archive.version_hashes():
-        for place, path in _files(archive.version_path(sha256, folder.name, "x")[:-2]):
-            if not ledger.originals.at(place):
-                yield place, path, sha256
+        for archived, path in _list_files(archive.version_path(sha256, folder.name, "x")[:-2]):
+            if not ledger.originals.at(archived):
+                yield archived, path, sha256
 
 
-def _files(top: str) -> Iterator[tuple[str, str]]:
+def _list_files(top: str) -> Iterator[tuple[str, str]]:
     """(path, path below `top`) of the regular files below a folder, if there is one."""
     for at, _, names in os.walk(top):
         for name in sorted(names):
-            place = os.path.join(at, name)
-            if os.path.isfile(place) and not os.path.islink(place):
-                yield place, os.path.relpath(place, top)
+            archived = os.path.join(at, name)
+            if os.path.isfile(archived) and not os.path.islink(archived):
+                yield archived, os.path.relpath(archived, top)
 
 
-def _hash(fd: int) -> str:
+def _hash_and_close(fd: int) -> str:
     try:
         return sha256_of(fd, drop_cache=True)
     finally:
@@ -176,10 +182,10 @@ def _hash(fd: int) -> str:
 
 
 def _message(damaged: str | None) -> str:
-    why = "there was no ledger of this folder"
+    why = "the ledger did not know this folder"
     if damaged is not None:
         why = f"the ledger was damaged and is now {damaged}"
     return (
-        f"{why}; outputs and originals were told by their marks and by their place in the "
+        f"{why}; lensd recognized outputs by their marks and originals by their place in the "
         "archive. Files without marks come under `existing`"
     )

@@ -21,20 +21,20 @@ from lensd.store.ledger.entry import Entry
 from lensd.watcher.scan import temporaries
 
 
-def recover(context: JobContext, *, tell: bool = True) -> Failed | None:
+def recover(context: JobContext, *, report: bool = True) -> Failed | None:
     """Finish or take back what a crash left between two steps.
 
     Jobs in a closed root wait until it is back: see `continue_jobs`. What a disk does not permit
-    now is left; with `tell` the log has a line of it. Returns the first such fault.
+    now is left; with `report` the log has a line of it. Returns the first such fault.
     """
     if context.ledger.roots.is_empty():  # new, or lost: half copies may be anywhere in the archive
         context.archive.sweep()
     closed = context.root_states.closed
-    return continue_jobs(context, lambda root: root not in closed, tell=tell)
+    return continue_jobs(context, lambda root: root not in closed, report=report)
 
 
 def continue_jobs(
-    context: JobContext, wanted: Callable[[str], bool], *, tell: bool = True
+    context: JobContext, wanted: Callable[[str], bool], *, report: bool = True
 ) -> Failed | None:
     """As `recover`, for the wanted roots, in which no job may be running."""
     fault = None
@@ -46,7 +46,7 @@ def continue_jobs(
             recover_job(entry, context)
         except (FileError, OSError) as error:
             end = _to_file_error(error)
-            if tell:
+            if report:
                 _report(context, end, entry.full_path, entry.watch, entry.job_id)
             fault = fault or (end if isinstance(end, Failed) else None)
     for entry in context.ledger.jobs.unemitted():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from lensd.errors import Outcome
 from lensd.report.documents import FromLedger
 from lensd.report.record import ByteTotals, Drawn, History, Measures, Record
-from lensd.store.ledger import JobState, Ledger, Outcome
+from lensd.store.ledger import JobState, Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.text import printable
 

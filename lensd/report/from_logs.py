@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from lensd.errors import StorageError
+from lensd.errors import Outcome, StorageError
 from lensd.report.documents import FromLogs
 from lensd.report.record import Drawn, History, Measures, Record, Word
 
@@ -33,7 +33,7 @@ _EVENTS = (
 _WANTED = re.compile(rb'"event": ?"file\.(?:' + b"|".join(_EVENTS) + rb')"')
 _ANY = re.compile(rb'"event": ?"[a-z.]+"')
 # Outcomes that a later line gives to a compressed file. The same line again changes nothing.
-_LATER = ("replaced", "restored", "superseded")
+_LATER = (Outcome.REPLACED, Outcome.RESTORED, Outcome.SUPERSEDED)
 
 # Times without a time zone cannot be compared.
 Moment = Annotated[dt.datetime, msgspec.Meta(tz=True)]
@@ -170,7 +170,7 @@ class _Records:
             return
         record = self.by_job[key] = _record(line, outcome)
         older = self._current.get(head.path)
-        if older is not None and older.is_output and outcome != "compressed":
+        if older is not None and older.is_output and outcome != Outcome.COMPRESSED:
             return  # the job changed nothing: the older output is still there
         if older is not None:
             older.outcome = _outcome_of_older(older.outcome)
@@ -189,7 +189,7 @@ class _Records:
         record = self._current.get(head.path)
         if record is None or not record.is_output:
             return
-        record.outcome = "restored"
+        record.outcome = Outcome.RESTORED
         if head.method == "move":
             record.measures.archive_path = None
 
@@ -215,6 +215,6 @@ def _record(line: _Line, outcome: str) -> Record:
 
 def _outcome_of_older(outcome: str) -> str:
     """The outcome of an older record after a newer job of the same path."""
-    if outcome == "compressed":
-        return "replaced"
-    return "superseded" if outcome in ("failed", "quarantined") else outcome
+    if outcome == Outcome.COMPRESSED:
+        return Outcome.REPLACED
+    return Outcome.SUPERSEDED if outcome in (Outcome.FAILED, Outcome.QUARANTINED) else outcome

@@ -11,6 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from lensd.errors import Outcome
+from lensd.logs.measures import Sha256
 from lensd.report.documents import FromLedger, FromLogs
 
 # lensd writes no number beyond these limits. Sums of larger numbers would be meaningless.
@@ -18,7 +20,6 @@ Count = Annotated[int, Meta(ge=0, le=2**60)]
 Amount = Annotated[float, Meta(ge=0, le=1e12)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Word = Annotated[str, Meta(min_length=1)]
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Seconds(msgspec.Struct, frozen=True, gc=False):
@@ -42,10 +43,10 @@ class Measures(msgspec.Struct, kw_only=True, gc=False):
     delta_error: Amount | None = None
     seconds: Seconds | None = None
     archive_path: str | None = None
-    sha256_in: Digest | None = None
-    sha256_out: Digest | None = None
-    data_sha256_in: Digest | None = None  # of the data section: AutoV3
-    data_sha256_out: Digest | None = None
+    sha256_in: Sha256 | None = None
+    sha256_out: Sha256 | None = None
+    data_sha256_in: Sha256 | None = None  # of the data section: AutoV3
+    data_sha256_out: Sha256 | None = None
 
 
 class Spectrum(msgspec.Struct, frozen=True, gc=False):
@@ -77,7 +78,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     @property
     def is_output(self) -> bool:
         """Whether the output is at the path, as far as is known."""
-        return self.outcome == "compressed"
+        return self.outcome == Outcome.COMPRESSED
 
     @property
     def saved(self) -> int:

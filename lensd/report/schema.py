@@ -7,28 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import msgspec
-
-from lensd.engine.results import Comparison
-from lensd.report.documents import (
-    Analysis,
-    Compression,
-    Report,
-    Status,
-    Unprocessed,
-    Verification,
-)
-
-# command -> the types of its documents
-DOCUMENTS: dict[str, tuple[type, ...]] = {
-    "status": (Status,),
-    "report": (Report,),
-    "verify": (Verification,),
-    "analyze": (Analysis, Unprocessed),
-    "compress": (Compression, Unprocessed),
-    "compare": (Comparison,),
-}
-OUTPUTS = tuple(DOCUMENTS)
+# The commands with `--json`.
+OUTPUTS = ("status", "report", "verify", "analyze", "compress", "compare")
 _REFERENCE = "#/$defs/{name}"
 
 
@@ -54,7 +34,10 @@ def of_event(event: str) -> dict[str, Any]:
 
 def of_output(verb: str) -> dict[str, Any]:
     """The schema of the `--json` output of a command, or of each line of it."""
-    references, parts = msgspec.json.schema_components(DOCUMENTS[verb], ref_template=_REFERENCE)
+    import msgspec
+
+    kinds = _documents()[verb]
+    references, parts = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     for part in parts.values():
         if part.get("type") == "object":
             _close(part)
@@ -63,6 +46,22 @@ def of_output(verb: str) -> dict[str, Any]:
         "$id": f"urn:lensd:{verb}:1",
         **(references[0] if len(references) == 1 else {"oneOf": list(references)}),
         "$defs": parts,
+    }
+
+
+def _documents() -> dict[str, tuple[type, ...]]:
+    """The types of the documents of each command."""
+    # These imports take 0.05 s, which `lensd schema --help` does not need.
+    from lensd.engine.results import Comparison
+    from lensd.report import documents
+
+    return {
+        "status": (documents.Status,),
+        "report": (documents.Report,),
+        "verify": (documents.Verification,),
+        "analyze": (documents.Analysis, documents.Unprocessed),
+        "compress": (documents.Compression, documents.Unprocessed),
+        "compare": (Comparison,),
     }
 
 

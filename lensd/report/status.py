@@ -9,6 +9,7 @@ import msgspec
 
 from lensd.config.model import Config
 from lensd.config.schedule import is_open
+from lensd.errors import Outcome
 from lensd.report import hashes
 from lensd.report.documents import (
     Degraded,
@@ -20,7 +21,7 @@ from lensd.report.documents import (
     Waiting,
     WatchedFolder,
 )
-from lensd.store.ledger import JobState, Ledger, Outcome
+from lensd.store.ledger import JobState, Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.state import WaitingFile
 from lensd.store.locks import holder

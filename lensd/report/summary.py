@@ -7,7 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from lensd.errors import Reason
+from lensd.errors import Outcome, Reason
 from lensd.report import hashes
 from lensd.report.documents import (
     Day,
@@ -26,7 +26,7 @@ from lensd.report.record import ByteTotals, History, Record
 
 SLOWEST = 10
 QUANTILES = (10, 50, 90, 99)  # percent
-_FAILED = ("failed", "quarantined")
+_FAILED = (Outcome.FAILED, Outcome.QUARANTINED)
 _MEANINGS: dict[str, str] = {reason: reason.text for reason in Reason}
 
 
@@ -59,7 +59,7 @@ def summarize(history: History, period: Period, now: dt.datetime, version: str) 
         failures=list(_failures(records, zone)),
         slowest=_slowest(records),
         days=list(_days(records, zone)),
-        hashes=[_hashes(r) for r in records if r.outcome == "compressed"],
+        hashes=[_hashes(r) for r in records if r.is_output],
     )
 
 

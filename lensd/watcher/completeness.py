@@ -1,7 +1,7 @@
-"""Whether a quiet file is whole and one for lensd: one probe, small pure decisions.
+"""Whether a quiet file is complete and one for lensd: one probe, and pure decisions.
 
-A file that may still be growing waits for as long as that lasts; one of which that is only not
-disproved waits for a longer quiet time; one that never will be a LoRA is refused with a reason.
+A file that may still grow waits without limit; a file that looks complete, but may not be, waits
+for a longer quiet time; a file that can never be a LoRA is refused with a reason.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ from lensd.store.header import read_header
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
 
-# Names that download and sync programs give to the unfinished file beside the whole one's name.
+# What download and sync programs append to a file's name for the incomplete file beside it.
 PARTNERS = (".aria2", ".part", ".crdownload", ".!qB", ".partial", ".incomplete", ".!sync")
-# How much of a file's end is read. Trained numbers are seldom 0, and here are two at least.
+# How much of a file's end is read: at least two numbers, and trained numbers are seldom 0.
 TAIL_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the probe found of a path."""
+    """What the probe found at a path."""
 
     identity: Identity
-    kind_refusal: FileError | None = None  # a link, a pipe, a file with other names
+    kind_refusal: FileError | None = None  # it is a link, a pipe, or a file with other names
     partner: str | None = None
     lease: Refusal | None = None
-    refusal: FileError | None = None  # what reading the header gave
+    refusal: FileError | None = None  # what the header's reader raised
     is_output: bool = False
-    holes: bool = False  # parts of it have no place on the disk
+    holes: bool = False  # the disk stores no bytes for parts of it
     zero_tail: bool = False
 
 
 class Kind(Enum):
     TAKE = "take"  # it becomes a job
     OWN = "own"  # lensd wrote it
-    WAIT = "wait"  # look again; `reason` tells `status` why
-    REFUSE = "refuse"  # `refusal` is its end, until it changes
+    WAIT = "wait"  # look again; `lensd status` shows the `reason`
+    REFUSE = "refuse"  # with a `refusal`, until it changes
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a quiet file.
+    """What to do with a quiet file.
 
-    A file that waits may have a `refusal` too: what the log should say, once.
+    A file that waits may have a `refusal` too, which the log has once.
     """
 
     kind: Kind
     reason: str = ""
     refusal: FileError | None = None
-    busy: bool = False  # somebody is at work on it: its quiet time has not begun
-    unproven: bool = False  # nothing speaks against it but that too little time has passed
+    busy: bool = False  # a program is at work on it: its quiet time has not begun
+    unproven: bool = False  # it waits only for time to pass
 
 
 def decide(facts: Facts, quiet: float, quiet_seconds: float, unproven_seconds: float) -> Verdict:
-    """The rules, in order. `quiet`: seconds since anything about the file changed, or was busy."""
+    """The rules, in order. `quiet`: seconds since a change, or since a program was at work."""
     if facts.kind_refusal is not None:
         return Verdict(Kind.REFUSE, refusal=facts.kind_refusal)
     if facts.partner is not None:
@@ -71,8 +71,8 @@ def decide(facts: Facts, quiet: float, quiet_seconds: float, unproven_seconds: f
     if facts.lease is Refusal.OPEN_WRITER:
         return Verdict(Kind.WAIT, "a program has it open for writing", busy=True)
     if isinstance(facts.refusal, Unfinished):
-        told = facts.refusal if quiet >= unproven_seconds else None
-        return Verdict(Kind.WAIT, f"not whole: {facts.refusal}", told)
+        report = facts.refusal if quiet >= unproven_seconds else None
+        return Verdict(Kind.WAIT, f"not whole: {facts.refusal}", report)
     if facts.refusal is not None:
         return Verdict(Kind.REFUSE, refusal=facts.refusal)
     if facts.is_output:
@@ -81,33 +81,33 @@ def decide(facts: Facts, quiet: float, quiet_seconds: float, unproven_seconds: f
     needed = quiet_seconds if doubt is None else unproven_seconds
     if quiet < needed:
         why = doubt or "a program was at work on it until just now"
-        why += f": lensd takes it when nothing has changed for {needed:g} s"
+        why += f"; it becomes a job after {needed:g} s without a change"
         return Verdict(Kind.WAIT, why, unproven=True)
     return Verdict(Kind.TAKE)
 
 
 def _doubt(facts: Facts) -> str | None:
-    """Why a file that looks whole may not be: preallocated downloads look so, and real files do."""
+    """Why a file that looks complete may be a preallocated download."""
     if facts.lease is Refusal.UNAVAILABLE:
-        return "nothing proves that no program is writing to it"
+        return "lensd cannot find out whether a program writes to it"
     if facts.holes:
-        return "it has holes, as a download that goes on may have"
+        return "the file has holes; it may be an unfinished download"
     if facts.zero_tail:
-        return "it ends in zeros, as a download that goes on may do"
+        return "the file ends in zero bytes; it may be a preallocated download"
     return None
 
 
 def probe(folder_fd: int, name: str, own_inode: int | None = None) -> Facts:
-    """Look at a file. `own_inode` is that of lensd's own archive link to it, if there is one.
+    """Look at a file. `own_inode` is that of lensd's archived original, which may be a link to it.
 
-    Raises FileNotFoundError when nothing has the name, or by now a link has it.
+    Raises FileNotFoundError when nothing has the name, or a link has taken it.
     """
     found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
     facts = Facts(Identity.of(found), kind_refusal=_wrong_kind(found, own_inode))
     if facts.kind_refusal is not None:
         return facts
     partner = _partner(folder_fd, name)
-    if partner is not None:  # a lease would only be in the way of the program that downloads
+    if partner is not None:  # a lease would only delay the program that downloads
         return replace(facts, partner=partner)
     try:
         fd = os.open(name, _READ, dir_fd=folder_fd)
@@ -116,7 +116,8 @@ def probe(folder_fd: int, name: str, own_inode: int | None = None) -> Facts:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP):
             raise FileNotFoundError(errno.ENOENT, "it is gone", name) from error
-        return replace(facts, refusal=Failed("io_error", f"it cannot be opened: {error.strerror}"))
+        why = f"lensd cannot open the file: {error.strerror}; check the disk"
+        return replace(facts, refusal=Failed("io_error", why))
     try:
         return _look_inside(fd, facts)
     finally:
@@ -125,7 +126,7 @@ def probe(folder_fd: int, name: str, own_inode: int | None = None) -> Facts:
 
 def _look_inside(fd: int, facts: Facts) -> Facts:
     identity = Identity.of(os.fstat(fd))
-    if identity != facts.identity:  # another file took the name: `identity` tells the caller
+    if identity != facts.identity:  # another file took the name, as the caller sees
         return replace(facts, identity=identity)
     lease = Lease.take(fd)
     if lease is Refusal.OPEN_WRITER:
@@ -144,10 +145,10 @@ def _look_inside(fd: int, facts: Facts) -> Facts:
 
 
 def _has_holes(fd: int, size: int) -> bool:
-    """Bytes that were never written, or blocks of zeros that the filesystem does not store.
+    """Whether bytes were never written, or the filesystem does not store blocks of zeros.
 
-    The kernel counts what is written but not on the disk yet as data. Where it cannot tell, it says
-    that there are none, or refuses the question.
+    Written bytes that are not on the disk yet count as data. Some filesystems report no holes, or
+    an error.
     """
     try:
         return os.lseek(fd, 0, os.SEEK_HOLE) < size
@@ -164,16 +165,16 @@ def _wrong_kind(found: os.stat_result, own_inode: int | None) -> FileError | Non
     if stat.S_ISLNK(found.st_mode):
         return Skipped(
             "symlink",
-            "this is a symbolic link; lensd leaves links alone. Put the file itself here, or "
-            "watch the folder that it lies in",
+            "this is a symbolic link, and lensd leaves links alone. Put the file itself here, or "
+            "watch the folder of its target",
         )
     if not stat.S_ISREG(found.st_mode):
-        return Skipped("not_regular", "this is not a regular file; it is left alone")
+        return Skipped("not_regular", "this is not a regular file; lensd leaves it alone")
     if found.st_nlink > (2 if own_inode == found.st_ino else 1):
         return Skipped(
             "hardlinked",
-            f"the file has {found.st_nlink} names (hard links); replacing one of them would part "
-            "them. Remove the other names, or replace this one by a copy",
+            f"the file has {found.st_nlink} names (hard links), and only one would get the smaller "
+            "file. Remove the other names, or replace this one by a copy",
         )
     return None
 

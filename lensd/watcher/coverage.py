@@ -46,7 +46,7 @@ class Watches:
             self.watch(folder)
 
     def watch(self, folder: Folder) -> None:
-        """Watch a root and the folders below it, anew if it was watched before.
+        """Watch a root and the folders below it; replaces the watches that it has.
 
         Where the kernel refuses that, the root is only scanned; `prove` has the problem.
         """

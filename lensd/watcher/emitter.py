@@ -53,7 +53,7 @@ class FolderEmitter(EventEmitter):
     """One inotify descriptor and one thread for a root. `start` raises OSError.
 
     Every folder below the root is watched as far as the kernel permits; an audit of `descriptor`
-    tells which are not. A thread that died has closed the descriptor.
+    finds those that are not. A thread that dies closes the descriptor.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class FolderEmitter(EventEmitter):
         if event.mask & (IN_Q_OVERFLOW | IN_UNMOUNT):
             if event.mask & IN_Q_OVERFLOW:
                 logging.getLogger(__name__).warning(
-                    "the inotify queue of %r overflowed; the folder is looked through", self._root
+                    "the inotify queue of %r overflowed; lensd scans the folder", self._root
                 )
             self.queue_event(EventsLostEvent(self._root))
         folder = self._folders.get(event.watch)

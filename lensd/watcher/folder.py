@@ -1,13 +1,13 @@
-"""What the intake needs to know of a watched folder, and where its events go."""
+"""What the watcher needs to know of a watched folder, and where its events go."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from lensd.logs.events import Event
 
-Log = Callable[[Event], None]
+Log: TypeAlias = Callable[[Event], None]
 
 
 class Folder(Protocol):

@@ -69,7 +69,7 @@ def limit_reached(missing: int, folders: int, example: str) -> Problem:
     return Problem(
         DegradedReason.WATCH_LIMIT,
         f"the kernel watches only {folders - missing} of {folders} folders (not {example}, for "
-        "one); they are looked through every `settle.rescan_seconds`. Raise the limit: "
+        "example), so lensd scans all of them every `settle.rescan_seconds`. Raise the limit: "
         f"sudo sysctl {setting} (to keep it, also as a line of /etc/sysctl.d/60-lensd.conf)",
     )
 
@@ -83,9 +83,9 @@ def instances_reached() -> Problem:
         key = "user.max_inotify_instances"
     return Problem(
         DegradedReason.WATCH_LIMIT,
-        "the kernel gives lensd no inotify instance for this folder, which is only looked through "
-        f"every `settle.rescan_seconds`. Raise the limit: sudo sysctl {key}={limit * 2} (to keep "
-        "it, also as a line of /etc/sysctl.d/60-lensd.conf)",
+        "the kernel gives lensd no inotify instance for this folder, so lensd only scans it every "
+        f"`settle.rescan_seconds`. Raise the limit: sudo sysctl {key}={limit * 2} (to keep it, "
+        "also as a line of /etc/sysctl.d/60-lensd.conf)",
     )
 
 

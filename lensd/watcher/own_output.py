@@ -1,4 +1,4 @@
-"""lensd's own outputs, told by the marks in their headers."""
+"""Recognizes lensd's own outputs by the marks in their headers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Marked:
 
 
 def read_marks(root: str, relative: str) -> Marked | None:
-    """None for what is no output, or cannot be read now; no link below the root is followed."""
+    """None if the file is no output or cannot be read now. Follows no link below the root."""
     folder, name = os.path.split(relative)
     try:
         folder_fd = open_folder(root, folder)

@@ -1,7 +1,7 @@
-"""Is a watched folder the one it was? One probe, one pure decision.
+"""Whether a watched folder is the folder that it was: one probe, and one pure decision.
 
-A disk that is not mounted leaves an empty folder under its name, and one that is mounted over hides
-what lay there: neither may be taken for a folder whose files were deleted.
+Where a disk is not mounted there is an empty folder, and a disk that is mounted over a folder hides
+its files. In neither case were the files deleted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LARGEST = 2**63 - 1  # what the ledger can store; some FUSE filesystems have la
 
 
 class Found(NamedTuple):
-    """What a probe saw."""
+    """What a probe found."""
 
     identity: RootIdentity
     device: tuple[int, int] | None = None  # as inotify names it; None: unknown
@@ -36,16 +36,16 @@ class Problem:
 
 
 def probe(path: str) -> Found:
-    """Look at a folder, without opening anything that an unmount would wait for.
+    """Look at a folder. Leaves nothing open, which would prevent an unmount.
 
-    Raises OSError when it is not there or may not be entered.
+    Raises OSError when it is not there or lensd may not read it.
     """
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         stat, mount = os.fstat(fd), mount_of_folder(fd)
     finally:
         os.close(fd)
-    with os.scandir(path):  # a right to read may go as well
+    with os.scandir(path):  # the right to read it may be gone
         pass
     return Found(
         RootIdentity(stat.st_dev & _LARGEST, stat.st_ino & _LARGEST, mount and mount.name),
@@ -57,11 +57,11 @@ def probe(path: str) -> Found:
 def decide(
     known: RootIdentity | None, found: RootIdentity, is_familiar: Callable[[], bool]
 ) -> Problem | None:
-    """Whether the folder that is there now is the one that is meant. None: it is.
+    """Why the folder that is there now is not the watched one; None: it is.
 
-    The same folder, on whatever mount, is. So is another one on the same mount (put there by a
-    person, or a disk that got other numbers with a remount), and one in which lensd finds its files
-    again (a new disk); `is_familiar` is asked only then.
+    It is if it has the same device and inode, on whatever mount; or if it lies on the same mount (a
+    person replaced it, or a remount gave its disk another number); or if lensd finds its files in
+    it (it was moved to a new disk), which is asked last.
     """
     if known is None or found[:2] == known[:2]:
         return None
@@ -73,26 +73,26 @@ def decide(
 def unreachable(error: OSError) -> Problem:
     return Problem(
         DegradedReason.UNREACHABLE,
-        f"the folder cannot be read: {error.strerror}. Mount it again or give lensd access; its "
-        "jobs wait, and it is looked for every few seconds",
+        f"lensd cannot read the folder: {error.strerror}. Mount it, or give lensd access; its jobs "
+        "wait, and lensd looks for it every few seconds",
     )
 
 
 def _unmounted() -> Problem:
     return Problem(
         DegradedReason.UNMOUNTED,
-        "the folder's disk is not mounted; what lies there now is not looked at. Mount it; its "
-        "jobs wait. If the files were moved here for good, keep their dates (cp -a, rsync -a) and "
-        "lensd knows them again",
+        "the folder's disk is not mounted, and lensd ignores the files that lie there now. Mount "
+        "it; its jobs wait. If you moved the files here for good, keep their dates (cp -a, "
+        "rsync -a), so that lensd recognizes them",
     )
 
 
 def _mounted_over() -> Problem:
     return Problem(
         DegradedReason.MOUNTED_OVER,
-        "another disk is mounted over the folder; what lies there now is not looked at. Unmount "
-        "it; the folder's jobs wait. If the files were moved here for good, keep their dates "
-        "(cp -a, rsync -a) and lensd knows them again",
+        "another disk is mounted over the folder, and lensd ignores the files that lie there now. "
+        "Unmount it; the folder's jobs wait. If you moved the files here for good, keep their "
+        "dates (cp -a, rsync -a), so that lensd recognizes them",
     )
 
 

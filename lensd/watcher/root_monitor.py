@@ -8,16 +8,14 @@ times are monotonic seconds.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from lensd.errors import DegradedReason, LockedError, StorageError
+from lensd.errors import StorageError
 from lensd.logs.events import DaemonDegraded, DaemonRecovered
-from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.notes import DegradedRoot
 from lensd.store.locks import Claims
@@ -25,6 +23,7 @@ from lensd.watcher import root_identity
 from lensd.watcher.coverage import Watches
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.intake import Intake
+from lensd.watcher.root_check import check_root
 from lensd.watcher.root_identity import Found, Problem
 from lensd.watcher.root_states import RootStates
 
@@ -74,8 +73,8 @@ class RootMonitor:
         self._log = log
         self._check_at = -math.inf
 
-    def open(self) -> None:
-        """The first check; it watches nothing."""
+    def check_all(self) -> None:
+        """The first check. It watches nothing."""
         for root in self._roots.values():
             problem = self._identify(root)
             if problem is not None:
@@ -86,8 +85,8 @@ class RootMonitor:
         self._publish()
 
     def start(self) -> None:
-        """`open`, and watch: before the first scan, so that no change falls between them."""
-        self.open()
+        """Check all roots and watch them, before the first scan, so that no change is missed."""
+        self.check_all()
         self._watches.start(root.folder for root in self._healthy())
 
     def stop(self) -> None:
@@ -104,7 +103,7 @@ class RootMonitor:
             found.audit_at = min(found.audit_at, now + NEW_FOLDER_SECONDS)
 
     def note_lost_events(self, root: str) -> None:
-        """Watch the root anew and scan it; it may have been unmounted."""
+        """Replace the watches of the root and scan it; it may have been unmounted."""
         self.check_soon()
         found = self._roots.get(root)
         if found is not None and found.problem is None:
@@ -112,22 +111,22 @@ class RootMonitor:
             found.scan_at = -math.inf
 
     def check_soon(self) -> None:
-        """Check the roots at the next `check`."""
+        """Check the roots at the next `check_due`."""
         self._check_at = -math.inf
 
-    def look_again(self, at: float = -math.inf) -> None:
-        """Scan every root at the next `scan` after `at`."""
+    def scan_all_after(self, at: float = -math.inf) -> None:
+        """Scan every root as soon as `at` has passed."""
         for root in self._roots.values():
             root.scan_at = at
 
     # what the main loop does
 
     def next_due(self) -> float:
-        """When `check` or `scan` has something to do."""
+        """When `check_due` or `scan_due` has something to do."""
         times = (min(root.scan_at, root.audit_at) for root in self._healthy())
         return min(self._check_at, *times, math.inf)
 
-    def check(self, now: float) -> list[str]:
+    def check_due(self, now: float) -> list[str]:
         """Check the roots, if that is due. Returns those that are back: `readmit` them."""
         if now < self._check_at:
             return []
@@ -147,7 +146,7 @@ class RootMonitor:
         self._intake.exclude(self._states.closed)
         if not self._watches.alive:
             self._watches.start(root.folder for root in self._healthy())
-            self.look_again()
+            self.scan_all_after()
         if before != self.degraded:
             self._publish()
         return back
@@ -164,12 +163,12 @@ class RootMonitor:
         self._intake.exclude(self._states.closed)
         root.scan_at = -math.inf
         if known is not None:
-            message = "the folder is there again; all of it is looked through"
+            message = "the folder is there again; lensd scans all of it"
             self._log_recovered(root, known, message)
             self._publish()
         return True
 
-    def scan(self, now: float) -> None:
+    def scan_due(self, now: float) -> None:
         """Scan and audit the roots for which that is due."""
         for root in list(self._healthy()):
             if now >= root.scan_at:
@@ -179,7 +178,7 @@ class RootMonitor:
 
     @property
     def alive(self) -> bool:
-        """Whether events arrive. False lasts for one check, which makes all watches anew."""
+        """Whether events arrive. False lasts until the next check, which replaces all watches."""
         return self._watches.alive
 
     @property
@@ -192,32 +191,13 @@ class RootMonitor:
         closed = self._states.closed
         return (root for r, root in self._roots.items() if r not in closed)
 
-    # identity
-
     def _identify(self, root: _Root) -> Problem | None:
         """What is wrong with a folder now; remembers what a sound one is."""
-        path = root.folder.root
-        try:
-            found = root_identity.probe(path)
-            known = self._ledger.roots.get_identity(path)
-            problem = root_identity.decide(known, found.identity, lambda: self._is_familiar(path))
-            if problem is None:
-                self._claims.claim(path)
-        except LockedError as error:
-            return Problem(DegradedReason.IN_USE, str(error))
-        except OSError as error:
-            return root_identity.unreachable(error)
-        if problem is None:
-            root.seen = found
-            if known != found.identity:
-                self._ledger.roots.set_identity(path, *found.identity)
-        return problem
-
-    def _is_familiar(self, root: str) -> bool:
-        """Whether at least half of the files that the ledger saw last lie there, unchanged."""
-        files = self._ledger.files.newest(root, 32)
-        there = sum(_is_unchanged(e.full_path, e.staged or e.identity) for e in files)
-        return 0 < len(files) <= 2 * there
+        found = check_root(root.folder.root, self._ledger, self._claims)
+        if isinstance(found, Problem):
+            return found
+        root.seen = found
+        return None
 
     def _degrade(self, root: _Root, problem: Problem) -> None:
         known, root.problem = root.problem, problem
@@ -232,7 +212,7 @@ class RootMonitor:
     # scans
 
     def _scan(self, root: _Root, now: float) -> None:
-        """Make sure that it is watched, then scan it: in this order no change falls between."""
+        """Make sure that it is watched, then scan it: in this order no change is missed."""
         try:
             proof = self._watches.prove(root.folder, root.seen)
             self._report_coverage(root, proof.problem)
@@ -298,11 +278,3 @@ class RootMonitor:
             self._ledger.state.degraded.set(degraded)
         else:
             self._ledger.state.degraded.clear()
-
-
-def _is_unchanged(path: str, known: Identity) -> bool:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return (found.st_size, found.st_mtime_ns) == (known.size, known.mtime_ns)

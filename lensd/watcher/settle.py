@@ -1,7 +1,8 @@
-"""Which path is quiet: a pure table of candidates with a given clock.
+"""Which path is quiet: a pure table of candidates, with a clock that the caller gives.
 
-Times are seconds of a monotonic clock, so that a clock set by a year settles nothing. A candidate
-is looked at again when its quiet time has run out; any difference between two looks starts it anew.
+Times are seconds of a monotonic clock, so that a clock that is set by a year settles nothing. A
+candidate is looked at again when its quiet time is over; any difference between two looks begins
+the quiet time again.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import NamedTuple
 
 from lensd.store.identity import Identity
 
-# How soon a quiet path that has to wait is looked at again: later and later, but not too late.
+# When to look again at a quiet path that must wait: after a growing pause within these limits.
 LOOK_AGAIN_SECONDS = 1.0
 LOOK_AGAIN_LATEST = 30.0
-LOOK_AGAIN_SHARE = 0.1  # of the time that it has been quiet
+LOOK_AGAIN_SHARE = 0.1  # of the time for which it was quiet
 
 
 class Key(NamedTuple):
-    """A path: the root of its watched folder, and what follows."""
+    """A path: the root of its watched folder, and the path below it."""
 
     root: str
     path: str
@@ -30,14 +31,14 @@ class Key(NamedTuple):
 @dataclass(slots=True)
 class Candidate:
     first_seen: float
-    changed: float  # when the last difference was seen
-    looked: float  # when it was looked at last
-    look: float  # when to look next
+    changed: float  # when a look last found a difference
+    looked: float  # the last look
+    look: float  # the next look
     identity: Identity | None = None
-    waiting: str | None = None
-    busy: float = -math.inf  # when somebody was last seen at work on it
-    unproven: bool = False  # only time is missing
-    told: bool = False  # the log has said of this version that it is not whole
+    waiting: str | None = None  # why it must wait
+    busy: float = -math.inf  # when a program was last seen at work on it
+    unproven: bool = False  # it waits only for time to pass
+    reported: bool = False  # the log has a line that this version is incomplete
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Settler:
         return self._candidates[key].identity is None
 
     def undecided(self) -> int:
-        """How many candidates there are of which nothing is said yet, so that time settles them."""
+        """How many candidates have no reason to wait: each settles soon."""
         return sum(candidate.waiting is None for candidate in self._candidates.values())
 
     def keys(self) -> Iterator[Key]:
@@ -73,7 +74,7 @@ class Settler:
     def notice(self, key: Key, now: float) -> bool:
         """An event or a scan named a path. True if it is a new candidate.
 
-        One that is known and waits is looked at soon: what it waits for may have happened.
+        A known one that waits is looked at soon: what it waits for may have happened.
         """
         known = self._candidates.get(key)
         if known is None:
@@ -86,7 +87,7 @@ class Settler:
         return False
 
     def due(self, now: float) -> Iterator[Key]:
-        """The candidates whose next look has come."""
+        """The candidates whose next look is due."""
         while self._queue and self._queue[0][0] <= now:
             look, key = heapq.heappop(self._queue)
             candidate = self._candidates.get(key)
@@ -94,51 +95,51 @@ class Settler:
                 yield key
 
     def next_due(self) -> float | None:
-        """When the next look comes, at the earliest."""
+        """When the next look may be due; it is not due earlier."""
         return self._queue[0][0] if self._queue else None
 
     def observe(self, key: Key, identity: Identity, now: float) -> float:
-        """What the path is now. Returns the seconds for which it has been just that."""
+        """Note what a look found. Returns for how many seconds it has been the same."""
         candidate = self._candidates[key]
         candidate.looked = now
         if candidate.identity != identity:
             candidate.identity, candidate.changed = identity, now
-            candidate.unproven = candidate.told = False
-        self._schedule(key, candidate, now + self._until_next(self.idle(key, now)))
+            candidate.unproven = candidate.reported = False
+        self._schedule(key, candidate, now + self._seconds_to_next_look(self.idle(key, now)))
         return now - candidate.changed
 
     def idle(self, key: Key, now: float) -> float:
-        """Seconds since a difference, or somebody at work on it, was last seen."""
+        """Seconds since a look found a difference, or a program at work on it."""
         candidate = self._candidates[key]
         return now - max(candidate.changed, candidate.busy)
 
-    def busy(self, key: Key, now: float) -> None:
-        """Somebody is at work on the path, though it looks as before."""
+    def note_busy(self, key: Key, now: float) -> None:
+        """A program is at work on the path, though it has not changed."""
         self._candidates[key].busy = now
 
-    def wait(self, key: Key, reason: str, *, unproven: bool = False) -> bool:
-        """Note why a path is not taken yet. True if that is news."""
+    def let_wait(self, key: Key, reason: str, *, unproven: bool = False) -> bool:
+        """Note why a path is no job yet. True if the reason is new."""
         candidate = self._candidates[key]
-        news = candidate.waiting != reason
+        is_new = candidate.waiting != reason
         candidate.waiting, candidate.unproven = reason, unproven
-        return news
+        return is_new
 
-    def tell(self, key: Key) -> bool:
-        """Whether the log has to say of this version that it is not whole: True once."""
+    def is_first_report(self, key: Key) -> bool:
+        """Whether the log has no line yet that this version is incomplete. True once."""
         candidate = self._candidates[key]
-        first, candidate.told = not candidate.told, True
-        return first
+        is_first, candidate.reported = not candidate.reported, True
+        return is_first
 
-    def hopeful(self) -> bool:
-        """Whether time alone may settle a path: it was not judged yet, or is only unproven."""
+    def may_settle_by_time(self) -> bool:
+        """Whether a candidate may settle without a change: undecided, or only unproven."""
         return any(c.waiting is None or c.unproven for c in self._candidates.values())
 
     def drop(self, key: Key) -> Candidate:
-        """The path is settled, gone or none of lensd's business."""
+        """The path is settled, or gone, or known to the ledger."""
         return self._candidates.pop(key)
 
-    def _until_next(self, quiet: float) -> float:
-        """Seconds to the next look: just when one of the quiet times is over, or some later."""
+    def _seconds_to_next_look(self, quiet: float) -> float:
+        """To the end of the next quiet time, or less."""
         if quiet < self.quiet_seconds:
             return self.quiet_seconds - quiet
         pause = max(LOOK_AGAIN_SECONDS, min(LOOK_AGAIN_SHARE * quiet, LOOK_AGAIN_LATEST))

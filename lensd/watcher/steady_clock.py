@@ -1,7 +1,7 @@
-"""Seconds that count only while lensd is at work: no jump of a clock, and no long sleep.
+"""Seconds that count only while lensd runs: neither a jump of a clock nor a long stop counts.
 
-The kernel's monotonic clock does not jump, but one that is put before it may (libfaketime), and a
-process may be stopped for hours. In both cases nobody looked at the files, so nothing was quiet.
+The kernel's monotonic clock does not jump, but libfaketime's may, and a process may be stopped for
+hours. In both cases lensd did not look at the files, so the time is no quiet time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class SteadyClock:
         self._skipped = 0.0
 
     def at(self, now: float) -> float:
-        """The steady time of a reading. Ask at least every JUMP_SECONDS."""
+        """The steady time of a reading. Call it at least every JUMP_SECONDS."""
         passed = 0.0 if self._last is None else now - self._last
         if not 0 <= passed <= JUMP_SECONDS:
             self._skipped += passed
@@ -25,5 +25,5 @@ class SteadyClock:
         return now - self._skipped
 
     def reading(self, steady: float) -> float:
-        """What the clock will show at a steady time."""
+        """What the clock shows at a steady time."""
         return steady + self._skipped

@@ -119,3 +119,17 @@ def test_before_the_first_run(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (5, "")
     assert "lensd has not run with this configuration" in done.stderr
     assert not fresh.state.exists()
+
+
+@pytest.mark.slow
+def test_an_output_from_elsewhere_is_counted(tmp_path: Path) -> None:
+    """A copy of an output has the outcome `output`, in `status` and in `report`."""
+    server = HomeServer(tmp_path)
+    path = server.drop("style.safetensors", seed=1).path
+    server.once()
+    copy = server.elsewhere / "copy.safetensors"
+    shutil.copy2(path, copy)
+    server.move_in(copy)
+    server.once()
+    assert server.status()["totals"]["outcomes"]["output"] == 1
+    assert json.loads(server.lensd("report", "--json").stdout)["outcomes"]["output"] == 1

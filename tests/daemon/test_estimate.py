@@ -34,6 +34,6 @@ def test_an_estimate_closes_the_ledger(server: HomeServer) -> None:
     before = _open_descriptors()
     [plan] = estimate(config, [], redo=False)
     assert (1, before) == (plan.files, _open_descriptors())
-    with pytest.raises(UsageError, match="is not there") as error:
+    with pytest.raises(UsageError, match="does not exist") as error:
         estimate(config, [str(server.top / "nowhere")], redo=False)
     assert before == _open_descriptors(), error

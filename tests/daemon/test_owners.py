@@ -19,7 +19,9 @@ Calls = set[tuple[str, str, str]]  # thread, file, qualified name
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Calls:
     """What a daemon ran from its start to its end: new, moved and deleted files, and requests."""
     server = HomeServer(tmp_path_factory.mktemp("server"))
-    server.configure(metrics={"textfile": str(server.top / "lensd.prom")})
+    server.configure(
+        metrics={"textfile": str(server.top / "lensd.prom")}, settle={"rescan_seconds": 1}
+    )
     out = server.top / "calls.json"
     log = server.top / "log"
     command = [sys.executable, traced.__file__, str(out), "run", "-c", str(server.config)]
@@ -37,7 +39,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Calls:
 
 
 def _use(server: HomeServer, log: Path) -> None:
-    """New files, one moved and restored, and one more in a folder that is new."""
+    """New files, one moved and restored, one in a new folder; the root goes and comes back."""
 
     def wait_for(event: str, count: int) -> None:
         wanted = f'"{event}"'.encode()
@@ -50,6 +52,10 @@ def _use(server: HomeServer, log: Path) -> None:
     assert server.lensd("restore", str(moved)).returncode == 0
     server.drop("folder/second.safetensors", seed=2)
     wait_for("file.compressed", 2)
+    away = server.loras.rename(server.top / "away")
+    wait_for("daemon.degraded", 1)
+    away.rename(server.loras)
+    wait_for("daemon.recovered", 1)
 
 
 def _threads_that_ran(calls: Calls, owned: str) -> set[str]:
@@ -68,10 +74,11 @@ def test_state_of_the_main_loop(calls: Calls, owned: str) -> None:
         ("jobs/compress.py", "process"),
         ("jobs/commit.py", "publish"),
         ("jobs/restore.py", "Restorer.put_back"),
+        ("daemon/app.py", "App._repair"),
     ],
 )
 def test_only_the_job_thread_changes_files(calls: Calls, file: str, function: str) -> None:
-    """Jobs, and requests that change files."""
+    """Jobs, requests that change files, and the repair of a folder that is back."""
     assert {"jobs"} == {thread for thread, at, name in calls if (at, name) == (file, function)}
 
 

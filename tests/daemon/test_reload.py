@@ -96,7 +96,7 @@ def test_one_job_thread_at_a_time(server: HomeServer, monkeypatch: pytest.Monkey
     with ThreadPoolExecutor(2) as threads:
         life = threads.submit(daemon.run)
         wait_until(daemon._app.job_thread.is_alive, "the job thread")
-        answer = threads.submit(daemon._app.job_thread.run_between_jobs, request)
+        answer = daemon._app.job_thread.submit(request)
         assert started.wait(60)
         inbox.put(Reload())
         with pytest.raises(TimeoutError):

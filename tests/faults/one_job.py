@@ -35,7 +35,9 @@ from lensd.store.archive import Archive
 from lensd.store.json_lines import encode
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger, Outcome
+from lensd.watcher.baseline import record_baseline
 from lensd.watcher.intake import Intake
+from lensd.watcher.intake_recorder import IntakeRecorder
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Settler
@@ -140,10 +142,9 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
         recover.recover(context)
         recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
         mark(RECOVERED)
-        intake = Intake(
-            [folder], Settler.new(0, 0), ledger, archive, move_tracker, log, SimpleQueue()
-        )
-        intake.baseline(folder)
+        recorder = IntakeRecorder([folder], ledger, log, SimpleQueue())
+        intake = Intake([folder], Settler.new(0, 0), ledger, archive, move_tracker, recorder)
+        record_baseline(folder, ledger, move_tracker)
         if plan["redo"]:
             do_again(ledger)
         if plan["retry"]:
@@ -153,7 +154,7 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
         while (intake.pending or not inbox.empty() or ledger.jobs.next_queued()) and patience:
             message = inbox.get(0)
             if isinstance(message, Look):
-                intake.hint(message.path, time.monotonic())
+                intake.notice(message.path, time.monotonic())
             intake.step(time.monotonic())
             entry = ledger.jobs.next_queued()
             if entry is not None:

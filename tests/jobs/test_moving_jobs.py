@@ -79,7 +79,7 @@ def test_a_job_that_has_begun_is_not_moved_beneath_it(app: App) -> None:
     app.rename()
     app.ledger.jobs.update("job", state=JobState.RUNNING, temporary=".lensd-x")
     assert not app.move_tracker.move(app.queued, app.new)
-    assert app.move_tracker.look(app.new, app.identity) is Found.BUSY
+    assert app.move_tracker.follow_file(app.new, app.identity) is Found.BUSY
     assert compress.process(app.queued, Settings(), app.context, 0.0) is None
     assert app.is_next()
 

@@ -68,9 +68,9 @@ def test_the_rules(facts: Facts, soon: Kind, early: Kind, late: Kind) -> None:
         (Facts(A, partner="a.part"), True, False, "a.part"),
         (Facts(A, lease=OPEN), True, False, "open for writing"),
         (Facts(A, refusal=TRUNCATED), False, False, "not whole: short"),
-        (Facts(A, lease=NO_LEASE), False, True, "for 60 s"),
+        (Facts(A, lease=NO_LEASE), False, True, "after 60 s"),
         (Facts(A, holes=True), False, True, "holes"),
-        (Facts(A, zero_tail=True), False, True, "zeros"),
+        (Facts(A, zero_tail=True), False, True, "zero bytes"),
     ],
 )
 def test_the_reasons_to_wait(facts: Facts, *, busy: bool, unproven: bool, says: str) -> None:

@@ -14,7 +14,9 @@ from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger, Outcome
+from lensd.watcher.baseline import record_baseline
 from lensd.watcher.intake import Intake
+from lensd.watcher.intake_recorder import IntakeRecorder
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.scan import BATCH
 from lensd.watcher.settle import Settler
@@ -37,16 +39,19 @@ class App:
         self.ledger = Ledger(str(top / "state"), "1")
         self.said: list[Event] = []
         archive = Archive(str(top / "archive"))
+        self.move_tracker = MoveTracker([self.folder], self.ledger, archive, self.said.append)
         self.intake = Intake(
             [self.folder],
             Settler.new(QUIET, QUIET),
             self.ledger,
             archive,
-            MoveTracker([self.folder], self.ledger, archive, self.said.append),
-            self.said.append,
-            SimpleQueue(),
+            self.move_tracker,
+            IntakeRecorder([self.folder], self.ledger, self.said.append, SimpleQueue()),
             most=MOST,
         )
+
+    def baseline(self) -> tuple[int, int] | None:
+        return record_baseline(self.folder, self.ledger, self.move_tracker)
 
     def events(self) -> Counter[str]:
         return Counter(event.name for event in self.said)
@@ -74,7 +79,7 @@ def test_a_look_finds_just_what_has_changed(app: App) -> None:
     """Among many files of one folder and of another: new ones, other versions, nothing else."""
     names = [f"{number:04}.safetensors" for number in range(FILES)]
     app.write(*names, *(f"set/{name}" for name in names))
-    app.intake.baseline(app.folder)
+    app.baseline()
     assert app.intake.scan(app.folder, 0.0)
     assert app.intake.pending == 0
     app.write("0003.safetensors", f"set/{names[-1]}", "new.safetensors")
@@ -93,10 +98,10 @@ def test_a_look_finds_just_what_has_changed(app: App) -> None:
 def test_a_first_look_leaves_everything(app: App) -> None:
     """In one transaction for a few hundred; counted as one."""
     app.write(*(f"{number}.safetensors" for number in range(FILES)))
-    files, size = app.intake.baseline(app.folder) or (0, 0)
+    files, size = app.baseline() or (0, 0)
     assert files == FILES
     assert size == sum(path.stat().st_size for path in app.loras.glob("*.safetensors"))
-    assert app.intake.baseline(app.folder) is None
+    assert app.baseline() is None
     assert len(list(app.ledger.files.with_outcome(Outcome.BASELINE))) == FILES
 
 
@@ -105,7 +110,7 @@ def test_a_first_look_that_was_cut_off_is_made_up_for(app: App) -> None:
     app.write("a.safetensors", "b.safetensors")
     first = Identity.of((app.loras / "a.safetensors").lstat())
     app.ledger.files.record_baseline(str(app.loras), "loras", [("a.safetensors", first)])
-    app.intake.baseline(app.folder)
+    app.baseline()
     left = [entry.path for entry in app.ledger.files.with_outcome(Outcome.BASELINE)]
     assert left == ["a.safetensors", "b.safetensors"]
 

@@ -1,4 +1,4 @@
-"""Which thread may change files of a root: never both at once."""
+"""Which roots are open to jobs, in all threads."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def roots(tmp_path: Path) -> Roots:
 def test_a_root_is_closed_until_it_was_checked(roots: Roots) -> None:
     """No job begins in a folder that nobody has looked at."""
     assert {roots.a, roots.b} == roots.states.closed
-    assert not roots.states.enter(roots.a)
+    assert roots.states.must_wait(roots.a)
     roots.open(roots.a)
     assert {roots.b} == roots.states.closed
-    assert roots.states.enter(roots.a)
-    assert roots.states.enter("/not/watched")
+    assert not roots.states.must_wait(roots.a)
+    assert not roots.states.must_wait("/not/watched")
 
 
 def test_a_job_finds_another_folder_in_the_place_of_its_root(roots: Roots) -> None:
@@ -50,35 +50,10 @@ def test_a_job_finds_another_folder_in_the_place_of_its_root(roots: Roots) -> No
     Path(roots.a).rename(roots.a + " old")
     Path(roots.a).mkdir()
     assert roots.states.must_wait(roots.a)
-    assert not roots.states.enter(roots.a)
     assert {roots.a} == roots.states.closed
     assert [roots.inbox.get(0) for _ in range(2)] == [RootChanged(roots.a), None]
     roots.open(roots.a)
-    assert roots.states.enter(roots.a)
-
-
-def test_a_repair_waits_for_a_job_and_a_job_for_a_repair(roots: Roots) -> None:
-    """A root that is closed under a job is repaired when the job has ended, and not before."""
-    roots.open(roots.a, roots.b)
-    assert roots.states.enter(roots.a)
-    roots.states.close(roots.a)
-    assert not roots.states.begin_repair(roots.a)
-    roots.states.leave()
-    assert roots.states.begin_repair(roots.a)
-    assert not roots.states.enter(roots.a)
-    assert roots.states.enter(roots.b)
-    roots.states.leave()
-
-
-def test_a_repair_waits_for_a_request_and_a_request_for_a_repair(roots: Roots) -> None:
-    """A request may change files of every root, also of a closed one."""
-    assert roots.states.enter_all()
-    assert not roots.states.begin_repair(roots.a)
-    roots.states.leave()
-    assert roots.states.begin_repair(roots.a)
-    assert not roots.states.enter_all()
-    roots.states.end_repair()
-    assert roots.states.enter_all()
+    assert not roots.states.must_wait(roots.a)
 
 
 @pytest.fixture

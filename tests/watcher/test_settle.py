@@ -92,7 +92,7 @@ def test_many_events_of_one_file_are_one_candidate() -> None:
 def test_a_reason_to_wait_is_news_once() -> None:
     """The ledger is written when it changes, and not at every look."""
     settler = _settler()
-    said = [settler.wait(KEY, reason) for reason in ("partner", "partner", "writer", "writer")]
+    said = [settler.let_wait(KEY, reason) for reason in ("partner", "partner", "writer", "writer")]
     assert said == [True, False, True, False]
     assert settler.drop(KEY).waiting == "writer"
 
@@ -120,7 +120,7 @@ def test_an_event_brings_the_look_of_one_that_waits_forward() -> None:
     settler.notice(KEY, 3.0)
     assert settler.next_due() == 5.0
     settler.observe(KEY, A, 300.0)
-    settler.wait(KEY, "writer")
+    settler.let_wait(KEY, "writer")
     settler.notice(KEY, 300.1)
     assert [KEY] == list(settler.due(301.0))
     settler.observe(KEY, A, 301.0)
@@ -133,7 +133,7 @@ def test_the_quiet_time_begins_when_nobody_is_at_work() -> None:
     settler = _settler()
     settler.observe(KEY, A, 0.0)
     assert settler.observe(KEY, A, 100.0) == 100.0
-    settler.busy(KEY, 100.0)
+    settler.note_busy(KEY, 100.0)
     assert settler.idle(KEY, 103.0) == 3.0
     assert settler.observe(KEY, A, 103.0) == 103.0
     assert [KEY] == list(settler.due(105.0))
@@ -142,26 +142,26 @@ def test_the_quiet_time_begins_when_nobody_is_at_work() -> None:
 def test_what_time_alone_will_settle_is_worth_waiting_for() -> None:
     """Not judged yet, or unproven; not a writer, nor an unproven file that changes."""
     settler = _settler()
-    assert settler.hopeful()
+    assert settler.may_settle_by_time()
     settler.observe(KEY, A, 0.0)
-    assert settler.hopeful()
-    settler.wait(KEY, "holes", unproven=True)
-    assert settler.hopeful()
+    assert settler.may_settle_by_time()
+    settler.let_wait(KEY, "holes", unproven=True)
+    assert settler.may_settle_by_time()
     settler.observe(KEY, LONGER, 6.0)
-    assert not settler.hopeful()
-    settler.wait(KEY, "writer")
-    assert not settler.hopeful()
+    assert not settler.may_settle_by_time()
+    settler.let_wait(KEY, "writer")
+    assert not settler.may_settle_by_time()
     settler.drop(KEY)
-    assert not settler.hopeful()
+    assert not settler.may_settle_by_time()
 
 
 def test_what_the_log_says_of_a_version_it_says_once() -> None:
     """The next version is news again."""
     settler = _settler()
     settler.observe(KEY, A, 0.0)
-    assert [settler.tell(KEY) for _ in range(3)] == [True, False, False]
+    assert [settler.is_first_report(KEY) for _ in range(3)] == [True, False, False]
     settler.observe(KEY, LONGER, 1.0)
-    assert settler.tell(KEY)
+    assert settler.is_first_report(KEY)
 
 
 YEAR = 365 * 86400.0

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of `lensd once`: a line a file, how far it is, and the sum."""
+"""The progress bar of `lensd once` at a terminal, with one line per file and a summary."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lensd.cli.views.terminal import share_a_terminal
 from lensd.daemon.progress import ProgressObserver
 from lensd.logs.events import Event, Failure, FileAnalyzed, FileCompressed, JobEnd, Level
 from lensd.logs.sinks import NullSink
-from lensd.text import size, visible
+from lensd.text import outcomes, size, visible
 
 
 class BatchBar(ProgressObserver):
-    """Follows the batch on stderr (docs/decisions/0021-a-person-at-a-terminal.md)."""
+    """Shows the progress of the batch on stderr (docs/decisions/0021-a-person-at-a-terminal.md)."""
 
     def __init__(self) -> None:
         self._bar = Bar()
-        self._ends: Counter[str] = Counter()
+        self._outcomes: Counter[str] = Counter()
         self._before = self._after = 0
         if share_a_terminal():
             self.stdout = NullSink()
@@ -31,9 +31,9 @@ class BatchBar(ProgressObserver):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Take the bar away and sum up, also where an error ended it on the way."""
+        """Remove the bar and print the summary, also after an error if any file was processed."""
         self._bar.close()
-        if kind is None or self._ends:
+        if kind is None or self._outcomes:
             for line in self._summary():
                 say(line)
 
@@ -46,30 +46,29 @@ class BatchBar(ProgressObserver):
 
     def logged(self, event: Event) -> None:
         if isinstance(event, JobEnd):
-            self._end(event)
+            self._show_end(event)
         elif event.level != Level.INFO:
             message = getattr(event, "message", "")
             self._bar.message(visible(f"{event.name}: {message}"), is_fault=True)
 
-    def _end(self, event: JobEnd) -> None:
-        end = event.name.removeprefix("file.")
-        self._ends[end] += 1
+    def _show_end(self, event: JobEnd) -> None:
+        outcome = event.name.removeprefix("file.")
+        self._outcomes[outcome] += 1
         if isinstance(event, FileCompressed):
             self._before += event.bytes_in
             self._after += event.bytes_out
         self._bar.end(event.path)
-        line = f"{end:<11} {event.path}: {_result(event)}"
+        line = f"{outcome:<11} {event.path}: {_describe(event)}"
         self._bar.message(visible(line), is_fault=isinstance(event, Failure))
 
     def _summary(self) -> Iterator[str]:
-        told = ", ".join(f"{count:,} {end}" for end, count in sorted(self._ends.items()))
-        yield told or "there was nothing to do"
+        yield outcomes(self._outcomes) or "no files to process"
         if self._after:
             ratio = self._before / self._after
             yield f"{size(self._before)} -> {size(self._after)}, {ratio:.1f} times smaller"
 
 
-def _result(event: JobEnd) -> str:
+def _describe(event: JobEnd) -> str:
     if isinstance(event, FileCompressed):
         return (
             f"{size(event.bytes_in)} -> {size(event.bytes_out)}, "

@@ -1,0 +1,54 @@
+"""The first look at a folder: its files become rows of the ledger, and not jobs of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger
+from lensd.watcher.folder import Folder
+from lensd.watcher.move_tracker import Found, MoveTracker
+from lensd.watcher.scan import in_batches, scan
+from lensd.watcher.settle import Key
+
+
+def record_baseline(
+    folder: Folder,
+    ledger: Ledger,
+    move_tracker: MoveTracker,
+    progress: Callable[[], None] = lambda: None,
+) -> tuple[int, int] | None:
+    """Record a folder that the ledger sees for the first time; None if the ledger knows it.
+
+    Returns the number of the files that are left alone (`existing: leave`), and their bytes.
+    `progress` is called again and again meanwhile. Raises OSError when the folder cannot be read.
+    """
+    if ledger.roots.knows(folder.root):
+        return None
+    files = size = 0
+    for unknown in _unknown_files(folder, ledger, move_tracker, progress):
+        left = unknown if folder.existing == "leave" else []
+        ledger.files.record_baseline(folder.root, folder.name, left)
+        files += len(left)
+        size += sum(identity.size for _, identity in left)
+    ledger.roots.add(folder.root, folder.name)
+    return files, size
+
+
+def _unknown_files(
+    folder: Folder, ledger: Ledger, move_tracker: MoveTracker, progress: Callable[[], None]
+) -> Iterator[list[tuple[str, Identity]]]:
+    """Files, up to BATCH at a time, that have no row here and did not move here."""
+    has_lost_outputs = move_tracker.has_lost_outputs()  # once: it looks at every output
+
+    def is_new(path: str, identity: Identity) -> bool:
+        key = Key(folder.root, path)
+        found = move_tracker.follow_file(key, identity)
+        if found is Found.NEW and has_lost_outputs:
+            found = move_tracker.follow_output(key)
+        return found is Found.NEW
+
+    found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
+    for batch in in_batches(found):
+        progress()
+        yield [file for file in ledger.files.unknown(folder.root, batch) if is_new(*file)]
