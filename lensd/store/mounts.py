@@ -42,7 +42,7 @@ class Mount(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What tells it from the mount above or below it, and stays across remounts and boots."""
+        """What distinguishes it from the mount above or below it, also after remounts and boots."""
         return f"{self.depth} {quote_from_bytes(self.point)}"
 
 

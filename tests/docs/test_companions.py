@@ -18,7 +18,7 @@ from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
 
 PAGE = (REPOSITORY / "docs/companions.md").read_text(encoding="utf-8")
-[RECIPE] = re.findall(r"<!-- recipe: tell the manager -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
+[RECIPE] = re.findall(r"<!-- recipe: inform the manager -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.slow
