@@ -19,7 +19,7 @@ def test_a_folder_that_goes_and_comes_back(tmp_path: Path) -> None:
         server.loras.rename(tmp_path / "gone")
         line = daemon.wait_for_event("daemon.degraded")
         assert line["reason"] == "unreachable"
-        assert "Mount it again" in line["message"]
+        assert "Mount it" in line["message"]
         (tmp_path / "gone").rename(server.loras)
         daemon.wait_for_event("daemon.recovered")
         server.drop("late.safetensors")

@@ -172,7 +172,7 @@ def _parts(path: Path) -> tuple[bytes, bytes]:
     return whole[:start], whole[start:]
 
 
-PREALLOCATED = {_sparse: "holes", _zero_tailed: "zeros", _all_zero: "zeros"}
+PREALLOCATED = {_sparse: "holes", _zero_tailed: "zero bytes", _all_zero: "zero bytes"}
 
 
 @pytest.mark.fault("half-written")
@@ -192,7 +192,7 @@ def test_whole_files_that_look_preallocated_are_taken_later(server: HomeServer) 
             path = server.move_in(made)
             whole[path] = sha256
             _wait_for_reason(server, path, says)
-            assert "for 3600 s" in str(_waiting(server, path))
+            assert "after 3600 s" in str(_waiting(server, path))
         server.configure()
         daemon.process.send_signal(signal.SIGHUP)
         lines = daemon.wait_for_files(whole, "file.compressed")
