@@ -1,7 +1,7 @@
 """Count lines, layers and other figures of the code: `python -m bench.structure [TREE...]`.
 
 Each TREE is a checkout of lensd (default: this one). Prints one table with a column for each, as in
-docs/decisions/0027-nine-layers.md. The files of the trees are read, but not imported.
+docs/decisions/0028-nine-layers.md. The files of the trees are read, but not imported.
 """
 
 from __future__ import annotations

@@ -70,13 +70,17 @@ def _summarize(path: str, config: Config) -> Iterator[str]:
     yield f"{path}: no faults"
     for watch in config.watch:
         yield f"  watch    {_watch_line(watch)}"
-    yield f"  archive  {config.archive.path}, originals are kept"
+    yield f"  archive  {config.archive.path}, {_retention(config.archive.keep_days)}"
     yield f"  state    {config.state.path}"
     yield f"  log      {config.log.path or 'stdout'}, level {config.log.level}"
     if config.metrics.textfile is not None:
         yield f"  metrics  {config.metrics.textfile}"
     for warning in folder_warnings(config):
         yield f"warning: {warning.render(path)}"
+
+
+def _retention(keep_days: int | None) -> str:
+    return "originals are kept" if keep_days is None else f"originals are kept {keep_days} days"
 
 
 def _watch_line(watch: Watch) -> str:

@@ -47,6 +47,14 @@ def test_a_good_configuration_is_summarized(lensd: Run, config: Path) -> None:
     )
 
 
+def test_the_summary_says_how_long_originals_are_kept(lensd: Run, config: Path) -> None:
+    """As archive.keep_days says."""
+    text = config.read_text()
+    config.write_text(text.replace("archive: {path:", "archive: {keep_days: 90, path:"))
+    assert text != config.read_text()
+    assert "/archive, originals are kept 90 days\n" in lensd("check").stdout
+
+
 def test_every_fault_at_once(lensd: Run, config: Path) -> None:
     """`file:line: key: fault` and a remedy each, for text and folders together; exit code 4."""
     config.write_text("watch:\n  - path: nowhere\n    mode: ultr\nstate: {pth: x}\n")
