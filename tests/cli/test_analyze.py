@@ -76,6 +76,7 @@ def test_the_text(lensd: Run, tmp_path: Path) -> None:
     assert lensd("analyze", "none.safetensors").returncode == 2
 
 
+@pytest.mark.slow
 def test_the_picture(lensd: Run, tmp_path: Path) -> None:
     """The SVG is valid XML without references to other files, and shows any file name as text.
 

@@ -41,6 +41,7 @@ def test_json_is_one_document(lensd: Run) -> None:
     assert 0 < found["delta_error"] <= max(m["delta_error"] for m in found["per_module"])
 
 
+@pytest.mark.slow
 def test_text(lensd: Run) -> None:
     """The text starts with the overall error; then the worst modules follow, the worst first."""
     done = lensd("compare", "a.safetensors", "b.safetensors")

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.lora import making
@@ -13,6 +14,7 @@ from tests.lora import making
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.mark.slow
 def test_expand(lensd: Run, tmp_path: Path) -> None:
     """It writes NAME.float16.safetensors; the input does not change; a second run needs --force."""
     save_file(making.small_file(), tmp_path / "a.safetensors")

@@ -119,6 +119,7 @@ def test_a_failed_file_ends_it_with_1(server: HomeServer) -> None:
     assert "file.compressed" in ends
 
 
+@pytest.mark.slow
 def test_redo_starts_from_the_original(server: HomeServer) -> None:
     """New settings apply to a compressed file without a second loss."""
     made = server.drop("style.safetensors", seed=1)

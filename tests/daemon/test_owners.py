@@ -12,6 +12,8 @@ import pytest
 from tests.daemon import traced
 from tests.support.home_server import HomeServer, wait_until
 
+pytestmark = pytest.mark.slow
+
 Calls = set[tuple[str, str, str]]  # thread, file, qualified name
 
 

@@ -96,6 +96,7 @@ def test_sigint_ends_it_as_well(server: HomeServer) -> None:
         assert daemon.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 def test_sigkill_while_the_worker_computes(server: HomeServer) -> None:
     """The temporary that was left is removed; the worker ends by itself."""
     with _held_job(server) as (daemon, path, worker):
