@@ -12,7 +12,6 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -74,12 +73,7 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self.fd)
 
     def tensor(self, key: str) -> Tensor:

@@ -15,7 +15,6 @@ import fcntl
 import os
 import signal
 import threading
-from types import TracebackType
 from typing import Self
 
 LEASE_SIGNAL = signal.SIGRTMIN + 3
@@ -102,12 +101,7 @@ class Lease:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def _is_breaking(self) -> bool:

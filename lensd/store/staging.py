@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from types import TracebackType
 from typing import Self
 
 from lensd.store.disk_errors import disk_faults, path_of
@@ -41,12 +40,7 @@ class Temporary:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             remove(self._folder_fd, self.name, self.inode)
         except OSError:

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Self
 
 from lensd.errors import Failed, Skipped
@@ -86,12 +85,7 @@ class Output:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
     @property

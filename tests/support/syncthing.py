@@ -10,7 +10,6 @@ import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tests.support.home_server import wait_until
@@ -44,12 +43,7 @@ class Syncthing:
         self.device = self.ask("system/status")["myID"]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait(PATIENCE)
 
