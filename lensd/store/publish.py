@@ -30,6 +30,9 @@ Published = Literal["exchange", "rename"]
 Returned = Literal["move", "reflink", "copy"]
 _SWAP_BACKS = 8
 _CLOCKS_AGREE_NS = 1_000_000_000
+# The exchange stamps its two files one after the other; a tick of the kernel's coarse clock, at most
+# 10 ms, may lie between.
+_STAMPS_APART_NS = 10_000_000
 
 
 def publish(
@@ -202,13 +205,14 @@ def _replace(
 def _time_of_exchange(folder_fd: int, name: str) -> int:
     """The time right after an exchange, in ns, by the clock of the filesystem.
 
-    The exchange sets the ctime of the folder and of the file with the name. The clock of this
-    process is finer; the result is from it where the two clocks agree.
+    The exchange sets the ctime of the folder and of both files, that of the original last. The
+    clock of this process is finer; the result is from it where the two clocks agree.
     """
     named = identity_at(folder_fd, name)
     stamps = [os.fstat(folder_fd).st_ctime_ns] + ([named.ctime_ns] if named else [])
     now = time.time_ns()
-    return now if 0 <= now - max(stamps) < _CLOCKS_AGREE_NS else max(stamps)
+    agree = 0 <= now - max(stamps) < _CLOCKS_AGREE_NS
+    return now if agree else max(stamps) + _STAMPS_APART_NS
 
 
 def _rename_over(

@@ -98,7 +98,10 @@ def test_a_path_limits_it(server: HomeServer) -> None:
     done = {line["path"] for line in lines if line["event"] == "file.compressed"}
     assert done == {str(server.loras / p) for p in ("a.safetensors", "sub/b.safetensors")}
     outside = server.make("outside.safetensors", seed=1).path
-    for wrong, says in ((outside, "in no watched folder"), (server.loras / "none", "not there")):
+    for wrong, says in (
+        (outside, "in no watched folder"),
+        (server.loras / "none", "does not exist"),
+    ):
         result = server.lensd("once", wrong)
         assert (result.returncode, result.stdout) == (2, "")
         assert says in result.stderr
