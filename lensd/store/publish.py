@@ -30,8 +30,8 @@ Published = Literal["exchange", "rename"]
 Returned = Literal["move", "reflink", "copy"]
 _SWAP_BACKS = 8
 _CLOCKS_AGREE_NS = 1_000_000_000
-# The exchange stamps its two files one after the other; a tick of the kernel's coarse clock, at most
-# 10 ms, may lie between.
+# The exchange stamps its two files one after the other. A tick of the kernel's coarse clock, at
+# most 10 ms, may lie between.
 _STAMPS_APART_NS = 10_000_000
 
 
