@@ -48,11 +48,14 @@ def finish(entry: Entry, error: FileError, context: JobContext) -> Event | None:
 
 
 def _facts(entry: Entry, error: FileError, context: JobContext) -> Facts:
+    now = context.ledger.jobs.get(entry.job_id)
+    is_away = context.root_states.must_wait(entry.root)
     return Facts(
         error.reason,
-        is_folder_away=context.root_states.must_wait(entry.root),
-        has_ended=context.ledger.jobs.get(entry.job_id).state == JobState.DONE,
-        is_published=_is_published(entry, context),
+        is_folder_away=is_away,
+        has_ended=now.state == JobState.DONE,
+        is_published=not is_away
+        and _is_published(now),  # do not open a folder on a disk that hangs
         has_moved=lambda: context.move_tracker.search(entry),
         is_redo=entry.redo,
         is_disk_error=error.disk is not None,
@@ -98,7 +101,7 @@ def count_attempt(entry: Entry, lost: WorkerLost, context: JobContext) -> Event 
 
 def abandon(entry: Entry, context: JobContext) -> None:
     """lensd is stopping, or a program opened the file for writing: the job begins again."""
-    if _is_published(entry, context):
+    if _is_published(context.ledger.jobs.get(entry.job_id)):
         return  # only the original is left to unlink; the next start does that
     if context.stopping.is_set():
         context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED)
@@ -151,9 +154,8 @@ def _postpone(entry: Entry, error: FileError, context: JobContext) -> None:
     )
 
 
-def _is_published(entry: Entry, context: JobContext) -> bool:
+def _is_published(now: Entry) -> bool:
     """Whether the output has its name already, so that a restart completes the job."""
-    now = context.ledger.jobs.get(entry.job_id)
     return now.state == JobState.PUBLISHED or (
         now.state == JobState.PUBLISHING and commit.is_in_place(now)
     )
