@@ -41,5 +41,8 @@ PROMISES = {
     "own output": "lensd never compresses its own output again, also after the ledger is lost",
     "restart": "With 10,000 queued files lensd is ready within 5 s; it loses none and processes "
     "none twice",
+    "anything": "Whatever users, other programs, faults and clocks do in whatever order: each byte "
+    "string that a program completed under a watched name is under a name, in the archive or in "
+    "`rescued/`, unless a program overwrote or deleted it",
     "undo": "`lensd restore` brings back exact bytes, mode, owner, date and attributes",
 }
