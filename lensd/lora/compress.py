@@ -147,6 +147,10 @@ def _compute_float_factors(
         left, right = truncate_all(plans, stored, cores)
         spread = [abs(m.out_scale) ** -0.5 for m in plans]
         signed = [math.copysign(s, m.out_scale) for s, m in zip(spread, plans, strict=True)]
+        result = Factors(left * _per_matrix(signed, left), right * _per_matrix(spread, right))
+        if _fit_in_float32(result):
+            return result
+        left, right = left.double(), right.double()  # so that what is lost is measured
         return Factors(left * _per_matrix(signed, left), right * _per_matrix(spread, right))
     # `up` is rescaled and `down` is only converted. When a wider format becomes float16, a power of
     # two is moved from one factor to the other too: otherwise small weights could become zero.

@@ -82,6 +82,18 @@ def test_a_file_that_costs_too_much_is_refused_by_its_header(tmp_path: Path) -> 
         assert caught.value.reason == "too_costly"
 
 
+def test_an_alpha_that_leaves_nothing_of_another_module(tmp_path: Path) -> None:
+    """All modules in floats have one alpha; what float16 then loses is measured, not a bug."""
+    source, out = tmp_path / "a.safetensors", tmp_path / "out"
+    tensors = making.small_file()
+    for name in ("a", "b", "conv"):
+        tensors[f"lora_unet_{name}.alpha"] = torch.tensor(3e38)
+    save_file(tensors, source)
+    numbers = asking.compress(source, out, mode="rank", min_saving=-1.0)
+    assert numbers["delta_error_max"] == pytest.approx(1.0)
+    assert numbers["delta_error"] < 0.11
+
+
 def test_weights_that_no_number_format_can_hold(tmp_path: Path) -> None:
     """The alpha of one module moves into its `up`, which is float16: a reason, not a bug."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
