@@ -61,7 +61,7 @@ from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Settler
-from lensd.worker import isolated
+from lensd.worker import isolated, memory
 from lensd.worker.supervisor import Worker
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class App:
                 timeout=worker.timeout,
                 idle_exit=worker.idle_exit,
                 nice=worker.nice,
-                memory_limit=worker.memory_limit,
+                memory_limit=memory.limit(worker.memory_limit),
                 progress=None if observer is None else report_steps(observer, self.ledger),
             ),
             log=self.log,

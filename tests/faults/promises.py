@@ -31,8 +31,8 @@ PROMISES = {
     "the watched folders",
     "hostile header": "lensd refuses the file within 1 s and 300 MB, with a reason, and archives "
     "nothing",
-    "killing file": "lensd quarantines a file that ends its worker three times; the other files "
-    "continue",
+    "killing file": "lensd refuses a file that would cost too much, and quarantines one that ends "
+    "its worker three times or takes too long twice; the other files continue",
     "two daemons": "A second lensd with the same state folder or the same watched folder refuses "
     "to start and names the first one",
     "clock": "When the clock jumps by a year, no job starts early or late",
