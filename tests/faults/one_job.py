@@ -80,11 +80,11 @@ class Settings:
         return Parameters()
 
 
-def serve() -> None:
+def serve(act: Callable[[dict[str, Any]], int]) -> None:
     for line in sys.stdin.buffer:
         pid = os.fork()
         if pid == 0:
-            os._exit(child(json.loads(line)))
+            os._exit(child(act, json.loads(line)))
         tell(pid)
         tell(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
@@ -93,10 +93,10 @@ def tell(number: int) -> None:
     os.write(1, f"{number}\n".encode())
 
 
-def child(plan: dict[str, Any]) -> int:
+def child(act: Callable[[dict[str, Any]], int], plan: dict[str, Any]) -> int:
     os.read(0, 1)
     try:
-        return main(plan)
+        return act(plan)
     except BaseException:  # noqa: BLE001  nothing may go on in this copy of the server
         traceback.print_exc()
         return BUG
@@ -201,4 +201,4 @@ def refuse(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(main)

@@ -39,6 +39,9 @@ PROMISES = {
     "names": "lensd processes names that are not UTF-8, contain newlines or have 255 bytes; the "
     "log stays valid JSON",
     "own output": "lensd never compresses its own output again, also after the ledger is lost",
+    "ledger": "A kill at any system call of a start that creates, converts or rebuilds the ledger "
+    "costs nothing: the next start continues. A damaged or deleted ledger is rebuilt from marks "
+    "and archive; new files are processed meanwhile",
     "restart": "With 10,000 queued files lensd is ready within 5 s; it loses none and processes "
     "none twice",
     "undo": "`lensd restore` brings back exact bytes, mode, owner, date and attributes",
