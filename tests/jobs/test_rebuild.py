@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -212,3 +213,52 @@ def test_a_folder_that_is_not_mounted_has_its_turn_later(server: HomeServer) -> 
     path = server.loras / "a.safetensors"
     assert server.lensd("restore", path).returncode == 0
     assert _is_back(path, before)
+
+
+def _verified(server: HomeServer, code: int) -> dict[str, str]:
+    """The state of each output by its name."""
+    done = server.lensd("verify", "--json")
+    assert done.returncode == code, done.stderr + done.stdout
+    files = json.loads(done.stdout)["files"]
+    assert {"ok"} == {f["state"] for f in files if f["kind"] == "original"}
+    return {Path(f["of"]).stem: f["state"] for f in files if f["kind"] == "output"}
+
+
+@pytest.mark.slow
+@pytest.mark.fault("ledger")
+def test_an_output_of_a_rebuilt_ledger_is_no_damage(server: HomeServer) -> None:
+    """It is unproven, since it may have been edited before; so `prune` keeps its original.
+
+    `restore` and `once --redo`, the remedy, keep a copy of an edited output.
+    """
+    names = ("edited", "fine", "later", "replaced", "rotten")
+    before = _files(server, *(f"{name}.safetensors" for name in names))
+    path = {name: server.loras / f"{name}.safetensors" for name in names}
+    _edit(path["edited"])
+    edited = path["edited"].read_bytes()
+    _lose(server)
+    assert [] == [x for x in server.once() if x["event"] == "file.compressed"]
+    assert set(names) == set(_verified(server, 0))
+    assert {"unproven"} == set(_verified(server, 0).values())
+    _edit(path["later"])
+    path["replaced"].write_bytes(b"bytes of another program")
+    rotten = path["rotten"].stat()
+    path["rotten"].write_bytes(b"\xff" * rotten.st_size)
+    os.utime(path["rotten"], ns=(rotten.st_atime_ns, rotten.st_mtime_ns))
+    states = dict.fromkeys(names, "unproven") | {"replaced": "changed", "rotten": "damaged"}
+    assert states == _verified(server, 1)
+    for name in ("edited", "fine"):
+        assert server.lensd("restore", path[name]).returncode == 0
+        assert _is_back(path[name], before[path[name].name])
+        server.once("--redo", path[name])
+    states |= {"edited": "ok", "fine": "ok"}
+    assert states == _verified(server, 1)
+    rescued = [p.read_bytes() for p in (server.archive / "rescued").rglob("*.safetensors")]
+    assert edited in rescued
+
+
+def _edit(path: Path) -> None:
+    """Change the last tensor, as a program does that knows the format."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
