@@ -262,3 +262,31 @@ def _edit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+def _replace_ledger(server: HomeServer) -> None:
+    """Another ledger takes the name, as when a backup is put back."""
+    path = server.state / "ledger.sqlite3"
+    shutil.copy(path, server.elsewhere / "ledger")
+    (server.elsewhere / "ledger").rename(path)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("ledger")
+@pytest.mark.parametrize("lose", [_lose, _replace_ledger])
+def test_a_ledger_lost_while_lensd_runs(
+    server: HomeServer, lose: Callable[[HomeServer], None]
+) -> None:
+    """The daemon ends with exit code 5 and says why; the next start knows all files again."""
+    before = _files(server, "a.safetensors")["a.safetensors"]
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        path = server.drop("b.safetensors", seed=7).path
+        daemon.wait_for_file(path, "file.compressed")
+        lose(server)
+        line = daemon.wait_for_event("daemon.degraded")
+        assert "deleted or replaced" in line["message"]
+        assert daemon.process.wait(60) == 5
+    assert [] == [x for x in _start(server) if x["event"].startswith("file.")]
+    assert server.lensd("restore", "--all").returncode == 0
+    assert _is_back(server.loras / "a.safetensors", before)

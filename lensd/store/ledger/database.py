@@ -40,11 +40,31 @@ class Database:
             if not readonly and _is_damaged(path):
                 self.damaged = _set_aside(path)
             self.connection = _open(path, readonly=readonly)
+            # O_PATH: the end of another descriptor would drop SQLite's locks.
+            self._opened_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except (sqlite3.Error, OSError) as error:
             raise StorageError(_describe(path, error, readonly=readonly)) from None
 
     def close(self) -> None:
         self.connection.close()
+        os.close(self._opened_fd)
+
+    def require_in_place(self) -> None:
+        """Raises StorageError when the open database was deleted, moved or replaced."""
+        path = os.path.join(self._folder, LEDGER)
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(self._opened_fd)):
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # its disk does not answer, which proves nothing
+        raise StorageError(
+            f"the ledger {path} was deleted or replaced while lensd ran, so that its records would "
+            "be lost: lensd ends. Start it again (systemd does): it uses the ledger that is there, "
+            "or rebuilds a missing one from the marks of the outputs and from the archive",
+            path,
+        )
 
     @contextmanager
     def together(self) -> Iterator[None]:
