@@ -8,8 +8,8 @@ PROMISES = {
     "next start completes the job, and no temporary remains",
     "power cut": "The same as for killed; the ledger never records more than is on the disk",
     "EIO": "The original stays unchanged; lensd tries again, with growing delays",
-    "disk full": "lensd pauses all jobs and continues within a minute after there is space; it "
-    "loses no job",
+    "disk full": "lensd pauses the jobs that need a disk which is full, of bytes or of inodes, and "
+    "continues within a minute after there is space; it loses no job",
     "archive elsewhere": "lensd copies the original to an archive on another disk, and compares "
     "the hash of the copy, before it replaces the file",
     "read-only": "lensd reports the disk once, and continues when the disk is writable again",
