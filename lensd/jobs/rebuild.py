@@ -14,14 +14,15 @@ from dataclasses import dataclass
 
 from lensd.logs.events import DaemonRebuilt
 from lensd.store.archive import Archive
-from lensd.store.fs import identity_at, open_regular
+from lensd.store.fs import identity_at, is_temporary, open_regular
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger, Outcome
+from lensd.store.ledger import Columns, Ledger, Outcome
 from lensd.store.paths import VERSIONS
+from lensd.store.walk import walk
 from lensd.watcher.folder import Folder, Log
-from lensd.watcher.own_output import Marked, read_marks
-from lensd.watcher.scan import in_batches, scan
+from lensd.watcher.own_output import Marked, marks_at, read_marks
+from lensd.watcher.scan import BATCH, in_batches
 
 
 @dataclass(slots=True)
@@ -47,15 +48,14 @@ def rebuild(
     rebuilt = Rebuilt()
     if ledger.roots.knows(folder.root):
         return rebuilt
-    has_older = bool(archive.version_hashes())
-    found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
-    for batch in in_batches(found):
+    # First: the newest row of a path has to be that of the file which lies there.
+    for archived, path, sha256 in _find_older_originals(folder, ledger, archive):
         progress()
+        _record_original(ledger, folder, path, archived, sha256)
+        rebuilt.originals += 1
+    for batch in in_batches(_find_outputs(folder, archive, progress)):
         with ledger.together():  # a crash leaves whole batches; the next start finds the others
-            for path, _ in ledger.files.unknown(folder.root, batch):
-                # A new installation has no originals, so it reads no headers.
-                if has_older or os.path.lexists(archive.path_for(folder.name, path)):
-                    _rebuild_output(folder, ledger, archive, path, rebuilt)
+            _record_outputs(ledger, folder, batch, rebuilt)
     for archived, path, sha256 in _find_unclaimed_originals(folder, ledger, archive):
         progress()
         _record_original(ledger, folder, path, archived, sha256)
@@ -73,16 +73,28 @@ def rebuild(
     return rebuilt
 
 
-def _rebuild_output(
-    folder: Folder, ledger: Ledger, archive: Archive, path: str, rebuilt: Rebuilt
-) -> None:
-    """Record a file if its marks say that it is an output, and the archive has its original."""
-    marked = read_marks(folder.root, path)
-    original = None if marked is None else _find_original(archive, folder, path, marked)
-    if marked is not None and original is not None:
-        _record_output(ledger, folder, path, marked, original)
-        rebuilt.files += 1
-        rebuilt.bytes += marked.identity.size
+def _find_outputs(
+    folder: Folder, archive: Archive, progress: Callable[[], None]
+) -> Iterator[tuple[str, Marked, str]]:
+    """(path, marks, archived original) of the files that are outputs and have an original."""
+    has_older = bool(archive.version_hashes())
+    for at in walk(
+        folder.root,
+        recursive=folder.recursive,
+        wanted=lambda path, e: not is_temporary(e.name) and folder.selects(path),
+    ):
+        for number, name in enumerate(at.names):
+            if number % BATCH == 0:
+                progress()
+            path = at.path + name
+            # A new installation has no originals, so it reads no headers.
+            if not has_older and not os.path.lexists(archive.path_for(folder.name, path)):
+                continue
+            marked = marks_at(at.fd, name)
+            if marked is not None:
+                original = _find_original(archive, folder, path, marked, has_older=has_older)
+                if original is not None:
+                    yield path, marked, original
 
 
 def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within: str) -> bool:
@@ -105,10 +117,12 @@ def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within:
     return False
 
 
-def _find_original(archive: Archive, folder: Folder, path: str, marked: Marked) -> str | None:
+def _find_original(
+    archive: Archive, folder: Folder, path: str, marked: Marked, *, has_older: bool
+) -> str | None:
     """The archived original that the marks name; None if the archive has none of this path."""
     aside = archive.version_path(marked.sha256, folder.name, path)
-    if os.path.isfile(aside):
+    if has_older and os.path.isfile(aside):
         return aside
     newest = archive.find(folder.name, path)
     if newest is None or os.lstat(newest).st_size != marked.bytes_in:
@@ -116,16 +130,28 @@ def _find_original(archive: Archive, folder: Folder, path: str, marked: Marked) 
     return newest
 
 
-def _record_output(
-    ledger: Ledger, folder: Folder, path: str, marked: Marked, original: str
+def _record_outputs(
+    ledger: Ledger, folder: Folder, found: list[tuple[str, Marked, str]], rebuilt: Rebuilt
 ) -> None:
-    ledger.files.record(
-        secrets.token_hex(8), folder.root, folder.name, path, Identity.of(os.lstat(original)),
+    """Record the outputs that have no row yet."""
+    unknown = {
+        p for p, _ in ledger.files.unknown(folder.root, [(p, m.identity) for p, m, _ in found])
+    }
+    rows = [_row(*output) for output in found if output[0] in unknown]
+    ledger.files.record_all(folder.root, folder.name, rows)
+    rebuilt.files += len(rows)
+    rebuilt.bytes += sum(columns["bytes_out"] or 0 for _, _, columns in rows)
+
+
+def _row(path: str, marked: Marked, original: str) -> tuple[str, Identity, Columns]:
+    archived = os.lstat(original)
+    columns = Columns(
         outcome=Outcome.COMPRESSED, staged=marked.identity, sha256_in=marked.sha256,
         bytes_in=marked.bytes_in, bytes_out=marked.identity.size, archive_path=original,
-        archive_method=_archive_method(original), emitted=1,
+        archive_method=_archive_method(archived), emitted=1,
         published=marked.identity.ctime_ns / 1e9,
     )  # fmt: skip
+    return path, Identity.of(archived), columns
 
 
 def _record_original(ledger: Ledger, folder: Folder, path: str, archived: str, sha256: str) -> None:
@@ -136,12 +162,12 @@ def _record_original(ledger: Ledger, folder: Folder, path: str, archived: str, s
         secrets.token_hex(8), folder.root, folder.name, path, Identity.of(found),
         outcome=Outcome.REPLACED if older else Outcome.COMPRESSED, sha256_in=sha256,
         bytes_in=found.st_size, bytes_out=None if older else 0, archive_path=archived,
-        archive_method=_archive_method(archived), emitted=1, published=found.st_ctime_ns / 1e9,
+        archive_method=_archive_method(found), emitted=1, published=found.st_ctime_ns / 1e9,
     )  # fmt: skip
 
 
-def _archive_method(original: str) -> str:
-    return "link" if os.lstat(original).st_nlink > 1 else "copy"
+def _archive_method(archived: os.stat_result) -> str:
+    return "link" if archived.st_nlink > 1 else "copy"
 
 
 def _find_unclaimed_originals(
@@ -149,7 +175,7 @@ def _find_unclaimed_originals(
 ) -> Iterator[tuple[str, str, str]]:
     """(archived path, path, sha256) of originals that no row has.
 
-    The newest original of a path only if the path is free: else its file is not an output of it.
+    Only of paths that are free: else the file there is not an output of it.
     """
     for archived, path in _list_files(os.path.join(archive.root, folder.name)):
         free = not os.path.lexists(os.path.join(folder.root, path))
@@ -159,10 +185,18 @@ def _find_unclaimed_originals(
                 yield archived, path, sha256_of(fd, drop_cache=True)
             finally:
                 os.close(fd)
+
+
+def _find_older_originals(
+    folder: Folder, ledger: Ledger, archive: Archive
+) -> Iterator[tuple[str, str, str]]:
+    """As `_find_unclaimed_originals`, for originals that a newer one has replaced."""
     for sha256 in archive.version_hashes():
         for archived, path in _list_files(archive.version_path(sha256, folder.name, "x")[:-2]):
             if not ledger.originals.at(archived):
-                yield archived, path, sha256
+                marked = read_marks(folder.root, path)
+                if marked is None or marked.sha256 != sha256:  # else its output is still there
+                    yield archived, path, sha256
 
 
 def _list_files(top: str) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from lensd.daemon.inbox import Inbox, Look
 from lensd.errors import StorageError
-from lensd.jobs import compress, recover
+from lensd.jobs import compress, rebuild, recover
 from lensd.jobs.context import JobContext
 from lensd.logs.events import Event
 from lensd.lora.parameters import Parameters
@@ -140,6 +140,7 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
     )
     try:
         recover.recover(context)
+        rebuild.rebuild(folder, ledger, archive, log)
         recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
         mark(RECOVERED)
         recorder = IntakeRecorder([folder], ledger, log, SimpleQueue())
