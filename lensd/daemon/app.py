@@ -27,6 +27,7 @@ per request), metrics, lease.
 from __future__ import annotations
 
 import datetime as dt
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 8.0
 PATIENCE_SECONDS = 1.0
+HASH_BYTES = 256 << 20  # of the originals that a rebuild hashes before the daemon is ready
 
 
 class App:
@@ -125,6 +127,9 @@ class App:
             inbox,
             lambda: opens_in(config.worker.hours, dt.datetime.now().astimezone()),
             self._make_daily_pass(),
+            rebuild.RebuildLater(
+                config.watch, ledger, self.archive, self.log, self.root_states.must_wait
+            ),
         )
 
     def _make_context(self, observer: ProgressObserver | None, *, patient: bool) -> JobContext:
@@ -256,7 +261,8 @@ class App:
 
     def _record_folder(self, watch: Watch, progress: Callable[[], None] = lambda: None) -> None:
         """Bring the ledger up to date with a folder before its first scan. Raises OSError."""
-        rebuild.rebuild(watch, self.ledger, self.archive, self.log, progress)
+        hash_bytes = HASH_BYTES if self.context.patient else math.inf
+        rebuild.rebuild(watch, self.ledger, self.archive, self.log, progress, hash_bytes=hash_bytes)
         recover.rescue_strays(
             watch.root, watch.name, recursive=watch.recursive, context=self.context
         )

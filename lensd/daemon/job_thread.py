@@ -20,6 +20,7 @@ from lensd.errors import DiskUnavailable, LensdError, StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.rebuild import RebuildLater
 from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
@@ -44,6 +45,7 @@ class JobThread(threading.Thread):
         inbox: Inbox,
         opens_in: Callable[[], float] = lambda: 0.0,
         daily: DailyPass | None = None,
+        rebuild_later: RebuildLater | None = None,
     ) -> None:
         super().__init__(name="jobs", daemon=True)
         self.error: BaseException | None = None
@@ -55,6 +57,7 @@ class JobThread(threading.Thread):
         self._inbox = inbox
         self._opens_in = opens_in
         self._daily = daily
+        self._rebuild_later = rebuild_later
         self._wake = threading.Event()
         self._requests: SimpleQueue[tuple[FileRequest, Future[int]]] = SimpleQueue()
         self._backoffs: list[DiskBackoff] = []
@@ -89,7 +92,7 @@ class JobThread(threading.Thread):
             while not self._context.stopping.is_set():
                 self._wake.clear()  # first: any wake from here on ends the rest
                 if not (self._run_request() or self._run_job()):
-                    self._prune()
+                    self._do_idle_work()
                     self._rest()
         except BaseException as error:  # noqa: BLE001  the main loop must end with it
             self.error = error
@@ -111,19 +114,25 @@ class JobThread(threading.Thread):
             result.set_exception(error)
         return True
 
-    def _prune(self) -> None:
-        """The daily pass, which ends when there is something else to do."""
-        if self._daily is None or not self._context.patient:
+    def _do_idle_work(self) -> None:
+        """The rest of a rebuild, then the daily pass; both end when there is something else."""
+        if not self._context.patient:
             return
         archiving, now = self._disks().archiving, time.monotonic()
         if any(b.roots >= archiving and not b.is_due(now) for b in self._backoffs):
             return
         try:
-            self._daily.run_if_due(lambda: self._context.stopping.is_set() or self._wake.is_set())
+            if self._rebuild_later is not None:
+                self._rebuild_later.run_some(self._has_other_work)
+            if self._daily is not None:
+                self._daily.run_if_due(self._has_other_work)
         except StorageError as fault:
             self.back_off(fault, of_pass=True)
         else:
             self._end_backoffs([b for b in self._backoffs if b.of_pass])
+
+    def _has_other_work(self) -> bool:
+        return self._context.stopping.is_set() or self._wake.is_set()
 
     def _dismiss_requests(self) -> None:
         """Answer the requests that this thread cannot run any more."""

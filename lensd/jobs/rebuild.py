@@ -2,16 +2,20 @@
 
 An output names its original in its marks, and the archive's layout says where the original is. Its
 size must be that of the marks; to hash all originals would take hours, and a restore compares the
-hash anyway. Only originals that no output names are hashed, since nothing else identifies them.
+hash anyway. Only originals that no output names are hashed, since nothing else identifies them: a
+few at once, the others while the daemon has no job.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from lensd.errors import FileError
 from lensd.logs.events import DaemonRebuilt
 from lensd.store.archive import Archive
 from lensd.store.fs import identity_at, is_temporary, open_regular
@@ -40,10 +44,13 @@ def rebuild(
     archive: Archive,
     log: Log,
     progress: Callable[[], None] = lambda: None,
+    *,
+    hash_bytes: float = math.inf,
 ) -> Rebuilt:
     """Write the rows of a folder that the ledger does not know; without effect for others.
 
-    `progress` is called again and again meanwhile. Raises OSError when the folder is not there.
+    `progress` is called again and again meanwhile. Of the originals that no output names it hashes
+    `hash_bytes`; `RebuildLater` has the others. Raises OSError when the folder is not there.
     """
     rebuilt = Rebuilt()
     if ledger.roots.knows(folder.root):
@@ -53,30 +60,104 @@ def rebuild(
         progress()
         _record_original(ledger, folder, path, archived, sha256)
         rebuilt.originals += 1
-    for batch in in_batches(_find_outputs(folder, archive, progress)):
+    moved: set[int] = set()
+    for batch in in_batches(_find_outputs(folder, archive, moved, progress)):
         with ledger.together():  # a crash leaves whole batches; the next start finds the others
             _record_outputs(ledger, folder, batch, rebuilt)
-    for archived, path, sha256 in _find_unclaimed_originals(folder, ledger, archive):
+    left, is_complete = hash_bytes, True
+    for archived, path in _find_unclaimed_originals(folder, ledger, archive):
         progress()
-        _record_original(ledger, folder, path, archived, sha256)
+        size = os.lstat(archived).st_size
+        if size > left and size not in moved:
+            is_complete = False
+            continue
+        left -= size
+        _hash_original(folder, ledger, archive, archived, path)
         rebuilt.originals += 1
+    if not is_complete:
+        waiting = {folder.root, *(ledger.state.rebuilding.get() or ())}
+        ledger.state.rebuilding.set(tuple(sorted(waiting)))
     if rebuilt.files or rebuilt.originals or ledger.damaged is not None:
-        log(
-            DaemonRebuilt(
-                watch=folder.name,
-                files=rebuilt.files,
-                bytes=rebuilt.bytes,
-                originals=rebuilt.originals,
-                message=_message(ledger.damaged),
-            )
-        )
+        _report(folder, rebuilt, log, _message(ledger.damaged))
     return rebuilt
 
 
+class RebuildLater:
+    """Hashes the originals that `rebuild` left, one by one, in the job thread between two jobs."""
+
+    def __init__(
+        self,
+        folders: Sequence[Folder],
+        ledger: Ledger,
+        archive: Archive,
+        log: Log,
+        must_wait: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """`must_wait(root)`: its disk is away, so that every path in it seems to be free."""
+        self._folders = {folder.root: folder for folder in folders}
+        self._ledger = ledger
+        self._archive = archive
+        self._log = log
+        self._must_wait = must_wait
+        self._left: dict[str, Iterator[tuple[str, str]]] = {}
+        self._hashed: dict[str, int] = {}
+        self._unreadable: set[str] = set()  # roots whose note stays for the next start
+
+    def run_some(self, stop: Callable[[], bool]) -> None:
+        """Until all is done, or `stop()` is true between two originals. Raises StorageError."""
+        for root in self._ledger.state.rebuilding.get() or ():
+            if root in self._folders and root not in self._unreadable:
+                with suppress(OSError):  # the archive is away
+                    self._run_folder(self._folders[root], stop)
+            if stop():
+                return
+
+    def _run_folder(self, folder: Folder, stop: Callable[[], bool]) -> None:
+        root, ledger, archive = folder.root, self._ledger, self._archive
+        unclaimed = _find_unclaimed_originals(folder, ledger, archive)
+        left = self._left.setdefault(root, unclaimed)
+        is_readable = True
+        while not (stop() or self._must_wait(root)):
+            found = next(left, None)
+            if found is None:
+                self._end(folder, is_complete=is_readable)
+                return
+            try:
+                _hash_original(folder, ledger, archive, *found)
+            except (FileError, OSError):
+                is_readable = False
+            else:
+                self._hashed[root] = self._hashed.get(root, 0) + 1
+
+    def _end(self, folder: Folder, *, is_complete: bool) -> None:
+        del self._left[folder.root]
+        if not is_complete:
+            self._unreadable.add(folder.root)
+            return
+        waiting = self._ledger.state.rebuilding.get() or ()
+        self._ledger.state.rebuilding.set(tuple(r for r in waiting if r != folder.root))
+        _report(folder, Rebuilt(originals=self._hashed.get(folder.root, 0)), self._log, _LATER)
+
+
+def _report(folder: Folder, rebuilt: Rebuilt, log: Log, message: str) -> None:
+    log(
+        DaemonRebuilt(
+            watch=folder.name,
+            files=rebuilt.files,
+            bytes=rebuilt.bytes,
+            originals=rebuilt.originals,
+            message=message,
+        )
+    )
+
+
 def _find_outputs(
-    folder: Folder, archive: Archive, progress: Callable[[], None]
+    folder: Folder, archive: Archive, moved: set[int], progress: Callable[[], None]
 ) -> Iterator[tuple[str, Marked, str]]:
-    """(path, marks, archived original) of the files that are outputs and have an original."""
+    """(path, marks, archived original) of the files that are outputs and have an original.
+
+    `moved` gets the sizes of the originals that other outputs name: these have been renamed.
+    """
     has_older = bool(archive.version_hashes())
     for at in walk(
         folder.root,
@@ -95,6 +176,8 @@ def _find_outputs(
                 original = _find_original(archive, folder, path, marked, has_older=has_older)
                 if original is not None:
                     yield path, marked, original
+                elif marked.bytes_in is not None:
+                    moved.add(marked.bytes_in)
 
 
 def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within: str) -> bool:
@@ -172,25 +255,28 @@ def _archive_method(archived: os.stat_result) -> str:
 
 def _find_unclaimed_originals(
     folder: Folder, ledger: Ledger, archive: Archive
-) -> Iterator[tuple[str, str, str]]:
-    """(archived path, path, sha256) of originals that no row has.
+) -> Iterator[tuple[str, str]]:
+    """(archived path, path) of originals that no row has.
 
     Only of paths that are free: else the file there is not an output of it.
     """
     for archived, path in _list_files(os.path.join(archive.root, folder.name)):
         free = not os.path.lexists(os.path.join(folder.root, path))
         if free and not ledger.originals.at(archived):
-            fd = archive.open_original(archived)
-            try:
-                yield archived, path, sha256_of(fd, drop_cache=True)
-            finally:
-                os.close(fd)
+            yield archived, path
+
+
+def _hash_original(
+    folder: Folder, ledger: Ledger, archive: Archive, archived: str, path: str
+) -> None:
+    sha256 = _hash_and_close(archive.open_original(archived))
+    _record_original(ledger, folder, path, archived, sha256)
 
 
 def _find_older_originals(
     folder: Folder, ledger: Ledger, archive: Archive
 ) -> Iterator[tuple[str, str, str]]:
-    """As `_find_unclaimed_originals`, for originals that a newer one has replaced."""
+    """(archived path, path, sha256) of originals that no row has and a newer one has replaced."""
     for sha256 in archive.version_hashes():
         for archived, path in _list_files(archive.version_path(sha256, folder.name, "x")[:-2]):
             if not ledger.originals.at(archived):
@@ -213,6 +299,12 @@ def _hash_and_close(fd: int) -> str:
         return sha256_of(fd, drop_cache=True)
     finally:
         os.close(fd)
+
+
+_LATER = (
+    "the ledger is complete again: lensd has hashed the originals whose outputs were deleted or "
+    "moved"
+)
 
 
 def _message(damaged: str | None) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from lensd.config.load import load
+from lensd.daemon.app import App
 from lensd.daemon.disk_backoff import FIRST_TRY_SECONDS
+from lensd.daemon.inbox import Inbox
+from lensd.store.ledger import Ledger
 from tests.support.disks import Mounts, fill, remount, tmpfs
 from tests.support.home_server import HomeServer, Seen
 from tests.support.marks import needs_root
@@ -250,3 +256,25 @@ def _use_all_inodes(folder: Path) -> list[Path]:
             made.append(folder / f"small-{len(made)}")
             made[-1].touch()
     return made[:-1]
+
+
+def test_a_fault_of_the_daily_pass_is_reported_once(server: HomeServer) -> None:
+    """No job is queued, so that only a pass that succeeds shows that the disk works again."""
+    server.configure(keep_days=30)
+    said: list[str] = []
+    with tmpfs(server.state, "4m"), closing(Ledger(str(server.state), "1")) as ledger:
+        app = App(load(str(server.config)), ledger, Inbox(), patient=True)
+        app.log.add(lambda event: said.append(type(event).__name__))
+        jobs = app.job_thread
+        assert jobs._daily is not None
+        jobs._daily._schedule.wait = 0
+        ballast = fill(server.state, leave=0)
+        for is_mended in (False, False, False, True, True):
+            if is_mended:
+                ballast.unlink(missing_ok=True)
+            for backoff in jobs._backoffs:
+                backoff.next_try = -math.inf
+            assert not jobs._run_job()
+            jobs._do_idle_work()
+            assert said == ["DaemonDegraded"] + ["DaemonRecovered"] * is_mended
+        app.close()

@@ -6,12 +6,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lensd.config.load import load
+from lensd.jobs.rebuild import rebuild
+from lensd.store.archive import Archive
 from lensd.store.fs import temporary_name
+from lensd.store.ledger import Ledger
+from lensd.watcher.baseline import record_baseline
+from lensd.watcher.move_tracker import MoveTracker
 from tests.support.home_server import HomeServer, Seen
 from tests.support.running import Line
 
@@ -290,3 +297,29 @@ def test_a_ledger_lost_while_lensd_runs(
     assert [] == [x for x in _start(server) if x["event"].startswith("file.")]
     assert server.lensd("restore", "--all").returncode == 0
     assert _is_back(server.loras / "a.safetensors", before)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("ledger")
+def test_originals_are_hashed_while_no_job_runs(server: HomeServer) -> None:
+    """A start that was killed left them to the next one, which is ready and takes a new file."""
+    names = [f"{n}.safetensors" for n in range(4)]
+    before = _files(server, *names)
+    for name in names[1:]:
+        (server.loras / name).unlink()
+    _lose(server)
+    server.state.mkdir()
+    [watch] = load(str(server.config)).watch
+    with closing(Ledger(str(server.state), "1")) as ledger:
+        archive = Archive(str(server.archive))
+        found = rebuild(watch, ledger, archive, lambda _: None, hash_bytes=0)
+        assert (found.files, found.originals) == (1, 0)
+        record_baseline(watch, ledger, MoveTracker([watch], ledger, archive, lambda _: None))
+    events = _start(server)
+    assert [(0, 3)] == [
+        (x["files"], x["originals"]) for x in events if x["event"] == "daemon.rebuilt"
+    ]
+    assert not [x for x in _start(server) if x["event"] == "daemon.rebuilt"]
+    assert set(names) <= {Path(path).name for path in _listed(server)}
+    assert server.lensd("restore", "--all").returncode == 0
+    assert all(_is_back(server.loras / name, before[name]) for name in names)

@@ -47,7 +47,9 @@ class Database:
 
     def close(self) -> None:
         self.connection.close()
-        os.close(self._opened_fd)
+        fd, self._opened_fd = self._opened_fd, -1
+        if fd >= 0:  # a second call does nothing
+            os.close(fd)
 
     def require_in_place(self) -> None:
         """Raises StorageError when the open database was deleted, moved or replaced."""
