@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 
 from lensd.errors import FileError
 from lensd.logs.events import DaemonRebuilt
@@ -189,7 +190,7 @@ def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within:
     if there is None:
         return False
     ours: str | None = None
-    for archived, _ in _list_files(os.path.join(archive.root, watch, within)):
+    for archived, _ in _list_files(os.path.join(archive.root, watch, within).rstrip("/")):
         found = Identity.of(os.lstat(archived))
         if found.same_inode(there):
             return True
@@ -285,13 +286,18 @@ def _find_older_originals(
                     yield archived, path, sha256
 
 
-def _list_files(top: str) -> Iterator[tuple[str, str]]:
+def _list_files(top: str, inside: str = "") -> Iterator[tuple[str, str]]:
     """(path, path below `top`) of the regular files below a folder, if there is one."""
-    for at, _, names in os.walk(top):
-        for name in sorted(names):
-            archived = os.path.join(at, name)
-            if os.path.isfile(archived) and not os.path.islink(archived):
-                yield archived, os.path.relpath(archived, top)
+    try:
+        with os.scandir(f"{top}/{inside}") as found:
+            entries = sorted(found, key=attrgetter("name"))
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _list_files(top, f"{inside}{entry.name}/")
+        elif entry.is_file(follow_symlinks=False):
+            yield f"{top}/{inside}{entry.name}", f"{inside}{entry.name}"
 
 
 def _hash_and_close(fd: int) -> str:
