@@ -10,6 +10,7 @@ Inbox                        main           its queue; the set of waiting hints 
 RootStates                   its lock       main opens and closes; jobs ask; metrics read
 MoveTracker                  its lock       main and jobs: one move at a time, one crash note
 DiskBackoff, Worker          jobs           main reads Worker.is_fresh and JobThread.error
+RebuildLater                 jobs           its note in the ledger, which a start reads
 times of first sight         jobs           the queue of Arrivals, which the intake fills
 requests that change files   jobs           JobThread.submit: a queue, and a Future for the result
 Ledger                       its lock       every thread: one connection to the database
