@@ -409,6 +409,12 @@ class Reason(StrEnum):
     )
 
 
+_NEED_THE_DISK = (
+    "The jobs that need the disk wait: those of the folders on it; for the archive's disk all that "
+    "archive an original; for the state folder's disk all."
+)
+
+
 class DegradedReason(StrEnum):
     """Why a watched folder or a disk is degraded.
 
@@ -458,17 +464,17 @@ class DegradedReason(StrEnum):
             "The disk of the folder, the archive or the state folder is full, or its quota is "
             "used up."
         ),
-        "All jobs wait.",
+        _NEED_THE_DISK,
     )
     READ_ONLY = (
         "read_only",
         "A disk is mounted read-only.",
-        "All jobs wait.",
+        _NEED_THE_DISK,
     )
     IO_ERROR = (
         "io_error",
         "The disk of the archive is away, or the ledger or the metrics cannot be written.",
-        "Without the archive or the ledger all jobs wait; without the ledger new files wait too.",
+        "Without the ledger all jobs and new files wait; without the archive all that archive.",
     )
 
 

@@ -10,6 +10,7 @@ Inbox                        main           its queue; the set of waiting hints 
 RootStates                   its lock       main opens and closes; jobs ask; metrics read
 MoveTracker                  its lock       main and jobs: one move at a time, one crash note
 DiskBackoff, Worker          jobs           main reads Worker.is_fresh and JobThread.error
+RebuildLater                 jobs           its note in the ledger, which a start reads
 times of first sight         jobs           the queue of Arrivals, which the intake fills
 requests that change files   jobs           JobThread.submit: a queue, and a Future for the result
 Ledger                       its lock       every thread: one connection to the database
@@ -27,6 +28,7 @@ per request), metrics, lease.
 from __future__ import annotations
 
 import datetime as dt
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 8.0
 PATIENCE_SECONDS = 1.0
+HASH_BYTES = 256 << 20  # of the originals that a rebuild hashes before the daemon is ready
 
 
 class App:
@@ -125,6 +128,9 @@ class App:
             inbox,
             lambda: opens_in(config.worker.hours, dt.datetime.now().astimezone()),
             self._make_daily_pass(),
+            rebuild.RebuildLater(
+                config.watch, ledger, self.archive, self.log, self.root_states.must_wait
+            ),
         )
 
     def _make_context(self, observer: ProgressObserver | None, *, patient: bool) -> JobContext:
@@ -256,7 +262,8 @@ class App:
 
     def _record_folder(self, watch: Watch, progress: Callable[[], None] = lambda: None) -> None:
         """Bring the ledger up to date with a folder before its first scan. Raises OSError."""
-        rebuild.rebuild(watch, self.ledger, self.archive, self.log, progress)
+        hash_bytes = HASH_BYTES if self.context.patient else math.inf
+        rebuild.rebuild(watch, self.ledger, self.archive, self.log, progress, hash_bytes=hash_bytes)
         recover.rescue_strays(
             watch.root, watch.name, recursive=watch.recursive, context=self.context
         )

@@ -1,17 +1,21 @@
-"""When to try again after a disk was full, read-only or away."""
+"""When to try again after a disk was full, read-only or away, and which jobs wait until then."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lensd.errors import DiskUnavailable
+from lensd.store.paths import is_below
 
 PROBE_SECONDS = 5.0
 FIRST_TRY_SECONDS = 60.0
 LAST_TRY_SECONDS = 900.0
 # Other programs change the free space by less than this all the time.
 FREED_BYTES = 1 << 20
+FREED_INODES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,7 @@ class Disk:
     free: int | None
     writable: bool
     device: int | None = None
+    inodes: int = sys.maxsize  # how many more files it takes
 
     @classmethod
     def at(cls, path: str) -> Disk:
@@ -30,7 +35,8 @@ class Disk:
         except OSError:
             return cls(None, writable=False)
         writable = not found.f_flag & os.ST_RDONLY
-        return cls(found.f_bavail * found.f_frsize, writable, device)
+        inodes = found.f_favail if found.f_files else sys.maxsize  # 0: it has no such limit
+        return cls(found.f_bavail * found.f_frsize, writable, device, inodes)
 
 
 def is_better(then: Disk, now: Disk) -> bool:
@@ -39,21 +45,62 @@ def is_better(then: Disk, now: Disk) -> bool:
         return False
     if then.free is None or now.device != then.device or (now.writable and not then.writable):
         return True
-    return now.writable and now.free >= then.free + FREED_BYTES
+    has_room = now.free >= then.free + FREED_BYTES or now.inodes >= then.inodes + FREED_INODES
+    return now.writable and has_room
+
+
+@dataclass(frozen=True, slots=True)
+class Disks:
+    """Which roots need which disk: all of them that of the state folder; `archiving` the archive's.
+
+    `roots`: each watched folder and its device, where that is known.
+    """
+
+    state: str
+    archive: str
+    roots: Mapping[str, int | None]
+    archiving: frozenset[str]
+
+    def roots_waiting_for(self, path: str) -> frozenset[str]:
+        """The roots whose jobs need the disk of a path; all of them if the disk is unknown."""
+        device = Disk.at(path).device
+
+        def is_on_it(folder: str) -> bool:
+            return is_below(path, folder) or (
+                device is not None and device == Disk.at(folder).device
+            )
+
+        if is_on_it(self.state):
+            return frozenset(self.roots)
+        waiting = {
+            root
+            for root, of_root in self.roots.items()
+            if is_below(path, root) or (device is not None and device == of_root)
+        }
+        if is_on_it(self.archive):
+            waiting.update(self.archiving)
+        return frozenset(waiting or self.roots)
 
 
 @dataclass(slots=True)
 class DiskBackoff:
-    """One fault, from the first job that met it to the next that succeeds. Times are monotonic."""
+    """One fault, from the first job that met it to the next that succeeds. Times are monotonic.
+
+    The jobs in `roots` wait. `of_pass`: the daily pass met the fault, and so it has to succeed.
+    """
 
     fault: DiskUnavailable
+    roots: frozenset[str]
     disk: Disk
     next_try: float
+    of_pass: bool = False
     delay: float = FIRST_TRY_SECONDS
 
     @classmethod
-    def begin(cls, fault: DiskUnavailable, now: float) -> DiskBackoff:
-        return cls(fault, Disk.at(fault.path), now + FIRST_TRY_SECONDS)
+    def begin(
+        cls, fault: DiskUnavailable, roots: frozenset[str], now: float, *, of_pass: bool = False
+    ) -> DiskBackoff:
+        return cls(fault, roots, Disk.at(fault.path), now + FIRST_TRY_SECONDS, of_pass)
 
     def is_due(self, now: float) -> bool:
         """Whether a job may try. Where no probe shows the fault (a quota) the pauses grow."""

@@ -1,6 +1,6 @@
 """The job thread, the only one that changes files: one job at a time, and requests between jobs.
 
-When a disk is full, read-only or away, all jobs wait here until the disk is well again.
+When a disk is full, read-only or away, the jobs that need it wait until the disk is well again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
-from lensd.daemon.disk_backoff import PROBE_SECONDS, DiskBackoff
+from lensd.daemon.disk_backoff import PROBE_SECONDS, DiskBackoff, Disks
 from lensd.daemon.inbox import Inbox, Wake
 from lensd.errors import DiskUnavailable, LensdError, StorageError
 from lensd.jobs import compress, recover
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.rebuild import RebuildLater
 from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
@@ -44,6 +45,7 @@ class JobThread(threading.Thread):
         inbox: Inbox,
         opens_in: Callable[[], float] = lambda: 0.0,
         daily: DailyPass | None = None,
+        rebuild_later: RebuildLater | None = None,
     ) -> None:
         super().__init__(name="jobs", daemon=True)
         self.error: BaseException | None = None
@@ -55,9 +57,10 @@ class JobThread(threading.Thread):
         self._inbox = inbox
         self._opens_in = opens_in
         self._daily = daily
+        self._rebuild_later = rebuild_later
         self._wake = threading.Event()
         self._requests: SimpleQueue[tuple[FileRequest, Future[int]]] = SimpleQueue()
-        self._backoff: DiskBackoff | None = None
+        self._backoffs: list[DiskBackoff] = []
         self._idle_since = time.monotonic()
 
     def wake(self) -> None:
@@ -89,7 +92,7 @@ class JobThread(threading.Thread):
             while not self._context.stopping.is_set():
                 self._wake.clear()  # first: any wake from here on ends the rest
                 if not (self._run_request() or self._run_job()):
-                    self._prune()
+                    self._do_idle_work()
                     self._rest()
         except BaseException as error:  # noqa: BLE001  the main loop must end with it
             self.error = error
@@ -111,14 +114,25 @@ class JobThread(threading.Thread):
             result.set_exception(error)
         return True
 
-    def _prune(self) -> None:
-        """The daily pass, which ends when there is something else to do."""
-        if self._daily is None or not self._context.patient or self._backoff is not None:
+    def _do_idle_work(self) -> None:
+        """The rest of a rebuild, then the daily pass; both end when there is something else."""
+        if not self._context.patient:
+            return
+        archiving, now = self._disks().archiving, time.monotonic()
+        if any(b.roots >= archiving and not b.is_due(now) for b in self._backoffs):
             return
         try:
-            self._daily.run_if_due(lambda: self._context.stopping.is_set() or self._wake.is_set())
+            if self._rebuild_later is not None:
+                self._rebuild_later.run_some(self._has_other_work)
+            if self._daily is not None:
+                self._daily.run_if_due(self._has_other_work)
         except StorageError as fault:
-            self.back_off(fault)
+            self.back_off(fault, of_pass=True)
+        else:
+            self._end_backoffs([b for b in self._backoffs if b.of_pass])
+
+    def _has_other_work(self) -> bool:
+        return self._context.stopping.is_set() or self._wake.is_set()
 
     def _dismiss_requests(self) -> None:
         """Answer the requests that this thread cannot run any more."""
@@ -129,14 +143,15 @@ class JobThread(threading.Thread):
 
     def _run_job(self) -> bool:
         """One job, if one may begin. False if there is nothing to do now."""
-        if (self._context.patient and self._opens_in() > 0) or not self._may_try():
+        if self._context.patient and self._opens_in() > 0:
             return False
         states = self._context.root_states
-        entry = self.next_job()
+        waiting = self._roots_waiting()
+        entry = self.next_job(waiting)
         while entry is not None and states.must_wait(entry.root):  # from now on it is closed
-            entry = self.next_job()
-        if entry is None:
-            self._end_backoff()  # no job waits for that disk; the next job finds out again
+            entry = self.next_job(waiting)
+        if entry is None:  # no job needs these disks; the next job finds out again
+            self._end_backoffs([b for b in self._backoffs if not (b.of_pass or b.roots <= waiting)])
             return False
         self.idle.clear()  # while its row still says `queued`
         self._process(entry)
@@ -144,26 +159,28 @@ class JobThread(threading.Thread):
         self._inbox.put(Wake())
         return True
 
-    def next_job(self) -> Entry | None:
-        """The job that may begin next, None if there is none. From any thread."""
-        jobs, closed = self._context.ledger.jobs, self._context.root_states.closed
+    def next_job(self, waiting: frozenset[str] = frozenset()) -> Entry | None:
+        """The job that may begin next outside of the roots that wait. From any thread."""
+        jobs, closed = self._context.ledger.jobs, self._context.root_states.closed | waiting
         if self._context.patient:
             return jobs.next_queued(without=closed)
         # `once` treats the files now, whatever is paused or postponed
         return jobs.next_queued(math.inf, without=closed, heed_pauses=False)
 
-    def _may_try(self) -> bool:
-        """Whether no back-off forbids a try; before a try recovery puts right what a fault left."""
-        if self._backoff is None:
-            return True
-        if not self._backoff.is_due(time.monotonic()):
+    def _roots_waiting(self) -> frozenset[str]:
+        """The roots that need a disk which is not to be tried now."""
+        return frozenset().union(*(b.roots for b in self._backoffs if not self._may_try(b)))
+
+    def _may_try(self, backoff: DiskBackoff) -> bool:
+        """Whether a job may try the disk; before it recovery puts right what the fault left."""
+        if not backoff.is_due(time.monotonic()):
             return False
         try:
-            is_well = recover.recover(self._context, report=False) is None
+            is_well = recover.recover(self._context, report=False, within=backoff.roots) is None
         except (LensdError, OSError):
             is_well = False
         if not is_well:
-            self._backoff.extend(time.monotonic())
+            backoff.extend(time.monotonic())
         return is_well
 
     def _process(self, entry: Entry) -> None:
@@ -178,7 +195,8 @@ class JobThread(threading.Thread):
         except StorageError as fault:
             self.back_off(fault)
         else:
-            self._end_backoff()
+            found = [b for b in self._backoffs if entry.root in b.roots and not b.of_pass]
+            self._end_backoffs(found)
 
     def _seconds_since_first_seen(self, job_id: str) -> float:
         """0 for a job of an earlier run."""
@@ -189,36 +207,50 @@ class JobThread(threading.Thread):
         now = time.monotonic()
         return max(0.0, now - self._first_seen.pop(job_id, now))
 
-    def back_off(self, fault: StorageError) -> None:
-        """Begin no job until a disk is well again. Raises the fault if the context is impatient."""
+    def back_off(self, fault: StorageError, *, of_pass: bool = False) -> None:
+        """Begin no job that needs a disk until it is well again.
+
+        `of_pass`: the daily pass met the fault. Raises the fault if the context is impatient.
+        """
         if not self._context.patient:
             raise fault
         if not isinstance(fault, DiskUnavailable):
             fault = DiskUnavailable(
                 "io_error", fault.path or self._context.archive.root, str(fault)
             )
-        now = time.monotonic()
-        if self._backoff is not None and self._backoff.fault.reason == fault.reason:
-            self._backoff.extend(now)
-            return
-        self._backoff = DiskBackoff.begin(fault, now)
-        self._report(DaemonDegraded, fault, f"{fault}. Jobs wait until then")
+        now, roots = time.monotonic(), self._disks().roots_waiting_for(fault.path)
+        for known in self._backoffs:
+            if (known.fault.reason, known.roots) == (fault.reason, roots):
+                known.of_pass |= of_pass
+                known.extend(now)
+                return
+        self._backoffs.append(DiskBackoff.begin(fault, roots, now, of_pass=of_pass))
+        self._report(DaemonDegraded, fault, f"{fault}. The jobs that need it wait until then")
 
-    def _end_backoff(self) -> None:
-        if self._backoff is not None:
-            fault, self._backoff = self._backoff.fault, None
-            self._report(DaemonRecovered, fault, "the jobs go on")
+    def _disks(self) -> Disks:
+        context = self._context
+        return Disks(
+            context.ledger.folder,
+            context.archive.root,
+            {root: context.root_states.device(root) for root in self._settings},
+            frozenset(r for r, found in self._settings.items() if found.mode != "analyze"),
+        )
+
+    def _end_backoffs(self, ended: list[DiskBackoff]) -> None:
+        for backoff in ended:
+            self._backoffs.remove(backoff)
+            self._report(DaemonRecovered, backoff.fault, "its jobs continue")
 
     def _report(
         self, kind: type[DaemonDegraded | DaemonRecovered], fault: DiskUnavailable, message: str
     ) -> None:
         self._context.log(kind(watch=None, path=fault.path, reason=fault.reason, message=message))
-        backoff = self._context.ledger.state.disk_backoff
+        note = self._context.ledger.state.disk_backoff
         with contextlib.suppress(StorageError):  # a full disk may be the ledger's
-            if self._backoff is None:
-                backoff.clear()
+            if self._backoffs:
+                note.set("; ".join(f"{b.fault.path}: {b.fault}" for b in self._backoffs))
             else:
-                backoff.set(f"{fault.path}: {fault}")
+                note.clear()
 
     def _rest(self) -> None:
         """Wait for work; end a worker process that was idle for long enough."""
@@ -235,7 +267,7 @@ class JobThread(threading.Thread):
         worker = self._context.worker
         if worker.running:
             seconds = min(seconds, max(0.0, worker.idle_limit - idle))
-        if self._backoff is not None:
+        if self._backoffs:
             seconds = min(seconds, PROBE_SECONDS)
         if not self._context.patient:
             return seconds

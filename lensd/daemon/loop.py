@@ -39,6 +39,7 @@ from lensd.logs.events import (
 )
 from lensd.store.ledger import Ledger
 
+LEDGER_CHECK_SECONDS = 5.0
 LEDGER_RETRY_SECONDS = 10.0  # from a failed write of the ledger to the next scan
 
 
@@ -78,6 +79,7 @@ class Daemon:
         )
         self._ledger_fault: StorageError | None = None
         self._retry_ledger_at = -math.inf
+        self._check_ledger_at = -math.inf
 
     def run(self) -> Config | None:
         """Run until a signal. Returns the configuration after a reload, None after a stop."""
@@ -113,6 +115,7 @@ class Daemon:
     def _loop(self) -> Config | None:
         app = self._app
         while app.job_thread.error is None:
+            self._require_ledger(time.monotonic())
             if app.root_monitor.alive and app.context.worker.is_fresh(time.monotonic()):
                 app.pulse.beat(time.monotonic())
             message = app.next(min(app.root_monitor.next_due(), app.intake.next_due() or math.inf))
@@ -125,6 +128,18 @@ class Daemon:
                 continue
             self._handle_message(message)
         raise app.job_thread.error
+
+    def _require_ledger(self, now: float) -> None:
+        """Raises StorageError, which ends lensd, when the open ledger has lost its name."""
+        if now < self._check_ledger_at:
+            return
+        self._check_ledger_at = now + LEDGER_CHECK_SECONDS
+        try:
+            self._app.ledger.require_in_place()
+        except StorageError as fault:
+            path, reason = self._config.state.path, DegradedReason.IO_ERROR
+            log.emit(DaemonDegraded(watch=None, path=path, reason=reason, message=str(fault)))
+            raise
 
     def _end_jobs(self) -> bool:
         """Before a reload: wait until the job thread ends, however long its request takes.

@@ -34,6 +34,12 @@ class RootStates:
         """Names of the watches that are degraded. From any thread."""
         return self._degraded
 
+    def device(self, root: str) -> int | None:
+        """The device of a root, as far as the main loop knows it. From any thread."""
+        with self._lock:
+            identity = self._identities.get(root)
+        return None if identity is None else identity.device
+
     def open(self, root: str, identity: RootIdentity) -> None:
         """The main loop: jobs may begin in the folder that has this identity."""
         with self._lock:
