@@ -166,7 +166,9 @@ def _balancing_powers(factors: Factors, scales: Iterable[float]) -> list[float]:
     """Return powers of two c that make the largest elements of c scale up and down / c similar."""
     highs, lows = (largest_elements(t).tolist() for t in (factors.down, factors.up))
     return [
-        2.0 ** round(math.log2(high / low / scale) / 2) if min(high, low, scale) > 0 else 1.0
+        2.0 ** round((math.log2(high) - math.log2(low) - math.log2(scale)) / 2)
+        if min(high, low, scale) > 0
+        else 1.0
         for high, low, scale in zip(highs, lows, scales, strict=True)
     ]
 

@@ -94,6 +94,15 @@ def test_an_alpha_that_leaves_nothing_of_another_module(tmp_path: Path) -> None:
     assert numbers["delta_error"] < 0.11
 
 
+@pytest.mark.parametrize("mode", asking.MODES)
+def test_weights_below_the_smallest_normal_number(tmp_path: Path, mode: str) -> None:
+    """Their ratio to the other factor's is infinite in float64; programs compute them as zero."""
+    source, out = tmp_path / "a.safetensors", tmp_path / "out"
+    made = Made(torch.full((64, 16), 1e-310).double(), torch.ones(16, 64).double(), 4.0)
+    save_file(making.small_file() | making.kohya("lora_unet_tiny", made), source)
+    assert asking.compress(source, out, mode=mode)["delta_error"] < 0.11
+
+
 def test_weights_that_no_number_format_can_hold(tmp_path: Path) -> None:
     """The alpha of one module moves into its `up`, which is float16: a reason, not a bug."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
