@@ -61,9 +61,17 @@ class Disks:
     roots: Mapping[str, int | None]
     archiving: frozenset[str]
 
+    def place_of(self, path: str) -> str:
+        """What shows the state of a path's disk: its folder, since a temporary is soon deleted.
+
+        The folders themselves are missing when their disk is away.
+        """
+        is_given = path in (self.state, self.archive) or path in self.roots
+        return path if is_given else os.path.dirname(path)
+
     def roots_waiting_for(self, path: str) -> frozenset[str]:
         """The roots whose jobs need the disk of a path; all of them if the disk is unknown."""
-        device = Disk.at(path).device
+        device = Disk.at(self.place_of(path)).device
 
         def is_on_it(folder: str) -> bool:
             return is_below(path, folder) or (
@@ -91,6 +99,7 @@ class DiskBackoff:
 
     fault: DiskUnavailable
     roots: frozenset[str]
+    place: str
     disk: Disk
     next_try: float
     of_pass: bool = False
@@ -98,16 +107,17 @@ class DiskBackoff:
 
     @classmethod
     def begin(
-        cls, fault: DiskUnavailable, roots: frozenset[str], now: float, *, of_pass: bool = False
+        cls, fault: DiskUnavailable, disks: Disks, now: float, *, of_pass: bool = False
     ) -> DiskBackoff:
-        return cls(fault, roots, Disk.at(fault.path), now + FIRST_TRY_SECONDS, of_pass)
+        roots, place = disks.roots_waiting_for(fault.path), disks.place_of(fault.path)
+        return cls(fault, roots, place, Disk.at(place), now + FIRST_TRY_SECONDS, of_pass)
 
     def is_due(self, now: float) -> bool:
         """Whether a job may try. Where no probe shows the fault (a quota) the pauses grow."""
-        return now >= self.next_try or is_better(self.disk, Disk.at(self.fault.path))
+        return now >= self.next_try or is_better(self.disk, Disk.at(self.place))
 
     def extend(self, now: float) -> None:
         """A try failed in the same way: wait longer for the next one."""
-        self.disk = Disk.at(self.fault.path)
+        self.disk = Disk.at(self.place)
         self.delay = min(2 * self.delay, LAST_TRY_SECONDS)
         self.next_try = now + self.delay

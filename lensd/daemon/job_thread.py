@@ -218,13 +218,14 @@ class JobThread(threading.Thread):
             fault = DiskUnavailable(
                 "io_error", fault.path or self._context.archive.root, str(fault)
             )
-        now, roots = time.monotonic(), self._disks().roots_waiting_for(fault.path)
+        now = time.monotonic()
+        found = DiskBackoff.begin(fault, self._disks(), now, of_pass=of_pass)
         for known in self._backoffs:
-            if (known.fault.reason, known.roots) == (fault.reason, roots):
+            if (known.fault.reason, known.roots) == (fault.reason, found.roots):
                 known.of_pass |= of_pass
                 known.extend(now)
                 return
-        self._backoffs.append(DiskBackoff.begin(fault, roots, now, of_pass=of_pass))
+        self._backoffs.append(found)
         self._report(DaemonDegraded, fault, f"{fault}. The jobs that need it wait until then")
 
     def _disks(self) -> Disks:
