@@ -1,4 +1,4 @@
-"""Is the archive the one that it was? An unmounted disk leaves an empty folder under its name.
+"""Detects an archive whose disk is not mounted: an empty folder has its name then.
 
 Originals that are put in there would be hidden by the next mount, and fill another disk.
 """
@@ -6,8 +6,10 @@ Originals that are put in there would be hidden by the next mount, and fill anot
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from lensd.errors import StorageError
+from lensd.errors import DegradedReason, DiskUnavailable
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.notes import ArchiveIdentity
@@ -15,8 +17,20 @@ from lensd.store.ledger.roots import RootIdentity
 from lensd.watcher import root_identity
 
 
-def require_archive(archive: Archive, ledger: Ledger) -> None:
-    """Remember what a sound archive is. Raises StorageError for one that is away."""
+@contextmanager
+def hold_archive(archive: Archive, ledger: Ledger) -> Iterator[None]:
+    """Keep the archive open for a job or a request, if it is the folder that it was.
+
+    Raises DiskUnavailable for one that is away.
+    """
+    with archive.hold():
+        _require_known(archive, ledger)
+        archive.open_root.require_there()
+        yield
+
+
+def _require_known(archive: Archive, ledger: Ledger) -> None:
+    """Compare the archive with what the ledger remembers of it."""
     try:
         found = root_identity.probe(archive.root).identity
     except OSError as error:
@@ -25,7 +39,7 @@ def require_archive(archive: Archive, ledger: Ledger) -> None:
     problem = root_identity.decide(known, found, lambda: _is_familiar(ledger))
     if problem is not None:
         raise _away(archive, f"its disk is {problem.reason.replace('_', ' ')}")
-    if known != found:
+    if known != found and not ledger.readonly:
         ledger.state.archive.set(ArchiveIdentity(archive.root, *found))
 
 
@@ -40,9 +54,10 @@ def _is_familiar(ledger: Ledger) -> bool:
     return any(os.path.lexists(e.archive_path) for e in kept if e.archive_path)
 
 
-def _away(archive: Archive, why: str) -> StorageError:
-    return StorageError(
+def _away(archive: Archive, why: str) -> DiskUnavailable:
+    return DiskUnavailable(
+        DegradedReason.IO_ERROR,
+        archive.root,
         f"the archive {archive.root} is away ({why}): mount it again. If it was moved for good, "
         "move the originals along (cp -a), or correct archive.path",
-        archive.root,
     )

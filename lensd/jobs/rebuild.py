@@ -47,14 +47,14 @@ def rebuild(
     rebuilt = Rebuilt()
     if ledger.roots.knows(folder.root):
         return rebuilt
-    has_older = bool(archive.version_hashes())
+    has_older = bool(archive.originals.version_hashes())
     found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
     for batch in in_batches(found):
         progress()
         with ledger.together():  # a crash leaves whole batches; the next start finds the others
             for path, _ in ledger.files.unknown(folder.root, batch):
                 # A new installation has no originals, so it reads no headers.
-                if has_older or os.path.lexists(archive.path_for(folder.name, path)):
+                if has_older or archive.originals.find(folder.name, path):
                     _rebuild_output(folder, ledger, archive, path, rebuilt)
     for archived, path, sha256 in _find_unclaimed_originals(folder, ledger, archive):
         progress()
@@ -94,23 +94,23 @@ def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within:
     if there is None:
         return False
     ours: str | None = None
-    for archived, _ in _list_files(os.path.join(archive.root, watch, within)):
+    for archived, _ in archive.originals.listed(watch, within):
         found = Identity.of(os.lstat(archived))
         if found.same_inode(there):
             return True
         if found.size == there.size:
             ours = ours or _hash_and_close(open_regular(folder_fd, name))
-            if _hash_and_close(archive.open_original(archived)) == ours:
+            if _hash_and_close(archive.originals.open(archived)) == ours:
                 return identity_at(folder_fd, name) == there
     return False
 
 
 def _find_original(archive: Archive, folder: Folder, path: str, marked: Marked) -> str | None:
     """The archived original that the marks name; None if the archive has none of this path."""
-    aside = archive.version_path(marked.sha256, folder.name, path)
-    if os.path.isfile(aside):
+    aside = archive.originals.find_older(marked.sha256, folder.name, path)
+    if aside is not None:
         return aside
-    newest = archive.find(folder.name, path)
+    newest = archive.originals.find(folder.name, path)
     if newest is None or os.lstat(newest).st_size != marked.bytes_in:
         return None
     return newest
@@ -151,27 +151,18 @@ def _find_unclaimed_originals(
 
     The newest original of a path only if the path is free: else its file is not an output of it.
     """
-    for archived, path in _list_files(os.path.join(archive.root, folder.name)):
+    for archived, path in archive.originals.listed(folder.name):
         free = not os.path.lexists(os.path.join(folder.root, path))
         if free and not ledger.originals.at(archived):
-            fd = archive.open_original(archived)
+            fd = archive.originals.open(archived)
             try:
                 yield archived, path, sha256_of(fd, drop_cache=True)
             finally:
                 os.close(fd)
-    for sha256 in archive.version_hashes():
-        for archived, path in _list_files(archive.version_path(sha256, folder.name, "x")[:-2]):
+    for sha256 in archive.originals.version_hashes():
+        for archived, path in archive.originals.listed(VERSIONS, sha256, folder.name):
             if not ledger.originals.at(archived):
                 yield archived, path, sha256
-
-
-def _list_files(top: str) -> Iterator[tuple[str, str]]:
-    """(path, path below `top`) of the regular files below a folder, if there is one."""
-    for at, _, names in os.walk(top):
-        for name in sorted(names):
-            archived = os.path.join(at, name)
-            if os.path.isfile(archived) and not os.path.islink(archived):
-                yield archived, os.path.relpath(archived, top)
 
 
 def _hash_and_close(fd: int) -> str:
