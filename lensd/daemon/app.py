@@ -49,6 +49,7 @@ from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
 from lensd.jobs.prune import Pruner
 from lensd.logs.events import DaemonBaseline
+from lensd.store import own_folders
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
@@ -91,6 +92,7 @@ class App:
         self.archive = Archive(
             os.path.realpath(config.archive.path), {w.name: w.root for w in config.watch}
         )
+        own_folders.note_all((self.archive.root, os.path.realpath(config.state.path)))
         self.root_states = RootStates((w.root for w in config.watch), inbox)
         self._exporter = self._make_exporter()
         if observer is not None:

@@ -9,28 +9,44 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lensd.errors import DegradedReason, DiskUnavailable
+from lensd.errors import DegradedReason, DiskUnavailable, Reason, Skipped
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.notes import ArchiveIdentity
 from lensd.store.ledger.roots import RootIdentity
+from lensd.store.mounts import read_mounts
+from lensd.store.overlaps import lies_in
 from lensd.watcher import root_identity
 
 
 @contextmanager
-def hold_archive(archive: Archive, ledger: Ledger) -> Iterator[None]:
+def hold_archive(archive: Archive, ledger: Ledger, folder_fd: int | None = None) -> Iterator[None]:
     """Keep the archive open for a job or a request, if it is the folder that it was.
 
-    Raises DiskUnavailable for one that is away.
+    Raises DiskUnavailable for one that is away, Skipped(`in_archive`) if the open folder of the
+    job's file lies in it.
     """
     with archive.hold():
-        _require_known(archive, ledger)
+        require_archive(archive, ledger)
         archive.open_root.require_there()
+        if folder_fd is not None:
+            _require_apart(folder_fd, archive)
         yield
 
 
-def _require_known(archive: Archive, ledger: Ledger) -> None:
-    """Compare the archive with what the ledger remembers of it."""
+def _require_apart(folder_fd: int, archive: Archive) -> None:
+    if os.fstat(folder_fd).st_dev != archive.open_root.inode[0]:
+        return
+    if lies_in(folder_fd, archive.root, read_mounts()):
+        raise Skipped(
+            Reason.IN_ARCHIVE,
+            f"the file is an original in the archive {archive.root}, which a mount shows in the "
+            "watched folder: unmount it there",
+        )
+
+
+def require_archive(archive: Archive, ledger: Ledger) -> None:
+    """Remember what a sound archive is. Raises DiskUnavailable for one that is away."""
     try:
         found = root_identity.probe(archive.root).identity
     except OSError as error:

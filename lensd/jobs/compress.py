@@ -68,7 +68,7 @@ def _run(job_file: JobFile, settings: Settings, context: JobContext) -> Event:
     if mode == "analyze":
         return _analyze(job_file, settings, context)
     with (
-        hold_archive(context.archive, context.ledger),
+        hold_archive(context.archive, context.ledger, job_file.folder_fd),
         commit.staged(job_file, context) as inode,
     ):
         measured = _request_output(job_file, inode, settings, context)

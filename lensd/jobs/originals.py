@@ -165,7 +165,9 @@ class OriginalFinder:
 def original_of_entry(archive: Archive, folder: Folder, relative: str, entry: Entry) -> Original:
     """The original of a row whose output is at `relative` now."""
     sha256, path = entry.sha256_in or "", entry.archive_path or ""
-    if not os.path.lexists(path):  # a crash came between a step in the archive and the ledger
+    # A crash came between a step in the archive and the ledger; or an older lensd moved the
+    # original aside for one whose name differs in case only.
+    if not os.path.lexists(path) or archive.originals.is_ambiguous(entry.watch, entry.path, sha256):
         path = archive.originals.locate(entry.watch, entry.path, sha256) or path
     return Original(folder, relative, sha256, path, entry)
 

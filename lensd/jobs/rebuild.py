@@ -113,6 +113,8 @@ def _find_original(archive: Archive, folder: Folder, path: str, marked: Marked) 
     newest = archive.originals.find(folder.name, path)
     if newest is None or os.lstat(newest).st_size != marked.bytes_in:
         return None
+    if archive.originals.folds_case:  # it may be that of a file whose name differs in case
+        return archive.originals.locate(folder.name, path, marked.sha256)
     return newest
 
 

@@ -15,6 +15,7 @@ from lensd.jobs.originals import Original, original_of_entry
 from lensd.logs.events import FileRescued, FileRestored
 from lensd.store import publish
 from lensd.store.archive import Archive
+from lensd.store.archive.folders import mirror_back
 from lensd.store.fs import identity_at, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger, Outcome
@@ -58,6 +59,8 @@ class Restorer:
         job_id = self._record_intent(original)
         try:
             with self._rescuing(original, published, job_id):
+                folder = os.path.dirname(original.relative)
+                mirror_back(original.folder.root, folder, original.archive_path)
                 method = publish.return_original(
                     original.archive_path,
                     original.sha256,

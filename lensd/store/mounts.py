@@ -30,11 +30,17 @@ class Mount(NamedTuple):
     point: bytes
     kind: str
     depth: int
+    root: bytes = b"/"  # the folder of its filesystem that the mount shows, escaped as `point`
 
     @property
     def path(self) -> str:
         """The mount point as a path."""
-        return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), self.point))
+        return _unescape(self.point)
+
+    @property
+    def shows(self) -> str:
+        """The folder of its filesystem that the mount shows; "/" but for bind mounts."""
+        return _unescape(self.root)
 
     @property
     def is_remote(self) -> bool:
@@ -44,6 +50,10 @@ class Mount(NamedTuple):
     def name(self) -> str:
         """What distinguishes it from the mount above or below it, also after remounts and boots."""
         return f"{self.depth} {quote_from_bytes(self.point)}"
+
+
+def _unescape(path: bytes) -> str:
+    return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), path))
 
 
 def point_of(name: str) -> str:
@@ -56,11 +66,12 @@ def parse(mountinfo: bytes) -> Iterator[Mount]:
     depths: dict[bytes, int] = {}
     for line in mountinfo.split(b"\n")[:-1]:  # a path may have any other line break
         fields, _, rest = line.partition(b" - ")
-        number, _, device, _, point = fields.split(b" ")[:5]
+        number, _, device, root, point = fields.split(b" ")[:5]
         major, minor = device.split(b":")
         depths[point] = depths.get(point, 0) + 1
         kind = rest.partition(b" ")[0].decode("ascii", "replace")
-        yield Mount(int(number), (int(major), int(minor)), point, kind, depths[point])
+        place = int(number), (int(major), int(minor)), point
+        yield Mount(*place, kind, depths[point], root)
 
 
 def read_mounts() -> list[Mount]:

@@ -30,6 +30,11 @@ def note_all(paths: Iterable[str]) -> None:
         note(path, (found.st_dev, found.st_ino))
 
 
+def paths() -> list[str]:
+    """Their paths."""
+    return list(_inodes)
+
+
 def includes(folder_fd: int) -> bool:
     """Whether an open folder is one of them."""
     if not _inodes:

@@ -30,17 +30,21 @@ class DiskNames:
             self._folds = _folds_case(root_fd)
         return self._folds or False
 
-    def find(self, root_fd: int, folder_fd: int, name: str) -> str | None:
+    def find(self, root_fd: int, folder_fd: int, name: str, *, exactly: bool = False) -> str | None:
         """The name under which the disk may have a file; None if it has no such file.
 
-        Where the disk folds case it may be another file's: compare the hash.
+        Where the disk folds case it may be another file's (compare the hash), but not `exactly`.
         """
         folds = self.folds(root_fd)
         if not folds and not naming.may_be_refused(name):
             return name
         found = _find_exactly(folder_fd, name, folds=folds)
-        # An older lensd, or a disk that lists all names in lower case.
-        return found or (name if folds and _exists(folder_fd, name) else None)
+        if found is not None or exactly or not folds:
+            return found
+        # An older lensd wrote it, or the disk lists names in lower case. The kernel may still know
+        # a name by which lensd asked before, so the list decides.
+        alike = (other.casefold() == name.casefold() for other in os.listdir(folder_fd))
+        return name if any(alike) and _exists(folder_fd, name) else None
 
     def choose(self, root_fd: int, folder_fd: int, name: str) -> str:
         """The name that a file has, or the one that it can have. Raises Failed, OSError."""

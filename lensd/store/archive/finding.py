@@ -31,12 +31,27 @@ class Originals:
         """The path of an older original that was moved aside, None if there is none."""
         return self._root.find(naming.older(sha256, watch, relative))
 
+    @property
+    def folds_case(self) -> bool:
+        """Whether the archive's disk takes names for equal that differ in case only."""
+        with self._root.hold() as root_fd:
+            return self._root.names.folds(root_fd)
+
+    def is_ambiguous(self, watch: str, relative: str, sha256: str) -> bool:
+        """Whether the name may be that of another original, and this one was moved aside."""
+        return self.folds_case and self.find_older(sha256, watch, relative) is not None
+
+    def path_aside(self, path: str, sha256: str) -> str:
+        """The path that an original has after it was moved aside for a newer one."""
+        older = f"{VERSIONS}/{sha256}/{naming.decode(self._root.relative(path))}"
+        return self._root.find(older) or f"{self._root.path}/{older}"
+
     def versions(self, watch: str, relative: str) -> list[tuple[str, str]]:
         """(sha256, path) of the older originals; the last one that was moved aside comes first."""
         found = []
         with self._root.hold():
             for sha256 in self.version_hashes():
-                path = self.find_older(sha256, watch, relative)
+                path = self._root.find(naming.older(sha256, watch, relative), exactly=True)
                 if path is not None:
                     found.append((os.lstat(path).st_ctime_ns, sha256, path))
         return [(sha256, path) for _, sha256, path in sorted(found, reverse=True)]

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from lensd.errors import Skipped
+from lensd.store.archive import naming
 from lensd.store.attributes import copy_folder_rights, is_more_open
 from lensd.store.disk_errors import disk_faults
 from lensd.store.fs import enter_folder, fsync_folder, open_folder
@@ -69,6 +70,35 @@ def make_mirrored(folder_fd: int, name: str, models: Iterable[Model]) -> int:
             os.close(fd)
             raise
     return fd
+
+
+def mirror_back(root: str, folder: str, original: str) -> None:
+    """Make the missing folders of a file in a watched folder, with the rights of those in the
+    archive that its original lies in, or else with those of the folder above.
+
+    Raises FileNotFoundError without the root, Skipped(`symlink`), Failed(`no_space` | `io_error`).
+    """
+    parts = folder.split("/") if folder else []
+    lies_in = os.path.dirname(original)
+    decoded = naming.decode(lies_in)
+    is_mirror = decoded.endswith(f"/{folder}") and decoded.count("/") == lies_in.count("/")
+    folder_fd = open_folder(root, "")
+    try:
+        for count, part in enumerate(parts, 1):
+            models = [Model(root, "/".join(parts[: count - 1]))]
+            if is_mirror:
+                models.insert(0, Model(os.path.join(lies_in, *[".."] * (len(parts) - count))))
+            above, folder_fd = folder_fd, _enter_or_make(folder_fd, part, models)
+            os.close(above)
+    finally:
+        os.close(folder_fd)
+
+
+def _enter_or_make(folder_fd: int, name: str, models: Iterable[Model]) -> int:
+    try:
+        return enter_folder(folder_fd, name)
+    except FileNotFoundError:
+        return make_mirrored(folder_fd, name, models)
 
 
 def _copy_rights(fd: int, models: Iterable[Model]) -> None:

@@ -108,17 +108,20 @@ class ArchiveRoot:
             finally:
                 os.close(folder_fd)
 
-    def find(self, inside: str) -> str | None:
-        """The path of a file as the disk has it; None if there is no such file."""
+    def find(self, inside: str, *, exactly: bool = False) -> str | None:
+        """The path of a file as the disk has it; None if there is no such file.
+
+        On a disk that folds case it may be that of another file, but not `exactly`.
+        """
         try:
-            with self.find_place(inside) as place:
+            with self.find_place(inside, exactly=exactly) as place:
                 found = os.stat(place.name, dir_fd=place.folder_fd, follow_symlinks=False)
         except (FileNotFoundError, Skipped):
             return None
         return place.path if stat.S_ISREG(found.st_mode) else None
 
     @contextlib.contextmanager
-    def find_place(self, inside: str) -> Iterator[Place]:
+    def find_place(self, inside: str, *, exactly: bool = False) -> Iterator[Place]:
         """The folder of a path, and the name that a file may have in it.
 
         Raises FileNotFoundError, Skipped(`symlink`) without such a folder.
@@ -127,7 +130,7 @@ class ArchiveRoot:
             folder_fd, there = root_fd, [self.path]
             parts = inside.split("/")
             for count, part in enumerate(parts, 1):
-                found = self.names.find(root_fd, folder_fd, part)
+                found = self.names.find(root_fd, folder_fd, part, exactly=exactly)
                 if found is None:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), part)
                 *folders, name = found.split("/")
