@@ -85,7 +85,7 @@ def archive_paths(archive: Archive, entry: Entry) -> list[str]:
     inside = path.removeprefix(prefix)
     if inside.startswith(f"{VERSIONS}/"):
         return [path]
-    return [path, archive.originals.path_aside(path, entry.sha256_in or "")]
+    return [path, f"{prefix}{VERSIONS}/{entry.sha256_in}/{inside}"]
 
 
 def _read(fd: int, path: str, stop: Stop | None, *, look_for_mark: bool) -> Reading:

@@ -41,11 +41,6 @@ class Originals:
         """Whether the name may be that of another original, and this one was moved aside."""
         return self.folds_case and self.find_older(sha256, watch, relative) is not None
 
-    def path_aside(self, path: str, sha256: str) -> str:
-        """The path that an original has after it was moved aside for a newer one."""
-        older = f"{VERSIONS}/{sha256}/{naming.decode(self._root.relative(path))}"
-        return self._root.find(older) or f"{self._root.path}/{older}"
-
     def versions(self, watch: str, relative: str) -> list[tuple[str, str]]:
         """(sha256, path) of the older originals; the last one that was moved aside comes first."""
         found = []

@@ -17,6 +17,7 @@ from lensd.store.disk_errors import disk_faults
 from lensd.store.fs import fsync_folder, identity_at, open_regular
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
+from lensd.store.paths import VERSIONS
 
 Method = Literal["link", "reflink", "copy"]
 
@@ -100,7 +101,8 @@ class Keeper:
         if identity_at(place.folder_fd, place.name) is None:
             return None
         sha256 = _hash(place, stop)
-        with self._root.make_place(naming.older(sha256, watch, relative)) as older:
+        inside = f"{VERSIONS}/{sha256}/{self._root.relative(place.path)}"  # as the ledger expects
+        with self._root.make_place(inside, as_written=True) as older:
             if identity_at(older.folder_fd, older.name) is not None:
                 if _hash(older, stop) == sha256:  # `.versions` has a verified copy
                     os.unlink(place.name, dir_fd=place.folder_fd)

@@ -143,9 +143,10 @@ class ArchiveRoot:
             yield Place(folder_fd, name, "/".join([*there, name]))
 
     @contextlib.contextmanager
-    def make_place(self, inside: str) -> Iterator[Place]:
+    def make_place(self, inside: str, *, as_written: bool = False) -> Iterator[Place]:
         """The folder of a path, created if missing, and the name that a file has or can have in it.
 
+        `as_written`: the path has the names that the disk has for its parts elsewhere.
         Each folder has the rights of the watched folder that it mirrors, or fewer.
         Raises StorageError, Skipped(`symlink`), Failed(`no_space` | `io_error`).
         """
@@ -153,7 +154,8 @@ class ArchiveRoot:
             folder_fd, there = root_fd, [self.path]
             parts = inside.split("/")
             for count, part in enumerate(parts, 1):
-                *folders, name = self.names.choose(root_fd, folder_fd, part).split("/")
+                chosen = part if as_written else self.names.choose(root_fd, folder_fd, part)
+                *folders, name = chosen.split("/")
                 if count < len(parts):
                     folders.append(name)
                 models = self._models(parts, min(count, len(parts) - 1))
@@ -194,7 +196,7 @@ class ArchiveRoot:
         own = naming.own_parts(parts[0])
         if count < own:
             return [Model(self.path)]
-        watch, relative = parts[own], "/".join(parts[own + 1 : count])
+        watch, relative = parts[own], naming.decode("/".join(parts[own + 1 : count]))
         found = [Model(self.watched[watch], relative)] if watch in self.watched else []
         return [*found, Model(self.path, f"{watch}/{relative}")] if own else found
 
