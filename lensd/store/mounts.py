@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
@@ -76,15 +76,24 @@ def parse(mountinfo: bytes) -> Iterator[Mount]:
 
 def read_mounts() -> list[Mount]:
     """The mounts that this process sees now."""
-    with open("/proc/self/mountinfo", "rb") as table:
-        return list(parse(table.read()))
+    return list(parse(_read("/proc/self/mountinfo")))
 
 
-def mount_of_folder(fd: int) -> Mount | None:
+def mount_of_folder(fd: int, mounts: Sequence[Mount] | None = None) -> Mount | None:
     """The mount that an open folder lies on; None when it was unmounted meanwhile."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-        number = next(int(line[7:]) for line in info if line.startswith(b"mnt_id:"))
-    return next((mount for mount in read_mounts() if mount.number == number), None)
+    info = _read(f"/proc/self/fdinfo/{fd}").splitlines()
+    number = next(int(line[7:]) for line in info if line.startswith(b"mnt_id:"))
+    known = read_mounts() if mounts is None else mounts
+    return next((mount for mount in known if mount.number == number), None)
+
+
+def _read(path: str) -> bytes:
+    """Without the calls by which open() prepares a buffer: each job reads these files."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(lambda: os.read(fd, 1 << 16), b""))
+    finally:
+        os.close(fd)
 
 
 def mount_of(path: str, points: Iterable[str]) -> str:

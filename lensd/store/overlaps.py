@@ -37,7 +37,7 @@ def find_overlap(folder: str, other: str, mounts: Sequence[Mount]) -> str | None
 
 def lies_in(folder_fd: int, folder: str, mounts: Sequence[Mount]) -> bool:
     """Whether an open folder is another folder or lies in it, under whatever path it was opened."""
-    mount = mount_of_folder(folder_fd)
+    mount = mount_of_folder(folder_fd, mounts)
     if mount is None:
         return False
     path = os.readlink(f"/proc/self/fd/{folder_fd}")
