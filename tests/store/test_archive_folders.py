@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,14 @@ def test_without_its_watched_folder_an_older_original_stays_private(
     assert Path(archive.root, "loras/unknown").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that all users can read, which tmp_path is not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 AS_ANOTHER_USER = """
 import os, sys
 from lensd.store.archive.folders import Model, enter_mirrored
@@ -108,17 +118,15 @@ os.close(enter_mirrored(fd, "made", [Model(sys.argv[3])]))
     [(0o750, 2345, 0o750), (0o750, 7777, 0o700), (0o775, 7777, 0o755), (0o705, 7777, 0o700)],
 )
 def test_where_the_owner_cannot_be_set_nobody_else_may_more(
-    run_python: RunPython, tmp_path: Path, mode: int, group: int, expected: int
+    run_python: RunPython, public: Path, mode: int, group: int, expected: int
 ) -> None:
     """lensd runs as a member of the group, or as another user with access."""
-    model, target = tmp_path / "model", tmp_path / "target"
+    model, target = public / "model", public / "target"
     for folder in (model, target):
         folder.mkdir()
     os.chown(model, 1234, 2345)
     model.chmod(mode)
     target.chmod(0o777)
-    for above in (tmp_path, *tmp_path.parents[:3]):
-        above.chmod(0o755)
     if not mode & 0o005 and group != 2345:
         subprocess.run(["setfacl", "-m", "u:7777:rx", str(model)], check=False)
     run_python(AS_ANOTHER_USER, group, target, model)

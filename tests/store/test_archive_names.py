@@ -73,7 +73,7 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Archive]
 def test_every_original_has_its_own_name(archive: Archive, tmp_path: Path) -> None:
     """Two of each: the older one moves aside. All are found by their names and their hashes."""
     source = tmp_path / "x"
-    kept = {}
+    kept: dict[str, str] = {}
     for round_ in ("one", "two"):
         for name in ODD:
             path = keep(archive, write(source, os.fsencode(round_ + name)), name=name).path
