@@ -258,6 +258,13 @@ class Reason(StrEnum):
         ),
         "Put the file itself there, or watch the folder that contains it.",
     )
+    IN_ARCHIVE = (
+        "in_archive",
+        Outcome.SKIPPED,
+        "the file is an original in lensd's archive",
+        ("A mount shows lensd's archive in a watched folder, so the file is an archived original."),
+        "Unmount the archive there.",
+    )
     HARDLINKED = (
         "hardlinked",
         Outcome.SKIPPED,
@@ -448,6 +455,14 @@ class DegradedReason(StrEnum):
     IN_USE = (
         "in_use",
         "The folder is back, but another lensd watches it; the message names the process.",
+        "Its jobs wait.",
+    )
+    OVERLAPS = (
+        "overlaps",
+        (
+            "A mount shows lensd's archive or state folder in it, or it in one of them. lensd must "
+            "not compress its own originals."
+        ),
         "Its jobs wait.",
     )
     WATCH_LIMIT = (

@@ -54,6 +54,8 @@ def read_only_handler(config: Config) -> AbstractContextManager[RequestHandler]:
 @contextmanager
 def _open_handler(config: Config, *, readonly: bool) -> Iterator[RequestHandler]:
     with closing(Ledger(config.state.path, __version__, readonly=readonly)) as ledger:
-        archive = Archive(os.path.realpath(config.archive.path))
+        archive = Archive(
+            os.path.realpath(config.archive.path), {w.name: w.root for w in config.watch}
+        )
         move_tracker = MoveTracker(config.watch, ledger, archive, log.emit)
         yield RequestHandler(config, ledger, archive, log.emit, move_tracker)

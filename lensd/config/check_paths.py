@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from lensd.errors import StorageError
 from lensd.store.ledger import Ledger
+from lensd.store.mounts import read_mounts
+from lensd.store.overlaps import find_overlap
 from lensd.store.walk import linked_folders
 from lensd.text import printable
 
@@ -98,6 +100,10 @@ def _check_overlaps(config: Config) -> Iterator[Fault]:
                 message = f"{watch.path} and {other.path} ({other.key}) are one inside the other"
                 remedy = "watch only the outer one, which includes the other"
                 yield config.fault(f"{watch.key}.path", message, remedy)
+            elif (shown := _find_overlap(watch.root, other.root)) is not None:
+                message = f"{shown} shows files of {other.path} ({other.key})"
+                remedy = "watch only one of the two, or unmount one"
+                yield config.fault(f"{watch.key}.path", message, remedy)
 
 
 def _check_other_paths(config: Config) -> Iterator[Fault]:
@@ -125,6 +131,10 @@ def _check_nesting(config: Config, key: str, path: str) -> Iterator[Fault]:
         elif is_inside(watch.root, path):
             message = f"the watched folder {watch.path} is inside the {name} {path}"
             yield config.fault(f"{watch.key}.path", message, f"change this path or {key}")
+        elif (shown := _find_overlap(watch.root, path)) is not None:
+            message = f"{shown} shows the {name} {path} in the watched folder {watch.path}"
+            remedy = f"unmount one of the two (`findmnt {printable(shown)}`), or change {key}"
+            yield config.fault(key, message, remedy)
 
 
 def _check_log(config: Config, path: str) -> Iterator[Fault]:
@@ -207,6 +217,11 @@ def is_inside(path: str, folder: str) -> bool:
         if parent == path:
             return False
         path = parent
+
+
+def _find_overlap(folder: str, other: str) -> str | None:
+    """The path in a folder at which a mount shows files of another one."""
+    return find_overlap(os.path.realpath(folder), os.path.realpath(other), read_mounts())
 
 
 def _device_and_inode(path: str) -> tuple[int, int] | None:

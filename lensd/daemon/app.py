@@ -51,6 +51,7 @@ from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
 from lensd.jobs.prune import Pruner
 from lensd.logs.events import DaemonBaseline
+from lensd.store import own_folders
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
@@ -91,7 +92,10 @@ class App:
         self._inbox = inbox
         self.log = EventLog()
         self.pulse = Pulse()
-        self.archive = Archive(os.path.realpath(config.archive.path))
+        self.archive = Archive(
+            os.path.realpath(config.archive.path), {w.name: w.root for w in config.watch}
+        )
+        own_folders.note_all((self.archive.root, os.path.realpath(config.state.path)))
         self.root_states = RootStates((w.root for w in config.watch), inbox)
         self._exporter = self._make_exporter()
         if observer is not None:
@@ -179,11 +183,15 @@ class App:
     def prepare(self) -> None:
         """Finish what a crash left, and record the folders that the ledger does not know."""
         self.move_tracker.finish_interrupted_move()
-        fault = recover.recover(self.context)
-        if fault is not None and self.context.patient:
-            self.job_thread.back_off(
-                DiskUnavailable(fault.reason, fault.disk or self.archive.root, str(fault))
-            )
+        try:
+            fault = recover.recover(self.context)
+        except DiskUnavailable as away:
+            self.job_thread.back_off(away)
+        else:
+            if fault is not None and self.context.patient:
+                self.job_thread.back_off(
+                    DiskUnavailable(fault.reason, fault.disk or self.archive.root, str(fault))
+                )
         self.ledger.jobs.release(self.ledger.jobs.quarantined_before(__version__))
         for watch in self.healthy():
             self._record_folder(watch, self.pulse.progress)

@@ -57,7 +57,7 @@ def _remove_staged(job_file: JobFile, inode: Inode, context: JobContext) -> None
         if found is not None and found.same_inode(original):
             return
         staging.remove(job_file.folder_fd, job_file.temporary, inode)
-        context.archive.remove_link(job_file.entry.watch, job_file.entry.path, original)
+        context.archive.remover.remove_link(job_file.entry.watch, job_file.entry.path, original)
 
 
 def complete_output(job_file: JobFile, inode: Inode, size: int, settings: Settings) -> Identity:
@@ -85,7 +85,7 @@ def archive(job_file: JobFile, sha256: str, context: JobContext) -> Archived:
     """Keep the original, which has this hash. With `redo` it is in the archive already."""
     entry = job_file.entry
     if not entry.redo:
-        return context.archive.keep(
+        return context.archive.keeper.keep(
             job_file.fd,
             Identity.of(os.fstat(job_file.fd)),
             sha256,
@@ -94,6 +94,7 @@ def archive(job_file: JobFile, sha256: str, context: JobContext) -> Archived:
             may_link=job_file.lease is not None and job_file.lease.held,
             stop=lambda: context.stopping.is_set() or not job_file.unbroken,
         )
+    context.archive.open_root.require_there()
     if entry.sha256_in not in (None, sha256):
         raise Failed(
             Reason.IO_ERROR,
@@ -209,7 +210,7 @@ def recovered_event(line: Mapping[str, Any]) -> FileCompressed:
 
 def rescue(context: JobContext, entry: Entry, folder_fd: int, temporary: str) -> None:
     """Move bytes that are neither the staged output nor the archived original to the archive."""
-    path = context.archive.rescue(folder_fd, temporary, entry.watch, entry.path)
+    path = context.archive.rescuer.move(folder_fd, temporary, entry.watch, entry.path)
     context.log(
         FileRescued(
             path=entry.full_path,

@@ -16,7 +16,7 @@ from msgspec import structs
 
 from lensd.errors import Failed, FileError, Kept, Outcome, Reason, Skipped, StorageError
 from lensd.jobs import commit, job_end
-from lensd.jobs.archive_check import require_archive
+from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.context import JobContext, JobFile, Settings, open_job_file
 from lensd.logs.events import (
     AnalyzedSeconds,
@@ -67,8 +67,10 @@ def _run(job_file: JobFile, settings: Settings, context: JobContext) -> Event:
     entry, mode = job_file.entry, settings.mode
     if mode == "analyze":
         return _analyze(job_file, settings, context)
-    require_archive(context.archive, context.ledger)
-    with commit.staged(job_file, context) as inode:
+    with (
+        hold_archive(context.archive, context.ledger, job_file.folder_fd),
+        commit.staged(job_file, context) as inode,
+    ):
         measured = _request_output(job_file, inode, settings, context)
         _check_returned(entry, measured.sha256_in, context)
         output = commit.complete_output(job_file, inode, measured.bytes_out, settings)

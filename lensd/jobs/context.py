@@ -122,7 +122,7 @@ def open_job_file(entry: Entry, context: JobContext, waited: float) -> Iterator[
 
 def _require_expected(entry: Entry, folder_fd: int, name: str, context: JobContext) -> Identity:
     """The file's identity, if it is still the version of the job and one for lensd."""
-    archived = context.archive.find(entry.watch, entry.path)
+    archived = context.archive.originals.find(entry.watch, entry.path)
     own_inode = os.lstat(archived).st_ino if archived else None
     try:
         facts = completeness.probe(folder_fd, name, own_inode)

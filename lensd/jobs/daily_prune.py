@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from lensd.errors import FileError
+from lensd.errors import DiskUnavailable, FileError
 from lensd.jobs.prune import DAY_SECONDS, Pruner, Stop
 from lensd.logs.events import DaemonPruned
 from lensd.store.ledger import Ledger
@@ -54,7 +54,7 @@ class DailyPass:
             wall, boot = _read_clocks()
             if self._schedule.is_due(self.last_run(), wall, boot):
                 self.run(wall, stop)
-        except (FileError, OSError):
+        except (FileError, OSError, DiskUnavailable):
             self._has_finished_interrupted = False  # a fault of the archive ends no daemon
 
     def run(self, now: float, stop: Stop) -> None:

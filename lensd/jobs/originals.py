@@ -127,7 +127,7 @@ class OriginalFinder:
         marked = read_marks(folder.root, relative)
         if marked is None:
             return None
-        path = self._archive.locate(folder.name, relative, marked.sha256)
+        path = self._archive.originals.locate(folder.name, relative, marked.sha256)
         if path is not None:
             return Original(folder, relative, marked.sha256, path, None)
         for entry in self._ledger.originals.find(marked.sha256):
@@ -152,7 +152,7 @@ class OriginalFinder:
 
     def _list_versions(self, folder: Folder, relative: str, moved: Entry | None) -> dict[str, str]:
         """The archive paths of all originals of a path, by sha256."""
-        known = dict(self._archive.versions(folder.name, relative))
+        known = dict(self._archive.originals.versions(folder.name, relative))
         history = self._ledger.files.history(folder.root, relative)
         if moved is not None:
             history = [*self._ledger.files.history(moved.root, moved.path), *history]
@@ -165,8 +165,10 @@ class OriginalFinder:
 def original_of_entry(archive: Archive, folder: Folder, relative: str, entry: Entry) -> Original:
     """The original of a row whose output is at `relative` now."""
     sha256, path = entry.sha256_in or "", entry.archive_path or ""
-    if not os.path.lexists(path):  # a crash came between a step in the archive and the ledger
-        path = archive.locate(entry.watch, entry.path, sha256) or path
+    # A crash came between a step in the archive and the ledger; or an older lensd moved the
+    # original aside for one whose name differs in case only.
+    if not os.path.lexists(path) or archive.originals.is_ambiguous(entry.watch, entry.path, sha256):
+        path = archive.originals.locate(entry.watch, entry.path, sha256) or path
     return Original(folder, relative, sha256, path, entry)
 
 

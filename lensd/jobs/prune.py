@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 from lensd.errors import FileError
 from lensd.jobs import reread
+from lensd.jobs.archive_check import hold_archive
 from lensd.logs.events import FilePruned
 from lensd.store.archive import Archive
 from lensd.store.disk_errors import Interrupted
@@ -58,8 +59,13 @@ class Pruner:
         """Delete what is due at the wall time `now`, one original per step of the iterator.
 
         Ends early, between two files or within one that is read, when `stop()` is true. Raises
+        DiskUnavailable if the archive is away, and
         FileError, OSError if a deletion could not be completed: the next call completes it.
         """
+        with hold_archive(self._archive, self._ledger):
+            yield from self._prune(now, stop, dry_run=dry_run)
+
+    def _prune(self, now: float, stop: Stop, *, dry_run: bool) -> Iterator[Pruned]:
         if not dry_run:
             self.finish_interrupted()
         before = now - self._keep_days * DAY_SECONDS
@@ -83,7 +89,9 @@ class Pruner:
         if note is None:
             return
         job_id, paths = note
-        if self._has_any(paths):  # its output may have been deleted since lensd read it
+        with hold_archive(self._archive, self._ledger):
+            has_any = self._has_any(paths)
+        if has_any:  # its output may have been deleted since lensd read it
             self._ledger.state.prune_in_progress.clear()
         else:
             entry = self._ledger.jobs.get(job_id)
@@ -116,7 +124,7 @@ class Pruner:
         try:
             for path in paths:
                 require_unchanged()
-                self._archive.remove(path)
+                self._archive.remover.remove(path)
         except (_KeepError, FileError, OSError) as why:
             if not self._has_any(paths):
                 raise  # the note stays, so that `finish_interrupted` records the deletion
@@ -126,7 +134,7 @@ class Pruner:
         return result
 
     def _has_any(self, paths: Sequence[str]) -> bool:
-        return any(self._archive.has(path) for path in paths)
+        return any(self._archive.originals.has(path) for path in paths)
 
     def _find_copies(self, entry: Entry, stop: Stop) -> list[str]:
         """The archive paths whose bytes are this original; another version may have such a path."""

@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from operator import attrgetter
 
 from lensd.errors import FileError
 from lensd.logs.events import DaemonRebuilt
@@ -159,7 +158,7 @@ def _find_outputs(
 
     `moved` gets the sizes of the originals that other outputs name: these have been renamed.
     """
-    has_older = bool(archive.version_hashes())
+    has_older = bool(archive.originals.version_hashes())
     for at in walk(
         folder.root,
         recursive=folder.recursive,
@@ -170,7 +169,7 @@ def _find_outputs(
                 progress()
             path = at.path + name
             # A new installation has no originals, so it reads no headers.
-            if not has_older and not os.path.lexists(archive.path_for(folder.name, path)):
+            if not has_older and archive.originals.find(folder.name, path) is None:
                 continue
             marked = marks_at(at.fd, name)
             if marked is not None:
@@ -190,13 +189,13 @@ def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within:
     if there is None:
         return False
     ours: str | None = None
-    for archived, _ in _list_files(os.path.join(archive.root, watch, within).rstrip("/")):
+    for archived, _ in archive.originals.listed(watch, within):
         found = Identity.of(os.lstat(archived))
         if found.same_inode(there):
             return True
         if found.size == there.size:
             ours = ours or _hash_and_close(open_regular(folder_fd, name))
-            if _hash_and_close(archive.open_original(archived)) == ours:
+            if _hash_and_close(archive.originals.open(archived)) == ours:
                 return identity_at(folder_fd, name) == there
     return False
 
@@ -205,12 +204,14 @@ def _find_original(
     archive: Archive, folder: Folder, path: str, marked: Marked, *, has_older: bool
 ) -> str | None:
     """The archived original that the marks name; None if the archive has none of this path."""
-    aside = archive.version_path(marked.sha256, folder.name, path)
-    if has_older and os.path.isfile(aside):
+    aside = archive.originals.find_older(marked.sha256, folder.name, path) if has_older else None
+    if aside is not None:
         return aside
-    newest = archive.find(folder.name, path)
+    newest = archive.originals.find(folder.name, path)
     if newest is None or os.lstat(newest).st_size != marked.bytes_in:
         return None
+    if archive.originals.folds_case:  # it may be that of a file whose name differs in case
+        return archive.originals.locate(folder.name, path, marked.sha256)
     return newest
 
 
@@ -261,7 +262,7 @@ def _find_unclaimed_originals(
 
     Only of paths that are free: else the file there is not an output of it.
     """
-    for archived, path in _list_files(os.path.join(archive.root, folder.name)):
+    for archived, path in archive.originals.listed(folder.name):
         free = not os.path.lexists(os.path.join(folder.root, path))
         if free and not ledger.originals.at(archived):
             yield archived, path
@@ -270,7 +271,7 @@ def _find_unclaimed_originals(
 def _hash_original(
     folder: Folder, ledger: Ledger, archive: Archive, archived: str, path: str
 ) -> None:
-    sha256 = _hash_and_close(archive.open_original(archived))
+    sha256 = _hash_and_close(archive.originals.open(archived))
     _record_original(ledger, folder, path, archived, sha256)
 
 
@@ -278,26 +279,12 @@ def _find_older_originals(
     folder: Folder, ledger: Ledger, archive: Archive
 ) -> Iterator[tuple[str, str, str]]:
     """(archived path, path, sha256) of originals that no row has and a newer one has replaced."""
-    for sha256 in archive.version_hashes():
-        for archived, path in _list_files(archive.version_path(sha256, folder.name, "x")[:-2]):
+    for sha256 in archive.originals.version_hashes():
+        for archived, path in archive.originals.listed(VERSIONS, sha256, folder.name):
             if not ledger.originals.at(archived):
                 marked = read_marks(folder.root, path)
                 if marked is None or marked.sha256 != sha256:  # else its output is still there
                     yield archived, path, sha256
-
-
-def _list_files(top: str, inside: str = "") -> Iterator[tuple[str, str]]:
-    """(path, path below `top`) of the regular files below a folder, if there is one."""
-    try:
-        with os.scandir(f"{top}/{inside}") as found:
-            entries = sorted(found, key=attrgetter("name"))
-    except OSError:
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _list_files(top, f"{inside}{entry.name}/")
-        elif entry.is_file(follow_symlinks=False):
-            yield f"{top}/{inside}{entry.name}", f"{inside}{entry.name}"
 
 
 def _hash_and_close(fd: int) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
-from lensd.errors import Failed, FileError
+from lensd.errors import DiskUnavailable, Failed, FileError
 from lensd.jobs import commit
+from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.context import JobContext
 from lensd.jobs.rebuild import is_archived
 from lensd.jobs.recover_job import recover_job, temporary_of
@@ -27,10 +28,11 @@ def recover(
     """Finish or take back what a crash left between two steps, in all roots or `within` some.
 
     Jobs in a closed root wait until it is back: see `continue_jobs`. What a disk does not permit
-    now is left; with `report` the log has a line of it. Returns the first such fault.
+    now is left; with `report` the log has a line of it. Returns the first such fault. Raises
+    DiskUnavailable if the archive is away.
     """
     if context.ledger.roots.is_empty():  # new, or lost: half copies may be anywhere in the archive
-        context.archive.sweep()
+        context.archive.sweeper.sweep()
     closed = context.root_states.closed
 
     def is_wanted(root: str) -> bool:
@@ -42,11 +44,26 @@ def recover(
 def continue_jobs(
     context: JobContext, wanted: Callable[[str], bool], *, report: bool = True
 ) -> Failed | None:
-    """As `recover`, for the wanted roots, in which no job may be running."""
+    """As `recover`, for the wanted roots, in which no job may be running.
+
+    Raises DiskUnavailable if the archive is away and there is such a job.
+    """
     fault = None
     under_way = [e for e in context.ledger.jobs.under_way() if wanted(e.root)]
     if under_way:
-        context.archive.sweep_rescued()
+        with hold_archive(context.archive, context.ledger):
+            context.archive.sweeper.sweep_rescued()
+            fault = _recover_jobs(under_way, context, report=report)
+    for entry in context.ledger.jobs.unemitted():
+        if wanted(entry.root):
+            _announce(entry, context)
+    return fault
+
+
+def _recover_jobs(
+    under_way: Iterable[Entry], context: JobContext, *, report: bool
+) -> Failed | None:
+    fault = None
     for entry in under_way:
         try:
             recover_job(entry, context)
@@ -55,9 +72,6 @@ def continue_jobs(
             if report:
                 _report(context, end, entry.full_path, entry.watch, entry.job_id)
             fault = fault or (end if isinstance(end, Failed) else None)
-    for entry in context.ledger.jobs.unemitted():
-        if wanted(entry.root):
-            _announce(entry, context)
     return fault
 
 
@@ -71,15 +85,25 @@ def rescue_strays(root: str, watch: str, *, recursive: bool, context: JobContext
         return
     known = {temporary_of(entry) for entry in context.ledger.jobs.unfinished()}
     strays = [path for path in found if os.path.basename(path) not in known]
-    if strays:
-        context.archive.sweep_rescued()
-    for path in strays:
-        try:
-            _rescue_stray(root, watch, path, context)
-        except FileNotFoundError:  # another program removed it meanwhile
-            continue
-        except (FileError, OSError) as error:
-            _report(context, _to_file_error(error), os.path.join(root, path), watch, None)
+    if not strays:
+        return
+    try:
+        with hold_archive(context.archive, context.ledger):
+            context.archive.sweeper.sweep_rescued()
+            for path in strays:
+                _try_to_rescue(root, watch, path, context)
+    except DiskUnavailable as away:
+        end = Failed("io_error", str(away), disk=away.path)
+        _report(context, end, os.path.join(root, strays[0]), watch, None)
+
+
+def _try_to_rescue(root: str, watch: str, path: str, context: JobContext) -> None:
+    try:
+        _rescue_stray(root, watch, path, context)
+    except FileNotFoundError:  # another program removed it meanwhile
+        return
+    except (FileError, OSError) as error:
+        _report(context, _to_file_error(error), os.path.join(root, path), watch, None)
 
 
 def _rescue_stray(root: str, watch: str, path: str, context: JobContext) -> None:
@@ -90,7 +114,7 @@ def _rescue_stray(root: str, watch: str, path: str, context: JobContext) -> None
             os.unlink(name, dir_fd=folder_fd)
             fsync_folder(folder_fd)
             return
-        stray = context.archive.rescue(folder_fd, name, watch, path)
+        stray = context.archive.rescuer.move(folder_fd, name, watch, path)
     finally:
         os.close(folder_fd)
     context.log(

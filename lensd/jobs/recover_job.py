@@ -34,7 +34,7 @@ class _Found:
 
 def recover_job(entry: Entry, context: JobContext) -> None:
     """Raises FileError, OSError where that is not possible now; nothing is lost then."""
-    context.archive.sweep_beside(entry.watch, entry.path)
+    context.archive.sweeper.sweep_beside(entry.watch, entry.path)
     try:
         folder_fd = open_folder(entry.root, os.path.dirname(entry.path))
     except (FileNotFoundError, Skipped):
@@ -138,5 +138,5 @@ def _end_job(entry: Entry, verdict: Verdict, context: JobContext) -> None:
             context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
             context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED)
         return
-    context.archive.remove_link(entry.watch, entry.path, entry.identity)
+    context.archive.remover.remove_link(entry.watch, entry.path, entry.identity)
     context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED, temporary=None, staged=None)

@@ -67,7 +67,7 @@ def is_unchanged(root: str, relative: str, identity: Identity) -> bool:
 
 def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
     """Read a file in the archive. Raises as `file_at`."""
-    fd = archive.open_original(path)
+    fd = archive.originals.open(path)
     try:
         return _read(fd, path, stop, look_for_mark=False)
     finally:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 from lensd.errors import FileError, Skipped, StorageError, UsageError
 from lensd.jobs import reread
+from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.originals import Original, original_of_entry
 from lensd.logs.events import FileRescued, FileRestored
 from lensd.store import publish
 from lensd.store.archive import Archive
-from lensd.store.copy import copy_onto_free_name
-from lensd.store.fs import identity_at, make_folders, open_folder
+from lensd.store.archive.folders import mirror_back
+from lensd.store.fs import identity_at, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.folder import Log
@@ -49,11 +50,17 @@ class Restorer:
         copy of the output is kept in `rescued/`. Raises Skipped(`changed`) if the file is not an
         output as lensd wrote it, Failed, StorageError, OSError.
         """
+        with hold_archive(self._archive, self._ledger):
+            return self._put_back(original, purge=purge)
+
+    def _put_back(self, original: Original, *, purge: bool) -> str:
         published = self._identify_output(original)
         original = self._prepare(original)
         job_id = self._record_intent(original)
         try:
             with self._rescuing(original, published, job_id):
+                folder = os.path.dirname(original.relative)
+                mirror_back(original.folder.root, folder, original.archive_path)
                 method = publish.return_original(
                     original.archive_path,
                     original.sha256,
@@ -70,7 +77,7 @@ class Restorer:
         self._ledger.originals.record_restored(job_id, identity, original.archive_path, gone=gone)
         if purge and method != "move":
             # last: the archive may have more than the ledger says, and never less
-            self._archive.remove(original.archive_path)
+            self._archive.remover.remove(original.archive_path)
         self._log(
             FileRestored(
                 path=original.full_path,
@@ -115,13 +122,13 @@ class Restorer:
         folder_fd = open_folder(original.folder.root, os.path.dirname(relative))
         try:
             name = os.path.basename(relative)
-            kept = self._archive.rescue_copy(folder_fd, name, published.identity, watch, relative)
+            kept = self._archive.rescuer.copy(folder_fd, name, published.identity, watch, relative)
         finally:
             os.close(folder_fd)
         try:
             yield
         except BaseException:
-            self._archive.remove(kept)  # the file has its name still
+            self._archive.remover.remove(kept)  # the file has its name still
             raise
         self._log(
             FileRescued(
@@ -153,24 +160,16 @@ class Restorer:
 
         Raises UsageError if another original has that path: it stays, and nothing is restored.
         """
-        source = original.archive_path
-        target = self._archive.path_for(original.folder.name, original.relative)
-        folder, name = os.path.split(os.path.relpath(target, self._archive.root))
-        fd = self._archive.open_original(source)
-        folder_fd = make_folders(self._archive.root, folder)
+        source, watch, relative = original.archive_path, original.folder.name, original.relative
         try:
-            identity = Identity.of(os.fstat(fd))
-            copy_onto_free_name(fd, identity, original.sha256, folder_fd, name)
+            return self._archive.keeper.copy_within(source, original.sha256, watch, relative)
         except FileExistsError:
+            target = self._archive.originals.find(watch, relative)
             raise UsageError(
                 f"{original.full_path} is a copy of another output, and {target} is the original "
                 f"of a different file; copy the one that you want by hand: cp -a {source} "
                 f"{original.full_path}"
             ) from None
-        finally:
-            os.close(folder_fd)
-            os.close(fd)
-        return target
 
     def _record_intent(self, original: Original) -> str:
         """Write the row first: after a crash the daemon must know the file as restored."""

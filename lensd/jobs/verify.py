@@ -18,6 +18,7 @@ from lensd.errors import FileError, StorageError
 from lensd.jobs import reread
 from lensd.jobs.reread import Reading
 from lensd.store.archive import Archive
+from lensd.store.archive.naming import decode
 from lensd.store.identity import Identity
 from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
@@ -111,6 +112,7 @@ class Verifier:
             for name in sorted(names):
                 path = os.path.join(folder, name)
                 sha256, _, inside = os.path.relpath(path, top).partition("/")
+                inside = decode(inside)
                 if path not in self._seen and inside and wanted(inside):
                     watch = inside.partition("/")[0]
                     yield self._compare(path, path, watch, sha256)

@@ -11,6 +11,7 @@ from lensd.errors import Skipped
 from lensd.store.disk_errors import disk_faults
 
 _ACL = "system.posix_acl_access"
+_FOLDER_ACLS = (_ACL, "system.posix_acl_default")
 _DENIED = (errno.EPERM, errno.EACCES, errno.ENOTSUP)
 _ABSENT = (errno.ENODATA, errno.ENOTSUP)
 
@@ -34,6 +35,52 @@ def copy_attributes(source_fd: int, target_fd: int, *, preserve_mtime: bool) -> 
             f"lensd may not copy the original's {', '.join(denied)}: run it as the owner of the "
             "files, or with CAP_CHOWN and CAP_FOWNER in its unit's AmbientCapabilities=",
         )
+
+
+def copy_folder_rights(source_fd: int, target_fd: int, *, at_most: int = 0o7777) -> None:
+    """Give an open folder owner, group, ACLs and mode of another, as far as lensd may.
+
+    The folder is never more open than the source: without the source's group or ACL its group may
+    do what all others may. It gets no bit of the mode that `at_most` lacks, except those that its
+    owner needs where that is lensd's user.
+    """
+    source = os.fstat(source_fd)
+    with disk_faults(target_fd):
+        _try_chown(target_fd, -1, source.st_gid)
+        mode = stat.S_IMODE(source.st_mode)
+        if os.fstat(target_fd).st_gid != source.st_gid or not _copy_acls(source_fd, target_fd):
+            everyone = mode >> 3 & mode & 0o007
+            mode = mode & 0o700 | everyone << 3 | everyone
+        _try_chmod(target_fd, mode & at_most)
+        _try_chown(target_fd, source.st_uid, -1)
+        if os.fstat(target_fd).st_uid != source.st_uid:
+            _try_chmod(target_fd, mode & at_most | 0o700)
+
+
+def is_more_open(folder: os.stat_result, source: os.stat_result) -> bool:
+    """Whether someone may enter or list a folder who may not do so with the source, by its mode."""
+    mode, allowed = folder.st_mode & 0o077, source.st_mode & 0o077
+    if folder.st_gid != source.st_gid:
+        everyone = allowed >> 3 & allowed & 0o007
+        allowed = everyone << 3 | everyone
+    return bool(mode & ~allowed)
+
+
+def _copy_acls(source_fd: int, target_fd: int) -> bool:
+    """Whether the folder has the ACLs of the source now, or none as the source."""
+    wanted = _acls(source_fd)
+    for name in _acls(target_fd).keys() - wanted.keys():
+        os.removexattr(target_fd, name)
+    return all(_set(target_fd, name, value) for name, value in wanted.items())
+
+
+def _acls(fd: int) -> dict[str, bytes]:
+    try:
+        return {name: os.getxattr(fd, name) for name in os.listxattr(fd) if name in _FOLDER_ACLS}
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return {}
+        raise
 
 
 def _copy_extended(source_fd: int, target_fd: int) -> list[str]:

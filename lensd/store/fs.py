@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -17,15 +18,37 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TEMPORARY = re.compile(r"\.lensd-[A-Za-z0-9_-]{1,64}\.tmp")
 
 
-def open_folder(root: str, relative_folder: str) -> int:
+def open_folder(root: str | int, relative_folder: str) -> int:
     """A descriptor of `root/relative_folder` ("" is the root); enters no link below the root.
 
-    Raises FileNotFoundError, Skipped(`symlink`) when a part is a link or no folder.
+    `root` is a path or an open folder. Raises FileNotFoundError, Skipped(`symlink`) when a part is
+    a link or no folder.
     """
-    fd = os.open(root, _FOLDER)
+    fd = os.dup(root) if isinstance(root, int) else os.open(root, _FOLDER)
     for part in _parts(relative_folder):
-        fd = _enter(fd, part, root)
+        fd = _enter(fd, part)
     return fd
+
+
+def enter_folder(folder_fd: int, part: str) -> int:
+    """A descriptor of a folder in an open folder. Raises FileNotFoundError, Skipped(`symlink`)."""
+    try:
+        return os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder_fd)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise Skipped(
+            "symlink",
+            f"{path_of(folder_fd)}/{part} is a link or no folder: lensd enters no links below a "
+            "root; put a real folder there",
+        ) from error
+
+
+def make_folder(folder_fd: int, part: str, mode: int) -> None:
+    """Make a folder in an open folder, durably, unless the name is taken. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(part, mode, dir_fd=folder_fd)
+        fsync_folder(folder_fd)
 
 
 def make_folders(root: str, relative_folder: str, mode: int = 0o755) -> int:
@@ -35,9 +58,13 @@ def make_folders(root: str, relative_folder: str, mode: int = 0o755) -> int:
     """
     fd = os.open(root, _FOLDER)
     for part in _parts(relative_folder):
-        with disk_faults(root):
-            _make(fd, part, mode)
-        fd = _enter(fd, part, root)
+        try:
+            with disk_faults(root):
+                make_folder(fd, part, mode)
+        except BaseException:
+            os.close(fd)
+            raise
+        fd = _enter(fd, part)
     return fd
 
 
@@ -109,27 +136,9 @@ def _parts(relative: str) -> list[str]:
     return parts
 
 
-def _make(fd: int, part: str, mode: int) -> None:
+def _enter(fd: int, part: str) -> int:
+    """As enter_folder; closes the outer folder."""
     try:
-        os.mkdir(part, mode, dir_fd=fd)
-        fsync_folder(fd)
-    except FileExistsError:
-        return
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def _enter(fd: int, part: str, root: str) -> int:
-    try:
-        return os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
-            raise
-        raise Skipped(
-            "symlink",
-            f"{part!r} below {root} is a link or no folder: lensd enters no links below a root; "
-            "put a real folder there",
-        ) from error
+        return enter_folder(fd, part)
     finally:
         os.close(fd)

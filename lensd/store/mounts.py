@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
@@ -30,11 +30,17 @@ class Mount(NamedTuple):
     point: bytes
     kind: str
     depth: int
+    root: bytes = b"/"  # the folder of its filesystem that the mount shows, escaped as `point`
 
     @property
     def path(self) -> str:
         """The mount point as a path."""
-        return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), self.point))
+        return _unescape(self.point)
+
+    @property
+    def shows(self) -> str:
+        """The folder of its filesystem that the mount shows; "/" but for bind mounts."""
+        return _unescape(self.root)
 
     @property
     def is_remote(self) -> bool:
@@ -44,6 +50,10 @@ class Mount(NamedTuple):
     def name(self) -> str:
         """What distinguishes it from the mount above or below it, also after remounts and boots."""
         return f"{self.depth} {quote_from_bytes(self.point)}"
+
+
+def _unescape(path: bytes) -> str:
+    return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), path))
 
 
 def point_of(name: str) -> str:
@@ -56,24 +66,34 @@ def parse(mountinfo: bytes) -> Iterator[Mount]:
     depths: dict[bytes, int] = {}
     for line in mountinfo.split(b"\n")[:-1]:  # a path may have any other line break
         fields, _, rest = line.partition(b" - ")
-        number, _, device, _, point = fields.split(b" ")[:5]
+        number, _, device, root, point = fields.split(b" ")[:5]
         major, minor = device.split(b":")
         depths[point] = depths.get(point, 0) + 1
         kind = rest.partition(b" ")[0].decode("ascii", "replace")
-        yield Mount(int(number), (int(major), int(minor)), point, kind, depths[point])
+        place = int(number), (int(major), int(minor)), point
+        yield Mount(*place, kind, depths[point], root)
 
 
 def read_mounts() -> list[Mount]:
     """The mounts that this process sees now."""
-    with open("/proc/self/mountinfo", "rb") as table:
-        return list(parse(table.read()))
+    return list(parse(_read("/proc/self/mountinfo")))
 
 
-def mount_of_folder(fd: int) -> Mount | None:
+def mount_of_folder(fd: int, mounts: Sequence[Mount] | None = None) -> Mount | None:
     """The mount that an open folder lies on; None when it was unmounted meanwhile."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-        number = next(int(line[7:]) for line in info if line.startswith(b"mnt_id:"))
-    return next((mount for mount in read_mounts() if mount.number == number), None)
+    info = _read(f"/proc/self/fdinfo/{fd}").splitlines()
+    number = next(int(line[7:]) for line in info if line.startswith(b"mnt_id:"))
+    known = read_mounts() if mounts is None else mounts
+    return next((mount for mount in known if mount.number == number), None)
+
+
+def _read(path: str) -> bytes:
+    """Without the calls by which open() prepares a buffer: each job reads these files."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(lambda: os.read(fd, 1 << 16), b""))
+    finally:
+        os.close(fd)
 
 
 def mount_of(path: str, points: Iterable[str]) -> str:

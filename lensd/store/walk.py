@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 from lensd.errors import Skipped
+from lensd.store import own_folders
 from lensd.store.fs import open_folder
 
 Wanted: TypeAlias = Callable[[str, os.DirEntry[str]], bool]
@@ -23,7 +24,7 @@ class Visited(NamedTuple):
 
 
 def walk(root: str, *, recursive: bool, wanted: Wanted) -> Iterator[Visited]:
-    """Every folder of a root; links to folders are not entered.
+    """Every folder of a root; links to folders are not entered, nor are lensd's own folders.
 
     `wanted(path, entry)` decides about each entry that is no folder. Only names are kept, since an
     entry with a stat is ten times as large, and a folder may have 100,000 files. A folder that
@@ -39,6 +40,8 @@ def walk(root: str, *, recursive: bool, wanted: Wanted) -> Iterator[Visited]:
                 raise
             continue
         try:
+            if own_folders.includes(fd):
+                continue
             names, folders = _read_names(fd, folder, wanted)
             yield Visited(folder, fd, names)
         finally:

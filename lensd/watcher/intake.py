@@ -216,7 +216,7 @@ class Intake:
 
     def _archived_inode(self, key: Key) -> int | None:
         """The inode of the archived original of this path, which may be a link to the file."""
-        path = self._archive.find(self._folders[key.root].name, key.path)
+        path = self._archive.originals.find(self._folders[key.root].name, key.path)
         return os.lstat(path).st_ino if path else None
 
 

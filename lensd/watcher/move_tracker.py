@@ -211,7 +211,7 @@ class MoveTracker:
             found = Identity.of(os.lstat(os.path.join(*key)))
         except OSError:
             return False
-        return self._archive.remove_link(entry.watch, entry.path, found)
+        return self._archive.remover.remove_link(entry.watch, entry.path, found)
 
 
 def choose_paths(moves: Iterable[tuple[Entry, Key]]) -> dict[str, Key]:

@@ -32,26 +32,29 @@ class OriginalRenamer:
         old, sha256 = entry.archive_path, entry.sha256_in
         if old is None or sha256 is None or entry.outcome == Outcome.RESTORED:
             return None
-        new = self._archive.path_for(watch, relative)
+        renamer = self._archive.renamer
+        try:
+            new = renamer.path_for(old, watch, relative)
+        except (FileError, StorageError, OSError):
+            return None
         if old == new:
             return None
         self.finish_interrupted()  # of a move that a full disk ended before its last step
         self._ledger.state.renaming_original.set(RenamingOriginal(old, new))
         try:
-            new, displaced = self._archive.add_name(old, watch, relative)
+            displaced = renamer.add_name(old, watch, relative).displaced
         except (FileError, StorageError, OSError):
             self._ledger.state.renaming_original.clear()
             return None
-        if displaced is not None and displaced != sha256:
-            aside = self._archive.version_path(displaced, watch, relative)
-            self._ledger.originals.record_moved(new, aside, displaced)
+        if displaced is not None and displaced.sha256 != sha256:
+            self._ledger.originals.record_moved(new, displaced.path, displaced.sha256)
         self._ledger.originals.record_moved(old, new, sha256)
         return old
 
     def drop_old_name(self, old: str | None) -> None:
         """The last step, after the row has moved."""
         if old is not None:
-            self._archive.drop_name(old)
+            self._archive.remover.remove_second_name(old)
             self._ledger.state.renaming_original.clear()
 
     def finish_interrupted(self) -> None:
@@ -62,7 +65,8 @@ class OriginalRenamer:
         old, new = renaming
         if _is_same_file(old, new):
             with suppress(StorageError):  # archive.path was changed: both stay in the old archive
-                self._archive.drop_name(new if self._ledger.originals.at(old) else old)
+                is_old = bool(self._ledger.originals.at(old))
+                self._archive.remover.remove_second_name(new if is_old else old)
         elif not os.path.lexists(old) and os.path.lexists(new):  # a disk without hard links
             for entry in self._ledger.originals.at(old):
                 self._ledger.originals.record_moved(old, new, entry.sha256_in or "")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 
 from lensd.errors import DegradedReason, LockedError
+from lensd.store import own_folders
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
+from lensd.store.mounts import read_mounts
+from lensd.store.overlaps import find_overlap
 from lensd.watcher import root_identity
 from lensd.watcher.root_identity import Found, Problem
 
@@ -20,6 +23,7 @@ def check_root(path: str, ledger: Ledger, claims: Claims) -> Found | Problem:
         found = root_identity.probe(path)
         known = ledger.roots.get_identity(path)
         problem = root_identity.decide(known, found.identity, lambda: _is_familiar(path, ledger))
+        problem = problem or _overlap(path)
         if problem is not None:
             return problem
         claims.claim(path)
@@ -30,6 +34,20 @@ def check_root(path: str, ledger: Ledger, claims: Claims) -> Found | Problem:
     if known != found.identity:
         ledger.roots.set_identity(path, *found.identity)
     return found
+
+
+def _overlap(root: str) -> Problem | None:
+    """A mount that shows lensd's own files in a watched folder, or the other way round."""
+    mounts = read_mounts()
+    for own in own_folders.paths():
+        found = find_overlap(root, own, mounts)
+        if found is not None:
+            return Problem(
+                DegradedReason.OVERLAPS,
+                f"{found} shows files of lensd's own folder {own}: unmount it there. lensd must "
+                "not compress its own originals, so the folder's jobs wait",
+            )
+    return None
 
 
 def _is_familiar(root: str, ledger: Ledger) -> bool:

@@ -123,7 +123,7 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
     mark(OPENED)
     folder = Folder(f"{plan['top']}/loras")
     inbox = Inbox()
-    archive = Archive(plan["archive"])
+    archive = Archive(plan["archive"], {folder.name: folder.root})
     move_tracker = MoveTracker([folder], ledger, archive, log)
     context = JobContext(
         ledger=ledger,

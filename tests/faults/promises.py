@@ -12,6 +12,11 @@ PROMISES = {
     "continues within a minute after there is space; it loses no job",
     "archive elsewhere": "lensd copies the original to an archive on another disk, and compares "
     "the hash of the copy, before it replaces the file",
+    "archive gone": "When the archive is unmounted during a job, lensd replaces nothing and writes "
+    "nothing below the mount point; the job is done when the archive is back",
+    "archive shown": "When a mount shows the archive in a watched folder, lensd reports the "
+    "folder as degraded and compresses no archived original",
+    "private": "No folder in the archive is more open than the watched folder that it mirrors",
     "read-only": "lensd reports the disk once, and continues when the disk is writable again",
     "folder gone": "lensd reports an unmounted, renamed or deleted watched folder as degraded "
     "within 30 s, and never treats it as empty; it sees all files within 60 s after the folder is "
@@ -37,7 +42,8 @@ PROMISES = {
     "to start and names the first one",
     "clock": "When the clock jumps by a year, no job starts early or late",
     "names": "lensd processes names that are not UTF-8, contain newlines or have 255 bytes; the "
-    "log stays valid JSON",
+    "log stays valid JSON. An archive on a disk that refuses such names, or folds their case, "
+    "keeps each original",
     "own output": "lensd never compresses its own output again, also after the ledger is lost",
     "ledger": "A kill at any system call of a start that creates, converts or rebuilds the ledger "
     "costs nothing: the next start continues. A damaged or deleted ledger is rebuilt from marks "

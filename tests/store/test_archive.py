@@ -47,7 +47,7 @@ def write(path: Path, content: bytes) -> Path:
 def keep(archive: Archive, path: Path, *, may_link: bool = False, name: str = NAME) -> Archived:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return archive.keep(
+        return archive.keeper.keep(
             fd, Identity.of(os.fstat(fd)), sha(path.read_bytes()), "loras", name, may_link=may_link
         )
     finally:
@@ -76,7 +76,7 @@ def test_exactly_the_opened_file_is_archived(archive: Archive, source: Path) -> 
     source.rename(source.with_name("moved"))
     write(source, b"another")
     for may_link in (True, False):
-        kept = archive.keep(fd, identity, sha(content), "loras", NAME, may_link=may_link)
+        kept = archive.keeper.keep(fd, identity, sha(content), "loras", NAME, may_link=may_link)
         assert Path(kept.path).read_bytes() == content
     os.close(fd)
 
@@ -144,7 +144,7 @@ def test_the_last_name_of_a_deleted_file_stays_in_the_archive(
     identity = Identity.of(os.fstat(fd))
     source.unlink()
     with pytest.raises(Skipped) as caught:
-        archive.keep(fd, identity, sha(b"original" * 1000), "loras", NAME, may_link=False)
+        archive.keeper.keep(fd, identity, sha(b"original" * 1000), "loras", NAME, may_link=False)
     os.close(fd)
     assert caught.value.reason == "vanished"
     assert Path(kept.path).read_bytes() == b"original" * 1000
@@ -156,7 +156,7 @@ def test_a_file_without_a_name_is_not_linked(archive: Archive, source: Path) -> 
     identity = Identity.of(os.fstat(fd))
     source.unlink()
     with pytest.raises(Skipped) as caught:
-        archive.keep(fd, identity, sha(b"original" * 1000), "loras", NAME, may_link=True)
+        archive.keeper.keep(fd, identity, sha(b"original" * 1000), "loras", NAME, may_link=True)
     os.close(fd)
     assert caught.value.reason == "vanished"
 
@@ -169,14 +169,14 @@ def test_older_originals_move_aside(archive: Archive, source: Path, *, may_link:
         kept = keep(archive, write(source, content), may_link=may_link)
         assert Path(kept.path).read_bytes() == content
         time.sleep(0.02)  # versions are sorted by the time of their move
-    assert archive.find("loras", NAME) == f"{archive.root}/loras/{NAME}"
-    versions = archive.versions("loras", NAME)
+    assert archive.originals.find("loras", NAME) == f"{archive.root}/loras/{NAME}"
+    versions = archive.originals.versions("loras", NAME)
     assert [sha256 for sha256, _ in versions[:1]] == [sha(b"three")]
     assert {sha256: Path(path).read_bytes() for sha256, path in versions} == {
         sha(b"one"): b"one", sha(b"two"): b"two", sha(b"three"): b"three",
     }  # fmt: skip
     for sha256, path in versions:
-        fd = archive.open_original(path)
+        fd = archive.originals.open(path)
         assert sha(os.read(fd, 99)) == sha256
         os.close(fd)
 
@@ -207,7 +207,9 @@ def test_a_file_that_changes_meanwhile_is_not_archived(archive: Archive, source:
     source.write_bytes(b"theirs")
     for may_link in (True, False):
         with pytest.raises(Skipped) as caught:
-            archive.keep(fd, identity, sha(b"original" * 1000), "loras", NAME, may_link=may_link)
+            archive.keeper.keep(
+                fd, identity, sha(b"original" * 1000), "loras", NAME, may_link=may_link
+            )
         assert caught.value.reason == "changed"
     os.close(fd)
     assert all_files(archive.root) == {}
@@ -217,7 +219,7 @@ def test_a_copy_with_other_bytes_is_a_fault_of_the_disk(archive: Archive, source
     """The hash of the first reading counts; the incomplete copy is removed."""
     fd = os.open(source, os.O_RDONLY)
     with pytest.raises(Failed) as caught:
-        archive.keep(
+        archive.keeper.keep(
             fd,
             Identity.of(os.fstat(fd)),
             sha(b"what was read first"),
@@ -234,7 +236,7 @@ def test_archiving_stops_when_asked(archive: Archive, source: Path) -> None:
     """SIGTERM does not wait for a large copy, and no incomplete copy stays."""
     fd = os.open(source, os.O_RDONLY)
     with pytest.raises(Interrupted):
-        archive.keep(
+        archive.keeper.keep(
             fd, Identity.of(os.fstat(fd)), sha(source.read_bytes()), "loras", NAME,
             may_link=False, stop=lambda: True,
         )  # fmt: skip
@@ -262,7 +264,7 @@ from lensd.store.identity import Identity
 fd = os.open(sys.argv[2], os.O_RDONLY)
 sha256 = hashlib.sha256(open(sys.argv[2], "rb").read()).hexdigest()
 try:
-    kept = Archive(sys.argv[1]).keep(
+    kept = Archive(sys.argv[1]).keeper.keep(
         fd, Identity.of(os.fstat(fd)), sha256, "loras", "f", may_link=sys.argv[3] == "link"
     )
     print(kept.method)
@@ -311,14 +313,14 @@ def test_the_archive_enters_no_links(archive: Archive, source: Path, tmp_path: P
     with pytest.raises(Skipped) as caught:
         keep(archive, source)
     assert caught.value.reason == "symlink"
-    assert archive.find("loras", NAME) is None
+    assert archive.originals.find("loras", NAME) is None
     assert list((tmp_path / "outside").iterdir()) == []
 
 
 def test_an_archive_that_is_not_there_is_not_empty(tmp_path: Path, source: Path) -> None:
     """An unmounted disk must not look like an archive without originals."""
     archive = Archive(str(tmp_path / "gone"))
-    for ask in (archive.find, archive.versions):
+    for ask in (archive.originals.find, archive.originals.versions):
         with pytest.raises(StorageError, match="mount its disk"):
             ask("loras", NAME)
     with pytest.raises(StorageError):
@@ -330,7 +332,7 @@ def test_an_archive_that_is_not_there_is_not_empty(tmp_path: Path, source: Path)
 def test_some_names_of_watched_folders_are_refused(archive: Archive, watch: str) -> None:
     """They would be paths outside of the archive, or its own folders."""
     with pytest.raises(ValueError, match="cannot be the name"):
-        archive.find(watch, NAME)
+        archive.originals.find(watch, NAME)
 
 
 def test_rescued_bytes_keep_their_path_in_separate_folders(
@@ -340,7 +342,7 @@ def test_rescued_bytes_keep_their_path_in_separate_folders(
     paths = []
     for content in (b"one", b"two"):
         (tmp_path / ".lensd-1.tmp").write_bytes(content)
-        paths.append(Path(archive.rescue(folder_fd, ".lensd-1.tmp", "loras", NAME)))
+        paths.append(Path(archive.rescuer.move(folder_fd, ".lensd-1.tmp", "loras", NAME)))
         assert paths[-1].read_bytes() == content
         assert not (tmp_path / ".lensd-1.tmp").exists()
     assert paths[0] != paths[1]
@@ -353,7 +355,7 @@ def test_rescue_across_devices_copies_and_then_unlinks(
     """The copy has the attributes."""
     (tmp_path / "x").write_bytes(b"theirs")
     os.utime(tmp_path / "x", ns=(3, 4))
-    path = Path(Archive(str(other_device)).rescue(folder_fd, "x", "loras", NAME))
+    path = Path(Archive(str(other_device)).rescuer.move(folder_fd, "x", "loras", NAME))
     assert path.read_bytes() == b"theirs"
     assert path.stat().st_mtime_ns == 4
     assert not (tmp_path / "x").exists()
@@ -372,7 +374,7 @@ def test_rescue_across_devices_waits_for_writers(
         if grants_leases.name != "OPEN_WRITER":  # type: ignore[union-attr]
             pytest.skip("this filesystem grants no leases")
         with pytest.raises(Skipped) as caught:
-            Archive(str(other_device)).rescue(folder_fd, "x", "loras", NAME)
+            Archive(str(other_device)).rescuer.move(folder_fd, "x", "loras", NAME)
     assert caught.value.reason == "changed"
     assert (tmp_path / "x").read_bytes() == b"half"
     assert all_files(other_device) == {}
@@ -382,10 +384,10 @@ def test_removing_an_original_removes_its_empty_folders(archive: Archive, source
     """But not the folder of the watch, and no folder with another entry."""
     first = keep(archive, source)
     other = keep(archive, source, name="styles/deep/er/other.safetensors")
-    archive.remove(other.path)
+    archive.remover.remove(other.path)
     assert list(all_files(archive.root)) == [f"loras/{NAME}"]
     assert not Path(other.path).parent.parent.exists()
-    archive.remove(first.path)
+    archive.remover.remove(first.path)
     assert [Path(archive.root, "loras")] == list(Path(archive.root).rglob("*"))
 
 
@@ -395,9 +397,9 @@ def test_an_older_version_is_removed_with_the_folder_of_its_hash(
     """The newest stays."""
     keep(archive, source)
     newest = keep(archive, write(source, b"newer"))
-    [(_, older)] = archive.versions("loras", NAME)
-    archive.remove(older)
-    assert [] == archive.versions("loras", NAME)
+    [(_, older)] = archive.originals.versions("loras", NAME)
+    archive.remover.remove(older)
+    assert [] == archive.originals.versions("loras", NAME)
     assert list(all_files(archive.root)) == [f"loras/{NAME}"]
     assert Path(newest.path).read_bytes() == b"newer"
     assert list(Path(archive.root, ".versions").iterdir()) == []
@@ -410,7 +412,7 @@ def test_nothing_outside_the_archive_is_removed(archive: Archive, path: str) -> 
     """Also if the configuration names another archive than the ledger."""
     outside = write(Path(archive.root).parent / "loras/ink", b"theirs")
     with pytest.raises(StorageError, match="not an original in the archive"):
-        archive.remove(path if path.startswith("/") else f"{archive.root}/{path}")
+        archive.remover.remove(path if path.startswith("/") else f"{archive.root}/{path}")
     assert outside.read_bytes() == b"theirs"
 
 
@@ -425,10 +427,10 @@ def test_only_regular_files_are_removed_from_the_archive(archive: Archive, tmp_p
         ("link", "symlink"), ("folder", "not_regular"), ("linked/x", "symlink"),
     ):  # fmt: skip
         with pytest.raises(Skipped) as caught:
-            archive.remove(f"{loras}/{name}")
+            archive.remover.remove(f"{loras}/{name}")
         assert caught.value.reason == reason
     with pytest.raises(FileNotFoundError):
-        archive.remove(f"{loras}/never")
+        archive.remover.remove(f"{loras}/never")
     assert target.read_bytes() == b"theirs"
     assert (loras / "link").is_symlink()
     assert (loras / "folder").is_dir()
@@ -439,8 +441,8 @@ def test_folders_stay_while_something_is_put_into_the_archive(
 ) -> None:
     """Another thread may have created a folder that is still empty."""
     kept = keep(archive, source)
-    with archive._open_parent("loras/styles/deep/new"):
-        archive.remove(kept.path)
+    with archive.open_root.make_place("loras/styles/deep/new"):
+        archive.remover.remove(kept.path)
     assert Path(archive.root, "loras/styles/deep").is_dir()
 
 
@@ -448,17 +450,17 @@ def test_a_link_is_removed_while_the_file_has_another_name(archive: Archive, sou
     """In any folder; an original without another name stays, and so does another file."""
     identity = Identity.of(source.stat())
     kept = Path(keep(archive, source, may_link=True).path)
-    archive.remove_link("loras", NAME, identity._replace(inode=identity.inode + 1))
+    archive.remover.remove_link("loras", NAME, identity._replace(inode=identity.inode + 1))
     assert kept.exists()
     moved = source.rename(source.with_name("moved"))
-    archive.remove_link("loras", NAME, identity)
+    archive.remover.remove_link("loras", NAME, identity)
     assert not kept.exists()
     assert moved.stat().st_nlink == 1
     kept = Path(keep(archive, moved, may_link=True).path)
     moved.unlink()
-    archive.remove_link("loras", NAME, identity)
+    archive.remover.remove_link("loras", NAME, identity)
     assert kept.exists()
-    archive.remove_link("loras", "styles/never", identity)
+    archive.remover.remove_link("loras", "styles/never", identity)
 
 
 def test_incomplete_copies_are_swept_in_the_folder_of_a_job(archive: Archive, source: Path) -> None:
@@ -467,9 +469,9 @@ def test_incomplete_copies_are_swept_in_the_folder_of_a_job(archive: Archive, so
     elsewhere = write(Path(archive.root, "loras/other", temporary_name("elsewhere")), b"ha")
     rescued = write(Path(archive.root, "rescued/x/loras", temporary_name("rescued")), b"ha")
     beside.write_bytes(b"ha")
-    assert archive.sweep_beside("loras", NAME) == 1
-    assert archive.sweep_beside("loras", "never/seen") == 0
-    assert archive.sweep_rescued() == 1
+    assert archive.sweeper.sweep_beside("loras", NAME) == 1
+    assert archive.sweeper.sweep_beside("loras", "never/seen") == 0
+    assert archive.sweeper.sweep_rescued() == 1
     assert not beside.exists()
     assert not rescued.exists()
     assert elsewhere.exists()
@@ -480,6 +482,6 @@ def test_incomplete_copies_of_a_killed_lensd_are_swept(archive: Archive, source:
     kept = keep(archive, source)
     half = Path(kept.path).with_name(temporary_name("dead"))
     half.write_bytes(b"ha")
-    assert archive.sweep() == 1
+    assert archive.sweeper.sweep() == 1
     assert list(all_files(archive.root)) == [f"loras/{NAME}"]
-    assert archive.sweep() == 0
+    assert archive.sweeper.sweep() == 0

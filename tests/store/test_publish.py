@@ -388,7 +388,7 @@ class Restore:
         self.sha256 = hashlib.sha256(OLD).hexdigest()
         fd = os.open(self.name, os.O_RDONLY)
         self.original = Path(
-            self.archive.keep(
+            self.archive.keeper.keep(
                 fd, identity(self.name), self.sha256, "loras", "styles/f", may_link=True
             ).path
         )

@@ -10,6 +10,7 @@ from heapq import merge
 from operator import attrgetter
 from typing import Any, TypedDict
 
+from lensd.store.archive.naming import decode
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, entry_of, row_key, stored
@@ -146,9 +147,13 @@ def move_original(db: sqlite3.Connection, old: str, new: str, sha256: str) -> No
 def move_older_originals(db: sqlite3.Connection, entry: Entry) -> None:
     """Rows of other originals with the archive path of this one: theirs moved to `.versions`."""
     archived, inside = entry.archive_path, f"{entry.watch}/{entry.path}"
-    if archived is None or entry.sha256_in is None or not archived.endswith(f"/{inside}"):
+    if archived is None or entry.sha256_in is None:
         return
+    decoded = decode(archived)
+    if not decoded.endswith(f"/{inside}"):
+        return
+    top = decoded.removesuffix(inside)
     query = "SELECT DISTINCT sha256_in FROM files WHERE archive_path = ? AND sha256_in <> ?"
     for (older,) in db.execute(query, (os.fsencode(archived), entry.sha256_in)).fetchall():
-        aside = f"{archived.removesuffix(inside)}{VERSIONS}/{older}/{inside}"
+        aside = f"{top}{VERSIONS}/{older}/{archived.removeprefix(top)}"
         move_original(db, archived, aside, older)
