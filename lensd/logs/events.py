@@ -344,6 +344,7 @@ class FileRestored(FileEvent, frozen=True, kw_only=True, tag="file.restored"):
     sha256: Sha256
     method: Code
     bytes: Count
+    recovered: Recovered | UnsetType = UNSET
 
 
 class FileRescued(FileEvent, frozen=True, kw_only=True, tag="file.rescued"):

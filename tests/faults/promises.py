@@ -41,5 +41,11 @@ PROMISES = {
     "own output": "lensd never compresses its own output again, also after the ledger is lost",
     "restart": "With 10,000 queued files lensd is ready within 5 s; it loses none and processes "
     "none twice",
+    "immutable": "A file that is immutable or append-only (`chattr`) is left alone with a reason "
+    "that says so, and leaves no copy in the archive",
+    "undo killed": "After a kill between any two system calls of `restore`, `restore --purge`, "
+    "`once --redo`, `prune`, or of following a rename onto another output, no bytes are lost; the "
+    "next start completes it or takes it back, `lensd verify` finds no fault, and a restored file "
+    "is not compressed again",
     "undo": "`lensd restore` brings back exact bytes, mode, owner, date and attributes",
 }
