@@ -32,6 +32,7 @@ from lensd.errors import (
     LensdError,
     UsageError,
 )
+from lensd.jobs.daily_prune import observe_clock
 from lensd.jobs.originals import Original, OriginalFinder
 from lensd.jobs.prune import Pruned, Pruner
 from lensd.jobs.restore import Restorer
@@ -165,7 +166,9 @@ class RequestHandler:
                 "archive.keep_days is null, so lensd keeps every original; set it to a number of "
                 "days to delete older ones, e.g. keep_days: 90"
             )
-        pruner = Pruner(self.ledger, self.archive, self.log, days)
+        pruner = Pruner(self.ledger, self.archive, self.log, days, self.config.settle.quiet_seconds)
+        if not request.dry_run:
+            observe_clock(self.ledger, self.log)
         results = []
         for result in pruner.prune(time.time(), self.stop, dry_run=request.dry_run):
             results.append(result)

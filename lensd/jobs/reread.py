@@ -56,6 +56,11 @@ class Held:
         """
         if self.lease is None:
             wait_quiet(quiet_seconds, stop)
+        return self.is_as_read
+
+    @property
+    def is_as_read(self) -> bool:
+        """Whether no program wrote to it since it was read, or wants to, as far as that shows."""
         now = Identity.of(os.fstat(self.fd))
         return self.unbroken and now.same_content(self.reading.identity)
 

@@ -178,7 +178,10 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
 
 
 def ask(plan: dict[str, Any], folder: Folder, context: JobContext) -> None:
-    """As the command that finds no daemon. Raises StorageError if it says that something failed."""
+    """As a command that finds no daemon. Raises StorageError if it says that something failed."""
+    if plan["asks"] == {"verb": "verify"}:
+        verify(context.ledger, context.archive, context.log)
+        return
     config: Any = SimpleNamespace(
         watch=[folder],
         archive=SimpleNamespace(keep_days=30),

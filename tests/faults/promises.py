@@ -35,7 +35,8 @@ PROMISES = {
     "continue",
     "two daemons": "A second lensd with the same state folder or the same watched folder refuses "
     "to start and names the first one",
-    "clock": "When the clock jumps by a year, no job starts early or late",
+    "clock": "When the clock jumps by a year, no job starts early or late, and no original is "
+    "deleted before lensd has seen `keep_days` pass",
     "names": "lensd processes names that are not UTF-8, contain newlines or have 255 bytes; the "
     "log stays valid JSON",
     "own output": "lensd never compresses its own output again, also after the ledger is lost",

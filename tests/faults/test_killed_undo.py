@@ -56,8 +56,14 @@ def redo(scene: Scene) -> None:
 
 
 def prune(scene: Scene) -> None:
+    """Two originals."""
+    other = scene.path.with_name(OTHER)
     scene.run()
-    age(SimpleNamespace(loras=scene.top / "loras", state=scene.top / "state"), scene.path, 40)
+    os.rename(scene.path, other)
+    scene.drop(scene.prepared.newer)
+    scene.run()
+    for path in (scene.path, other):
+        age(SimpleNamespace(loras=scene.top / "loras", state=scene.top / "state"), path, 40)
     scene.asks = {"verb": "prune"}
 
 
@@ -90,13 +96,17 @@ def is_compressed(scene: Scene) -> None:
 
 
 def is_pruned(scene: Scene) -> None:
-    """One prune more, and the original is gone, for the ledger too."""
-    require(scene.path.read_bytes() == scene.whole[1], "the output is not there")
+    """One prune more, and the originals are gone, for the ledger too."""
+    for path, original in (
+        (scene.path, scene.prepared.newer),
+        (scene.path.with_name(OTHER), scene.prepared.original),
+    ):
+        require(path.read_bytes() == scene.prepared.output(original), "the output is not there")
     scene.asks = {"verb": "prune"}
     ran = scene.run()
     require(ran.code == 0, f"the next prune ended with {ran.code}: {ran.errors}")
     require(not scene.originals, "not pruned")
-    require(scene.rows()[-1]["archive_path"] is None, "the ledger counts on it")
+    require(not [r for r in scene.rows() if r["archive_path"]], "the ledger counts on one")
 
 
 def has_followed(scene: Scene) -> None:
@@ -140,6 +150,15 @@ def calls_of(scene: Scene, case: Case) -> list[Call]:
     return calls
 
 
+def look(scene: Scene) -> None:
+    """`lensd verify`, before the next start."""
+    scene.asks = {"verb": "verify"}
+    ran = scene.run()
+    require(ran.code == 0, f"verify ended with {ran.code}: {ran.errors}")
+    faults = [line for line in ran.lines if line["event"] == "fault"]
+    require(not faults, f"verify finds {faults}")
+
+
 def converge(scene: Scene) -> list[Ran]:
     """Two plain starts: nothing is compressed again, and nothing is wrong."""
     started = [scene.run(verify=True), scene.run(verify=True)]
@@ -166,6 +185,7 @@ def test_killed_at_each_call(stage: MakeStage, tell: Callable[[str], None], kind
         scene.kill(call)
         gone = before - _bytes_of(scene) - _expendable(scene, case)
         require(not gone, "bytes are gone")
+        look(scene)
         started = converge(scene)
         again = [line for ran in started for line in ran.lines if line["event"] == "file.settled"]
         require(not again, f"a file is a job again: {again}")
@@ -185,7 +205,8 @@ def _bytes_of(scene: Scene) -> set[bytes]:
 def _expendable(scene: Scene, case: Case) -> set[bytes]:
     """What the command was to remove: outputs, and with `prune` the original."""
     outputs = {scene.prepared.output(b) for b in (scene.prepared.original, scene.prepared.newer)}
-    return outputs | ({scene.prepared.original} if case.prepare is prune else set())
+    originals = {scene.prepared.original, scene.prepared.newer}
+    return outputs | (originals if case.prepare is prune else set())
 
 
 WRITTEN = ["restore", "restore, archive elsewhere", "once --redo", "restore, no lease"]
