@@ -18,7 +18,17 @@ from tests.support.protected import protected
 NAMES = [
     f"{name}.safetensors"
     for name in (
-        *("one", "other", "deleted", "replaced", "edited", "lengthened", "damaged", "gone"),
+        *(
+            "one",
+            "other",
+            "deleted",
+            "replaced",
+            "edited",
+            "lengthened",
+            "damaged",
+            "gone",
+            "redone",
+        ),
         *("open output", "open original", "immutable i", "immutable a"),
     )
 ]
@@ -163,6 +173,19 @@ def test_an_edited_output_is_refused(files: Files, name: str, edit: Callable[[Pa
     path.rename(path.with_suffix(".mine"))
     assert server.lensd("restore", path).returncode == 0
     assert _is_back(path, before)
+
+
+def test_a_redo_leaves_an_edited_output(files: Files) -> None:
+    """With its old size and date: lensd compares its bytes before it replaces it."""
+    server, path, before = files.take("redone")
+    _edit(path)
+    edited = path.read_bytes()
+    [line] = [line for line in server.once("--redo", path) if line["event"].startswith("file.")]
+    assert (line["event"], line["reason"]) == ("file.skipped", "changed")
+    assert "edited" in line["message"]
+    assert edited == path.read_bytes()
+    assert Seen.of(server.archived(path)).sha256 == before.sha256
+    assert [] == server.temporaries()
 
 
 def test_a_damaged_original_is_not_put_back(files: Files) -> None:

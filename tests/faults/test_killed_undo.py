@@ -84,6 +84,8 @@ def is_restored(scene: Scene) -> None:
     now = scene.path.read_bytes() if scene.path.exists() else b""
     if now == original:
         require(scene.rows()[-1]["outcome"] == "restored", "not known as restored")
+        is_on_same_disk = scene.archive.parent == scene.top
+        require(not (is_on_same_disk and scene.originals), "moved, and the archive has it")
     else:
         require(now in (output, b""), f"neither old nor new: {len(now)} bytes")
         require([original] == scene.originals, "not restored, and the archive has no original")
