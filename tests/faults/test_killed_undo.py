@@ -135,6 +135,7 @@ CASES = {
     "once --redo, archive elsewhere": Case(redo, is_compressed, ELSEWHERE),
     "prune": Case(prune, is_pruned, {}),
     "prune, archive elsewhere": Case(prune, is_pruned, ELSEWHERE),
+    "prune, no lease": Case(prune, is_pruned, {"refuse": ["lease"]}),
     "renamed onto another output": Case(rename_onto, has_followed, {}),
     "renamed onto another output, archive elsewhere": Case(rename_onto, has_followed, ELSEWHERE),
 }
