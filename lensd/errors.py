@@ -307,6 +307,16 @@ class Reason(StrEnum):
         ),
     )
     # It should have worked.
+    IMMUTABLE = (
+        "immutable",
+        Outcome.SKIPPED,
+        "the kernel does not permit lensd to replace the file",
+        (
+            "The file or its folder is immutable or append-only (`chattr +i`, `+a`), or the folder "
+            "is sticky and the file has another owner. lensd archived nothing."
+        ),
+        "`chattr -i -a` with the path that `lsattr` shows; then `lensd once --redo` with the path.",
+    )
     UNREADABLE = (
         "unreadable",
         Outcome.FAILED,

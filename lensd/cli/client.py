@@ -16,6 +16,7 @@ from lensd.errors import LockedError
 from lensd.logs import log
 from lensd.logs.sinks import Sink
 from lensd.store.archive import Archive
+from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.store.locks import StateLock
 from lensd.watcher.move_tracker import MoveTracker
@@ -53,6 +54,7 @@ def read_only_handler(config: Config) -> AbstractContextManager[RequestHandler]:
 
 @contextmanager
 def _open_handler(config: Config, *, readonly: bool) -> Iterator[RequestHandler]:
+    block_lease_signal()
     with closing(Ledger(config.state.path, __version__, readonly=readonly)) as ledger:
         archive = Archive(
             os.path.realpath(config.archive.path), {w.name: w.root for w in config.watch}

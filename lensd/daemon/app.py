@@ -48,7 +48,7 @@ from lensd.daemon.systemd_notify import Pulse
 from lensd.errors import EXIT_OK, DiskUnavailable, StorageError
 from lensd.jobs import rebuild, recover
 from lensd.jobs.context import JobContext
-from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.daily_prune import DailyPass, observe_clock
 from lensd.jobs.prune import Pruner
 from lensd.logs.events import DaemonBaseline
 from lensd.store import own_folders
@@ -160,11 +160,12 @@ class App:
             patient=patient,
         )
 
-    def _make_daily_pass(self) -> DailyPass | None:
-        days = self.config.archive.keep_days
-        if days is None:
-            return None
-        return DailyPass(Pruner(self.ledger, self.archive, self.log, days), self.ledger, self.log)
+    def _make_daily_pass(self) -> DailyPass:
+        days, quiet = self.config.archive.keep_days, self.config.settle.quiet_seconds
+        pruner = None
+        if days is not None:
+            pruner = Pruner(self.ledger, self.archive, self.log, days, quiet)
+        return DailyPass(pruner, self.ledger, self.log)
 
     def _make_exporter(self) -> Exporter | None:
         path = self.config.metrics.textfile
@@ -182,6 +183,7 @@ class App:
 
     def prepare(self) -> None:
         """Finish what a crash left, and record the folders that the ledger does not know."""
+        observe_clock(self.ledger, self.log)
         self.move_tracker.finish_interrupted_move()
         try:
             fault = recover.recover(self.context)

@@ -5,6 +5,7 @@ The process that has the state folder's lock does it: the command itself, or the
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,21 @@ from lensd.daemon.control_messages import (
     RetryRequest,
 )
 from lensd.daemon.select import watch_of
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, LensdError, UsageError
+from lensd.errors import (
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    ConfigError,
+    FileError,
+    LensdError,
+    UsageError,
+)
+from lensd.jobs.daily_prune import observe_clock
 from lensd.jobs.originals import Original, OriginalFinder
 from lensd.jobs.prune import Pruned, Pruner
 from lensd.jobs.restore import Restorer
 from lensd.logs.events import DaemonPaused, DaemonResumed
 from lensd.store.archive import Archive
+from lensd.store.disk_errors import Interrupted
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below
@@ -70,13 +80,24 @@ class RequestHandler:
 
     def restore(self, request: RestoreRequest, send: Send) -> int:
         """Put originals back into the watched folders. Raises UsageError before any is put back."""
-        restorer = Restorer(self.ledger, self.archive, self.log, self.move_tracker)
+        restorer = Restorer(
+            self.ledger, self.archive, self.log, self.move_tracker, self.config.settle.quiet_seconds
+        )
+        roots = {watch.root for watch in self.config.watch}
+        with contextlib.suppress(FileError, OSError, Interrupted):  # the next start tries again
+            restorer.finish_interrupted(roots.__contains__, self.stop)
         originals = self.find_originals(request)
         code = EXIT_OK
         for done, original in enumerate(originals, 1):
             path, method = original.full_path, None
             try:
-                method = restorer.put_back(original, purge=request.purge)
+                if self.stop():
+                    raise Interrupted
+                method = restorer.put_back(original, purge=request.purge, stop=self.stop)
+            except Interrupted:
+                left = len(originals) - done + 1
+                send(Message(f"lensd is stopping; {left} files are not restored: try again later"))
+                return EXIT_SOME_FAILED
             except (LensdError, OSError) as error:
                 say = f"error: {path}: {error}"
                 code = EXIT_SOME_FAILED
@@ -145,7 +166,9 @@ class RequestHandler:
                 "archive.keep_days is null, so lensd keeps every original; set it to a number of "
                 "days to delete older ones, e.g. keep_days: 90"
             )
-        pruner = Pruner(self.ledger, self.archive, self.log, days)
+        pruner = Pruner(self.ledger, self.archive, self.log, days, self.config.settle.quiet_seconds)
+        if not request.dry_run:
+            observe_clock(self.ledger, self.log)
         results = []
         for result in pruner.prune(time.time(), self.stop, dry_run=request.dry_run):
             results.append(result)

@@ -6,6 +6,7 @@ The order is that of docs/design.md's invariants. The ledger has each step befor
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from lensd.logs.json_line import Fields
 from lensd.store import publish as store_publish
 from lensd.store import staging
 from lensd.store.archive import Archived, Method
-from lensd.store.attributes import copy_attributes
+from lensd.store.attributes import copy_attributes, is_protected
 from lensd.store.disk_errors import Interrupted, disk_faults
 from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
@@ -44,8 +45,11 @@ def staged(job_file: JobFile, context: JobContext) -> Iterator[Inode]:
     os.close(fd)
     try:
         yield inode
-    except BaseException:
+    except BaseException as error:
         _remove_staged(job_file, inode, context)
+        is_denied = isinstance(error, OSError) and error.errno == errno.EPERM
+        if is_denied or is_protected(job_file.fd):
+            _remove_copy(job_file, context)
         raise
 
 
@@ -58,6 +62,24 @@ def _remove_staged(job_file: JobFile, inode: Inode, context: JobContext) -> None
             return
         staging.remove(job_file.folder_fd, job_file.temporary, inode)
         context.archive.remover.remove_link(job_file.entry.watch, job_file.entry.path, original)
+
+
+def _remove_copy(job_file: JobFile, context: JobContext) -> None:
+    """Remove the archived copy of an original that stays: the kernel does not let lensd replace it.
+
+    Not a copy that another row names, and only while the original is under its name, unchanged.
+    """
+    entry = context.ledger.jobs.get(job_file.entry.job_id)
+    path = entry.archive_path
+    if path is None or entry.redo or entry.state != JobState.PUBLISHING:
+        return
+    others = [e for e in context.ledger.originals.at(path) if e.job_id != entry.job_id]
+    with contextlib.suppress(LensdError, OSError):
+        named = identity_at(job_file.folder_fd, job_file.name)
+        if not others and named is not None and named.same_content(entry.identity):
+            if context.archive.originals.has(path) and job_file.unbroken:
+                context.archive.remover.remove(path)
+            context.ledger.jobs.update(entry.job_id, archive_path=None, archive_method=None)
 
 
 def complete_output(job_file: JobFile, inode: Inode, size: int, settings: Settings) -> Identity:

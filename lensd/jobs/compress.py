@@ -15,7 +15,7 @@ from typing import Literal
 from msgspec import structs
 
 from lensd.errors import Failed, FileError, Kept, Outcome, Reason, Skipped, StorageError
-from lensd.jobs import commit, job_end
+from lensd.jobs import commit, job_end, replaced
 from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.context import JobContext, JobFile, Settings, open_job_file
 from lensd.logs.events import (
@@ -58,7 +58,7 @@ def process(entry: Entry, settings: Settings, context: JobContext, waited: float
     except StorageError:
         raise  # the ledger cannot be written, or no original can be archived
     except OSError as error:
-        return job_end.finish(entry, job_end.io_error(error), context)
+        return job_end.finish(entry, job_end.io_error(error, entry.full_path), context)
     except Exception:  # noqa: BLE001  a bug must not end the daemon for all other files
         return job_end.finish(entry, job_end.bug(traceback.format_exc(limit=-8)), context)
 
@@ -86,6 +86,8 @@ def _run(job_file: JobFile, settings: Settings, context: JobContext) -> Event:
         began = time.monotonic()
         archived = commit.archive(job_file, measured.sha256_in, context)
         archive_seconds = round(time.monotonic() - began, 4)
+        if entry.redo:
+            replaced.keep_unknown_output(job_file, context)
         event = _compressed(job_file, mode, measured, archived, archive_seconds)
         return commit.publish(job_file, context, event, output)
 

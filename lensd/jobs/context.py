@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from lensd.errors import Skipped
+from lensd.jobs.explained import require_changeable
 from lensd.lora.parameters import Parameters
 from lensd.store.archive import Archive
 from lensd.store.fs import open_folder, open_regular, temporary_name
@@ -99,6 +100,7 @@ def open_job_file(entry: Entry, context: JobContext, waited: float) -> Iterator[
         expected = _require_expected(entry, folder_fd, name, context)
         fd = _open_file(folder_fd, name)
         opened.callback(os.close, fd)
+        require_changeable(fd, entry.full_path)
         found = Identity.of(os.fstat(fd))
         if not found.same_content(expected):
             raise Skipped("changed", "another file took the name just before the job began")

@@ -1,65 +1,76 @@
-"""The daemon's own prune, once a day between two jobs."""
+"""The daemon's own prune, once a day between two jobs; and its look at the clock."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from lensd.errors import DiskUnavailable, FileError
-from lensd.jobs.prune import DAY_SECONDS, Pruner, Stop
-from lensd.logs.events import DaemonPruned
+from lensd.jobs.prune import Pruner, Stop
+from lensd.logs.events import DaemonClock, DaemonPruned
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.observed import DAY_SECONDS, read_clocks
 from lensd.watcher.folder import Log
 
 FIRST_SECONDS = 600.0  # from the start of lensd to a pass that is overdue
-CLOCK_WAS_SET_SECONDS = 3600.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Schedule:
-    """When the next pass is due. `wall`: wall time; `boot`: seconds since boot, sleep included.
+    """When the next pass is due. `boot`: seconds since boot at the start of lensd."""
 
-    A clock that is set while lensd runs can make every original old at once: then nothing is
-    deleted for a day in which the clock is not set again.
-    """
-
-    wall: float
     boot: float
-    wait: float = FIRST_SECONDS
 
     def is_due(self, last: float | None, wall: float, boot: float) -> bool:
         """Whether to start a pass; the last one was at the wall time `last`."""
-        if abs((wall - self.wall) - (boot - self.boot)) > CLOCK_WAS_SET_SECONDS:
-            self.wall, self.boot, self.wait = wall, boot, DAY_SECONDS
-        waited = boot - self.boot >= self.wait
+        waited = boot - self.boot >= FIRST_SECONDS
         return waited and (last is None or not 0 <= wall - last < DAY_SECONDS)
 
 
-class DailyPass:
-    """Deletes originals that are older than keep_days."""
+def observe_clock(ledger: Ledger, log: Log) -> None:
+    """Note the time that has passed, and log it if the clock was set. Raises StorageError."""
+    jump = ledger.observed.observe()
+    if jump is not None:
+        log(
+            DaemonClock(
+                seconds=round(jump, 3),
+                message=f"the clock was set {'forward' if jump > 0 else 'back'} by "
+                f"{abs(jump) / 3600:,.1f} hours; lensd deletes no original for a day. If the clock "
+                "is wrong now, correct it (`timedatectl`)",
+            )
+        )
 
-    def __init__(self, pruner: Pruner, ledger: Ledger, log: Log) -> None:
+
+class DailyPass:
+    """Deletes originals that are older than keep_days; without a pruner it looks at the clock."""
+
+    def __init__(self, pruner: Pruner | None, ledger: Ledger, log: Log) -> None:
         self._pruner = pruner
         self._ledger = ledger
         self._log = log
-        self._schedule = Schedule(*_read_clocks())
+        self._schedule = Schedule(read_clocks().uptime)
         self._has_finished_interrupted = False
 
     def run_if_due(self, stop: Stop) -> None:
         """Ends early when `stop()` is true, and is then still due. Raises StorageError."""
+        observe_clock(self._ledger, self._log)
+        if self._pruner is None:
+            return
         try:
             if not self._has_finished_interrupted:
                 self._pruner.finish_interrupted()
                 self._has_finished_interrupted = True
-            wall, boot = _read_clocks()
-            if self._schedule.is_due(self.last_run(), wall, boot):
-                self.run(wall, stop)
+            clocks = read_clocks()
+            is_due = self._schedule.is_due(self.last_run(), clocks.wall, clocks.uptime)
+            if is_due and not self._ledger.observed.pause():
+                self.run(clocks.wall, stop)
         except (FileError, OSError, DiskUnavailable):
             self._has_finished_interrupted = False  # a fault of the archive ends no daemon
 
     def run(self, now: float, stop: Stop) -> None:
         """One pass at the wall time `now`, with a log line that sums it up."""
         files = size = kept = 0
+        if self._pruner is None:
+            return
         for result in self._pruner.prune(now, stop):
             if result.kept_because is None:
                 files, size = files + 1, size + result.bytes
@@ -78,7 +89,3 @@ class DailyPass:
     def last_run(self) -> float | None:
         """The wall time of the last pass that was completed."""
         return self._ledger.state.last_prune.get()
-
-
-def _read_clocks() -> tuple[float, float]:
-    return time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
-from lensd.errors import DiskUnavailable, Failed, FileError, Outcome, Reason
+from lensd.errors import DiskUnavailable, Failed, FileError, Outcome, Reason, Skipped
 from lensd.jobs import commit
 from lensd.jobs.context import JobContext
 from lensd.jobs.end_decision import BACK_OFF, Facts, Verdict, attempts_allowed, decide
+from lensd.jobs.explained import immutable
 from lensd.logs.events import Event, FilePostponed, FileQuarantined, file_end
 from lensd.store.ledger import Columns, JobState
 from lensd.store.ledger.entry import Entry
@@ -107,7 +109,10 @@ def abandon(entry: Entry, context: JobContext) -> None:
     _supersede(entry, "another program wrote to the file", context)
 
 
-def io_error(error: OSError) -> Failed:
+def io_error(error: OSError, path: str) -> Failed | Skipped:
+    """The end of a job whose steps met an error of the system."""
+    if error.errno == errno.EPERM:
+        return immutable(path)
     where = f" at {error.filename}" if error.filename else ""
     return Failed(
         Reason.IO_ERROR,

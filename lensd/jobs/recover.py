@@ -10,13 +10,15 @@ import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable
 
-from lensd.errors import DiskUnavailable, Failed, FileError
-from lensd.jobs import commit
+from lensd.errors import DiskUnavailable, Failed, FileError, StorageError
+from lensd.jobs import commit, restoring
 from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.context import JobContext
 from lensd.jobs.rebuild import is_archived
 from lensd.jobs.recover_job import recover_job, temporary_of
+from lensd.jobs.restoring import Restores
 from lensd.logs.events import FileRescued, file_end
+from lensd.store.disk_errors import Interrupted
 from lensd.store.fs import fsync_folder, open_folder
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.scan import temporaries
@@ -41,6 +43,26 @@ def recover(
     return continue_jobs(context, is_wanted, report=report)
 
 
+def continue_restores(
+    context: JobContext, wanted: Callable[[str], bool], *, report: bool = True
+) -> Failed | None:
+    """Complete or take back the restores that a crash cut off, as `continue_jobs`."""
+    fault = None
+    restores = Restores(context.ledger, context.archive, context.log, context.quiet_seconds)
+    for note, entry in list(restores.under_way()):
+        if wanted(entry.root):
+            try:
+                restores.finish(note, context.stopping.is_set)
+            except Interrupted:
+                break
+            except (FileError, StorageError, OSError) as error:
+                end = _to_file_error(error)
+                if report:
+                    _report(context, end, entry.full_path, entry.watch, entry.job_id)
+                fault = fault or (end if isinstance(end, Failed) else None)
+    return fault
+
+
 def continue_jobs(
     context: JobContext, wanted: Callable[[str], bool], *, report: bool = True
 ) -> Failed | None:
@@ -48,12 +70,13 @@ def continue_jobs(
 
     Raises DiskUnavailable if the archive is away and there is such a job.
     """
-    fault = None
+    fault = continue_restores(context, wanted, report=report)
     under_way = [e for e in context.ledger.jobs.under_way() if wanted(e.root)]
     if under_way:
         with hold_archive(context.archive, context.ledger):
             context.archive.sweeper.sweep_rescued()
-            fault = _recover_jobs(under_way, context, report=report)
+            in_jobs = _recover_jobs(under_way, context, report=report)
+        fault = fault or in_jobs
     for entry in context.ledger.jobs.unemitted():
         if wanted(entry.root):
             _announce(entry, context)
@@ -67,6 +90,8 @@ def _recover_jobs(
     for entry in under_way:
         try:
             recover_job(entry, context)
+        except Interrupted:
+            break
         except (FileError, OSError) as error:
             end = _to_file_error(error)
             if report:
@@ -84,6 +109,7 @@ def rescue_strays(root: str, watch: str, *, recursive: bool, context: JobContext
     if not found:
         return
     known = {temporary_of(entry) for entry in context.ledger.jobs.unfinished()}
+    known |= {restoring.temporary_of(r) for r in context.ledger.state.restoring.get() or ()}
     strays = [path for path in found if os.path.basename(path) not in known]
     if not strays:
         return
@@ -136,9 +162,11 @@ def _is_archived(folder_fd: int, name: str, context: JobContext, watch: str, fol
         return False
 
 
-def _to_file_error(error: FileError | OSError) -> FileError:
+def _to_file_error(error: FileError | StorageError | OSError) -> FileError:
     if isinstance(error, FileError):
         return error
+    if isinstance(error, StorageError):
+        return Failed("io_error", str(error), disk=error.path)
     where = f" at {error.filename}" if error.filename else ""
     return Failed("io_error", f"{error.strerror or error}{where}; check rights and disk")
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from lensd.errors import Skipped
-from lensd.jobs import commit
+from lensd.jobs import commit, reread
 from lensd.jobs.context import JobContext
 from lensd.jobs.recover_decision import Content, Facts, Verdict, decide
+from lensd.jobs.replaced import find_outputs
+from lensd.jobs.reread import Held
 from lensd.store import publish
-from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular, temporary_name
+from lensd.store.fs import fsync_folder, identity_at, open_folder, temporary_name
 from lensd.store.identity import Identity
-from lensd.store.lease import Lease, Refusal
 from lensd.store.ledger import JobState, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.swap import swap
@@ -25,11 +25,11 @@ LOOKS = 8  # at files that another program changes between a look and the step t
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The facts, the file under the temporary, and a lease on it if it is an archived original."""
+    """The facts, and the file under the temporary: read under a lease if it may be unlinked."""
 
     facts: Facts
     there: Identity | None
-    lease: Lease | None = None
+    held: Held | None = None
 
 
 def recover_job(entry: Entry, context: JobContext) -> None:
@@ -42,7 +42,7 @@ def recover_job(entry: Entry, context: JobContext) -> None:
         return
     try:
         for _ in range(LOOKS):
-            with _look(entry, folder_fd) as found:
+            with _look(entry, folder_fd, context) as found:
                 verdict = decide(found.facts)
                 if _act(verdict, entry, folder_fd, found, context):
                     _end_job(entry, verdict, context)
@@ -58,7 +58,7 @@ def temporary_of(entry: Entry) -> str:
 
 
 @contextmanager
-def _look(entry: Entry, folder_fd: int) -> Iterator[_Found]:
+def _look(entry: Entry, folder_fd: int, context: JobContext) -> Iterator[_Found]:
     named = identity_at(folder_fd, os.path.basename(entry.path))
     there = identity_at(folder_fd, temporary_of(entry))
     facts = Facts(
@@ -70,17 +70,26 @@ def _look(entry: Entry, folder_fd: int) -> Iterator[_Found]:
     if facts.temporary is not Content.ORIGINAL or not facts.is_archived:
         yield _Found(facts, there)
         return
-    fd = open_regular(folder_fd, temporary_of(entry))
-    try:
-        lease = Lease.take(fd)
-        if isinstance(lease, Lease):
-            with lease:
-                yield _Found(facts, there, lease)
-        else:
-            has_writer = lease is Refusal.OPEN_WRITER
-            yield _Found(replace(facts, has_writer=has_writer), there)
-    finally:
-        os.close(fd)
+    stop = context.stopping.is_set
+    with ExitStack() as opened:
+        try:
+            held = opened.enter_context(
+                reread.hold_at(folder_fd, temporary_of(entry), entry.full_path, stop)
+            )
+        except Skipped:  # a program has it open for writing, or wrote to it
+            yield _Found(replace(facts, has_writer=True), there)
+            return
+        if not _is_known(entry, held.reading.sha256, context):
+            facts = replace(facts, temporary=Content.OTHER)  # edited, with the old date
+        yield _Found(facts, there, held)
+
+
+def _is_known(entry: Entry, sha256: str, context: JobContext) -> bool:
+    """Whether these are the bytes that the job replaced: the archived ones, or an old output's."""
+    if entry.redo:
+        place = entry.root, entry.path
+        return sha256 in find_outputs(context.ledger, *place, [entry.sha256_in or ""])
+    return entry.sha256_in in (None, sha256)
 
 
 def _content(entry: Entry, found: Identity | None) -> Content:
@@ -115,20 +124,10 @@ def _act(
 
 def _unlink_original(entry: Entry, folder_fd: int, found: _Found, context: JobContext) -> bool:
     """False: another program changed it, or wants to write to it."""
-    if found.there is None:
+    held = found.held
+    if held is None or not held.settle(context.quiet_seconds, context.stopping.is_set):
         return False
-    if found.lease is None:  # nothing shows a writer, so wait a quiet time and compare again
-        seconds = _remaining_quiet_seconds(found.there, entry, context.quiet_seconds)
-        context.stopping.wait(seconds)
-    elif not found.lease.held:
-        return False
-    return publish.discard(folder_fd, temporary_of(entry), found.there)
-
-
-def _remaining_quiet_seconds(there: Identity, entry: Entry, quiet: float) -> float:
-    """The rest of the quiet seconds after the exchange."""
-    exchanged = max(there.ctime_ns / 1e9, entry.updated)
-    return min(quiet, max(0.0, exchanged + quiet - time.time()))
+    return publish.discard(folder_fd, temporary_of(entry), held.reading.identity)
 
 
 def _end_job(entry: Entry, verdict: Verdict, context: JobContext) -> None:

@@ -3,143 +3,174 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 
-from lensd.errors import FileError, Skipped, StorageError, UsageError
+from lensd.errors import Failed, LensdError, Skipped, UsageError
 from lensd.jobs import reread
 from lensd.jobs.archive_check import hold_archive
+from lensd.jobs.explained import explained, require_changeable
 from lensd.jobs.originals import Original, original_of_entry
-from lensd.logs.events import FileRescued, FileRestored
+from lensd.jobs.replaced import find_outputs, report_kept
+from lensd.jobs.reread import Held, Stop
+from lensd.jobs.restoring import Restores, is_there, temporary_of
 from lensd.store import publish
 from lensd.store.archive import Archive
 from lensd.store.archive.folders import mirror_back
-from lensd.store.fs import identity_at, open_folder
+from lensd.store.disk_errors import Interrupted
+from lensd.store.fs import make_folders, open_folder
 from lensd.store.identity import Identity
-from lensd.store.ledger import Ledger, Outcome
+from lensd.store.ledger import Ledger
+from lensd.store.ledger.notes import Restoring
+from lensd.store.ledger.states import UNDER_WAY
 from lensd.watcher.folder import Log
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.settle import Key
-
-
-@dataclass(frozen=True, slots=True)
-class _Published:
-    """A file that has lensd's marks. `is_known`: the ledger says that lensd wrote these bytes."""
-
-    identity: Identity
-    is_known: bool
 
 
 class Restorer:
     """Not for several threads at once: it changes files, as jobs do."""
 
     def __init__(
-        self, ledger: Ledger, archive: Archive, log: Log, move_tracker: MoveTracker
+        self,
+        ledger: Ledger,
+        archive: Archive,
+        log: Log,
+        move_tracker: MoveTracker,
+        quiet_seconds: float,
     ) -> None:
         self._ledger = ledger
         self._archive = archive
         self._log = log
         self._move_tracker = move_tracker
+        self._quiet_seconds = quiet_seconds
+        self._restores = Restores(ledger, archive, log, quiet_seconds)
 
-    def put_back(self, original: Original, *, purge: bool = False) -> str:
+    def finish_interrupted(self, wanted: Callable[[str], bool], stop: Stop) -> None:
+        """Complete or take back what a crash cut off, below wanted roots that are there."""
+        self._restores.finish_interrupted(
+            lambda root: wanted(root) and is_there(self._ledger, root), stop
+        )
+
+    def put_back(
+        self, original: Original, *, purge: bool = False, stop: Stop = lambda: False
+    ) -> str:
         """Replace the output by its original, bit for bit; returns move, reflink or copy.
 
-        With `purge` the archive keeps no copy. If the ledger does not know the output's hash, a
-        copy of the output is kept in `rescued/`. Raises Skipped(`changed`) if the file is not an
-        output as lensd wrote it, Failed, StorageError, OSError.
+        The output and the original are under a lease from before they are hashed until one of them
+        is unlinked; without leases lensd waits for a quiet time and compares. With `purge` the
+        archive keeps no copy. If the ledger does not know the output's hash, a copy of the output
+        is kept in `rescued/`. Raises Skipped(`changed`) if the file is not an output as lensd wrote
+        it or a program writes to it, FileError, StorageError, Interrupted.
         """
-        with hold_archive(self._archive, self._ledger):
-            return self._put_back(original, purge=purge)
-
-    def _put_back(self, original: Original, *, purge: bool) -> str:
-        published = self._identify_output(original)
-        original = self._prepare(original)
-        job_id = self._record_intent(original)
-        try:
-            with self._rescuing(original, published, job_id):
-                folder = os.path.dirname(original.relative)
-                mirror_back(original.folder.root, folder, original.archive_path)
-                method = publish.return_original(
-                    original.archive_path,
-                    original.sha256,
-                    original.folder.root,
-                    original.relative,
-                    published=None if published is None else published.identity,
-                    token=job_id,
-                )
-        except BaseException:
-            self._withdraw_intent(original, published, job_id)
-            raise
-        gone = purge or method == "move"
-        identity = Identity.of(os.lstat(original.full_path))
-        self._ledger.originals.record_restored(job_id, identity, original.archive_path, gone=gone)
-        if purge and method != "move":
-            # last: the archive may have more than the ledger says, and never less
-            self._archive.remover.remove(original.archive_path)
-        self._log(
-            FileRestored(
-                path=original.full_path,
-                watch=original.folder.name,
-                job_id=job_id,
-                sha256=original.sha256,
-                method=method,
-                bytes=identity.size,
+        with explained(original.full_path, original.archive_path), ExitStack() as opened:
+            opened.enter_context(hold_archive(self._archive, self._ledger))
+            self._require_no_job(original)
+            output = self._hold_output(original, stop, opened)
+            original = self._prepare(original)
+            source = opened.enter_context(
+                reread.hold_original(self._archive, original.archive_path, stop)
             )
-        )
+            _require_hash(source, original)
+            kept = self._keep_unknown(original, output)
+            try:
+                job_id, method = self._replace(original, source, output, stop, purge=purge)
+            except BaseException:
+                if kept is not None:
+                    self._archive.remover.remove(kept)
+                raise
+        if kept is not None:
+            report_kept(self._log, original.full_path, original.folder.name, job_id, kept)
         return method
 
-    def _identify_output(self, original: Original) -> _Published | None:
+    def _require_no_job(self, original: Original) -> None:
+        rows = self._ledger.files.history(original.folder.root, original.relative)
+        if any(r.state in UNDER_WAY for r in rows):
+            raise Skipped(
+                "changed",
+                f"a crash cut off a job of {original.full_path}: `lensd run` or `lensd once` "
+                "completes it; then restore the original again",
+            )
+
+    def _hold_output(self, original: Original, stop: Stop, opened: ExitStack) -> Held | None:
         """What the original may replace: bytes that lensd wrote, or None for a missing file."""
+        folder, name = os.path.split(original.relative)
         try:
-            reading = reread.file_at(original.folder.root, original.relative)
+            folder_fd = open_folder(original.folder.root, folder)
+            opened.callback(os.close, folder_fd)
+            output = opened.enter_context(reread.hold_at(folder_fd, name, original.full_path, stop))
         except FileNotFoundError:
             return None  # the output was deleted, perhaps with its folder
-        if reading.original is None:
+        if output.reading.original is None:
             raise _changed(original, "is not lensd's output any more: another program replaced it")
-        outputs = self._find_outputs(original, reading.original)
-        if outputs and reading.sha256 not in outputs:
+        require_changeable(output.fd, original.full_path)
+        outputs = self._find_outputs(original, output.reading.original)
+        if outputs and output.reading.sha256 not in outputs:
             raise _changed(original, "was edited after lensd wrote it, so it stays")
-        return _Published(reading.identity, is_known=bool(outputs))
+        return output
 
     def _find_outputs(self, original: Original, sha256_in: str) -> set[str]:
-        """The sha256 of all outputs that the file may be; empty if the ledger was lost."""
-        rows = self._ledger.files.history(original.folder.root, original.relative)
-        rows += self._ledger.originals.find(sha256_in)
-        rows += [original.entry] if original.entry is not None else []
-        return {row.sha256_out for row in rows if row.sha256_out is not None}
+        entry = original.entry
+        own = {entry.sha256_out} if entry is not None and entry.sha256_out is not None else set()
+        place = original.folder.root, original.relative
+        return own | find_outputs(self._ledger, *place, [sha256_in])
 
-    @contextmanager
-    def _rescuing(
-        self, original: Original, published: _Published | None, job_id: str
-    ) -> Iterator[None]:
-        """Keep the bytes that are replaced, if they may have been edited after lensd wrote them."""
-        if published is None or published.is_known:
-            yield
-            return
-        watch, relative = original.folder.name, original.relative
-        folder_fd = open_folder(original.folder.root, os.path.dirname(relative))
+    def _keep_unknown(self, original: Original, output: Held | None) -> str | None:
+        """Keep a copy of what is replaced, if it may have been edited after lensd wrote it."""
+        if output is None or self._find_outputs(original, output.reading.original or ""):
+            return None
+        folder, name = os.path.split(original.relative)
+        folder_fd = open_folder(original.folder.root, folder)
         try:
-            name = os.path.basename(relative)
-            kept = self._archive.rescuer.copy(folder_fd, name, published.identity, watch, relative)
+            return self._archive.rescuer.copy(
+                folder_fd, name, output.reading.identity, original.folder.name, original.relative
+            )
         finally:
             os.close(folder_fd)
+
+    def _replace(
+        self, original: Original, source: Held, output: Held | None, stop: Stop, *, purge: bool
+    ) -> tuple[str, str]:
+        """Returns the job of the row, and the method."""
+        identity = None if output is None else output.reading.identity
+        restoring = self._restores.begin(original, identity, purge=purge)
         try:
-            yield
+            with self._staged(original, source, restoring, stop) as (folder_fd, incoming):
+                restoring = self._restores.note_staged(restoring, *incoming)
+                publish.place(
+                    folder_fd,
+                    os.path.basename(original.relative),
+                    temporary_of(restoring),
+                    incoming[0],
+                    replaces=identity,
+                    unbroken=lambda: output is None or output.unbroken,
+                )
         except BaseException:
-            self._archive.remover.remove(kept)  # the file has its name still
+            # What lies on the disk decides, as after a crash; with a fault, at the next start.
+            with suppress(LensdError, OSError, Interrupted):
+                self._restores.finish(restoring, stop, output=output, recovered=False)
             raise
-        self._log(
-            FileRescued(
-                path=original.full_path,
-                watch=watch,
-                job_id=job_id,
-                rescued_path=kept,
-                message="the ledger does not know whether this output was edited; a copy of it is "
-                f"now {kept}. Delete the copy if nothing is missing",
-            )
-        )
+        self._restores.finish(restoring, stop, output=output, recovered=False)
+        return restoring.job_id, restoring.method
+
+    @contextmanager
+    def _staged(
+        self, original: Original, source: Held, restoring: Restoring, stop: Stop
+    ) -> Iterator[tuple[int, tuple[Identity, str]]]:
+        """The folder, and what is complete under the temporary: the original, and how it came."""
+        folder = os.path.dirname(original.relative)
+        mirror_back(original.folder.root, folder, original.archive_path)
+        folder_fd = make_folders(original.folder.root, folder)
+        try:
+            with publish.staged_original(
+                source.fd, original.sha256, folder_fd, temporary_of(restoring), stop
+            ) as (method, incoming):
+                if not source.unbroken:
+                    raise _changed(original, "has an original that a program opened for writing")
+                yield folder_fd, (incoming, method)
+        finally:
+            os.close(folder_fd)
 
     def _prepare(self, original: Original) -> Original:
         """Move the row to where its output is now; give a copy of an output its own original."""
@@ -171,43 +202,15 @@ class Restorer:
                 f"{original.full_path}"
             ) from None
 
-    def _record_intent(self, original: Original) -> str:
-        """Write the row first: after a crash the daemon must know the file as restored."""
-        job_id = secrets.token_hex(8)
-        archived = Identity.of(os.lstat(original.archive_path))
-        self._ledger.files.record(
-            job_id,
-            original.folder.root,
-            original.folder.name,
-            original.relative,
-            archived,
-            outcome=Outcome.RESTORED,
-            sha256_in=original.sha256,
-            bytes_in=archived.size,
-            archive_path=original.archive_path,
+
+def _require_hash(source: Held, original: Original) -> None:
+    if source.reading.sha256 != original.sha256:
+        raise Failed(
+            "io_error",
+            f"the archived original {original.archive_path} is damaged (its sha256 is not "
+            f"{original.sha256}): nothing was replaced; restore that file from a backup and check "
+            "the disk",
         )
-        return job_id
-
-    def _withdraw_intent(
-        self, original: Original, published: _Published | None, job_id: str
-    ) -> None:
-        """Nothing was put back, so the ledger must not count the file as restored."""
-        before = None if published is None else published.identity
-        with suppress(FileError, StorageError, OSError):
-            if _identify(original) == before:
-                self._ledger.files.withdraw(job_id)
-
-
-def _identify(original: Original) -> Identity | None:
-    """What the path has now; None if the file is missing, or its folder."""
-    try:
-        folder_fd = open_folder(original.folder.root, os.path.dirname(original.relative))
-    except FileNotFoundError:
-        return None
-    try:
-        return identity_at(folder_fd, os.path.basename(original.relative))
-    finally:
-        os.close(folder_fd)
 
 
 def _changed(original: Original, why: str) -> Skipped:

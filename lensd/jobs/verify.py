@@ -118,7 +118,8 @@ class Verifier:
                     yield self._compare(path, path, watch, sha256)
 
     def _judge(self, rows: Sequence[Entry]) -> Iterator[Finding]:
-        busy = any(r.state != JobState.DONE for r in rows)
+        restoring = {r.job_id for r in self._ledger.state.restoring.get() or ()}
+        busy = any(r.state != JobState.DONE or r.job_id in restoring for r in rows)
         for entry in _originals(rows):
             yield _mark_busy(self._check_original(entry, rows), busy=busy)
         current = next((r for r in reversed(rows) if r.outcome == Outcome.COMPRESSED), None)

@@ -189,6 +189,14 @@ class DaemonPruned(Event, frozen=True, kw_only=True, tag="daemon.pruned"):
     message: Message
 
 
+class DaemonClock(Event, frozen=True, kw_only=True, tag="daemon.clock"):
+    """The clock was set by more than an hour; no original is deleted for a day."""
+
+    level: ClassVar[Level] = Level.WARNING
+    seconds: Annotated[float, Meta(description="by which it was set; below 0: back")]
+    message: Message
+
+
 class DaemonStopping(Event, frozen=True, kw_only=True, tag="daemon.stopping"):
     """The daemon ends in order."""
 
@@ -344,6 +352,7 @@ class FileRestored(FileEvent, frozen=True, kw_only=True, tag="file.restored"):
     sha256: Sha256
     method: Code
     bytes: Count
+    recovered: Recovered | UnsetType = UNSET
 
 
 class FileRescued(FileEvent, frozen=True, kw_only=True, tag="file.rescued"):
@@ -408,6 +417,7 @@ AnyEvent = (
     | DaemonPaused
     | DaemonResumed
     | DaemonPruned
+    | DaemonClock
     | DaemonStopping
     | WorkerStarted
     | WorkerStopped

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
+import struct
+import sys
 
 from lensd.errors import Skipped
 from lensd.store.disk_errors import disk_faults
@@ -14,6 +17,17 @@ _ACL = "system.posix_acl_access"
 _FOLDER_ACLS = (_ACL, "system.posix_acl_default")
 _DENIED = (errno.EPERM, errno.EACCES, errno.ENOTSUP)
 _ABSENT = (errno.ENODATA, errno.ENOTSUP)
+_GET_FLAGS = 0x80006601 | struct.calcsize("l") << 16  # FS_IOC_GETFLAGS; see ioctl_iflags(2)
+_IMMUTABLE_OR_APPEND_ONLY = 0x10 | 0x20
+
+
+def is_protected(fd: int) -> bool:
+    """Whether an open file is immutable or append-only, so that its name cannot be taken."""
+    try:
+        flags = fcntl.ioctl(fd, _GET_FLAGS, bytes(8))
+    except OSError:  # the filesystem has no such flags
+        return False
+    return bool(int.from_bytes(flags[:4], sys.byteorder) & _IMMUTABLE_OR_APPEND_ONLY)
 
 
 def copy_attributes(source_fd: int, target_fd: int, *, preserve_mtime: bool) -> None:

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
-from lensd.errors import Failed, Skipped
+from lensd.errors import Skipped
+from lensd.store import staging
 from lensd.store.copy import Stop, fill, link_open_file
 from lensd.store.disk_errors import disk_faults
-from lensd.store.fs import fsync_folder, identity_at, make_folders, open_regular, temporary_name
-from lensd.store.hashing import sha256_of
+from lensd.store.fs import fsync_folder, identity_at
 from lensd.store.identity import Identity
 from lensd.store.rename import NotSupported, move_onto_free_name
-from lensd.store.staging import Temporary
 from lensd.store.swap import swap
 
 Published = Literal["exchange", "rename"]
@@ -86,88 +86,49 @@ def discard(
     return True
 
 
-def return_original(
-    original: str,
-    sha256: str,
-    root: str,
-    relative: str,
-    *,
-    published: Identity | None,
-    token: str,
-    stop: Stop | None = None,
-) -> Returned:
-    """Put an archived original back at `root/relative`, bit-exact, with all its attributes.
+@contextmanager
+def staged_original(
+    fd: int, sha256: str, folder_fd: int, temporary: str, stop: Stop | None = None
+) -> Iterator[tuple[Returned, Identity]]:
+    """Give an open original a temporary name in a folder: a link ("move"), or a verified copy.
 
-    Replaces only the file `published`, or takes a free name. "move" (on one filesystem) takes the
-    original out of the archive and needs no space; "reflink" and "copy" leave it there.
-    Raises Skipped(`changed`), Failed(`io_error` | `no_space`), FileNotFoundError, Interrupted.
+    The caller has verified its hash. At the end of the block the temporary goes, unless another
+    file has its name by then. Raises Failed(`no_space` | `io_error`), Skipped, Interrupted.
     """
-    folder, name = os.path.split(relative)
-    archive_fd = os.open(os.path.dirname(original), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    folder_fd = -1
-    fd = -1
-    try:
-        fd = open_regular(archive_fd, os.path.basename(original))
-        _require_hash(fd, sha256, original, stop)
-        folder_fd = make_folders(root, folder)
-        temporary = temporary_name(token)
-        with disk_faults(root):
-            if link_open_file(fd, folder_fd, temporary):
-                _place_link(fd, folder_fd, name, temporary, published)
-                discard(archive_fd, os.path.basename(original), Identity.of(os.fstat(fd)))
-                return "move"
-            return _place_copy(fd, sha256, folder_fd, name, temporary, published, stop)
-    finally:
-        for opened in (fd, folder_fd, archive_fd):
-            if opened >= 0:
-                os.close(opened)
+    with disk_faults(folder_fd):
+        is_link = link_open_file(fd, folder_fd, temporary)
+    if is_link:
+        try:
+            yield "move", Identity.of(os.fstat(fd))
+        finally:
+            staging.remove(folder_fd, temporary, staging.inode_of(fd))
+        return
+    with staging.Temporary(folder_fd, temporary) as staged:
+        method = fill(staged, fd, Identity.of(os.fstat(fd)), sha256, stop)
+        yield method, Identity.of(os.fstat(staged.fd))
 
 
-def _place_link(
-    fd: int, folder_fd: int, name: str, temporary: str, published: Identity | None
-) -> None:
-    incoming = Identity.of(os.fstat(fd))
-    try:
-        _take_name(folder_fd, name, temporary, incoming, published)
-    except BaseException:
-        discard(folder_fd, temporary, incoming)
-        raise
-
-
-def _place_copy(
-    fd: int,
-    sha256: str,
+def place(
     folder_fd: int,
     name: str,
     temporary: str,
-    published: Identity | None,
-    stop: Stop | None,
-) -> Returned:
-    with Temporary(folder_fd, temporary) as staged:
-        method = fill(staged, fd, Identity.of(os.fstat(fd)), sha256, stop)
-        _take_name(folder_fd, name, temporary, Identity.of(os.fstat(staged.fd)), published)
-    return method
-
-
-def _take_name(
-    folder_fd: int, name: str, temporary: str, incoming: Identity, published: Identity | None
+    incoming: Identity,
+    *,
+    replaces: Identity | None,
+    unbroken: Callable[[], bool],
 ) -> None:
-    """Take a free name, or replace `published` and unlink it; else raise Skipped(`changed`)."""
-    if identity_at(folder_fd, name) is None:
-        try:
-            move_onto_free_name(folder_fd, temporary, folder_fd, name)
-        except FileExistsError:
-            raise _changed(name) from None
-        fsync_folder(folder_fd)
+    """Give a staged original a free name, or that of the file `replaces`, as `publish` does.
+
+    Raises what `publish` raises.
+    """
+    if replaces is not None and identity_at(folder_fd, name) is not None:
+        publish(folder_fd, name, temporary, expected=replaces, staged=incoming, unbroken=unbroken)
         return
-    if published is None or not _has_content(folder_fd, name, published):
-        raise _changed(name)
-    _replace(
-        folder_fd, name, temporary, incoming,
-        lambda: identity_at(folder_fd, name) == published,
-        lambda _: _has_content(folder_fd, temporary, published),
-    )  # fmt: skip
-    discard(folder_fd, temporary, published)
+    try:
+        move_onto_free_name(folder_fd, temporary, folder_fd, name)
+    except FileExistsError:
+        raise _changed(name) from None
+    fsync_folder(folder_fd)
 
 
 def _replace(
@@ -266,15 +227,6 @@ def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity) ->
 def _has_content(folder_fd: int, name: str, identity: Identity) -> bool:
     found = identity_at(folder_fd, name)
     return found is not None and found.same_content(identity)
-
-
-def _require_hash(fd: int, sha256: str, path: str, stop: Stop | None) -> None:
-    if sha256_of(fd, drop_cache=True, stop=stop) != sha256:
-        raise Failed(
-            "io_error",
-            f"the archived original {path} is damaged (its sha256 is not {sha256}): nothing was "
-            "replaced; restore that file from a backup and check the disk",
-        )
 
 
 def _changed(what: str) -> Skipped:

@@ -10,9 +10,7 @@ import pytest
 
 from tests.support.aging import age
 from tests.support.home_server import HomeServer, Seen
-from tests.support.marks import needs_program
 from tests.support.running import Line, parse_line
-from tests.support.suites import sample
 
 
 def _replace(path: Path) -> None:
@@ -211,43 +209,3 @@ def test_a_redone_file_ages_anew(server: HomeServer) -> None:
     age(server, path, 31)
     assert [str(path)] == [line["path"] for line in _prune(server)[0]]
     assert not server.archived(path).exists()
-
-
-# As `strace` counts them from the first step of a prune of two files to its last.
-KILLS = [
-    *(("fsync", n) for n in (1, 2)),
-    *(("unlinkat", n) for n in (1, 2)),
-    *(("fdatasync", n) for n in range(1, 11)),
-    *(("pwrite64", n) for n in range(10, 38)),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.fault("killed")
-@needs_program("strace")
-@pytest.mark.parametrize(("call", "number"), sample(KILLS[:4], 4) + sample(KILLS[4:], 6))
-def test_a_killed_prune_leaves_nothing_that_verify_would_call_lost(
-    server: HomeServer, call: str, number: int
-) -> None:
-    """The ledger never counts on an original that is gone; the next run finishes, with its line."""
-    paths = [server.drop(f"{name}.safetensors", seed=s).path for s, name in enumerate("ab")]
-    server.once()
-    for path in paths:
-        age(server, path, 31)
-    outputs = [Seen.of(path) for path in paths]
-    killed = server.lensd("prune", prefix=_killed_at(call, number, server.top))
-    assert killed.returncode == -9, killed.stderr
-    said = [parse_line(text) for text in killed.stdout.splitlines()]
-    checked = server.lensd("verify")
-    assert checked.returncode == 0, checked.stdout
-    lines = said + _prune(server)[0]
-    assert {str(path) for path in paths} == {line["path"] for line in lines}
-    assert not any(server.archived(path).exists() for path in paths)
-    assert outputs == [Seen.of(path) for path in paths]
-    assert [] == _prune(server)[0]
-    assert server.lensd("verify").returncode == 0
-
-
-def _killed_at(call: str, number: int, folder: Path) -> list[str]:
-    trace = ["strace", "-f", "-qq", "-o", str(folder / "strace"), "-e", f"trace={call}"]
-    return [*trace, "-e", f"inject={call}:signal=SIGKILL:when={number}"]

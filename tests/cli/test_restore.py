@@ -12,10 +12,25 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.support.home_server import HomeServer, Seen
+from tests.support.marks import needs_program, needs_root
+from tests.support.protected import protected
 
 NAMES = [
     f"{name}.safetensors"
-    for name in ("one", "other", "deleted", "replaced", "edited", "lengthened", "damaged")
+    for name in (
+        *(
+            "one",
+            "other",
+            "deleted",
+            "replaced",
+            "edited",
+            "lengthened",
+            "damaged",
+            "gone",
+            "redone",
+        ),
+        *("open output", "open original", "immutable i", "immutable a"),
+    )
 ]
 
 
@@ -160,6 +175,19 @@ def test_an_edited_output_is_refused(files: Files, name: str, edit: Callable[[Pa
     assert _is_back(path, before)
 
 
+def test_a_redo_leaves_an_edited_output(files: Files) -> None:
+    """With its old size and date: lensd compares its bytes before it replaces it."""
+    server, path, before = files.take("redone")
+    _edit(path)
+    edited = path.read_bytes()
+    [line] = [line for line in server.once("--redo", path) if line["event"].startswith("file.")]
+    assert (line["event"], line["reason"]) == ("file.skipped", "changed")
+    assert "edited" in line["message"]
+    assert edited == path.read_bytes()
+    assert Seen.of(server.archived(path)).sha256 == before.sha256
+    assert [] == server.temporaries()
+
+
 def test_a_damaged_original_is_not_put_back(files: Files) -> None:
     """The output stays; exit 1. The ledger has nothing of it, so the next try says the same."""
     server, path, _ = files.take("damaged")
@@ -252,6 +280,51 @@ def test_a_restore_that_fails_keeps_no_copy(server: HomeServer) -> None:
     assert server.lensd("restore", path).returncode != 0
     assert output == Seen.of(path)
     assert [] == list((server.archive / "rescued").rglob("*.safetensors"))
+
+
+@pytest.mark.fault("written meanwhile")
+@pytest.mark.parametrize("opened", ["output", "original"])
+def test_a_file_that_a_program_has_open_for_writing_is_refused(files: Files, opened: str) -> None:
+    """It may write later. The message says so; when it has closed the file, the next try works."""
+    server, path, before = files.take(f"open {opened}")
+    target = path if opened == "output" else server.archived(path)
+    output = Seen.of(path)
+    with target.open("r+b"):
+        done = server.lensd("restore", path)
+    assert (done.returncode, output) == (1, Seen.of(path))
+    assert f"{target} open for writing" in done.stderr
+    assert Seen.of(server.archived(path)).sha256 == before.sha256
+    assert server.lensd("restore", path).returncode == 0
+    assert _is_back(path, before)
+
+
+@needs_program("chattr")
+@needs_root
+@pytest.mark.fault("immutable")
+@pytest.mark.parametrize("flag", ["i", "a"])
+def test_an_output_that_may_not_be_replaced(files: Files, flag: str) -> None:
+    """The message names the file and the remedy; nothing is left behind."""
+    server, path, before = files.take(f"immutable {flag}")
+    names = sorted(path.parent.iterdir())
+    with protected(path, flag):
+        done = server.lensd("restore", path)
+    assert done.returncode == 1
+    assert str(path) in done.stderr
+    assert "chattr -i -a" in done.stderr
+    assert names == sorted(path.parent.iterdir())
+    assert server.lensd("restore", path).returncode == 0
+    assert _is_back(path, before)
+
+
+def test_an_original_that_is_gone(files: Files) -> None:
+    """File, cause and remedy, and not only the number of an error."""
+    server, path, _ = files.take("gone")
+    server.archived(path).unlink()
+    done = server.lensd("restore", path)
+    assert done.returncode == 1
+    assert "Errno" not in done.stderr
+    assert f"{server.archived(path)} is not there" in done.stderr
+    assert "backup" in done.stderr
 
 
 def test_usage(files: Files) -> None:

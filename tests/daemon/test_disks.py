@@ -16,6 +16,7 @@ from lensd.config.load import load
 from lensd.daemon.app import App
 from lensd.daemon.disk_backoff import FIRST_TRY_SECONDS
 from lensd.daemon.inbox import Inbox
+from lensd.jobs.daily_prune import Schedule
 from lensd.store.ledger import Ledger
 from tests.support.disks import Mounts, fill, remount, tmpfs
 from tests.support.home_server import HomeServer, Seen
@@ -270,7 +271,7 @@ def test_a_fault_of_the_daily_pass_is_reported_once(server: HomeServer) -> None:
         app.log.add(lambda event: said.append(type(event).__name__))
         jobs = app.job_thread
         assert jobs._daily is not None
-        jobs._daily._schedule.wait = 0
+        jobs._daily._schedule = Schedule(boot=-math.inf)
         ballast = fill(server.state, leave=0)
         for is_mended in (False, False, False, True, True):
             if is_mended:

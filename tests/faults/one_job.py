@@ -3,7 +3,8 @@
 `python -S -m tests.faults.one_job` imports once and then forks a process per line of its input. A
 line is a plan in JSON: `top` (with `loras` and `state`), `archive`, `log`, `answers` (for
 worker.py), `kill` (what worker.py is to do), `refuse` (calls that the kernel is to refuse), `quiet`
-seconds, `redo` (compress again what is compressed) and `retry` (try again what failed). It answers
+seconds, `redo` (compress again what is compressed), `retry` (try again what failed), `asks` (a
+request, which is all that it does then) and `verify` (say what is wrong at the end). It answers
 with the process's number, which waits for one byte more (so that strace can come), and when it has
 ended with its exit status.
 
@@ -23,12 +24,16 @@ import time
 import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any, Literal
 
+from lensd.daemon.control_messages import decode_request
 from lensd.daemon.inbox import Inbox, Look
+from lensd.daemon.requests import RequestHandler
 from lensd.errors import StorageError
 from lensd.jobs import compress, rebuild, recover
 from lensd.jobs.context import JobContext
+from lensd.jobs.verify import Verifier
 from lensd.logs.events import Event
 from lensd.lora.parameters import Parameters
 from lensd.store.archive import Archive
@@ -139,6 +144,10 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
         move_tracker=move_tracker,
     )
     try:
+        if plan["asks"]:
+            ask(plan, folder, context)
+            return
+        move_tracker.finish_interrupted_move()
         recover.recover(context)
         rebuild.rebuild(folder, ledger, archive, log)
         recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
@@ -162,9 +171,41 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
                 compress.process(entry, Settings(), context, 0.0)
             else:
                 patience -= 1
+        if plan["verify"]:
+            verify(ledger, archive, log)
     finally:
         context.worker.stop("idle")
         ledger.close()
+
+
+def ask(plan: dict[str, Any], folder: Folder, context: JobContext) -> None:
+    """As a command that finds no daemon. Raises StorageError if it says that something failed."""
+    if plan["asks"] == {"verb": "verify"}:
+        verify(context.ledger, context.archive, context.log)
+        return
+    config: Any = SimpleNamespace(
+        watch=[folder],
+        archive=SimpleNamespace(keep_days=30),
+        settle=SimpleNamespace(quiet_seconds=plan["quiet"]),
+    )
+    handler = RequestHandler(
+        config, context.ledger, context.archive, context.log, context.move_tracker
+    )
+    said: list[str] = []
+    code = handler.handle(
+        decode_request(json.dumps(plan["asks"]).encode()), lambda m: said.append(m.say)
+    )
+    if code:
+        raise StorageError("; ".join(said))
+
+
+def verify(ledger: Ledger, archive: Archive, log: Callable[[Any], None]) -> None:
+    """As `lensd verify`: a line for each fault."""
+    verifier = Verifier(ledger, archive)
+    for key in verifier.files():
+        for finding in verifier.check(key):
+            if finding.is_fault:
+                log({"event": "fault", "kind": finding.kind, "state": finding.state})
 
 
 def mark(moment: str) -> None:

@@ -40,7 +40,8 @@ PROMISES = {
     "its worker three times or takes too long twice; the other files continue",
     "two daemons": "A second lensd with the same state folder or the same watched folder refuses "
     "to start and names the first one",
-    "clock": "When the clock jumps by a year, no job starts early or late",
+    "clock": "When the clock jumps by a year, no job starts early or late, and no original is "
+    "deleted before lensd has seen `keep_days` pass",
     "names": "lensd processes names that are not UTF-8, contain newlines or have 255 bytes; the "
     "log stays valid JSON. An archive on a disk that refuses such names, or folds their case, "
     "keeps each original",
@@ -53,5 +54,11 @@ PROMISES = {
     "anything": "Whatever users, other programs, faults and clocks do in whatever order: each byte "
     "string that a program completed under a watched name is under a name, in the archive or in "
     "`rescued/`, unless a program overwrote or deleted it",
+    "immutable": "A file that is immutable or append-only (`chattr`) is left alone with a reason "
+    "that says so, and leaves no copy in the archive",
+    "undo killed": "After a kill between any two system calls of `restore`, `restore --purge`, "
+    "`once --redo`, `prune`, or of following a rename onto another output, no bytes are lost; the "
+    "next start completes it or takes it back, `lensd verify` finds no fault, and a restored file "
+    "is not compressed again",
     "undo": "`lensd restore` brings back exact bytes, mode, owner, date and attributes",
 }

@@ -31,6 +31,7 @@ NOTE = "user.note"
 ATTRIBUTES = (0o640, 1_000_000_000_123_456_789)  # mode and mtime of the original
 
 Line = dict[str, Any]
+Request = dict[str, Any]  # as the control socket has it
 
 
 class Prepared(NamedTuple):
@@ -139,6 +140,7 @@ class Scene:
         self.log = beside.with_name(f"{beside.name}.log")
         self.trace = beside.with_name(f"{beside.name}.trace")
         self.redo = False
+        self.asks: Request = {}
         self._server = Server(beside.with_name(f"{beside.name}.stderr"))
         self.kept = beside.with_name(f"{beside.name}.state")  # a ledger that knows the empty folder
         for folder in self._folders:
@@ -162,7 +164,7 @@ class Scene:
         shutil.copytree(self.kept, self.top / "state", dirs_exist_ok=True)
         self.log.unlink(missing_ok=True)
         self.path.parent.mkdir()
-        self.redo = False
+        self.redo, self.asks = False, {}
         if self.story == "older":
             self.drop(self.prepared.newer)
             self.run()
@@ -191,6 +193,7 @@ class Scene:
         then: signal.Signals = signal.SIGCONT,
         kill: str = "",
         retry: bool = False,
+        verify: bool = False,
     ) -> Ran:
         """One start of lensd. What strace `does` to it; with `traced` its calls can be listed.
 
@@ -202,13 +205,13 @@ class Scene:
                 "top": str(self.top), "archive": str(self.archive), "log": str(self.log),
                 "answers": str(self.prepared.answers), "refuse": self.refuse,
                 "quiet": self.quiet, "kill": kill, "redo": self.redo,
-                "retry": retry,
+                "retry": retry, "asks": self.asks, "verify": verify,
             },
             self._tracer(does, traced),
             at_stop,
             then,
         )  # fmt: skip
-        self.redo = False
+        self.redo, self.asks = False, {}
         said = self.log.read_bytes()[before:] if self.log.exists() else b""
         return Ran(code, [json.loads(text) for text in said.splitlines()], errors)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 DAY = 86400
 EARLIER = """
-UPDATE files SET published = published - :seconds
+UPDATE files SET published = published - :seconds, observed = observed - :seconds
 WHERE path = :path AND published IS NOT NULL AND (:version IS NULL OR sha256_in = :version)
 """
 

@@ -14,6 +14,7 @@ from lensd.store.ledger.database import LEDGER, Database
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.files import Files
 from lensd.store.ledger.jobs import Jobs
+from lensd.store.ledger.observed import ObservedTime
 from lensd.store.ledger.originals import Originals
 from lensd.store.ledger.roots import RootIdentity, Roots
 from lensd.store.ledger.rows import Columns, Rows
@@ -42,6 +43,7 @@ class Ledger:
         self.originals = Originals(self._database, rows)
         self.roots = Roots(self._database)
         self.state = State(self._database)
+        self.observed = ObservedTime(self._database)
 
     @classmethod
     @contextmanager

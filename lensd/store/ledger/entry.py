@@ -42,6 +42,7 @@ class Entry:
     not_before: float | None  # wall time; a queued job is not tried sooner
     retries: int
     published: float | None  # wall time
+    observed: float | None  # when it was published, by the time that lensd had seen
 
     @property
     def full_path(self) -> str:
@@ -92,7 +93,8 @@ def entry_of(row: sqlite3.Row) -> Entry:
     state, outcome = _ending(fields["state"], fields["outcome"])
     taken = ("job_id", "watch", "reason", "message", "attempts", "temporary",
              "sha256_in", "sha256_out", "bytes_in", "bytes_out", "archive_method", "version",
-             "updated", "not_before", "retries", "published")  # fmt: skip
+             "updated", "not_before", "retries", "published", "observed")  # fmt: skip
+    fields.setdefault("observed", None)  # a ledger that was last written by an older lensd
     return Entry(
         number=fields["id"],
         root=os.fsdecode(fields["root"]),

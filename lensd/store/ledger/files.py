@@ -13,6 +13,7 @@ from typing import Unpack
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, row_key
+from lensd.store.ledger.observed import ObservedTime
 from lensd.store.ledger.rows import Columns, Rows, move_older_originals, replace_older, update
 from lensd.store.ledger.states import JobState, Outcome
 
@@ -47,6 +48,9 @@ class Files:
         with self._database.change() as db:
             self._rows.insert(db, root, watch, path, identity, job_id=job_id, state=JobState.DONE)
             update(db, job_id, columns)
+            if columns.get("published") is not None:  # an output that a lost ledger knew
+                query = "UPDATE files SET observed = ? WHERE job_id = ?"
+                db.execute(query, (ObservedTime(self._database).now(), job_id))
 
     def record_all(
         self, root: str, watch: str, found: Sequence[tuple[str, Identity, Columns]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Unpack
@@ -10,6 +11,7 @@ from typing import Unpack
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.observed import ObservedTime
 from lensd.store.ledger.rows import Columns, Rows, update
 from lensd.store.ledger.states import UNDER_WAY, JobState, Outcome
 
@@ -28,6 +30,7 @@ class Jobs:
     def __init__(self, database: Database, rows: Rows) -> None:
         self._database = database
         self._rows = rows
+        self._observed = ObservedTime(database)
 
     def get(self, job_id: str) -> Entry:
         """The row of a job that exists."""
@@ -117,7 +120,13 @@ class Jobs:
         with self._database.change() as db:
             update(db, job_id, columns)
             if columns.get("state") == JobState.PUBLISHED:
-                db.execute("UPDATE files SET published = ? WHERE job_id = ?", (time.time(), job_id))
+                self._record_published(db, job_id)
+            elif columns.get("outcome") == Outcome.COMPRESSED:  # a crash came before `published`
+                self._record_published(db, job_id, "AND published IS NULL")
+
+    def _record_published(self, db: sqlite3.Connection, job_id: str, also: str = "") -> None:
+        query = f"UPDATE files SET published = ?, observed = ? WHERE job_id = ? {also}"  # noqa: S608
+        db.execute(query, (time.time(), self._observed.now(), job_id))
 
     def finish(self, job_id: str, outcome: Outcome, /, **columns: Unpack[Columns]) -> None:
         """Record the end of a job."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import text
 from lensd.store.ledger.roots import RootIdentity
@@ -38,6 +39,20 @@ class PruneInProgress(NamedTuple):
 
     job_id: str
     paths: tuple[str, ...]
+
+
+class Restoring(NamedTuple):
+    """A restore under way: the job of its row, and what the next start needs to know.
+
+    `output`: the file that it replaces, None without one. `incoming`: what takes the name, None
+    until that is complete; `method` says how it was made.
+    """
+
+    job_id: str
+    purge: bool
+    output: Identity | None
+    incoming: Identity | None = None
+    method: str = ""
 
 
 class ArchiveIdentity(NamedTuple):
@@ -113,6 +128,11 @@ def rebuilding(database: Database) -> Note[tuple[str, ...]]:
     return Note(database, "rebuilding", _paths_to_text, _paths_from_text)
 
 
+def restoring(database: Database) -> Note[tuple[Restoring, ...]]:
+    """The restores under way, as an array of arrays; more than one if a disk went away."""
+    return Note(database, "restoring", json.dumps, _restoring_from_text)
+
+
 def last_prune(database: Database) -> Note[float]:
     """The wall time of the last complete daily pass."""
     return Note(database, "pruned_at", repr, float)
@@ -167,3 +187,19 @@ def _prune_from_text(found: str) -> PruneInProgress:
             return PruneInProgress(job_id, tuple(paths))
         case value:
             raise ValueError(value)
+
+
+def _restoring_from_text(found: str) -> tuple[Restoring, ...]:
+    return tuple(map(_restoring_from, json.loads(found)))
+
+
+def _restoring_from(value: Any) -> Restoring:
+    match value:
+        case [str(job_id), bool(purge), list() | None as output, list() | None as incoming,
+              str(method)]:  # fmt: skip
+            return Restoring(job_id, purge, _identity(output), _identity(incoming), method)
+    raise ValueError(value)
+
+
+def _identity(found: list[Any] | None) -> Identity | None:
+    return None if found is None else Identity(*map(int, found))

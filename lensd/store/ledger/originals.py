@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 
 from lensd.store.identity import Identity
@@ -61,17 +62,18 @@ class Originals:
         with self._database.change() as db:
             move_original(db, old, new, sha256)
 
+    def record_incoming(self, job_id: str, identity: Identity) -> None:
+        """What takes the name of a row: the next call gives it that name."""
+        with self._database.change() as db:
+            _record_identity(db, job_id, identity)
+
     def record_restored(
         self, job_id: str, identity: Identity, archive_path: str, *, gone: bool
     ) -> None:
         """An original was restored and replaced its output. `gone`: it left the archive."""
         entry = self._rows.get(job_id)
         with self._database.change() as db:
-            db.execute(
-                "UPDATE files SET device = ?, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ? "
-                "WHERE job_id = ?",
-                (*identity, job_id),
-            )
+            _record_identity(db, job_id, identity)
             replace_older(db, entry.root, entry.path, job_id)
             if gone:
                 db.execute(
@@ -90,3 +92,11 @@ class Originals:
                 "OR (archive_path = ? AND sha256_in = ?)",
                 (job_id, os.fsencode(entry.archive_path), entry.sha256_in),
             )
+
+
+def _record_identity(db: sqlite3.Connection, job_id: str, identity: Identity) -> None:
+    db.execute(
+        "UPDATE files SET device = ?, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, "
+        "staged = NULL WHERE job_id = ?",
+        (*identity, job_id),
+    )

@@ -64,6 +64,10 @@ CREATE INDEX files_by_archive ON files (archive_path, sha256_in, bytes_in, state
     WHERE archive_path IS NOT NULL;
 """
 
+# A column that an older lensd does not miss, so that it needs no other version of the schema: what
+# `ObservedTime` said when the output was published; NULL: an older lensd published it.
+_OBSERVED = "ALTER TABLE files ADD COLUMN observed REAL"
+
 _STEPS = (_FIRST, _SECOND, _THIRD)
 
 
@@ -77,6 +81,9 @@ def prepare(db: sqlite3.Connection) -> None:
         except sqlite3.Error:
             db.rollback()
             raise
+    columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
+    if version_of(db) == SCHEMA_VERSION and "observed" not in columns:
+        db.execute(_OBSERVED)
 
 
 def version_of(db: sqlite3.Connection) -> int:

@@ -33,6 +33,7 @@ class State:
         self.renaming_original = notes.renaming_original(database)
         self.prune_in_progress = notes.prune_in_progress(database)
         self.rebuilding = notes.rebuilding(database)
+        self.restoring = notes.restoring(database)
         self.last_prune = notes.last_prune(database)
 
     def pause(self, paths: Iterable[str]) -> None:

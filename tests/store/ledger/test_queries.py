@@ -21,6 +21,7 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "originals.at": lambda ledger: ledger.originals.at("/archive/4"),
     "originals.newest": lambda ledger: ledger.originals.newest(8),
     "roots.add": lambda ledger: ledger.roots.add(ROOT, WATCH),
+    "originals.record_incoming": lambda ledger: ledger.originals.record_incoming("job5", FIRST),
     "originals.record_restored": lambda ledger: ledger.originals.record_restored(
         "job5", FIRST, "/archive/5", gone=True
     ),

@@ -1,0 +1,61 @@
+"""The output that a restore, or a job of `once --redo`, replaces: is it as lensd wrote it?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from lensd.errors import Skipped
+from lensd.jobs.context import JobContext, JobFile
+from lensd.logs.events import FileRescued
+from lensd.store.disk_errors import Interrupted
+from lensd.store.hashing import sha256_of
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger
+from lensd.watcher.folder import Log
+
+
+def find_outputs(ledger: Ledger, root: str, path: str, originals: Iterable[str]) -> set[str]:
+    """The sha256 of all outputs that a file may be; empty if the ledger was lost."""
+    rows = ledger.files.history(root, path)
+    for sha256 in originals:
+        rows += ledger.originals.find(sha256)
+    return {row.sha256_out for row in rows if row.sha256_out is not None}
+
+
+def keep_unknown_output(job_file: JobFile, context: JobContext) -> None:
+    """Before a redo: an edited output ends the job; of an unknown one a copy is kept.
+
+    The hash is of the file under its lease, so it stays true until the exchange. Raises
+    Skipped(`changed`), Interrupted.
+    """
+    entry = job_file.entry
+    outputs = find_outputs(context.ledger, entry.root, entry.path, [entry.sha256_in or ""])
+    if not outputs:
+        found = Identity.of(os.fstat(job_file.fd))
+        kept = context.archive.rescuer.copy(
+            job_file.folder_fd, job_file.name, found, entry.watch, entry.path
+        )
+        report_kept(context.log, entry.full_path, entry.watch, entry.job_id, kept)
+    elif sha256_of(job_file.fd, drop_cache=True, stop=context.stopping.is_set) not in outputs:
+        raise Skipped(
+            "changed",
+            "another program edited the output after lensd wrote it, so it stays. Move it away, "
+            "restore the original, then run `lensd once --redo` with the path",
+        )
+    if not job_file.unbroken:
+        raise Interrupted
+
+
+def report_kept(log: Log, path: str, watch: str, job_id: str, kept: str) -> None:
+    """Log that `rescued/` has a copy of an output that is replaced."""
+    log(
+        FileRescued(
+            path=path,
+            watch=watch,
+            job_id=job_id,
+            rescued_path=kept,
+            message="the ledger does not know whether this output was edited; a copy of it is "
+            f"now {kept}. Delete the copy if nothing is missing",
+        )
+    )
