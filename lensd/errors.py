@@ -546,3 +546,10 @@ class Unfinished(Skipped):
 
 class Failed(FileError):
     outcome = Outcome.FAILED
+
+
+def bug(trace: str) -> Failed:
+    """The end of a file by an exception that nobody expected, as its traceback."""
+    return Failed(
+        Reason.INTERNAL, f"a bug in lensd: {trace}\nThe file is untouched; please report this"
+    )

@@ -48,7 +48,7 @@ from lensd.jobs import rebuild, recover
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
 from lensd.jobs.prune import Pruner
-from lensd.logs.events import DaemonBaseline
+from lensd.logs.events import DaemonBaseline, DaemonError
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
@@ -87,6 +87,7 @@ class App:
         self.ledger = ledger
         self._inbox = inbox
         self.log = EventLog()
+        ledger.on_damaged_row(self._report_damaged_row)
         self.pulse = Pulse()
         self.archive = Archive(os.path.realpath(config.archive.path))
         self.root_states = RootStates((w.root for w in config.watch), inbox)
@@ -149,6 +150,10 @@ class App:
             quiet_seconds=self.config.settle.quiet_seconds,
             patient=patient,
         )
+
+    def _report_damaged_row(self, row: int, error: ValueError) -> None:
+        message = f"row {row} of the ledger is damaged, and lensd leaves it out; please report this"
+        self.log(DaemonError(request=None, message=message, exception=repr(error)))
 
     def _make_daily_pass(self) -> DailyPass | None:
         days = self.config.archive.keep_days

@@ -146,11 +146,12 @@ class JobThread(threading.Thread):
 
     def next_job(self) -> Entry | None:
         """The job that may begin next, None if there is none. From any thread."""
-        jobs, closed = self._context.ledger.jobs, self._context.root_states.closed
-        if self._context.patient:
-            return jobs.next_queued(without=closed)
+        context, jobs = self._context, self._context.ledger.jobs
+        closed, given_up = context.root_states.closed, tuple(context.given_up)
+        if context.patient:
+            return jobs.next_queued(without=closed, but=given_up)
         # `once` treats the files now, whatever is paused or postponed
-        return jobs.next_queued(math.inf, without=closed, heed_pauses=False)
+        return jobs.next_queued(math.inf, without=closed, but=given_up, heed_pauses=False)
 
     def _may_try(self) -> bool:
         """Whether no back-off forbids a try; before a try recovery puts right what a fault left."""

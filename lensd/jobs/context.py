@@ -55,6 +55,7 @@ class JobContext:
     quiet_seconds: float
     patient: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
+    given_up: set[str] = field(default_factory=set)  # jobs that the ledger cannot end
 
 
 @dataclass(slots=True)

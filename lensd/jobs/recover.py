@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections.abc import Callable
 
-from lensd.errors import Failed, FileError
+from lensd.errors import Failed, FileError, Reason, StorageError, bug
 from lensd.jobs import commit
 from lensd.jobs.context import JobContext
 from lensd.jobs.rebuild import is_archived
@@ -44,11 +45,14 @@ def continue_jobs(
     for entry in under_way:
         try:
             recover_job(entry, context)
-        except (FileError, OSError) as error:
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001  one job must not end each start
             end = _to_file_error(error)
             if report:
                 _report(context, end, entry.full_path, entry.watch, entry.job_id)
-            fault = fault or (end if isinstance(end, Failed) else None)
+            if isinstance(end, Failed) and end.reason != Reason.INTERNAL:
+                fault = fault or end
     for entry in context.ledger.jobs.unemitted():
         if wanted(entry.root):
             _announce(entry, context)
@@ -106,9 +110,11 @@ def _is_archived(folder_fd: int, name: str, context: JobContext, watch: str, fol
         return False
 
 
-def _to_file_error(error: FileError | OSError) -> FileError:
+def _to_file_error(error: Exception) -> FileError:
     if isinstance(error, FileError):
         return error
+    if not isinstance(error, OSError):
+        return bug("".join(traceback.format_exception(error, limit=-8)))
     where = f" at {error.filename}" if error.filename else ""
     return Failed("io_error", f"{error.strerror or error}{where}; check rights and disk")
 

@@ -160,7 +160,7 @@ class DaemonRefused(Event, frozen=True, kw_only=True, tag="daemon.refused"):
 
 
 class DaemonError(Event, frozen=True, kw_only=True, tag="daemon.error"):
-    """A bug in lensd ended a request; lensd itself continues."""
+    """A bug in lensd ended a request, or a row of the ledger is damaged; lensd itself continues."""
 
     level: ClassVar[Level] = Level.ERROR
     request: Annotated[Text | None, Meta(description="the command; null: it was not readable")]
