@@ -14,6 +14,8 @@ times of first sight         jobs           the queue of Arrivals, which the int
 requests that change files   jobs           JobThread.submit: a queue, and a Future for the result
 Ledger                       its lock       every thread: one connection to the database
 Archive                      its lock       jobs put in; main renames for a moved file
+Filesystems                  its lock       main proves mounts at the start, jobs later ones
+JobContext.given_up          jobs           main asks which job is next
 EventLog                     -              every thread; its listeners never change
 Counts (metrics)             its lock       every thread counts; metrics reads
 FolderEmitter                its thread     main starts and stops it; it puts events in a queue
@@ -178,6 +180,8 @@ class App:
     def prepare(self) -> None:
         """Finish what a crash left, and record the folders that the ledger does not know."""
         self.move_tracker.finish_interrupted_move()
+        for folder in (self.archive.root, *(watch.root for watch in self.healthy())):
+            self.context.filesystems.prove(folder)
         fault = recover.recover(self.context)
         if fault is not None and self.context.patient:
             self.job_thread.back_off(
@@ -248,6 +252,7 @@ class App:
         watch = next(w for w in self.config.watch if w.root == root)
         is_complete = False
         try:
+            self.context.filesystems.prove(root, again=True)
             recover.continue_jobs(self.context, lambda found: found == root)
             self._record_folder(watch)
             is_complete = True

@@ -24,10 +24,12 @@ from lensd.store import staging
 from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import Interrupted, disk_faults
+from lensd.store.filesystem import enforces_leases
 from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
 from lensd.store.ledger import JobState
 from lensd.store.ledger.entry import Entry
+from lensd.store.probe import Way
 from lensd.store.staging import Inode
 from lensd.store.swap import swap
 
@@ -130,6 +132,7 @@ def publish(
         expected=expected,
         staged=output,
         unbroken=lambda: job_file.unbroken,
+        way=_way(job_file, context),
     )
     total = round(time.monotonic() - job_file.began, 4)
     seconds = structs.replace(event.seconds, total=total)
@@ -143,7 +146,7 @@ def publish(
         staged=now,
         line=ledger_line(event),
     )
-    if published == "exchange":
+    if published != "rename":
         _unlink_original(job_file, expected, context)
     context.log(event)
     with context.ledger.together():  # a crash before this commit repeats the line as `recovered`
@@ -152,25 +155,46 @@ def publish(
     return event
 
 
+def _way(job_file: JobFile, context: JobContext) -> Way | None:
+    """How the names are exchanged: by the proof of the filesystem, if it enforces no leases."""
+    if job_file.lease is not None or enforces_leases(job_file.folder_fd):
+        if context.filesystems.has_unknown:
+            context.filesystems.of(job_file.folder_fd)
+        return "exchange"
+    return context.filesystems.of(job_file.folder_fd).way
+
+
 def _unlink_original(job_file: JobFile, original: Identity, context: JobContext) -> None:
     """Unlink the original that came out of the exchange, unless another program writes to it.
 
     A program may have opened the old inode before the exchange and write to it only now: the lease
     shows that. Without a lease the file may have been open all the time, so lensd waits for the
-    quiet time and compares.
+    quiet time, and compares the bytes as well: its times may be those of a cache.
     """
     if job_file.lease is None and context.stopping.wait(context.quiet_seconds):
         raise Interrupted
     if not job_file.unbroken:
         _undo_exchange(job_file, context)
-    if not store_publish.discard(job_file.folder_fd, job_file.temporary, original):
+    is_safe = job_file.lease is not None or _has_known_bytes(job_file, context)
+    if not is_safe or not store_publish.discard(job_file.folder_fd, job_file.temporary, original):
         rescue(context, job_file.entry, job_file.folder_fd, job_file.temporary)
+
+
+def _has_known_bytes(job_file: JobFile, context: JobContext) -> bool:
+    """Whether what came out of the exchange still has the bytes that this job replaced."""
+    entry, known = job_file.entry, context.ledger.jobs.get(job_file.entry.job_id).sha256_in
+    if entry.redo:  # an older output came out
+        older = context.ledger.files.current(entry.root, entry.path)
+        known = None if older is None else older.sha256_out
+    return known is None or store_publish.has_bytes(
+        job_file.folder_fd, job_file.temporary, known, context.stopping.is_set
+    )
 
 
 def _undo_exchange(job_file: JobFile, context: JobContext) -> None:
     """Give the file that is being written its name again. Always raises Skipped(`changed`)."""
     context.ledger.jobs.update(job_file.entry.job_id, state=JobState.PUBLISHING, outcome=None)
-    swap(job_file.folder_fd, job_file.temporary, job_file.name)
+    swap(job_file.folder_fd, job_file.temporary, job_file.name, "exchange")
     fsync_folder(job_file.folder_fd)
     raise Skipped(Reason.CHANGED, "a program opened the file for writing; it starts over")
 

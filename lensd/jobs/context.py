@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from lensd.errors import Skipped
+from lensd.jobs.filesystems import Filesystems
 from lensd.lora.parameters import Parameters
 from lensd.store.archive import Archive
 from lensd.store.fs import open_folder, open_regular, temporary_name
@@ -55,7 +56,11 @@ class JobContext:
     quiet_seconds: float
     patient: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
+    filesystems: Filesystems = field(init=False)
     given_up: set[str] = field(default_factory=set)  # jobs that the ledger cannot end
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "filesystems", Filesystems(self.ledger))
 
 
 @dataclass(slots=True)

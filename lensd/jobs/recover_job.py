@@ -120,6 +120,10 @@ def _unlink_original(entry: Entry, folder_fd: int, found: _Found, context: JobCo
     if found.lease is None:  # nothing shows a writer, so wait a quiet time and compare again
         seconds = _remaining_quiet_seconds(found.there, entry, context.quiet_seconds)
         context.stopping.wait(seconds)
+        known = None if entry.redo else entry.sha256_in
+        if known and not publish.has_bytes(folder_fd, temporary_of(entry), known):
+            commit.rescue(context, entry, folder_fd, temporary_of(entry))
+            return True
     elif not found.lease.held:
         return False
     return publish.discard(folder_fd, temporary_of(entry), found.there)

@@ -277,8 +277,11 @@ class FileCompressed(Compressed, Event, frozen=True, kw_only=True, tag="file.com
     archive_path: Text
     publish: (
         Annotated[
-            Literal["exchange", "rename"],
-            Meta(description="rename: the weaker way, where the disk cannot exchange"),
+            Literal["exchange", "link", "rename"],
+            Meta(
+                description="how the output took the name: an exchange; where the disk has none, a "
+                "rename after a second link to the original; rename: the weakest way, without links"
+            ),
         ]
         | UnsetType
     ) = UNSET

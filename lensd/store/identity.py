@@ -1,14 +1,13 @@
 """The version of a file that a job belongs to.
 
-Some filesystems have inode numbers of 2^63 and more (mergerfs), or times after the year 2262. SQLite
-has no such integers. So each number is the signed integer of its lowest 64 bits, everywhere.
+Some filesystems have inode numbers of 2^63 and more (mergerfs), or times after the year 2262.
+SQLite has no such integers. So each number is the signed integer of its lowest 64 bits, everywhere.
 """
 
 from __future__ import annotations
 
 import os
 from typing import NamedTuple
-
 
 _HALF = 2**63
 
