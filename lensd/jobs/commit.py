@@ -114,6 +114,9 @@ def publish(
     where lensd stops before it may unlink the original (recovery does that then).
     """
     entry = job_file.entry
+    way = _way(job_file, context)
+    if way == "rename":  # which unlinks the original: no look is possible afterwards
+        _look_again(job_file, context)
     job_file.require_there()
     expected = Identity.of(os.fstat(job_file.fd))  # lensd's own link has changed the ctime
     if not expected.same_content(entry.identity):
@@ -132,7 +135,7 @@ def publish(
         expected=expected,
         staged=output,
         unbroken=lambda: job_file.unbroken,
-        way=_way(job_file, context),
+        way=way,
     )
     total = round(time.monotonic() - job_file.began, 4)
     seconds = structs.replace(event.seconds, total=total)
@@ -164,6 +167,14 @@ def _way(job_file: JobFile, context: JobContext) -> Way | None:
     return context.filesystems.of(job_file.folder_fd).way
 
 
+def _look_again(job_file: JobFile, context: JobContext) -> None:
+    """Raises Skipped(`changed`) unless the file has the bytes of the job after a quiet time."""
+    if context.stopping.wait(context.quiet_seconds):
+        raise Interrupted
+    if not _has_known_bytes(job_file, job_file.name, context):
+        raise Skipped(Reason.CHANGED, "another program wrote to the file; it starts over")
+
+
 def _unlink_original(job_file: JobFile, original: Identity, context: JobContext) -> None:
     """Unlink the original that came out of the exchange, unless another program writes to it.
 
@@ -175,19 +186,19 @@ def _unlink_original(job_file: JobFile, original: Identity, context: JobContext)
         raise Interrupted
     if not job_file.unbroken:
         _undo_exchange(job_file, context)
-    is_safe = job_file.lease is not None or _has_known_bytes(job_file, context)
+    is_safe = job_file.lease is not None or _has_known_bytes(job_file, job_file.temporary, context)
     if not is_safe or not store_publish.discard(job_file.folder_fd, job_file.temporary, original):
         rescue(context, job_file.entry, job_file.folder_fd, job_file.temporary)
 
 
-def _has_known_bytes(job_file: JobFile, context: JobContext) -> bool:
-    """Whether what came out of the exchange still has the bytes that this job replaced."""
+def _has_known_bytes(job_file: JobFile, name: str, context: JobContext) -> bool:
+    """Whether the file that this job replaces, under its present name, still has its bytes."""
     entry, known = job_file.entry, context.ledger.jobs.get(job_file.entry.job_id).sha256_in
-    if entry.redo:  # an older output came out
+    if entry.redo:  # it replaces an older output
         older = context.ledger.files.current(entry.root, entry.path)
         known = None if older is None else older.sha256_out
     return known is None or store_publish.has_bytes(
-        job_file.folder_fd, job_file.temporary, known, context.stopping.is_set
+        job_file.folder_fd, name, known, context.stopping.is_set
     )
 
 

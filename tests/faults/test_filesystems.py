@@ -19,6 +19,7 @@ from tests.support.realistic import small_lora
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault("filesystem")]
 
+WHEN = ("running", "staged", "published")
 LONG_QUIET = 3.0  # in which a test writes to the file that came out of the exchange
 
 
@@ -101,8 +102,14 @@ def test_files_are_compressed_and_come_back(scene: Scene, way: str) -> None:
     assert not list((server.archive / "rescued").rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("scene", ["bindfs", "mergerfs", "overlay"], indirect=True)
-@pytest.mark.parametrize("when", ["running", "published"])
+@pytest.mark.parametrize(
+    ("scene", "when"),
+    [
+        *((kind, when) for kind in ("bindfs", "mergerfs", "overlay") for when in WHEN),
+        ("sshfs", "staged"),
+    ],
+    indirect=["scene"],
+)
 def test_a_writer_below_keeps_its_bytes(scene: Scene, when: str) -> None:
     """It has the file open on the filesystem below, and sets the old times again.
 
@@ -121,7 +128,7 @@ def test_a_writer_below_keeps_its_bytes(scene: Scene, when: str) -> None:
         assert len(newer) == len(original)
         fd = os.open(below / "loras" / path.name, os.O_RDWR)
         times = os.fstat(fd)
-        wait_until(lambda: scene.state() in (when, "published", "done"), f"the job is {when}")
+        wait_until(lambda: scene.state() in WHEN[WHEN.index(when) :], f"the job is {when}")
         assert os.fstat(fd).st_nlink > 0
         os.pwrite(fd, newer, 0)
         os.utime(fd, ns=(times.st_atime_ns, times.st_mtime_ns))
