@@ -549,7 +549,7 @@ class Failed(FileError):
 
 
 def bug(trace: str) -> Failed:
-    """The end of a file by an exception that nobody expected, as its traceback."""
+    """The end of a file by an unexpected exception, as its traceback."""
     return Failed(
         Reason.INTERNAL, f"a bug in lensd: {trace}\nThe file is untouched; please report this"
     )

@@ -115,12 +115,7 @@ def publish(
     """
     entry = job_file.entry
     way = _way(job_file, context)
-    if way == "rename":  # which unlinks the original: no look is possible afterwards
-        _look_again(job_file, context)
-    job_file.require_there()
-    expected = Identity.of(os.fstat(job_file.fd))  # lensd's own link has changed the ctime
-    if not expected.same_content(entry.identity):
-        raise Skipped(Reason.CHANGED, "another program wrote to the file; it starts over")
+    expected = _require_untouched(job_file, way, context)
     context.ledger.jobs.update(
         entry.job_id,
         state=JobState.PUBLISHING,
@@ -167,12 +162,22 @@ def _way(job_file: JobFile, context: JobContext) -> Way | None:
     return context.filesystems.of(job_file.folder_fd).way
 
 
-def _look_again(job_file: JobFile, context: JobContext) -> None:
-    """Raises Skipped(`changed`) unless the file has the bytes of the job after a quiet time."""
-    if context.stopping.wait(context.quiet_seconds):
-        raise Interrupted
-    if not _has_known_bytes(job_file, job_file.name, context):
+def _require_untouched(job_file: JobFile, way: Way | None, context: JobContext) -> Identity:
+    """The identity of the file that the job replaces. Raises Skipped(`changed` | `vanished`).
+
+    A rename unlinks the original, so that no look is possible afterwards: the quiet time and the
+    look at the bytes come before it.
+    """
+    is_same = True
+    if way == "rename":
+        if context.stopping.wait(context.quiet_seconds):
+            raise Interrupted
+        is_same = _has_known_bytes(job_file, job_file.name, context)
+    job_file.require_there()
+    found = Identity.of(os.fstat(job_file.fd))  # lensd's own link has changed the ctime
+    if not is_same or not found.same_content(job_file.entry.identity):
         raise Skipped(Reason.CHANGED, "another program wrote to the file; it starts over")
+    return found
 
 
 def _unlink_original(job_file: JobFile, original: Identity, context: JobContext) -> None:
