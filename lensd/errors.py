@@ -591,3 +591,10 @@ class Unfinished(Skipped):
 
 class Failed(FileError):
     outcome = Outcome.FAILED
+
+
+def bug(trace: str) -> Failed:
+    """The end of a file by an unexpected exception, as its traceback."""
+    return Failed(
+        Reason.INTERNAL, f"a bug in lensd: {trace}\nThe file is untouched; please report this"
+    )

@@ -41,7 +41,7 @@ def check(config: str | None) -> int:
         click.echo(visible_lines(error.details))
         say(f"error: {error.summary}")
         return error.exit_code
-    for line in (*_summarize(path, found), *notes):
+    for line in (*_summarize(path, found), *_filesystems(found), *notes):
         click.echo(visible(line))
     return 0
 
@@ -77,6 +77,21 @@ def _summarize(path: str, config: Config) -> Iterator[str]:
         yield f"  metrics  {config.metrics.textfile}"
     for warning in folder_warnings(config):
         yield f"warning: {warning.render(path)}"
+
+
+def _filesystems(config: Config) -> Iterator[str]:
+    """What the last start of lensd proved; nothing before the first one."""
+    from lensd.cli.views.status import describe_filesystem
+    from lensd.errors import StorageError
+    from lensd.store.ledger import Ledger
+
+    try:
+        with Ledger.read_only(config.state.path) as ledger:
+            proofs = ledger.state.filesystems.get() or ()
+    except StorageError:
+        return
+    for proof in proofs:
+        yield f"  disk     {describe_filesystem(proof)}"
 
 
 def _retention(keep_days: int | None) -> str:

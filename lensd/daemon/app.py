@@ -15,6 +15,8 @@ times of first sight         jobs           the queue of Arrivals, which the int
 requests that change files   jobs           JobThread.submit: a queue, and a Future for the result
 Ledger                       its lock       every thread: one connection to the database
 Archive                      its lock       jobs put in; main renames for a moved file
+Filesystems                  its lock       main proves mounts at the start, jobs later ones
+JobContext.given_up          jobs           main asks which job is next
 EventLog                     -              every thread; its listeners never change
 Counts (metrics)             its lock       every thread counts; metrics reads
 FolderEmitter                its thread     main starts and stops it; it puts events in a queue
@@ -50,7 +52,7 @@ from lensd.jobs import rebuild, recover
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass, observe_clock
 from lensd.jobs.prune import Pruner
-from lensd.logs.events import DaemonBaseline
+from lensd.logs.events import DaemonBaseline, DaemonError
 from lensd.store import own_folders
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger
@@ -91,6 +93,7 @@ class App:
         self.ledger = ledger
         self._inbox = inbox
         self.log = EventLog()
+        ledger.on_damaged_row(self._report_damaged_row)
         self.pulse = Pulse()
         self.archive = Archive(
             os.path.realpath(config.archive.path), {w.name: w.root for w in config.watch}
@@ -160,6 +163,10 @@ class App:
             patient=patient,
         )
 
+    def _report_damaged_row(self, row: int, error: ValueError) -> None:
+        message = f"row {row} of the ledger is damaged, and lensd leaves it out; please report this"
+        self.log(DaemonError(request=None, message=message, exception=repr(error)))
+
     def _make_daily_pass(self) -> DailyPass:
         days, quiet = self.config.archive.keep_days, self.config.settle.quiet_seconds
         pruner = None
@@ -185,6 +192,8 @@ class App:
         """Finish what a crash left, and record the folders that the ledger does not know."""
         observe_clock(self.ledger, self.log)
         self.move_tracker.finish_interrupted_move()
+        for folder in (self.archive.root, *(watch.root for watch in self.healthy())):
+            self.context.filesystems.prove(folder)
         try:
             fault = recover.recover(self.context)
         except DiskUnavailable as away:
@@ -259,6 +268,7 @@ class App:
         watch = next(w for w in self.config.watch if w.root == root)
         is_complete = False
         try:
+            self.context.filesystems.prove(root, again=True)
             recover.continue_jobs(self.context, lambda found: found == root)
             self._record_folder(watch)
             is_complete = True

@@ -161,11 +161,12 @@ class JobThread(threading.Thread):
 
     def next_job(self, waiting: frozenset[str] = frozenset()) -> Entry | None:
         """The job that may begin next outside of the roots that wait. From any thread."""
-        jobs, closed = self._context.ledger.jobs, self._context.root_states.closed | waiting
-        if self._context.patient:
-            return jobs.next_queued(without=closed)
+        context, jobs = self._context, self._context.ledger.jobs
+        closed, given_up = context.root_states.closed | waiting, tuple(context.given_up)
+        if context.patient:
+            return jobs.next_queued(without=closed, but=given_up)
         # `once` treats the files now, whatever is paused or postponed
-        return jobs.next_queued(math.inf, without=closed, heed_pauses=False)
+        return jobs.next_queued(math.inf, without=closed, but=given_up, heed_pauses=False)
 
     def _roots_waiting(self) -> frozenset[str]:
         """The roots that need a disk which is not to be tried now."""

@@ -25,10 +25,12 @@ from lensd.store import staging
 from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes, is_protected
 from lensd.store.disk_errors import Interrupted, disk_faults
+from lensd.store.filesystem import enforces_leases
 from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular
 from lensd.store.identity import Identity
 from lensd.store.ledger import JobState
 from lensd.store.ledger.entry import Entry
+from lensd.store.probe import Way
 from lensd.store.staging import Inode
 from lensd.store.swap import swap
 
@@ -135,10 +137,8 @@ def publish(
     where lensd stops before it may unlink the original (recovery does that then).
     """
     entry = job_file.entry
-    job_file.require_there()
-    expected = Identity.of(os.fstat(job_file.fd))  # lensd's own link has changed the ctime
-    if not expected.same_content(entry.identity):
-        raise Skipped(Reason.CHANGED, "another program wrote to the file; it starts over")
+    way = _way(job_file, context)
+    expected = _require_untouched(job_file, way, context)
     context.ledger.jobs.update(
         entry.job_id,
         state=JobState.PUBLISHING,
@@ -153,6 +153,7 @@ def publish(
         expected=expected,
         staged=output,
         unbroken=lambda: job_file.unbroken,
+        way=way,
     )
     total = round(time.monotonic() - job_file.began, 4)
     seconds = structs.replace(event.seconds, total=total)
@@ -166,7 +167,7 @@ def publish(
         staged=now,
         line=ledger_line(event),
     )
-    if published == "exchange":
+    if published != "rename":
         _unlink_original(job_file, expected, context)
     context.log(event)
     with context.ledger.together():  # a crash before this commit repeats the line as `recovered`
@@ -175,25 +176,64 @@ def publish(
     return event
 
 
+def _way(job_file: JobFile, context: JobContext) -> Way | None:
+    """How the names are exchanged: by the proof of the filesystem, if it enforces no leases."""
+    if job_file.lease is not None or enforces_leases(job_file.folder_fd):
+        if context.filesystems.has_unknown:
+            context.filesystems.of(job_file.folder_fd)
+        return "exchange"
+    return context.filesystems.of(job_file.folder_fd).way
+
+
+def _require_untouched(job_file: JobFile, way: Way | None, context: JobContext) -> Identity:
+    """The identity of the file that the job replaces. Raises Skipped(`changed` | `vanished`).
+
+    A rename unlinks the original, so that no look is possible afterwards: the quiet time and the
+    look at the bytes come before it.
+    """
+    is_same = True
+    if way == "rename":
+        if context.stopping.wait(context.quiet_seconds):
+            raise Interrupted
+        is_same = _has_known_bytes(job_file, job_file.name, context)
+    job_file.require_there()
+    found = Identity.of(os.fstat(job_file.fd))  # lensd's own link has changed the ctime
+    if not is_same or not found.same_content(job_file.entry.identity):
+        raise Skipped(Reason.CHANGED, "another program wrote to the file; it starts over")
+    return found
+
+
 def _unlink_original(job_file: JobFile, original: Identity, context: JobContext) -> None:
     """Unlink the original that came out of the exchange, unless another program writes to it.
 
     A program may have opened the old inode before the exchange and write to it only now: the lease
     shows that. Without a lease the file may have been open all the time, so lensd waits for the
-    quiet time and compares.
+    quiet time, and compares the bytes as well: its times may be those of a cache.
     """
     if job_file.lease is None and context.stopping.wait(context.quiet_seconds):
         raise Interrupted
     if not job_file.unbroken:
         _undo_exchange(job_file, context)
-    if not store_publish.discard(job_file.folder_fd, job_file.temporary, original):
+    is_safe = job_file.lease is not None or _has_known_bytes(job_file, job_file.temporary, context)
+    if not is_safe or not store_publish.discard(job_file.folder_fd, job_file.temporary, original):
         rescue(context, job_file.entry, job_file.folder_fd, job_file.temporary)
+
+
+def _has_known_bytes(job_file: JobFile, name: str, context: JobContext) -> bool:
+    """Whether the file that this job replaces, under its present name, still has its bytes."""
+    entry, known = job_file.entry, context.ledger.jobs.get(job_file.entry.job_id).sha256_in
+    if entry.redo:  # it replaces an older output
+        older = context.ledger.files.current(entry.root, entry.path)
+        known = None if older is None else older.sha256_out
+    return known is None or store_publish.has_bytes(
+        job_file.folder_fd, name, known, context.stopping.is_set
+    )
 
 
 def _undo_exchange(job_file: JobFile, context: JobContext) -> None:
     """Give the file that is being written its name again. Always raises Skipped(`changed`)."""
     context.ledger.jobs.update(job_file.entry.job_id, state=JobState.PUBLISHING, outcome=None)
-    swap(job_file.folder_fd, job_file.temporary, job_file.name)
+    swap(job_file.folder_fd, job_file.temporary, job_file.name, "exchange")
     fsync_folder(job_file.folder_fd)
     raise Skipped(Reason.CHANGED, "a program opened the file for writing; it starts over")
 

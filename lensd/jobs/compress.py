@@ -14,7 +14,7 @@ from typing import Literal
 
 from msgspec import structs
 
-from lensd.errors import Failed, FileError, Kept, Outcome, Reason, Skipped, StorageError
+from lensd.errors import Failed, FileError, Kept, Outcome, Reason, Skipped, StorageError, bug
 from lensd.jobs import commit, job_end, replaced
 from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.context import JobContext, JobFile, Settings, open_job_file
@@ -46,6 +46,15 @@ def process(entry: Entry, settings: Settings, context: JobContext, waited: float
     waits for a disk, StorageError for the ledger's or the archive's disk.
     """
     try:
+        return _process(entry, settings, context, waited)
+    except StorageError:
+        raise
+    except Exception:  # noqa: BLE001  not even a bug in the end of a job may end the daemon
+        return job_end.record_bug(entry, traceback.format_exc(limit=-8), context)
+
+
+def _process(entry: Entry, settings: Settings, context: JobContext, waited: float) -> Event | None:
+    try:
         with open_job_file(entry, context, waited) as job_file:
             return _run(job_file, settings, context)
     except (Abandoned, Interrupted):
@@ -60,7 +69,7 @@ def process(entry: Entry, settings: Settings, context: JobContext, waited: float
     except OSError as error:
         return job_end.finish(entry, job_end.io_error(error, entry.full_path), context)
     except Exception:  # noqa: BLE001  a bug must not end the daemon for all other files
-        return job_end.finish(entry, job_end.bug(traceback.format_exc(limit=-8)), context)
+        return job_end.finish(entry, bug(traceback.format_exc(limit=-8)), context)
 
 
 def _run(job_file: JobFile, settings: Settings, context: JobContext) -> Event:
@@ -165,7 +174,7 @@ def _readable_name(job_file: JobFile) -> str:
 def _refusal(answer: Refused | Bug) -> FileError:
     """The error that the worker raised."""
     if isinstance(answer, Bug):
-        return job_end.bug(answer.traceback)
+        return bug(answer.traceback)
     kind = _ERRORS[answer.outcome]
     return kind(answer.reason, answer.message, measures=answer.measures, disk=answer.disk)
 

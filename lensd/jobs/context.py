@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from lensd.errors import Skipped
 from lensd.jobs.explained import require_changeable
+from lensd.jobs.filesystems import Filesystems
 from lensd.lora.parameters import Parameters
 from lensd.store.archive import Archive
 from lensd.store.fs import open_folder, open_regular, temporary_name
@@ -56,6 +57,11 @@ class JobContext:
     quiet_seconds: float
     patient: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
+    filesystems: Filesystems = field(init=False)
+    given_up: set[str] = field(default_factory=set)  # jobs that the ledger cannot end
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "filesystems", Filesystems(self.ledger))
 
 
 @dataclass(slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import sqlite3
 import time
 
-from lensd.errors import DiskUnavailable, Failed, FileError, Outcome, Reason, Skipped
+from lensd.errors import DiskUnavailable, Failed, FileError, Outcome, Reason, Skipped, bug
 from lensd.jobs import commit
 from lensd.jobs.context import JobContext
 from lensd.jobs.end_decision import BACK_OFF, Facts, Verdict, attempts_allowed, decide
@@ -14,6 +16,8 @@ from lensd.logs.events import Event, FilePostponed, FileQuarantined, file_end
 from lensd.store.ledger import Columns, JobState
 from lensd.store.ledger.entry import Entry
 from lensd.worker.supervisor import WorkerLost
+
+_BEFORE_PUBLISHING = (JobState.QUEUED, JobState.RUNNING, JobState.STAGED)
 
 
 def finish(entry: Entry, error: FileError, context: JobContext) -> Event | None:
@@ -120,10 +124,22 @@ def io_error(error: OSError, path: str) -> Failed | Skipped:
     )
 
 
-def bug(trace: str) -> Failed:
-    return Failed(
-        Reason.INTERNAL, f"a bug in lensd: {trace}\nThe file is untouched; please report this"
-    )
+def record_bug(entry: Entry, trace: str, context: JobContext) -> Event:
+    """The last resort, where `finish` itself raised: the queue must get past the job.
+
+    A job whose output may be in place keeps its state, and recovery completes it. Where the ledger
+    refuses the row, the next start tries again.
+    """
+    error = bug(trace)
+    context.given_up.add(entry.job_id)
+    with contextlib.suppress(sqlite3.Error, ValueError, LookupError, OverflowError):
+        if context.ledger.jobs.get(entry.job_id).state in _BEFORE_PUBLISHING:
+            context.ledger.jobs.finish(
+                entry.job_id, Outcome.FAILED, reason=error.reason, message=str(error)
+            )
+    event = file_end(error, path=entry.full_path, watch=entry.watch, job_id=entry.job_id)
+    context.log(event)
+    return event
 
 
 def _supersede(entry: Entry, message: str, context: JobContext) -> None:

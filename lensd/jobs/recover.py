@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections.abc import Callable, Collection, Iterable
 
-from lensd.errors import DiskUnavailable, Failed, FileError, StorageError
+from lensd.errors import DiskUnavailable, Failed, FileError, Reason, StorageError, bug
 from lensd.jobs import commit, restoring
 from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.context import JobContext
@@ -92,11 +93,14 @@ def _recover_jobs(
             recover_job(entry, context)
         except Interrupted:
             break
-        except (FileError, OSError) as error:
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001  one job must not end each start
             end = _to_file_error(error)
             if report:
                 _report(context, end, entry.full_path, entry.watch, entry.job_id)
-            fault = fault or (end if isinstance(end, Failed) else None)
+            if isinstance(end, Failed) and end.reason != Reason.INTERNAL:
+                fault = fault or end
     return fault
 
 
@@ -162,11 +166,13 @@ def _is_archived(folder_fd: int, name: str, context: JobContext, watch: str, fol
         return False
 
 
-def _to_file_error(error: FileError | StorageError | OSError) -> FileError:
+def _to_file_error(error: Exception) -> FileError:
     if isinstance(error, FileError):
         return error
     if isinstance(error, StorageError):
         return Failed("io_error", str(error), disk=error.path)
+    if not isinstance(error, OSError):
+        return bug("".join(traceback.format_exception(error, limit=-8)))
     where = f" at {error.filename}" if error.filename else ""
     return Failed("io_error", f"{error.strerror or error}{where}; check rights and disk")
 

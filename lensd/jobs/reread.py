@@ -50,12 +50,15 @@ class Held:
         return self.lease is None or not self.lease.broken
 
     def settle(self, quiet_seconds: float, stop: Stop) -> bool:
-        """Whether the file is still as it was read; without a lease, also after a quiet time.
+        """Whether the file is still as it was read.
 
-        Raises Interrupted.
+        Without a lease, lensd waits for the quiet time and reads the bytes again: the times of the
+        file may be those of a cache. Raises Interrupted, OSError.
         """
         if self.lease is None:
             wait_quiet(quiet_seconds, stop)
+            if sha256_of(self.fd, drop_cache=True, stop=stop) != self.reading.sha256:
+                return False
         return self.is_as_read
 
     @property

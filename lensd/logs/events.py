@@ -160,7 +160,7 @@ class DaemonRefused(Event, frozen=True, kw_only=True, tag="daemon.refused"):
 
 
 class DaemonError(Event, frozen=True, kw_only=True, tag="daemon.error"):
-    """A bug in lensd ended a request; lensd itself continues."""
+    """A bug in lensd ended a request, or a row of the ledger is damaged; lensd itself continues."""
 
     level: ClassVar[Level] = Level.ERROR
     request: Annotated[Text | None, Meta(description="the command; null: it was not readable")]
@@ -285,8 +285,11 @@ class FileCompressed(Compressed, Event, frozen=True, kw_only=True, tag="file.com
     archive_path: Text
     publish: (
         Annotated[
-            Literal["exchange", "rename"],
-            Meta(description="rename: the weaker way, where the disk cannot exchange"),
+            Literal["exchange", "link", "rename"],
+            Meta(
+                description="how the output took the name: an exchange; where the disk has none, a "
+                "rename after a second link to the original; rename: the weakest way, without links"
+            ),
         ]
         | UnsetType
     ) = UNSET

@@ -198,6 +198,35 @@ class WatchedFolder(Document):
     mode: Literal["analyze", "rank", "int8", "ultra"]
 
 
+class Filesystem(Document):
+    """What lensd has proven a filesystem to do, with files of its own; null: not proven."""
+
+    point: Annotated[Text, Meta(description="where it is mounted")]
+    kind: Annotated[Text, Meta(description="as /proc/self/mountinfo has it")]
+    commits_by: Annotated[
+        Literal["exchange", "link", "rename"] | None,
+        Meta(description="as `publish` of file.compressed"),
+    ]
+    enforces_leases: Annotated[
+        bool, Meta(description="against every writer; else lensd waits longer and copies originals")
+    ]
+    unknown_because: Annotated[
+        str | None, Meta(description="why nothing could be tried; lensd tries again at a job")
+    ]
+    grants_leases: bool | None
+    exchange: Annotated[bool | None, Meta(description="of two names, by renameat2")]
+    exchange_sets_ctime: bool | None
+    rename_noreplace: bool | None
+    hard_links: bool | None
+    folder_fsync: bool | None
+    case_sensitive: bool | None
+    stable_inodes: Annotated[
+        bool | None, Meta(description="the same after an open and after a rename")
+    ]
+    wide_inodes: Annotated[bool | None, Meta(description="of more than 32 bits")]
+    ctime_resolution_ns: Annotated[Count | None, Meta(description="in nanoseconds")]
+
+
 class Degraded(Document):
     """A watched folder or a disk that does not work as needed."""
 
@@ -264,6 +293,9 @@ class Status(Document):
     held: Annotated[str | None, Meta(description="the disk faults for which jobs wait")]
     schedule: Schedule | None
     totals: Totals
+    filesystems: Annotated[
+        list[Filesystem], Meta(description="of folders and archive, as the last start proved them")
+    ]
     hashes: Annotated[list[Hashes] | UnsetType, Meta(description="only with --hashes")] = UNSET
 
 

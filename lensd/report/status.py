@@ -13,6 +13,7 @@ from lensd.errors import Outcome
 from lensd.report import hashes
 from lensd.report.documents import (
     Degraded,
+    Filesystem,
     Job,
     Problem,
     Schedule,
@@ -25,6 +26,7 @@ from lensd.store.ledger import JobState, Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.state import WaitingFile
 from lensd.store.locks import holder
+from lensd.store.probe import Proof
 from lensd.text import printable
 
 
@@ -46,6 +48,7 @@ def build_status(config: Config, ledger: Ledger, *, with_hashes: bool = False) -
         held=ledger.state.disk_backoff.get(),
         schedule=_schedule(config),
         totals=Totals(**asdict(ledger.files.totals())),
+        filesystems=list(map(_filesystem, ledger.state.filesystems.get() or ())),
     )
     if with_hashes:
         status.hashes = [hashes.of_entry(e) for e in ledger.files.with_outcome(Outcome.COMPRESSED)]
@@ -58,6 +61,11 @@ def _degraded(ledger: Ledger) -> list[Degraded]:
         Degraded(**asdict(root) | {"path": printable(root.path)})
         for root in ledger.state.degraded.get() or ()
     ]
+
+
+def _filesystem(proof: Proof) -> Filesystem:
+    fields = msgspec.structs.asdict(proof) | {"point": printable(proof.point)}
+    return Filesystem(**fields, commits_by=proof.way)
 
 
 def _waiting(file: WaitingFile) -> Waiting:

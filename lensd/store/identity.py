@@ -1,9 +1,20 @@
-"""The version of a file that a job belongs to."""
+"""The version of a file that a job belongs to.
+
+Some filesystems have inode numbers of 2^63 and more (mergerfs), or times after the year 2262.
+SQLite has no such integers. So each number is the signed integer of its lowest 64 bits, everywhere.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import NamedTuple
+
+_HALF = 2**63
+
+
+def signed(number: int) -> int:
+    """The lowest 64 bits of a number as a signed integer. Different inodes stay different."""
+    return (number + _HALF) % (2 * _HALF) - _HALF
 
 
 class Identity(NamedTuple):
@@ -17,7 +28,13 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, stat: os.stat_result) -> Identity:
-        return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        return cls(
+            signed(stat.st_dev),
+            signed(stat.st_ino),
+            stat.st_size,
+            signed(stat.st_mtime_ns),
+            signed(stat.st_ctime_ns),
+        )
 
     def same_inode(self, other: Identity) -> bool:
         return (self.device, self.inode) == (other.device, other.inode)

@@ -17,6 +17,8 @@ import signal
 import threading
 from typing import Self
 
+from lensd.store.filesystem import enforces_leases
+
 LEASE_SIGNAL = signal.SIGRTMIN + 3
 _POLL_SECONDS = 0.05
 _UNAVAILABLE = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
@@ -26,7 +28,7 @@ class Refusal(enum.Enum):
     """Why there is no lease."""
 
     OPEN_WRITER = "open_writer"  # a program has the file open for writing
-    UNAVAILABLE = "unavailable"  # a network filesystem, or a file of another owner
+    UNAVAILABLE = "unavailable"  # a lease would prove nothing here, or a file of another owner
 
 
 def block_lease_signal() -> None:
@@ -68,6 +70,9 @@ class Lease:
                 return Refusal.UNAVAILABLE
             raise
         lease = cls(own_fd)
+        if not enforces_leases(own_fd):  # asked last: the refusals above are true anywhere
+            lease.release()
+            return Refusal.UNAVAILABLE
         _watcher.add(lease)
         return lease
 

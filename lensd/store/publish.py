@@ -21,18 +21,21 @@ from lensd.errors import Skipped
 from lensd.store import staging
 from lensd.store.copy import Stop, fill, link_open_file
 from lensd.store.disk_errors import disk_faults
-from lensd.store.fs import fsync_folder, identity_at
+from lensd.store.fs import fsync_folder, identity_at, open_regular
+from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
+from lensd.store.probe import Way
 from lensd.store.rename import NotSupported, move_onto_free_name
 from lensd.store.swap import swap
 
-Published = Literal["exchange", "rename"]
 Returned = Literal["move", "reflink", "copy"]
 _SWAP_BACKS = 8
 _CLOCKS_AGREE_NS = 1_000_000_000
 # The exchange stamps its two files one after the other. A tick of the kernel's coarse clock, at
 # most 10 ms, may lie between.
 _STAMPS_APART_NS = 10_000_000
+# A link sets the ctime of the old file, and a FUSE filesystem may show an older one for a while.
+_ANY_TIME = 2**63
 
 
 def publish(
@@ -43,12 +46,13 @@ def publish(
     expected: Identity,
     staged: Identity,
     unbroken: Callable[[], bool],
-) -> Published:
+    way: Way | None = None,
+) -> Way:
     """Give the staged file the `name`, whose old file is `expected`, its present ctime included.
 
-    After "exchange" the old file has the name `temporary`: discard it after the ledger has the
-    outcome. After "rename" (less safe: the filesystem has no exchange, or renames instead) only the
-    archive has it.
+    `way`: what the filesystem is proven to do. After "exchange" and "link" the old file has the
+    name `temporary`: discard it after the ledger has the outcome. After "rename" (less safe: the
+    filesystem has neither, or renames instead) only the archive has it.
     Raises Skipped(`changed` | `vanished`), Failed(`io_error`); all bytes are then where they were.
     """
     if not _has_content(folder_fd, temporary, staged):
@@ -63,9 +67,12 @@ def publish(
         out = identity_at(folder_fd, temporary)
         if out is None or not out.same_content(expected):
             return False
+        named = identity_at(folder_fd, name)
+        if named is not None and named.same_inode(expected):  # both names have the old file
+            return False
         return (out == expected or out.ctime_ns <= exchanged_at) and unbroken()
 
-    return _replace(folder_fd, name, temporary, staged, untouched, came_out_untouched)
+    return _replace(folder_fd, name, temporary, staged, untouched, came_out_untouched, way)
 
 
 def discard(
@@ -84,6 +91,21 @@ def discard(
         os.unlink(temporary, dir_fd=folder_fd)
         fsync_folder(folder_fd)
     return True
+
+
+def has_bytes(folder_fd: int, name: str, sha256: str, stop: Stop | None = None) -> bool:
+    """Whether a file has this hash now: where no lease shows a writer, its times may not, either.
+
+    True if nothing has the name. Raises Interrupted, Failed(`io_error`).
+    """
+    try:
+        fd = open_regular(folder_fd, name)
+    except FileNotFoundError:
+        return True
+    try:
+        return sha256_of(fd, drop_cache=True, stop=stop) == sha256
+    finally:
+        os.close(fd)
 
 
 @contextmanager
@@ -138,11 +160,12 @@ def _replace(
     incoming: Identity,
     untouched: Callable[[], bool],
     came_out_untouched: Callable[[int], bool],
-) -> Published:
+    way: Way | None = None,
+) -> Way:
     with disk_faults(folder_fd):
         _require_untouched(untouched, folder_fd, name)
         try:
-            swap(folder_fd, temporary, name)
+            taken = swap(folder_fd, temporary, name, way)
         except NotSupported:
             return _rename_over(folder_fd, name, temporary, untouched)
         except FileNotFoundError:
@@ -150,17 +173,17 @@ def _replace(
         if identity_at(folder_fd, temporary) is None:
             _require_renamed(folder_fd, name, incoming)
             return "rename"
-        exchanged_at = _time_of_exchange(folder_fd, name)
+        exchanged_at = _time_of_exchange(folder_fd, name) if taken == "exchange" else _ANY_TIME
         try:
             fsync_folder(folder_fd)
             is_untouched = came_out_untouched(exchanged_at)
         except BaseException:
-            _swap_back(folder_fd, name, temporary, incoming)
+            _swap_back(folder_fd, name, temporary, incoming, taken)
             raise
         if not is_untouched:
-            _swap_back(folder_fd, name, temporary, incoming)
+            _swap_back(folder_fd, name, temporary, incoming, taken)
             raise _changed(name)
-    return "exchange"
+    return taken
 
 
 def _time_of_exchange(folder_fd: int, name: str) -> int:
@@ -176,9 +199,7 @@ def _time_of_exchange(folder_fd: int, name: str) -> int:
     return now if agree else max(stamps) + _STAMPS_APART_NS
 
 
-def _rename_over(
-    folder_fd: int, name: str, temporary: str, untouched: Callable[[], bool]
-) -> Published:
+def _rename_over(folder_fd: int, name: str, temporary: str, untouched: Callable[[], bool]) -> Way:
     _require_untouched(untouched, folder_fd, name)
     os.replace(temporary, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
     fsync_folder(folder_fd)
@@ -200,7 +221,7 @@ def _require_untouched(untouched: Callable[[], bool], folder_fd: int, name: str)
         raise _vanished() if identity_at(folder_fd, name) is None else _changed(name)
 
 
-def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity) -> None:
+def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity, way: Way) -> None:
     """Undo an exchange, unless a newer file of another program has the name: that file stays."""
     for _ in range(_SWAP_BACKS):
         now = identity_at(folder_fd, name)
@@ -213,14 +234,14 @@ def _swap_back(folder_fd: int, name: str, temporary: str, incoming: Identity) ->
         if not now.same_inode(incoming):
             break
         try:
-            swap(folder_fd, temporary, name)
+            swap(folder_fd, temporary, name, way)
         except FileNotFoundError:
             continue
         out = identity_at(folder_fd, temporary)
         if out is None or out.same_inode(incoming):
             break
         # Another program replaced the file between the two lines above.
-        swap(folder_fd, temporary, name)
+        swap(folder_fd, temporary, name, way)
     fsync_folder(folder_fd)
 
 

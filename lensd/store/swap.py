@@ -1,65 +1,63 @@
-"""Exchanges two names, and detects a filesystem that reports success without an exchange.
+"""Gives two files of one folder each other's name, as their filesystem is proven to do it.
 
-exfat-fuse reports success and renames one file over the other; if the other file is open, it
-crashes. So lensd first tries every FUSE filesystem with two small files of its own.
+Without an exchange, but with hard links, the file that loses its name gets a second one first: so
+its name has complete bytes at any time, and what a program still writes to it is not lost.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import platform
 
+from lensd.store.copy import CANNOT_LINK
+from lensd.store.filesystem import enforces_leases
 from lensd.store.fs import identity_at, new_token, temporary_name
+from lensd.store.probe import Way, prove
 from lensd.store.rename import NotSupported, exchange
-from lensd.store.staging import create
-
-_FUSE = 0x65735546  # statfs(2), also of virtiofs
-_SIZES = [0, 1]  # of the two small files, in bytes
 
 
-def swap(folder_fd: int, source: str, target: str) -> None:
-    """Exchange two names of one folder. Raises NotSupported, FileNotFoundError, OSError.
+def swap(folder_fd: int, source: str, target: str, way: Way | None = None) -> Way:
+    """Let the file `source` have the name `target`, and the reverse. Returns the way it took.
 
-    NotSupported also if the names are as before. A filesystem that is not FUSE may rename `source`
-    to `target` instead. So `source` must be the file that should get the name `target`, and the
-    caller must check whether the name `source` still exists.
+    Without a proven `way`, a filesystem that does not enforce leases is probed first.
+    Raises NotSupported (also if the names are as before), FileNotFoundError, OSError. A filesystem
+    that is not probed may rename `source` to `target` instead. So `source` must be the file that
+    should get the name `target`, and the caller must check both names.
     """
-    if _may_be_fuse(folder_fd) and not _exchanges(folder_fd):
+    if way is None:
+        way = "exchange" if enforces_leases(folder_fd) else prove(folder_fd).way
+    if way == "link":
+        _swap_by_link(folder_fd, source, target)
+        return way
+    if way == "rename":
         raise _not_supported(source, target)
     before = identity_at(folder_fd, source), identity_at(folder_fd, target)
     exchange(folder_fd, source, target)
     if before == (identity_at(folder_fd, source), identity_at(folder_fd, target)):
         raise _not_supported(source, target)
+    return "exchange"
 
 
-def _exchanges(folder_fd: int) -> bool:
-    """Whether the filesystem exchanges the names of two new files."""
-    names = [temporary_name(new_token()) for _ in _SIZES]
+def _swap_by_link(folder_fd: int, source: str, target: str) -> None:
+    """For a moment nothing has the name `source`. A crash may leave the second name."""
+    aside = temporary_name(new_token())
     try:
-        for name, size in zip(names, _SIZES, strict=True):
-            with open(create(folder_fd, name), "wb") as file:
-                file.write(b"-" * size)
-        exchange(folder_fd, *names)
-        found = [identity_at(folder_fd, name) for name in names]
-        return [f.size if f else None for f in found] == _SIZES[::-1]
-    except NotSupported:
-        return False
-    finally:
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder_fd)
-
-
-def _may_be_fuse(fd: int) -> bool:
-    """Whether the filesystem of a folder is FUSE, or of a type that the kernel does not report."""
-    word = ctypes.c_uint32 if platform.machine() == "s390x" else ctypes.c_ulong
-    statfs = ctypes.create_string_buffer(512)  # its first member is the type
-    if ctypes.CDLL(None).fstatfs(ctypes.c_int(fd), statfs):
-        return True
-    return word.from_buffer(statfs).value & 0xFFFFFFFF == _FUSE
+        os.link(target, aside, src_dir_fd=folder_fd, dst_dir_fd=folder_fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in CANNOT_LINK:
+            raise
+        raise _not_supported(source, target) from error
+    linked, named = identity_at(folder_fd, aside), identity_at(folder_fd, target)
+    try:
+        if linked is None or named is None or not linked.same_inode(named):
+            raise FileNotFoundError(errno.ENOENT, "another file took the name", target)
+        os.replace(source, target, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside, dir_fd=folder_fd)
+        raise
+    os.rename(aside, source, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
 
 
 def _not_supported(source: str, target: str) -> NotSupported:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import time
+import traceback
 from collections.abc import Callable, Sequence
 
-from lensd.errors import FileError, Skipped
+from lensd.errors import FileError, Skipped, StorageError, bug
 from lensd.store.archive import Archive
 from lensd.store.fs import is_temporary, open_folder
 from lensd.store.identity import Identity
@@ -56,6 +57,7 @@ class Intake:
         self._most = most
         self._clock = SteadyClock()
         self._excluded: frozenset[str] = frozenset()
+        self._given_up: dict[Key, Identity] = {}  # versions whose look ended in a bug
         # whether to log a file that was incomplete for long, before `reject_candidates` does
         self.reports_incomplete = True
         ledger.state.clear_waiting()
@@ -111,12 +113,22 @@ class Intake:
             unsettled = [f for f in batch if not self._settler.has(Key(folder.root, f[0]))]
             for path, identity in self._ledger.files.unknown(folder.root, unsettled):
                 key = Key(folder.root, path)
-                if self._move_tracker.follow_file(key, identity) is not Found.FOLLOWED:
+                if self._is_candidate(key, identity):
                     if left <= 0:
                         return False
                     self._settler.notice(key, now)
                     left -= 1
         return True
+
+    def _is_candidate(self, key: Key, identity: Identity) -> bool:
+        """Whether no row of the ledger followed to the path."""
+        try:
+            return self._move_tracker.follow_file(key, identity) is not Found.FOLLOWED
+        except StorageError:
+            raise
+        except Exception:  # noqa: BLE001  one file must not end the daemon
+            self._give_up(key, identity, traceback.format_exc(limit=-8))
+            return False
 
     def follow_moved_files(self) -> None:
         """Let the rows of files that were moved while lensd did not run follow them."""
@@ -148,18 +160,29 @@ class Intake:
         except (OSError, FileError):  # it is gone, or a link; a scan finds it when it is back
             self._drop(key)
             return False
+        identity = None
         try:
-            return self._look_in_folder(key, folder_fd, name, now)
-        except OSError:
+            found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+            identity = Identity.of(found)
+            if stat.S_ISDIR(found.st_mode) or self._given_up.get(key) == identity:
+                self._drop(key)
+                return False
+            return self._look_in_folder(key, folder_fd, name, identity, now)
+        except (OSError, FileError):
             self._drop(key)
+            return False
+        except StorageError:
+            raise
+        except Exception:  # noqa: BLE001  one file must not end the daemon
+            self._give_up(key, identity, traceback.format_exc(limit=-8))
             return False
         finally:
             os.close(folder_fd)
 
-    def _look_in_folder(self, key: Key, folder_fd: int, name: str, now: float) -> bool:
-        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-        identity = Identity.of(found)
-        if stat.S_ISDIR(found.st_mode) or self._ledger.files.knows(*key, identity):
+    def _look_in_folder(
+        self, key: Key, folder_fd: int, name: str, identity: Identity, now: float
+    ) -> bool:
+        if self._ledger.files.knows(*key, identity):
             self._drop(key)
             return False
         followed = self._move_tracker.follow_file(key, identity)
@@ -179,6 +202,21 @@ class Intake:
             return False
         facts = completeness.probe(folder_fd, name, self._archived_inode(key))
         return facts.identity == identity and self._decide(key, facts, now)
+
+    def _give_up(self, key: Key, identity: Identity | None, trace: str) -> None:
+        """Log a bug that concerns one file, and take the file again only when it has changed."""
+        error = bug(trace)
+        if self._settler.has(key):
+            self._settler.drop(key)
+        if identity is None or self._given_up.get(key) == identity:
+            return
+        self._given_up[key] = identity
+        try:
+            self._recorder.record_refusal(key, error, identity)
+        except StorageError:
+            raise
+        except Exception:  # noqa: BLE001  the ledger may be what has the bug
+            self._recorder.report_refusal(key, error)
 
     def _decide(self, key: Key, facts: completeness.Facts, now: float) -> bool:
         """What becomes of a quiet file. True if it is a job."""

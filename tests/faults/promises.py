@@ -32,6 +32,9 @@ PROMISES = {
     "program stay",
     "truncated meanwhile": "When a file is truncated while lensd reads it, only its job ends; the "
     "daemon continues",
+    "filesystem": "On filesystems whose leases, exchanges and inodes prove nothing (FUSE, "
+    "overlayfs, SFTP), the original can be restored, and what a program writes by another path "
+    "stays",
     "links": "Links, pipes, devices, and folders replaced by links: lensd writes nothing outside "
     "the watched folders",
     "hostile header": "lensd refuses the file within 1 s and 300 MB, with a reason, and archives "

@@ -55,6 +55,23 @@ MEASURES = {
     "path": "a.safetensors",
 }
 # Documents with all fields, also the optional ones.
+FILESYSTEM = {
+    "point": "/l",
+    "kind": "fuse.mergerfs",
+    "commits_by": "link",
+    "enforces_leases": False,
+    "unknown_because": "x",
+    "grants_leases": True,
+    "exchange": False,
+    "exchange_sets_ctime": None,
+    "rename_noreplace": False,
+    "hard_links": True,
+    "folder_fsync": True,
+    "case_sensitive": True,
+    "stable_inodes": True,
+    "wide_inodes": True,
+    "ctime_resolution_ns": 1,
+}
 COMPLETE: dict[str, dict[str, Any]] = {
     "status": {
         "daemon": 1,
@@ -70,6 +87,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
         "held": "/l: x",
         "schedule": {"window": "01:00-07:00", "open": False},
         "totals": {"outcomes": {"kept": 1}, "saved_in_folders": 1, "held_by_archive": 2, "net": -1},
+        "filesystems": [FILESYSTEM],
         "hashes": [HASHES],
     },
     "report": {

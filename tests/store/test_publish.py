@@ -507,3 +507,41 @@ print(put_back(original, sha256, root, Identity.of(os.stat(f"{root}/styles/f")))
     )
     assert done.stdout == "move\n"
     restore.assert_is_back()
+
+
+BY_LINK = PUBLISH.replace("unbroken=", 'way="link", unbroken=')
+
+
+@pytest.mark.slow
+@needs_root
+@needs_program("strace")
+@pytest.mark.parametrize(
+    ("call", "number", "named"),
+    [
+        ("linkat", 1, OLD),
+        ("renameat", 1, OLD),
+        ("renameat", 2, NEW),
+        ("fsync", 1, NEW),
+        ("none", 1, NEW),
+    ],
+)
+def test_killed_during_a_commit_by_link(
+    tmp_path: Path, call: str, number: int, named: bytes
+) -> None:
+    """The name has the complete old or new bytes, and the old file has a name, at each moment."""
+    (tmp_path / "below").mkdir()
+    with Mounts() as mounts:
+        disk = mounts.bindfs(tmp_path / "disk", tmp_path / "below")
+        fd = os.open(disk, os.O_RDONLY)
+        stage = Stage(disk, fd)
+        kill = [] if call == "none" else ["-e", f"inject={call}:signal=SIGKILL:when={number}"]
+        command = ["strace", "-qq", "-o", str(tmp_path / "trace"), *kill, sys.executable, "-c"]
+        done = subprocess.run(
+            [*command, BY_LINK, str(disk)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == ((0, "link\n") if call == "none" else (-9, ""))
+        assert stage.name.read_bytes() == named
+        assert OLD in [path.read_bytes() for path in disk.iterdir()]
+        if call == "none":
+            assert stage.contents == (NEW, OLD)
+        os.close(fd)

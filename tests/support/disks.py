@@ -23,6 +23,17 @@ def make_ext4(image: Path, size: str, *options: str) -> None:
     subprocess.run(["mkfs.ext4", "-q", *options, str(image)], check=True)
 
 
+def _image(folder: Path, program: str, size: int, *options: str) -> Path:
+    """A filesystem in a new, sparse image file beside a folder."""
+    if shutil.which(program) is None:
+        pytest.skip(f"needs the program {program}")
+    image = folder.with_name(f"{folder.name}.image")
+    with image.open("wb") as file:
+        os.truncate(file.fileno(), size)
+    subprocess.run([program, "-q", *options, str(image)], check=True, capture_output=True)
+    return image
+
+
 def _unmount(folder: Path) -> None:
     """Unmount; a loop device may be busy for a moment."""
     for _ in range(100):
@@ -63,6 +74,57 @@ class Mounts:
             os.truncate(file.fileno(), size)
         subprocess.run(["mkfs.exfat", "-q", str(image)], check=True, capture_output=True)
         return self._mount(folder, "-t", "exfat-fuse", "-o", "loop", str(image))
+
+    def made(self, folder: Path, kind: str, size: int = 512 * 2**20) -> Path:
+        """A new disk of a kind that mkfs makes: ext4, xfs, btrfs."""
+        return self.image(folder, _image(folder, f"mkfs.{kind}", size))
+
+    def ntfs(self, folder: Path, size: int = 64 * 2**20) -> Path:
+        """NTFS by the program ntfs-3g."""
+        image = _image(folder, "mkfs.ntfs", size, "-F", "-f")
+        return self._run(folder, "ntfs-3g", str(image))
+
+    def bindfs(self, folder: Path, below: Path) -> Path:
+        """Another view of the folder `below`, by a program: it has another inode for the kernel."""
+        return self._run(folder, "bindfs", str(below))
+
+    def mergerfs(self, folder: Path, *below: Path) -> Path:
+        """One view of several folders, with inodes of up to 64 bits."""
+        return self._run(folder, "mergerfs", ":".join(map(str, below)))
+
+    def sshfs(self, folder: Path, below: Path) -> Path:
+        """A folder by SFTP: the server's program runs here, without ssh."""
+        server = Path("/usr/lib/openssh/sftp-server")
+        if not server.exists():
+            pytest.skip(f"needs the program {server}")
+        command = folder.with_name(f"{folder.name}.sh")
+        command.write_text(f"#!/bin/sh\nexec {server}\n")
+        command.chmod(0o755)
+        return self._run(folder, "sshfs", "-o", f"ssh_command={command}", f"here:{below}")
+
+    def overlay(self, folder: Path, lower: Path, upper: Path, program: str = "overlay") -> Path:
+        """A folder whose changes go to the folder `upper`."""
+        work = upper.with_name(f"{upper.name}-work")
+        work.mkdir()
+        layers = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        if program == "overlay":
+            return self._mount(folder, "-t", "overlay", "-o", layers, "none")
+        return self._run(folder, program, "-o", layers)
+
+    def _run(self, folder: Path, program: str, *arguments: str) -> Path:
+        """Start a FUSE program, whose last argument is the folder."""
+        if shutil.which(program) is None:
+            pytest.skip(f"needs the program {program}")
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a disk")
+        folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            [program, *arguments, str(folder)], check=False, capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"{program} cannot mount a folder here: {done.stderr.strip()}")
+        self._mounted.append(folder)
+        return folder
 
     def unmount(self, folder: Path) -> None:
         self._mounted.remove(folder)

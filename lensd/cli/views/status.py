@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lensd.report.documents import Degraded, Job, Problem, Status, Waiting
+from lensd.report.documents import Degraded, Filesystem, Job, Problem, Status, Waiting
+from lensd.store.probe import Proof
 from lensd.text import outcomes, size
 
 Item = Degraded | Job | Waiting
@@ -15,6 +16,7 @@ def lines(status: Status) -> Iterator[str]:
     yield f"daemon: {describe_daemon(status)}"
     for watch in status.watch:
         yield f"watch {watch.name}: {watch.path}, mode {watch.mode}"
+    yield from (f"filesystem {describe_filesystem(f)}" for f in status.filesystems)
     yield from (f"paused: {path}; `lensd resume` ends the pause" for path in status.paused)
     if status.schedule and not status.schedule.open:
         yield f"schedule: jobs start only in {status.schedule.window}"
@@ -41,6 +43,25 @@ def lines(status: Status) -> Iterator[str]:
 def describe_daemon(status: Status) -> str:
     """Whether a daemon runs."""
     return "not running" if status.daemon is None else f"running, process {status.daemon}"
+
+
+def describe_filesystem(found: Filesystem | Proof) -> str:
+    """What a filesystem is proven to do, as far as it decides what lensd does."""
+    head = f"{found.point}: {found.kind}"
+    if found.unknown_because is not None:
+        return f"{head}, not proven yet ({found.unknown_because})"
+    way = {
+        "exchange": "exchanges names",
+        "link": "no exchange of names: outputs replace originals by link and rename",
+        "rename": "no exchange of names, no links: outputs replace originals by rename",
+        None: "not proven yet",
+    }[found.commits_by if isinstance(found, Filesystem) else found.way]
+    leases = (
+        "leases prove something"
+        if found.enforces_leases
+        else ("leases prove nothing: lensd waits longer, and copies originals")
+    )
+    return f"{head}, {way}; {leases}"
 
 
 def describe_cause(item: Item) -> str | None:

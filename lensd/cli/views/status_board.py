@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lensd.cli.views.status import Item, describe_cause, describe_daemon
+from lensd.cli.views.status import Item, describe_cause, describe_daemon, describe_filesystem
 from lensd.report.documents import Job, Status
 from lensd.text import outcomes, size, visible
 
@@ -47,6 +47,8 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     yield "daemon", describe_daemon(status)
     for watch in status.watch:
         yield "watch", f"{watch.path} ({watch.name}), mode {watch.mode}"
+    for found in status.filesystems:
+        yield "filesystem", describe_filesystem(found)
     for path in status.paused:
         yield "paused", f"{path}; `lensd resume` ends the pause"
     if status.schedule and not status.schedule.open:

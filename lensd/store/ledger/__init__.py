@@ -6,7 +6,7 @@ do, so a state is written before the step that it names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Self
 
@@ -37,7 +37,7 @@ class Ledger:
         self.folder = folder
         self.readonly = readonly
         self.damaged = self._database.damaged
-        rows = Rows(self._database, version)
+        rows = self._rows = Rows(self._database, version)
         self.jobs = Jobs(self._database, rows)
         self.files = Files(self._database, rows)
         self.originals = Originals(self._database, rows)
@@ -66,6 +66,10 @@ class Ledger:
     def require_in_place(self) -> None:
         """Raises StorageError when the open ledger was deleted, moved or replaced."""
         self._database.require_in_place()
+
+    def on_damaged_row(self, report: Callable[[int, ValueError], None]) -> None:
+        """Let `report(id, error)` have each damaged row once, in the thread that reads it."""
+        self._rows.report_damaged = report
 
     def close(self) -> None:
         self._database.close()

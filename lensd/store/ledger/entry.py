@@ -85,7 +85,14 @@ def text(message: str) -> str:
 
 
 def entry_of(row: sqlite3.Row) -> Entry:
-    """The entry of a row with all columns."""
+    """The entry of a row with all columns. Raises ValueError for a damaged row."""
+    try:
+        return _entry_of(row)
+    except (TypeError, KeyError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _entry_of(row: sqlite3.Row) -> Entry:
     fields = dict(row)
     identity = Identity(*(fields[name] for name in Identity._fields))
     staged = Identity(*json.loads(fields["staged"])) if fields["staged"] else None

@@ -224,7 +224,10 @@ def _row_is_about(row: sqlite3.Row | None, now: Identity) -> bool:
     if row is None:
         return False
     _, _, state, outcome, *numbers, staged = row
-    output = Identity(*json.loads(staged)) if staged else None
+    try:
+        output = Identity(*json.loads(staged)) if staged else None
+    except (ValueError, TypeError, RecursionError):  # a damaged row, which `Rows` reports
+        return False
     return _is_about(state, outcome, Identity(*numbers), output, now)
 
 

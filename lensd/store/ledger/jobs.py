@@ -65,22 +65,25 @@ class Jobs:
         now: float | None = None,
         *,
         without: Collection[str] = (),
+        but: Collection[str] = (),
         heed_pauses: bool = True,
     ) -> Entry | None:
         """The job that waits longest; those with failed attempts come after the fresh ones.
 
         Leaves out paused jobs (with `heed_pauses`), jobs postponed beyond `now` (wall time; by
-        default the present) and jobs in a root of `without`.
+        default the present), jobs in a root of `without`, and the jobs `but`.
         """
         if heed_pauses and self._is_everything_paused():  # one look instead of one per job
             return None
         moment = time.time() if now is None else now
-        marks = ",".join("?" * len(without))
+        marks, others = ",".join("?" * len(without)), ",".join("?" * len(but))
         return self._rows.first(
             "state = 'queued' AND (not_before IS NULL OR not_before <= ?) "
-            f"AND root NOT IN ({marks}) AND (? OR {_NOT_PAUSED}) ORDER BY attempts, id",
+            f"AND root NOT IN ({marks}) AND job_id NOT IN ({others}) "
+            f"AND (? OR {_NOT_PAUSED}) ORDER BY attempts, id",
             moment,
             *map(os.fsencode, without),
+            *but,
             not heed_pauses,
         )
 

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from lensd.store.identity import Identity
+from lensd.store.json_lines import decode, encode
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import text
 from lensd.store.ledger.roots import RootIdentity
+from lensd.store.probe import Proof
 
 T = TypeVar("T")
 
@@ -136,6 +138,16 @@ def restoring(database: Database) -> Note[tuple[Restoring, ...]]:
 def last_prune(database: Database) -> Note[float]:
     """The wall time of the last complete daily pass."""
     return Note(database, "pruned_at", repr, float)
+
+
+def filesystems(database: Database) -> Note[tuple[Proof, ...]]:
+    """What the filesystems of the folders are proven to do, as an array of objects."""
+    return Note(
+        database,
+        "filesystems",
+        lambda proofs: encode(proofs).decode(),
+        lambda found: decode(found.encode(), tuple[Proof, ...]),
+    )
 
 
 def _degraded_to_text(roots: tuple[DegradedRoot, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from operator import attrgetter
 from typing import Any, TypedDict
@@ -45,11 +45,16 @@ PAGE = 500  # rows; those of 100,000 files would take 200 MB
 
 
 class Rows:
-    """The `files` table, for the parts of the ledger. `version` is lensd's."""
+    """The `files` table, for the parts of the ledger. `version` is lensd's.
+
+    A row that is no entry is left out and reported; the other rows are read.
+    """
 
     def __init__(self, database: Database, version: str) -> None:
         self._database = database
         self.version = version
+        self.report_damaged: Callable[[int, ValueError], None] = lambda *_: None
+        self._damaged: set[int] = set()
 
     def get(self, job_id: str) -> Entry:
         """The row of a job that exists."""
@@ -93,13 +98,14 @@ class Rows:
 
     def first(self, where: str, *values: Any) -> Entry | None:
         """The first row of a condition, which may end in ORDER BY."""
-        found = self.all(where + " LIMIT 1", *values)
-        return found[0] if found else None
+        rows = self._read(where + " LIMIT 1", *values)
+        if not rows:
+            return None
+        return self._entry(rows[0]) or next(iter(self.all(where, *values)), None)
 
     def all(self, where: str, *values: Any) -> list[Entry]:
         """All rows of a condition, which may end in ORDER BY."""
-        query = f"SELECT * FROM files WHERE {where}"  # noqa: S608  `where` is a constant of ours
-        return [entry_of(row) for row in self._database.read(query, *values)]
+        return [e for row in self._read(where, *values) if (e := self._entry(row)) is not None]
 
     def each(self, column: str, *values: str, also: str = "TRUE") -> Iterator[Entry]:
         """Rows whose column has one of some values, oldest first; few at a time in memory.
@@ -113,9 +119,22 @@ class Rows:
 
     def _pages(self, where: str, value: str) -> Iterator[Entry]:
         last = 0
-        while page := self.all(f"{where} AND id > ? ORDER BY id LIMIT {PAGE}", value, last):
-            yield from page
-            last = page[-1].number
+        while page := self._read(f"{where} AND id > ? ORDER BY id LIMIT {PAGE}", value, last):
+            yield from (e for row in page if (e := self._entry(row)) is not None)
+            last = page[-1]["id"]
+
+    def _read(self, where: str, *values: Any) -> list[sqlite3.Row]:
+        query = f"SELECT * FROM files WHERE {where}"  # noqa: S608  `where` is a constant of ours
+        return self._database.read(query, *values)
+
+    def _entry(self, row: sqlite3.Row) -> Entry | None:
+        try:
+            return entry_of(row)
+        except ValueError as error:
+            if row["id"] not in self._damaged:
+                self._damaged.add(row["id"])
+                self.report_damaged(row["id"], error)
+            return None
 
 
 def update(db: sqlite3.Connection, job_id: str, columns: Columns) -> None:

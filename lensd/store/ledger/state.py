@@ -30,6 +30,7 @@ class State:
         self.disk_backoff = notes.disk_backoff(database)
         self.degraded = notes.degraded(database)
         self.archive = notes.archive(database)
+        self.filesystems = notes.filesystems(database)
         self.renaming_original = notes.renaming_original(database)
         self.prune_in_progress = notes.prune_in_progress(database)
         self.rebuilding = notes.rebuilding(database)
