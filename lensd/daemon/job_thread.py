@@ -1,6 +1,8 @@
 """The job thread, the only one that changes files: one job at a time, and requests between jobs.
 
-When a disk is full, read-only or away, all jobs wait here until the disk is well again.
+When a disk is full, read-only or away, all jobs wait here until the disk is well again. A thread
+that a folder holds, whose filesystem does not answer, is left to finish its one job or request when
+the folder answers; another thread takes the next ones (docs/decisions/0033-folders-that-hang.md).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
@@ -24,13 +27,23 @@ from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.intake_recorder import Arrival
+from lensd.worker.supervisor import Worker
 
 FileRequest: TypeAlias = Callable[[], int]
+UNKNOWN_SECONDS = 30.0  # for what may be in any root, while one of them does not answer
 LONGEST_REST_SECONDS = 60.0
 
 
-class JobThread(threading.Thread):
-    """Takes jobs from the ledger.
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the thread does now. `root` is None where it may be in any root."""
+
+    root: str | None
+    began: float
+
+
+class JobThread:
+    """Takes jobs from the ledger, in one thread at a time.
 
     `arrivals` has a message for each job that the intake made since the start. `opens_in()` returns
     in how many seconds jobs may begin, 0 for now.
@@ -45,8 +58,10 @@ class JobThread(threading.Thread):
         opens_in: Callable[[], float] = lambda: 0.0,
         daily: DailyPass | None = None,
     ) -> None:
-        super().__init__(name="jobs", daemon=True)
         self.error: BaseException | None = None
+        self._thread = self._new_thread()
+        self._turn = threading.Lock()  # for the thread and its task
+        self._task: _Task | None = None
         self.idle = threading.Event()
         self._context = context
         self._settings = settings
@@ -56,24 +71,95 @@ class JobThread(threading.Thread):
         self._opens_in = opens_in
         self._daily = daily
         self._wake = threading.Event()
-        self._requests: SimpleQueue[tuple[FileRequest, Future[int]]] = SimpleQueue()
+        self._requests: SimpleQueue[tuple[FileRequest, Future[int], str | None]] = SimpleQueue()
         self._backoff: DiskBackoff | None = None
         self._idle_since = time.monotonic()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The one that takes jobs now."""
+        return self._thread
+
+    @property
+    def worker(self) -> Worker:
+        """The worker process of the thread that takes jobs now."""
+        return self._context.worker
+
+    def leave(self, hanging: frozenset[str]) -> tuple[threading.Thread, frozenset[str]] | None:
+        """Let another thread take the next jobs, if a root that hangs holds this one.
+
+        Returns the thread that is left, and the roots where no other thread may work until it has
+        ended. It ends after what it does now.
+        """
+        with self._turn:
+            if self._context.stopping.is_set() or not self.is_held(hanging):
+                return None
+            roots = hanging if self._task is None or self._task.root is None else self.roots()
+            worker = replace(self._context.worker, _process=None, _last_look=None)
+            self._context = replace(self._context, worker=worker)
+            left, self._thread, self._task = self._thread, self._new_thread(), None
+            self._thread.start()
+            return left, roots
+
+    def is_held(self, hanging: frozenset[str]) -> bool:
+        """Whether a root that hangs holds the thread. From any thread."""
+        task = self._task
+        if not hanging or task is None:
+            return False
+        is_long = time.monotonic() - task.began > UNKNOWN_SECONDS
+        return task.root in hanging or (task.root is None and is_long)
+
+    def roots(self) -> frozenset[str]:
+        """Where the thread may be now; all roots if that is unknown. From any thread."""
+        task = self._task
+        return frozenset(self._settings if task is None or task.root is None else {task.root})
+
+    def require_current(self) -> None:
+        """In a request: raises LensdError after `leave`, so that it ends."""
+        if not self._is_current():
+            raise LensdError("a watched folder did not answer for long, so lensd ended the request")
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self.run, name="jobs", daemon=True)
+
+    def _is_current(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _begin(self, root: str | None = None) -> bool:
+        """Note what this thread is about to do. False after `leave`: it must not."""
+        with self._turn:
+            if self._is_current():
+                self._task = _Task(root, time.monotonic())
+            return self._is_current()
+
+    def _end(self) -> bool:
+        """Note that this thread is in no root. False after `leave`."""
+        with self._turn:
+            if self._is_current():
+                self._task = None
+            return self._is_current()
 
     def wake(self) -> None:
         """There may be a new job."""
         self.idle.clear()
         self._wake.set()
 
-    def submit(self, request: FileRequest) -> Future[int]:
+    def submit(self, request: FileRequest, root: str | None = None) -> Future[int]:
         """Let this thread run a request, which changes files, between two jobs. From any thread.
 
-        The result is its exit code, or what it raises; LensdError if the thread ends before.
+        `root`: the only one that it works in. The result is its exit code, or what it raises;
+        LensdError if the thread ends before.
         """
         result: Future[int] = Future()
-        self._requests.put((request, result))
+        self._requests.put((request, result, root))
         self.wake()
-        if not self.is_alive():
+        if self._thread.ident is not None and not self.is_alive():  # it has ended
             self._dismiss_requests()
         return result
 
@@ -81,30 +167,36 @@ class JobThread(threading.Thread):
         """Give up the running job and end; False if that took longer than `timeout` seconds."""
         self._context.stopping.set()
         self._wake.set()
-        self.join(timeout)
+        self._thread.join(timeout)
         return not self.is_alive()
 
     def run(self) -> None:
+        worker = self._context.worker
         try:
-            while not self._context.stopping.is_set():
+            while not self._context.stopping.is_set() and self._begin():
                 self._wake.clear()  # first: any wake from here on ends the rest
                 if not (self._run_request() or self._run_job()):
                     self._prune()
-                    self._rest()
+                    if self._end():
+                        self._rest()
         except BaseException as error:  # noqa: BLE001  the main loop must end with it
             self.error = error
         finally:
-            self._context.worker.stop("shutdown")
-            self._dismiss_requests()
-            self.idle.set()
+            worker.stop("shutdown")
+            if self._is_current():
+                self._dismiss_requests()
+                self.idle.set()
             self._inbox.put(Wake())
 
     def _run_request(self) -> bool:
         """One request, if one waits."""
         try:
-            request, result = self._requests.get_nowait()
+            request, result, root = self._requests.get_nowait()
         except Empty:
             return False
+        if not self._begin(root):
+            self._requests.put((request, result, root))
+            return True
         try:
             result.set_result(request())
         except BaseException as error:  # noqa: BLE001  it belongs to the thread that waits
@@ -115,16 +207,22 @@ class JobThread(threading.Thread):
         """The daily pass, which ends when there is something else to do."""
         if self._daily is None or not self._context.patient or self._backoff is not None:
             return
+        if self._context.root_states.silent:  # it reads published files
+            return
         try:
-            self._daily.run_if_due(lambda: self._context.stopping.is_set() or self._wake.is_set())
+            self._daily.run_if_due(self._has_other_work)
         except StorageError as fault:
             self.back_off(fault)
+
+    def _has_other_work(self) -> bool:
+        is_over = self._context.stopping.is_set() or not self._is_current()
+        return is_over or self._wake.is_set()
 
     def _dismiss_requests(self) -> None:
         """Answer the requests that this thread cannot run any more."""
         with contextlib.suppress(Empty):
             while True:
-                _, result = self._requests.get_nowait()
+                _, result, _ = self._requests.get_nowait()
                 result.set_exception(LensdError("lensd is stopping; try again when it is back"))
 
     def _run_job(self) -> bool:
@@ -139,15 +237,20 @@ class JobThread(threading.Thread):
             self._end_backoff()  # no job waits for that disk; the next job finds out again
             return False
         self.idle.clear()  # while its row still says `queued`
-        self._process(entry)
+        context = self._context  # with the worker of this thread
+        if self._begin(entry.root):
+            self._process(entry, context)
         self._idle_since = time.monotonic()
         self._inbox.put(Wake())
         return True
 
     def next_job(self) -> Entry | None:
         """The job that may begin next, None if there is none. From any thread."""
-        jobs, closed = self._context.ledger.jobs, self._context.root_states.closed
+        jobs, states = self._context.ledger.jobs, self._context.root_states
+        closed = states.closed
         if self._context.patient:
+            if not states.answers(self._context.archive.root):
+                return None
             return jobs.next_queued(without=closed)
         # `once` treats the files now, whatever is paused or postponed
         return jobs.next_queued(math.inf, without=closed, heed_pauses=False)
@@ -166,19 +269,21 @@ class JobThread(threading.Thread):
             self._backoff.extend(time.monotonic())
         return is_well
 
-    def _process(self, entry: Entry) -> None:
+    def _process(self, entry: Entry, context: JobContext) -> None:
         waited = self._seconds_since_first_seen(entry.job_id)
         settings = self._settings.get(entry.root)
         if settings is None:
             message = "its folder is not watched any more"
-            self._context.ledger.jobs.finish(entry.job_id, Outcome.SUPERSEDED, message=message)
+            context.ledger.jobs.finish(entry.job_id, Outcome.SUPERSEDED, message=message)
             return
         try:
-            compress.process(entry, settings, self._context, waited)
+            compress.process(entry, settings, context, waited)
         except StorageError as fault:
-            self.back_off(fault)
+            if self._end():
+                self.back_off(fault)
         else:
-            self._end_backoff()
+            if self._end():
+                self._end_backoff()
 
     def _seconds_since_first_seen(self, job_id: str) -> float:
         """0 for a job of an earlier run."""
