@@ -2,7 +2,8 @@
 
 It asks each watched folder, the archive and the state folder every few seconds. A folder that does
 not answer in time is degraded (`not_responding`) and closed to jobs; a job that runs there is left
-to its thread, and another job thread takes the next jobs. Its own thread opens it again.
+to its thread, and another job thread takes the next jobs. When the folder answers, and no thread is
+held there any more, it is open again, and its own thread scans it.
 """
 
 from __future__ import annotations
@@ -105,28 +106,27 @@ class AnswerWatch(threading.Thread):
             passed, before = min(now - before, 2 * LOOK_SECONDS), now
             for asked in self._asked.values():
                 asked.age(passed)
+                if any(not a.name and a.is_reported for a in self._asked.values()):
+                    asked.stuck = 0.0  # the threads of all roots may wait for the archive
                 with suppress(StorageError):  # its note is missing in the ledger; the log has it
                     self._judge(asked)
             self._leave_jobs()
 
     def _judge(self, asked: _Asked) -> None:
-        is_silent = (
+        hangs = (
             asked.unanswered >= ANSWER_SECONDS
             or asked.stuck >= STUCK_SECONDS
             or self._stragglers.are_in(asked.path)
         )
-        if is_silent and not asked.is_reported:
+        if hangs and not asked.is_reported:
             asked.is_reported = True
             self._begin_hang(asked)
-        elif is_silent or asked.question.is_open:
+        elif hangs or asked.question.is_open or asked.stuck:
             return
-        elif asked.path not in self._states.silent:
-            if asked.is_reported:
-                asked.is_reported = False
-                self._end_hang(asked)
-        elif asked.is_reported and asked.thread is not None:
-            asked.thread.inbox.wake()  # it scans the folder
-        else:
+        elif asked.is_reported:
+            asked.is_reported = False
+            self._end_hang(asked)
+        elif asked.path in self._states.silent:  # a job did not wait for the answer
             self._states.end_silence(asked.path)
             self._jobs.wake()
 
@@ -168,6 +168,10 @@ class AnswerWatch(threading.Thread):
         self._log(
             DaemonRecovered(watch=asked.name, path=asked.shown, reason=reason, message=message)
         )
+        self._states.end_silence(asked.path)
+        if asked.thread is not None:
+            asked.thread.inbox.note_lost_events(asked.path)  # it watches and scans all of it
+        self._jobs.wake()
         if asked.name is None:
             self._ledger.state.disk_backoff.clear()
         else:

@@ -34,7 +34,6 @@ ledger, any of which may hang; in `lensd once` the main thread does the work of 
 from __future__ import annotations
 
 import datetime as dt
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -62,6 +61,7 @@ from lensd.jobs.daily_prune import DailyPass
 from lensd.jobs.prune import Pruner
 from lensd.logs.events import DaemonBaseline
 from lensd.store.archive import Archive
+from lensd.store.deadline import real_path
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims
 from lensd.store.walk import linked_folders
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from lensd.metrics.exporter import Exporter
 
 STOP_SECONDS = 8.0
-# Until a thread of a root that is told to stop is a straggler.
+# From the `stop` of the thread of a root until it counts as a straggler.
 LEAVE_SECONDS = 2.0
 PATIENCE_SECONDS = 1.0
 
@@ -113,7 +113,7 @@ class App:
         self._stragglers = stragglers or Stragglers()
         self.log = EventLog()
         self.pulse = Pulse()
-        self.archive = Archive(os.path.realpath(config.archive.path))
+        self.archive = Archive(real_path(config.archive.path))
         roots = [w.root for w in config.watch]
         asked = [*roots, self.archive.root] if patient else []
         self.root_states = RootStates(roots, self._hints, asked)

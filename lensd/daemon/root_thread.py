@@ -140,7 +140,6 @@ class RootThread(threading.Thread):
         self.progress()
         now = time.monotonic()
         try:
-            self._end_silence()
             self._follow(message, now)
             if now >= self._rest_until:
                 self._work(now)
@@ -206,17 +205,6 @@ class RootThread(threading.Thread):
         repair.result()
         if is_complete and self._watching.monitor.readmit(self.root):
             self._services.wake_jobs()
-
-    def _end_silence(self) -> None:
-        """Open a root that did not answer, and does now; a scan finds what changed meanwhile."""
-        states = self._services.states
-        if self.root not in states.hanging or states.questions[self.root].is_open:
-            return
-        if self._services.stragglers.are_in(self.root):
-            return
-        states.end_silence(self.root)
-        self._watching.monitor.note_answer(self.root)
-        self._services.wake_jobs()
 
     def _report_bug(self) -> None:
         self._log(

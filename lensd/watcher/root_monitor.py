@@ -116,10 +116,6 @@ class RootMonitor:
         for root in self._roots.values():
             root.scan_at = at
 
-    def note_answer(self, root: str) -> None:
-        """The root did not answer, and does again: watch and scan all of it."""
-        self.note_lost_events(root)
-
     # what the root's thread does
 
     def next_due(self) -> float:
