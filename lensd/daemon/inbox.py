@@ -78,11 +78,17 @@ class Inbox:
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._hints: set[Hint] = set()
         self._has_reload = False  # the main thread alone uses it, and its signal handlers
+        self.has_stop = False  # SIGTERM or SIGINT arrived
         # Never taken for Stop and Reload: a signal handler may interrupt the thread that has it.
         self._lock = threading.Lock()
 
     def put(self, message: Stop | Reload | Wake | RootRepaired) -> None:
         self._messages.put(message)
+
+    def stop(self, number: int) -> None:
+        """SIGTERM or SIGINT arrived."""
+        self.has_stop = True
+        self._messages.put(Stop(number))
 
     def reload(self) -> None:
         """SIGHUP arrived."""
@@ -165,5 +171,5 @@ def listen() -> Inbox:
     inbox = Inbox()
     block_lease_signal()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda n, _: inbox.put(Stop(n)))
+        signal.signal(number, lambda n, _: inbox.stop(n))
     return inbox

@@ -227,9 +227,11 @@ class JobThread:
 
     def _run_job(self) -> bool:
         """One job, if one may begin. False if there is nothing to do now."""
+        states = self._context.root_states
+        if not states.answers(self._context.archive.root):
+            return False
         if (self._context.patient and self._opens_in() > 0) or not self._may_try():
             return False
-        states = self._context.root_states
         entry = self.next_job()
         while entry is not None and states.must_wait(entry.root):  # from now on it is closed
             entry = self.next_job()
@@ -246,11 +248,8 @@ class JobThread:
 
     def next_job(self) -> Entry | None:
         """The job that may begin next, None if there is none. From any thread."""
-        jobs, states = self._context.ledger.jobs, self._context.root_states
-        closed = states.closed
+        jobs, closed = self._context.ledger.jobs, self._context.root_states.closed
         if self._context.patient:
-            if not states.answers(self._context.archive.root):
-                return None
             return jobs.next_queued(without=closed)
         # `once` treats the files now, whatever is paused or postponed
         return jobs.next_queued(math.inf, without=closed, heed_pauses=False)

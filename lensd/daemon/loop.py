@@ -34,7 +34,7 @@ from lensd.store.paths import is_below
 
 # From SIGTERM to the end of a process that a call to a hanging disk holds.
 LAST_SECONDS = 20.0
-LOAD_SECONDS = 10.0
+LOAD_SECONDS = 30.0  # each folder of the configuration has its own deadline, the archive has this
 
 
 def run(config: Config) -> int:
@@ -80,6 +80,7 @@ class Daemon:
     ) -> None:
         self._config = config
         self._began = began
+        self._inbox = inbox
         self._on_stop = on_stop
         self._is_ready = False
         self._control: Server | None = None
@@ -169,7 +170,7 @@ class Daemon:
         notify_reloading()
         began = time.monotonic()
         try:
-            found = within(LOAD_SECONDS, self._load)
+            found = within(LOAD_SECONDS, self._load, lambda: self._inbox.has_stop)
             log.configure(found.log.path, found.log.level, found.log.mode_bits)
         except LensdError as error:
             old = self._config.log

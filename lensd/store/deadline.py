@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from lensd.errors import StorageError
 
 T = TypeVar("T")
 ANSWER_SECONDS = 2.0
+_LOOK_SECONDS = 0.5
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
+def within(seconds: float, call: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
     """What `call` returns or raises. It runs in a thread, which a hang alone costs.
 
-    Raises StorageError when there is no answer in time.
+    Raises StorageError when there is no answer in time, or `give_up()` is true meanwhile.
     """
     result: Future[T] = Future()
 
@@ -28,15 +30,15 @@ def within(seconds: float, call: Callable[[], T]) -> T:
             result.set_exception(error)
 
     threading.Thread(target=run, name="deadline", daemon=True).start()
-    try:
-        return result.result(seconds)
-    except TimeoutError:
-        if result.done():  # the call itself raised it: an OSError
-            raise
-        raise StorageError(
-            "a filesystem does not answer: its server, or its disk, hangs. Start the server again, "
-            "or unmount the folder (umount -l)"
-        ) from None
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not give_up():
+        done, _ = wait([result], min(seconds, _LOOK_SECONDS))
+        if done:
+            return result.result()
+    raise StorageError(
+        "a filesystem does not answer: its server, or its disk, hangs. Start the server again, or "
+        "unmount the folder (umount -l)"
+    )
 
 
 def answers(folder: str) -> bool:
