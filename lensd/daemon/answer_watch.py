@@ -1,9 +1,9 @@
 """The thread that finds folders whose filesystem does not answer, and leaves them to themselves.
 
-It asks each watched folder, the archive and the state folder every few seconds. A folder that does
-not answer in time is degraded (`not_responding`) and closed to jobs; a job that runs there is left
-to its thread, and another job thread takes the next jobs. When the folder answers, and no thread is
-held there any more, it is open again, and its own thread scans it.
+It asks each watched folder and the archive every few seconds. A folder that does not answer in time
+is degraded (`not_responding`) and closed to jobs; a job that runs there is left to its thread, and
+another job thread takes the next jobs. When the folder answers, and no thread is held there any
+more, it is open again, and its own thread scans it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lensd.watcher.folder import Log
 from lensd.watcher.root_answers import Question
 from lensd.watcher.root_states import RootStates
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 ASK_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 # For the thread of a root, whose folder answers, while another folder below it may hang.
@@ -35,7 +35,7 @@ STUCK_SECONDS = 120.0
 
 @dataclass(slots=True)
 class _Asked:
-    """A folder that is asked. `name`: of the watch; None for the archive and the state folder."""
+    """A folder that is asked. `name`: of the watch; None for the archive."""
 
     path: str
     question: Question

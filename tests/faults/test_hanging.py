@@ -120,21 +120,39 @@ def test_sigterm(server: Home, nas: BindFs) -> None:
         nas.answer()
 
 
+def begin_job(server: Home, nas: BindFs, daemon: RunningDaemon) -> tuple[Path, Seen]:
+    """A job in the folder, which hangs in the middle of it; its file, as it is before."""
+    daemon.wait_for_event("daemon.ready")
+    first = server.put(server.nas, "first.safetensors", 1)
+    worker = daemon.wait_for_event("worker.started")["pid"]
+    daemon.wait_for_file(first, "file.compressed")
+    os.kill(worker, signal.SIGSTOP)
+    path = server.put(server.nas, "held.safetensors", 2)
+    before = Seen.of(path)
+    daemon.wait_for_file(path, "file.settled")
+    wait_until(lambda: any(nas.source.glob(".lensd*")), "the job runs")
+    nas.hang()
+    os.kill(worker, signal.SIGCONT)
+    is_degraded(daemon, server.nas)
+    return path, before
+
+
+def test_sigterm_during_a_job_in_the_folder(server: Home, nas: BindFs) -> None:
+    """The next start begins the job again."""
+    with server.daemon() as daemon:
+        path, before = begin_job(server, nas, daemon)
+        assert stop(daemon) < STOP_SECONDS
+    nas.answer()
+    with server.daemon() as daemon:
+        daemon.wait_for_file(path, "file.compressed")
+    assert Seen.of(server.archive / "nas/held.safetensors").sha256 == before.sha256
+    assert not any(nas.source.glob(".lensd*"))
+
+
 def test_a_job_in_the_folder(server: Home, nas: BindFs) -> None:
     """It is left to its thread and goes on when the folder answers; other jobs do not wait."""
     with server.daemon() as daemon:
-        daemon.wait_for_event("daemon.ready")
-        first = server.put(server.nas, "first.safetensors", 1)
-        worker = daemon.wait_for_event("worker.started")["pid"]
-        daemon.wait_for_file(first, "file.compressed")
-        os.kill(worker, signal.SIGSTOP)
-        path = server.put(server.nas, "held.safetensors", 2)
-        before = Seen.of(path)
-        daemon.wait_for_file(path, "file.settled")
-        wait_until(lambda: any(nas.source.glob(".lensd*")), "the job runs")
-        nas.hang()
-        os.kill(worker, signal.SIGCONT)
-        is_degraded(daemon, server.nas)
+        path, before = begin_job(server, nas, daemon)
         second = server.put(server.loras, "second.safetensors", 3)
         daemon.wait_for_file(second, "file.compressed")
 
