@@ -177,7 +177,7 @@ class RootThread(threading.Thread):
         """Check and scan the folder, as far as that is due, and look at its new files."""
         intake, monitor = self._watching
         self._needs_repair = bool(monitor.check_due(now)) or (
-            self._needs_repair and self.root in self._services.states.closed
+            self._needs_repair and self.root in self._services.states.shut
         )
         if not self.has_checked.is_set():
             self.has_checked.set()
@@ -187,7 +187,7 @@ class RootThread(threading.Thread):
             self._repair = self._services.repair(self.root)
         monitor.scan_due(now)
         if not self.has_started.is_set() and (
-            monitor.degraded or self.root not in self._services.states.closed
+            monitor.degraded or self.root not in self._services.states.shut
         ):
             self.has_started.set()
             self._services.wake_all()

@@ -81,7 +81,7 @@ class RootMonitor:
                 self._degrade(root, problem)
             elif root.seen is not None:
                 self._states.open(root.folder.root, root.seen.identity)
-        self._intake.exclude(self._states.closed)
+        self._intake.exclude(self._states.shut)
         self._publish()
 
     def start(self) -> None:
@@ -134,13 +134,13 @@ class RootMonitor:
             problem = self._identify(root)
             if problem is not None:
                 self._degrade(root, problem)
-            elif root.folder.root in self._states.closed:
+            elif root.folder.root in self._states.shut:
                 back.append(root.folder.root)
             elif root.seen is not None and root.seen != was:  # exchanged between two checks
                 self._states.open(root.folder.root, root.seen.identity)
                 self._watches.watch(root.folder)
                 root.scan_at = now
-        self._intake.exclude(self._states.closed)
+        self._intake.exclude(self._states.shut)
         if not self._watches.alive:
             self._watches.start(root.folder for root in self._healthy())
             self.scan_all_after()
@@ -157,7 +157,7 @@ class RootMonitor:
         known, root.problem = root.problem, None
         self._watches.watch(root.folder)
         self._states.open(path, root.seen.identity)
-        self._intake.exclude(self._states.closed)
+        self._intake.exclude(self._states.shut)
         root.scan_at = -math.inf
         if known is not None:
             message = "the folder is there again; lensd scans all of it"
@@ -185,7 +185,7 @@ class RootMonitor:
         return {r: problem for r, problem in problems if problem is not None}
 
     def _healthy(self) -> Iterator[_Root]:
-        closed = self._states.closed
+        closed = self._states.shut
         return (root for r, root in self._roots.items() if r not in closed)
 
     def _identify(self, root: _Root) -> Problem | None:
@@ -216,7 +216,7 @@ class RootMonitor:
             is_all = self._intake.scan(root.folder, now)
         except OSError as error:
             self._degrade(root, root_identity.unreachable(error))
-            self._intake.exclude(self._states.closed)
+            self._intake.exclude(self._states.shut)
             self._publish()
             return
         root.audit_at = math.inf

@@ -36,6 +36,11 @@ class RootStates:
         return self._closed | self._silent
 
     @property
+    def shut(self) -> frozenset[str]:
+        """The closed ones that a check has closed, or not opened yet. From any thread."""
+        return self._closed
+
+    @property
     def silent(self) -> frozenset[str]:
         """Roots and disks that did not answer at once. From any thread."""
         return self._silent
