@@ -26,6 +26,7 @@ pytestmark = [
 
 HANGS_SECONDS = 30  # until the folder is degraded
 STOP_SECONDS = 12
+LAST_SECONDS = 30
 
 
 class Home(HomeServer):
@@ -221,3 +222,19 @@ def test_an_archive_that_hangs(server: Home) -> None:
             server.put(server.loras, "third.safetensors", 3)
             assert stop(daemon) < STOP_SECONDS
         archive.answer()
+
+
+def test_a_state_folder_that_hangs(server: Home) -> None:
+    """lensd can do nothing without its ledger, but SIGTERM ends it."""
+    server.configure()
+    with BindFs(server.top / "source", server.state) as state:
+        with server.daemon() as daemon:
+            daemon.wait_for_event("daemon.ready")
+            first = server.put(server.loras, "first.safetensors", 1)
+            daemon.wait_for_file(first, "file.compressed")
+            state.hang()
+            server.put(server.loras, "second.safetensors", 2)
+            daemon.process.send_signal(signal.SIGTERM)
+            daemon.wait_for_event("daemon.stopping", 5)
+            assert daemon.process.wait(LAST_SECONDS) == 0
+        state.answer()
