@@ -181,4 +181,4 @@ def test_sigterm_during_a_long_scan(server: HomeServer, existing: str) -> None:
         daemon.process.send_signal(signal.SIGTERM)
         daemon.wait_for_event("daemon.stopping", 2)
         assert daemon.process.wait(PATIENCE) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
