@@ -49,7 +49,7 @@ class Outcome(StrEnum):
     KEPT = "kept", "compressing the file would not help: the original stays"
     SKIPPED = "skipped", "lensd does not handle this file, or may not change it"
     FAILED = "failed", "compressing the file should have worked and did not"
-    QUARANTINED = "quarantined", "the file ended the worker process three times"
+    QUARANTINED = "quarantined", "the file ended the worker process again and again"
     SUPERSEDED = "superseded", "another version of the file came first"
 
 
@@ -203,6 +203,20 @@ class Reason(StrEnum):
             "floats: they are already small, and lensd cannot measure what was lost."
         ),
         "Nothing; or download the 16-bit file.",
+    )
+    TOO_COSTLY = (
+        "too_costly",
+        Outcome.SKIPPED,
+        "the shapes of the file ask for far more work or memory than any real LoRA",
+        (
+            "By the shapes in its header, a module or the whole file would take far more work or "
+            "memory than any LoRA that people train. The message names the module, its cost and "
+            "the limit."
+        ),
+        (
+            "Nothing; the file stays as it is. If it is a real LoRA, report its shapes; with a "
+            "smaller rank lensd can compress it."
+        ),
     )
     ALREADY_COMPRESSED = (
         "already_compressed",
@@ -358,7 +372,7 @@ class Reason(StrEnum):
         "A bug in lensd. The message has the traceback; the file is unchanged.",
         "Report the bug. After an upgrade of lensd, run `lensd retry` with the path.",
     )
-    # The file ended the worker process three times.
+    # The file ended the worker process three times, or kept it busy for too long twice.
     WORKER_CRASHED = (
         "worker_crashed",
         Outcome.QUARANTINED,
@@ -383,16 +397,22 @@ class Reason(StrEnum):
     WORKER_TIMEOUT = (
         "worker_timeout",
         Outcome.QUARANTINED,
-        "the worker process did not finish this file in time three times",
+        "the worker process did not finish this file in time twice",
         (
             "The worker did not finish within `worker.timeout`, or sent no message for a minute, "
-            "three times."
+            "twice. Between the two, all other queued files had their turn."
         ),
         (
             "For very large files or a busy machine, raise `worker.timeout`; then run `lensd "
             "retry` with the path."
         ),
     )
+
+
+_NEED_THE_DISK = (
+    "The jobs that need the disk wait: those of the folders on it; for the archive's disk all that "
+    "archive an original; for the state folder's disk all."
+)
 
 
 class DegradedReason(StrEnum):
@@ -452,17 +472,17 @@ class DegradedReason(StrEnum):
             "The disk of the folder, the archive or the state folder is full, or its quota is "
             "used up."
         ),
-        "All jobs wait.",
+        _NEED_THE_DISK,
     )
     READ_ONLY = (
         "read_only",
         "A disk is mounted read-only.",
-        "All jobs wait.",
+        _NEED_THE_DISK,
     )
     IO_ERROR = (
         "io_error",
         "The disk of the archive is away, or the ledger or the metrics cannot be written.",
-        "Without the archive or the ledger all jobs wait; without the ledger new files wait too.",
+        "Without the ledger all jobs and new files wait; without the archive all that archive.",
     )
 
 

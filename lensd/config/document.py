@@ -278,7 +278,8 @@ class Worker(Part):
         PositiveSeconds,
         Field(
             description="The process is ended when one file takes longer than this, in seconds "
-            "(more than 0). A file for which that happens three times is set aside."
+            "(more than 0). A file for which that happens twice is set aside; between the two, all "
+            "others have their turn."
         ),
     ] = 1800
     nice: Annotated[
@@ -294,9 +295,10 @@ class Worker(Part):
         MemoryLimit | None,
         Field(
             description="The process is ended when it takes more memory than this, e.g. 2GiB; at "
-            "least 256MiB. A file for which that happens three times is set aside. null: no limit."
+            "least 256MiB. A file for which that happens three times is set aside. auto: half of "
+            "the memory of the machine (or of the container), and at least 1GiB. null: no limit."
         ),
-    ] = None
+    ] = "auto"
     schedule: Annotated[
         Schedule | None,
         Field(

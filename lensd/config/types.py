@@ -83,10 +83,16 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _check_memory_limit(size: int) -> int:
+def _check_memory_limit(value: Any) -> Any:
+    if value == "auto":
+        return value
+    size = _parse_size(value)
+    remedy = "write 256MiB or more, e.g. 2GiB, or auto; or null for no limit"
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise invalid(f"{show_value(size)} is not a size", remedy)
     if size < SMALLEST_MEMORY_LIMIT:
         message = f"{size} bytes are too few: the worker needs about {TORCH_MEMORY} for torch alone"
-        raise invalid(message, "write 256MiB or more, e.g. 2GiB; or null for no limit")
+        raise invalid(message, remedy)
     return size
 
 
@@ -121,20 +127,21 @@ NAME_REMEDY = "write a name without a leading dot and without '/', e.g. `name: l
 
 FolderName = Annotated[str, AfterValidator(_check_name)]
 FilePath = Annotated[str, AfterValidator(_make_absolute)]
+_SIZE_SCHEMA: tuple[dict[str, Any], ...] = (
+    {"type": "integer", "exclusiveMinimum": 0},
+    {"type": "string", "pattern": PATTERN},
+)
 Size = Annotated[
     int,
     BeforeValidator(_parse_size),
     Field(gt=0),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": PATTERN},
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": [*_SIZE_SCHEMA]}),
 ]
-MemoryLimit = Annotated[Size, AfterValidator(_check_memory_limit)]
+MemoryLimit = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_check_memory_limit),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, *_SIZE_SCHEMA]}),
+]
 Schedule = Annotated[
     str, BeforeValidator(_check_schedule), Field(json_schema_extra={"pattern": schedule.PATTERN})
 ]

@@ -19,7 +19,6 @@ from lensd.daemon.root_thread import RootThread
 from lensd.daemon.stragglers import Stragglers
 from lensd.errors import DegradedReason, StorageError
 from lensd.logs.events import DaemonDegraded, DaemonRecovered
-from lensd.store.ledger import Ledger
 from lensd.store.ledger.notes import DegradedRoot
 from lensd.watcher.degraded_roots import DegradedRoots
 from lensd.watcher.folder import Log
@@ -73,12 +72,11 @@ class AnswerWatch(threading.Thread):
         degraded: DegradedRoots,
         jobs: JobThread,
         stragglers: Stragglers,
-        ledger: Ledger,
         log: Log,
     ) -> None:
         super().__init__(name="answers", daemon=True)
         self._states, self._degraded, self._jobs = states, degraded, jobs
-        self._stragglers, self._ledger, self._log = stragglers, ledger, log
+        self._stragglers, self._log = stragglers, log
         self._threads = threads
         self.error: BaseException | None = None
         self._is_stopping = threading.Event()
@@ -155,7 +153,7 @@ class AnswerWatch(threading.Thread):
         self._states.note_hanging(asked.path)
         self._wake_all()  # the others need not wait for it any longer
         if asked.name is None:
-            self._ledger.state.disk_backoff.set(f"{asked.shown}: {message}")
+            self._jobs.backoffs.note_hang(f"{asked.shown}: {message}")
             return
         note = DegradedRoot(
             watch=asked.name, path=asked.shown, reason=reason, message=message, since=time.time()
@@ -173,6 +171,6 @@ class AnswerWatch(threading.Thread):
             asked.thread.inbox.note_lost_events(asked.path)  # it watches and scans all of it
         self._jobs.wake()
         if asked.name is None:
-            self._ledger.state.disk_backoff.clear()
+            self._jobs.backoffs.note_hang(None)
         else:
             self._degraded.set_silent(asked.path, None)

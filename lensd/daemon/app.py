@@ -13,8 +13,10 @@ Question                     its lock       answers and jobs ask; a thread of it
 Stragglers                   its lock       answers and main add; root waits for them
 LedgerFaults                 its lock       each root reports
 MoveTracker                  its lock       root and jobs: one move at a time, one crash note
-DiskBackoff, Worker          jobs           main reads Worker.is_fresh and JobThread.error
+Backoffs                     jobs           answers notes an archive that hangs
+Worker                       jobs           main reads Worker.is_fresh and JobThread.error
 JobThread's thread and task  its lock       answers lets another thread take the next jobs
+RebuildLater                 jobs           its note in the ledger, which a start reads
 times of first sight         jobs           the queue of Arrivals, which the intake fills
 requests that change files   jobs           JobThread.submit: a queue, and a Future for the result
 Ledger                       its lock       every thread: one connection to the database
@@ -26,14 +28,16 @@ leases                       their lock     jobs take them; the thread `lease` r
 JobContext.stopping          -              an Event: main sets it, jobs and control read it
 
 Threads: main (the main loop), jobs (the job thread), root (one per watched folder), inotify and
-events (watchdog's, for each root), answers, question (one per folder that is asked), control (one
-per request), metrics, lease. The main loop makes no call to a watched folder, the archive or the
-ledger, any of which may hang; in `lensd once` the main thread does the work of `root`.
+events (watchdog's, for each root), answers, question (one per folder that is asked), deadline (one
+per call that may hang), control (one per request), metrics, lease. The main loop makes no call to a
+watched folder, the archive or the ledger, any of which may hang; in `lensd once` the main thread
+does the work of `root`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -75,7 +79,7 @@ from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Settler
-from lensd.worker import isolated
+from lensd.worker import isolated, memory
 from lensd.worker.supervisor import Worker
 
 if TYPE_CHECKING:
@@ -85,6 +89,7 @@ STOP_SECONDS = 8.0
 # From the `stop` of the thread of a root until it counts as a straggler.
 LEAVE_SECONDS = 2.0
 PATIENCE_SECONDS = 1.0
+HASH_BYTES = 256 << 20  # of the originals that a rebuild hashes before the daemon is ready
 
 
 class _Stopping(Exception):
@@ -135,6 +140,9 @@ class App:
             inbox,
             lambda: opens_in(config.worker.hours, dt.datetime.now().astimezone()),
             self._make_daily_pass(),
+            rebuild.RebuildLater(
+                config.watch, ledger, self.archive, self.log, self.root_states.must_wait
+            ),
         )
         self._threads: list[RootThread] = []  # in `run`
         self._answer_watch: AnswerWatch | None = None
@@ -217,7 +225,7 @@ class App:
                 timeout=worker.timeout,
                 idle_exit=worker.idle_exit,
                 nice=worker.nice,
-                memory_limit=worker.memory_limit,
+                memory_limit=memory.limit(worker.memory_limit),
                 progress=None if observer is None else report_steps(observer, self.ledger),
             ),
             log=self.log,
@@ -257,7 +265,6 @@ class App:
             self._degraded,
             self.job_thread,
             self._stragglers,
-            self.ledger,
             self.log,
         )
         for thread in self._threads:
@@ -394,7 +401,8 @@ class App:
 
     def _record_folder(self, watch: Watch, progress: Callable[[], None]) -> None:
         """Bring the ledger up to date with a folder before its first scan. Raises OSError."""
-        rebuild.rebuild(watch, self.ledger, self.archive, self.log, progress)
+        hash_bytes = HASH_BYTES if self.context.patient else math.inf
+        rebuild.rebuild(watch, self.ledger, self.archive, self.log, progress, hash_bytes=hash_bytes)
         recover.rescue_strays(
             watch.root, watch.name, recursive=watch.recursive, context=self.context
         )

@@ -27,12 +27,13 @@ from lensd.daemon.control_messages import (
     decode_reply,
     decode_request,
 )
-from lensd.errors import EXIT_BUG, LensdError, LockedError
+from lensd.errors import EXIT_BUG, LensdError, LockedError, UsageError
 from lensd.logs.events import DaemonError
 from lensd.store.json_lines import encode
 from lensd.watcher.folder import Log
 
 NAME = "control.sock"
+REQUEST_SECONDS = 10.0  # for a request line, from the connection to its end
 START_SECONDS = 5.0  # a daemon that has the lock may still be starting, or reloading
 
 Send: TypeAlias = Callable[[Message], None]
@@ -88,7 +89,11 @@ class _Conversation(socketserver.StreamRequestHandler):
     """Writes the replies. The request runs in another thread, which no slow client can stop."""
 
     def handle(self) -> None:
-        line = self.rfile.readline(LONGEST_REQUEST + 1)
+        try:
+            line = self._read_request()
+        except UsageError as error:
+            self.wfile.write(encode(Result(error.exit_code, str(error))))
+            return
         if not line:
             return
         replies: SimpleQueue[Reply] = SimpleQueue()
@@ -102,6 +107,18 @@ class _Conversation(socketserver.StreamRequestHandler):
             self.wfile.write(encode(reply))
             if isinstance(reply, Result):
                 return
+
+    def _read_request(self) -> bytes:
+        """The request line; a longer one is read no further. Raises UsageError."""
+        self.connection.settimeout(REQUEST_SECONDS)
+        try:
+            return self.rfile.readline(LONGEST_REQUEST + 1)
+        except TimeoutError:
+            raise UsageError(
+                f"no whole request line came within {REQUEST_SECONDS:g} s; end it with a newline"
+            ) from None
+        finally:
+            self.connection.settimeout(None)
 
     def _result_of(self, line: bytes, send: Send) -> Result:
         server = cast("_Listener", self.server)

@@ -15,7 +15,7 @@ import msgspec
 from lensd.errors import LensdError, UsageError
 from lensd.store.json_lines import decode
 
-LONGEST_REQUEST = 16 << 20  # bytes
+LONGEST_REQUEST = 1 << 20  # bytes: some ten thousand paths
 
 _REMEDY = "restart the daemon after an upgrade of lensd"
 
@@ -119,6 +119,9 @@ def decode_request(line: bytes) -> Request:
         raise UsageError(
             f"the running daemon cannot read this request ({error}); {_REMEDY}"
         ) from None
+    for path in getattr(request, "paths", ()):
+        if not path.startswith("/") or "\0" in path:
+            raise UsageError(f"{path!r} is no absolute path of a file; give one")
     return request
 
 

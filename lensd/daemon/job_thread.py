@@ -1,8 +1,9 @@
 """The job thread, the only one that changes files: one job at a time, and requests between jobs.
 
-When a disk is full, read-only or away, all jobs wait here until the disk is well again. A thread
-that a folder holds, whose filesystem does not answer, is left to finish its one job or request when
-the folder answers; another thread takes the next ones (docs/decisions/0033-folders-that-hang.md).
+When a disk is full, read-only or away, the jobs that need it wait until the disk is well again. A
+thread that a folder holds, whose filesystem does not answer, is left to finish its one job or
+request when the folder answers; another thread takes the next ones
+(docs/decisions/0033-folders-that-hang.md).
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
-from lensd.daemon.disk_backoff import PROBE_SECONDS, DiskBackoff
+from lensd.daemon.backoffs import Backoffs
+from lensd.daemon.disk_backoff import PROBE_SECONDS
+from lensd.daemon.idle_work import IdleWork
 from lensd.daemon.inbox import Inbox, Wake
-from lensd.errors import DiskUnavailable, LensdError, StorageError
-from lensd.jobs import compress, recover
+from lensd.errors import LensdError, StorageError
+from lensd.jobs import compress
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.daily_prune import DailyPass
-from lensd.logs.events import DaemonDegraded, DaemonRecovered
+from lensd.jobs.rebuild import RebuildLater
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.intake_recorder import Arrival
@@ -57,6 +60,7 @@ class JobThread:
         inbox: Inbox,
         opens_in: Callable[[], float] = lambda: 0.0,
         daily: DailyPass | None = None,
+        rebuild_later: RebuildLater | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self._thread = self._new_thread()
@@ -69,10 +73,10 @@ class JobThread:
         self._first_seen: dict[str, float] = {}  # by job
         self._inbox = inbox
         self._opens_in = opens_in
-        self._daily = daily
+        self._idle_work = IdleWork(context.archive.root, context.root_states, rebuild_later, daily)
         self._wake = threading.Event()
         self._requests: SimpleQueue[tuple[FileRequest, Future[int], str | None]] = SimpleQueue()
-        self._backoff: DiskBackoff | None = None
+        self.backoffs = Backoffs(context, settings)
         self._idle_since = time.monotonic()
 
     def start(self) -> None:
@@ -176,7 +180,7 @@ class JobThread:
             while not self._context.stopping.is_set() and self._begin():
                 self._wake.clear()  # first: any wake from here on ends the rest
                 if not (self._run_request() or self._run_job()):
-                    self._prune()
+                    self._do_idle_work()
                     if self._end():
                         self._rest()
         except BaseException as error:  # noqa: BLE001  the main loop must end with it
@@ -203,16 +207,16 @@ class JobThread:
             result.set_exception(error)
         return True
 
-    def _prune(self) -> None:
-        """The daily pass, which ends when there is something else to do."""
-        if self._daily is None or not self._context.patient or self._backoff is not None:
-            return
-        if self._context.root_states.silent:  # it reads published files
+    def _do_idle_work(self) -> None:
+        if not self._context.patient or self.backoffs.hold_archive():
             return
         try:
-            self._daily.run_if_due(self._has_other_work)
+            is_done = self._idle_work.run(self._begin, self._has_other_work)
         except StorageError as fault:
-            self.back_off(fault)
+            self.back_off(fault, of_pass=True)
+        else:
+            if is_done:
+                self.backoffs.end_of_pass()
 
     def _has_other_work(self) -> bool:
         is_over = self._context.stopping.is_set() or not self._is_current()
@@ -230,13 +234,14 @@ class JobThread:
         states = self._context.root_states
         if not states.answers(self._context.archive.root):
             return False
-        if (self._context.patient and self._opens_in() > 0) or not self._may_try():
+        if self._context.patient and self._opens_in() > 0:
             return False
-        entry = self.next_job()
+        waiting = self.backoffs.roots_waiting()
+        entry = self.next_job(waiting)
         while entry is not None and states.must_wait(entry.root):  # from now on it is closed
-            entry = self.next_job()
+            entry = self.next_job(waiting)
         if entry is None:
-            self._end_backoff()  # no job waits for that disk; the next job finds out again
+            self.backoffs.end_without_jobs(waiting)
             return False
         self.idle.clear()  # while its row still says `queued`
         context = self._context  # with the worker of this thread
@@ -246,27 +251,13 @@ class JobThread:
         self._inbox.put(Wake())
         return True
 
-    def next_job(self) -> Entry | None:
-        """The job that may begin next, None if there is none. From any thread."""
-        jobs, closed = self._context.ledger.jobs, self._context.root_states.closed
+    def next_job(self, waiting: frozenset[str] = frozenset()) -> Entry | None:
+        """The job that may begin next outside of the roots that wait. From any thread."""
+        jobs, closed = self._context.ledger.jobs, self._context.root_states.closed | waiting
         if self._context.patient:
             return jobs.next_queued(without=closed)
         # `once` treats the files now, whatever is paused or postponed
         return jobs.next_queued(math.inf, without=closed, heed_pauses=False)
-
-    def _may_try(self) -> bool:
-        """Whether no back-off forbids a try; before a try recovery puts right what a fault left."""
-        if self._backoff is None:
-            return True
-        if not self._backoff.is_due(time.monotonic()):
-            return False
-        try:
-            is_well = recover.recover(self._context, report=False) is None
-        except (LensdError, OSError):
-            is_well = False
-        if not is_well:
-            self._backoff.extend(time.monotonic())
-        return is_well
 
     def _process(self, entry: Entry, context: JobContext) -> None:
         waited = self._seconds_since_first_seen(entry.job_id)
@@ -278,11 +269,10 @@ class JobThread:
         try:
             compress.process(entry, settings, context, waited)
         except StorageError as fault:
-            if self._end():
-                self.back_off(fault)
+            self.back_off(fault)
         else:
             if self._end():
-                self._end_backoff()
+                self.backoffs.end_of(entry.root)
 
     def _seconds_since_first_seen(self, job_id: str) -> float:
         """0 for a job of an earlier run."""
@@ -293,36 +283,17 @@ class JobThread:
         now = time.monotonic()
         return max(0.0, now - self._first_seen.pop(job_id, now))
 
-    def back_off(self, fault: StorageError) -> None:
-        """Begin no job until a disk is well again. Raises the fault if the context is impatient."""
+    def back_off(self, fault: StorageError, *, of_pass: bool = False) -> None:
+        """Begin no job that needs a disk until it is well again.
+
+        `of_pass`: idle work met the fault. Raises the fault if the context is impatient. After
+        `leave` without effect: the next job finds the fault again.
+        """
         if not self._context.patient:
             raise fault
-        if not isinstance(fault, DiskUnavailable):
-            fault = DiskUnavailable(
-                "io_error", fault.path or self._context.archive.root, str(fault)
-            )
-        now = time.monotonic()
-        if self._backoff is not None and self._backoff.fault.reason == fault.reason:
-            self._backoff.extend(now)
-            return
-        self._backoff = DiskBackoff.begin(fault, now)
-        self._report(DaemonDegraded, fault, f"{fault}. Jobs wait until then")
-
-    def _end_backoff(self) -> None:
-        if self._backoff is not None:
-            fault, self._backoff = self._backoff.fault, None
-            self._report(DaemonRecovered, fault, "the jobs go on")
-
-    def _report(
-        self, kind: type[DaemonDegraded | DaemonRecovered], fault: DiskUnavailable, message: str
-    ) -> None:
-        self._context.log(kind(watch=None, path=fault.path, reason=fault.reason, message=message))
-        backoff = self._context.ledger.state.disk_backoff
-        with contextlib.suppress(StorageError):  # a full disk may be the ledger's
-            if self._backoff is None:
-                backoff.clear()
-            else:
-                backoff.set(f"{fault.path}: {fault}")
+        found = self.backoffs.look_at(fault, of_pass=of_pass)  # this thread may be left meanwhile
+        if self._is_current():
+            self.backoffs.add(found)
 
     def _rest(self) -> None:
         """Wait for work; end a worker process that was idle for long enough."""
@@ -339,7 +310,7 @@ class JobThread:
         worker = self._context.worker
         if worker.running:
             seconds = min(seconds, max(0.0, worker.idle_limit - idle))
-        if self._backoff is not None:
+        if self.backoffs:
             seconds = min(seconds, PROBE_SECONDS)
         if not self._context.patient:
             return seconds

@@ -22,17 +22,24 @@ from lensd.daemon.control_messages import FileRequest, Request, RestoreRequest
 from lensd.daemon.control_messages import Message as ToPerson
 from lensd.daemon.exclusive import locked_ledger, require_unclaimed
 from lensd.daemon.inbox import Inbox, Reload, Stop, listen
+from lensd.daemon.ledger_check import LedgerCheck
 from lensd.daemon.requests import RequestHandler
 from lensd.daemon.stragglers import Stragglers
 from lensd.daemon.systemd_notify import notify, notify_reloading
-from lensd.errors import EXIT_OK, ConfigError, LensdError
+from lensd.errors import EXIT_OK, ConfigError, DegradedReason, LensdError, StorageError
 from lensd.logs import log
-from lensd.logs.events import DaemonReady, DaemonRefused, DaemonReloaded, DaemonStopping
+from lensd.logs.events import (
+    DaemonDegraded,
+    DaemonReady,
+    DaemonRefused,
+    DaemonReloaded,
+    DaemonStopping,
+)
 from lensd.store.deadline import within
 from lensd.store.ledger import Ledger
 from lensd.store.paths import is_below
 
-# From SIGTERM to the end of a process that a call to a hanging disk holds.
+# From SIGTERM or the loss of the ledger to the end of a process that a hanging disk holds.
 LAST_SECONDS = 20.0
 LOAD_SECONDS = 30.0  # each folder of the configuration has its own deadline, the archive has this
 
@@ -49,21 +56,21 @@ def run(config: Config) -> int:
             following = daemon.run()
             began = time.monotonic()
     if stragglers.exist():
-        _exit_now()  # the interpreter's own end could wait for them
+        _exit_now(EXIT_OK)  # the interpreter's own end could wait for them
     return EXIT_OK
 
 
-def _limit_exit() -> None:
+def _limit_exit(code: int) -> None:
     """End the process soon, whatever call to a disk still holds the main thread then."""
-    limit = threading.Timer(LAST_SECONDS, _exit_now)
+    limit = threading.Timer(LAST_SECONDS, _exit_now, [code])
     limit.daemon = True
     limit.start()
 
 
-def _exit_now() -> None:
+def _exit_now(code: int) -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-    os._exit(EXIT_OK)
+    os._exit(code)
 
 
 class Daemon:
@@ -76,14 +83,15 @@ class Daemon:
         began: float,
         inbox: Inbox,
         stragglers: Stragglers | None = None,
-        on_stop: Callable[[], None] = lambda: None,
+        on_end: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._began = began
         self._inbox = inbox
-        self._on_stop = on_stop
+        self._on_end = on_end
         self._is_ready = False
         self._control: Server | None = None
+        self._ledger_check = LedgerCheck(ledger)
         self._app = App(config, ledger, inbox, patient=True, stragglers=stragglers)
         self._handler = RequestHandler(
             config,
@@ -112,6 +120,7 @@ class Daemon:
     def _loop(self) -> Config | None:
         app = self._app
         while True:
+            self._require_ledger()
             is_well = app.is_well
             if not self._is_ready and app.has_started:
                 self._become_ready()
@@ -144,9 +153,19 @@ class Daemon:
         )
 
     def _report_stop(self, message: Stop) -> None:
-        self._on_stop()
+        self._on_end(EXIT_OK)
         log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
         notify("STOPPING=1")
+
+    def _require_ledger(self) -> None:
+        """Raises StorageError, which ends lensd, when the open ledger has lost its name."""
+        try:
+            self._ledger_check.require_in_place(time.monotonic())
+        except StorageError as fault:
+            self._on_end(fault.exit_code)
+            path, reason = self._config.state.path, DegradedReason.IO_ERROR
+            log.emit(DaemonDegraded(watch=None, path=path, reason=reason, message=str(fault)))
+            raise
 
     def _end_jobs(self) -> bool:
         """Before a reload: wait until the job thread ends, however long its request takes.

@@ -7,12 +7,13 @@ file, and its result does not depend on the number of tasks that run at the same
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
 from lensd.errors import Failed, Reason
 from lensd.logs.measures import Seconds
-from lensd.lora import compress, fidelity, spectrum
+from lensd.lora import compress, cost, fidelity, spectrum
 from lensd.lora.batches import batches
 from lensd.lora.int8 import Factors
 from lensd.lora.layout import Module
@@ -39,6 +40,7 @@ R = TypeVar("R")
 
 # Besides its rounding error, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4
+SMALLEST_NORM = torch.finfo(torch.float32).tiny  # programs compute smaller ones as zero
 # Memory for results of the first pass that the second pass needs; it computes the others again.
 KEPT_BYTES = 24 * 2**20
 
@@ -88,6 +90,7 @@ class Engine:
         self.threads = 1 if self.device.type == "cuda" else available_cores()
         self.clock = Clock(self.threads)
         self._cores: dict[str, spectrum.Core] = {}
+        self._large_ranks = threading.Lock()
         self._progress = progress
 
     def first_pass(self, p: Parameters) -> list[Reading]:
@@ -111,8 +114,8 @@ class Engine:
     def reduce(self, plan: Plan, output: Output) -> list[Measured]:
         """Compress every module into `output`, and measure it as a loader computes it.
 
-        `verify` proves that these bytes are on the disk. Raises Failed(`verify_failed`) if a module
-        differs from its plan.
+        `verify` proves that these bytes are on the disk. Raises Failed (`verify_failed`,
+        `not_finite`) if a module differs from its plan.
         """
 
         def work(batch: Sequence[ModulePlan]) -> list[Measured]:
@@ -127,7 +130,8 @@ class Engine:
             for key in plan.layout.untouched:
                 output.copy(key, self.source.fd, self.source.header)
         for m in results:
-            _check_error(m)
+            if not m.too_noisy:  # such modules are reduced again, in floats
+                _check_error(m)
         return results
 
     def rehearse(self, plan: Plan) -> list[Measured]:
@@ -148,12 +152,24 @@ class Engine:
         )
         return Seconds(read=read, compute=compute, write=write, verify=verify)
 
+    def _turn(self, module: Module) -> AbstractContextManager[object]:
+        """Return what to hold while a batch of such modules is computed.
+
+        Modules of a rank beyond LARGE_RANK wait for each other, so that memory does not grow with
+        the number of cores.
+        """
+        return self._large_ranks if cost.inner_rank(module) > cost.LARGE_RANK else nullcontext()
+
     def _form(self, module: Module) -> tuple[object, ...]:
         """Return what the modules of one batch have in common."""
         dtypes = self.source.specs[module.up].dtype, self.source.specs[module.down].dtype
         return module.out_features, module.rank, module.in_features, dtypes
 
     def _read(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
+        with self._turn(modules[0]):
+            return self._read_batch(modules, p)
+
+    def _read_batch(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
         with self.clock.measure("read"):
             stored = self._on_device(self.source.matrices(modules))
             alphas = [self.source.alpha(m) for m in modules]
@@ -192,11 +208,16 @@ class Engine:
         return [found[m.module.name] for m in plan.modules]
 
     def _reduce(self, plans: Sequence[ModulePlan]) -> tuple[list[compress.Reduced], list[Measured]]:
+        with self._turn(plans[0].module):
+            return self._reduce_batch(plans)
+
+    def _reduce_batch(
+        self, plans: Sequence[ModulePlan]
+    ) -> tuple[list[compress.Reduced], list[Measured]]:
         with self.clock.measure("read"):
             stored = self._on_device(self.source.matrices([m.module for m in plans]))
         with self.clock.measure("compute"):
-            if stored.up.itemsize < 4 and plans[0].rank < plans[0].module.rank:
-                stored = Factors(stored.up.float(), stored.down.float())  # once, for all uses
+            stored = compress.prepare(plans[0], stored)
             cores = [self._cores.get(m.module.name) for m in plans]
             reduced = compress.reduce_all(plans, stored, cores)
             errors = compress.squared_errors(reduced, stored, cores)
@@ -255,10 +276,17 @@ def available_cores() -> int:
 def _check_error(m: Measured) -> None:
     """Compare a module's error with the bound from truncation and rounding (triangle inequality).
 
-    Raises Failed(`verify_failed`).
+    Raises Failed(`verify_failed`), or Failed(`not_finite`) where the output's number format cannot
+    hold the module.
     """
+    if not math.isfinite(m.squared_noise):
+        raise Failed(
+            Reason.NOT_FINITE,
+            f"the weights of module {m.plan.module.name}, times alpha / rank ({m.plan.scale:.3g}), "
+            f"are too large for {m.plan.encoding}; the file is broken: download or train it again",
+        )
     planned = (m.plan.energy * (1 - m.plan.retained)) ** 0.5 + m.squared_noise**0.5
-    allowed = planned + VERIFY_SLACK * m.plan.energy**0.5
+    allowed = planned + VERIFY_SLACK * m.plan.energy**0.5 + SMALLEST_NORM
     if not m.squared_error**0.5 <= allowed:  # also when it is NaN
         raise Failed(
             Reason.VERIFY_FAILED,

@@ -18,6 +18,7 @@ from lensd.engine.passes import Engine, Measured, available_cores
 from lensd.engine.reader import Source
 from lensd.errors import Failed, FileError, Kept, PartialMeasures, Reason, Skipped
 from lensd.logs.measures import Analyzed, Compressed, Detailed, Measures
+from lensd.lora import cost
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Plan
@@ -64,6 +65,7 @@ def analyze_in_detail(request: AnalyzeRequest, progress: ReportProgress = no_pro
 def _on_best_device(
     source: Source, request: AnyRequest, work: Callable[[Engine], M], progress: ReportProgress
 ) -> M:
+    cost.require_affordable(source.layout.modules)
     device = devices.choose(request.device, _predicted_seconds(source), _cuda_free())
     try:
         if device == "cpu":
@@ -252,7 +254,8 @@ def _out_of_memory() -> Failed:
 
 
 def _predicted_seconds(source: Source) -> float:
-    work = sum((m.out_features + m.in_features) * m.rank**2 for m in source.layout.modules)
+    modules = source.layout.modules
+    work = sum((m.out_features + m.in_features) * cost.inner_rank(m) ** 2 for m in modules)
     return devices.predicted_cpu_seconds(work, available_cores())
 
 

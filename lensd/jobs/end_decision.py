@@ -13,6 +13,11 @@ DISK_FAULTS = (Reason.NO_SPACE, Reason.READ_ONLY)
 # Seconds until a job that met an I/O error is tried again; after the last it has failed.
 BACK_OFF = (10.0, 60.0, 300.0, 1800.0)
 
+# Times that a file may end the worker before it is set aside. All others wait for a file
+# that takes too long, and mostly it takes too long again.
+ATTEMPTS = 3
+ATTEMPTS_IN_TIME = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -45,6 +50,11 @@ class Verdict(Enum):
     POSTPONE = "queue the job again, for a later time"
     FORGET = "record the end, so that the same file is a new job if it comes back"
     RECORD = "record the end"
+
+
+def attempts_allowed(reason: Reason) -> int:
+    """How often a file may end the worker, by the reason of the last time."""
+    return ATTEMPTS_IN_TIME if reason is Reason.WORKER_TIMEOUT else ATTEMPTS
 
 
 def decide(facts: Facts) -> Verdict:

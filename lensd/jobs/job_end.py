@@ -7,13 +7,11 @@ import time
 from lensd.errors import DiskUnavailable, Failed, FileError, Outcome, Reason
 from lensd.jobs import commit
 from lensd.jobs.context import JobContext
-from lensd.jobs.end_decision import BACK_OFF, Facts, Verdict, decide
+from lensd.jobs.end_decision import BACK_OFF, Facts, Verdict, attempts_allowed, decide
 from lensd.logs.events import Event, FilePostponed, FileQuarantined, file_end
 from lensd.store.ledger import Columns, JobState
 from lensd.store.ledger.entry import Entry
 from lensd.worker.supervisor import WorkerLost
-
-ATTEMPTS = 3
 
 
 def finish(entry: Entry, error: FileError, context: JobContext) -> Event | None:
@@ -75,9 +73,9 @@ def _columns(error: FileError) -> Columns:
 
 
 def count_attempt(entry: Entry, lost: WorkerLost, context: JobContext) -> Event | None:
-    """The worker died: after ATTEMPTS the file is set aside, so that other files can go on."""
+    """The worker died: after some attempts the file is set aside, so that others can go on."""
     attempts = entry.attempts + 1
-    if attempts < ATTEMPTS:
+    if attempts < attempts_allowed(lost.reason):
         context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED, attempts=attempts)
         return None
     message = (

@@ -204,6 +204,8 @@ def _require_published(current: Entry | None, stop: Stop) -> Callable[[], None]:
         raise _KeepError("the compressed file is not there") from None
     if reading.original is None:
         raise _KeepError("another file has the name: it is not lensd's output")
+    if current.sha256_out is None:
+        raise _KeepError("the rebuilt ledger does not know the compressed file: see `lensd verify`")
     if (reading.sha256, reading.original) != (current.sha256_out, current.sha256_in):
         raise _KeepError("the compressed file was changed or is damaged: see `lensd verify`")
 

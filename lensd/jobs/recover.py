@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from lensd.errors import Failed, FileError
 from lensd.jobs import commit
@@ -21,8 +21,10 @@ from lensd.store.ledger.entry import Entry
 from lensd.watcher.scan import temporaries
 
 
-def recover(context: JobContext, *, report: bool = True) -> Failed | None:
-    """Finish or take back what a crash left between two steps.
+def recover(
+    context: JobContext, *, report: bool = True, within: Collection[str] | None = None
+) -> Failed | None:
+    """Finish or take back what a crash left between two steps, in all roots or `within` some.
 
     Jobs in a closed root wait until it is back: see `continue_jobs`. What a disk does not permit
     now is left; with `report` the log has a line of it. Returns the first such fault.
@@ -30,7 +32,11 @@ def recover(context: JobContext, *, report: bool = True) -> Failed | None:
     if context.ledger.roots.is_empty():  # new, or lost: half copies may be anywhere in the archive
         context.archive.sweep()
     closed = context.root_states.closed
-    return continue_jobs(context, lambda root: root not in closed, report=report)
+
+    def is_wanted(root: str) -> bool:
+        return root not in closed and (within is None or root in within)
+
+    return continue_jobs(context, is_wanted, report=report)
 
 
 def continue_jobs(

@@ -32,10 +32,11 @@ WITH_ORIGINAL = (
 )  # outcomes of rows that may have one
 
 State = Literal[
-    "ok", "damaged", "missing", "unreadable", "changed", "gone", "unreachable", "busy", "pruned"
-]
+    "ok", "damaged", "missing", "unreadable", "changed", "gone", "unreachable", "busy", "pruned",
+    "unproven",
+]  # fmt: skip
 # changed, gone: another program or a person did that to the output, which is no fault. busy: a job
-# may change the file at any moment, so that nothing can be said now.
+# may change the file at any moment, so that nothing can be said now. unproven: a rebuilt row.
 FAULTS = ("damaged", "missing", "unreadable", "unreachable")
 
 Key = tuple[str, str]  # root, path
@@ -212,6 +213,8 @@ def _originals(rows: Sequence[Entry]) -> Iterator[Entry]:
 def _state_of_output(entry: Entry, reading: Reading) -> tuple[State, str | None]:
     if reading.sha256 == entry.sha256_out:
         return "ok", None
+    if entry.sha256_out is None and reading.original == entry.sha256_in:
+        return "unproven", _UNPROVEN
     if entry.staged is not None and _untouched(entry.staged, reading.identity):
         return "damaged", _DAMAGED
     return "changed", "another program modified or replaced it; lensd leaves it alone"
@@ -220,6 +223,15 @@ def _state_of_output(entry: Entry, reading: Reading) -> tuple[State, str | None]
 _DAMAGED = (
     "its bytes changed although no program wrote to it: `lensd restore` it, and check the disk "
     "(`dmesg`, `smartctl`)"
+)
+
+
+# A row that `rebuild` wrote: the hash of what was published was lost with the ledger. The hash of
+# what lies there now is not recorded: `restore` would then take an edited output for lensd's own.
+_UNPROVEN = (
+    "it is complete, can be read, and its marks name the archived original; the rebuilt ledger "
+    "does not know its sha256, so that `prune` keeps the original. `lensd restore` and then `lensd "
+    "once --redo` make it again"
 )
 
 

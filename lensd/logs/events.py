@@ -333,7 +333,7 @@ class FileFailed(FileEnd, frozen=True, kw_only=True, tag="file.failed"):
 
 
 class FileQuarantined(FileEnd, frozen=True, kw_only=True, tag="file.quarantined"):
-    """It ended the worker process three times; `lensd retry` tries once more."""
+    """It ended the worker process again and again; `lensd retry` tries once more."""
 
     level: ClassVar[Level] = Level.ERROR
 

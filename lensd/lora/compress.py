@@ -19,6 +19,7 @@ from lensd.lora.int8 import Factors
 from lensd.lora.planning import WIDE_DTYPES, ModulePlan
 from lensd.lora.products import gram, product, quick_gram
 from lensd.lora.reading import QUICK_RANK, flatten
+from lensd.lora.shortening import form_delta, is_excessive, shorten
 from lensd.lora.spectrum import Core
 
 TORCH_DTYPE = {
@@ -80,7 +81,19 @@ class Reduced:
 def reduce(m: ModulePlan, up: Tensor, down: Tensor) -> Reduced:
     """Reduce one module: up [out, r, ...] and down [r, in, ...] as stored."""
     up, down = flatten(up, down)
-    return reduce_all([m], Factors(up[None], down[None]), [None])[0]
+    return reduce_all([m], prepare(m, Factors(up[None], down[None])), [None])[0]
+
+
+def prepare(m: ModulePlan, stored: Factors) -> Factors:
+    """Return the factors of modules like `m` as `reduce_all` and `squared_errors` take them.
+
+    A module of smaller rank needs them several times, in float32 or wider, and short.
+    """
+    if m.rank == m.module.rank:
+        return stored
+    if is_excessive(*stored):
+        return Factors(*shorten(*stored))
+    return Factors(stored.up.float(), stored.down.float()) if stored.up.itemsize < 4 else stored
 
 
 def alike(m: ModulePlan) -> tuple[object, ...]:
@@ -94,7 +107,7 @@ def alike(m: ModulePlan) -> tuple[object, ...]:
 def reduce_all(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> list[Reduced]:
-    """Reduce b modules of one shape and dtype whose `alike` is equal.
+    """Reduce b modules of one shape and dtype whose `alike` is equal, with factors of `prepare`.
 
     `cores` are those of the first pass. A core that is None, or that has fewer singular vectors
     than the planned rank, is computed again.
@@ -134,6 +147,10 @@ def _compute_float_factors(
         left, right = truncate_all(plans, stored, cores)
         spread = [abs(m.out_scale) ** -0.5 for m in plans]
         signed = [math.copysign(s, m.out_scale) for s, m in zip(spread, plans, strict=True)]
+        result = Factors(left * _per_matrix(signed, left), right * _per_matrix(spread, right))
+        if _fit_in_float32(result):
+            return result
+        left, right = left.double(), right.double()  # so that what is lost is measured
         return Factors(left * _per_matrix(signed, left), right * _per_matrix(spread, right))
     # `up` is rescaled and `down` is only converted. When a wider format becomes float16, a power of
     # two is moved from one factor to the other too: otherwise small weights could become zero.
@@ -149,7 +166,9 @@ def _balancing_powers(factors: Factors, scales: Iterable[float]) -> list[float]:
     """Return powers of two c that make the largest elements of c scale up and down / c similar."""
     highs, lows = (largest_elements(t).tolist() for t in (factors.down, factors.up))
     return [
-        2.0 ** round(math.log2(high / low / scale) / 2) if min(high, low, scale) > 0 else 1.0
+        2.0 ** round((math.log2(high) - math.log2(low) - math.log2(scale)) / 2)
+        if min(high, low, scale) > 0
+        else 1.0
         for high, low, scale in zip(highs, lows, scales, strict=True)
     ]
 
@@ -259,13 +278,18 @@ def squared_errors(
 ) -> list[float]:
     """Return ||delta - delta'||_F^2 of modules reduced together; delta' is what a loader computes.
 
-    `stored` are the factors of delta. The error is computed as a difference of norms: in float64,
-    its square root is exact to about 1e-8 * ||delta||_F. For large ranks it is computed in float32
-    where it is large enough to be exact to about 1e-6 of itself.
+    `stored` are the factors of delta, from `prepare`. The error is computed as a difference of
+    norms: in float64, its square root is exact to about 1e-8 * ||delta||_F. For large ranks it is
+    computed in float32 where it is large enough to be exact to about 1e-6 of itself.
     """
     m = reduced[0].plan
     if m.same:
         return [0.0] * len(reduced)
+    if is_excessive(*stored):  # the rank stays, and the delta weight is smaller than r x r matrices
+        return [
+            float((r.plan.scale * delta - r.scale * form_delta(r.up.mT, r.down)).square().sum())
+            for r, delta in zip(reduced, form_delta(*stored), strict=True)
+        ]
     large = m.module.rank >= QUICK_RANK and m.rank < m.module.rank
     if stored.up.dtype != torch.float32 or not large:
         return _subtract_norms(reduced, stored, torch.float64)

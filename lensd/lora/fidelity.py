@@ -1,8 +1,9 @@
 """Measure how far apart two sets of factors are: their delta weights and their elements.
 
 Frobenius norms of products need only Gram matrices: ||up down||^2 = tr(up^T up down down^T). The
-delta weight is never formed. Sums are float64. Products are float64 too, unless all factors are
-float32: then norms are exact to about six digits, and differences of norms to fewer.
+delta weight is formed only where it is smaller than its factors. Sums are float64. Products are
+float64 too, unless all factors are float32: then norms are exact to about six digits, and
+differences of norms to fewer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lensd.lora.products import gram, product
+from lensd.lora.shortening import form_delta, is_excessive, shorten
 
 
 def squared_norm(up: Tensor, down: Tensor) -> float:
@@ -32,8 +34,11 @@ def inners(up: Tensor, down: Tensor, other_up: Tensor, other_down: Tensor) -> Te
 
     Returns float64 [...].
     """
+    same = up is other_up and down is other_down
+    up, down = shorten(up, down)
+    other_up, other_down = (up, down) if same else shorten(other_up, other_down)
     up, down, other_up, other_down = _to_common_dtype(up, down, other_up, other_down)
-    if up is other_up and down is other_down:
+    if same:
         left, right = gram(up.mT), gram(down)
     else:
         left, right = product(up.mT, other_up), product(down, other_down.mT)  # [..., r, k]
@@ -69,6 +74,8 @@ def squared_roundings(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down
 
     It is the norm of up down - up' down' = (up - up') down + up' (down - down').
     """
+    if is_excessive(up, down):
+        return (form_delta(up, down) - form_delta(rounded_up, rounded_down)).square().sum((-2, -1))
     up, down, rounded_up, rounded_down = _to_common_dtype(up, down, rounded_up, rounded_down)
     error_up, error_down = up - rounded_up, down - rounded_down
     return (

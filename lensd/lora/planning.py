@@ -27,10 +27,11 @@ class Reading:
 
     module: Module
     alpha: float  # as in the file; the rank if the file has no alpha or the alpha 0
-    values: Tensor  # singular values of delta [r], descending, float64
+    values: Tensor  # singular values of delta [min(r, m, n)], descending, float64
     exact_bfloat16: bool  # whether bfloat16 represents every weight exactly
     largest: float  # max |weight|
-    core: Core | None = field(default=None, repr=False, compare=False)  # of up @ down, for `reduce`
+    # of the factors that `shorten` returns, for `reduce`
+    core: Core | None = field(default=None, repr=False, compare=False)
 
     @property
     def scale(self) -> float:
@@ -152,8 +153,12 @@ def _choose_ranks(
     """Return the rank of each module.
 
     The modules named in `fixed` keep their rank. A target size is first reduced by their bytes.
+    Others whose number format changes get at most the rank that their delta weight can have.
     """
-    ranks = [r.module.rank for r in readings]
+    ranks = [
+        r.module.rank if r.module.name in fixed or r.module.dtype == encoding else len(r.values)
+        for r, encoding in zip(readings, encodings, strict=True)
+    ]
     if p.mode == "int8":
         return ranks
     costs = [

@@ -11,9 +11,11 @@ from lensd.lora import spectrum
 from lensd.lora.fidelity import largest_elements
 from lensd.lora.layout import Module
 from lensd.lora.planning import WIDE_DTYPES, Reading
+from lensd.lora.shortening import is_excessive, shorten
 from lensd.lora.spectrum import Core
 
 QUICK_RANK = 64  # from this rank on float32 is tried first; below it float64 costs little
+PIECE = 2**20  # elements
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -44,14 +46,15 @@ def read_modules(
     `energy`: the caller needs only the smallest rank for this share of the energy; then modules of
     large rank may be solved in float32. None: the caller needs the whole spectrum.
     """
-    if up.itemsize < 4:  # float32 represents these formats exactly, and torch is slow with them
+    if up.itemsize < 4 and not is_excessive(up, down):
+        # float32 represents these formats exactly, and torch is slow with them
         up, down = up.float(), down.float()
     sizes = torch.stack([largest_elements(up), largest_elements(down)])
     sound = (sizes <= FLOAT32_MAX).all(0)  # NaN compares as false
     if not sound.all():
         up, down = (t.where(sound[:, None, None], 0.0) for t in (up, down))
-    cores = _compute_cores(up, down, energy)
     exact = _find_exact_bfloat16(modules[0], up, down)
+    cores = _compute_cores(*shorten(up, down), energy)
     largest = sizes.amax(0).tolist()
     return [
         _make_reading(module, alpha, cores[at], largest[at], exact=exact[at]) if sound[at] else None
@@ -94,5 +97,7 @@ def _find_exact_bfloat16(module: Module, *factors: Tensor) -> list[bool]:
     """
     if module.dtype not in WIDE_DTYPES:
         return [False] * len(factors[0])
-    same = [(t.bfloat16().to(t.dtype) == t).flatten(1).all(1) for t in factors]
+    # Piece by piece: a second copy of a large module would be its largest use of memory.
+    pieces = [piece for t in factors for piece in t.flatten(1).split(PIECE, dim=1)]
+    same = [(piece.bfloat16().to(piece.dtype) == piece).all(1) for piece in pieces]
     return torch.stack(same).all(0).tolist()

@@ -72,6 +72,15 @@ def core(up: Tensor, down: Tensor) -> Core:
     Takes O((m + n) r^2 + r^3) time.
     """
     up, down = up.double(), down.double()
+    result, doubtful = _core_by_grams(up, down)
+    for at in doubtful.nonzero().tolist():
+        for stack, matrix in zip(result, _core_by_qr(up[*at], down[*at]), strict=False):
+            stack[*at] = matrix
+    return result
+
+
+def _core_by_grams(up: Tensor, down: Tensor) -> tuple[Core, Tensor]:
+    """Return the cores, and for which modules [...] the squares lost too many digits."""
     gram_up, gram_down = gram(up.mT), gram(down)
     root = square_root(gram_up)
     squares, vectors = torch.linalg.eigh(product(product(root.mT, gram_down), root))
@@ -83,10 +92,7 @@ def core(up: Tensor, down: Tensor) -> Core:
     factors = _norm(gram_up) * _norm(gram_down)
     left = product(gram_down, right) * inverse[..., None, :]
     result = Core(squares.sqrt(), left, right, factors / squares.sum(-1))
-    for at in (factors > CANCELLATION * squares[..., 0]).nonzero().tolist():
-        for stack, matrix in zip(result, _core_by_qr(up[*at], down[*at]), strict=False):
-            stack[*at] = matrix
-    return result
+    return result, factors > CANCELLATION * squares[..., 0]
 
 
 def quick_core(up: Tensor, down: Tensor, energy: float) -> tuple[Core, Tensor]:

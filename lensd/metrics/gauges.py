@@ -54,7 +54,7 @@ class Gauges:
         paused = bool(ledger.state.paused())
         yield _gauge("lensd_paused", "1 while `lensd pause` pauses anything.", paused)
         backing_off = ledger.state.disk_backoff.get() is not None
-        yield _gauge("lensd_held_up", "1 while all jobs wait for a disk with a fault.", backing_off)
+        yield _gauge("lensd_held_up", "1 while jobs wait for a disk with a fault.", backing_off)
 
     def _total_gauges(self) -> Iterator[Family]:
         totals = self._ledger.files.totals()

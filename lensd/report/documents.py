@@ -261,7 +261,7 @@ class Status(Document):
     waiting: list[Waiting]
     problems: list[Problem]
     paused: Annotated[list[Text], Meta(description="paths, or `everything`")]
-    held: Annotated[str | None, Meta(description="the disk fault for which all jobs wait")]
+    held: Annotated[str | None, Meta(description="the disk faults for which jobs wait")]
     schedule: Schedule | None
     totals: Totals
     hashes: Annotated[list[Hashes] | UnsetType, Meta(description="only with --hashes")] = UNSET

@@ -16,11 +16,8 @@ ANSWER_SECONDS = 2.0
 _LOOK_SECONDS = 0.5
 
 
-def within(seconds: float, call: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
-    """What `call` returns or raises. It runs in a thread, which a hang alone costs.
-
-    Raises StorageError when there is no answer in time, or `give_up()` is true meanwhile.
-    """
+def begin(call: Callable[[], T]) -> Future[T]:
+    """What `call` returns or raises, later. It runs in a thread, which a hang alone costs."""
     result: Future[T] = Future()
 
     def run() -> None:
@@ -30,6 +27,15 @@ def within(seconds: float, call: Callable[[], T], give_up: Callable[[], bool] = 
             result.set_exception(error)
 
     threading.Thread(target=run, name="deadline", daemon=True).start()
+    return result
+
+
+def within(seconds: float, call: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
+    """What `call` returns or raises; see `begin`.
+
+    Raises StorageError when there is no answer in time, or `give_up()` is true meanwhile.
+    """
+    result = begin(call)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not give_up():
         done, _ = wait([result], min(seconds, _LOOK_SECONDS))

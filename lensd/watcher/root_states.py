@@ -79,6 +79,12 @@ class RootStates:
             self._silent -= {path}
             self._hanging -= {path}
 
+    def device(self, root: str) -> int | None:
+        """The device of a root, as far as the main loop knows it. From any thread."""
+        with self._lock:
+            identity = self._identities.get(root)
+        return None if identity is None else identity.device
+
     def open(self, root: str, identity: RootIdentity) -> None:
         """Jobs may begin in the folder that has this identity."""
         with self._lock:

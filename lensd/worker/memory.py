@@ -1,9 +1,14 @@
-"""How much memory a process uses, as the kernel counts it."""
+"""How much memory a process uses, as the kernel counts it, and how much the worker may use."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Iterator
+from typing import Literal
 
+SMALLEST_LIMIT = 2**30  # of `auto`: on a small machine a real file may need half a gigabyte
+_CGROUPS = "/sys/fs/cgroup"
 _COUNTED = ("RssAnon", "RssShmem", "VmSwap")
 
 
@@ -19,6 +24,52 @@ def used_bytes(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return sum(int(fields[name].split()[0]) << 10 for name in _COUNTED if name in fields)
+
+
+def limit(setting: int | Literal["auto"] | None) -> int | None:
+    """The limit in bytes for `worker.memory_limit`, None without one.
+
+    `auto` is half of the memory that lensd can have, and at least SMALLEST_LIMIT: the other half is
+    for the programs that use the files.
+    """
+    return max(SMALLEST_LIMIT, available_bytes() // 2) if setting == "auto" else setting
+
+
+def available_bytes() -> int:
+    """The machine's memory, or what the cgroups of this process (a container) leave of it."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            return min([machine, *cgroup_limits(file.read())])
+    except FileNotFoundError:
+        return machine
+
+
+def cgroup_limits(table: str, mounted: str = _CGROUPS) -> Iterator[int]:
+    """The limits of the cgroups in `table` (/proc/PID/cgroup) and of those above them.
+
+    A container sees its own cgroup as the top one, also where the table has the host's path.
+    """
+    for line in table.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            top, name = mounted, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = os.path.join(mounted, "memory"), "memory.limit_in_bytes"
+        else:
+            continue
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts) + 1):
+            if (found := _read_limit(os.path.join(top, *parts[:depth], name))) is not None:
+                yield found
+
+
+def _read_limit(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):  # there is no such cgroup here, or its limit is `max`
+        return None
 
 
 def return_freed_memory() -> None:

@@ -51,7 +51,7 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "idle_exit": 300,
         "timeout": 1800,
         "nice": 10,
-        "memory_limit": None,
+        "memory_limit": "auto",
         "schedule": None,
     }
     assert (config.log.path, config.log.level, config.log.mode_bits) == (None, "info", 0o640)
@@ -183,6 +183,8 @@ def test_a_duplicate_key_does_not_hide_a_fault_of_its_value(tmp_path: Path) -> N
         ("archive: {keep_days: '30'}", "archive.keep_days"),
         ("worker: {memory_limit: 100MB}", "worker.memory_limit"),
         ("worker: {memory_limit: lots}", "worker.memory_limit"),
+        ("worker: {memory_limit: [2GiB]}", "worker.memory_limit"),
+        ("worker: {memory_limit: true}", "worker.memory_limit"),
         ("worker: {schedule: 12:30}", "worker.schedule"),
         ("worker: {schedule: '1:00-7:00'}", "worker.schedule"),
         ("worker: {schedule: '07:00-07:00'}", "worker.schedule"),
@@ -208,6 +210,14 @@ def test_limits_as_people_write_them(read: Read) -> None:
     assert config.worker.memory_limit == 2 << 30
     assert config.worker.hours == (22 * 60 + 30, 6 * 60)
     assert read(WATCH).worker.hours is None
+
+
+@pytest.mark.parametrize("written", ["auto", "null"])
+def test_a_memory_limit_of_the_machine_or_none(read: Read, written: str) -> None:
+    """`auto` is the default; null, as older examples have it, means no limit as before."""
+    expected = "auto" if written == "auto" else None
+    assert read(f"{WATCH}worker: {{memory_limit: {written}}}\n").worker.memory_limit == expected
+    assert read(WATCH).worker.memory_limit == "auto"
 
 
 @pytest.mark.parametrize(

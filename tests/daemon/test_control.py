@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.memory import resident
 from lensd.daemon.control import NAME, send_request
 from lensd.daemon.control_messages import (
     LONGEST_REQUEST,
@@ -113,11 +114,13 @@ def _connected(server: HomeServer) -> Iterator[socket.socket]:
 
 def _exchange(server: HomeServer, line: bytes) -> list[Reply]:
     """Send a line as a client does, and read all replies."""
+    replies: list[Reply] = []
     with _connected(server) as channel:
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):  # the daemon reads no more of a line that is too long
             channel.sendall(line)
-        with channel.makefile("rb") as lines:
-            return [decode_reply(reply) for reply in lines]
+        with channel.makefile("rb") as lines, suppress(ConnectionError):
+            replies.extend(map(decode_reply, lines))
+    return replies
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,8 @@ def _exchange(server: HomeServer, line: bytes) -> list[Reply]:
         b'{"verb": "restore", "x": 1}\n',
         b'{"verb": "restore", "paths": [1]}\n',
         b"\xff\n",
+        b'{"verb": "restore", "paths": ["/\\u0000"]}\n',
+        b"no end of the line",
         b" " * (LONGEST_REQUEST + 1),
     ],
     ids=lambda line: repr(line[:32]),
@@ -141,6 +146,17 @@ def test_a_line_that_is_no_request_gets_an_answer(running: Running, line: bytes)
     assert result.code == 2
     assert result.error is not None
     assert [Result(0)] == _exchange(server, encode(ResumeRequest()))[1:]
+
+
+def test_an_endless_line_takes_no_memory(running: Running) -> None:
+    """Of ten clients that send 15 MB each, no more than the longest request is read."""
+    server, daemon = running
+    before = resident(daemon.process.pid, "VmHWM")
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: _exchange(server, b" " * 15_000_000), range(10)))
+    assert {2} == {result.code for [result] in answers if isinstance(result, Result)}
+    longest = LONGEST_REQUEST / 2**20
+    assert resident(daemon.process.pid, "VmHWM") - before < 3 * 10 * longest
 
 
 def test_a_client_that_sends_nothing_harms_nothing(running: Running) -> None:

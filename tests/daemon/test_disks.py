@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from lensd.config.load import load
+from lensd.daemon.app import App
+from lensd.daemon.disk_backoff import FIRST_TRY_SECONDS
+from lensd.daemon.inbox import Inbox
+from lensd.store.ledger import Ledger
 from tests.support.disks import Mounts, fill, remount, tmpfs
 from tests.support.home_server import HomeServer, Seen
 from tests.support.marks import needs_root
@@ -161,3 +169,122 @@ def test_once_does_not_wait(server: HomeServer) -> None:
         assert Seen.of(path) == before
         ballast.unlink()
         assert "file.compressed" in {line["event"] for line in server.once()}
+
+
+@pytest.mark.fault("disk full")
+def test_a_full_folder_holds_only_its_own_jobs(server: HomeServer) -> None:
+    """A folder on another disk continues; the alert ends with the job that waited."""
+    full = server.top / "full"
+    with tmpfs(full, "4m"):
+        server.configure(watch=[{"path": str(full)}, {"path": str(server.loras)}])
+        ballast = fill(full, leave=2**20)
+        with server.daemon() as daemon:
+            daemon.wait_for_event("daemon.ready", 30)
+            waits = full / "waits.safetensors"
+            made = server.make("waits.safetensors", seed=1).path
+            assert server.lensd("pause").returncode == 0
+            shutil.copyfile(made, waits)
+            daemon.wait_for_file(waits, "file.settled")
+            rest = fill(full, leave=0, name="rest")
+            assert server.lensd("resume").returncode == 0
+            assert daemon.wait_for_event("daemon.degraded", 60)["reason"] == "no_space"
+            for seed in (2, 3):
+                path = server.drop(f"{seed}.safetensors", seed=seed).path
+                assert daemon.wait_for_file(path)["event"] == "file.compressed"
+            assert [str(waits)] == [job["path"] for job in server.status()["queued"]]
+            assert "daemon.recovered" not in {line["event"] for line in daemon.lines}
+            began = time.monotonic()
+            rest.unlink()
+            ballast.unlink()
+            assert (
+                daemon.wait_for_file(waits, seconds=RESUMED_SECONDS)["event"] == "file.compressed"
+            )
+            assert time.monotonic() - began < FIRST_TRY_SECONDS / 2  # the space was noticed
+            if "daemon.recovered" not in {line["event"] for line in daemon.lines}:
+                daemon.wait_for_event("daemon.recovered", 30)
+            assert server.status()["held"] is None
+            assert daemon.stop() == 0
+
+
+@pytest.mark.fault("disk full")
+def test_a_full_archive_holds_no_job_that_archives_nothing(server: HomeServer) -> None:
+    """A folder in mode `analyze` continues."""
+    measured = server.top / "measured"
+    measured.mkdir()
+    with tmpfs(server.archive, "4m"):
+        watch = [{"path": str(measured), "mode": "analyze"}, {"path": str(server.loras)}]
+        server.configure(watch=watch)
+        ballast = fill(server.archive, leave=0)
+        with server.daemon() as daemon:
+            daemon.wait_for_event("daemon.ready", 30)
+            waits = server.drop("waits.safetensors", seed=1).path
+            assert daemon.wait_for_event("daemon.degraded", 60)["reason"] == "no_space"
+            path = measured / "style.safetensors"
+            server.make("style.safetensors", seed=2).path.rename(path)
+            assert daemon.wait_for_file(path)["event"] == "file.analyzed"
+            ballast.unlink()
+            assert (
+                daemon.wait_for_file(waits, seconds=RESUMED_SECONDS)["event"] == "file.compressed"
+            )
+            assert daemon.stop() == 0
+
+
+@pytest.mark.fault("disk full")
+@pytest.mark.parametrize("where", ["source", "archive"])
+def test_a_disk_without_inodes_is_full(server: HomeServer, where: str) -> None:
+    """lensd waits, and continues soon after some small files are deleted."""
+    folder = {"source": server.loras, "archive": server.archive}[where]
+    with tmpfs(folder, "64m,nr_inodes=64"), server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        assert server.lensd("pause").returncode == 0
+        path = folder if where == "source" else server.loras
+        path = shutil.copyfile(server.make("style.safetensors").path, path / "style.safetensors")
+        daemon.wait_for_file(path, "file.settled")
+        small = _use_all_inodes(folder)
+        assert server.lensd("resume").returncode == 0
+
+        def mend() -> None:
+            for file in small:
+                file.unlink()
+
+        began = time.monotonic()
+        _goes_on(daemon, path, mend, "no_space")
+        assert time.monotonic() - began < FIRST_TRY_SECONDS  # it was noticed
+        assert daemon.stop() == 0
+
+
+def _use_all_inodes(folder: Path) -> list[Path]:
+    made: list[Path] = []
+    with contextlib.suppress(OSError):
+        while True:
+            made.append(folder / f"small-{len(made)}")
+            made[-1].touch()
+    return made[:-1]
+
+
+def test_a_fault_of_the_daily_pass_is_reported_once(server: HomeServer) -> None:
+    """No job is queued, so that only a pass that succeeds shows that the disk works again."""
+    server.configure(keep_days=30)
+    said: list[str] = []
+    with tmpfs(server.state, "4m"), closing(Ledger(str(server.state), "1")) as ledger:
+        app = App(load(str(server.config)), ledger, Inbox(), patient=True)
+        app.log.add(lambda event: said.append(type(event).__name__))
+        jobs = app.job_thread
+        assert jobs._idle_work.daily is not None
+        jobs._idle_work.daily._schedule.wait = 0
+        ballast = fill(server.state, leave=0)
+
+        def turn() -> int:
+            for backoff in jobs.backoffs:
+                backoff.next_try = -math.inf
+            assert not jobs._run_job()
+            jobs._do_idle_work()
+            return 0
+
+        jobs.start()
+        for is_mended in (False, False, False, True, True):
+            if is_mended:
+                ballast.unlink(missing_ok=True)
+            assert jobs.submit(turn).result(60) == 0
+            assert said == ["DaemonDegraded"] + ["DaemonRecovered"] * is_mended
+        app.close()

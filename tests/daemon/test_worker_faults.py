@@ -11,11 +11,13 @@ from contextlib import closing
 import psutil
 import pytest
 
+from tests.fuzz.bombs import Hole, write
 from tests.support.architectures import Module
 from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.running import Line, RunningDaemon
 
-# Its factors alone are 67 MB in the precision that lensd computes in, and it needs several of them.
+# At rank 1700 its factors are 111 MB in float64, and lensd needs several of them.
+ENDS = ("worker.crashed", "file.compressed", "file.quarantined")
 LARGE = [Module("unet", "down_blocks.0.attentions.0.proj_in", 4096, 4096)]
 
 
@@ -60,6 +62,55 @@ def test_a_worker_that_hangs_is_ended(server: HomeServer) -> None:
         assert "1.5 s" in crashed["message"]
         assert daemon.wait_for_file(path)["event"] == "file.compressed"
     assert daemon.process.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault("killing file")
+def test_a_file_that_takes_too_long_waits_for_all_others(
+    server: HomeServer, tell: Callable[[str], None]
+) -> None:
+    """It comes first, has a second attempt when the others are done, and is set aside then."""
+    server.configure(worker={"timeout": 4})
+    many = [Module("unet", f"down_blocks.{n}.attentions.0.proj_in", 4096, 4096) for n in range(16)]
+    made = server.make("slow.safetensors", modules=many, rank=1024, dtype="F16")
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        path = server.move_in(made.path)
+        daemon.wait_for_file(path, "file.settled")
+        others = [server.drop(f"{n}.safetensors", seed=n).path for n in range(3)]
+        for other in others:
+            daemon.wait_for_file(other, "file.settled")
+        line = daemon.wait_for_file(path, "file.quarantined")
+        assert (line["reason"], line["attempts"]) == ("worker_timeout", 2)
+        tell(line["message"])
+        steps = [found for found in daemon.lines if found["event"] in ENDS]
+        assert [found["event"] for found in steps] == [
+            "worker.crashed", *["file.compressed"] * 3, "worker.crashed", "file.quarantined"
+        ]  # fmt: skip
+        assert daemon.stop() == 0
+    assert [] == server.temporaries()
+
+
+@pytest.mark.slow
+@pytest.mark.fault("killing file")
+def test_a_file_that_costs_too_much_is_refused_at_once(
+    server: HomeServer, tell: Callable[[str], None]
+) -> None:
+    """By its header, with the cost in the message; the worker goes on with the next file."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        bomb = server.elsewhere / "bomb.safetensors"
+        hole = Hole("F16", (16384, 16384))
+        write(bomb, {f"lora_unet_a.lora_{part}.weight": hole for part in ("up", "down")})
+        path = server.move_in(bomb)
+        line = daemon.wait_for_file(path, "file.skipped")
+        assert line["reason"] == "too_costly"
+        assert "module lora_unet_a (rank 16384, 16384 to 16384)" in line["message"]
+        tell(line["message"])
+        good = server.drop("good.safetensors", seed=4).path
+        assert daemon.wait_for_file(good)["event"] == "file.compressed"
+        assert [] == [found for found in daemon.lines if found["event"] == "worker.crashed"]
+        assert daemon.stop() == 0
 
 
 @pytest.mark.slow
@@ -110,7 +161,7 @@ def test_a_file_that_needs_more_memory_than_the_worker_may_have_is_set_aside(
 ) -> None:
     """After three workers, untouched, with limit and remedy; others go on; with more it is done."""
     server.configure(worker={"memory_limit": "256MiB"})
-    made = server.make("large.safetensors", modules=LARGE, rank=2048, dtype="F32")
+    made = server.make("large.safetensors", modules=LARGE, rank=1700, dtype="F32")
     before = Seen.of(made.path)
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready")

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from lensd.daemon.inbox import Inbox, Look
 from lensd.errors import StorageError
-from lensd.jobs import compress, recover
+from lensd.jobs import compress, rebuild, recover
 from lensd.jobs.context import JobContext
 from lensd.logs.events import Event
 from lensd.lora.parameters import Parameters
@@ -80,11 +80,11 @@ class Settings:
         return Parameters()
 
 
-def serve() -> None:
+def serve(act: Callable[[dict[str, Any]], int]) -> None:
     for line in sys.stdin.buffer:
         pid = os.fork()
         if pid == 0:
-            os._exit(child(json.loads(line)))
+            os._exit(child(act, json.loads(line)))
         tell(pid)
         tell(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
@@ -93,10 +93,10 @@ def tell(number: int) -> None:
     os.write(1, f"{number}\n".encode())
 
 
-def child(plan: dict[str, Any]) -> int:
+def child(act: Callable[[dict[str, Any]], int], plan: dict[str, Any]) -> int:
     os.read(0, 1)
     try:
-        return main(plan)
+        return act(plan)
     except BaseException:  # noqa: BLE001  nothing may go on in this copy of the server
         traceback.print_exc()
         return BUG
@@ -140,6 +140,7 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
     )
     try:
         recover.recover(context)
+        rebuild.rebuild(folder, ledger, archive, log)
         recover.rescue_strays(folder.root, folder.name, recursive=True, context=context)
         mark(RECOVERED)
         recorder = IntakeRecorder([folder], ledger, log, SimpleQueue())
@@ -201,4 +202,4 @@ def refuse(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(main)

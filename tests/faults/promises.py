@@ -8,8 +8,8 @@ PROMISES = {
     "next start completes the job, and no temporary remains",
     "power cut": "The same as for killed; the ledger never records more than is on the disk",
     "EIO": "The original stays unchanged; lensd tries again, with growing delays",
-    "disk full": "lensd pauses all jobs and continues within a minute after there is space; it "
-    "loses no job",
+    "disk full": "lensd pauses the jobs that need a disk which is full, of bytes or of inodes, and "
+    "continues within a minute after there is space; it loses no job",
     "archive elsewhere": "lensd copies the original to an archive on another disk, and compares "
     "the hash of the copy, before it replaces the file",
     "read-only": "lensd reports the disk once, and continues when the disk is writable again",
@@ -34,15 +34,21 @@ PROMISES = {
     "the watched folders",
     "hostile header": "lensd refuses the file within 1 s and 300 MB, with a reason, and archives "
     "nothing",
-    "killing file": "lensd quarantines a file that ends its worker three times; the other files "
-    "continue",
+    "killing file": "lensd refuses a file that would cost too much, and quarantines one that ends "
+    "its worker three times or takes too long twice; the other files continue",
     "two daemons": "A second lensd with the same state folder or the same watched folder refuses "
     "to start and names the first one",
     "clock": "When the clock jumps by a year, no job starts early or late",
     "names": "lensd processes names that are not UTF-8, contain newlines or have 255 bytes; the "
     "log stays valid JSON",
     "own output": "lensd never compresses its own output again, also after the ledger is lost",
+    "ledger": "A kill at any system call of a start that creates, converts or rebuilds the ledger "
+    "costs nothing: the next start continues. A damaged or deleted ledger is rebuilt from marks "
+    "and archive; new files are processed meanwhile",
     "restart": "With 10,000 queued files lensd is ready within 5 s; it loses none and processes "
     "none twice",
+    "anything": "Whatever users, other programs, faults and clocks do in whatever order: each byte "
+    "string that a program completed under a watched name is under a name, in the archive or in "
+    "`rescued/`, unless a program overwrote or deleted it",
     "undo": "`lensd restore` brings back exact bytes, mode, owner, date and attributes",
 }

@@ -64,9 +64,9 @@ class Missed(Violation):
 
 
 class Server:
-    """one_job.py, which forks a process per run."""
+    """A program that forks a process per run, as one_job.py does."""
 
-    def __init__(self, errors: Path) -> None:
+    def __init__(self, errors: Path, program: str = one_job.__name__) -> None:
         self._errors = errors
         environment = {
             "PYTHONPATH": f"{REPOSITORY}:{PACKAGES}",
@@ -75,7 +75,7 @@ class Server:
         }
         with errors.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-m", one_job.__name__],
+                [sys.executable, "-S", "-m", program],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
                 env=environment, bufsize=0,
             )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lensd.errors import Reason
-from lensd.jobs.end_decision import BACK_OFF, Facts, Verdict, decide
+from lensd.jobs.end_decision import BACK_OFF, Facts, Verdict, attempts_allowed, decide
 
 
 def moved() -> bool:
@@ -55,6 +55,12 @@ def test_a_disk_error_is_tried_again_so_often(retries: int) -> None:
     facts = Facts(Reason.IO_ERROR, is_disk_error=True, retries=retries, waits_for_disks=True)
     expected = Verdict.POSTPONE if retries < len(BACK_OFF) else Verdict.RECORD
     assert expected == decide(facts)
+
+
+def test_a_file_that_takes_too_long_has_fewer_attempts() -> None:
+    """All others wait for it each time, and mostly it takes too long again."""
+    assert attempts_allowed(Reason.WORKER_TIMEOUT) == 2
+    assert attempts_allowed(Reason.WORKER_CRASHED) == attempts_allowed(Reason.WORKER_MEMORY) == 3
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lensd.config.load import load
+from lensd.jobs.rebuild import rebuild
+from lensd.store.archive import Archive
 from lensd.store.fs import temporary_name
+from lensd.store.ledger import Ledger
+from lensd.watcher.baseline import record_baseline
+from lensd.watcher.move_tracker import MoveTracker
 from tests.support.home_server import HomeServer, Seen
 from tests.support.running import Line
 
@@ -35,6 +43,7 @@ def _empty(server: HomeServer) -> None:
 
 
 LOSSES = [_lose, _truncate, _overwrite, _empty]
+NOTHING_LEFT = (_lose, _empty)  # to move aside
 
 
 @pytest.fixture
@@ -85,14 +94,14 @@ def test_all_of_it_comes_back(server: HomeServer, damage: Callable[[HomeServer],
     outputs = {p: Seen.of(p) for p in server.loras.rglob("*.safetensors")}
     totals, listed = server.status()["totals"], _listed(server)
     damage(server)
-    if damage is not _lose:
+    if damage not in NOTHING_LEFT:
         damaged = (server.state / "ledger.sqlite3").read_bytes()
     events = _start(server)
     [line] = [x for x in events if x["event"] == "daemon.rebuilt"]
     assert (line["files"], line["originals"]) == (3, 2)
     assert not [x for x in events if x["event"].startswith("file.")]
     assert outputs == {p: Seen.of(p) for p in outputs}
-    if damage is not _lose:
+    if damage not in NOTHING_LEFT:
         [aside] = [
             p for p in server.state.glob("*.damaged-*") if not p.name.endswith(("wal", "shm"))
         ]
@@ -211,3 +220,106 @@ def test_a_folder_that_is_not_mounted_has_its_turn_later(server: HomeServer) -> 
     path = server.loras / "a.safetensors"
     assert server.lensd("restore", path).returncode == 0
     assert _is_back(path, before)
+
+
+def _verified(server: HomeServer, code: int) -> dict[str, str]:
+    """The state of each output by its name."""
+    done = server.lensd("verify", "--json")
+    assert done.returncode == code, done.stderr + done.stdout
+    files = json.loads(done.stdout)["files"]
+    assert {"ok"} == {f["state"] for f in files if f["kind"] == "original"}
+    return {Path(f["of"]).stem: f["state"] for f in files if f["kind"] == "output"}
+
+
+@pytest.mark.slow
+@pytest.mark.fault("ledger")
+def test_an_output_of_a_rebuilt_ledger_is_no_damage(server: HomeServer) -> None:
+    """It is unproven, since it may have been edited before; so `prune` keeps its original.
+
+    `restore` and `once --redo`, the remedy, keep a copy of an edited output.
+    """
+    names = ("edited", "fine", "later", "replaced", "rotten")
+    before = _files(server, *(f"{name}.safetensors" for name in names))
+    path = {name: server.loras / f"{name}.safetensors" for name in names}
+    _edit(path["edited"])
+    edited = path["edited"].read_bytes()
+    _lose(server)
+    assert [] == [x for x in server.once() if x["event"] == "file.compressed"]
+    assert set(names) == set(_verified(server, 0))
+    assert {"unproven"} == set(_verified(server, 0).values())
+    _edit(path["later"])
+    path["replaced"].write_bytes(b"bytes of another program")
+    rotten = path["rotten"].stat()
+    path["rotten"].write_bytes(b"\xff" * rotten.st_size)
+    os.utime(path["rotten"], ns=(rotten.st_atime_ns, rotten.st_mtime_ns))
+    states = dict.fromkeys(names, "unproven") | {"replaced": "changed", "rotten": "damaged"}
+    assert states == _verified(server, 1)
+    for name in ("edited", "fine"):
+        assert server.lensd("restore", path[name]).returncode == 0
+        assert _is_back(path[name], before[path[name].name])
+        server.once("--redo", path[name])
+    states |= {"edited": "ok", "fine": "ok"}
+    assert states == _verified(server, 1)
+    rescued = [p.read_bytes() for p in (server.archive / "rescued").rglob("*.safetensors")]
+    assert edited in rescued
+
+
+def _edit(path: Path) -> None:
+    """Change the last tensor, as a program does that knows the format."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def _replace_ledger(server: HomeServer) -> None:
+    """Another ledger takes the name, as when a backup is put back."""
+    path = server.state / "ledger.sqlite3"
+    shutil.copy(path, server.elsewhere / "ledger")
+    (server.elsewhere / "ledger").rename(path)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("ledger")
+@pytest.mark.parametrize("lose", [_lose, _replace_ledger])
+def test_a_ledger_lost_while_lensd_runs(
+    server: HomeServer, lose: Callable[[HomeServer], None]
+) -> None:
+    """The daemon ends with exit code 5 and says why; the next start knows all files again."""
+    before = _files(server, "a.safetensors")["a.safetensors"]
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        path = server.drop("b.safetensors", seed=7).path
+        daemon.wait_for_file(path, "file.compressed")
+        lose(server)
+        line = daemon.wait_for_event("daemon.degraded")
+        assert "deleted or replaced" in line["message"]
+        assert daemon.process.wait(60) == 5
+    assert [] == [x for x in _start(server) if x["event"].startswith("file.")]
+    assert server.lensd("restore", "--all").returncode == 0
+    assert _is_back(server.loras / "a.safetensors", before)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("ledger")
+def test_originals_are_hashed_while_no_job_runs(server: HomeServer) -> None:
+    """A start that was killed left them to the next one, which is ready and takes a new file."""
+    names = [f"{n}.safetensors" for n in range(4)]
+    before = _files(server, *names)
+    for name in names[1:]:
+        (server.loras / name).unlink()
+    _lose(server)
+    server.state.mkdir()
+    [watch] = load(str(server.config)).watch
+    with closing(Ledger(str(server.state), "1")) as ledger:
+        archive = Archive(str(server.archive))
+        found = rebuild(watch, ledger, archive, lambda _: None, hash_bytes=0)
+        assert (found.files, found.originals) == (1, 0)
+        record_baseline(watch, ledger, MoveTracker([watch], ledger, archive, lambda _: None))
+    events = _start(server)
+    assert [(0, 3)] == [
+        (x["files"], x["originals"]) for x in events if x["event"] == "daemon.rebuilt"
+    ]
+    assert not [x for x in _start(server) if x["event"] == "daemon.rebuilt"]
+    assert set(names) <= {Path(path).name for path in _listed(server)}
+    assert server.lensd("restore", "--all").returncode == 0
+    assert all(_is_back(server.loras / name, before[name]) for name in names)

@@ -99,9 +99,9 @@ def remount(folder: Path, *, read_only: bool) -> None:
     subprocess.run(["mount", "-o", option, str(folder)], check=True)
 
 
-def fill(folder: Path, leave: int) -> Path:
+def fill(folder: Path, leave: int, name: str = "ballast") -> Path:
     """Fill a disk except for some `leave` bytes; return the file whose deletion frees it."""
-    ballast = folder / "ballast"
+    ballast = folder / name
     free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
     with ballast.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, free - leave))

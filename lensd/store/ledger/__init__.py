@@ -33,6 +33,7 @@ class Ledger:
 
     def __init__(self, folder: str, version: str, *, readonly: bool = False) -> None:
         self._database = Database(folder, readonly=readonly)
+        self.folder = folder
         self.readonly = readonly
         self.damaged = self._database.damaged
         rows = Rows(self._database, version)
@@ -59,6 +60,10 @@ class Ledger:
         durable.
         """
         return self._database.together()
+
+    def require_in_place(self) -> None:
+        """Raises StorageError when the open ledger was deleted, moved or replaced."""
+        self._database.require_in_place()
 
     def close(self) -> None:
         self._database.close()

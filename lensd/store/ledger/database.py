@@ -16,6 +16,7 @@ from lensd.store.ledger import schema
 
 LEDGER = "ledger.sqlite3"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SUFFIXES = ("", "-journal", "-wal", "-shm")  # of the files of one database
 
 
 class Database:
@@ -36,17 +37,36 @@ class Database:
             )
         self.damaged: str | None = None
         try:
-            if not readonly and os.path.exists(path) and _is_damaged(path):
+            if not readonly and _is_damaged(path):
                 self.damaged = _set_aside(path)
             self.connection = _open(path, readonly=readonly)
+            # O_PATH: the end of another descriptor would drop SQLite's locks.
+            self._opened_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except (sqlite3.Error, OSError) as error:
-            raise StorageError(
-                f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; the "
-                "next `lensd run` or `lensd once` moves a damaged ledger aside and rebuilds it"
-            ) from None
+            raise StorageError(_describe(path, error, readonly=readonly)) from None
 
     def close(self) -> None:
         self.connection.close()
+        fd, self._opened_fd = self._opened_fd, -1
+        if fd >= 0:  # a second call does nothing
+            os.close(fd)
+
+    def require_in_place(self) -> None:
+        """Raises StorageError when the open database was deleted, moved or replaced."""
+        path = os.path.join(self._folder, LEDGER)
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(self._opened_fd)):
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # its disk does not answer, which proves nothing
+        raise StorageError(
+            f"the ledger {path} was deleted or replaced while lensd ran, so that its records would "
+            "be lost: lensd ends. Start it again (systemd does): it uses the ledger that is there, "
+            "or rebuilds a missing one from the marks of the outputs and from the archive",
+            path,
+        )
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -83,11 +103,25 @@ class Database:
             ) from None
 
 
+def _describe(path: str, error: sqlite3.Error | OSError, *, readonly: bool) -> str:
+    """Why a ledger cannot be opened, and the remedy."""
+    if readonly and isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_READONLY:
+        return (
+            f"the ledger {path} is incomplete: lensd was killed while it created or converted it; "
+            "the next `lensd run` or `lensd once` completes it"
+        )
+    return (
+        f"the ledger {path} cannot be opened: {error}. Check the disk and the rights; the next "
+        "`lensd run` or `lensd once` moves a damaged ledger aside and rebuilds it"
+    )
+
+
 def _open(path: str, *, readonly: bool) -> sqlite3.Connection:
     """A connection to a database of this version's schema."""
-    db = _connect(path, readonly=readonly)
+    db = _connect(path, "ro" if readonly else "rwc")
     try:
         if not readonly:
+            _make_durable(path, db)
             schema.prepare(db)
         _check_version(path, schema.version_of(db), readonly=readonly)
     except BaseException:
@@ -114,58 +148,87 @@ def _check_version(path: str, found: int, *, readonly: bool) -> None:
         )
 
 
-def _connect(path: str, *, readonly: bool) -> sqlite3.Connection:
-    name = f"file:{_quoted(path)}?mode={'ro' if readonly else 'rwc'}"
+def _connect(path: str, mode: str) -> sqlite3.Connection:
+    name = f"file:{_quoted(path)}?mode={mode}"
     db = sqlite3.connect(name, uri=True, check_same_thread=False, timeout=30)
     db.row_factory = sqlite3.Row
-    if not readonly:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon must stay small
-        os.chmod(path, 0o640)
     return db
 
 
+def _make_durable(path: str, db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA cache_size = -1024")  # KiB: the daemon must stay small
+    os.chmod(path, 0o640)
+
+
 def _is_damaged(path: str) -> bool:
-    """Whether two checks find damage and the disk reads all of the file without an error.
+    """Whether two checks find damage and the disk reads all of the files without an error.
 
     SQLite also calls a page damaged that the disk could not read. Raises OSError, sqlite3.Error
     for a fault of the disk.
     """
     if _is_sound(path):
         return False
-    for name in (path, f"{path}-wal"):
-        if os.path.exists(name):
-            with open(name, "rb") as file:
+    for suffix in _SUFFIXES:
+        if os.path.exists(path + suffix):
+            with open(path + suffix, "rb") as file:
                 while file.read(1 << 20):
                     pass
     return not _is_sound(path)
 
 
 def _is_sound(path: str) -> bool:
-    """False for a database that is provably damaged. Raises sqlite3.Error for other faults."""
-    if os.path.getsize(path) == 0:
-        return False
+    """False for a database that is provably damaged. Raises sqlite3.Error for other faults.
+
+    What a kill leaves is sound: no file, an empty one, a rollback journal, a WAL.
+    """
+    if not _has_content(path) and _has_content(f"{path}-wal"):
+        return False  # SQLite would delete the WAL, which is all that is left
+    if not os.path.exists(path):
+        return True
     try:
-        db = _connect(path, readonly=True)  # a writer would delete a damaged WAL
         try:
-            return [tuple(row) for row in db.execute("PRAGMA quick_check(1)")] == [("ok",)]
-        finally:
-            db.close()
+            return _passes_checks(path, "ro")  # a writer would delete a damaged WAL
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_READONLY:
+                raise
+            return _passes_checks(path, "rw")  # a kill left a rollback journal: only a writer reads
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF in _DAMAGED:
+        if _code(error) in _DAMAGED:
             return False
         raise
 
 
+def _passes_checks(path: str, mode: str) -> bool:
+    db = _connect(path, mode)
+    try:
+        checks = [tuple(row) for row in db.execute("PRAGMA quick_check(1)")]
+        return checks == [("ok",)] and schema.is_complete(db)
+    finally:
+        db.close()
+
+
+def _code(error: sqlite3.Error) -> int:
+    return error.sqlite_errorcode & 0xFF
+
+
+def _has_content(path: str) -> bool:
+    return os.path.exists(path) and os.path.getsize(path) > 0
+
+
 def _set_aside(path: str) -> str:
-    """Rename a damaged database and its WAL, and return the new path. Overwrites nothing."""
+    """Rename a damaged database and what SQLite keeps beside it, and return the new path.
+
+    Overwrites nothing. The database is renamed first: without its WAL an older state of it may look
+    sound, while a WAL without a database is moved aside by the next start.
+    """
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     aside, number = f"{path}.damaged-{moment}", 1
-    while os.path.lexists(aside):
+    while any(os.path.lexists(aside + suffix) for suffix in _SUFFIXES):
         number += 1
         aside = f"{path}.damaged-{moment}-{number}"
-    for suffix in ("-wal", "-shm", ""):  # the name that a start looks for is renamed last
+    for suffix in _SUFFIXES:
         if os.path.lexists(path + suffix):
             os.rename(path + suffix, aside + suffix)
     folder_fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)

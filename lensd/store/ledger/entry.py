@@ -89,7 +89,7 @@ def entry_of(row: sqlite3.Row) -> Entry:
     identity = Identity(*(fields[name] for name in Identity._fields))
     staged = Identity(*json.loads(fields["staged"])) if fields["staged"] else None
     archive_path = fields["archive_path"]
-    outcome = fields["outcome"]
+    state, outcome = _ending(fields["state"], fields["outcome"])
     taken = ("job_id", "watch", "reason", "message", "attempts", "temporary",
              "sha256_in", "sha256_out", "bytes_in", "bytes_out", "archive_method", "version",
              "updated", "not_before", "retries", "published")  # fmt: skip
@@ -98,11 +98,23 @@ def entry_of(row: sqlite3.Row) -> Entry:
         root=os.fsdecode(fields["root"]),
         path=os.fsdecode(fields["path"]),
         identity=identity,
-        state=JobState(fields["state"]),
-        outcome=None if outcome is None else Outcome(outcome),
+        state=state,
+        outcome=outcome,
         redo=bool(fields["redo"]),
         staged=staged,
         archive_path=None if archive_path is None else os.fsdecode(archive_path),
         line=json.loads(fields["line"]) if fields["line"] else None,
         **{name: fields[name] for name in taken},
     )
+
+
+def _ending(state: str, outcome: str | None) -> tuple[JobState, Outcome | None]:
+    """The values of two columns.
+
+    Where a newer lensd wrote one that this lensd does not know, the file is one that it does not
+    handle: its row stays, so that the file is left alone.
+    """
+    try:
+        return JobState(state), None if outcome is None else Outcome(outcome)
+    except ValueError:
+        return JobState.DONE, Outcome.SKIPPED

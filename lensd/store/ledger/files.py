@@ -48,6 +48,13 @@ class Files:
             self._rows.insert(db, root, watch, path, identity, job_id=job_id, state=JobState.DONE)
             update(db, job_id, columns)
 
+    def record_all(
+        self, root: str, watch: str, found: Sequence[tuple[str, Identity, Columns]]
+    ) -> None:
+        """As `record`, for many files, whose columns have the same names."""
+        with self._database.change() as db:
+            self._rows.insert_all(db, root, watch, found)
+
     def withdraw(self, job_id: str) -> None:
         """Delete a row that was recorded for a step which then changed nothing."""
         with self._database.change() as db:

@@ -108,6 +108,11 @@ def prune_in_progress(database: Database) -> Note[PruneInProgress]:
     return Note(database, "pruning", json.dumps, _prune_from_text)
 
 
+def rebuilding(database: Database) -> Note[tuple[str, ...]]:
+    """Watched folders with originals that a rebuild has still to hash, as hexadecimal digits."""
+    return Note(database, "rebuilding", _paths_to_text, _paths_from_text)
+
+
 def last_prune(database: Database) -> Note[float]:
     """The wall time of the last complete daily pass."""
     return Note(database, "pruned_at", repr, float)
@@ -139,12 +144,20 @@ def _archive_from_text(found: str) -> ArchiveIdentity:
             raise ValueError(value)
 
 
+def _paths_to_text(paths: tuple[str, ...]) -> str:
+    return json.dumps([os.fsencode(path).hex() for path in paths])
+
+
+def _paths_from_text(found: str) -> tuple[str, ...]:
+    return tuple(os.fsdecode(bytes.fromhex(path)) for path in json.loads(found))
+
+
 def _renaming_to_text(renaming: RenamingOriginal) -> str:
-    return json.dumps([os.fsencode(path).hex() for path in renaming])
+    return _paths_to_text(renaming)
 
 
 def _renaming_from_text(found: str) -> RenamingOriginal:
-    old, new = (os.fsdecode(bytes.fromhex(path)) for path in json.loads(found))
+    old, new = _paths_from_text(found)
     return RenamingOriginal(old, new)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import merge
 from operator import attrgetter
 from typing import Any, TypedDict
@@ -67,6 +67,27 @@ class Rows:
             "VALUES (coalesce(?, lower(hex(randomblob(8)))), ?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (job_id, os.fsencode(root), watch, os.fsencode(path), *identity, state, outcome, redo,
              self.version, now, now),
+        )  # fmt: skip
+
+    def insert_all(
+        self,
+        db: sqlite3.Connection,
+        root: str,
+        watch: str,
+        found: Sequence[tuple[str, Identity, Columns]],
+    ) -> None:
+        """Add finished rows, by one statement."""
+        now, names = time.time(), [*found[0][2]] if found else []
+        columns = "".join(f", {name}" for name in names)
+        db.executemany(
+            "INSERT INTO files (job_id, root, watch, path, device, inode, size, mtime_ns, "  # noqa: S608  keywords of ours
+            f"ctime_ns, state, version, created, updated{columns}) VALUES "
+            f"(lower(hex(randomblob(8))){',?' * (12 + len(names))})",
+            (
+                (os.fsencode(root), watch, os.fsencode(path), *identity, JobState.DONE,
+                 self.version, now, now, *(stored(n, v) for n, v in values.items()))
+                for path, identity, values in found
+            ),
         )  # fmt: skip
 
     def first(self, where: str, *values: Any) -> Entry | None:

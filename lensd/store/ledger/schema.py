@@ -82,3 +82,8 @@ def prepare(db: sqlite3.Connection) -> None:
 def version_of(db: sqlite3.Connection) -> int:
     """The number of a database's schema; 0 for an empty database."""
     return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def is_complete(db: sqlite3.Connection) -> bool:
+    """False for tables without a version: `prepare` commits both together."""
+    return version_of(db) > 0 or not db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()

@@ -32,6 +32,7 @@ class State:
         self.archive = notes.archive(database)
         self.renaming_original = notes.renaming_original(database)
         self.prune_in_progress = notes.prune_in_progress(database)
+        self.rebuilding = notes.rebuilding(database)
         self.last_prune = notes.last_prune(database)
 
     def pause(self, paths: Iterable[str]) -> None:

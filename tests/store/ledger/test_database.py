@@ -88,10 +88,18 @@ def _no_header(path: Path) -> None:
 
 
 def _empty(path: Path) -> None:
+    """Beside a WAL, which SQLite would delete."""
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [_truncated, _garbage_page, _no_header, _empty])
+def _dumped(path: Path) -> None:
+    """As `sqlite3 .dump` and `.read` make it: all tables, and no version."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 0")
+        db.execute("PRAGMA journal_mode = DELETE")
+
+
+@pytest.mark.parametrize("damage", [_truncated, _garbage_page, _no_header, _empty, _dumped])
 def test_a_damaged_ledger_is_moved_aside(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     """With its WAL, byte for byte, and an empty one is created. A reader changes nothing.
 
@@ -129,3 +137,35 @@ def test_an_error_of_the_disk_is_not_damage(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be opened"):
         Ledger(str(tmp_path), "1.0")
     assert (tmp_path / "ledger.sqlite3" / "x").exists()
+
+
+def test_an_empty_file_is_no_damage(tmp_path: Path) -> None:
+    """A kill in the first moment of the first start leaves one."""
+    path = tmp_path / "ledger.sqlite3"
+    path.touch()
+    with pytest.raises(StorageError, match="is empty"):
+        Ledger(str(tmp_path), "1.0", readonly=True)
+    with contextlib.closing(Ledger(str(tmp_path), "1.0")) as ledger:
+        assert ledger.damaged is None
+    assert [] == list(tmp_path.glob("*.damaged-*"))
+
+
+def test_a_rollback_journal_is_no_damage(tmp_path: Path) -> None:
+    """A kill while the ledger was converted leaves one. A reader names the remedy."""
+    path = _filled(tmp_path)
+    journal = path.with_name(f"{path.name}-journal")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+        db.execute("PRAGMA cache_spill = 1")
+        db.execute("PRAGMA cache_size = 1")
+        db.execute("UPDATE files SET state = 'half'")
+        killed = {p: p.read_bytes() for p in (path, journal)}  # before the commit
+        db.rollback()
+    for at, content in killed.items():
+        at.write_bytes(content)
+    with pytest.raises(StorageError, match=r"killed .* completes it"):
+        Ledger(str(tmp_path), "1.0", readonly=True)
+    with contextlib.closing(Ledger(str(tmp_path), "1.0")) as ledger:
+        assert ledger.damaged is None
+        assert 500 == len(list(ledger.files.with_outcome(Outcome.BASELINE)))
+    assert not journal.exists()

@@ -66,3 +66,21 @@ def test_totals_count_each_archived_original_once(ledger: Ledger) -> None:
     ledger.originals.record_restored("back", FIRST, "/archive/a", gone=True)
     totals = ledger.files.totals()
     assert (totals.saved_in_folders, totals.held_by_archive) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("state", "polishing"), ("outcome", "polished"), ("state", b"\xff")]
+)
+def test_a_value_of_a_later_lensd_is_left_alone(ledger: Ledger, column: str, value: object) -> None:
+    """The file is known and no job; other rows are read as before."""
+    for name in ("a", "b"):
+        ledger.files.record(name, ROOT, WATCH, name, FIRST, outcome=Outcome.KEPT)
+    with ledger._database.change() as db:
+        db.execute(f"UPDATE files SET {column} = ? WHERE path = x'61'", (value,))  # noqa: S608
+    entry = ledger.files.knows(ROOT, "a", FIRST)
+    assert entry is not None
+    assert (entry.state, entry.outcome) == (JobState.DONE, Outcome.SKIPPED)
+    assert [] == ledger.files.unknown(ROOT, [("a", FIRST), ("b", FIRST)])
+    assert "b" in [e.job_id for e in ledger.files.newest(ROOT, 5)]
+    assert ledger.jobs.next_queued() is None
+    assert [] == [*ledger.jobs.unfinished(), *ledger.jobs.under_way()]

@@ -57,6 +57,9 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "originals.record_pruned": lambda ledger: ledger.originals.record_pruned("job9"),
     "jobs.quarantined_before": lambda ledger: ledger.jobs.quarantined_before("2.0"),
     "files.record": lambda ledger: ledger.files.record("record", ROOT, WATCH, "record", FIRST),
+    "files.record_all": lambda ledger: ledger.files.record_all(
+        ROOT, WATCH, [("all", FIRST, {"outcome": Outcome.COMPRESSED})]
+    ),
     "jobs.redo": lambda ledger: ledger.jobs.redo("redo", ledger.jobs.get("job4")),
     "jobs.release": lambda ledger: ledger.jobs.release([ledger.jobs.get("job3")]),
     "files.replace_older": lambda ledger: ledger.files.replace_older(ROOT, "4", "job4"),

@@ -42,6 +42,7 @@ NOTES: dict[str, tuple[Any, str]] = {
     "renaming_original": (RenamingOriginal("/a", os.fsdecode(b"\xe9")), '["2f61", "e9"]'),
     "prune_in_progress": (PruneInProgress("job", (ODD,)),
                           '["job", ["caf\\udce9\\n[1]%.safetensors"]]'),
+    "rebuilding": (("/a", os.fsdecode(b"\xe9")), '["2f61", "e9"]'),
     "last_prune": (1764082800.125, "1764082800.125"),
 }  # fmt: skip
 
@@ -52,6 +53,7 @@ KEYS = {
     "archive": "archive",
     "renaming_original": "archive.renaming",
     "prune_in_progress": "pruning",
+    "rebuilding": "rebuilding",
     "last_prune": "pruned_at",
 }
 

@@ -1,0 +1,316 @@
+"""Users, other programs, faults and wrong clocks at random: no byte string is lost.
+
+A model (user_programs.py) knows what programs wrote. After every step each byte string that it
+expects must be under a name, in the archive or in `rescued/`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.user_programs import UserPrograms, original_of, sha256_of
+from tests.support import clock
+from tests.support.disks import Mounts, make_ext4
+from tests.support.home_server import HomeServer, wait_until
+from tests.support.marks import needs_program, needs_root
+from tests.support.running import DaemonError, Line, RunningDaemon
+from tests.support.suites import FULL
+
+pytestmark = [pytest.mark.slow, needs_root, needs_program("faketime")]
+
+SECONDS = 600.0 if FULL else 100.0  # for each seed
+SETTLED_EVERY = 40  # steps
+FOUND_WITHIN = 20.0  # seconds: bytes on their way from one name to another
+OFFSETS = ("+0", "+0", "+400d", "+400d", "-1y", "-10y", "+2h")
+
+
+class World:
+    """The home server, its user, and all that goes wrong there."""
+
+    def __init__(self, server: HomeServer, mounts: Mounts, dice: random.Random) -> None:
+        self.server = server
+        self.dice = dice
+        self.counts: Counter[str] = Counter()
+        self.done: list[str] = []
+        self._mounts = mounts
+        self._image: Path | None = None
+        if dice.random() < 0.5:
+            self._image = server.top / "archive.ext4"
+            make_ext4(self._image, "64M")
+            mounts.image(server.archive, self._image)
+        more = server.top / "more"
+        more.mkdir()
+        watch = [{"path": str(server.loras)}, {"path": str(more)}]
+        server.configure(watch=watch, keep_days=1)
+        self.users = UserPrograms([server.loras, more], server.elsewhere, dice)
+        self._clock = clock.Clock(server.top / "clock")
+        self._daemon: RunningDaemon | None = None
+        self._running = ExitStack()
+        self._faults: list[Callable[[], str]] = [
+            *[self.kill] * 4,
+            self.stop,
+            self.hang_up,
+            self.kill_worker,
+            self.freeze,
+            *[self.set_clock] * 2,
+            self.lose_ledger,
+            *([self.unmount_archive] if self._image else []),
+        ]
+        self._commands: list[Callable[[], str]] = [
+            *[self.restore] * 3,
+            self.purge,
+            *[self.prune] * 2,
+            self.retry,
+            self.verify,
+            self.pause,
+        ]
+
+    # the daemon
+
+    def start(self) -> None:
+        if self._daemon is None:
+            self._daemon = self._running.enter_context(self.server.daemon(env=self._clock.env))
+
+    def end(self, end: Callable[[RunningDaemon], object]) -> None:
+        """End the daemon and look at what it logged."""
+        if self._daemon is None:
+            return
+        daemon, self._daemon = self._daemon, None
+        end(daemon)
+        self._running.close()
+        for line in daemon.lines:
+            self.done.append(f"    {_in_short(line, self.server.top)}")
+            self.counts[line["event"]] += 1
+            _require_no_fault(line)
+
+    # faults
+
+    def kill(self) -> str:
+        self.end(RunningDaemon.kill)
+        self._maybe_start()
+        return "kill the daemon"
+
+    def stop(self) -> str:
+        self.end(RunningDaemon.stop)
+        self._maybe_start()
+        return "stop the daemon"
+
+    def hang_up(self) -> str:
+        return self._signal(signal.SIGHUP)
+
+    def freeze(self) -> str:
+        self._signal(signal.SIGSTOP)
+        time.sleep(self.dice.uniform(0, 1))
+        return self._signal(signal.SIGCONT)
+
+    def kill_worker(self) -> str:
+        if self._daemon is not None:
+            for child in psutil.Process(self._daemon.process.pid).children():
+                child.kill()
+        return "kill the worker"
+
+    def set_clock(self) -> str:
+        offset = self.dice.choice(OFFSETS)
+        self._clock.set(offset)
+        return f"set the clock to {offset}"
+
+    def lose_ledger(self) -> str:
+        self.end(RunningDaemon.stop)
+        for path in self.server.state.glob("ledger*"):
+            path.unlink()
+        self._maybe_start()
+        return "delete the ledger"
+
+    def unmount_archive(self) -> str:
+        """The archive's disk goes for a while; a job may be under way."""
+        archive = self.server.archive
+        subprocess.run(["umount", "--lazy", archive], check=True)
+        time.sleep(self.dice.uniform(0, 2))
+        self._act(self.users.operations)
+        time.sleep(self.dice.uniform(0, 1))
+        below = [p for p in archive.rglob("*") if p.is_file()]
+        assert not below, f"below the mount point of the archive: {below}"
+        assert self._image is not None
+        wait_until(self._mount, "the disk is free", 60)
+        return "unmount the archive and mount it again"
+
+    def _mount(self) -> bool:
+        done = subprocess.run(
+            ["mount", "-o", "loop", str(self._image), self.server.archive], check=False
+        )
+        return done.returncode == 0
+
+    def _signal(self, number: signal.Signals) -> str:
+        if self._daemon is not None:
+            self._daemon.process.send_signal(number)
+        return number.name
+
+    def _maybe_start(self) -> None:
+        """Some operations happen while no daemon runs."""
+        if self.dice.random() < 0.7:
+            self.start()
+
+    # commands
+
+    def restore(self) -> str:
+        return self._restore()
+
+    def purge(self) -> str:
+        return self._restore("--purge")
+
+    def _restore(self, *options: str) -> str:
+        files = sorted(self.users.expected)
+        if not files:
+            return "nothing"
+        # one that a program has open for writing, if there is one
+        held = sorted(set(files) - set(self.users.free_files()))
+        path = self.dice.choice(held or files)
+        return f"restore {path}: {self._lensd('restore', *options, str(path))}"
+
+    def prune(self) -> str:
+        return f"prune: {self._lensd('prune')}"
+
+    def retry(self) -> str:
+        return f"retry: {self._lensd('retry')}"
+
+    def verify(self) -> str:
+        return f"verify: {self._lensd('verify')}"
+
+    def pause(self) -> str:
+        first = self._lensd("pause")
+        self._act(self.users.operations)
+        return f"pause, resume: {first}, {self._lensd('resume')}"
+
+    def _lensd(self, verb: str, *arguments: str) -> int:
+        code = self.server.lensd(verb, *arguments).returncode
+        assert code != 3, f"a bug in lensd {verb}"
+        return code
+
+    # steps
+
+    def step(self) -> None:
+        kind = self.dice.choices((self.users.operations, self._commands, self._faults), (8, 2, 2))[
+            0
+        ]
+        self._act(kind)
+        time.sleep(self.dice.uniform(0, 1.2) ** 2)
+        self.require_nothing_lost()
+
+    def _act(self, kind: list[Callable[[], str]]) -> None:
+        operation = self.dice.choice(kind)
+        said = operation()
+        if said != "nothing":
+            self.counts[f"operation {operation.__name__}"] += 1
+            said = said.replace(f"{self.server.top}/", "")
+            self.done.append(f"{time.strftime('%H:%M:%S')} {said}")
+
+    def require_nothing_lost(self, *, seconds: float = FOUND_WITHIN) -> None:
+        """Bytes may be between two names for a moment, so a miss counts when it lasts."""
+        places = [*self.users.roots, self.server.archive]
+        deadline = time.monotonic() + seconds
+        while missing := self.users.missing(places):
+            assert time.monotonic() < deadline, f"lost: {missing}"
+            time.sleep(0.05)
+
+    def settle(self) -> None:
+        """Nothing goes wrong for a while: then every file is what its user expects."""
+        self.users.finish()
+        self._clock.set("+0")
+        self.start()
+        self._lensd("resume")
+        self._lensd("retry")
+        wait_until(self._is_idle, "the daemon has nothing to do")
+        self.require_nothing_lost(seconds=0)
+        assert not self._temporaries()
+        for path, expected in sorted(self.users.expected.items()):
+            data = path.read_bytes()
+            stands_for = sha256_of(data) if sha256_of(data) == expected else original_of(data)
+            assert stands_for == expected, f"{path} stands for {stands_for}, not for {expected}"
+
+    def restore_all(self) -> None:
+        """Each file is its original again, bit for bit."""
+        self.settle()
+        self.end(RunningDaemon.stop)
+        for path, expected in sorted(self.users.expected.items()):
+            if sha256_of(path.read_bytes()) != expected:
+                done = self.server.lensd("restore", str(path))
+                assert done.returncode == 0, done.stderr
+                assert sha256_of(path.read_bytes()) == expected, f"{path} after restore"
+        self.require_nothing_lost(seconds=0)
+
+    def _is_idle(self) -> bool:
+        status = self.server.status()
+        return status["daemon"] and not (
+            status["queued"] or status["running"] or status["waiting"] or status["held"]
+        )
+
+    def _temporaries(self) -> list[Path]:
+        places = [*self.users.roots, self.server.archive]
+        return [path for place in places for path in place.rglob(".lensd-*")]
+
+
+def _in_short(line: Line, top: Path) -> str:
+    """A log line for the report of a failure."""
+    fields = ("event", "path", "from_path", "reason", "message", "rescued_path", "method")
+    text = " ".join(str(line[field]) for field in fields if field in line)
+    return f"{line['timestamp'][11:19]} {text}".replace(f"{top}/", "")[:300]
+
+
+def _require_no_fault(line: Line) -> None:
+    assert line["event"] != "file.pruned", f"no original is a day old: {line}"
+    assert line["event"] != "daemon.error", line
+    assert line.get("reason") != "internal", line
+
+
+@pytest.fixture
+def seed() -> int:
+    """LENSD_SEED repeats the order of an earlier run; moments differ."""
+    return int(os.environ.get("LENSD_SEED") or random.randrange(2**32))  # noqa: S311
+
+
+@pytest.fixture
+def world(tmp_path: Path, seed: int) -> Iterator[World]:
+    with Mounts() as mounts:
+        top = mounts.ext4_in_memory(tmp_path / "disk") / "home"
+        top.mkdir()
+        made = World(HomeServer(top), mounts, random.Random(seed))  # noqa: S311
+        try:
+            yield made
+        finally:
+            made.users.finish()
+            made.end(RunningDaemon.kill)
+
+
+@pytest.mark.fault("anything")
+@pytest.mark.parametrize("_round", range(3))
+def test_nothing_is_lost(world: World, seed: int, _round: int, tell: Callable[[str], None]) -> None:
+    """Operations, commands and faults in random order: each byte string stays."""
+    deadline = time.monotonic() + SECONDS
+    steps = 0
+    try:
+        world.start()
+        while time.monotonic() < deadline:
+            world.step()
+            steps += 1
+            if steps % SETTLED_EVERY == 0:
+                world.settle()
+        world.restore_all()
+    except (AssertionError, OSError, DaemonError) as error:
+        last = "\n".join(world.done)
+        raise AssertionError(
+            f"{error}\nseed {seed}, step {steps}; all that was done:\n{last}"
+        ) from error
+    compressed, lost = world.counts["file.compressed"], len(world.users.owed)
+    assert compressed, world.counts
+    tell(f"seed {seed}: {steps} steps, {compressed} files compressed, {lost} byte strings, 0 lost")
