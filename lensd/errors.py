@@ -457,6 +457,14 @@ class DegradedReason(StrEnum):
         "Its disk is not mounted. lensd does not touch files in the empty mount point.",
         "Its jobs wait.",
     )
+    NOT_RESPONDING = (
+        "not_responding",
+        (
+            "Its filesystem does not answer: the server of a FUSE or network filesystem hangs, or "
+            "a disk does. lensd opens the folder again when it answers, and scans all of it."
+        ),
+        "Its jobs wait; all jobs, if it is the archive.",
+    )
     MOUNTED_OVER = (
         "mounted_over",
         "Another disk is mounted over it.",

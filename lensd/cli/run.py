@@ -25,5 +25,7 @@ def run(config: str | None) -> int:
     """
     from lensd.config.load import find_config, load_for_run
     from lensd.daemon import loop
+    from lensd.store.deadline import within
 
-    return loop.run(load_for_run(find_config(config), waits=True))
+    path = find_config(config)
+    return loop.run(within(loop.LOAD_SECONDS, lambda: load_for_run(path, waits=True)))

@@ -7,6 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from lensd.errors import StorageError
+from lensd.store.deadline import answers
 from lensd.store.ledger import Ledger
 from lensd.store.mounts import read_mounts
 from lensd.store.overlaps import find_overlap
@@ -14,7 +15,7 @@ from lensd.store.walk import linked_folders
 from lensd.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from lensd.config.faults import Fault
     from lensd.config.model import Config, Watch
@@ -23,16 +24,22 @@ if TYPE_CHECKING:
 def check_folders(config: Config, may_be_missing: Collection[str] = ()) -> list[Fault]:
     """Return all faults: paths that are missing, not writable, or one inside another.
 
-    The roots in `may_be_missing` may also be on a disk that is read-only now.
+    The roots in `may_be_missing` may also be on a disk that is read-only now, or does not answer.
     """
+    answering = [watch for watch in config.watch if answers(watch.root)]
     faults = [
-        fault
+        _no_answer(config, watch)
         for watch in config.watch
+        if watch not in answering and watch.root not in may_be_missing
+    ]
+    faults += [
+        fault
+        for watch in answering
         if not (watch.root in may_be_missing and _is_missing_or_read_only(watch))
         for fault in _check_watch(config, watch)
     ]
-    faults += _check_overlaps(config)
-    faults += _check_other_paths(config)
+    faults += _check_overlaps(config, answering)
+    faults += _check_other_paths(config, answering)
     return faults
 
 
@@ -93,9 +100,15 @@ def _check_watch(config: Config, watch: Watch) -> Iterator[Fault]:
         yield config.fault(key, f"lensd cannot write to {watch.path}", remedy)
 
 
-def _check_overlaps(config: Config) -> Iterator[Fault]:
-    for index, watch in enumerate(config.watch):
-        for other in config.watch[:index]:
+def _no_answer(config: Config, watch: Watch) -> Fault:
+    remedy = "start its server again, or unmount the folder: umount -l"
+    message = f"the filesystem of {watch.path} does not answer"
+    return config.fault(f"{watch.key}.path", message, remedy)
+
+
+def _check_overlaps(config: Config, watches: Sequence[Watch]) -> Iterator[Fault]:
+    for index, watch in enumerate(watches):
+        for other in watches[:index]:
             if is_inside(watch.root, other.root) or is_inside(other.root, watch.root):
                 message = f"{watch.path} and {other.path} ({other.key}) are one inside the other"
                 remedy = "watch only the outer one, which includes the other"
@@ -106,11 +119,11 @@ def _check_overlaps(config: Config) -> Iterator[Fault]:
                 yield config.fault(f"{watch.key}.path", message, remedy)
 
 
-def _check_other_paths(config: Config) -> Iterator[Fault]:
+def _check_other_paths(config: Config, watches: Sequence[Watch]) -> Iterator[Fault]:
     """Check archive, state, log and metrics."""
     archive, state = config.archive.path, config.state.path
     for key, path in (("archive.path", archive), ("state.path", state)):
-        yield from _check_nesting(config, key, path)
+        yield from _check_nesting(config, watches, key, path)
         yield from _check_writable(config, key, path)
     if is_inside(state, archive):
         message = f"the state folder {state} is inside the archive {archive}"
@@ -118,12 +131,14 @@ def _check_other_paths(config: Config) -> Iterator[Fault]:
     if config.log.path is not None:
         yield from _check_log(config, config.log.path)
     if config.metrics.textfile is not None:
-        yield from _check_textfile(config, config.metrics.textfile)
+        yield from _check_textfile(config, watches, config.metrics.textfile)
 
 
-def _check_nesting(config: Config, key: str, path: str) -> Iterator[Fault]:
+def _check_nesting(
+    config: Config, watches: Sequence[Watch], key: str, path: str
+) -> Iterator[Fault]:
     name = {"archive.path": "archive", "state.path": "state folder"}[key]
-    for watch in config.watch:
+    for watch in watches:
         if is_inside(path, watch.root):
             message = f"the {name} {path} is inside the watched folder {watch.path}"
             remedy = "write a folder outside it: other programs would list the files in it"
@@ -147,12 +162,12 @@ def _check_log(config: Config, path: str) -> Iterator[Fault]:
         yield from _check_writable(config, "log.path", os.path.dirname(path))
 
 
-def _check_textfile(config: Config, path: str) -> Iterator[Fault]:
+def _check_textfile(config: Config, watches: Sequence[Watch], path: str) -> Iterator[Fault]:
     """Check the textfile, whose folder must exist: it belongs to another program."""
     key, folder = "metrics.textfile", os.path.dirname(path)
     remedy = "write a path in the folder that node_exporter's --collector.textfile.directory names"
     for name, outer in (
-        *(("watched folder", watch.root) for watch in config.watch),
+        *(("watched folder", watch.root) for watch in watches),
         ("archive", config.archive.path),
     ):
         if is_inside(path, outer):

@@ -21,6 +21,7 @@ from lensd.config.document import (
 )
 from lensd.config.faults import Fault
 from lensd.config.types import NAME_REMEDY, Existing, FolderName
+from lensd.store.deadline import real_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -103,7 +104,7 @@ def _resolve_watch(entry: WatchEntry, defaults: Settings, key: str) -> Watch:
     return Watch(
         key=key,
         path=entry.path,
-        root=os.path.realpath(entry.path),
+        root=real_path(entry.path),
         name=entry.name if entry.name is not None else os.path.basename(entry.path),
         existing=entry.existing,
         recursive=entry.recursive,

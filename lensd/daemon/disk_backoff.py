@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lensd.errors import DiskUnavailable
@@ -39,6 +39,9 @@ class Disk:
         return cls(found.f_bavail * found.f_frsize, writable, device, inodes)
 
 
+AWAY = Disk(None, writable=False)
+
+
 def is_better(then: Disk, now: Disk) -> bool:
     """Whether a try is worthwhile: the disk is back, writable again, or has more room."""
     if now.free is None:
@@ -53,13 +56,20 @@ def is_better(then: Disk, now: Disk) -> bool:
 class Disks:
     """Which roots need which disk: all of them that of the state folder; `archiving` the archive's.
 
-    `roots`: each watched folder and its device, where that is known.
+    `roots`: each watched folder and its device, where that is known. `answers(folder)`: whether the
+    filesystem of a watched folder or of the archive does; else a look at it could hang.
     """
 
     state: str
     archive: str
     roots: Mapping[str, int | None]
     archiving: frozenset[str]
+    answers: Callable[[str], bool]
+
+    def look(self, path: str) -> Disk:
+        """The disk of a path; one that does not answer counts as away."""
+        above = [folder for folder in (*self.roots, self.archive) if is_below(path, folder)]
+        return Disk.at(path) if all(map(self.answers, above)) else AWAY
 
     def place_of(self, path: str) -> str:
         """What shows the state of a path's disk: its folder, since a temporary is soon deleted.
@@ -71,11 +81,11 @@ class Disks:
 
     def roots_waiting_for(self, path: str) -> frozenset[str]:
         """The roots whose jobs need the disk of a path; all of them if the disk is unknown."""
-        device = Disk.at(self.place_of(path)).device
+        device = self.look(self.place_of(path)).device
 
         def is_on_it(folder: str) -> bool:
             return is_below(path, folder) or (
-                device is not None and device == Disk.at(folder).device
+                device is not None and device == self.look(folder).device
             )
 
         if is_on_it(self.state):
@@ -110,14 +120,14 @@ class DiskBackoff:
         cls, fault: DiskUnavailable, disks: Disks, now: float, *, of_pass: bool = False
     ) -> DiskBackoff:
         roots, place = disks.roots_waiting_for(fault.path), disks.place_of(fault.path)
-        return cls(fault, roots, place, Disk.at(place), now + FIRST_TRY_SECONDS, of_pass)
+        return cls(fault, roots, place, disks.look(place), now + FIRST_TRY_SECONDS, of_pass)
 
-    def is_due(self, now: float) -> bool:
+    def is_due(self, disk: Disk, now: float) -> bool:
         """Whether a job may try. Where no probe shows the fault (a quota) the pauses grow."""
-        return now >= self.next_try or is_better(self.disk, Disk.at(self.place))
+        return now >= self.next_try or is_better(self.disk, disk)
 
-    def extend(self, now: float) -> None:
+    def extend(self, disk: Disk, now: float) -> None:
         """A try failed in the same way: wait longer for the next one."""
-        self.disk = Disk.at(self.place)
+        self.disk = disk
         self.delay = min(2 * self.delay, LAST_TRY_SECONDS)
         self.next_try = now + self.delay

@@ -11,6 +11,7 @@ from lensd.config.model import Config
 from lensd.logs import log
 from lensd.logs.events import DaemonStarted
 from lensd.logs.sinks import Sink
+from lensd.store.deadline import answers
 from lensd.store.ledger import Ledger
 from lensd.store.locks import Claims, StateLock
 
@@ -37,5 +38,7 @@ def require_unclaimed(config: Config) -> None:
     """Raises LockedError when another lensd watches one of the folders."""
     with Claims() as claims:
         for watch in config.watch:
-            with suppress(OSError):  # it is not there: the root monitor claims it on its return
-                claims.claim(watch.root)
+            # one that is not there, or hangs, is claimed by the root monitor on its return
+            if answers(watch.root):
+                with suppress(OSError):
+                    claims.claim(watch.root)

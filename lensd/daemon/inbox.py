@@ -1,4 +1,4 @@
-"""The queue into the main loop: what signals and other threads ask it to do."""
+"""Queues into the main loop and into the thread of each root: what others ask them to do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from lensd.store.lease import block_lease_signal
+from lensd.store.paths import is_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class RootRepaired:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """The job thread ended a job, or has nothing to do."""
+    """Look whether something has changed: a thread ended a step, or has nothing to do."""
 
 
 Hint = Look | NewFolder | EventsLost | RootChanged
@@ -68,19 +69,35 @@ Message = Stop | Reload | Wake | RootRepaired | Hint
 
 
 class Inbox:
-    """Messages to the main loop, from any thread and from signal handlers.
+    """Messages to one thread, from any thread and from signal handlers.
 
-    A hint waits in the queue once, however often it is given.
+    A hint waits in the queue once, however often it is given; so does a reload.
     """
 
     def __init__(self) -> None:
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._hints: set[Hint] = set()
+        self._has_reload = False  # the main thread alone uses it, and its signal handlers
+        self.has_stop = False  # SIGTERM or SIGINT arrived
         # Never taken for Stop and Reload: a signal handler may interrupt the thread that has it.
         self._lock = threading.Lock()
 
     def put(self, message: Stop | Reload | Wake | RootRepaired) -> None:
         self._messages.put(message)
+
+    def stop(self, number: int) -> None:
+        """SIGTERM or SIGINT arrived."""
+        self.has_stop = True
+        self._messages.put(Stop(number))
+
+    def reload(self) -> None:
+        """SIGHUP arrived."""
+        if not self._has_reload:
+            self._has_reload = True
+            self._messages.put(Reload())
+
+    def wake(self) -> None:
+        self._messages.put(Wake())
 
     def look(self, path: str) -> None:
         self._put_once(Look(path))
@@ -100,6 +117,8 @@ class Inbox:
             message = self._messages.get(timeout=seconds)
         except Empty:
             return None
+        if isinstance(message, Reload):
+            self._has_reload = False  # before it is followed, as below
         if isinstance(message, Hint):
             with self._lock:  # before it is followed: a change from here on is another hint
                 self._hints.discard(message)
@@ -116,10 +135,41 @@ class Inbox:
         self._messages.put(hint)
 
 
+class HintRouter:
+    """Passes each hint to the inbox of its root. A root may have been dropped by a reload since."""
+
+    def __init__(self) -> None:
+        self._inboxes: dict[str, Inbox] = {}
+
+    def add(self, root: str, inbox: Inbox) -> None:
+        """Before a second thread starts."""
+        self._inboxes[root] = inbox
+
+    def put(self, message: RootRepaired) -> None:
+        self._inboxes[message.root].put(message)
+
+    def look(self, path: str) -> None:
+        for root, inbox in self._inboxes.items():
+            if is_below(path, root):
+                inbox.look(path)
+
+    def note_new_folder(self, root: str) -> None:
+        if inbox := self._inboxes.get(root):
+            inbox.note_new_folder(root)
+
+    def note_lost_events(self, root: str) -> None:
+        if inbox := self._inboxes.get(root):
+            inbox.note_lost_events(root)
+
+    def note_changed_root(self, root: str) -> None:
+        if inbox := self._inboxes.get(root):
+            inbox.note_changed_root(root)
+
+
 def listen() -> Inbox:
     """An inbox that gets SIGTERM and SIGINT. Call it before any other thread starts."""
     inbox = Inbox()
     block_lease_signal()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda n, _: inbox.put(Stop(n)))
+        signal.signal(number, lambda n, _: inbox.stop(n))
     return inbox

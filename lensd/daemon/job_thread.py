@@ -1,6 +1,9 @@
 """The job thread, the only one that changes files: one job at a time, and requests between jobs.
 
-When a disk is full, read-only or away, the jobs that need it wait until the disk is well again.
+When a disk is full, read-only or away, the jobs that need it wait until the disk is well again. A
+thread that a folder holds, whose filesystem does not answer, is left to finish its one job or
+request when the folder answers; another thread takes the next ones
+(docs/decisions/0033-folders-that-hang.md).
 """
 
 from __future__ import annotations
@@ -11,27 +14,39 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
-from lensd.daemon.disk_backoff import PROBE_SECONDS, DiskBackoff, Disks
+from lensd.daemon.backoffs import Backoffs
+from lensd.daemon.disk_backoff import PROBE_SECONDS
+from lensd.daemon.idle_work import IdleWork
 from lensd.daemon.inbox import Inbox, Wake
-from lensd.errors import DiskUnavailable, LensdError, StorageError
-from lensd.jobs import compress, recover
+from lensd.errors import LensdError, StorageError
+from lensd.jobs import compress
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.daily_prune import DailyPass
 from lensd.jobs.rebuild import RebuildLater
-from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.intake_recorder import Arrival
+from lensd.worker.supervisor import Worker
 
 FileRequest: TypeAlias = Callable[[], int]
+UNKNOWN_SECONDS = 30.0  # for what may be in any root, while one of them does not answer
 LONGEST_REST_SECONDS = 60.0
 
 
-class JobThread(threading.Thread):
-    """Takes jobs from the ledger.
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the thread does now. `root` is None where it may be in any root."""
+
+    root: str | None
+    began: float
+
+
+class JobThread:
+    """Takes jobs from the ledger, in one thread at a time.
 
     `arrivals` has a message for each job that the intake made since the start. `opens_in()` returns
     in how many seconds jobs may begin, 0 for now.
@@ -47,8 +62,10 @@ class JobThread(threading.Thread):
         daily: DailyPass | None = None,
         rebuild_later: RebuildLater | None = None,
     ) -> None:
-        super().__init__(name="jobs", daemon=True)
         self.error: BaseException | None = None
+        self._thread = self._new_thread()
+        self._turn = threading.Lock()  # for the thread and its task
+        self._task: _Task | None = None
         self.idle = threading.Event()
         self._context = context
         self._settings = settings
@@ -56,27 +73,97 @@ class JobThread(threading.Thread):
         self._first_seen: dict[str, float] = {}  # by job
         self._inbox = inbox
         self._opens_in = opens_in
-        self._daily = daily
-        self._rebuild_later = rebuild_later
+        self._idle_work = IdleWork(context.archive.root, context.root_states, rebuild_later, daily)
         self._wake = threading.Event()
-        self._requests: SimpleQueue[tuple[FileRequest, Future[int]]] = SimpleQueue()
-        self._backoffs: list[DiskBackoff] = []
+        self._requests: SimpleQueue[tuple[FileRequest, Future[int], str | None]] = SimpleQueue()
+        self.backoffs = Backoffs(context, settings)
         self._idle_since = time.monotonic()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The one that takes jobs now."""
+        return self._thread
+
+    @property
+    def worker(self) -> Worker:
+        """The worker process of the thread that takes jobs now."""
+        return self._context.worker
+
+    def leave(self, hanging: frozenset[str]) -> tuple[threading.Thread, frozenset[str]] | None:
+        """Let another thread take the next jobs, if a root that hangs holds this one.
+
+        Returns the thread that is left, and the roots where no other thread may work until it has
+        ended. It ends after what it does now.
+        """
+        with self._turn:
+            if self._context.stopping.is_set() or not self.is_held(hanging):
+                return None
+            roots = hanging if self._task is None or self._task.root is None else self.roots()
+            worker = replace(self._context.worker, _process=None, _last_look=None)
+            self._context = replace(self._context, worker=worker)
+            left, self._thread, self._task = self._thread, self._new_thread(), None
+            self._thread.start()
+            return left, roots
+
+    def is_held(self, hanging: frozenset[str]) -> bool:
+        """Whether a root that hangs holds the thread. From any thread."""
+        task = self._task
+        if not hanging or task is None:
+            return False
+        is_long = time.monotonic() - task.began > UNKNOWN_SECONDS
+        return task.root in hanging or (task.root is None and is_long)
+
+    def roots(self) -> frozenset[str]:
+        """Where the thread may be now; all roots if that is unknown. From any thread."""
+        task = self._task
+        return frozenset(self._settings if task is None or task.root is None else {task.root})
+
+    def require_current(self) -> None:
+        """In a request: raises LensdError after `leave`, so that it ends."""
+        if not self._is_current():
+            raise LensdError("a watched folder did not answer for long, so lensd ended the request")
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self.run, name="jobs", daemon=True)
+
+    def _is_current(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _begin(self, root: str | None = None) -> bool:
+        """Note what this thread is about to do. False after `leave`: it must not."""
+        with self._turn:
+            if self._is_current():
+                self._task = _Task(root, time.monotonic())
+            return self._is_current()
+
+    def _end(self) -> bool:
+        """Note that this thread is in no root. False after `leave`."""
+        with self._turn:
+            if self._is_current():
+                self._task = None
+            return self._is_current()
 
     def wake(self) -> None:
         """There may be a new job."""
         self.idle.clear()
         self._wake.set()
 
-    def submit(self, request: FileRequest) -> Future[int]:
+    def submit(self, request: FileRequest, root: str | None = None) -> Future[int]:
         """Let this thread run a request, which changes files, between two jobs. From any thread.
 
-        The result is its exit code, or what it raises; LensdError if the thread ends before.
+        `root`: the only one that it works in. The result is its exit code, or what it raises;
+        LensdError if the thread ends before.
         """
         result: Future[int] = Future()
-        self._requests.put((request, result))
+        self._requests.put((request, result, root))
         self.wake()
-        if not self.is_alive():
+        if self._thread.ident is not None and not self.is_alive():  # it has ended
             self._dismiss_requests()
         return result
 
@@ -84,30 +171,36 @@ class JobThread(threading.Thread):
         """Give up the running job and end; False if that took longer than `timeout` seconds."""
         self._context.stopping.set()
         self._wake.set()
-        self.join(timeout)
+        self._thread.join(timeout)
         return not self.is_alive()
 
     def run(self) -> None:
+        worker = self._context.worker
         try:
-            while not self._context.stopping.is_set():
+            while not self._context.stopping.is_set() and self._begin():
                 self._wake.clear()  # first: any wake from here on ends the rest
                 if not (self._run_request() or self._run_job()):
                     self._do_idle_work()
-                    self._rest()
+                    if self._end():
+                        self._rest()
         except BaseException as error:  # noqa: BLE001  the main loop must end with it
             self.error = error
         finally:
-            self._context.worker.stop("shutdown")
-            self._dismiss_requests()
-            self.idle.set()
+            worker.stop("shutdown")
+            if self._is_current():
+                self._dismiss_requests()
+                self.idle.set()
             self._inbox.put(Wake())
 
     def _run_request(self) -> bool:
         """One request, if one waits."""
         try:
-            request, result = self._requests.get_nowait()
+            request, result, root = self._requests.get_nowait()
         except Empty:
             return False
+        if not self._begin(root):
+            self._requests.put((request, result, root))
+            return True
         try:
             result.set_result(request())
         except BaseException as error:  # noqa: BLE001  it belongs to the thread that waits
@@ -115,46 +208,45 @@ class JobThread(threading.Thread):
         return True
 
     def _do_idle_work(self) -> None:
-        """The rest of a rebuild, then the daily pass; both end when there is something else."""
-        if not self._context.patient:
-            return
-        archiving, now = self._disks().archiving, time.monotonic()
-        if any(b.roots >= archiving and not b.is_due(now) for b in self._backoffs):
+        if not self._context.patient or self.backoffs.hold_archive():
             return
         try:
-            if self._rebuild_later is not None:
-                self._rebuild_later.run_some(self._has_other_work)
-            if self._daily is not None:
-                self._daily.run_if_due(self._has_other_work)
+            is_done = self._idle_work.run(self._begin, self._has_other_work)
         except StorageError as fault:
             self.back_off(fault, of_pass=True)
         else:
-            self._end_backoffs([b for b in self._backoffs if b.of_pass])
+            if is_done:
+                self.backoffs.end_of_pass()
 
     def _has_other_work(self) -> bool:
-        return self._context.stopping.is_set() or self._wake.is_set()
+        is_over = self._context.stopping.is_set() or not self._is_current()
+        return is_over or self._wake.is_set()
 
     def _dismiss_requests(self) -> None:
         """Answer the requests that this thread cannot run any more."""
         with contextlib.suppress(Empty):
             while True:
-                _, result = self._requests.get_nowait()
+                _, result, _ = self._requests.get_nowait()
                 result.set_exception(LensdError("lensd is stopping; try again when it is back"))
 
     def _run_job(self) -> bool:
         """One job, if one may begin. False if there is nothing to do now."""
+        states = self._context.root_states
+        if not states.answers(self._context.archive.root):
+            return False
         if self._context.patient and self._opens_in() > 0:
             return False
-        states = self._context.root_states
-        waiting = self._roots_waiting()
+        waiting = self.backoffs.roots_waiting()
         entry = self.next_job(waiting)
         while entry is not None and states.must_wait(entry.root):  # from now on it is closed
             entry = self.next_job(waiting)
-        if entry is None:  # no job needs these disks; the next job finds out again
-            self._end_backoffs([b for b in self._backoffs if not (b.of_pass or b.roots <= waiting)])
+        if entry is None:
+            self.backoffs.end_without_jobs(waiting)
             return False
         self.idle.clear()  # while its row still says `queued`
-        self._process(entry)
+        context = self._context  # with the worker of this thread
+        if self._begin(entry.root):
+            self._process(entry, context)
         self._idle_since = time.monotonic()
         self._inbox.put(Wake())
         return True
@@ -168,36 +260,20 @@ class JobThread(threading.Thread):
         # `once` treats the files now, whatever is paused or postponed
         return jobs.next_queued(math.inf, without=closed, but=given_up, heed_pauses=False)
 
-    def _roots_waiting(self) -> frozenset[str]:
-        """The roots that need a disk which is not to be tried now."""
-        return frozenset().union(*(b.roots for b in self._backoffs if not self._may_try(b)))
-
-    def _may_try(self, backoff: DiskBackoff) -> bool:
-        """Whether a job may try the disk; before it recovery puts right what the fault left."""
-        if not backoff.is_due(time.monotonic()):
-            return False
-        try:
-            is_well = recover.recover(self._context, report=False, within=backoff.roots) is None
-        except (LensdError, OSError):
-            is_well = False
-        if not is_well:
-            backoff.extend(time.monotonic())
-        return is_well
-
-    def _process(self, entry: Entry) -> None:
+    def _process(self, entry: Entry, context: JobContext) -> None:
         waited = self._seconds_since_first_seen(entry.job_id)
         settings = self._settings.get(entry.root)
         if settings is None:
             message = "its folder is not watched any more"
-            self._context.ledger.jobs.finish(entry.job_id, Outcome.SUPERSEDED, message=message)
+            context.ledger.jobs.finish(entry.job_id, Outcome.SUPERSEDED, message=message)
             return
         try:
-            compress.process(entry, settings, self._context, waited)
+            compress.process(entry, settings, context, waited)
         except StorageError as fault:
             self.back_off(fault)
         else:
-            found = [b for b in self._backoffs if entry.root in b.roots and not b.of_pass]
-            self._end_backoffs(found)
+            if self._end():
+                self.backoffs.end_of(entry.root)
 
     def _seconds_since_first_seen(self, job_id: str) -> float:
         """0 for a job of an earlier run."""
@@ -211,48 +287,14 @@ class JobThread(threading.Thread):
     def back_off(self, fault: StorageError, *, of_pass: bool = False) -> None:
         """Begin no job that needs a disk until it is well again.
 
-        `of_pass`: the daily pass met the fault. Raises the fault if the context is impatient.
+        `of_pass`: idle work met the fault. Raises the fault if the context is impatient. After
+        `leave` without effect: the next job finds the fault again.
         """
         if not self._context.patient:
             raise fault
-        if not isinstance(fault, DiskUnavailable):
-            fault = DiskUnavailable(
-                "io_error", fault.path or self._context.archive.root, str(fault)
-            )
-        now = time.monotonic()
-        found = DiskBackoff.begin(fault, self._disks(), now, of_pass=of_pass)
-        for known in self._backoffs:
-            if (known.fault.reason, known.roots) == (fault.reason, found.roots):
-                known.of_pass |= of_pass
-                known.extend(now)
-                return
-        self._backoffs.append(found)
-        self._report(DaemonDegraded, fault, f"{fault}. The jobs that need it wait until then")
-
-    def _disks(self) -> Disks:
-        context = self._context
-        return Disks(
-            context.ledger.folder,
-            context.archive.root,
-            {root: context.root_states.device(root) for root in self._settings},
-            frozenset(r for r, found in self._settings.items() if found.mode != "analyze"),
-        )
-
-    def _end_backoffs(self, ended: list[DiskBackoff]) -> None:
-        for backoff in ended:
-            self._backoffs.remove(backoff)
-            self._report(DaemonRecovered, backoff.fault, "its jobs continue")
-
-    def _report(
-        self, kind: type[DaemonDegraded | DaemonRecovered], fault: DiskUnavailable, message: str
-    ) -> None:
-        self._context.log(kind(watch=None, path=fault.path, reason=fault.reason, message=message))
-        note = self._context.ledger.state.disk_backoff
-        with contextlib.suppress(StorageError):  # a full disk may be the ledger's
-            if self._backoffs:
-                note.set("; ".join(f"{b.fault.path}: {b.fault}" for b in self._backoffs))
-            else:
-                note.clear()
+        found = self.backoffs.look_at(fault, of_pass=of_pass)  # this thread may be left meanwhile
+        if self._is_current():
+            self.backoffs.add(found)
 
     def _rest(self) -> None:
         """Wait for work; end a worker process that was idle for long enough."""
@@ -269,7 +311,7 @@ class JobThread(threading.Thread):
         worker = self._context.worker
         if worker.running:
             seconds = min(seconds, max(0.0, worker.idle_limit - idle))
-        if self._backoffs:
+        if self.backoffs:
             seconds = min(seconds, PROBE_SECONDS)
         if not self._context.patient:
             return seconds

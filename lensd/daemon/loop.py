@@ -1,73 +1,98 @@
-"""The daemon's main loop: it watches folders, handles requests and reloads the configuration."""
+"""The daemon's main loop: it waits for signals, and reloads the configuration.
+
+It makes no call that may hang, so that SIGTERM always ends lensd.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
 from lensd.config.load import load_for_run
 from lensd.config.model import Config
 from lensd.daemon.app import PATIENCE_SECONDS, App
 from lensd.daemon.control import Send, Server
-from lensd.daemon.control_messages import FileRequest, Request
+from lensd.daemon.control_messages import FileRequest, Request, RestoreRequest
+from lensd.daemon.control_messages import Message as ToPerson
 from lensd.daemon.exclusive import locked_ledger, require_unclaimed
-from lensd.daemon.inbox import (
-    EventsLost,
-    Inbox,
-    Look,
-    Message,
-    NewFolder,
-    Reload,
-    RootChanged,
-    RootRepaired,
-    Stop,
-    listen,
-)
+from lensd.daemon.inbox import Inbox, Reload, Stop, listen
+from lensd.daemon.ledger_check import LedgerCheck
 from lensd.daemon.requests import RequestHandler
+from lensd.daemon.stragglers import Stragglers
 from lensd.daemon.systemd_notify import notify, notify_reloading
 from lensd.errors import EXIT_OK, ConfigError, DegradedReason, LensdError, StorageError
 from lensd.logs import log
 from lensd.logs.events import (
     DaemonDegraded,
     DaemonReady,
-    DaemonRecovered,
     DaemonRefused,
     DaemonReloaded,
     DaemonStopping,
 )
+from lensd.store.deadline import within
 from lensd.store.ledger import Ledger
+from lensd.store.paths import is_below
 
-LEDGER_CHECK_SECONDS = 5.0
-LEDGER_RETRY_SECONDS = 10.0  # from a failed write of the ledger to the next scan
+# From SIGTERM or the loss of the ledger to the end of a process that a hanging disk holds.
+LAST_SECONDS = 20.0
+LOAD_SECONDS = 30.0  # each folder of the configuration has its own deadline, the archive has this
 
 
 def run(config: Config) -> int:
     """The daemon in the foreground, until SIGTERM or SIGINT. Returns the exit code."""
     began = time.monotonic()
-    inbox = listen()
-    signal.signal(signal.SIGHUP, lambda *_: inbox.put(Reload()))
+    inbox, stragglers = listen(), Stragglers()
+    signal.signal(signal.SIGHUP, lambda *_: inbox.reload())
     with locked_ledger(config) as ledger:
         following: Config | None = config
         while following is not None:  # SIGHUP gives the next configuration
-            following = Daemon(following, ledger, began, inbox).run()
+            daemon = Daemon(following, ledger, began, inbox, stragglers, _limit_exit)
+            following = daemon.run()
             began = time.monotonic()
+    if stragglers.exist():
+        _exit_now(EXIT_OK)  # the interpreter's own end could wait for them
     return EXIT_OK
 
 
-def _report_stop(message: Stop) -> None:
-    log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
-    notify("STOPPING=1")
+def _limit_exit(code: int) -> None:
+    """End the process soon, whatever call to a disk still holds the main thread then."""
+    limit = threading.Timer(LAST_SECONDS, _exit_now, [code])
+    limit.daemon = True
+    limit.start()
+
+
+def _exit_now(code: int) -> None:
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(code)
 
 
 class Daemon:
     """The daemon with one configuration."""
 
-    def __init__(self, config: Config, ledger: Ledger, began: float, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        began: float,
+        inbox: Inbox,
+        stragglers: Stragglers | None = None,
+        on_end: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._config = config
         self._began = began
-        self._app = App(config, ledger, inbox, patient=True)
+        self._inbox = inbox
+        self._on_end = on_end
+        self._is_ready = False
+        self._control: Server | None = None
+        self._ledger_check = LedgerCheck(ledger)
+        self._app = App(config, ledger, inbox, patient=True, stragglers=stragglers)
         self._handler = RequestHandler(
             config,
             ledger,
@@ -77,30 +102,45 @@ class Daemon:
             self._app.look,
             self._app.context.stopping.is_set,
         )
-        self._ledger_fault: StorageError | None = None
-        self._retry_ledger_at = -math.inf
-        self._check_ledger_at = -math.inf
 
     def run(self) -> Config | None:
         """Run until a signal. Returns the configuration after a reload, None after a stop."""
         app = self._app
-        control = Server(self._config.state.path, self._handle_request, app.log)
         try:
-            app.ledger.state.disk_backoff.clear()
-            app.root_monitor.start()  # before the first scan, so that no change is missed
-            app.prepare()
-            app.check_folders(time.monotonic())
-            app.job_thread.start()
-            app.job_thread.wake()
-            control.start()
-            self._report_ready()
+            app.start()
             following = self._loop()
             if following is not None and not self._end_jobs():
                 return None
             return following
         finally:
-            control.stop()
+            if self._control is not None:
+                self._control.stop()
             app.close()
+
+    def _loop(self) -> Config | None:
+        app = self._app
+        while True:
+            self._require_ledger()
+            is_well = app.is_well
+            if not self._is_ready and app.has_started:
+                self._become_ready()
+            if not self._is_ready:
+                app.pulse.progress()
+            elif is_well:
+                app.pulse.beat(time.monotonic())
+            message = app.next(math.inf)
+            if isinstance(message, Stop):
+                self._report_stop(message)
+                return None
+            if isinstance(message, Reload) and (following := self._reload()) is not None:
+                return following
+
+    def _become_ready(self) -> None:
+        """Each folder was scanned, or is degraded."""
+        self._is_ready = True
+        self._control = Server(self._config.state.path, self._handle_request, self._app.log)
+        self._control.start()
+        self._report_ready()
 
     def _report_ready(self) -> None:
         notify("READY=1")
@@ -112,31 +152,17 @@ class Daemon:
             )
         )
 
-    def _loop(self) -> Config | None:
-        app = self._app
-        while app.job_thread.error is None:
-            self._require_ledger(time.monotonic())
-            if app.root_monitor.alive and app.context.worker.is_fresh(time.monotonic()):
-                app.pulse.beat(time.monotonic())
-            message = app.next(min(app.root_monitor.next_due(), app.intake.next_due() or math.inf))
-            if isinstance(message, Stop):
-                _report_stop(message)
-                return None
-            if isinstance(message, Reload):
-                if (following := self._reload()) is not None:
-                    return following
-                continue
-            self._handle_message(message)
-        raise app.job_thread.error
+    def _report_stop(self, message: Stop) -> None:
+        self._on_end(EXIT_OK)
+        log.emit(DaemonStopping(signal=signal.Signals(message.number).name))
+        notify("STOPPING=1")
 
-    def _require_ledger(self, now: float) -> None:
+    def _require_ledger(self) -> None:
         """Raises StorageError, which ends lensd, when the open ledger has lost its name."""
-        if now < self._check_ledger_at:
-            return
-        self._check_ledger_at = now + LEDGER_CHECK_SECONDS
         try:
-            self._app.ledger.require_in_place()
+            self._ledger_check.require_in_place(time.monotonic())
         except StorageError as fault:
+            self._on_end(fault.exit_code)
             path, reason = self._config.state.path, DegradedReason.IO_ERROR
             log.emit(DaemonDegraded(watch=None, path=path, reason=reason, message=str(fault)))
             raise
@@ -144,67 +170,26 @@ class Daemon:
     def _end_jobs(self) -> bool:
         """Before a reload: wait until the job thread ends, however long its request takes.
 
-        Two job threads would change files at once. False: a signal asks lensd to stop instead.
+        Two job threads would change the same files at once. But a thread that a folder holds is
+        left, as in `AnswerWatch`. False: a signal asks lensd to stop instead.
         """
         app = self._app
         while not app.job_thread.finish(PATIENCE_SECONDS):
             app.pulse.progress()
+            if app.job_thread.is_held(app.root_states.hanging):
+                break
             message = app.next(time.monotonic())
             if isinstance(message, Stop):
-                _report_stop(message)
+                self._report_stop(message)
                 return False
         return True
 
-    def _handle_message(self, message: Message | None) -> None:
-        """Follow a hint, and do what is due now."""
-        app, now = self._app, time.monotonic()
-        try:
-            match message:
-                case Look(path):
-                    app.intake.notice(path, now)
-                case NewFolder(root):
-                    app.root_monitor.note_new_folder(root, now)
-                case EventsLost(root):
-                    app.root_monitor.note_lost_events(root)
-                case RootChanged():
-                    app.root_monitor.check_soon()
-                case RootRepaired(root, is_complete):
-                    app.take_back(root, is_complete=is_complete)
-            app.check_folders(now)
-            if app.intake.step(now):
-                app.job_thread.wake()
-        except StorageError as error:
-            # The next scan finds again what the ledger could not record.
-            self._retry_ledger_at = now + LEDGER_RETRY_SECONDS
-            app.root_monitor.scan_all_after(self._retry_ledger_at)
-            self._report_ledger(error)
-        else:
-            if now >= self._retry_ledger_at:
-                self._report_ledger(None)
-
-    def _report_ledger(self, fault: StorageError | None) -> None:
-        """Log once that the ledger cannot be written, and once that it can."""
-        known, self._ledger_fault = self._ledger_fault, fault
-        if (known is None) == (fault is None):
-            return
-        message = f"{fault}. New files wait until then" if fault else "new files become jobs again"
-        kind = DaemonRecovered if fault is None else DaemonDegraded
-        log.emit(
-            kind(
-                watch=None,
-                path=self._config.state.path,
-                reason=DegradedReason.IO_ERROR,
-                message=message,
-            )
-        )
-
     def _reload(self) -> Config | None:
-        """The new configuration; None if it has faults, and the old one stays in use."""
+        """The new configuration; None if it has faults or is the same: the old one stays in use."""
         notify_reloading()
+        began = time.monotonic()
         try:
-            found = load_for_run(self._config.source, waits=True)
-            self._require_same_state(found)
-            require_unclaimed(found)
+            found = within(LOAD_SECONDS, self._load, lambda: self._inbox.has_stop)
             log.configure(found.log.path, found.log.level, found.log.mode_bits)
         except LensdError as error:
             old = self._config.log
@@ -215,6 +200,17 @@ class Daemon:
             notify("READY=1")
             return None
         log.emit(DaemonReloaded(config=found.source))
+        if found == self._config:
+            if self._is_ready:
+                self._began = began
+                self._report_ready()
+            return None
+        return found
+
+    def _load(self) -> Config:
+        found = load_for_run(self._config.source, waits=True)
+        self._require_same_state(found)
+        require_unclaimed(found)
         return found
 
     def _require_same_state(self, found: Config) -> None:
@@ -226,6 +222,24 @@ class Daemon:
 
     def _handle_request(self, request: Request, send: Send) -> int:
         """A request from the control socket, in a thread of its own."""
-        if isinstance(request, FileRequest):
-            return self._app.job_thread.submit(lambda: self._handler.handle(request, send)).result()
-        return self._handler.handle(request, send)
+        if not isinstance(request, FileRequest):
+            return self._handler.handle(request, send)
+        self._require_answers(request)
+        jobs = self._app.job_thread
+
+        def send_if_current(message: ToPerson) -> None:
+            jobs.require_current()
+            send(message)
+
+        return jobs.submit(lambda: self._handler.handle(request, send_if_current)).result()
+
+    def _require_answers(self, request: Request) -> None:
+        """Raises LensdError for a request that would wait for a folder that does not answer."""
+        paths = request.paths if isinstance(request, RestoreRequest) else ()
+        for folder in self._app.root_states.hanging:
+            is_needed = folder == self._app.archive.root or not paths
+            if is_needed or any(is_below(path, folder) for path in paths):
+                raise LensdError(
+                    f"the filesystem of {folder} does not answer; run the command again when it "
+                    "does (`lensd status` shows that)"
+                )

@@ -27,7 +27,7 @@ def once(
     observer = observer or ProgressObserver()
     with locked_ledger(config, observer.stdout) as ledger:
         app = App(config, ledger, inbox, patient=False, observer=observer)
-        app.root_monitor.check_all()
+        app.watch_here()
         is_incomplete = bool(app.root_states.closed)
         app.prepare()
         app.intake.reports_incomplete = False

@@ -75,8 +75,9 @@ def rebuild(
         _hash_original(folder, ledger, archive, archived, path)
         rebuilt.originals += 1
     if not is_complete:
-        waiting = {folder.root, *(ledger.state.rebuilding.get() or ())}
-        ledger.state.rebuilding.set(tuple(sorted(waiting)))
+        with ledger.together():  # another thread may end the rest of another folder
+            waiting = {folder.root, *(ledger.state.rebuilding.get() or ())}
+            ledger.state.rebuilding.set(tuple(sorted(waiting)))
     if rebuilt.files or rebuilt.originals or ledger.damaged is not None:
         _report(folder, rebuilt, log, _message(ledger.damaged))
     return rebuilt
@@ -103,14 +104,18 @@ class RebuildLater:
         self._hashed: dict[str, int] = {}
         self._unreadable: set[str] = set()  # roots whose note stays for the next start
 
-    def run_some(self, stop: Callable[[], bool]) -> None:
-        """Until all is done, or `stop()` is true between two originals. Raises StorageError."""
-        for root in self._ledger.state.rebuilding.get() or ():
-            if root in self._folders and root not in self._unreadable:
-                with suppress(OSError):  # the archive is away
-                    self._run_folder(self._folders[root], stop)
-            if stop():
-                return
+    def roots(self) -> list[str]:
+        """The watched folders that have originals to hash."""
+        noted = self._ledger.state.rebuilding.get() or ()
+        return [root for root in noted if root in self._folders and root not in self._unreadable]
+
+    def run_some(self, root: str, stop: Callable[[], bool]) -> None:
+        """Until all of a root is done, or `stop()` is true before an original.
+
+        Raises StorageError.
+        """
+        with suppress(OSError):  # the archive is away
+            self._run_folder(self._folders[root], stop)
 
     def _run_folder(self, folder: Folder, stop: Callable[[], bool]) -> None:
         root, ledger, archive = folder.root, self._ledger, self._archive
@@ -134,8 +139,9 @@ class RebuildLater:
         if not is_complete:
             self._unreadable.add(folder.root)
             return
-        waiting = self._ledger.state.rebuilding.get() or ()
-        self._ledger.state.rebuilding.set(tuple(r for r in waiting if r != folder.root))
+        with self._ledger.together():
+            waiting = self._ledger.state.rebuilding.get() or ()
+            self._ledger.state.rebuilding.set(tuple(r for r in waiting if r != folder.root))
         _report(folder, Rebuilt(originals=self._hashed.get(folder.root, 0)), self._log, _LATER)
 
 

@@ -73,6 +73,11 @@ class FileSink:
                 "write permission there"
             ) from error
 
+    def __del__(self) -> None:
+        """A reload makes another sink; the last thread that writes to this one drops it."""
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
     def write(self, line: bytes) -> None:
         with self._lock, suppress(OSError):
             self._reopen_if_moved()

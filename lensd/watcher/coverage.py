@@ -1,13 +1,13 @@
 """The kernel's watches of all roots, and whether each folder has one.
 
-Only the main loop uses this.
+The thread of a root uses this for its root.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from lensd.watcher import inotify_audit
@@ -26,10 +26,14 @@ class Proof(NamedTuple):
 
 
 class Watches:
-    """Makes the watches, and makes them again after a fault."""
+    """Makes the watches, and makes them again after a fault.
 
-    def __init__(self, hints: Hints) -> None:
+    `progress` is called for each folder of an audit.
+    """
+
+    def __init__(self, hints: Hints, progress: Callable[[], None] = lambda: None) -> None:
         self._hints = hints
+        self._progress = progress
         self._observer: Observer | None = None
         self._refusals: dict[str, int] = {}  # roots that got no watch at all, with the errno
 
@@ -90,7 +94,9 @@ class Watches:
         descriptor = None if self._observer is None else self._observer.descriptor(folder.root)
         nodes = set() if descriptor is None else inotify_audit.watched(descriptor)
         device = None if seen is None else seen.device
-        return inotify_audit.audit(folder.root, device, nodes, recursive=folder.recursive)
+        return inotify_audit.audit(
+            folder.root, device, nodes, recursive=folder.recursive, progress=self._progress
+        )
 
     def _problem(self, root: str, audit: Audit) -> Problem | None:
         refusal = self._refusals.get(root)

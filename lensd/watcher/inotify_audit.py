@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from lensd.errors import DegradedReason
@@ -43,24 +43,33 @@ def parse(lines: Iterable[str]) -> Iterator[Node]:
             yield (device >> 20, device & 0xFFFFF), int(fields["ino"], 16)
 
 
-def audit(root: str, device: tuple[int, int] | None, nodes: set[Node], *, recursive: bool) -> Audit:
+def audit(
+    root: str,
+    device: tuple[int, int] | None,
+    nodes: set[Node],
+    *,
+    recursive: bool,
+    progress: Callable[[], None] = lambda: None,
+) -> Audit:
     """Compare a root's folders with the watches. Raises OSError when the root cannot be read.
 
     Some filesystems (overlayfs) show other numbers in fdinfo than in stat. If not even the root is
-    found, which always has a watch, `missing` is None.
+    found, which always has a watch, `missing` is None. `progress` is called for each folder.
     """
     watched_root = os.stat(root)
-    if device is None or (device, watched_root.st_ino) not in nodes:
-        return Audit(sum(1 for _ in folders_below(root, recursive=recursive)), None)
+    is_hidden = device is None or (device, watched_root.st_ino) not in nodes
     devices: dict[int, tuple[int, int] | None] = {watched_root.st_dev: device}
     count, missing = 0, []
     for folder, found in folders_below(root, recursive=recursive):
+        progress()
         count += 1
+        if is_hidden:
+            continue
         if found.st_dev not in devices:  # a mount, or a btrfs subvolume, inside the root
             devices[found.st_dev] = _device_of(os.path.join(root, folder))
         if (devices[found.st_dev], found.st_ino) not in nodes:
             missing.append(folder)
-    return Audit(count, missing)
+    return Audit(count, None if is_hidden else missing)
 
 
 def limit_reached(missing: int, folders: int, example: str) -> Problem:

@@ -6,7 +6,7 @@ import os
 import stat
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lensd.errors import FileError, Skipped, StorageError, bug
 from lensd.store.archive import Archive
@@ -30,7 +30,7 @@ STEP_SECONDS = 0.5
 
 
 class Intake:
-    """Only the main loop calls this; times are monotonic seconds that it passes in.
+    """One thread calls this; times are monotonic seconds that it passes in.
 
     Inside, times are those of a SteadyClock: a file has its quiet seconds whatever the clock does.
     """
@@ -46,7 +46,7 @@ class Intake:
         progress: Callable[[], None] = lambda: None,
         most: int = MOST_CANDIDATES,
     ) -> None:
-        """`progress` is called again and again during a scan, which ends at `most` candidates."""
+        """`progress` is called for each file of a scan, which ends at `most` candidates."""
         self._folders = {f.root: f for f in folders}
         self._settler = settler
         self._ledger = ledger
@@ -60,7 +60,6 @@ class Intake:
         self._given_up: dict[Key, Identity] = {}  # versions whose look ended in a bug
         # whether to log a file that was incomplete for long, before `reject_candidates` does
         self.reports_incomplete = True
-        ledger.state.clear_waiting()
 
     @property
     def pending(self) -> int:
@@ -108,8 +107,7 @@ class Intake:
         now = self._clock.at(now)
         left = self._most - self._settler.undecided()
         found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
-        for batch in in_batches(found):
-            self._progress()
+        for batch in in_batches(self._count(found)):
             unsettled = [f for f in batch if not self._settler.has(Key(folder.root, f[0]))]
             for path, identity in self._ledger.files.unknown(folder.root, unsettled):
                 key = Key(folder.root, path)
@@ -129,6 +127,12 @@ class Intake:
         except Exception:  # noqa: BLE001  one file must not end the daemon
             self._give_up(key, identity, traceback.format_exc(limit=-8))
             return False
+
+    def _count(self, found: Iterator[tuple[str, Identity]]) -> Iterator[tuple[str, Identity]]:
+        """The same, with a call of `progress` for each file."""
+        for file in found:
+            self._progress()
+            yield file
 
     def follow_moved_files(self) -> None:
         """Let the rows of files that were moved while lensd did not run follow them."""

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 
 from lensd.logs.events import FileMoved
@@ -22,7 +22,7 @@ from lensd.store.ledger import Columns, JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.original_renamer import OriginalRenamer
-from lensd.watcher.own_output import read_marks
+from lensd.watcher.own_output import Marked, read_marks
 from lensd.watcher.presence import has_file, has_inode, is_lost, is_same_disk
 from lensd.watcher.scan import scan
 from lensd.watcher.settle import Key
@@ -47,8 +47,15 @@ class MoveTracker:
     """
 
     def __init__(
-        self, folders: Sequence[Folder], ledger: Ledger, archive: Archive, log: Log
+        self,
+        folders: Sequence[Folder],
+        ledger: Ledger,
+        archive: Archive,
+        log: Log,
+        answers: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        """`answers(root)`: whether a look at another root does not hang."""
+        self._answers = answers
         self._folders = {f.root: f for f in folders}
         self._ledger = ledger
         self._archive = archive
@@ -82,13 +89,15 @@ class MoveTracker:
 
     def has_lost_outputs(self) -> bool:
         """Whether an output is missing where the ledger has it. Looks at every output."""
-        return any(is_lost(e) for e in self._ledger.files.with_outcome(Outcome.COMPRESSED))
+        outputs = self._ledger.files.with_outcome(Outcome.COMPRESSED)
+        return any(self._answers(e.root) and is_lost(e) for e in outputs)
 
     def origin(self, key: Key, identity: Identity) -> Entry | None:
         """The row whose file has moved to a path, by its inode."""
         for entry in self._ledger.files.same_file(identity):
-            is_here = (entry.root, entry.path) == key
-            if not is_here and is_same_disk(entry, identity) and not has_file(entry):
+            if (entry.root, entry.path) == key or not self._may_look(entry, key):
+                continue
+            if is_same_disk(entry, identity) and not has_file(entry):
                 return entry
         return None
 
@@ -102,10 +111,14 @@ class MoveTracker:
                 Outcome.COMPRESSED,
                 Outcome.SUPERSEDED,
             )
-            is_here = (entry.root, entry.path) == key
-            if is_settled and not is_here and not entry.redo and is_lost(entry):
+            if (entry.root, entry.path) == key or not self._may_look(entry, key):
+                continue
+            if is_settled and not entry.redo and is_lost(entry):
                 return entry
         return None
+
+    def _may_look(self, entry: Entry, key: Key) -> bool:
+        return entry.root == key.root or self._answers(entry.root)
 
     def plan(self) -> Iterator[tuple[Entry, Key]]:
         """The moves that are not in the ledger yet, by a scan of all folders. Changes nothing."""
@@ -151,6 +164,8 @@ class MoveTracker:
         Only the job thread moves the row of a job that has begun (`is_own_job`).
         """
         watch = self._folders[key.root].name
+        # Before the lock: the folder may hang, and the other roots need the lock.
+        marked, identity = read_marks(*key), _identity_at(key)
         with self._lock:
             now = self._ledger.jobs.get(entry.job_id)  # another move may have changed it
             if (now.root, now.path) != (entry.root, entry.path) or self._is_path_busy(now):
@@ -158,8 +173,8 @@ class MoveTracker:
             if now.state not in _AT_REST and not is_own_job:
                 return False
             entry = now
-            columns = self._output_columns(entry, key)
-            if self._remove_own_link(entry, key) and not entry.redo:
+            columns = _output_columns(entry, marked)
+            if self._remove_own_link(entry, identity) and not entry.redo:
                 columns["archive_path"] = None
             old = self._renamer.add_new_name(entry, watch, key.path)
             has_moved = self._ledger.files.move(entry, key.root, watch, key.path, **columns)
@@ -182,6 +197,8 @@ class MoveTracker:
 
     def _scan_all(self) -> Iterator[tuple[Key, Identity]]:
         for folder in self._folders.values():
+            if not self._answers(folder.root):
+                continue
             found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)
             try:
                 for path, identity in found:
@@ -189,29 +206,34 @@ class MoveTracker:
             except OSError:  # the root is degraded, not empty
                 continue
 
-    def _output_columns(self, entry: Entry, key: Key) -> Columns:
-        """Of an output that was published just before a crash: the row becomes `compressed`."""
-        if entry.outcome not in (Outcome.COMPRESSED, Outcome.REPLACED, Outcome.SUPERSEDED, None):
-            return {}
-        marked = read_marks(*key)
-        if marked is None or marked.sha256 != entry.sha256_in or entry.redo:
-            return {}
-        return {
-            "state": JobState.DONE,
-            "outcome": Outcome.COMPRESSED,
-            "staged": marked.identity,
-            "bytes_out": marked.identity.size,
-        }
-
-    def _remove_own_link(self, entry: Entry, key: Key) -> bool:
+    def _remove_own_link(self, entry: Entry, found: Identity | None) -> bool:
         """Remove the link that a job archived under the old path: it is a second name of the file,
         which would then look hard-linked.
         """
-        try:
-            found = Identity.of(os.lstat(os.path.join(*key)))
-        except OSError:
-            return False
-        return self._archive.remover.remove_link(entry.watch, entry.path, found)
+        return found is not None and self._archive.remover.remove_link(
+            entry.watch, entry.path, found
+        )
+
+
+def _output_columns(entry: Entry, marked: Marked | None) -> Columns:
+    """Of an output that was published just before a crash: the row becomes `compressed`."""
+    if entry.outcome not in (Outcome.COMPRESSED, Outcome.REPLACED, Outcome.SUPERSEDED, None):
+        return {}
+    if marked is None or marked.sha256 != entry.sha256_in or entry.redo:
+        return {}
+    return {
+        "state": JobState.DONE,
+        "outcome": Outcome.COMPRESSED,
+        "staged": marked.identity,
+        "bytes_out": marked.identity.size,
+    }
+
+
+def _identity_at(key: Key) -> Identity | None:
+    try:
+        return Identity.of(os.lstat(os.path.join(*key)))
+    except OSError:
+        return None
 
 
 def choose_paths(moves: Iterable[tuple[Entry, Key]]) -> dict[str, Key]:

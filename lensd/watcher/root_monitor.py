@@ -1,8 +1,8 @@
 """Checks that each watched folder is still the folder that it was, and scans it when that is due.
 
 Events are hints. Where the kernel proves that it watches every folder of a root, a rescan comes
-rarely, so that disks may sleep; elsewhere every `rescan_seconds`. Only the main loop uses this;
-times are monotonic seconds.
+rarely, so that disks may sleep; elsewhere every `rescan_seconds`. One thread uses this; times are
+monotonic seconds.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from lensd.errors import StorageError
 from lensd.logs.events import DaemonDegraded, DaemonRecovered
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.notes import DegradedRoot
 from lensd.store.locks import Claims
 from lensd.watcher import root_identity
 from lensd.watcher.coverage import Watches
+from lensd.watcher.degraded_roots import DegradedRoots
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.intake import Intake
 from lensd.watcher.root_check import check_root
@@ -61,6 +60,7 @@ class RootMonitor:
         ledger: Ledger,
         claims: Claims,
         states: RootStates,
+        degraded: DegradedRoots,
         watches: Watches,
         *,
         rescan_seconds: float,
@@ -68,32 +68,29 @@ class RootMonitor:
     ) -> None:
         self._roots = {f.root: _Root(f) for f in folders}
         self._intake, self._ledger, self._claims = intake, ledger, claims
-        self._states, self._watches = states, watches
+        self._states, self._degraded_roots, self._watches = states, degraded, watches
         self._rescan_seconds = rescan_seconds
         self._log = log
         self._check_at = -math.inf
 
     def check_all(self) -> None:
-        """The first check. It watches nothing."""
+        """The first check, for a caller that watches nothing."""
         for root in self._roots.values():
             problem = self._identify(root)
             if problem is not None:
                 self._degrade(root, problem)
             elif root.seen is not None:
                 self._states.open(root.folder.root, root.seen.identity)
-        self._intake.exclude(self._states.closed)
+        self._intake.exclude(self._states.shut)
         self._publish()
 
     def start(self) -> None:
-        """Check all roots and watch them, before the first scan, so that no change is missed."""
-        self.check_all()
-        self._watches.start(root.folder for root in self._healthy())
+        """Let `readmit` watch the roots: `check_due` returns each sound one, which is closed."""
+        self._watches.start(())
 
     def stop(self) -> None:
         """End all watches."""
         self._watches.stop()
-        with suppress(StorageError):  # its disk is full; `status` ignores the note of a dead daemon
-            self._ledger.state.degraded.clear()
 
     # what other threads noticed; a root may have been dropped by a reload since
 
@@ -119,7 +116,7 @@ class RootMonitor:
         for root in self._roots.values():
             root.scan_at = at
 
-    # what the main loop does
+    # what the root's thread does
 
     def next_due(self) -> float:
         """When `check_due` or `scan_due` has something to do."""
@@ -137,13 +134,13 @@ class RootMonitor:
             problem = self._identify(root)
             if problem is not None:
                 self._degrade(root, problem)
-            elif root.folder.root in self._states.closed:
+            elif root.folder.root in self._states.shut:
                 back.append(root.folder.root)
             elif root.seen is not None and root.seen != was:  # exchanged between two checks
                 self._states.open(root.folder.root, root.seen.identity)
                 self._watches.watch(root.folder)
                 root.scan_at = now
-        self._intake.exclude(self._states.closed)
+        self._intake.exclude(self._states.shut)
         if not self._watches.alive:
             self._watches.start(root.folder for root in self._healthy())
             self.scan_all_after()
@@ -160,7 +157,7 @@ class RootMonitor:
         known, root.problem = root.problem, None
         self._watches.watch(root.folder)
         self._states.open(path, root.seen.identity)
-        self._intake.exclude(self._states.closed)
+        self._intake.exclude(self._states.shut)
         root.scan_at = -math.inf
         if known is not None:
             message = "the folder is there again; lensd scans all of it"
@@ -188,7 +185,7 @@ class RootMonitor:
         return {r: problem for r, problem in problems if problem is not None}
 
     def _healthy(self) -> Iterator[_Root]:
-        closed = self._states.closed
+        closed = self._states.shut
         return (root for r, root in self._roots.items() if r not in closed)
 
     def _identify(self, root: _Root) -> Problem | None:
@@ -219,7 +216,7 @@ class RootMonitor:
             is_all = self._intake.scan(root.folder, now)
         except OSError as error:
             self._degrade(root, root_identity.unreachable(error))
-            self._intake.exclude(self._states.closed)
+            self._intake.exclude(self._states.shut)
             self._publish()
             return
         root.audit_at = math.inf
@@ -263,18 +260,14 @@ class RootMonitor:
 
     def _publish(self) -> None:
         """For `lensd status`, which is another process, and for the metrics' thread."""
-        degraded = tuple(
-            DegradedRoot(
-                watch=self._roots[r].folder.name,
-                path=self._roots[r].folder.path,
+        notes: dict[str, DegradedRoot | None] = dict.fromkeys(self._roots)
+        for r, problem in self.degraded.items():
+            root = self._roots[r]
+            notes[r] = DegradedRoot(
+                watch=root.folder.name,
+                path=root.folder.path,
                 reason=problem.reason,
                 message=problem.message,
-                since=self._roots[r].since,
+                since=root.since,
             )
-            for r, problem in self.degraded.items()
-        )
-        self._states.set_degraded(root.watch for root in degraded)
-        if degraded:
-            self._ledger.state.degraded.set(degraded)
-        else:
-            self._ledger.state.degraded.clear()
+        self._degraded_roots.set(notes)

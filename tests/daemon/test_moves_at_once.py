@@ -47,7 +47,7 @@ def test_two_moves_never_share_the_crash_note(server: HomeServer) -> None:
     config = load_for_run(str(server.config))
     daemon = Daemon(config, ledger, time.monotonic(), Inbox())
     app, handler = daemon._app, daemon._handler
-    app.root_monitor.check_all()
+    app.watch_here()
     notes: list[tuple[str, str]] = []
 
     def trace(statement: str) -> None:

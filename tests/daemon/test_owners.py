@@ -65,9 +65,16 @@ def _threads_that_ran(calls: Calls, owned: str) -> set[str]:
 
 
 @pytest.mark.parametrize("owned", ["Intake", "Settler", "SteadyClock", "RootMonitor", "Watches"])
-def test_state_of_the_main_loop(calls: Calls, owned: str) -> None:
+def test_state_of_the_thread_of_a_root(calls: Calls, owned: str) -> None:
     """No other thread calls a method of it."""
-    assert {"MainThread"} == _threads_that_ran(calls, owned)
+    assert {"root"} == _threads_that_ran(calls, owned)
+
+
+def test_the_main_loop_looks_at_no_folder(calls: Calls) -> None:
+    """A call to a filesystem that hangs would make it deaf to signals."""
+    looks = {"walk", "scan", "probe", "check_root", "open_folder", "identity_at", "read_marks"}
+    assert looks == {name for _, _, name in calls} & looks
+    assert set() == {name for thread, _, name in calls if thread == "MainThread"} & looks
 
 
 @pytest.mark.parametrize(
@@ -85,5 +92,5 @@ def test_only_the_job_thread_changes_files(calls: Calls, file: str, function: st
 
 
 def test_each_root_has_a_thread_of_its_own(calls: Calls) -> None:
-    """It runs the emitter, which the main loop starts and stops."""
-    assert {"MainThread", "inotify"} == _threads_that_ran(calls, "FolderEmitter")
+    """Another one runs the emitter, which it starts and stops."""
+    assert {"root", "inotify"} == _threads_that_ran(calls, "FolderEmitter")

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,8 @@ from lensd.daemon.loop import Daemon
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from tests.support.home_server import HomeServer, wait_until
+from tests.support.limits import PATIENCE
+from tests.support.running import DaemonError, RunningDaemon
 
 
 def test_a_new_folder_and_new_settings_hold_from_then_on(server: HomeServer) -> None:
@@ -98,6 +101,7 @@ def test_one_job_thread_at_a_time(server: HomeServer, monkeypatch: pytest.Monkey
         wait_until(daemon._app.job_thread.is_alive, "the job thread")
         answer = daemon._app.job_thread.submit(request)
         assert started.wait(60)
+        server.configure(defaults={"mode": "rank"})
         inbox.put(Reload())
         with pytest.raises(TimeoutError):
             life.result(2)
@@ -119,3 +123,62 @@ def test_hints_of_a_folder_that_is_no_longer_watched(server: HomeServer) -> None
     inbox.put(Stop(signal.SIGTERM))
     assert Daemon(load_for_run(str(server.config)), ledger, time.monotonic(), inbox).run() is None
     ledger.close()
+
+
+def _reload(server: HomeServer, daemon: RunningDaemon, mode: str) -> None:
+    """With other settings, so that all parts are built again."""
+    server.configure(defaults={"mode": mode}, log={"path": str(server.top / "lensd.log")})
+    count = _count(server, "daemon.ready")
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: _count(server, "daemon.ready") > count, "ready again", 60)
+
+
+def _count(server: HomeServer, event: str) -> int:
+    log = server.top / "lensd.log"
+    return log.read_text().count(f'"{event}"') if log.exists() else 0
+
+
+@pytest.mark.slow
+def test_a_reload_leaves_no_descriptor(server: HomeServer) -> None:
+    """Neither of the log's file nor of another part."""
+    server.configure(log={"path": str(server.top / "lensd.log")})
+    with server.daemon() as daemon:
+        wait_until(lambda: _count(server, "daemon.ready") > 0, "ready")
+        _reload(server, daemon, "rank")  # SQLite keeps one descriptor from the first reload on
+        opened = Path(f"/proc/{daemon.process.pid}/fd")
+        before = len(list(opened.iterdir()))
+        for mode in ("ultra", "rank") * 3:
+            _reload(server, daemon, mode)
+        wait_until(lambda: len(list(opened.iterdir())) <= before, "as many descriptors as before")
+
+
+@pytest.mark.slow
+def test_three_hundred_reloads(server: HomeServer) -> None:
+    """Those that wait are one, and the files are compressed meanwhile."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        server.configure(defaults={"mode": "rank"})
+        path = server.drop("style.safetensors", seed=1).path
+        for _ in range(300):
+            daemon.process.send_signal(signal.SIGHUP)
+            time.sleep(0.01)
+        assert daemon.wait_for_file(path, "file.compressed", seconds=30)["mode"] == "rank"
+        assert daemon.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("existing", ["leave", "compress"])
+def test_sigterm_during_a_long_scan(server: HomeServer, existing: str) -> None:
+    """A folder of 100,000 files: lensd ends within seconds of the signal, and is not ready yet."""
+    for number in range(100_000):
+        (server.loras / f"{number}.safetensors").touch()
+    server.configure(watch=[{"path": str(server.loras), "existing": existing}])
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.started")
+        with pytest.raises(DaemonError):
+            daemon.wait_for_event("daemon.ready", 1)
+        began = time.monotonic()
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_for_event("daemon.stopping", 2)
+        assert daemon.process.wait(PATIENCE) == 0
+        assert time.monotonic() - began < 10

@@ -1,93 +1,98 @@
-"""A watched folder that is back: the job thread repairs it, then the main loop opens it to jobs."""
+"""A watched folder that is back: the job thread repairs it, then its own thread opens it."""
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 
 import pytest
 
 from lensd import __version__
 from lensd.config.load import load_for_run
 from lensd.daemon.app import App
-from lensd.daemon.inbox import Inbox, RootRepaired
+from lensd.daemon.inbox import Inbox
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
-from tests.support.home_server import HomeServer
+from tests.support.home_server import HomeServer, wait_until
 
-SECONDS = 60.0
+
+class Folder:
+    """The watched folder, which goes and comes back, and the parts that watch it."""
+
+    def __init__(self, server: HomeServer, app: App) -> None:
+        self._server, self._app = server, app
+        self.root = str(server.loras)
+
+    @property
+    def is_closed(self) -> bool:
+        self._app.context.hints.note_changed_root(self.root)  # the next check need not be due
+        return self.root in self._app.root_states.closed
+
+    def go(self) -> None:
+        self._server.loras.rename(self._server.top / "away")
+        wait_until(lambda: self.is_closed, "closed")
+
+    def come_back(self) -> None:
+        (self._server.top / "away").rename(self._server.loras)
+
+    def wait_until_open(self) -> None:
+        wait_until(lambda: not self.is_closed, "open")
+
+    @contextmanager
+    def busy_job_thread(self) -> Iterator[None]:
+        """It has another request, and a request to repair the folder behind that."""
+        begun, may_end = threading.Event(), threading.Event()
+
+        def request() -> int:
+            begun.set()
+            may_end.wait(60)
+            return 0
+
+        answer = self._app.job_thread.submit(request)
+        assert begun.wait(60)
+        repairs = self._app.job_thread._requests
+        yield
+        wait_until(lambda: self.is_closed and not repairs.empty(), "a request for a repair")
+        may_end.set()
+        assert answer.result(60) == 0
+
+    def last_request(self) -> Future[int]:
+        """Done when the job thread has nothing more to do."""
+        return self._app.job_thread.submit(lambda: 0)
 
 
 @pytest.fixture
-def app(server: HomeServer) -> Iterator[App]:
-    """Its folder was there, and is missing now."""
+def folder(server: HomeServer) -> Iterator[Folder]:
+    """It was there, and is missing now."""
     block_lease_signal()
     server.state.mkdir()
     ledger = Ledger(str(server.state), __version__)
     app = App(load_for_run(str(server.config)), ledger, Inbox(), patient=True)
-    app.root_monitor.check_all()
-    app.prepare()
-    server.loras.rename(server.top / "away")
-    app.root_monitor.check_soon()
-    app.check_folders(time.monotonic())
-    yield app
+    app.start()
+    wait_until(lambda: app.has_started, "started")
+    folder = Folder(server, app)
+    folder.go()
+    yield folder
     app.close()
     ledger.close()
 
 
-def _return(server: HomeServer, app: App) -> None:
-    (server.top / "away").rename(server.loras)
-    app.root_monitor.check_soon()
-    app.check_folders(time.monotonic())
-
-
-def _wait_for_repair(app: App) -> RootRepaired:
-    deadline = time.monotonic() + SECONDS
-    while not isinstance(message := app.next(deadline), RootRepaired):
-        assert time.monotonic() < deadline, "no repair"
-    return message
-
-
-def _take_back(app: App) -> None:
-    message = _wait_for_repair(app)
-    app.take_back(message.root, is_complete=message.is_complete)
-
-
-def test_a_folder_that_is_back(server: HomeServer, app: App) -> None:
+def test_a_folder_that_is_back(folder: Folder) -> None:
     """It stays closed until its jobs were continued."""
-    root = str(server.loras)
-    path = server.top / "away/style.safetensors"
-    path.touch()
-    app.job_thread.start()
-    assert {root} == app.root_states.closed
-    _return(server, app)
-    assert {root} == app.root_states.closed
-    _take_back(app)
-    assert frozenset() == app.root_states.closed
-    assert app.intake.pending == 0
-    app.check_folders(time.monotonic())
-    assert app.intake.pending == 1
+    with folder.busy_job_thread():
+        folder.come_back()
+    folder.wait_until_open()
 
 
-def test_a_folder_that_is_back_before_the_job_thread_starts(server: HomeServer, app: App) -> None:
-    """The next check repairs it."""
-    _return(server, app)
-    assert {str(server.loras)} == app.root_states.closed
-    app.job_thread.start()
-    app.root_monitor.check_soon()
-    app.check_folders(time.monotonic())
-    _take_back(app)
-    assert frozenset() == app.root_states.closed
-
-
-def test_a_folder_that_goes_again_during_its_repair(server: HomeServer, app: App) -> None:
+def test_a_folder_that_goes_again_during_its_repair(folder: Folder) -> None:
     """It stays closed, and the check after its next return repairs it."""
-    app.job_thread.start()
-    _return(server, app)
-    message = _wait_for_repair(app)
-    server.loras.rename(server.top / "away")
-    app.take_back(message.root, is_complete=message.is_complete)
-    assert {str(server.loras)} == app.root_states.closed
-    _return(server, app)
-    _take_back(app)
-    assert frozenset() == app.root_states.closed
+    with folder.busy_job_thread():
+        folder.come_back()
+        wait_until(lambda: not folder._app.job_thread._requests.empty(), "a request for a repair")
+        folder.go()
+    assert folder.last_request().result(60) == 0
+    assert folder.is_closed
+    folder.come_back()
+    folder.wait_until_open()

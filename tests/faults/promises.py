@@ -21,6 +21,9 @@ PROMISES = {
     "folder gone": "lensd reports an unmounted, renamed or deleted watched folder as degraded "
     "within 30 s, and never treats it as empty; it sees all files within 60 s after the folder is "
     "back",
+    "hanging": "When the filesystem of a watched folder does not answer (a stopped FUSE server), "
+    "lensd reports the folder as degraded within 30 s and compresses the files of all other "
+    "folders meanwhile; SIGTERM ends it; when the folder answers, lensd sees all files",
     "event overflow": "lensd sees all of 20,000 files that pass through a queue of 64 events",
     "watch limit": "lensd names the folders that the kernel does not watch, with the sysctl to "
     "raise, and rescans them regularly",

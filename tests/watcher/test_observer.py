@@ -127,10 +127,12 @@ def test_a_renamed_folder_tells_its_new_path(watched: Watched, tmp_path: Path) -
     (new / "inner/a").touch()
     watched.wait_for_file(new / "inner/a")
     outside = new.rename(tmp_path / "outside")
-    (watched.root / "marker").touch()
-    watched.wait_for_file(watched.root / "marker")
+    marker = watched.root / "marker"
+    marker.touch()
+    watched.wait_for_file(marker)
     (outside / "inner/unseen").touch()
-    assert [] == watched.hints_until(watched.root / "last")
+    # a file that is made and closed is reported twice, unless the first hint still waits
+    assert {Look(str(marker))} >= set(watched.hints_until(watched.root / "last"))
     back = outside.rename(watched.root / "back")
     watched.wait_for_file(back / "inner/unseen")
     (back / "inner/b").touch()

@@ -1,0 +1,41 @@
+"""What the job thread does while no job may begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.rebuild import RebuildLater
+from lensd.watcher.root_states import RootStates
+
+
+@dataclass(frozen=True, slots=True)
+class IdleWork:
+    """The rest of a rebuild, then the daily pass.
+
+    A folder that does not answer has its rebuild later, and the daily pass, which reads published
+    files in all folders, waits for it.
+    """
+
+    archive: str
+    states: RootStates
+    rebuild_later: RebuildLater | None
+    daily: DailyPass | None
+
+    def run(self, begin: Callable[[str | None], bool], stop: Callable[[], bool]) -> bool:
+        """Whether all was done that is due; it ends when `stop()` is true. Raises StorageError.
+
+        `begin(root)` notes where the thread is about to work; None is in any root.
+        """
+        if not self.states.answers(self.archive):
+            return False
+        if self.rebuild_later is not None:
+            for root in self.rebuild_later.roots():
+                if not self.states.must_wait(root) and begin(root):
+                    self.rebuild_later.run_some(root, stop)
+        if stop() or self.states.silent or not begin(None):
+            return False
+        if self.daily is not None:
+            self.daily.run_if_due(stop)
+        return not stop()

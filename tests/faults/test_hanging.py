@@ -1,0 +1,240 @@
+"""A watched folder, or the archive, whose filesystem does not answer: bindfs, which is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.hanging import BindFs
+from tests.support.home_server import HomeServer, Seen, wait_until
+from tests.support.marks import needs_program, needs_root
+from tests.support.running import Line, RunningDaemon
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.fault("hanging"),
+    needs_root,
+    needs_program("bindfs"),
+]
+
+HANGS_SECONDS = 30  # until the folder is degraded
+STOP_SECONDS = 12
+LAST_SECONDS = 30
+
+
+class Home(HomeServer):
+    """`loras` is a usual folder, `nas` one of bindfs."""
+
+    def __init__(self, top: Path) -> None:
+        super().__init__(top)
+        self.nas = top / "nas"
+
+    def put(self, folder: Path, name: str, seed: int) -> Path:
+        """A finished LoRA in a folder."""
+        path = folder / name
+        shutil.copyfile(self.make(name, seed=seed).path, path)
+        return path
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Home:
+    server = Home(tmp_path)
+    server.configure(watch=[{"path": str(server.nas)}, {"path": str(server.loras)}])
+    return server
+
+
+@pytest.fixture
+def nas(server: Home) -> Iterator[BindFs]:
+    with BindFs(server.top / "source", server.nas) as nas:
+        yield nas
+
+
+def is_degraded(daemon: RunningDaemon, path: Path) -> Line:
+    """The line that must come in time."""
+    line = daemon.wait_for_event("daemon.degraded", HANGS_SECONDS)
+    assert (line["reason"], line["path"]) == ("not_responding", str(path))
+    return line
+
+
+def has_recovered(daemon: RunningDaemon, path: Path) -> None:
+    line = daemon.wait_for_event("daemon.recovered", HANGS_SECONDS)
+    assert (line["reason"], line["path"]) == ("not_responding", str(path))
+
+
+def stop(daemon: RunningDaemon) -> float:
+    """Seconds from SIGTERM to the end."""
+    began = time.monotonic()
+    assert daemon.stop(STOP_SECONDS) == 0
+    return time.monotonic() - began
+
+
+def test_the_other_folders_go_on(server: Home, nas: BindFs) -> None:
+    """Before and after the hang is noticed, and once the folder answers its new files are seen."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        first = server.put(server.nas, "first.safetensors", 1)
+        daemon.wait_for_file(first, "file.compressed")
+        nas.hang()
+        second = server.put(server.loras, "second.safetensors", 2)
+        daemon.wait_for_file(second, "file.compressed", seconds=20)
+        server.put(nas.source, "late.safetensors", 3)
+        is_degraded(daemon, server.nas)
+        third = server.put(server.loras, "third.safetensors", 4)
+        daemon.wait_for_file(third, "file.compressed", seconds=20)
+
+        shown = server.lensd("status", "--json")
+        (degraded,) = json.loads(shown.stdout)["degraded"]
+        assert (degraded["watch"], degraded["reason"]) == ("nas", "not_responding")
+        refused = server.lensd("restore", "--all")
+        assert refused.returncode != 0
+        assert "does not answer" in refused.stderr
+        assert server.lensd("restore", str(second)).returncode == 0
+
+        nas.answer()
+        has_recovered(daemon, server.nas)
+        daemon.wait_for_file(server.nas / "late.safetensors", "file.compressed")
+        assert server.status()["degraded"] == []
+        later = server.put(server.nas, "later.safetensors", 5)
+        daemon.wait_for_file(later, "file.compressed")
+        assert stop(daemon) < STOP_SECONDS
+
+
+def test_sigterm(server: Home, nas: BindFs) -> None:
+    """At once after the server hangs, when lensd does not know it yet, and later."""
+    for wait in (False, True):
+        with server.daemon() as daemon:
+            daemon.wait_for_event("daemon.ready")
+            nas.hang()
+            if wait:
+                is_degraded(daemon, server.nas)
+            else:
+                server.put(server.loras, "style.safetensors", 1)
+                time.sleep(6)  # a check of the folder has begun
+            assert stop(daemon) < STOP_SECONDS
+        nas.answer()
+
+
+def begin_job(server: Home, nas: BindFs, daemon: RunningDaemon) -> tuple[Path, Seen]:
+    """A job in the folder, which hangs in the middle of it; its file, as it is before."""
+    daemon.wait_for_event("daemon.ready")
+    first = server.put(server.nas, "first.safetensors", 1)
+    worker = daemon.wait_for_event("worker.started")["pid"]
+    daemon.wait_for_file(first, "file.compressed")
+    os.kill(worker, signal.SIGSTOP)
+    path = server.put(server.nas, "held.safetensors", 2)
+    before = Seen.of(path)
+    daemon.wait_for_file(path, "file.settled")
+    wait_until(lambda: any(nas.source.glob(".lensd*")), "the job runs")
+    nas.hang()
+    os.kill(worker, signal.SIGCONT)
+    is_degraded(daemon, server.nas)
+    return path, before
+
+
+def test_sigterm_during_a_job_in_the_folder(server: Home, nas: BindFs) -> None:
+    """The next start begins the job again."""
+    with server.daemon() as daemon:
+        path, before = begin_job(server, nas, daemon)
+        assert stop(daemon) < STOP_SECONDS
+    nas.answer()
+    with server.daemon() as daemon:
+        daemon.wait_for_file(path, "file.compressed")
+    assert Seen.of(server.archive / "nas/held.safetensors").sha256 == before.sha256
+    assert not any(nas.source.glob(".lensd*"))
+
+
+def test_a_job_in_the_folder(server: Home, nas: BindFs) -> None:
+    """It is left to its thread and goes on when the folder answers; other jobs do not wait."""
+    with server.daemon() as daemon:
+        path, before = begin_job(server, nas, daemon)
+        second = server.put(server.loras, "second.safetensors", 3)
+        daemon.wait_for_file(second, "file.compressed")
+
+        nas.answer()
+        daemon.wait_for_file(path, "file.compressed")
+        third = server.put(server.nas, "third.safetensors", 4)
+        daemon.wait_for_file(third, "file.compressed")
+        assert stop(daemon) < STOP_SECONDS
+    assert daemon.of(path).count("file.compressed") == 1
+    assert Seen.of(server.archive / "nas/held.safetensors").sha256 == before.sha256
+    assert not any(nas.source.glob(".lensd*"))
+
+
+def test_a_start_while_it_hangs(server: Home, nas: BindFs) -> None:
+    """lensd is ready without the folder, which it takes up later, with its new files."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+    nas.hang()
+    with server.daemon() as daemon:
+        is_degraded(daemon, server.nas)
+        daemon.wait_for_event("daemon.ready")
+        first = server.put(server.loras, "first.safetensors", 1)
+        daemon.wait_for_file(first, "file.compressed")
+        server.put(nas.source, "late.safetensors", 2)
+        nas.answer()
+        has_recovered(daemon, server.nas)
+        daemon.wait_for_file(server.nas / "late.safetensors", "file.compressed")
+
+
+def test_a_reload_while_it_hangs(server: Home, nas: BindFs) -> None:
+    """The new settings hold for the other folders at once, and for this one when it answers."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        nas.hang()
+        is_degraded(daemon, server.nas)
+        watch = [{"path": str(server.nas)}, {"path": str(server.loras)}]
+        server.configure(watch=watch, defaults={"mode": "rank"})
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for_event("daemon.reloaded")
+        daemon.wait_for_event("daemon.ready")
+        first = server.put(server.loras, "first.safetensors", 1)
+        assert daemon.wait_for_file(first, "file.compressed")["mode"] == "rank"
+        server.put(nas.source, "late.safetensors", 2)
+        nas.answer()
+        has_recovered(daemon, server.nas)
+        late = server.nas / "late.safetensors"
+        assert daemon.wait_for_file(late, "file.compressed")["mode"] == "rank"
+
+
+def test_an_archive_that_hangs(server: Home) -> None:
+    """All jobs wait for it, and SIGTERM ends lensd nevertheless."""
+    server.configure()
+    with BindFs(server.top / "source", server.archive) as archive:
+        with server.daemon() as daemon:
+            daemon.wait_for_event("daemon.ready")
+            first = server.put(server.loras, "first.safetensors", 1)
+            daemon.wait_for_file(first, "file.compressed")
+            archive.hang()
+            is_degraded(daemon, server.archive)
+            second = server.put(server.loras, "second.safetensors", 2)
+            archive.answer()
+            has_recovered(daemon, server.archive)
+            daemon.wait_for_file(second, "file.compressed")
+            archive.hang()
+            is_degraded(daemon, server.archive)
+            server.put(server.loras, "third.safetensors", 3)
+            assert stop(daemon) < STOP_SECONDS
+        archive.answer()
+
+
+def test_a_state_folder_that_hangs(server: Home) -> None:
+    """lensd can do nothing without its ledger, but SIGTERM ends it."""
+    server.configure()
+    with BindFs(server.top / "source", server.state) as state:
+        with server.daemon() as daemon:
+            daemon.wait_for_event("daemon.ready")
+            first = server.put(server.loras, "first.safetensors", 1)
+            daemon.wait_for_file(first, "file.compressed")
+            state.hang()
+            server.put(server.loras, "second.safetensors", 2)
+            daemon.process.send_signal(signal.SIGTERM)
+            daemon.wait_for_event("daemon.stopping", 5)
+            assert daemon.process.wait(LAST_SECONDS) == 0
+        state.answer()
