@@ -400,6 +400,8 @@ class App:
         watch = next(w for w in self.config.watch if w.root == root)
         is_complete = False
         try:
+            if root in self.root_states.hanging:  # another thread may have been left in it
+                return EXIT_OK
             self.context.filesystems.prove(root, again=True)
             self._wait_for_disk(recover.continue_jobs(self.context, lambda found: found == root))
             self._record_folder(watch, self._go_on)

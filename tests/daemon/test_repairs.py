@@ -30,6 +30,29 @@ class Folder:
         self._app.context.hints.note_changed_root(self.root)  # the next check need not be due
         return self.root in self._app.root_states.closed
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether it has to be repaired."""
+        return self.root in self._app.root_states.shut
+
+    @contextmanager
+    def straggler(self) -> Iterator[None]:
+        """A job thread was left in the folder and has not ended."""
+        may_end = threading.Event()
+        thread = threading.Thread(target=may_end.wait, args=[60])
+        thread.start()
+        self._app._stragglers.add(thread, [self.root])
+        wait_until(lambda: self.root in self._app.root_states.hanging, "hanging")
+        yield
+        may_end.set()
+        thread.join()
+
+    def wait_for_repair(self) -> None:
+        """The folder's own thread has followed it."""
+        assert self.last_request().result(60) == 0
+        [thread] = self._app._threads
+        wait_until(lambda: thread._repair is None, "repaired")
+
     def go(self) -> None:
         self._server.loras.rename(self._server.top / "away")
         wait_until(lambda: self.is_closed, "closed")
@@ -95,4 +118,14 @@ def test_a_folder_that_goes_again_during_its_repair(folder: Folder) -> None:
     assert folder.last_request().result(60) == 0
     assert folder.is_closed
     folder.come_back()
+    folder.wait_until_open()
+
+
+def test_a_folder_where_a_thread_was_left(folder: Folder) -> None:
+    """No other thread works in it before that one has ended."""
+    with folder.straggler():
+        with folder.busy_job_thread():
+            folder.come_back()
+        folder.wait_for_repair()
+        assert folder.is_shut
     folder.wait_until_open()

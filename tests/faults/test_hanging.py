@@ -8,10 +8,18 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from lensd.config.load import load
+from lensd.jobs.rebuild import rebuild
+from lensd.store.archive import Archive
+from lensd.store.ledger import Ledger
+from lensd.watcher.baseline import record_baseline
+from lensd.watcher.move_tracker import MoveTracker
+from tests.support.disks import fill, tmpfs
 from tests.support.hanging import BindFs
 from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.marks import needs_program, needs_root
@@ -203,6 +211,63 @@ def test_a_reload_while_it_hangs(server: Home, nas: BindFs) -> None:
         assert daemon.wait_for_file(late, "file.compressed")["mode"] == "rank"
 
 
+def test_a_full_disk_that_hangs(server: Home) -> None:
+    """No thread looks whether it has room; the jobs in it continue when it answers and has."""
+    with tmpfs(server.top / "source", "4m") as source, BindFs(source, server.nas) as nas:
+        ballast = fill(source, leave=2**20)
+        with server.daemon() as daemon:
+            daemon.wait_for_event("daemon.ready")
+            assert server.lensd("pause").returncode == 0
+            waits = server.put(server.nas, "waits.safetensors", 1)
+            daemon.wait_for_file(waits, "file.settled")
+            rest = fill(source, leave=0, name="rest")
+            assert server.lensd("resume").returncode == 0
+            assert daemon.wait_for_event("daemon.degraded")["reason"] == "no_space"
+            nas.hang()
+            is_degraded(daemon, server.nas)
+            for seed in (2, 3):
+                path = server.put(server.loras, f"{seed}.safetensors", seed)
+                daemon.wait_for_file(path, "file.compressed", seconds=20)
+            ballast.unlink()
+            rest.unlink()
+            nas.answer()
+            has_recovered(daemon, server.nas)
+            daemon.wait_for_file(waits, "file.compressed")
+            assert stop(daemon) < STOP_SECONDS
+
+
+def lose_ledger_in_a_rebuild(server: Home) -> None:
+    """A start made another one and was killed before it had hashed the originals."""
+    shutil.rmtree(server.state)
+    server.state.mkdir()
+    watches = load(str(server.config)).watch
+    archive = Archive(str(server.archive))
+    with closing(Ledger(str(server.state), "1")) as ledger:
+        for watch in watches:
+            rebuild(watch, ledger, archive, lambda _: None, hash_bytes=0)
+            moves = MoveTracker(watches, ledger, archive, lambda _: None)
+            record_baseline(watch, ledger, moves)
+
+
+def test_a_rebuild_while_it_hangs(server: Home, nas: BindFs) -> None:
+    """The originals of the other folders are hashed, and those of this one when it answers."""
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        for seed, folder in enumerate((server.nas, server.loras)):
+            path = server.put(folder, "style.safetensors", seed)
+            daemon.wait_for_file(path, "file.compressed")
+            path.unlink()
+        assert stop(daemon) < STOP_SECONDS
+    lose_ledger_in_a_rebuild(server)
+    nas.hang()
+    with server.daemon() as daemon:
+        is_degraded(daemon, server.nas)
+        assert daemon.wait_for_event("daemon.rebuilt", 20)["watch"] == "loras"
+        nas.answer()
+        assert daemon.wait_for_event("daemon.rebuilt")["watch"] == "nas"
+        assert stop(daemon) < STOP_SECONDS
+
+
 def test_an_archive_that_hangs(server: Home) -> None:
     """All jobs wait for it, and SIGTERM ends lensd nevertheless."""
     server.configure()
@@ -234,6 +299,7 @@ def test_a_state_folder_that_hangs(server: Home) -> None:
             daemon.wait_for_file(first, "file.compressed")
             state.hang()
             server.put(server.loras, "second.safetensors", 2)
+            time.sleep(6)  # lensd asks whether the ledger still has its name
             daemon.process.send_signal(signal.SIGTERM)
             daemon.wait_for_event("daemon.stopping", 5)
             assert daemon.process.wait(LAST_SECONDS) == 0
