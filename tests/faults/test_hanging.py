@@ -299,8 +299,22 @@ def test_a_state_folder_that_hangs(server: Home) -> None:
             daemon.wait_for_file(first, "file.compressed")
             state.hang()
             server.put(server.loras, "second.safetensors", 2)
-            time.sleep(6)  # lensd asks whether the ledger still has its name
             daemon.process.send_signal(signal.SIGTERM)
             daemon.wait_for_event("daemon.stopping", 5)
             assert daemon.process.wait(LAST_SECONDS) == 0
         state.answer()
+
+
+def test_a_state_folder_that_hangs_for_longer(server: Home) -> None:
+    """The main loop asks for the ledger's name, and is not held by the answer."""
+    server.configure()
+    with BindFs(server.top / "source", server.state) as state, server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        state.hang()
+        time.sleep(6)  # it has asked
+        daemon.process.send_signal(signal.SIGTERM)
+        try:
+            daemon.wait_for_event("daemon.stopping", 5)
+        finally:
+            state.answer()
+        assert daemon.process.wait(LAST_SECONDS) == 0
