@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lensd.errors import DiskUnavailable
+from lensd.errors import DiskUnavailable, StorageError
+from lensd.store.deadline import within
 from lensd.store.paths import is_below
 
 PROBE_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 FIRST_TRY_SECONDS = 60.0
 LAST_TRY_SECONDS = 900.0
 # Other programs change the free space by less than this all the time.
@@ -69,7 +71,12 @@ class Disks:
     def look(self, path: str) -> Disk:
         """The disk of a path; one that does not answer counts as away."""
         above = [folder for folder in (*self.roots, self.archive) if is_below(path, folder)]
-        return Disk.at(path) if all(map(self.answers, above)) else AWAY
+        if not all(map(self.answers, above)):
+            return AWAY
+        try:  # it may hang only now
+            return within(LOOK_SECONDS, lambda: Disk.at(path))
+        except StorageError:
+            return AWAY
 
     def place_of(self, path: str) -> str:
         """What shows the state of a path's disk: its folder, since a temporary is soon deleted.
