@@ -12,7 +12,7 @@ from typing import Literal
 from lensd.errors import Failed, Skipped
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import path_of
-from lensd.store.fs import fsync_folder, identity_at, open_regular
+from lensd.store.fs import copy_name, fsync_folder, identity_at, open_regular
 from lensd.store.hashing import chunks, sha256_of
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
@@ -92,7 +92,7 @@ def copy_onto_free_name(
     stop: Stop | None = None,
 ) -> Literal["reflink", "copy"]:
     """`fill` a temporary and give it the free `name`, durably. Raises what `fill` raises."""
-    with Temporary(folder_fd) as staged:
+    with Temporary(folder_fd, copy_name()) as staged:
         method = fill(staged, source_fd, identity, sha256, stop)
         staged.rename(name)
     return method

@@ -15,6 +15,7 @@ from lensd.store.identity import Identity
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_COPY = "copy-"
 _TEMPORARY = re.compile(r"\.lensd-[A-Za-z0-9_-]{1,64}\.tmp")
 
 
@@ -118,6 +119,16 @@ def temporary_name(token: str) -> str:
 def new_token() -> str:
     """A token that no other temporary has."""
     return secrets.token_hex(8)
+
+
+def copy_name() -> str:
+    """A new name for the temporary of a copy, whose source keeps its name until it is complete."""
+    return temporary_name(f"{_COPY}{new_token()}")
+
+
+def is_copy(name: str) -> bool:
+    """Whether this is a name of `copy_name`."""
+    return name.startswith(f".lensd-{_COPY}") and is_temporary(name)
 
 
 def is_temporary(name: str) -> bool:

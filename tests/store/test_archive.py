@@ -14,7 +14,7 @@ import pytest
 from lensd.errors import Failed, Skipped, StorageError
 from lensd.store.archive import Archive, Archived
 from lensd.store.disk_errors import Interrupted
-from lensd.store.fs import temporary_name
+from lensd.store.fs import copy_name, temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease
 from tests.store.conftest import RunPython
@@ -467,7 +467,7 @@ def test_incomplete_copies_are_swept_in_the_folder_of_a_job(archive: Archive, so
     """Beside the original and in `rescued`; there are none elsewhere."""
     beside = Path(keep(archive, source).path).with_name(temporary_name("beside"))
     elsewhere = write(Path(archive.root, "loras/other", temporary_name("elsewhere")), b"ha")
-    rescued = write(Path(archive.root, "rescued/x/loras", temporary_name("rescued")), b"ha")
+    rescued = write(Path(archive.root, "rescued/x/loras", copy_name()), b"ha")
     beside.write_bytes(b"ha")
     assert archive.sweeper.sweep_beside("loras", NAME) == 1
     assert archive.sweeper.sweep_beside("loras", "never/seen") == 0
@@ -475,6 +475,18 @@ def test_incomplete_copies_are_swept_in_the_folder_of_a_job(archive: Archive, so
     assert not beside.exists()
     assert not rescued.exists()
     assert elsewhere.exists()
+
+
+def test_no_sweep_unlinks_what_was_rescued(
+    archive: Archive, tmp_path: Path, folder_fd: int
+) -> None:
+    """Nor if it was found under the name of a temporary, by this lensd or an older one."""
+    stray = write(tmp_path / temporary_name("stray"), b"bytes of another program")
+    older = write(Path(archive.root, "rescued/x/loras", temporary_name("older")), b"such bytes")
+    path = archive.rescuer.move(folder_fd, stray.name, "loras", f"styles/{stray.name}")
+    assert archive.sweeper.sweep() == archive.sweeper.sweep_rescued() == 0
+    assert Path(path).exists()
+    assert older.exists()
 
 
 def test_incomplete_copies_of_a_killed_lensd_are_swept(archive: Archive, source: Path) -> None:

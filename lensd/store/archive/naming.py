@@ -12,7 +12,7 @@ import os
 import re
 import time
 
-from lensd.store.fs import new_token
+from lensd.store.fs import is_temporary, new_token
 from lensd.store.paths import VERSIONS
 
 RESCUED = "rescued"
@@ -40,8 +40,14 @@ def older(sha256: str, watch: str, relative: str) -> str:
 
 
 def rescued(watch: str, relative: str) -> str:
-    """A new path for bytes of unknown origin, in a folder of its own."""
+    """A new path for bytes of unknown origin, in a folder of its own.
+
+    They may have been found under the name of a temporary, which a sweep would unlink.
+    """
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    folder, name = os.path.split(relative)
+    if is_temporary(name):
+        relative = os.path.join(folder, name.removeprefix("."))
     return f"{RESCUED}/{moment}-{new_token()}/{inside(watch, relative)}"
 
 

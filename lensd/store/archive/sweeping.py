@@ -1,6 +1,8 @@
 """Unlinks the incomplete copies that a killed lensd left in the archive.
 
-A temporary in the archive is always a copy of a file that is still where it was.
+A temporary in the archive is a copy of a file that is still where it was. Only in `rescued/` an
+older lensd may have kept other bytes under the name of a temporary: there the name must say that
+it is a copy.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterable
 from lensd.errors import Skipped
 from lensd.store.archive import naming
 from lensd.store.archive.root import ArchiveRoot
-from lensd.store.fs import is_temporary
+from lensd.store.fs import is_copy, is_temporary
 
 
 class Sweeper:
@@ -23,7 +25,7 @@ class Sweeper:
 
     def sweep(self) -> int:
         """All of the archive."""
-        return self._sweep_below(".")
+        return self._sweep_below(".") + self.sweep_rescued()
 
     def sweep_rescued(self) -> int:
         """The folder of rescued files."""
@@ -40,14 +42,17 @@ class Sweeper:
     def _sweep_below(self, folder: str) -> int:
         """Enters no watched folder that is mounted below the archive."""
         count = 0
+        is_rescued = folder == naming.RESCUED
         avoided = set(_inodes(self._root.watched.values()))
         with self._root.hold() as root_fd, contextlib.suppress(FileNotFoundError):
-            for _, folders, names, fd in os.fwalk(folder, dir_fd=root_fd):
+            for at, folders, names, fd in os.fwalk(folder, dir_fd=root_fd):
+                if at == ".":
+                    folders[:] = [name for name in folders if name != naming.RESCUED]
                 found = os.fstat(fd)
                 if (found.st_dev, found.st_ino) in avoided:
                     folders.clear()
                 else:
-                    count += _sweep(fd, names)
+                    count += _sweep(fd, filter(is_copy, names) if is_rescued else names)
         return count
 
 
