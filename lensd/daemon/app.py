@@ -329,14 +329,16 @@ class App:
         observe_clock(self.ledger, self.log)
         self.move_tracker.finish_interrupted_move()
         self.context.filesystems.prove(self.archive.root)
-        try:
-            self._wait_for_disk(recover.recover(self.context))
-        except DiskUnavailable as away:
-            self.job_thread.back_off(away)
+        self._wait_for_disk(lambda: recover.recover(self.context))
         self.ledger.jobs.release(self.ledger.jobs.quarantined_before(__version__))
 
-    def _wait_for_disk(self, fault: Failed | None) -> None:
-        """Let all jobs wait where a disk does not permit to finish what a crash left."""
+    def _wait_for_disk(self, finish: Callable[[], Failed | None]) -> None:
+        """Let jobs wait where a disk does not permit to finish what a crash left."""
+        try:
+            fault = finish()
+        except DiskUnavailable as away:
+            self.job_thread.back_off(away)
+            return
         if fault is not None and self.context.patient:
             self.job_thread.back_off(
                 DiskUnavailable(fault.reason, fault.disk or self.archive.root, str(fault))
@@ -403,7 +405,9 @@ class App:
             if root in self.root_states.hanging:  # another thread may have been left in it
                 return EXIT_OK
             self.context.filesystems.prove(root, again=True)
-            self._wait_for_disk(recover.continue_jobs(self.context, lambda found: found == root))
+            self._wait_for_disk(
+                lambda: recover.continue_jobs(self.context, lambda found: found == root)
+            )
             self._record_folder(watch, self._go_on)
             is_complete = True
         except _Stopping:
