@@ -134,7 +134,13 @@ class OriginalFinder:
             path = entry.archive_path
             if path is not None and os.path.lexists(path):
                 return Original(folder, relative, marked.sha256, path, entry, is_shared=True)
-        return None
+        # The ledger was lost, and what it knew of the file that the output was copied from.
+        path = None
+        if marked.bytes_in is not None:
+            path = self._archive.originals.search(marked.sha256, marked.bytes_in)
+        if path is None:
+            return None
+        return Original(folder, relative, marked.sha256, path, None, is_shared=True)
 
     def _find_version(
         self, folder: Folder, relative: str, version: str, moved: Entry | None

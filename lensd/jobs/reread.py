@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lensd.errors import Failed, Skipped
+from lensd.jobs.archived import open_original
 from lensd.lora import marks
 from lensd.store.archive import Archive
 from lensd.store.disk_errors import Interrupted, disk_faults
@@ -89,8 +90,8 @@ def hold_at(folder_fd: int, name: str, path: str, stop: Stop | None = None) -> I
 
 @contextmanager
 def hold_original(archive: Archive, path: str, stop: Stop | None = None) -> Iterator[Held]:
-    """As `hold_at`, for a file in the archive."""
-    with _opened(archive.originals.open(path)) as fd:
+    """As `hold_at`, for an archived original."""
+    with _opened(open_original(archive, path)) as fd:
         yield from _hold(fd, path, stop, look_for_mark=False)
 
 

@@ -15,6 +15,7 @@ from msgspec import UNSET
 from lensd.errors import Skipped
 from lensd.jobs import reread
 from lensd.jobs.archive_check import hold_archive
+from lensd.jobs.archived import has_original, remove_original
 from lensd.jobs.originals import Original
 from lensd.jobs.recover_decision import Content
 from lensd.jobs.replaced import find_outputs
@@ -128,7 +129,7 @@ class Restores:
         )
 
     def _has_archived(self, entry: Entry) -> bool:
-        return entry.archive_path is not None and self._archive.originals.has(entry.archive_path)
+        return entry.archive_path is not None and has_original(self._archive, entry.archive_path)
 
     def _clear(
         self, clearing: Clearing, entry: Entry, folder_fd: int, stop: Stop, output: Held | None
@@ -221,14 +222,14 @@ class Restores:
     def _remove_archived(self, entry: Entry, named: Identity, *, purge: bool) -> None:
         """Remove the archive's name of a moved original, and with `purge` its copy."""
         path = entry.archive_path
-        if path is None or not self._archive.originals.has(path):
+        if path is None or not has_original(self._archive, path):
             return
         if Identity.of(os.lstat(path)).same_inode(named):
-            self._archive.remover.remove(path)
+            remove_original(self._archive, path)
         elif purge:
             with reread.hold_original(self._archive, path) as copy:
                 if copy.reading.sha256 == entry.sha256_in and copy.unbroken:
-                    self._archive.remover.remove(path)
+                    remove_original(self._archive, path)
 
     def _note(self, job_id: str, restoring: Restoring | None) -> None:
         notes = self._ledger.state.restoring

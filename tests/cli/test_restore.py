@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -334,3 +335,19 @@ def test_usage(files: Files) -> None:
         done = server.lensd("restore", *arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert says in done.stderr
+
+
+def test_a_copy_whose_first_file_was_replaced_and_the_ledger_lost(server: HomeServer) -> None:
+    """No row names the original any more, so lensd looks for it in the archive by its hash."""
+    first = server.drop("first.safetensors", seed=1).path
+    before = Seen.of(first)
+    server.once()
+    copy = server.loras / "copy.safetensors"
+    shutil.copyfile(first, copy)
+    server.drop("first.safetensors", seed=2)
+    for path in server.state.glob("ledger*"):
+        path.unlink()
+    done = server.lensd("restore", copy)
+    assert done.returncode == 0, done.stderr
+    assert Seen.of(copy).sha256 == before.sha256
+    assert Seen.of(server.archived(first)).sha256 == before.sha256

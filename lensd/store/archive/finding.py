@@ -68,12 +68,26 @@ class Originals:
         with self._root.hold():
             older = self.find_older(sha256, watch, relative)
             for path in filter(None, (older, self.find(watch, relative))):
-                fd = self.open(path)
-                try:
-                    if sha256_of(fd, stop=stop) == sha256:
+                if self._hash(path, stop) == sha256:
+                    return path
+        return None
+
+    def _hash(self, path: str, stop: Stop | None = None) -> str:
+        fd = self.open(path)
+        try:
+            return sha256_of(fd, stop=stop)
+        finally:
+            os.close(fd)
+
+    def search(self, sha256: str, size: int) -> str | None:
+        """The path of an original with this hash, of whichever file; reads all of this size."""
+        with self._root.hold():
+            for folders in ((VERSIONS, sha256), ()):
+                for path, inside in self.listed(*folders):
+                    if inside.startswith(f"{naming.RESCUED}/") or os.lstat(path).st_size != size:
+                        continue
+                    if self._hash(path) == sha256:
                         return path
-                finally:
-                    os.close(fd)
         return None
 
     def open(self, path: str) -> int:
