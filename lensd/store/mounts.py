@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
@@ -53,6 +54,8 @@ class Mount(NamedTuple):
 
 
 def _unescape(path: bytes) -> str:
+    if b"\\" not in path:
+        return os.fsdecode(path)
     return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), path))
 
 
@@ -76,7 +79,12 @@ def parse(mountinfo: bytes) -> Iterator[Mount]:
 
 def read_mounts() -> list[Mount]:
     """The mounts that this process sees now."""
-    return list(parse(_read("/proc/self/mountinfo")))
+    return list(_parsed(_read("/proc/self/mountinfo")))
+
+
+@lru_cache(maxsize=1)  # each job asks, and the table rarely changes
+def _parsed(mountinfo: bytes) -> tuple[Mount, ...]:
+    return tuple(parse(mountinfo))
 
 
 def mount_of_folder(fd: int, mounts: Sequence[Mount] | None = None) -> Mount | None:
