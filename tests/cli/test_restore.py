@@ -337,6 +337,7 @@ def test_usage(files: Files) -> None:
         assert says in done.stderr
 
 
+@pytest.mark.slow
 def test_a_copy_whose_first_file_was_replaced_and_the_ledger_lost(server: HomeServer) -> None:
     """No row names the original any more, so lensd looks for it in the archive by its hash."""
     first = server.drop("first.safetensors", seed=1).path

@@ -133,7 +133,7 @@ def _exchange(server: HomeServer, line: bytes) -> list[Reply]:
         b'{"verb": "restore", "paths": [1]}\n',
         b"\xff\n",
         b'{"verb": "restore", "paths": ["/\\u0000"]}\n',
-        b"no end of the line",
+        pytest.param(b"no end of the line", marks=pytest.mark.slow),
         b" " * (LONGEST_REQUEST + 1),
     ],
     ids=lambda line: repr(line[:32]),

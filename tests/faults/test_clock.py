@@ -47,6 +47,7 @@ def test_a_year_forward_or_back(server: HomeServer, jump: str, monotonic: str) -
         assert int(stamps[-1]) - int(stamps[0]) == 1  # the daemon did see the jump
 
 
+@pytest.mark.slow
 @pytest.mark.fault("clock")
 @needs_program("faketime")
 @pytest.mark.parametrize("again", ["prune", "with the right clock"])
@@ -70,6 +71,7 @@ def test_a_clock_400_days_ahead_deletes_no_original(server: HomeServer, again: s
     assert server.archived(path).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault("clock")
 @needs_program("faketime")
 def test_a_file_that_was_compressed_in_2020_keeps_its_original(server: HomeServer) -> None:
