@@ -18,7 +18,8 @@ from msgspec import structs
 
 from lensd.errors import Failed, LensdError, Outcome, Reason, Skipped
 from lensd.jobs.context import JobContext, JobFile, Settings
-from lensd.logs.events import FileAnalyzed, FileCompressed, FileRescued
+from lensd.jobs.rescued import rescue_written
+from lensd.logs.events import FileAnalyzed, FileCompressed
 from lensd.logs.json_line import Fields
 from lensd.store import publish as store_publish
 from lensd.store import staging
@@ -272,14 +273,4 @@ def recovered_event(line: Mapping[str, Any]) -> FileCompressed:
 
 def rescue(context: JobContext, entry: Entry, folder_fd: int, temporary: str) -> None:
     """Move bytes that are neither the staged output nor the archived original to the archive."""
-    path = context.archive.rescuer.move(folder_fd, temporary, entry.watch, entry.path)
-    context.log(
-        FileRescued(
-            path=entry.full_path,
-            watch=entry.watch,
-            job_id=entry.job_id,
-            rescued_path=path,
-            message="another program wrote to the file while lensd replaced it; those bytes are "
-            f"now {path}",
-        )
-    )
+    rescue_written(context.archive, context.log, entry, folder_fd, temporary, "replaced it")

@@ -123,7 +123,7 @@ def rescue_strays(root: str, watch: str, *, recursive: bool, context: JobContext
             for path in strays:
                 _try_to_rescue(root, watch, path, context)
     except DiskUnavailable as away:
-        end = Failed("io_error", str(away), disk=away.path)
+        end = _to_file_error(away)
         _report(context, end, os.path.join(root, strays[0]), watch, None)
 
 

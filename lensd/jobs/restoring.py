@@ -20,9 +20,9 @@ from lensd.jobs.originals import Original
 from lensd.jobs.recover_decision import Content
 from lensd.jobs.replaced import find_outputs
 from lensd.jobs.reread import Held, Stop
+from lensd.jobs.rescued import rescue_written
 from lensd.jobs.restore_decision import Clearing, Facts, clear_temporary, is_complete
-from lensd.logs.events import FileRescued, FileRestored
-from lensd.store import staging
+from lensd.logs.events import FileRestored
 from lensd.store.archive import Archive
 from lensd.store.fs import identity_at, open_folder, temporary_name
 from lensd.store.identity import Identity
@@ -138,7 +138,7 @@ class Restores:
         if clearing is Clearing.UNLINK:
             there = identity_at(folder_fd, temporary)
             if there is not None:
-                staging.remove(folder_fd, temporary, (there.device, there.inode))
+                discard(folder_fd, temporary, there)
         elif clearing is Clearing.UNLINK_OUTPUT:
             if output is not None:
                 is_gone = self._unlink_output(temporary, folder_fd, output, stop)
@@ -170,16 +170,8 @@ class Restores:
     def _rescue(self, entry: Entry, folder_fd: int) -> None:
         """Move the temporary to `rescued/`. Raises Skipped(`changed`), Failed, OSError."""
         temporary = temporary_name(entry.job_id)
-        path = self._archive.rescuer.move(folder_fd, temporary, entry.watch, entry.path)
-        self._log(
-            FileRescued(
-                path=entry.full_path,
-                watch=entry.watch,
-                job_id=entry.job_id,
-                rescued_path=path,
-                message="another program wrote to the file while lensd restored its original; "
-                f"those bytes are now {path}",
-            )
+        rescue_written(
+            self._archive, self._log, entry, folder_fd, temporary, "restored its original"
         )
 
     def _end(
