@@ -64,6 +64,7 @@ from lensd.errors import EXIT_OK, DiskUnavailable, Failed, StorageError
 from lensd.jobs import rebuild, recover
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass, observe_clock
+from lensd.jobs.filesystems import Filesystems
 from lensd.jobs.prune import Pruner
 from lensd.logs.events import DaemonBaseline, DaemonError
 from lensd.store import own_folders
@@ -239,6 +240,7 @@ class App:
             hints=self._hints,
             root_states=self.root_states,
             move_tracker=self.move_tracker,
+            filesystems=Filesystems(self.ledger),
             device=worker.device,
             quiet_seconds=self.config.settle.quiet_seconds,
             patient=patient,

@@ -53,15 +53,12 @@ class JobContext:
     hints: Hints
     root_states: RootStates
     move_tracker: MoveTracker
+    filesystems: Filesystems
     device: str
     quiet_seconds: float
     patient: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
-    filesystems: Filesystems = field(init=False)
     given_up: set[str] = field(default_factory=set)  # jobs that the ledger cannot end
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "filesystems", Filesystems(self.ledger))
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ from lensd.daemon.requests import RequestHandler
 from lensd.errors import StorageError
 from lensd.jobs import compress, rebuild, recover
 from lensd.jobs.context import JobContext
+from lensd.jobs.filesystems import Filesystems
 from lensd.jobs.verify import Verifier
 from lensd.logs.events import Event
 from lensd.lora.parameters import Parameters
@@ -142,6 +143,7 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
         hints=inbox,
         root_states=RootStates([], inbox),
         move_tracker=move_tracker,
+        filesystems=Filesystems(ledger),
     )
     try:
         if plan["asks"]:

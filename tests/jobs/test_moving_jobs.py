@@ -13,6 +13,7 @@ from lensd import __version__
 from lensd.daemon.inbox import Inbox
 from lensd.jobs import compress
 from lensd.jobs.context import JobContext
+from lensd.jobs.filesystems import Filesystems
 from lensd.logs.events import Event
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
@@ -55,6 +56,7 @@ class App:
             hints=inbox,
             root_states=RootStates([], inbox),
             move_tracker=self.move_tracker,
+            filesystems=Filesystems(self.ledger),
         )
         self.new = Key(self.root, "moved/style.safetensors")
 

@@ -19,6 +19,7 @@ from lensd import __version__
 from lensd.daemon.inbox import Inbox
 from lensd.jobs import commit, recover
 from lensd.jobs.context import JobContext
+from lensd.jobs.filesystems import Filesystems
 from lensd.logs.events import Event
 from lensd.store.archive import Archive
 from lensd.store.fs import temporary_name
@@ -66,6 +67,7 @@ class Crashed:
             hints=inbox,
             root_states=RootStates([], inbox),
             move_tracker=MoveTracker([], self.ledger, archive, self.log),
+            filesystems=Filesystems(self.ledger),
         )
 
     def log(self, event: Event) -> None:
