@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-Inode = tuple[int, int]  # device and inode
+from lensd.store.staging import Inode, inode_of
 
 _inodes: dict[str, Inode] = {}
 
@@ -37,7 +37,4 @@ def paths() -> list[str]:
 
 def includes(folder_fd: int) -> bool:
     """Whether an open folder is one of them."""
-    if not _inodes:
-        return False
-    found = os.fstat(folder_fd)
-    return (found.st_dev, found.st_ino) in set(_inodes.values())
+    return bool(_inodes) and inode_of(folder_fd) in _inodes.values()
