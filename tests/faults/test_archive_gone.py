@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.marks import needs_program, needs_root
 from tests.support.mounts import image, namespace, seen_by, within
+from tests.support.running import RunningDaemon
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,6 +29,21 @@ def server(tmp_path: Path) -> HomeServer:
     return HomeServer(tmp_path)
 
 
+@contextmanager
+def _computing(server: HomeServer, daemon: RunningDaemon) -> Iterator[Path]:
+    """The file of a second job, whose worker is stopped for the length of the block."""
+    first = server.drop("first.safetensors", seed=1).path
+    daemon.wait_for_file(first, "file.compressed")
+    worker = int(next(x for x in daemon.lines if x["event"] == "worker.started")["pid"])
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        second = server.drop("second.safetensors", seed=2).path
+        wait_until(lambda: bool(server.status()["running"]), "a running job")
+        yield second
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+
 @pytest.mark.fault("archive gone")
 def test_unmounted_while_a_job_computes(server: HomeServer) -> None:
     """The original is not put below the mount point, where the next mount would hide it."""
@@ -33,17 +51,9 @@ def test_unmounted_while_a_job_computes(server: HomeServer) -> None:
     with server.daemon(prefix=namespace(disk.mount(server.archive))) as daemon:
         daemon.wait_for_event("daemon.ready", 30)
         pid = daemon.process.pid
-        first = server.drop("first.safetensors", seed=1).path
-        daemon.wait_for_file(first, "file.compressed")
-        worker = int(next(x for x in daemon.lines if x["event"] == "worker.started")["pid"])
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            second = server.drop("second.safetensors", seed=2).path
+        with _computing(server, daemon) as second:
             before = Seen.of(second)
-            wait_until(lambda: bool(server.status()["running"]), "a running job")
             within(pid, "umount", "--lazy", str(server.archive))
-        finally:
-            os.kill(worker, signal.SIGCONT)
         alert = daemon.wait_for_event("daemon.degraded", 60)
         assert (alert["reason"], alert["path"]) == ("io_error", str(server.archive))
         assert list(seen_by(pid, server.archive).iterdir()) == []
@@ -63,16 +73,8 @@ def test_a_crash_is_put_right_when_the_archive_is_back(server: HomeServer) -> No
     disk = image(server.top / "disk.img")
     with server.daemon(prefix=namespace(disk.mount(server.archive))) as daemon:
         daemon.wait_for_event("daemon.ready", 30)
-        first = server.drop("first.safetensors", seed=1).path
-        daemon.wait_for_file(first, "file.compressed")
-        worker = int(next(x for x in daemon.lines if x["event"] == "worker.started")["pid"])
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            second = server.drop("second.safetensors", seed=2).path
-            wait_until(lambda: bool(server.status()["running"]), "a running job")
+        with _computing(server, daemon) as second:
             daemon.kill()
-        finally:
-            os.kill(worker, signal.SIGCONT)
     stray = server.loras / ".lensd-stray.tmp"
     stray.write_bytes(b"of another program")
     with server.daemon(prefix=namespace()) as daemon:

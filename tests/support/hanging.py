@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.support.home_server import wait_until
@@ -25,12 +24,7 @@ class BindFs:
         wait_until(lambda: os.path.ismount(self.folder), "mounted")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.answer()
         subprocess.run(["umount", "-l", self.folder], check=True)
         self._server.wait(60)
