@@ -70,22 +70,27 @@ def test_a_file_that_takes_too_long_waits_for_all_others(
     server: HomeServer, tell: Callable[[str], None]
 ) -> None:
     """It comes first, has a second attempt when the others are done, and is set aside then."""
-    server.configure(worker={"timeout": 4})
-    many = [Module("unet", f"down_blocks.{n}.attentions.0.proj_in", 4096, 4096) for n in range(16)]
+    server.configure(worker={"timeout": 3})
+    many = [Module("unet", f"down_blocks.{n}.attentions.0.proj_in", 4096, 4096) for n in range(8)]
     made = server.make("slow.safetensors", modules=many, rank=1024, dtype="F16")
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready")
+        _backoff(server, daemon)
         path = server.move_in(made.path)
         daemon.wait_for_file(path, "file.settled")
-        others = [server.drop(f"{n}.safetensors", seed=n).path for n in range(3)]
-        for other in others:
-            daemon.wait_for_file(other, "file.settled")
+        others = [server.drop(f"{n}.safetensors", seed=n) for n in range(3)]
+        worker = int(daemon.wait_for_event("worker.started")["pid"])
+        for _ in others:
+            daemon.wait_for_event("file.compressed")
+        # The file takes seconds on any machine. Only a stopped worker reaches the limit of 3 s.
+        os.kill(worker, signal.SIGSTOP)
         line = daemon.wait_for_file(path, "file.quarantined")
         assert (line["reason"], line["attempts"]) == ("worker_timeout", 2)
         tell(line["message"])
         steps = [found for found in daemon.lines if found["event"] in ENDS]
         assert [found["event"] for found in steps] == [
-            "worker.crashed", *["file.compressed"] * 3, "worker.crashed", "file.quarantined"
+            "file.compressed", "worker.crashed", *["file.compressed"] * 3,
+            "worker.crashed", "file.quarantined",
         ]  # fmt: skip
         assert daemon.stop() == 0
     assert [] == server.temporaries()
