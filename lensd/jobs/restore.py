@@ -19,7 +19,7 @@ from lensd.store import publish
 from lensd.store.archive import Archive
 from lensd.store.archive.folders import mirror_back
 from lensd.store.disk_errors import Interrupted
-from lensd.store.fs import make_folders, open_folder
+from lensd.store.fs import open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.notes import Restoring
@@ -160,8 +160,7 @@ class Restorer:
     ) -> Iterator[tuple[int, tuple[Identity, str]]]:
         """The folder, and what is complete under the temporary: the original, and how it came."""
         folder = os.path.dirname(original.relative)
-        mirror_back(original.folder.root, folder, original.archive_path)
-        folder_fd = make_folders(original.folder.root, folder)
+        folder_fd = mirror_back(original.folder.root, folder, original.archive_path)
         try:
             with publish.staged_original(
                 source.fd, original.sha256, folder_fd, temporary_of(restoring), stop
