@@ -18,6 +18,7 @@ from msgspec import structs
 
 from lensd.errors import Failed, LensdError, Outcome, Reason, Skipped
 from lensd.jobs.context import JobContext, JobFile, Settings
+from lensd.jobs.replaced import find_replaced
 from lensd.jobs.rescued import rescue_written
 from lensd.logs.events import FileAnalyzed, FileCompressed
 from lensd.logs.json_line import Fields
@@ -222,13 +223,10 @@ def _unlink_original(job_file: JobFile, original: Identity, context: JobContext)
 
 def _has_known_bytes(job_file: JobFile, name: str, context: JobContext) -> bool:
     """Whether the file that this job replaces, under its present name, still has its bytes."""
-    entry, known = job_file.entry, context.ledger.jobs.get(job_file.entry.job_id).sha256_in
-    if entry.redo:  # it replaces an older output
-        older = context.ledger.files.current(entry.root, entry.path)
-        known = None if older is None else older.sha256_out
-    return known is None or store_publish.has_bytes(
-        job_file.folder_fd, name, known, context.stopping.is_set
-    )
+    known = find_replaced(context.ledger, context.ledger.jobs.get(job_file.entry.job_id))
+    if job_file.kept is not None:
+        known.add(job_file.kept)
+    return store_publish.has_bytes(job_file.folder_fd, name, known, context.stopping.is_set)
 
 
 def _undo_exchange(job_file: JobFile, context: JobContext) -> None:

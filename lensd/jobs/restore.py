@@ -114,7 +114,7 @@ class Restorer:
         entry = original.entry
         own = {entry.sha256_out} if entry is not None and entry.sha256_out is not None else set()
         place = original.folder.root, original.relative
-        return own | find_outputs(self._ledger, *place, [sha256_in])
+        return own | find_outputs(self._ledger, *place, sha256_in)
 
     def _keep_unknown(self, original: Original, output: Held | None) -> str | None:
         """Keep a copy of what is replaced, if it may have been edited after lensd wrote it."""
