@@ -61,11 +61,13 @@ from lensd.daemon.root_thread import RootThread, Services, Watching
 from lensd.daemon.stragglers import Stragglers
 from lensd.daemon.systemd_notify import Pulse
 from lensd.errors import EXIT_OK, DiskUnavailable, Failed, StorageError
-from lensd.jobs import rebuild, recover
+from lensd.jobs import recover
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass, observe_clock
 from lensd.jobs.filesystems import Filesystems
 from lensd.jobs.prune import Pruner
+from lensd.jobs.rebuild import rebuild
+from lensd.jobs.rebuild_later import RebuildLater
 from lensd.logs.events import DaemonBaseline, DaemonError
 from lensd.store import own_folders
 from lensd.store.archive import Archive
@@ -148,9 +150,7 @@ class App:
             inbox,
             lambda: opens_in(config.worker.hours, dt.datetime.now().astimezone()),
             self._make_daily_pass(),
-            rebuild.RebuildLater(
-                config.watch, ledger, self.archive, self.log, self.root_states.must_wait
-            ),
+            RebuildLater(config.watch, ledger, self.archive, self.log, self.root_states.must_wait),
         )
         self._threads: list[RootThread] = []  # in `run`
         self._answer_watch: AnswerWatch | None = None
@@ -429,7 +429,7 @@ class App:
     def _record_folder(self, watch: Watch, progress: Callable[[], None]) -> None:
         """Bring the ledger up to date with a folder before its first scan. Raises OSError."""
         hash_bytes = HASH_BYTES if self.context.patient else math.inf
-        rebuild.rebuild(watch, self.ledger, self.archive, self.log, progress, hash_bytes=hash_bytes)
+        rebuild(watch, self.ledger, self.archive, self.log, progress, hash_bytes=hash_bytes)
         recover.rescue_strays(
             watch.root, watch.name, recursive=watch.recursive, context=self.context
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
@@ -39,12 +40,12 @@ def _unknown_files(
     folder: Folder, ledger: Ledger, move_tracker: MoveTracker, progress: Callable[[], None]
 ) -> Iterator[list[tuple[str, Identity]]]:
     """Files, up to BATCH at a time, that have no row here and did not move here."""
-    has_lost_outputs = move_tracker.has_lost_outputs()  # once: it looks at every output
+    has_lost_outputs = cache(move_tracker.has_lost_outputs)  # it looks at every output
 
     def is_new(path: str, identity: Identity) -> bool:
         key = Key(folder.root, path)
         found = move_tracker.follow_file(key, identity)
-        if found is Found.NEW and has_lost_outputs:
+        if found is Found.NEW and has_lost_outputs():
             found = move_tracker.follow_output(key)
         return found is Found.NEW
 

@@ -236,9 +236,9 @@ def _verified(server: HomeServer, code: int) -> dict[str, str]:
 def test_an_output_of_a_rebuilt_ledger_is_no_damage(server: HomeServer) -> None:
     """It is unproven, since it may have been edited before; so `prune` keeps its original.
 
-    `restore` and `once --redo`, the remedy, keep a copy of an edited output.
+    `restore` and `once --redo`, the remedy, keep a copy of an edited output; so does a redo alone.
     """
-    names = ("edited", "fine", "later", "replaced", "rotten")
+    names = ("again", "edited", "fine", "later", "replaced", "rotten")
     before = _files(server, *(f"{name}.safetensors" for name in names))
     path = {name: server.loras / f"{name}.safetensors" for name in names}
     _edit(path["edited"])
@@ -258,7 +258,8 @@ def test_an_output_of_a_rebuilt_ledger_is_no_damage(server: HomeServer) -> None:
         assert server.lensd("restore", path[name]).returncode == 0
         assert _is_back(path[name], before[path[name].name])
         server.once("--redo", path[name])
-    states |= {"edited": "ok", "fine": "ok"}
+    assert "file.compressed" in [x["event"] for x in server.once("--redo", path["again"])]
+    states |= {"again": "ok", "edited": "ok", "fine": "ok"}
     assert states == _verified(server, 1)
     rescued = [p.read_bytes() for p in (server.archive / "rescued").rglob("*.safetensors")]
     assert edited in rescued
