@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from lensd.errors import FileError
@@ -24,6 +25,7 @@ from lensd.store.identity import Identity
 from lensd.store.ledger import Columns, Ledger, Outcome
 from lensd.store.walk import walk
 from lensd.watcher.folder import Folder, Log
+from lensd.watcher.one_file import record_each, report_bug
 from lensd.watcher.own_output import Marked, marks_at
 from lensd.watcher.scan import BATCH, in_batches
 
@@ -73,8 +75,11 @@ def rebuild(
         progress()
         rebuilt.originals += 1
     for batch in in_batches(_find_outputs(folder, archive, rebuilt, progress)):
-        with ledger.together():  # a crash leaves whole batches; the next start finds the others
-            _record_outputs(ledger, folder, batch, rebuilt)
+        record_each(
+            batch,
+            partial(_record_outputs, ledger, folder, rebuilt),
+            lambda output: report_bug(log, folder, output.path),
+        )
     if not _hash_some(folder, ledger, archive, rebuilt, progress, hash_bytes):
         with ledger.together():  # another thread may end the rest of another folder
             waiting = {folder.root, *(ledger.state.rebuilding.get() or ())}
@@ -136,12 +141,13 @@ def _choose_original(
     return mirror.verify(name, marked.sha256) if mirror.folds_case else newest
 
 
-def _record_outputs(ledger: Ledger, folder: Folder, found: list[_Output], rebuilt: Rebuilt) -> None:
+def _record_outputs(ledger: Ledger, folder: Folder, rebuilt: Rebuilt, found: list[_Output]) -> None:
     """Record the outputs that have no row yet."""
     known = [(output.path, output.marked.identity) for output in found]
-    unknown = {path for path, _ in ledger.files.unknown(folder.root, known)}
-    rows = [_row(output) for output in found if output.path in unknown]
-    ledger.files.record_all(folder.root, folder.name, rows)
+    with ledger.together():  # a crash leaves whole batches; the next start finds the others
+        unknown = {path for path, _ in ledger.files.unknown(folder.root, known)}
+        rows = [_row(output) for output in found if output.path in unknown]
+        ledger.files.record_all(folder.root, folder.name, rows)
     rebuilt.files += len(rows)
     rebuilt.bytes += sum(columns["bytes_out"] or 0 for _, _, columns in rows)
 

@@ -11,6 +11,7 @@ import stat
 from lensd.errors import Skipped
 from lensd.store.disk_errors import path_of
 from lensd.store.identity import Identity
+from lensd.store.paths import is_relative
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -117,10 +118,9 @@ def _not_regular(folder_fd: int, name: str) -> Skipped:
 
 
 def _parts(relative: str) -> list[str]:
-    parts = [part for part in relative.split("/") if part not in ("", ".")]
-    if relative.startswith("/") or ".." in parts or "\0" in relative:
+    if not is_relative(relative):
         raise ValueError(f"not a path below a root: {relative!r}")
-    return parts
+    return [part for part in relative.split("/") if part not in ("", ".")]
 
 
 def _enter(fd: int, part: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lensd.store.identity import Identity
 from lensd.store.ledger.states import JobState, Outcome
+from lensd.store.paths import is_relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,9 @@ def _entry_of(row: sqlite3.Row) -> Entry:
     fields = dict(row)
     identity = Identity(*(fields[name] for name in Identity._fields))
     staged = Identity(*json.loads(fields["staged"])) if fields["staged"] else None
-    archive_path = fields["archive_path"]
+    archive_path, path = fields["archive_path"], os.fsdecode(fields["path"])
+    if not is_relative(path):
+        raise ValueError(f"{path!r} is not a path below a root")
     state, outcome = _ending(fields["state"], fields["outcome"])
     taken = ("job_id", "watch", "reason", "message", "attempts", "temporary",
              "sha256_in", "sha256_out", "bytes_in", "bytes_out", "archive_method", "version",
@@ -105,7 +108,7 @@ def _entry_of(row: sqlite3.Row) -> Entry:
     return Entry(
         number=fields["id"],
         root=os.fsdecode(fields["root"]),
-        path=os.fsdecode(fields["path"]),
+        path=path,
         identity=identity,
         state=state,
         outcome=outcome,
