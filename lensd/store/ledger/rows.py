@@ -85,6 +85,7 @@ class Rows:
     ) -> None:
         """Add finished rows, by one statement."""
         now, names = time.time(), [*found[0][2]] if found else []
+        root_bytes = os.fsencode(root)
         first = secrets.randbits(63)  # ids in order: random ones would change all of their index
         columns = "".join(f", {name}" for name in names)
         db.executemany(
@@ -92,7 +93,7 @@ class Rows:
             f"ctime_ns, state, version, created, updated{columns}) VALUES "
             f"(?{',?' * (12 + len(names))})",
             (
-                (f"{first + number:016x}", os.fsencode(root), watch, os.fsencode(path), *identity,
+                (f"{first + number:016x}", root_bytes, watch, os.fsencode(path), *identity,
                  JobState.DONE, self.version, now, now, *(stored(n, v) for n, v in values.items()))
                 for number, (path, identity, values) in enumerate(found)
             ),
