@@ -35,12 +35,12 @@ class Repairs:
         watches: Sequence[Watch],
         context: JobContext,
         back_off: Callable[[StorageError], None],
-        tell_root: Callable[[RootRepaired], None],
+        notify_root: Callable[[RootRepaired], None],
     ) -> None:
         self._watches = {watch.root: watch for watch in watches}
         self._context = context
         self._back_off = back_off
-        self._tell_root = tell_root
+        self._notify_root = notify_root
 
     def finish_crash(self) -> None:
         """What needs no folder that is closed."""
@@ -52,7 +52,7 @@ class Repairs:
         jobs.release(jobs.quarantined_before(__version__))
 
     def repair(self, root: str) -> int:
-        """Continue the jobs of a folder that is back, and tell its thread."""
+        """Continue the jobs of a folder that is back, and notify its thread."""
         context, is_complete = self._context, False
         try:
             if root in context.root_states.hanging:  # another thread may have been left in it
@@ -68,7 +68,7 @@ class Repairs:
         except OSError:  # it is gone again, as the next check finds
             pass
         finally:
-            self._tell_root(RootRepaired(root, is_complete))
+            self._notify_root(RootRepaired(root, is_complete))
         return EXIT_OK
 
     def record_folder(self, watch: Watch, progress: Callable[[], None]) -> None:

@@ -160,15 +160,7 @@ def publish(
     total = round(time.monotonic() - job_file.began, 4)
     seconds = structs.replace(event.seconds, total=total)
     event = structs.replace(event, publish=published, seconds=seconds)
-    named = identity_at(job_file.folder_fd, job_file.name)
-    now = named if named is not None and named.same_content(output) else output
-    context.ledger.jobs.update(
-        entry.job_id,
-        state=JobState.PUBLISHED,
-        outcome=Outcome.COMPRESSED,
-        staged=now,
-        line=ledger_line(event),
-    )
+    _record_published(job_file, context, event, output)
     if published != "rename":
         _unlink_original(job_file, expected, context)
     context.log(event)
@@ -176,6 +168,21 @@ def publish(
         context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
         context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED, emitted=1)
     return event
+
+
+def _record_published(
+    job_file: JobFile, context: JobContext, event: FileCompressed, output: Identity
+) -> None:
+    """The output has its name; the exchange may have changed its ctime."""
+    named = identity_at(job_file.folder_fd, job_file.name)
+    now = named if named is not None and named.same_content(output) else output
+    context.ledger.jobs.update(
+        job_file.entry.job_id,
+        state=JobState.PUBLISHED,
+        outcome=Outcome.COMPRESSED,
+        staged=now,
+        line=ledger_line(event),
+    )
 
 
 def _way(job_file: JobFile, context: JobContext) -> Way | None:
