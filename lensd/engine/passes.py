@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -41,6 +41,8 @@ R = TypeVar("R")
 # Besides its rounding error, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4
 SMALLEST_NORM = torch.finfo(torch.float32).tiny  # programs compute smaller ones as zero
+# A common batch takes less, so that on a machine with many cores none waits for another.
+MEMORY_OF_A_CORE = 128.0 * 2**20
 # Memory for results of the first pass that the second pass needs; it computes the others again.
 KEPT_BYTES = 24 * 2**20
 
@@ -62,6 +64,33 @@ class Clock:
             took = (time.monotonic() - began) / self.threads
             with self._lock:
                 self.spent[kind] = self.spent.get(kind, 0.0) + took
+
+
+class Room:
+    """Memory for the batches that are computed at once.
+
+    One that does not fit waits, and those after it too: the results of batches that overtake it
+    would be kept until its own is there.
+    """
+
+    def __init__(self, size: float) -> None:
+        self._size = size
+        self._taken = 0.0
+        self._changed = threading.Condition()
+        self._first = threading.Lock()
+
+    @contextmanager
+    def take(self, amount: float) -> Iterator[None]:
+        """Wait until there is room for `amount` bytes; for more than `size`, until all is free."""
+        with self._first, self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + amount <= self._size)
+            self._taken += amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= amount
+                self._changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +119,7 @@ class Engine:
         self.threads = 1 if self.device.type == "cuda" else available_cores()
         self.clock = Clock(self.threads)
         self._cores: dict[str, spectrum.Core] = {}
-        self._large_ranks = threading.Lock()
+        self._room = Room(max(cost.TIGHT_MEMORY, self.threads * MEMORY_OF_A_CORE))
         self._progress = progress
 
     def first_pass(self, p: Parameters) -> list[Reading]:
@@ -152,21 +181,13 @@ class Engine:
         )
         return Seconds(read=read, compute=compute, write=write, verify=verify)
 
-    def _turn(self, module: Module) -> AbstractContextManager[object]:
-        """Return what to hold while a batch of such modules is computed.
-
-        Modules of a rank beyond LARGE_RANK wait for each other, so that memory does not grow with
-        the number of cores.
-        """
-        return self._large_ranks if cost.inner_rank(module) > cost.LARGE_RANK else nullcontext()
-
     def _form(self, module: Module) -> tuple[object, ...]:
         """Return what the modules of one batch have in common."""
         dtypes = self.source.specs[module.up].dtype, self.source.specs[module.down].dtype
         return module.out_features, module.rank, module.in_features, dtypes
 
     def _read(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
-        with self._turn(modules[0]):
+        with self._room.take(_memory(modules)):
             return self._read_batch(modules, p)
 
     def _read_batch(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
@@ -208,7 +229,7 @@ class Engine:
         return [found[m.module.name] for m in plan.modules]
 
     def _reduce(self, plans: Sequence[ModulePlan]) -> tuple[list[compress.Reduced], list[Measured]]:
-        with self._turn(plans[0].module):
+        with self._room.take(_memory([m.module for m in plans])):
             return self._reduce_batch(plans)
 
     def _reduce_batch(
@@ -242,6 +263,11 @@ class Engine:
                 self._progress(stage, done, of)
                 yield result
         memory.return_freed_memory()  # the next pass needs blocks of other sizes
+
+
+def _memory(modules: Iterable[Module]) -> float:
+    """Predict the bytes that a batch takes at the worst moment."""
+    return sum(cost.of_module(m).memory for m in modules)
 
 
 def _elements(module: Module) -> int:

@@ -14,9 +14,7 @@ from lensd.errors import Reason, Skipped
 from lensd.lora.layout import Module
 
 SPEED = 5e9  # multiply-adds of float64 a second that a core of a home server does at least
-# Modules whose factors have a larger rank than any real LoRA are computed one at a time: they need
-# many r x r matrices.
-LARGE_RANK = 1024
+REAL_RANK = 512  # the largest rank that people use
 
 
 class Cost(NamedTuple):
@@ -32,6 +30,9 @@ class Cost(NamedTuple):
 # Of one module: ten times the work of the largest real one of rank 128 (FLUX.2, 6144 to 55296), and
 # twice that of rank 512.
 MODULE_LIMIT = Cost(work=1.5e11, memory=2.0 * 2**30)
+# Bytes of a module whose rank exceeds REAL_RANK, and of all modules that are computed at once on a
+# machine with few cores.
+TIGHT_MEMORY = 512.0 * 2**20
 # Of all modules of a file: fifty times the work of the largest real file of rank 128.
 FILE_WORK = 1e14
 
@@ -49,6 +50,12 @@ def of_module(module: Module) -> Cost:
     )
 
 
+def limit_of(module: Module) -> Cost:
+    """Return the most that a module of this rank may cost."""
+    is_real = module.rank <= REAL_RANK
+    return MODULE_LIMIT if is_real else MODULE_LIMIT._replace(memory=TIGHT_MEMORY)
+
+
 def inner_rank(module: Module) -> int:
     """Return the rank of the factors that are computed with: that of `shorten`."""
     return min(module.rank, module.out_features, module.in_features)
@@ -63,12 +70,11 @@ def require_affordable(modules: Iterable[Module]) -> None:
     """Raise Skipped(`too_costly`) for a file that costs far more than any real LoRA."""
     modules = list(modules)
     for module in modules:
-        found = of_module(module)
-        if found.work > MODULE_LIMIT.work or found.memory > MODULE_LIMIT.memory:
+        found, limit = of_module(module), limit_of(module)
+        if found.work > limit.work or found.memory > limit.memory:
             raise _too_costly(
                 f"its module {module.name} (rank {module.rank}, {module.in_features} to "
-                f"{module.out_features}) would take {found}; the limit of a module is "
-                f"{MODULE_LIMIT}"
+                f"{module.out_features}) would take {found}; the limit of a module is {limit}"
             )
     work = of_file(modules)
     if work > FILE_WORK:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+PIECE = 2**22  # elements of a stack that are converted at a time
+
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return a @ b for [..., m, k] and [..., k, n]."""
@@ -22,6 +24,15 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def gram(wide: Tensor) -> Tensor:
     """Return wide @ wide^T [..., r, r] for [..., r, n]."""
     return product(wide, wide.mT)
+
+
+def exact_gram(wide: Tensor) -> Tensor:
+    """Return the `gram` of a stack of any float dtype in float64, for which wide ones are split."""
+    step = max(1, PIECE * wide.shape[-1] // max(1, wide.numel()))
+    first, *others = (gram(part.double()) for part in wide.split(step, dim=-1))
+    for other in others:
+        first += other
+    return first
 
 
 def quick_gram(wide: Tensor) -> Tensor:

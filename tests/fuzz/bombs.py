@@ -1,8 +1,9 @@
 """Hostile LoRA files by the thousand, each with a header in order: `python -m tests.fuzz.bombs`.
 
-`python -m tests.fuzz.bombs [NUMBER] [SEED]` has the real worker compress each of them. It must end
-with a reason or a right result, within SECONDS of processor time and MEMORY_BYTES above what the
-worker takes for an ordinary file. Says how many there were by end, the slowest and the largest.
+`python -m tests.fuzz.bombs [NUMBER] [SEED] [FIRST]` has the real worker compress each of them. It
+must end with a reason or a right result, within SECONDS of processor time and MEMORY_BYTES above
+what the worker takes for an ordinary file. Says how many there were by end, the slowest and the
+largest. Each file has a seed of its own, from SEED and its number: FIRST begins at a later file.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from tests.lora import making
 SECONDS = 30.0
 MEMORY_BYTES = 512 * 2**20
 SEED = 32
+LARGEST_SQUARE = 1746  # the largest that lensd.lora.cost does not refuse
 CHECKED_ELEMENTS = 2**22  # of a delta weight that is formed to check a result
 
 Chance = random.Random
@@ -138,8 +140,8 @@ def dora_bomb(chance: Chance) -> Tensors:
 
 def square(chance: Chance) -> Tensors:
     """All three sizes are equal. From some thousand on no machine can do it in time."""
-    size = chance.choice((256, 512, 1024, 1800, 2048, 4096, 8192, 16384))
-    if size > 2048:
+    size = chance.choice((256, 512, 1024, LARGEST_SQUARE, 2048, 4096, 8192, 16384))
+    if size > LARGEST_SQUARE:
         hole = Hole(chance.choice(("F16", "F32")), (size, size))
         return {".lora_up.weight": hole, ".lora_down.weight": hole, ".alpha": torch.tensor(4.0)}
     if chance.random() < 0.4:
@@ -412,14 +414,14 @@ def _delta(tensors: Mapping[str, Tensor], m: Module) -> Tensor:
     return scale * making.product(up, down)
 
 
-def run(number: int, seed: int = SEED) -> Result:
+def run(number: int, seed: int = SEED, first: int = 0) -> Result:
     """Raises BrokenError with the case's file."""
-    chance = Chance(seed)
     ends: Counter[str] = Counter()
     slowest = largest = Case("", "", 0.0, 0)
     with tempfile.TemporaryDirectory(prefix="lensd-bombs-") as folder:
         runner = Runner(Path(folder))
-        for n in range(number):
+        for n in range(first, first + number):
+            chance = Chance(f"{seed}, {n}")
             what, tensors = make(chance)
             try:
                 case = runner.run(f"file {n}: {what}", tensors, chance)
@@ -442,4 +444,4 @@ def _broken(source: Path, what: str) -> BrokenError:
 
 if __name__ == "__main__":
     given = [int(n) for n in sys.argv[1:]] or [1000]
-    sys.stdout.write(f"{run(*given)} (seed {given[1] if given[1:] else SEED})\n")
+    sys.stdout.write(f"{run(*given)} (seed, first: {given[1:] or SEED})\n")
