@@ -265,9 +265,9 @@ class Engine:
         memory.return_freed_memory()  # the next pass needs blocks of other sizes
 
 
-def _memory(modules: Iterable[Module]) -> float:
-    """Predict the bytes that a batch takes at the worst moment."""
-    return sum(cost.of_module(m).memory for m in modules)
+def _memory(batch: Sequence[Module]) -> float:
+    """Predict the bytes that modules of one shape take at the worst moment."""
+    return len(batch) * cost.of_module(batch[0]).memory
 
 
 def _elements(module: Module) -> int:

@@ -61,25 +61,20 @@ def inner_rank(module: Module) -> int:
     return min(module.rank, module.out_features, module.in_features)
 
 
-def of_file(modules: Iterable[Module]) -> float:
-    """Return the work of all modules."""
-    return sum(of_module(m).work for m in modules)
-
-
 def require_affordable(modules: Iterable[Module]) -> None:
     """Raise Skipped(`too_costly`) for a file that costs far more than any real LoRA."""
-    modules = list(modules)
-    for module in modules:
-        found, limit = of_module(module), limit_of(module)
+    costs = [(module, of_module(module)) for module in modules]
+    for module, found in costs:
+        limit = limit_of(module)
         if found.work > limit.work or found.memory > limit.memory:
             raise _too_costly(
                 f"its module {module.name} (rank {module.rank}, {module.in_features} to "
                 f"{module.out_features}) would take {found}; the limit of a module is {limit}"
             )
-    work = of_file(modules)
+    work = sum(found.work for _, found in costs)
     if work > FILE_WORK:
         raise _too_costly(
-            f"its {len(modules)} modules would take {work / SPEED / 3600:.0f} hours on one core; "
+            f"its {len(costs)} modules would take {work / SPEED / 3600:.0f} hours on one core; "
             f"the limit of a file is {FILE_WORK / SPEED / 3600:.1f} hours"
         )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lensd.lora.products import PIECE, gram, product
+from lensd.lora.products import gram, pieces, product
 from lensd.lora.shortening import form_delta, is_excessive, shorten
 
 
@@ -78,17 +78,15 @@ def squared_roundings(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down
     if is_excessive(up, down):
         return (form_delta(up, down) - form_delta(rounded_up, rounded_down)).square().sum((-2, -1))
     up, down = _to_common_dtype(up, down)
-    of_up = _sum_grams((x - y, y) for x, y in _pairs_of_columns(up.mT, rounded_up.mT))
-    of_down = _sum_grams((x, x - y) for x, y in _pairs_of_columns(down, rounded_down))
+    of_up = _sum_grams((x - y, y) for x, y in _in_one_dtype(up.mT, rounded_up.mT))
+    of_down = _sum_grams((x, x - y) for x, y in _in_one_dtype(down, rounded_down))
     sums = [(x.double() * y.double()).sum((-2, -1)) for x, y in zip(of_up, of_down, strict=True)]
     return (sums[0] + sums[1] + 2 * sums[2]).clamp_min(0)
 
 
-def _pairs_of_columns(wide: Tensor, rounded: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield some columns of both at a time, in the dtype of `wide`."""
-    step = PIECE * wide.shape[-1] // max(1, wide.numel()) + 1
-    for exact, part in zip(wide.split(step, dim=-1), rounded.split(step, dim=-1), strict=True):
-        yield exact, part.to(wide.dtype)
+def _in_one_dtype(exact: Tensor, rounded: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield some columns of both at a time, in the dtype of `exact`."""
+    return ((x, y.to(x.dtype)) for x, y in pieces(exact, rounded))
 
 
 def _sum_grams(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
@@ -158,17 +156,11 @@ def element_errors(
     elements each module has; elements beyond them are padding and are 0 in both tensors.
     """
     sums = torch.zeros(len(counts), 3, dtype=torch.float64)
-    for exact, decoded in (piece for pair in pairs for piece in _in_pieces(*pair)):
+    for exact, decoded in (piece for pair in pairs for piece in pieces(*pair)):
         error = exact - decoded
         parts = exact.square(), error.square(), error.abs_()
-        sums += torch.stack([p.sum(1).double() for p in parts], dim=1).cpu()
+        sums += torch.stack([p.flatten(1).sum(1).double() for p in parts], dim=1).cpu()
     return [ElementError(n, *row) for n, row in zip(counts, sums.tolist(), strict=True)]
-
-
-def _in_pieces(*stacks: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield stacks [b, ...] of equal shape as [b, part]: large ones in several parts."""
-    step = PIECE // len(stacks[0]) + 1
-    yield from zip(*(t.flatten(1).split(step, dim=1) for t in stacks), strict=True)
 
 
 def decibels(signal: float, noise: float) -> float | None:
