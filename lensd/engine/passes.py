@@ -41,8 +41,9 @@ R = TypeVar("R")
 # Besides its rounding error, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4
 SMALLEST_NORM = torch.finfo(torch.float32).tiny  # programs compute smaller ones as zero
-# A common batch takes less, so that on a machine with many cores none waits for another.
-MEMORY_OF_A_CORE = 128.0 * 2**20
+# Predicted bytes of the batches that are computed at once. A common batch takes less than a core's
+# share, so that none waits for another.
+MEMORY, MEMORY_OF_A_CORE = 512.0 * 2**20, 128.0 * 2**20
 # Memory for results of the first pass that the second pass needs; it computes the others again.
 KEPT_BYTES = 24 * 2**20
 
@@ -119,7 +120,7 @@ class Engine:
         self.threads = 1 if self.device.type == "cuda" else available_cores()
         self.clock = Clock(self.threads)
         self._cores: dict[str, spectrum.Core] = {}
-        self._room = Room(max(cost.TIGHT_MEMORY, self.threads * MEMORY_OF_A_CORE))
+        self._room = Room(max(MEMORY, self.threads * MEMORY_OF_A_CORE))
         self._progress = progress
 
     def first_pass(self, p: Parameters) -> list[Reading]:
