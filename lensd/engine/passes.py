@@ -20,6 +20,7 @@ from typing import TypeVar
 import torch
 
 from lensd.engine import readback
+from lensd.engine.memory_budget import MemoryBudget
 from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
 from lensd.errors import Failed, Reason
@@ -67,33 +68,6 @@ class Clock:
                 self.spent[kind] = self.spent.get(kind, 0.0) + took
 
 
-class Room:
-    """Memory for the batches that are computed at once.
-
-    One that does not fit waits, and those after it too: the results of batches that overtake it
-    would be kept until its own is there.
-    """
-
-    def __init__(self, size: float) -> None:
-        self._size = size
-        self._taken = 0.0
-        self._changed = threading.Condition()
-        self._first = threading.Lock()
-
-    @contextmanager
-    def take(self, amount: float) -> Iterator[None]:
-        """Wait until there is room for `amount` bytes; for more than `size`, until all is free."""
-        with self._first, self._changed:
-            self._changed.wait_for(lambda: not self._taken or self._taken + amount <= self._size)
-            self._taken += amount
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= amount
-                self._changed.notify_all()
-
-
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One module of an output, compared with its original and with its plan."""
@@ -120,7 +94,7 @@ class Engine:
         self.threads = 1 if self.device.type == "cuda" else available_cores()
         self.clock = Clock(self.threads)
         self._cores: dict[str, spectrum.Core] = {}
-        self._room = Room(max(MEMORY, self.threads * MEMORY_OF_A_CORE))
+        self._budget = MemoryBudget(max(MEMORY, self.threads * MEMORY_OF_A_CORE))
         self._progress = progress
 
     def first_pass(self, p: Parameters) -> list[Reading]:
@@ -188,7 +162,7 @@ class Engine:
         return module.out_features, module.rank, module.in_features, dtypes
 
     def _read(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
-        with self._room.take(_memory(modules)):
+        with self._budget.take(_memory(modules)):
             return self._read_batch(modules, p)
 
     def _read_batch(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
@@ -230,7 +204,7 @@ class Engine:
         return [found[m.module.name] for m in plan.modules]
 
     def _reduce(self, plans: Sequence[ModulePlan]) -> tuple[list[compress.Reduced], list[Measured]]:
-        with self._room.take(_memory([m.module for m in plans])):
+        with self._budget.take(_memory([m.module for m in plans])):
             return self._reduce_batch(plans)
 
     def _reduce_batch(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from lensd.engine.passes import Room
+from lensd.engine.memory_budget import MemoryBudget
 from tests.support.limits import PATIENCE
 
 
 def test_batches_that_do_not_fit_wait() -> None:
     """Never more than the size is taken, except by one batch that is larger and so alone."""
-    room, lock, taken, seen = Room(100), threading.Lock(), [], []
+    budget, lock = MemoryBudget(100), threading.Lock()
+    taken: list[float] = []
+    seen: list[list[float]] = []
 
     def work(amount: float) -> None:
-        with room.take(amount):
+        with budget.take(amount):
             with lock:
                 taken.append(amount)
                 seen.append(list(taken))
@@ -29,19 +31,20 @@ def test_batches_that_do_not_fit_wait() -> None:
 
 def test_none_overtakes_a_batch_that_waits() -> None:
     """A small one would fit, but waits behind the large one."""
-    room, order = Room(100), []
+    budget = MemoryBudget(100)
+    order: list[str] = []
     started = threading.Event()
 
     def work(name: str, amount: float) -> None:
         started.set()
-        with room.take(amount):
+        with budget.take(amount):
             order.append(name)
 
     with ThreadPoolExecutor(2) as pool:
-        with room.take(50):
+        with budget.take(50):
             large = pool.submit(work, "large", 100)
             assert started.wait(PATIENCE)
-            while not room._first.locked():
+            while not budget._first.locked():
                 pass
             small = pool.submit(work, "small", 10)
         for one in (large, small):
