@@ -39,7 +39,7 @@ from tests.lora import making
 SECONDS = 30.0
 MEMORY_BYTES = 512 * 2**20
 SEED = 32
-LARGEST_SQUARE = 1633  # the largest that lensd.lora.cost does not refuse
+LARGEST_SQUARE = 1512  # the largest that lensd.lora.cost does not refuse
 CHECKED_ELEMENTS = 2**22  # of a delta weight that is formed to check a result
 
 Chance = random.Random
