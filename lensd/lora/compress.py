@@ -125,8 +125,7 @@ def _reduce_to_floats(
 ) -> list[Reduced]:
     exact = _compute_float_factors(plans, stored, cores)
     encoded = Factors(*(t.to(TORCH_DTYPE[plans[0].encoding]) for t in exact))
-    decoded = Factors(*(t.to(e) for t, e in zip(encoded, exact, strict=True)))
-    errors = fidelity.squared_roundings(*exact, *decoded).tolist()
+    errors = fidelity.squared_roundings(*exact, *encoded).tolist()
     return [
         Reduced(
             m,
@@ -158,8 +157,8 @@ def _compute_float_factors(
     ones = [1.0] * len(plans)
     balances = _balancing_powers(stored, ones) if narrowed else ones
     ratios = [m.scale / m.out_scale * c for m, c in zip(plans, balances, strict=True)]
-    up, down = (t.double() for t in stored)
-    return Factors(up * _per_matrix(ratios, up), down / _per_matrix(balances, down))
+    up, down = (t.to(torch.float64, copy=True) for t in stored)
+    return Factors(up.mul_(_per_matrix(ratios, up)), down.div_(_per_matrix(balances, down)))
 
 
 def _balancing_powers(factors: Factors, scales: Iterable[float]) -> list[float]:
