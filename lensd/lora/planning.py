@@ -87,7 +87,7 @@ def plan(
     `tensors`: the original's header. `in_floats`: names of modules to store in floats, because an
     earlier attempt showed that they lose too much in int8.
     """
-    verdict = portability.int8_verdict(layout, p.targets)
+    verdict = portability.verdict(layout, p.targets, ("int8",))
     quantized = p.mode in ("int8", "ultra")
     float_reasons = [
         _float_reason(r, verdict, in_floats) if quantized else "mode" for r in readings
@@ -108,7 +108,7 @@ def plan(
         modules=modules,
         alpha=alpha,
         tensors=_order_tensors(layout, tensors, modules),
-        forced_by=verdict.forced_by if quantized and not verdict.int8 else (),
+        forced_by=verdict.forced_by if quantized else (),
         float_because=Counter(reason for reason in float_reasons if reason and quantized),
     )
 
@@ -140,7 +140,7 @@ def _float_reason(
     reading: Reading, verdict: portability.Verdict, in_floats: Collection[str]
 ) -> str | None:
     """Return why a module stays in floats; None if it is quantized."""
-    if not verdict.int8:
+    if verdict.encodings[reading.module.name] is None:
         return "targets"
     if reading.module.scaled_last:
         return "dora"
