@@ -90,7 +90,7 @@ class Reason(StrEnum):
         ),
         (
             "Nothing; or lower `energy`, use mode `ultra`, or lower `min_saving`. If `forced_by` "
-            "in the message names programs, these do not load 8-bit numbers from this file."
+            "in the message names programs, these are not known to load int8 exactly from it."
         ),
     )
     MAX_ERROR = (

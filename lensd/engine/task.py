@@ -223,7 +223,7 @@ def _check_gain(size: int, original: Original, chosen: Plan, min_saving: float) 
     saving = 1 - size / origin.bytes
     if size < origin.bytes and saving >= min_saving:
         return
-    why = f" ({forced_by} cannot load 8 bits)" if forced_by else ""
+    why = f" ({forced_by}: not known to load 8 bits exactly from it)" if forced_by else ""
     raise Kept(
         Reason.NO_GAIN,
         f"compressing would save {max(saving, 0):.1%}, less than `min_saving` "

@@ -142,7 +142,7 @@ def metrics() -> Iterator[str]:
 
 def programs() -> Iterator[str]:
     """The two namings of most files, mode by mode, for the README."""
-    titles = {"kohya": "kohya naming", "peft transformer": "FLUX, peft naming"}
+    titles = {"kohya: sd": "kohya naming", "peft transformer: flux": "FLUX, peft naming"}
     heads = [f"{t}: {m}" for t in titles.values() for m in ("`rank`", "`int8`, `ultra`")]
     yield f"| program | {' | '.join(heads)} |"
     yield "|---" * (len(heads) + 1) + "|"

@@ -40,7 +40,7 @@ def test_every_program_has_a_row() -> None:
 def test_int8_is_told_as_it_is(program: str) -> None:
     """Exact, rounded or not at all: in kohya naming, and in FLUX's peft naming."""
     _, kohya, flux, remedy = rows()[program]
-    of_kohya, of_flux = (cell(d, program, "int8") for d in ("kohya", "peft transformer"))
+    of_kohya, of_flux = (cell(d, program, "int8") for d in ("kohya: sd", "peft transformer: flux"))
     assert kohya.startswith(WORDS[of_kohya.kind == "exact"])
     if of_flux.may_read:
         assert flux.startswith(WORDS[of_flux.kind == "exact"])

@@ -27,7 +27,11 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 KINDS = ("random", "decaying", "flat", "deficient", "zero", "graded", "gauge", "duplicate")
-PAIRS = {".lora_down.weight": ".lora_up.weight", ".lora_A.weight": ".lora_B.weight"}
+PAIRS = {
+    ".lora_down.weight": ".lora_up.weight",
+    ".lora_A.weight": ".lora_B.weight",
+    "_lora.down.weight": "_lora.up.weight",
+}
 
 Tensors = dict[str, Tensor]
 
