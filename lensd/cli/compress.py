@@ -43,6 +43,12 @@ SUFFIX = ".lensd.safetensors"
 @click.option("--target-size", metavar="SIZE", help="Keep the most energy that fits, e.g. in 32MB.")
 @click.option("--max-rank", type=int, metavar="RANK", help="The highest rank of any module.")
 @click.option("--targets", metavar="T,...", help="The programs that must load the output.")
+@click.option(
+    "--min-saving",
+    type=float,
+    metavar="SHARE",
+    help="Write nothing if less than this share is saved (default 0.05; 0: any saving).",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
@@ -70,7 +76,7 @@ def compress(
 
     if output is not None and len(files) > 1:
         raise UsageError("-o takes one output: pass a single input or omit -o")
-    chosen = _settings(mode, **settings)
+    chosen = _settings(mode=mode, **settings)
 
     def process(path: str, bar: Bar) -> Compression:
         target = output or path.removesuffix(".safetensors") + SUFFIX
@@ -82,19 +88,11 @@ def compress(
     return process_files(files, process, _print, as_json=as_json)
 
 
-def _settings(
-    mode: str,
-    energy: float | None,
-    allocation: str | None,
-    target_size: str | None,
-    max_rank: int | None,
-    targets: str | None,
-) -> Settings:
+def _settings(*, target_size: str | None, targets: str | None, **options: Any) -> Settings:
     """Validate the given options as the configuration is. Raises UsageError."""
     from lensd.config.document import Settings
     from lensd.config.sizes import parse_size
 
-    options = {"mode": mode, "energy": energy, "allocation": allocation, "max_rank": max_rank}
     given: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
     try:
         if target_size:
@@ -123,7 +121,7 @@ def _compress(
             temporary=new.path,
             temporary_inode=new.inode,
             parameters=settings.parameters(),
-            min_saving=0.0,
+            min_saving=settings.min_saving,
             device=device,
         )
         return task.compress(request, functools.partial(bar.step, path))

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from tests.lora import making
 from tests.support import delta
 from tests.support.home_server import Seen
 from tests.support.realistic import SmallFile, small_lora
@@ -80,6 +82,20 @@ def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
     assert os.path.getsize(tmp_path / "sized.safetensors") <= 9000
 
 
+@pytest.mark.parametrize("mode", ["rank", "int8", "ultra"])
+def test_a_saving_below_5_percent_writes_nothing(lensd: Run, lora: SmallFile, mode: str) -> None:
+    """As the daemon keeps such a file; `--min-saving 0` writes it."""
+    save_file(load_file(lora.path) | making.ballast(), lora.path)
+    done = lensd("compress", "style.safetensors", "--mode", mode)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "less than `min_saving` (5%)" in done.stderr
+    assert os.listdir(lora.path.parent) == ["style.safetensors"]
+    [numbers] = _documents(
+        lensd("compress", "style.safetensors", "--mode", mode, "--min-saving", "0", "--json")
+    )
+    assert 0.95 < numbers["bytes_out"] / numbers["bytes_in"] < 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -92,6 +108,7 @@ def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
         (["style.safetensors", "--energy", "1.5"], "energy"),
         (["style.safetensors", "--energy", "0"], "energy"),
         (["style.safetensors", "--max-rank", "0"], "max_rank"),
+        (["style.safetensors", "--min-saving", "1"], "min_saving"),
         (["style.safetensors", "--targets", "paint"], "targets"),
         (["style.safetensors", "--target-size", "much"], "much"),
         (["style.safetensors", "-o", "folder", "--force"], "is a folder"),
