@@ -204,6 +204,17 @@ class Reason(StrEnum):
         ),
         "Nothing; or download the 16-bit file.",
     )
+    ALPHA_ZERO = (
+        "alpha_zero",
+        Outcome.SKIPPED,
+        "all modules of the denoiser have alpha 0",
+        (
+            "All modules of the denoiser have alpha 0. ComfyUI, AUTOMATIC1111 and InvokeAI apply "
+            "nothing of them, and kohya's scripts take 0 for the rank, so that nobody can say what "
+            "the file means. Single modules with alpha 0 are copied as they are."
+        ),
+        "Nothing; the file stays as it is. Ask its author for a file with the right alpha.",
+    )
     TOO_COSTLY = (
         "too_costly",
         Outcome.SKIPPED,

@@ -149,8 +149,12 @@ def _worst_error(measured: Iterable[Measured]) -> float:
 
 
 def _untouched_because(plan: Plan) -> UntouchedBecause:
-    specs = dict(plan.tensors)
-    return UntouchedBecause(**untouched.reasons({key: specs[key] for key in plan.layout.untouched}))
+    specs, alpha_zero = dict(plan.tensors), plan.layout.alpha_zero
+    others = {key: specs[key] for key in plan.layout.untouched if key not in alpha_zero}
+    reasons = dict(untouched.reasons(others))
+    if alpha_zero:
+        reasons["alpha_zero"] = len(alpha_zero)
+    return UntouchedBecause(**reasons)
 
 
 def _blocks(modules: Sequence[ModulePlan]) -> dict[str, list[Block]]:

@@ -66,8 +66,9 @@ def _on_best_device(
     source: Source, request: AnyRequest, work: Callable[[Engine], M], progress: ReportProgress
 ) -> M:
     cost.require_affordable(source.layout.modules)
-    device = devices.choose(request.device, _predicted_seconds(source), _cuda_free())
     try:
+        source.leave_alpha_zero()
+        device = devices.choose(request.device, _predicted_seconds(source), _cuda_free())
         if device == "cpu":
             return _on_cpu(source, work, progress)
         if not torch.cuda.is_available():

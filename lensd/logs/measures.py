@@ -98,6 +98,7 @@ class UntouchedBecause(Struct, frozen=True, kw_only=True):
     other_adapter: Positive | UnsetType = UNSET
     dtype: Positive | UnsetType = UNSET
     shape: Positive | UnsetType = UNSET
+    alpha_zero: Positive | UnsetType = UNSET
     orphan: Positive | UnsetType = UNSET
     other: Positive | UnsetType = UNSET
 
