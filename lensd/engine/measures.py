@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET
 from msgspec.structs import asdict
 
 from lensd.engine.passes import Engine, Measured
@@ -24,7 +25,7 @@ from lensd.logs.measures import (
     Spectrum,
     UntouchedBecause,
 )
-from lensd.lora import blocks, fidelity, rank, untouched
+from lensd.lora import blocks, fidelity, rank, shapes, untouched
 from lensd.lora.curve import curve
 from lensd.lora.layout import ITEM_SIZE
 from lensd.lora.metadata import Origin
@@ -111,6 +112,7 @@ def _common(
         float_because=FloatBecause(**plan.float_because),
         untouched_because=_untouched_because(plan),
         forced_by=list(plan.forced_by),
+        warnings=shapes.warnings(plan.layout) or UNSET,
         snr_db=elements.snr_db,
         mse=elements.mse,
         mae=elements.mae,

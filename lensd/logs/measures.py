@@ -147,6 +147,10 @@ class Measures(Struct, frozen=True, kw_only=True):
         Annotated[list[Text], Meta(description="the targets for which modules stayed float")]
         | UnsetType
     ) = UNSET
+    warnings: (
+        Annotated[list[Text], Meta(description="what a person should look at; absent: nothing")]
+        | UnsetType
+    ) = UNSET
     snr_db: Decibels | UnsetType = UNSET
     mse: Amount | UnsetType | None = UNSET
     mae: Amount | UnsetType | None = UNSET

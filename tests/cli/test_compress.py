@@ -82,6 +82,19 @@ def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
     assert os.path.getsize(tmp_path / "sized.safetensors") <= 9000
 
 
+def test_a_warning_is_printed_and_in_the_document(lensd: Run, lora: SmallFile) -> None:
+    """The small modules have the names of Stable Diffusion, and fit none of its layers."""
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    up, down = making.factors("decaying", 32, 768, 8, 0)
+    more = making.kohya(name, making.Made(up.half(), down.half(), 8.0))
+    save_file(load_file(lora.path) | more, lora.path)
+    done = lensd("compress", "style.safetensors", "--json")
+    [numbers] = _documents(done)
+    [warning] = numbers["warnings"]
+    assert f"warning: style.safetensors: {warning}" in done.stderr
+    assert "fit no layer of sd15" in warning
+
+
 @pytest.mark.parametrize("mode", ["rank", "int8", "ultra"])
 def test_a_saving_below_5_percent_writes_nothing(lensd: Run, lora: SmallFile, mode: str) -> None:
     """As the daemon keeps such a file; `--min-saving 0` writes it."""
