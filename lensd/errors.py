@@ -103,6 +103,19 @@ class Reason(StrEnum):
             "with the path."
         ),
     )
+    STRICT_ENERGY = (
+        "strict_energy",
+        Outcome.KEPT,
+        "the measured error cannot be as small as `strict_energy` requires",
+        (
+            "With `strict_energy` the error must be at most sqrt(1 - `energy`), and no rank and no "
+            "encoding that the other settings permit has such an error."
+        ),
+        (
+            "Lower `energy`, raise `max_rank`, or set `strict_energy: false`; then run `lensd once "
+            "--redo` with the path."
+        ),
+    )
     RETURNED = (
         "returned",
         Outcome.KEPT,

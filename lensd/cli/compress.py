@@ -40,6 +40,12 @@ SUFFIX = ".lensd.safetensors"
     type=click.Choice(["module", "file"]),
     help="Whether each module keeps that energy, or the whole file does, in fewer bytes.",
 )
+@click.option(
+    "--strict-energy",
+    is_flag=True,
+    default=None,
+    help="Keep the measured error below sqrt(1 - energy), with that of 8-bit numbers.",
+)
 @click.option("--target-size", metavar="SIZE", help="Keep the most energy that fits, e.g. in 32MB.")
 @click.option("--max-rank", type=int, metavar="RANK", help="The highest rank of any module.")
 @click.option("--targets", metavar="T,...", help="The programs that must load the output.")
@@ -66,7 +72,7 @@ def compress(
     \b
     lensd compress style.safetensors                 to style.lensd.safetensors
     lensd compress style.safetensors --mode rank     16-bit, for every program
-    lensd compress style.safetensors --energy 0.999  error at most 3 %, not 10 %
+    lensd compress style.safetensors --energy 0.999  error about 3 %, not 10 %
     lensd compress *.safetensors --target-size 32MB  the most energy in 32 MB
     """
     from msgspec import structs

@@ -75,29 +75,41 @@ class Plan:
     float_because: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What earlier attempts at an output showed, by the names of modules."""
+
+    in_floats: frozenset[str] = frozenset()  # int8 loses too much of them
+    in_bfloat16: frozenset[str] = frozenset()  # float16 loses more of them than bfloat16
+    least_ranks: Mapping[str, int] = field(default_factory=dict)
+    energy: float | None = None  # in place of the setting, for the whole file
+    rounds: int = 0  # attempts whose error was above that of `strict_energy`
+
+
 def plan(
     layout: Layout,
     tensors: Mapping[str, TensorSpec],
     readings: Sequence[Reading],
     p: Parameters,
-    in_floats: Collection[str] = (),
+    found: Findings = Findings(),
 ) -> Plan:
     """Plan an output from the readings of all modules, which are in the order of the layout.
 
-    `tensors`: the original's header. `in_floats`: names of modules to store in floats, because an
-    earlier attempt showed that they lose too much in int8.
+    `tensors`: the original's header.
     """
+    if found.energy is not None:
+        p = replace(p, energy=found.energy)
     verdict = portability.int8_verdict(layout, p.targets)
     quantized = p.mode in ("int8", "ultra")
     float_reasons = [
-        _float_reason(r, verdict, in_floats) if quantized else "mode" for r in readings
+        _float_reason(r, verdict, found.in_floats) if quantized else "mode" for r in readings
     ]
-    floats = _float_dtypes(readings, p.float32)
+    floats = _float_dtypes(readings, p.float32, found.in_bfloat16)
     encodings = [
         dtype if reason else "I8" for dtype, reason in zip(floats, float_reasons, strict=True)
     ]
     fixed = _modules_with_fixed_rank(layout, p.targets)
-    ranks = _choose_ranks(readings, encodings, p, fixed)
+    ranks = _choose_ranks(readings, encodings, p, fixed, found.least_ranks)
     alpha = _most_common_alpha(readings)
     modules = tuple(
         _plan_module(reading, rank_, encoding, alpha, tensors, fixed)
@@ -120,9 +132,14 @@ def own_energy(p: Parameters) -> float | None:
 
 
 def columns(reading: Reading, p: Parameters) -> int:
-    """Return how many singular vectors `reduce` needs: all ranks if the whole file decides."""
+    """Return how many singular vectors `reduce` needs: all ranks if the whole file decides.
+
+    With `strict_energy` a module may need a few more, and `reduce` computes the others again.
+    """
     energy = own_energy(p)
-    return reading.module.rank if energy is None else rank.smallest_rank(reading.values, energy)
+    if energy is None:
+        return reading.module.rank
+    return rank.smallest_rank(reading.values, 1 - 0.9 * (1 - energy) if p.strict_energy else energy)
 
 
 def _modules_with_fixed_rank(layout: Layout, targets: Sequence[str]) -> set[str]:
@@ -148,12 +165,17 @@ def _float_reason(
 
 
 def _choose_ranks(
-    readings: Sequence[Reading], encodings: Sequence[str], p: Parameters, fixed: Collection[str]
+    readings: Sequence[Reading],
+    encodings: Sequence[str],
+    p: Parameters,
+    fixed: Collection[str],
+    least: Mapping[str, int],
 ) -> list[int]:
     """Return the rank of each module.
 
     The modules named in `fixed` keep their rank. A target size is first reduced by their bytes.
-    Others whose number format changes get at most the rank that their delta weight can have.
+    Others whose number format changes get at most the rank that their delta weight can have. The
+    ranks in `least` are the lowest allowed, except for `max_rank`.
     """
     ranks = [
         r.module.rank if r.module.name in fixed or r.module.dtype == encoding else len(r.values)
@@ -170,16 +192,21 @@ def _choose_ranks(
         spent = sum(costs[at] * k for at, k in enumerate(ranks) if at not in set(variable))
         p = replace(p, target_size=p.target_size - spent)
     demands = [rank.Demand(readings[at].values, costs[at], p.max_rank) for at in variable]
-    for at, k in zip(variable, _allocate_ranks(demands, p) if variable else (), strict=True):
+    floors = [least.get(readings[at].module.name, 1) for at in variable]
+    chosen = _allocate_ranks(demands, p, floors) if variable else ()
+    for at, k in zip(variable, chosen, strict=True):
         ranks[at] = min(k, ranks[at])
     return ranks
 
 
-def _allocate_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
-    if not p.constant_rank:
-        return _individual_ranks(demands, p)
-    one = _constant_rank(demands, p)
-    return [one if p.max_rank is None else min(one, p.max_rank)] * len(demands)
+def _allocate_ranks(
+    demands: Sequence[rank.Demand], p: Parameters, floors: Sequence[int]
+) -> list[int]:
+    if p.constant_rank:
+        ranks = [max(_constant_rank(demands, p), *floors)] * len(demands)
+    else:
+        ranks = [max(pair) for pair in zip(_individual_ranks(demands, p), floors, strict=True)]
+    return ranks if p.max_rank is None else [min(k, p.max_rank) for k in ranks]
 
 
 def _individual_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
@@ -200,11 +227,13 @@ def _constant_rank(demands: Sequence[rank.Demand], p: Parameters) -> int:
     return max(rank.per_module(demands, p.energy))
 
 
-def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
+def _float_dtypes(
+    readings: Sequence[Reading], float32: str, in_bfloat16: Collection[str]
+) -> list[str]:
     """Return each module's dtype for storing it in floats.
 
     16-bit modules keep their dtype. Wider ones get the 16-bit dtype that `float32` (a setting)
-    names or implies; `keep` stores them as float32.
+    names or implies, or bfloat16 if `in_bfloat16` has them; `keep` stores them as float32.
     """
     wide = [r for r in readings if r.module.dtype in WIDE_DTYPES]
     if float32 == "auto":
@@ -212,7 +241,14 @@ def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
         narrow = "BF16" if all(r.exact_bfloat16 for r in wide) or not fits else "F16"
     else:
         narrow = {"float16": "F16", "bfloat16": "BF16", "keep": "F32"}[float32]
-    return [narrow if r.module.dtype in WIDE_DTYPES else r.module.dtype for r in readings]
+    return [
+        r.module.dtype
+        if r.module.dtype not in WIDE_DTYPES
+        else "BF16"
+        if r.module.name in in_bfloat16
+        else narrow
+        for r in readings
+    ]
 
 
 def _most_common_alpha(readings: Sequence[Reading]) -> float | None:

@@ -29,7 +29,8 @@ def leave_untouched(layout: Layout, alphas: Mapping[str, float | None]) -> Layou
             Reason.ALPHA_ZERO,
             f"{len(zero)} of {len(layout.modules)} modules have alpha 0, and no module of the "
             "denoiser has another: ComfyUI, AUTOMATIC1111 and InvokeAI apply nothing of these, "
-            "kohya's scripts take 0 for the rank. The file stays unchanged; ask its author for the right alpha",
+            "kohya's scripts take 0 for the rank. The file stays unchanged; ask its author for the "
+            "right alpha",
         )
     keys = frozenset(key for m in zero for key in (m.up, m.down, m.alpha) if key)
     return replace(
