@@ -223,8 +223,8 @@ class Reason(StrEnum):
         "all modules of the denoiser have alpha 0",
         (
             "All modules of the denoiser have alpha 0. ComfyUI, AUTOMATIC1111 and InvokeAI apply "
-            "nothing of them, and kohya's scripts take 0 for the rank, so that nobody can say what "
-            "the file means. Single modules with alpha 0 are copied as they are."
+            "nothing of them, and kohya's scripts take 0 for the rank, so that the file has no "
+            "certain meaning. Single modules with alpha 0 are copied as they are."
         ),
         "Nothing; the file stays as it is. Ask its author for a file with the right alpha.",
     )

@@ -2,7 +2,7 @@
 
 With `strict_energy` the error of a module (`allocation: module`) or of the file has to be at most
 sqrt(1 - energy), with that of its encoding. The truncation alone may use all of it, so that the
-ranks leave room for the encoding's error once that is measured.
+ranks are raised once the encoding's error is measured.
 """
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ def _tighten_file(measured: Sequence[Measured], p: Parameters, before: Findings)
     total = math.fsum(m.plan.energy for m in measured)
     error = math.fsum(m.squared_error for m in measured)
     lost = math.fsum(m.plan.energy * (1 - m.plan.retained) for m in measured)
-    room = (1 - p.energy) * total - (error - lost) * MARGIN
-    if room <= 0 or lost <= 0:
+    left = (1 - p.energy) * total - (error - lost) * MARGIN
+    if left <= 0 or lost <= 0:
         return replace(before, in_floats=before.in_floats | set(_worst(measured, 1 - p.energy)))
     used = p.energy if before.energy is None else before.energy
-    return replace(before, energy=1 - (1 - used) * min(1.0, room / lost))
+    return replace(before, energy=1 - (1 - used) * min(1.0, left / lost))
 
 
 def _worst(measured: Sequence[Measured], allowed: float) -> Iterator[str]:
