@@ -119,13 +119,14 @@ def _compress(engine: Engine, request: CompressRequest) -> Compressed:
     if request.adapter_config and source.layout.naming == "peft":
         raise _has_adapter_config()
     original = _first_pass(engine, request, request.parameters)
-    found, written = Findings(), None
-    while written is None:
+    found = Findings()
+    while True:
         chosen = plans.choose(source, original, request.parameters, found)
         written = _write(engine, request, original, chosen, found)
-        if isinstance(written, Findings):  # rare, except with `strict_energy`
-            found, written = written, None
-            _empty_temporary(request)
+        if isinstance(written, _Written):
+            break
+        _empty_temporary(request)  # rare, except with `strict_energy`
+        found = written
     if not source.unchanged():
         raise _changed()
     _check_error(written.measured, original, request)
