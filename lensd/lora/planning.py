@@ -78,7 +78,7 @@ class Plan:
     modules: tuple[ModulePlan, ...]
     alpha: float | None  # of all modules that are not int8
     tensors: tuple[tuple[str, TensorSpec], ...]  # of the output, in file order
-    forced_by: tuple[str, ...]  # targets that cannot load int8, so that the file stays in floats
+    forced_by: tuple[str, ...]  # targets because of which some module is not in int8
     # In modes int8 and ultra: reason -> number of modules that stay in floats for that reason.
     float_because: Mapping[str, int]
 

@@ -196,7 +196,7 @@ def test_a_mixed_file_is_treated_module_by_module(tmp_path: Path) -> None:
     others = tucker() | LOHA | {"lora_unet_a.diff_b": normal(120), "lora_unet_n.w_norm": normal(9)}
     numbers, after = run(tmp_path, lora | dora | others)
     assert_same(others | {"lora_unet_d.dora_scale": dora["lora_unet_d.dora_scale"]}, after)
-    assert numbers["encodings"] == {"int8": 2, "float": 1, "untouched": 12}
+    assert numbers["encodings"] == {"int8": 2, "float8": 0, "float": 1, "untouched": 12}
     assert numbers["float_because"] == {"dora": 1}
     assert numbers["untouched_because"] == {
         "tucker": 4,

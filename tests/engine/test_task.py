@@ -159,11 +159,11 @@ def test_every_number_is_right_for_a_kohya_file(tmp_path: Path, mode: str, dtype
     assert numbers["device"] == "cpu"
     if mode == "rank":
         assert numbers["dtype_out"] == {"F16": "F16", "BF16": "BF16", "F32": "F16"}[dtype]
-        assert numbers["encodings"] == {"int8": 0, "float": 6, "untouched": 0}
+        assert numbers["encodings"] == {"int8": 0, "float8": 0, "float": 6, "untouched": 0}
         assert {numbers[k] for k in ("snr_db", "mse", "mae", "delta_snr_db")} == {None}
     else:
         assert numbers["dtype_out"] == "I8"
-        assert numbers["encodings"] == {"int8": 6, "float": 0, "untouched": 0}
+        assert numbers["encodings"] == {"int8": 6, "float8": 0, "float": 0, "untouched": 0}
         confirm_quantization(source, out, numbers | {"mode": mode})
 
 
