@@ -303,20 +303,20 @@ def test_real_key_lists_are_reduced_whole(tmp_path: Path, known: key_lists.KeyLi
     numbers, after = run(tmp_path, tensors, max_rank=5)
     assert (numbers["naming"], numbers["modules"]) == (known.naming, len(known.pairs))
     assert numbers["rank_out"]["max"] <= 5
-    int8 = numbers["encodings"]["int8"]
+    in_int8 = {down for down in known.pairs if after[down].dtype == torch.int8}
+    assert len(in_int8) == numbers["encodings"]["int8"]
     assert set(tensors) <= set(after)
     extra = set(after) - set(tensors)
     assert all(key.endswith(".alpha") for key in extra)
-    assert int8 in (0, len(known.pairs))
-    if not int8:
-        assert not extra
-        for down, up in known.pairs.items():
-            name = next((k for k in alphas(tensors) if down.startswith(k[:-5])), None)
-            before, found = (
-                making.product(t[up], t[down]) * (float(t[name]) / t[down].shape[0] if name else 1)
-                for t in (tensors, after)
-            )
-            assert making.distance(before, found) < 0.11
+    assert in_int8 or not extra
+    for down in known.pairs.keys() - in_int8:
+        up = known.pairs[down]
+        name = next((k for k in alphas(tensors) if down.startswith(k[:-5])), None)
+        before, found = (
+            making.product(t[up], t[down]) * (float(t[name]) / t[down].shape[0] if name else 1)
+            for t in (tensors, after)
+        )
+        assert making.distance(before, found) < 0.12
 
 
 def alphas(tensors: Tensors) -> list[str]:
