@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET
 from msgspec.structs import asdict
 
 from lensd.engine.passes import Engine, Measured
@@ -24,11 +25,11 @@ from lensd.logs.measures import (
     Spectrum,
     UntouchedBecause,
 )
-from lensd.lora import blocks, fidelity, rank, untouched
+from lensd.lora import blocks, fidelity, rank, shapes, untouched
 from lensd.lora.curve import curve
 from lensd.lora.layout import ITEM_SIZE
 from lensd.lora.metadata import Origin
-from lensd.lora.planning import ModulePlan, Plan, Reading
+from lensd.lora.planning import EIGHT_BITS, ModulePlan, Plan, Reading
 from lensd.store.hashing import Hashes
 
 ENERGIES = (0.9, 0.95, 0.99, 0.999)  # of the table of `lensd analyze`
@@ -83,7 +84,7 @@ def of_rehearsal(
 def _common(
     engine: Engine, original: Original, plan: Plan, measured: Sequence[Measured]
 ) -> Measures:
-    quantized = [m for m in measured if m.plan.encoding == "I8"]
+    quantized = [m for m in measured if m.plan.encoding in EIGHT_BITS]
     elements = fidelity.ElementError()
     for m in quantized:
         elements.merge(m.elements)
@@ -105,12 +106,14 @@ def _common(
         data_sha256_in=original.hashes.data,
         encodings=Encodings(
             int8=sum(m.encoding == "I8" for m in plan.modules),
-            float=sum(m.encoding != "I8" for m in plan.modules),
+            float8=sum(m.encoding == "F8_E4M3" for m in plan.modules),
+            float=sum(m.encoding not in EIGHT_BITS for m in plan.modules),
             untouched=len(plan.layout.untouched),
         ),
         float_because=FloatBecause(**plan.float_because),
         untouched_because=_untouched_because(plan),
         forced_by=list(plan.forced_by),
+        warnings=shapes.warnings(plan.layout) or UNSET,
         snr_db=elements.snr_db,
         mse=elements.mse,
         mae=elements.mae,
@@ -149,8 +152,12 @@ def _worst_error(measured: Iterable[Measured]) -> float:
 
 
 def _untouched_because(plan: Plan) -> UntouchedBecause:
-    specs = dict(plan.tensors)
-    return UntouchedBecause(**untouched.reasons({key: specs[key] for key in plan.layout.untouched}))
+    specs, alpha_zero = dict(plan.tensors), plan.layout.alpha_zero
+    others = {key: specs[key] for key in plan.layout.untouched if key not in alpha_zero}
+    reasons = dict(untouched.reasons(others))
+    if alpha_zero:
+        reasons["alpha_zero"] = len(alpha_zero)
+    return UntouchedBecause(**reasons)
 
 
 def _blocks(modules: Sequence[ModulePlan]) -> dict[str, list[Block]]:

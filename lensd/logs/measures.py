@@ -75,12 +75,13 @@ class Encodings(Struct, frozen=True, kw_only=True):
     """how many modules are stored how"""
 
     int8: Count | UnsetType = UNSET
+    float8: Count | UnsetType = UNSET
     float: Count | UnsetType = UNSET
     untouched: Count | UnsetType = UNSET
 
 
 class FloatBecause(Struct, frozen=True, kw_only=True):
-    """why how many modules of an int8 or ultra output are not int8"""
+    """why how many modules of an int8 or ultra output are not in 8 bits"""
 
     targets: Positive | UnsetType = UNSET
     dora: Positive | UnsetType = UNSET
@@ -98,6 +99,7 @@ class UntouchedBecause(Struct, frozen=True, kw_only=True):
     other_adapter: Positive | UnsetType = UNSET
     dtype: Positive | UnsetType = UNSET
     shape: Positive | UnsetType = UNSET
+    alpha_zero: Positive | UnsetType = UNSET
     orphan: Positive | UnsetType = UNSET
     other: Positive | UnsetType = UNSET
 
@@ -144,6 +146,10 @@ class Measures(Struct, frozen=True, kw_only=True):
     untouched_because: UntouchedBecause | UnsetType = UNSET
     forced_by: (
         Annotated[list[Text], Meta(description="the targets for which modules stayed float")]
+        | UnsetType
+    ) = UNSET
+    warnings: (
+        Annotated[list[Text], Meta(description="what a person should look at; absent: nothing")]
         | UnsetType
     ) = UNSET
     snr_db: Decibels | UnsetType = UNSET
