@@ -173,7 +173,7 @@ def read_layout(tensors: Mapping[str, TensorSpec]) -> Layout:
         modules=modules,
         untouched=tuple(key for key in tensors if key not in taken),
         naming=max(dict.fromkeys(namings), key=namings.count),
-        family=family_of((m.name, m.in_features) for m in modules),
+        family=family_of((m.name, m.out_features, m.in_features) for m in modules),
     )
 
 

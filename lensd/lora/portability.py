@@ -142,11 +142,11 @@ _FLUX = (
 _MODEL = r"diffusion_model\."
 _CONVERTED = ("qwenimage", "zimage")
 # A file with only the attention of the first FLUX blocks has the family `unknown`.
-FLUX_FAMILIES = ("flux", "unknown")
+FLUX_FAMILIES = ("flux", "flux_or_chroma", "unknown")
 DIALECTS: tuple[Dialect, ...] = (
     _dialect("kohya", "kohya", r"lora_(unet|te\d?)_"),
     _dialect("peft transformer", "peft", _FLUX, _A, FLUX_FAMILIES),
-    _dialect("peft diffusion_model: flux", "peft", _MODEL, _A, ("flux",)),
+    _dialect("peft diffusion_model: flux", "peft", _MODEL, _A, ("flux", "flux_or_chroma")),
     _dialect("peft diffusion_model: qwenimage, zimage", "peft", _MODEL, _A, _CONVERTED),
     _dialect("peft diffusion_model: other", "peft", _MODEL, _A),
     _dialect("peft lora_unet", "peft", r"lora_(unet|te\d?)_", _A),
