@@ -38,6 +38,7 @@ class Naming(NamedTuple):
     """The key suffixes that one family of tools gives to the factors and the alpha of a module.
 
     `end` is the part of the factors' suffix that belongs to the module's name, to keep it unique.
+    With `numbered`, they are prefixes before a number.
     """
 
     name: str
@@ -45,6 +46,18 @@ class Naming(NamedTuple):
     up: str
     alpha: str
     end: str = ""
+    numbered: bool = False
+    keeps_dtype: bool = False  # its program uses the tensors as stored, and needs their dtype
+
+    def base(self, key: str, part: str) -> str | None:
+        """Return the key without `part`; None if it has not this suffix or prefix."""
+        if self.numbered:
+            rest = key.removeprefix(part)
+            return rest if rest != key and rest.isdecimal() else None
+        return key.removesuffix(part) if key.endswith(part) else None
+
+    def key(self, base: str, part: str) -> str:
+        return part + base if self.numbered else base + part
 
 
 # The first row whose suffixes match decides, so a longer suffix stands before a shorter one.
@@ -60,6 +73,9 @@ NAMINGS: tuple[Naming, ...] = (
     Naming("xlabs", "_lora2.down.weight", "_lora2.up.weight", ".alpha", "_lora2"),
     Naming("cloneofsimo", ":down", ":up", ":alpha"),
     Naming("homemade", "_lora_down.weight", "_lora_up.weight", ".alpha"),
+    # Sam_LoRA and LoRA-ViT replace parameters of the model by the tensors of the file. Beside
+    # float32 activations torch refuses weights of another dtype.
+    Naming("samlora", "w_a_", "w_b_", ".alpha", "w_", numbered=True, keeps_dtype=True),
 )
 
 # Keys beside the factors that make a program use up @ down before it applies the scale: A1111 and
@@ -179,11 +195,11 @@ def read_layout(tensors: Mapping[str, TensorSpec]) -> Layout:
 
 def _find_module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | None:
     """Return the module whose `down` has this key; None for any other key or an unsuitable pair."""
-    naming = next((n for n in NAMINGS if down_key.endswith(n.down)), None)
+    naming = find_naming(down_key)
     if naming is None:
         return None
-    base = down_key.removesuffix(naming.down)
-    up_key, name = base + naming.up, base + naming.end
+    base = naming.base(down_key, naming.down) or ""
+    up_key, name = naming.key(base, naming.up), naming.key(base, naming.end)
     if up_key not in tensors or base + ".lora_mid.weight" in tensors:
         return None
     up, down = tensors[up_key], tensors[down_key]
@@ -204,6 +220,11 @@ def _find_module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | N
         dtype=_common_dtype(up.dtype, down.dtype),
         scaled_last=any(base + part in tensors for part in beside),
     )
+
+
+def find_naming(down_key: str) -> Naming | None:
+    """Return the naming whose keys of `down` are like this one."""
+    return next((n for n in NAMINGS if n.base(down_key, n.down) is not None), None)
 
 
 def _is_pair(up: tuple[int, ...], down: tuple[int, ...]) -> bool:

@@ -212,7 +212,12 @@ def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
         narrow = "BF16" if all(r.exact_bfloat16 for r in wide) or not fits else "F16"
     else:
         narrow = {"float16": "F16", "bfloat16": "BF16", "keep": "F32"}[float32]
-    return [narrow if r.module.dtype in WIDE_DTYPES else r.module.dtype for r in readings]
+    return [
+        narrow
+        if r.module.dtype in WIDE_DTYPES and not r.module.naming.keeps_dtype
+        else r.module.dtype
+        for r in readings
+    ]
 
 
 def _most_common_alpha(readings: Sequence[Reading]) -> float | None:

@@ -289,6 +289,30 @@ def test_real_key_lists_are_reduced_whole(tmp_path: Path, known: key_lists.KeyLi
             assert making.distance(before, found) < 0.11
 
 
+@pytest.mark.parametrize("float32", ["auto", "float16"])
+def test_a_file_of_sam_lora_works_in_its_program(tmp_path: Path, float32: str) -> None:
+    """Sam_LoRA makes each tensor a parameter, and torch refuses float16 beside float32."""
+    pairs = [made(out=48).up.float() for _ in range(2)], [made(out=48).down.float() for _ in "ab"]
+    tensors = {f"w_b_{at:03d}": up for at, up in enumerate(pairs[0])}
+    tensors |= {f"w_a_{at:03d}": down for at, down in enumerate(pairs[1])}
+    numbers, after = run(tmp_path, tensors, mode="ultra", float32=float32)
+    assert (numbers["naming"], numbers["modules"]) == ("samlora", 2)
+    assert set(after) == set(tensors)
+    x = torch.randn(64, 48, generator=RANDOM)
+    for at in range(2):
+        old, new = (sam_lora(t[f"w_a_{at:03d}"], t[f"w_b_{at:03d}"], x) for t in (tensors, after))
+        assert after[f"w_a_{at:03d}"].shape[0] < 8
+        assert making.distance(old, new) < 0.2
+
+
+def sam_lora(w_a: Tensor, w_b: Tensor, x: Tensor) -> Tensor:
+    """LoRA_qkv.forward: new_q = linear_b_q(linear_a_q(x)), after load_lora_parameters."""
+    a, b = torch.nn.Linear(48, 8, bias=False), torch.nn.Linear(8, 48, bias=False)
+    a.weight, b.weight = torch.nn.Parameter(w_a), torch.nn.Parameter(w_b)
+    with torch.no_grad():
+        return torch.Tensor(b(a(x)))
+
+
 def alphas(tensors: Tensors) -> list[str]:
     return [k for k in tensors if k.endswith(".alpha")]
 

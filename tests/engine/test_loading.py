@@ -30,8 +30,15 @@ PATHS = (
 SHAPES = [module for module in sd15() if module.path in PATHS]
 CONVOLUTION = Module("unet", "down_blocks.0.resnets.0.conv1", 320, 320, (3, 3))
 EXACTLY = [(p, d) for d, row in READS.items() for p, exact in row.items() if exact]
-# dialect -> the width of a module by which the family of its model is told
-WIDTHS = {"peft diffusion_model: flux": 3072, "peft diffusion_model: qwenimage, zimage": 3840}
+# dialect -> name, out and in of a module that only one family has
+FAMILY = {
+    "peft diffusion_model: flux": ("diffusion_model.double_blocks.0.img_mod.lin", 18432, 3072),
+    "peft diffusion_model: qwenimage, zimage": (
+        "diffusion_model.layers.0.attention.to_q",
+        3840,
+        3840,
+    ),
+}
 NOT_MERGED = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
 QUANTIZED = [d for d, row in READS.items() if any(row.values())]
 
@@ -39,8 +46,8 @@ QUANTIZED = [d for d, row in READS.items() if any(row.values())]
 NAMES = {
     "kohya": "lora_unet_{}",
     "peft transformer": "transformer.transformer_blocks.{}.attn.to_q",
-    "peft diffusion_model: flux": "diffusion_model.double_blocks.{}.img_attn.proj",
-    "peft diffusion_model: qwenimage, zimage": "diffusion_model.layers.{}.attention.to_q",
+    "peft diffusion_model: flux": "diffusion_model.layer_{}",
+    "peft diffusion_model: qwenimage, zimage": "diffusion_model.layer_{}",
     "peft diffusion_model: other": "diffusion_model.blocks.{}.self_attn.q",
     "peft lora_unet": "lora_unet_{}",
     "peft unet": "unet.down_blocks.{}.attentions.0.proj_in",
@@ -86,9 +93,10 @@ def renamed(source: Path, dialect: str) -> Path:
         new = NAMES[dialect].format(at)
         pair = Made(tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"], None)
         found |= making.peft(new, pair)
-    if dialect in WIDTHS:
-        up, down = making.factors("decaying", 64, WIDTHS[dialect], 8, seed=0)
-        found |= making.peft(NAMES[dialect].format(99), Made(up.half(), down.half(), None))
+    if dialect in FAMILY:
+        name, *shape = FAMILY[dialect]
+        up, down = making.factors("decaying", *shape, 8, seed=0)
+        found |= making.peft(name, Made(up.half(), down.half(), None))
     path = source.with_name(f"{dialect}.safetensors")
     save_file(found, path)
     return path

@@ -12,11 +12,11 @@ A_B = (".lora_A.weight", ".lora_B.weight")
 DOWN_UP = (".lora_down.weight", ".lora_up.weight")
 
 
-def layout(*names: str, suffixes: tuple[str, str] = A_B, width: int = 5) -> Layout:
+def layout(*names: str, suffixes: tuple[str, str] = A_B, width: int = 5, out: int = 6) -> Layout:
     tensors = {}
     for name in names:
         tensors[name + suffixes[0]] = TensorSpec("F16", (4, width))
-        tensors[name + suffixes[1]] = TensorSpec("F16", (6, 4))
+        tensors[name + suffixes[1]] = TensorSpec("F16", (out, 4))
     return read_layout(tensors)
 
 
@@ -25,12 +25,12 @@ KOHYA = layout("lora_unet_x", suffixes=DOWN_UP)
 FLUX = layout(TO_Q)
 TEXT_FIRST = layout("text_encoder.x", TO_Q)
 UNET = layout("text_encoder.x", "unet.x")
-BFL = layout("diffusion_model.double_blocks.0.img_attn.qkv", width=3072)
-FLUX2 = layout("diffusion_model.double_blocks.0.img_mlp.2", width=9216)
-WAN = layout("diffusion_model.blocks.0.self_attn.q", width=1536)
-LTX = layout("diffusion_model.transformer_blocks.0.attn1.to_q", width=2048)
-QWEN = layout("diffusion_model.transformer_blocks.0.img_mlp.net.2")
-Z_IMAGE = layout("diffusion_model.layers.0.attention.to_q", width=3840)
+BFL = layout("diffusion_model.double_blocks.0.img_mod.lin", width=3072, out=18432)
+FLUX2 = layout("diffusion_model.double_blocks.0.img_mlp.2", width=9216, out=3072)
+WAN = layout("diffusion_model.blocks.0.self_attn.q", width=1536, out=1536)
+LTX = layout("diffusion_model.transformer_blocks.0.attn2.to_k", width=2048, out=2048)
+QWEN = layout("diffusion_model.transformer_blocks.0.img_mlp.net.2", width=12288, out=3072)
+Z_IMAGE = layout("diffusion_model.layers.0.attention.to_q", width=3840, out=3840)
 NO_FAMILY = layout("diffusion_model.x")
 BARE = layout("single_transformer_blocks.0.x")
 PEFT_KOHYA = layout("lora_unet_x")
@@ -136,7 +136,10 @@ FILES = {
         (layout(TO_Q, suffixes=(".lora_A", ".lora_B")), {"other"}),
         (layout("lora_transformer_x", suffixes=DOWN_UP), {"other"}),
         (layout("transformer.blocks.0.attn1.to_q", width=1536), {"other"}),
-        (layout("transformer.transformer_blocks.0.attn.to_q", width=2432), {"other"}),  # SD3
+        (
+            layout("transformer.transformer_blocks.0.attn.to_q", width=2432, out=2432),
+            {"other"},
+        ),  # SD3
         (layout("base_model.model.down_blocks.0.x"), {"other"}),
         (layout("unet:0", suffixes=(":down", ":up")), {"other"}),
     ],
