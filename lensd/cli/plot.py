@@ -30,4 +30,6 @@ def write(document: Analysis, target: str, *, force: bool) -> None:
     from lensd.engine import plot  # importing matplotlib takes a second
 
     d = document
+    if not d.details:
+        raise UsageError(f"{d.path} has only LoHa, LoKr or Tucker modules, which have no spectrum")
     write_text(target, plot.draw_svg(d.path, d.blocks, d.spectrum, d.details), force=force)

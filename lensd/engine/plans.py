@@ -8,6 +8,8 @@ from dataclasses import replace
 from lensd.engine.measures import Original
 from lensd.engine.reader import Source
 from lensd.logs.measures import Predicted
+from lensd.lora import composites
+from lensd.lora.layout import unsupported_adapter
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Plan, plan
@@ -21,7 +23,8 @@ def choose(
 
     A `target_size` has to hold the header too, whose size depends on the ranks.
     """
-    chosen = plan(source.layout, source.specs, original.readings, p, in_floats)
+    converted = [composites.plan(reading, p) for reading in original.composites]
+    chosen = plan(source.layout, source.specs, original.readings, p, in_floats, converted)
     if p.target_size is None:
         return chosen
     origin = replace(original.origin, mode=p.mode)
@@ -32,8 +35,14 @@ def choose(
             break
         left -= excess
         smaller = replace(p, target_size=left)
-        chosen = plan(source.layout, source.specs, original.readings, smaller, in_floats)
+        chosen = plan(source.layout, source.specs, original.readings, smaller, in_floats, converted)
     return chosen
+
+
+def require_modules(chosen: Plan) -> None:
+    """Raise Skipped(`unsupported_adapter`) if nothing of the file would change."""
+    if not chosen.all_modules:
+        raise unsupported_adapter(chosen.layout.composites[0].kind)
 
 
 def predicted(

@@ -14,24 +14,11 @@ from math import prod
 from typing import NamedTuple
 
 from lensd.errors import Skipped
+from lensd.lora.composite_layout import Composite, find_composites
 from lensd.lora.family import family_of
+from lensd.lora.tensor_spec import FLOAT_DTYPES, INTEGER_DTYPES, ITEM_SIZE, TensorSpec
 
-FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
-INTEGER_DTYPES = ("I8", "U8", "I16", "I32", "I64")  # some trainers store alpha as an integer
-# Bytes per element. Formats with less than one byte per element are absent.
-ITEM_SIZE = {
-    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
-    **dict.fromkeys(("F32", "I32", "U32"), 4),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
-}
-
-
-class TensorSpec(NamedTuple):
-    """One tensor as the header describes it: dtype, as safetensors names it, and shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
+__all__ = ["FLOAT_DTYPES", "ITEM_SIZE", "TensorSpec"]  # for modules that import them from here
 
 
 class Naming(NamedTuple):
@@ -95,6 +82,7 @@ SCALED_TOO = (".lora_B.bias", ".lora_B.default.bias", ".lora_up.bias")
 # key is not reduced.
 ODD_ALPHAS = (".alpha", "_lora.alpha", ".lora.alpha", ".lora_linear_layer.alpha", ".lora_alpha")
 
+LYCORIS = "lycoris"  # the naming of a file that has only LoHa, LoKr or Tucker modules
 # Other kinds of adapters, which are no product of two factors, and a part of a key that only they
 # have.
 OTHER_ADAPTERS: tuple[tuple[str, str], ...] = (
@@ -158,18 +146,20 @@ class Module:
 class Layout:
     """The contents of a file: its modules, and the keys of the `untouched` tensors.
 
-    Untouched tensors are copied to the output bit for bit. `naming` is that of most modules.
+    Untouched tensors are copied to the output bit for bit, except those of composites that a plan
+    converts. `naming` is that of most modules. A file may have only composites.
     """
 
     modules: tuple[Module, ...]
     untouched: tuple[str, ...]
     naming: str
     family: str
+    composites: tuple[Composite, ...] = ()
 
     @property
     def dtype(self) -> str:
         """The dtype of most modules."""
-        dtypes = [m.dtype for m in self.modules]
+        dtypes = [m.dtype for m in self.modules or self.composites]
         return max(dict.fromkeys(dtypes), key=dtypes.count)
 
 
@@ -181,15 +171,19 @@ def read_layout(tensors: Mapping[str, TensorSpec]) -> Layout:
     """
     pairs = [m for m in (_find_module(tensors, key) for key in tensors) if m]
     modules = tuple(m for m in pairs if _is_float(tensors, m))
-    if not modules:
+    composites = find_composites(tensors)
+    if not modules and not composites:
         raise _explain_no_modules(tensors, pairs)
     taken = {key for m in modules for key in (m.up, m.down, m.alpha) if key}
-    namings = [m.naming.name for m in modules]
+    namings = [m.naming.name for m in modules] or [LYCORIS]
+    shapes = [(m.name, m.out_features, m.in_features) for m in modules]
+    shapes += [(c.name, c.out_features, c.in_features) for c in composites]
     return Layout(
         modules=modules,
         untouched=tuple(key for key in tensors if key not in taken),
         naming=max(dict.fromkeys(namings), key=namings.count),
-        family=family_of((m.name, m.out_features, m.in_features) for m in modules),
+        family=family_of(shapes),
+        composites=composites,
     )
 
 
@@ -251,6 +245,16 @@ def _is_float(tensors: Mapping[str, TensorSpec], module: Module) -> bool:
     return tensors[module.up].dtype in FLOAT_DTYPES and tensors[module.down].dtype in FLOAT_DTYPES
 
 
+def unsupported_adapter(kind: str) -> Skipped:
+    """Return the reason why a file of this kind of adapter alone stays as it is."""
+    return Skipped(
+        "unsupported_adapter",
+        f"this is a {kind} adapter: its weights are no product of two factors, and lensd can "
+        "reduce only such products. LoHa and LoKr in 32 bits become 16 bits, nothing more. The "
+        "file stays unchanged",
+    )
+
+
 def _explain_no_modules(tensors: Mapping[str, TensorSpec], pairs: list[Module]) -> Skipped:
     if pairs:
         dtypes = ", ".join(sorted({tensors[m.down].dtype for m in pairs}))
@@ -261,11 +265,7 @@ def _explain_no_modules(tensors: Mapping[str, TensorSpec], pairs: list[Module]) 
         )
     for kind, part in OTHER_ADAPTERS:
         if any(part in key for key in tensors):
-            return Skipped(
-                "unsupported_adapter",
-                f"this is a {kind} adapter: its weights are no product of two factors, and lensd "
-                "can reduce only such products. The file stays unchanged",
-            )
+            return unsupported_adapter(kind)
     if any(CHECKPOINT_KEYS.match(key) for key in tensors):
         return Skipped(
             "checkpoint",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lensd.lora import portability, rank
+from lensd.lora.composites import CompositePlan, output_shape
 from lensd.lora.layout import ITEM_SIZE, Layout, Module, TensorSpec
 from lensd.lora.parameters import Parameters
 from lensd.lora.spectrum import Core
@@ -73,6 +74,18 @@ class Plan:
     forced_by: tuple[str, ...]  # targets that cannot load int8, so that the file stays in floats
     # In modes int8 and ultra: reason -> number of modules that stay in floats for that reason.
     float_because: Mapping[str, int]
+    composites: tuple[CompositePlan, ...] = ()  # without those that are copied bit for bit
+
+    @property
+    def all_modules(self) -> tuple[ModulePlan | CompositePlan, ...]:
+        return (*self.modules, *self.composites)
+
+    @property
+    def untouched(self) -> list[str]:
+        """The keys of the tensors that are copied bit for bit."""
+        converted = {key for c in self.composites for _, key in c.module.parts}
+        converted |= {c.module.alpha for c in self.composites if c.module.alpha}
+        return [key for key in self.layout.untouched if key not in converted]
 
 
 def plan(
@@ -81,11 +94,12 @@ def plan(
     readings: Sequence[Reading],
     p: Parameters,
     in_floats: Collection[str] = (),
+    composites: Sequence[CompositePlan] = (),
 ) -> Plan:
     """Plan an output from the readings of all modules, which are in the order of the layout.
 
     `tensors`: the original's header. `in_floats`: names of modules to store in floats, because an
-    earlier attempt showed that they lose too much in int8.
+    earlier attempt showed that they lose too much in int8. `composites`: their plans.
     """
     verdict = portability.int8_verdict(layout, p.targets)
     quantized = p.mode in ("int8", "ultra")
@@ -103,13 +117,15 @@ def plan(
         _plan_module(reading, rank_, encoding, alpha, tensors, fixed)
         for reading, rank_, encoding in zip(readings, ranks, encodings, strict=True)
     )
+    converted = tuple(c for c in composites if not c.same)
     return Plan(
         layout=layout,
         modules=modules,
         alpha=alpha,
-        tensors=_order_tensors(layout, tensors, modules),
+        tensors=_order_tensors(layout, tensors, modules, converted),
         forced_by=verdict.forced_by if quantized and not verdict.int8 else (),
         float_because=Counter(reason for reason in float_reasons if reason and quantized),
+        composites=converted,
     )
 
 
@@ -258,13 +274,20 @@ def _plan_module(
 
 
 def _order_tensors(
-    layout: Layout, tensors: Mapping[str, TensorSpec], modules: Sequence[ModulePlan]
+    layout: Layout,
+    tensors: Mapping[str, TensorSpec],
+    modules: Sequence[ModulePlan],
+    composites: Sequence[CompositePlan],
 ) -> tuple[tuple[str, TensorSpec], ...]:
     """Return all tensors of the output, those with the widest elements first.
 
     So the data of each tensor begins at a multiple of its element size, which torch requires.
     """
-    result = [(key, tensors[key]) for key in layout.untouched]
+    found = {key: tensors[key] for key in layout.untouched}
+    for c in composites:
+        for part, key in c.module.parts:
+            found[key] = TensorSpec(c.encoding, output_shape(c, tensors[key].shape, part))
+    result = list(found.items())
     for m in modules:
         up, down = m.module.shapes_at(m.rank)
         result += [(m.module.down, TensorSpec(m.encoding, down))]

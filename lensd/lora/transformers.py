@@ -16,7 +16,7 @@ DOTTED = re.compile(r"(\w+)\.(\d+)\.(.+)")
 # One paragraph a model. Its first line has the family and, for each size of the model, the width
 # and the number of blocks in each list of blocks. A line of one kind of words names lists of
 # blocks; a line that begins with OUTxIN names the layers of that shape in them. Numbers below 64
-# are multiples of the width; `?` is any number.
+# are multiples of the width; `?` is any number. `unknown`: models that share layers with a family.
 _LAYERS = """
 flux 3072:19,38
 transformer_blocks
@@ -274,6 +274,20 @@ blocks
 1x4 mlp.layer2
 256x1 adaln_modulation_self_attn.1 adaln_modulation_cross_attn.1 adaln_modulation_mlp.1
 3x256 adaln_modulation_self_attn.2 adaln_modulation_cross_attn.2 adaln_modulation_mlp.2
+
+unknown 1152:28
+transformer_blocks
+1x1 attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0
+4x1 ff.net.0.proj
+1x4 ff.net.2
+
+unknown 3072:28
+single_transformer_blocks
+1x1 attn.to_q attn.to_k attn.to_v attn.to_out.0
+
+unknown 4096:32
+transformer_blocks
+1x1 attn.to_q attn.to_k attn.to_v attn.to_out.0
 """
 
 

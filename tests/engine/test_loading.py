@@ -94,8 +94,8 @@ def renamed(source: Path, dialect: str) -> Path:
         pair = Made(tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"], None)
         found |= making.peft(new, pair)
     if dialect in FAMILY:
-        name, *shape = FAMILY[dialect]
-        up, down = making.factors("decaying", *shape, 8, seed=0)
+        name, rows, columns = FAMILY[dialect]
+        up, down = making.factors("decaying", rows, columns, 8, seed=0)
         found |= making.peft(name, Made(up.half(), down.half(), None))
     path = source.with_name(f"{dialect}.safetensors")
     save_file(found, path)
