@@ -70,6 +70,8 @@ def find_composites(tensors: Mapping[str, TensorSpec]) -> tuple[Composite, ...]:
         if found := _PART.fullmatch(key):
             groups.setdefault(found[1], {})[found[2]] = key
     names = {name for name, parts in groups.items() if frozenset(parts) in KINDS}
+    if not names:
+        return ()
     own = {groups[name][part] for name in names for part in groups[name]}
     own |= {name + _ALPHA for name in names}
     for key in tensors:

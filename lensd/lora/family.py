@@ -9,7 +9,7 @@ Qwen-Image, both halves of Wan 2.2 that of Wan, Anima that of Cosmos.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lensd.lora.transformers import Place, Transformer, fits, place_of, transformers
@@ -19,6 +19,7 @@ UNKNOWN = "unknown"
 FLUX_OR_CHROMA = "flux_or_chroma"
 
 Shape = tuple[str, int, int]  # name, out_features, in_features
+Placed = tuple[Place, tuple[int, int]]
 
 
 class FamilyRule(NamedTuple):
@@ -100,14 +101,16 @@ def _by_layers(shapes: Sequence[Shape]) -> set[str]:
     If the file has every block of some of these models, the others are left out: nobody trains all
     blocks but the last ones.
     """
-    named = [(place_of(_ROOT.sub("", name)), (rows, columns)) for name, rows, columns in shapes]
-    placed = [(place, shape) for place, shape in named if place]
+    placed: dict[str, list[Placed]] = {}  # by list of blocks
+    for name, rows, columns in shapes:
+        if place := place_of(_ROOT.sub("", name)):
+            placed.setdefault(place.blocks, []).append((place, (rows, columns)))
     scores = {at: _count_fits(model, placed) for at, model in enumerate(transformers())}
     best = max(scores.values())
     if not best:
         return set()
     models = [transformers()[at] for at, score in scores.items() if score == best]
-    blocks = {(place.blocks, place.number) for place, _ in placed}
+    blocks = {(name, place.number) for name, own in placed.items() for place, _ in own}
     complete = [m for m in models if _block_set(m) <= blocks]
     return {m.family for m in complete or models}
 
@@ -116,9 +119,9 @@ def _block_set(model: Transformer) -> set[tuple[str, int]]:
     return {(name, at) for name, number in model.blocks.items() for at in range(number)}
 
 
-def _count_fits(model: Transformer, placed: Sequence[tuple[Place, tuple[int, int]]]) -> int:
+def _count_fits(model: Transformer, placed: Mapping[str, Sequence[Placed]]) -> int:
     """Count the modules that the model has; 0 if it lacks one of their layers or blocks."""
-    own = [(place, shape) for place, shape in placed if place.blocks in model.blocks]
+    own = [found for name in model.blocks for found in placed.get(name, ())]
     if any(
         (place.blocks, place.layer) not in model.layers
         or place.number >= model.blocks[place.blocks]
