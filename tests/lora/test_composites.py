@@ -303,3 +303,31 @@ def test_a_file_of_loha_alone_has_a_family() -> None:
     assert (layout.family, layout.naming, layout.dtype) == ("sd15", "lycoris", "F32")
     assert layout.modules == ()
     assert set(layout.untouched) == set(specs)
+
+
+@pytest.mark.slow
+def test_peft_computes_the_same_delta_weights() -> None:
+    """Its own functions for LoHa and LoKr, with which diffusers loads LoKr."""
+    loha_layer = pytest.importorskip("peft.tuners.loha.layer")
+    lokr_layer = pytest.importorskip("peft.tuners.lokr.layer")
+    for kind, (parts, _) in MODULES.items():
+        t = {k: v.double() for k, v in parts.items()}
+        scale = torch.tensor(1.0).double()
+        if kind == "LoHa":
+            sides = (t[f"hada_w{at}_{side}"] for at in (1, 2) for side in "ab")
+            delta = loha_layer.make_weight(*sides, scale)
+        elif kind == "LoHa with cores":
+            sides = (t[f"hada_{part}"] for part in ("t1", "w1_a", "w1_b", "t2", "w2_a", "w2_b"))
+            delta = loha_layer.make_weight_cp(*sides, scale)
+        elif kind.startswith("LoKr"):
+            first = t["lokr_w1"] if "lokr_w1" in t else t["lokr_w1_a"] @ t["lokr_w1_b"]
+            second = t.get("lokr_w2")
+            if "lokr_t2" in t:
+                second = lokr_layer.make_weight_cp(t["lokr_t2"], t["lokr_w2_a"], t["lokr_w2_b"])
+            elif second is None:
+                second = t["lokr_w2_a"] @ t["lokr_w2_b"]
+            delta = lokr_layer.make_kron(first, second)
+        else:
+            continue
+        energy = composites.read(found(parts, alpha=False), parts, None).energy
+        assert energy == pytest.approx(float(delta.square().sum()), rel=1e-12), kind
