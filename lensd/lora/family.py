@@ -44,7 +44,7 @@ _NUMBERED = r"^(unet|text_encoder|list):\d+$"  # cloneofsimo's
 _TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder(_\d)?[.:])")
 _IN_UNET = re.compile(_UNET)
 
-# Layers outside of the blocks, of which one alone tells the family.
+# Layers outside of the blocks, one of which is enough to know the family.
 CERTAIN: tuple[FamilyRule, ...] = (_rule("chroma", r"distilled_guidance_layer"),)
 # The first rule that matches decides. The key projection of cross attention reads the text
 # embedding, and its width differs between the Stable Diffusion generations.
