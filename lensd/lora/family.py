@@ -98,8 +98,8 @@ def _by_rule(rules: Sequence[FamilyRule], shapes: Sequence[Shape]) -> str | None
 def _by_layers(shapes: Sequence[Shape]) -> set[str]:
     """Return the families of the transformers that have all these layers.
 
-    If the file has every block of some of these models, the others are left out: nobody trains all
-    blocks but the last ones.
+    If the file has every block of some of these models, the others are left out: trainers do not
+    leave out the last blocks alone.
     """
     placed: dict[str, list[Placed]] = {}  # by list of blocks
     for name, rows, columns in shapes:
