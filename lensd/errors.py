@@ -203,8 +203,8 @@ class Reason(StrEnum):
     UNSUPPORTED_ADAPTER = (
         "unsupported_adapter",
         Outcome.SKIPPED,
-        "the file is an adapter of another kind (LoHa, LoKr, OFT, BOFT, GLoRA, IA3)",
-        "An adapter that is not a product of two factors (LoHa, LoKr, OFT, BOFT, GLoRA, IA3).",
+        "the file is an adapter of another kind (OFT, BOFT, GLoRA, IA3; LoHa and LoKr in 16 bits)",
+        "An adapter that is no product of two factors (OFT, BOFT, GLoRA, IA3; 16-bit LoHa, LoKr).",
         "Nothing; the file stays as it is.",
     )
     UNSUPPORTED_DTYPE = (

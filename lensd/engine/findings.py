@@ -13,9 +13,10 @@ from dataclasses import replace
 
 from lensd.engine.passes import Measured
 from lensd.lora import rank
+from lensd.lora.composites import CompositePlan
 from lensd.lora.layout import ITEM_SIZE
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import EIGHT_BITS, Findings, Reading
+from lensd.lora.planning import EIGHT_BITS, Findings, ModulePlan, Reading
 
 ROUNDS = 4  # attempts with higher ranks; the second is mostly the last
 MARGIN = 1.05  # the encoding's error at a higher rank, relative to the one that was measured
@@ -61,7 +62,12 @@ def _tighten_modules(
     allowed = 1 - p.energy
     in_floats: set[str] = set()
     least = dict(before.least_ranks)
-    for m, reading in zip(measured, readings, strict=True):
+    for m in measured:
+        if isinstance(m.plan, CompositePlan) and _is_excessive(m, p):
+            enough = m.plan.smallest_rank(p.energy + _noise(m) * MARGIN)
+            least[m.plan.module.name] = max(m.plan.rank + 1, enough)
+    modules = [m for m in measured if isinstance(m.plan, ModulePlan)]
+    for m, reading in zip(modules, readings, strict=True):
         if not _is_excessive(m, p):
             continue
         name, noise = m.plan.module.name, _noise(m) * MARGIN

@@ -7,6 +7,8 @@ from dataclasses import replace
 from lensd.engine.measures import Original
 from lensd.engine.reader import Source
 from lensd.logs.measures import Predicted
+from lensd.lora import composites
+from lensd.lora.layout import unsupported_adapter
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Findings, Plan, plan
@@ -18,7 +20,7 @@ def choose(source: Source, original: Original, p: Parameters, found: Findings) -
 
     A `target_size` has to hold the header too, whose size depends on the ranks.
     """
-    chosen = plan(source.layout, source.specs, original.readings, p, found)
+    chosen = _plan(source, original, p, found)
     if p.target_size is None:
         return chosen
     origin = replace(original.origin, mode=p.mode)
@@ -28,9 +30,23 @@ def choose(source: Source, original: Original, p: Parameters, found: Findings) -
         if p.mode == "int8" or excess <= 0:
             break
         left -= excess
-        smaller = replace(p, target_size=left)
-        chosen = plan(source.layout, source.specs, original.readings, smaller, found)
+        chosen = _plan(source, original, replace(p, target_size=left), found)
     return chosen
+
+
+def _plan(source: Source, original: Original, p: Parameters, found: Findings) -> Plan:
+    of_file = p if found.energy is None else replace(p, energy=found.energy)
+    converted = [
+        composites.plan(reading, of_file, found.least_ranks.get(reading.module.name, 1))
+        for reading in original.composites
+    ]
+    return plan(source.layout, source.specs, original.readings, p, found, converted)
+
+
+def require_modules(chosen: Plan) -> None:
+    """Raise Skipped(`unsupported_adapter`) if nothing of the file would change."""
+    if not chosen.all_modules:
+        raise unsupported_adapter(chosen.layout.composites[0].kind)
 
 
 def predicted(source: Source, original: Original, p: Parameters, found: Findings) -> Predicted:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from lensd.errors import Failed, Skipped
 from lensd.lora import compress, marks, zero_alpha
+from lensd.lora.composite_layout import Composite
 from lensd.lora.float8 import FLOAT8
 from lensd.lora.int8 import Factors
-from lensd.lora.layout import Layout, Module, TensorSpec, read_layout
+from lensd.lora.layout import Layout, Module, TensorSpec, read_layout, unsupported_adapter
 from lensd.lora.planning import EIGHT_BITS
 from lensd.store.disk_errors import unreadable
 from lensd.store.header import Header, read_header
@@ -114,7 +115,11 @@ class Source:
         up, down = self._read_pairs([module])
         return up[0], down[0]
 
-    def alpha(self, module: Module) -> float | None:
+    def parts(self, module: Composite) -> dict[str, Tensor]:
+        """Read the tensors of one module, by part."""
+        return {part: self.tensor(key) for part, key in module.parts}
+
+    def alpha(self, module: Module | Composite) -> float | None:
         """Read the alpha of a module; None if it has none."""
         return float(self.tensor(module.alpha)) if module.alpha else None
 
@@ -148,9 +153,12 @@ def _layout_with_8_bits(header: Header) -> Layout:
     `read_layout` accepts only wider floats, so 8 bits are passed to it as float16.
     """
     specs = _tensor_specs(header)
-    return read_layout(
+    layout = read_layout(
         {k: s._replace(dtype="F16") if s.dtype in EIGHT_BITS else s for k, s in specs.items()}
     )
+    if not layout.modules:
+        raise unsupported_adapter(layout.composites[0].kind)
+    return layout
 
 
 def _open_regular(path: str, *, is_expected: bool) -> int:

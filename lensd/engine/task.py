@@ -122,6 +122,7 @@ def _compress(engine: Engine, request: CompressRequest) -> Compressed:
     found = Findings()
     while True:
         chosen = plans.choose(source, original, request.parameters, found)
+        plans.require_modules(chosen)
         written = _write(engine, request, original, chosen, found)
         if isinstance(written, _Written):
             break
@@ -141,6 +142,7 @@ def _first_pass(engine: Engine, request: AnyRequest, p: Parameters) -> Original:
     with ThreadPoolExecutor(1) as pool:
         hashing = pool.submit(hashes_of, source.fd, source.header.data_start)
         readings = engine.first_pass(p)
+        composites = engine.read_composites()
         hashes = hashing.result()
     origin = Origin(
         sha256=hashes.file,
@@ -150,7 +152,7 @@ def _first_pass(engine: Engine, request: AnyRequest, p: Parameters) -> Original:
         mode=request.parameters.mode,
         energy=p.energy,
     )
-    return Original(origin, hashes, readings)
+    return Original(origin, hashes, readings, composites)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ def _analyze(engine: Engine, request: AnalyzeRequest) -> tuple[Analyzed, Origina
     found = Findings()
     while True:
         chosen = plans.choose(source, original, best, found)
+        plans.require_modules(chosen)
         measured = engine.rehearse(chosen)
         better = findings.of_attempt(measured, original.readings, best, found)
         if better is None:

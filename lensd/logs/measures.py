@@ -209,11 +209,13 @@ class Module(
 
 
 class Detailed(Analyzed, frozen=True, kw_only=True):
-    """With every module, in file order. Today's engine measures all of these."""
+    """With every module that is a pair of factors, in file order.
+
+    A file without pairs (LoHa, LoKr, Tucker) has no spectrum. Today's engine measures all others.
+    """
 
     blocks: Blocks
-    spectrum: Spectrum
     dtype_out: Text
     delta_error: Annotated[Amount, Meta(description="relative, of an output of mode ultra")]
     delta_error_max: Annotated[Amount, Meta(description="of the worst module")]
-    details: Annotated[list[Module], Meta(min_length=1)]
+    details: list[Module]

@@ -44,8 +44,8 @@ def output_metadata(
     `delta_error`: the relative error over all modules, 0 as long as it is not measured.
     """
     result = dict(metadata)
-    ranks = {m.rank for m in plan.modules}
-    if any(m.rank != m.module.rank or m.encoding == "F8_E4M3" for m in plan.modules):
+    ranks = {m.rank for m in plan.all_modules}
+    if any(m.rank != m.module.rank or m.encoding == "F8_E4M3" for m in plan.all_modules):
         for key, alpha in (("ss_network_dim", False), ("ss_network_alpha", True)):
             if key in result:
                 result[key] = _network_value(plan, ranks, alpha=alpha)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lensd.lora import float8, portability, rank
+from lensd.lora.composites import CompositePlan, output_shape
 from lensd.lora.layout import ITEM_SIZE, Layout, Module, TensorSpec
 from lensd.lora.parameters import Parameters
 from lensd.lora.portability import Encoding
@@ -81,6 +82,18 @@ class Plan:
     forced_by: tuple[str, ...]  # targets because of which some module is not in int8
     # In modes int8 and ultra: reason -> number of modules that stay in floats for that reason.
     float_because: Mapping[str, int]
+    composites: tuple[CompositePlan, ...] = ()  # without those that are copied bit for bit
+
+    @property
+    def all_modules(self) -> tuple[ModulePlan | CompositePlan, ...]:
+        return (*self.modules, *self.composites)
+
+    @property
+    def untouched(self) -> list[str]:
+        """The keys of the tensors that are copied bit for bit."""
+        converted = {key for c in self.composites for _, key in c.module.parts}
+        converted |= {c.module.alpha for c in self.composites if c.module.alpha}
+        return [key for key in self.layout.untouched if key not in converted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +113,11 @@ def plan(
     readings: Sequence[Reading],
     p: Parameters,
     found: Findings = Findings(),
+    composites: Sequence[CompositePlan] = (),
 ) -> Plan:
     """Plan an output from the readings of all modules, which are in the order of the layout.
 
-    `tensors`: the original's header.
+    `tensors`: the original's header. `composites`: their plans.
     """
     if found.energy is not None:
         p = replace(p, energy=found.energy)
@@ -113,20 +127,22 @@ def plan(
     alpha = _common_alpha(readings, encodings, ranks)
     if noisy := _expect_noise(readings, encodings, ranks, alpha):
         more = replace(found, too_noisy=found.too_noisy | noisy)
-        return plan(layout, tensors, readings, p, more)
+        return plan(layout, tensors, readings, p, more, composites)
     modules = tuple(
         _plan_module(reading, rank_, encoding, alpha, tensors, fixed)
         for reading, rank_, encoding in zip(readings, ranks, encodings, strict=True)
     )
+    converted = tuple(c for c in composites if not c.same)
     return Plan(
         layout=layout,
         modules=modules,
         alpha=alpha,
-        tensors=_order_tensors(layout, tensors, modules),
+        tensors=_order_tensors(layout, tensors, modules, converted),
         forced_by=portability.verdict(layout, p.targets, p.encodings).forced_by
         if p.mode in QUANTIZING
         else (),
         float_because=float_because,
+        composites=converted,
     )
 
 
@@ -273,7 +289,7 @@ def _float_dtypes(
         narrow = {"float16": "F16", "bfloat16": "BF16", "keep": "F32"}[float32]
     return [
         r.module.dtype
-        if r.module.dtype not in WIDE_DTYPES
+        if r.module.dtype not in WIDE_DTYPES or r.module.naming.keeps_dtype
         else "BF16"
         if r.module.name in in_bfloat16
         else narrow
@@ -350,13 +366,20 @@ def _plan_module(
 
 
 def _order_tensors(
-    layout: Layout, tensors: Mapping[str, TensorSpec], modules: Sequence[ModulePlan]
+    layout: Layout,
+    tensors: Mapping[str, TensorSpec],
+    modules: Sequence[ModulePlan],
+    composites: Sequence[CompositePlan],
 ) -> tuple[tuple[str, TensorSpec], ...]:
     """Return all tensors of the output, those with the widest elements first.
 
     So the data of each tensor begins at a multiple of its element size, which torch requires.
     """
-    result = [(key, tensors[key]) for key in layout.untouched]
+    found = {key: tensors[key] for key in layout.untouched}
+    for c in composites:
+        for part, key in c.module.parts:
+            found[key] = TensorSpec(c.encoding, output_shape(c, tensors[key].shape, part))
+    result = list(found.items())
     for m in modules:
         up, down = m.module.shapes_at(m.rank)
         result += [(m.module.down, TensorSpec(m.encoding, down))]

@@ -24,7 +24,8 @@ def leave_untouched(layout: Layout, alphas: Mapping[str, float | None]) -> Layou
         return layout
     left = tuple(m for m in layout.modules if alphas[m.name] != 0)
     had_denoiser = any(map(_is_in_denoiser, (m.name for m in zero)))
-    if not left or (had_denoiser and not any(_is_in_denoiser(m.name) for m in left)):
+    names = [m.name for m in left] + [c.name for c in layout.composites]
+    if not names or (had_denoiser and not any(map(_is_in_denoiser, names))):
         raise Skipped(
             Reason.ALPHA_ZERO,
             f"{len(zero)} of {len(layout.modules)} modules have alpha 0, and no module of the "

@@ -13,6 +13,7 @@ from statistics import median
 from xml.etree import ElementTree as ET
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from lensd.text import size
@@ -136,3 +137,27 @@ def test_without_matplotlib(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install" in done.stderr
+
+
+def test_a_loha_has_sizes_and_no_spectrum(lensd: Run, tmp_path: Path) -> None:
+    """It has no singular values to show or to draw."""
+    random = torch.Generator().manual_seed(0)
+    sides = {"a": (320, 16), "b": (16, 320)}
+    tensors = {
+        f"lora_unet_mid_block_attentions_0_proj_in.hada_w{at}_{side}": torch.randn(
+            shape, generator=random
+        )
+        for at in (1, 2)
+        for side, shape in sides.items()
+    }
+    save_file(tensors, tmp_path / "loha.safetensors")
+    done = lensd("analyze", "loha.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "lycoris naming, F32, 1 modules, rank 16" in done.stdout
+    assert "share of the energy" not in done.stdout
+    assert re.search(r"^ultra +\d+\.\d kB +2\.0$", done.stdout, re.MULTILINE)
+    numbers = json.loads(lensd("analyze", "--json", "loha.safetensors").stdout)
+    assert numbers["details"] == []
+    done = lensd("analyze", "loha.safetensors", "--plot", "a.svg")
+    assert done.returncode == 2
+    assert "no spectrum" in done.stderr

@@ -65,7 +65,7 @@ def _no_lora(_: HomeServer, path: Path) -> None:
 def _loha(_: HomeServer, path: Path) -> None:
     parts = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     name = "lora_unet_down_blocks_0_attentions_0_proj_in"
-    tensors = {f"{name}.{part}": torch.ones(8, 8) for part in parts}
+    tensors = {f"{name}.{part}": torch.ones(8, 8).half() for part in parts}
     save_file({**tensors, f"{name}.alpha": torch.tensor(4.0)}, path)
 
 

@@ -195,7 +195,9 @@ def namings() -> Iterator[str]:
     yield "| naming | down | up | alpha |"
     yield "|---|---|---|---|"
     for n in NAMINGS:
-        yield f"| {n.name} | `{n.down}` | `{n.up}` | `{n.end}{n.alpha}` |"
+        number = " and a number" if n.numbered else ""
+        alpha = "none" if n.numbered else f"`{n.end}{n.alpha}`"
+        yield f"| {n.name} | `{n.down}`{number} | `{n.up}`{number} | {alpha} |"
 
 
 def adapters() -> Iterator[str]:

@@ -39,17 +39,26 @@ def exactly(dialect: str, program: str) -> bool:
 # dialect -> pattern for names of modules in it; each way to spell the factors is there
 NAMES = {
     "kohya": "lora_unet_{}",
-    "kohya: flux and others": "lora_unet_blocks_{}_self_attn_q",
+    "kohya: flux and others": "lora_unet_layer_{}",
     "peft transformer: flux": "transformer.transformer_blocks.{}.attn.to_q",
-    "peft diffusion_model: flux": "diffusion_model.double_blocks.{}.img_attn.proj",
-    "peft diffusion_model: qwenimage, zimage": "diffusion_model.layers.{}.attention.to_q",
-    "peft diffusion_model: wan": "diffusion_model.blocks.{}.self_attn.q",
+    "peft diffusion_model: flux": "diffusion_model.layer_{}",
+    "peft diffusion_model: qwenimage, zimage": "diffusion_model.layer_{}",
+    "peft diffusion_model: wan": "diffusion_model.layer_{}",
     "peft diffusion_model: other": "diffusion_model.{}",
     "peft lora_unet": "lora_unet_{}",
     "diffusers unet processor": "unet.{}.processor.to_q",
 }
-# dialect -> the width of a module by which the family of its model is told
-WIDTHS = {"peft diffusion_model: flux": 3072, "peft diffusion_model: qwenimage, zimage": 3840}
+# dialect -> name, out and in of a module by which the family of its model is told
+FAMILY = {
+    "kohya: flux and others": ("lora_unet_blocks_0_self_attn_q", 1536, 1536),
+    "peft diffusion_model: flux": ("diffusion_model.single_blocks.0.modulation.lin", 9216, 3072),
+    "peft diffusion_model: qwenimage, zimage": (
+        "diffusion_model.layers.0.attention.to_q",
+        3840,
+        3840,
+    ),
+    "peft diffusion_model: wan": ("diffusion_model.blocks.0.self_attn.q", 1536, 1536),
+}
 NOT_MERGED = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
 EXACTLY = [(p, d) for d in NAMES for p in READS[d] if exactly(d, p)]
 
@@ -88,21 +97,21 @@ def renamed(source: Path, dialect: str) -> Path:
     names = [k.removesuffix(".lora_down.weight") for k in tensors if k.endswith("_down.weight")]
     for at, name in enumerate(sorted(names)):
         pair = (tensors[f"{name}.lora_{end}.weight"] for end in ("up", "down"))
-        found |= spelled(dialect, at, *pair)
-    if dialect in WIDTHS:
-        up, down = making.factors("decaying", 64, WIDTHS[dialect], 8, seed=0)
-        found |= spelled(dialect, 99, up.half(), down.half())
+        found |= spelled(dialect, NAMES[dialect].format(at), *pair)
+    if dialect in FAMILY:
+        name, rows, columns = FAMILY[dialect]
+        up, down = making.factors("decaying", rows, columns, 8, seed=0)
+        found |= spelled(dialect, name, up.half(), down.half())
     path = source.with_name(f"{dialect}.safetensors")
     save_file(found, path)
     return path
 
 
-def spelled(dialect: str, number: int, up: Tensor, down: Tensor) -> making.Tensors:
+def spelled(dialect: str, name: str, up: Tensor, down: Tensor) -> making.Tensors:
     """One module in a dialect."""
     ends = list(making.PAIRS.items())[
         ("kohya", "peft", "diffusers").index(dialect.replace(":", " ").split(maxsplit=1)[0])
     ]
-    name = NAMES[dialect].format(number)
     return {name + ends[0]: down, name + ends[1]: up}
 
 

@@ -14,7 +14,7 @@ from lensd.lora.layout import TensorSpec
 from tests.lora.making import Tensors
 
 FOLDER = Path(__file__).with_name("keys")
-DOWN = (("down", "up"), ("lora_A", "lora_B"))
+DOWN = (("down", "up"), ("lora_A", "lora_B"), ("w_a_", "w_b_"))
 RANK = 8
 
 

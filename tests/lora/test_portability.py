@@ -27,38 +27,41 @@ LORA = (".lora.down.weight", ".lora.up.weight")
 PROCESSOR = ("_lora.down.weight", "_lora.up.weight")
 
 
-def layout(*names: str, suffixes: tuple[str, str] = A_B, width: int = 5) -> Layout:
+def layout(*names: str, suffixes: tuple[str, str] = A_B, width: int = 5, out: int = 6) -> Layout:
     tensors = {}
     for name in names:
         tensors[name + suffixes[0]] = TensorSpec("F16", (4, width))
-        tensors[name + suffixes[1]] = TensorSpec("F16", (6, 4))
+        tensors[name + suffixes[1]] = TensorSpec("F16", (out, 4))
     return read_layout(tensors)
 
 
-def kohya(*names: str, width: int = 5) -> Layout:
-    return layout(*names, suffixes=DOWN_UP, width=width)
+def kohya(*names: str, width: int = 5, out: int = 6) -> Layout:
+    return layout(*names, suffixes=DOWN_UP, width=width, out=out)
 
 
 TO_Q = "transformer.transformer_blocks.0.attn.to_q"
-SINGLE = "transformer.single_transformer_blocks.0.attn.to_q"
+FLUX_BLOCKS = [f"transformer.transformer_blocks.{at}.attn.to_q" for at in range(19)] + [
+    f"transformer.single_transformer_blocks.{at}.attn.to_q" for at in range(38)
+]
+FLUX_KEY = "lora_unet_double_blocks_0_img_mod_lin"
 QWEN_KEY = "transformer_blocks.0.img_mlp.net.2"
 KOHYA = kohya("lora_unet_x")
 SD15 = kohya("lora_te_text_model_encoder_layers_0_self_attn_q_proj", width=768)
-KOHYA_FLUX = kohya("lora_unet_double_blocks_0_img_attn_qkv", width=3072)
-KOHYA_WAN = kohya("lora_unet_blocks_0_self_attn_q")
-FLUX_CLIP = kohya("lora_unet_double_blocks_0_x", "lora_te1_x", width=3072)
+KOHYA_FLUX = kohya(FLUX_KEY, width=3072, out=18432)
+KOHYA_WAN = kohya("lora_unet_blocks_0_self_attn_q", width=1536, out=1536)
+FLUX_CLIP = kohya(FLUX_KEY, "lora_te1_x", width=3072, out=18432)
 FLUX = layout(TO_Q)
 UNET = layout("text_encoder.x", "unet.x")
-BFL = layout("diffusion_model.double_blocks.0.img_attn.qkv", width=3072)
-FLUX2 = layout("diffusion_model.double_blocks.0.img_mlp.2", width=9216)
-WAN = layout("diffusion_model.blocks.0.self_attn.q", width=1536)
-LTX = layout("diffusion_model.transformer_blocks.0.attn1.to_q", width=2048)
-QWEN = layout(f"diffusion_model.{QWEN_KEY}")
-Z_IMAGE = layout("diffusion_model.layers.0.attention.to_q", width=3840)
+BFL = layout("diffusion_model.double_blocks.0.img_mod.lin", width=3072, out=18432)
+FLUX2 = layout("diffusion_model.double_blocks.0.img_mlp.2", width=9216, out=3072)
+WAN = layout("diffusion_model.blocks.0.self_attn.q", width=1536, out=1536)
+LTX = layout("diffusion_model.transformer_blocks.0.attn2.to_k", width=2048, out=2048)
+QWEN = layout(f"diffusion_model.{QWEN_KEY}", width=12288, out=3072)
+Z_IMAGE = layout("diffusion_model.layers.0.attention.to_q", width=3840, out=3840)
 NO_FAMILY = layout("diffusion_model.x")
-T_WAN = layout("transformer.blocks.0.attn1.to_q", width=1536)
-T_SD3 = layout(TO_Q, width=2432)
-T_QWEN = layout(f"transformer.{QWEN_KEY}")
+T_WAN = layout("transformer.blocks.0.attn1.to_q", width=1536, out=1536)
+T_SD3 = layout(TO_Q, width=2432, out=2432)
+T_QWEN = layout(f"transformer.{QWEN_KEY}", width=12288, out=3072)
 PEFT_KOHYA = layout("lora_unet_x")
 PROCESSORS = layout("unet.x.attn1.processor.to_q", suffixes=PROCESSOR)
 FILES = {
@@ -66,12 +69,16 @@ FILES = {
     "kohya: flux and others": KOHYA_FLUX,
     "kohya": KOHYA,
     "peft transformer: flux": FLUX,
-    "peft transformer: flux2": layout(SINGLE, width=6144),
+    "peft transformer: flux2": layout(
+        "transformer.single_transformer_blocks.0.attn.to_out", width=24576, out=6144
+    ),
     "peft transformer: qwenimage, zimage": T_QWEN,
     "peft transformer: sd3": T_SD3,
     "peft transformer: wan": T_WAN,
-    "peft transformer: video": layout("transformer.transformer_blocks.0.attn1.to_q", width=2048),
-    "peft default transformer": layout(SINGLE, suffixes=DEFAULT, width=3072),
+    "peft transformer: video": layout(
+        "transformer.transformer_blocks.0.attn2.to_k", width=2048, out=2048
+    ),
+    "peft default transformer": layout(*FLUX_BLOCKS, suffixes=DEFAULT, width=3072, out=3072),
     "peft diffusion_model: flux": BFL,
     "peft diffusion_model: flux2": FLUX2,
     "peft diffusion_model: qwenimage, zimage": Z_IMAGE,
@@ -81,8 +88,10 @@ FILES = {
     "peft lora_unet": PEFT_KOHYA,
     "peft unet": UNET,
     "diffusers transformer: flux": layout(TO_Q, suffixes=LORA),
-    "diffusers transformer: others": layout(TO_Q, suffixes=LORA, width=2432),
-    "diffusers transformer: video": layout("transformer.blocks.0.attn1.to_q", suffixes=LORA),
+    "diffusers transformer: others": layout(TO_Q, suffixes=LORA, width=2432, out=2432),
+    "diffusers transformer: video": layout(
+        "transformer.blocks.0.attn1.to_q", suffixes=LORA, width=1536, out=1536
+    ),
     "diffusers unet processor": PROCESSORS,
     "diffusers processor": layout("up_blocks.0.attn1.processor.to_q", suffixes=PROCESSOR),
     "diffusers unet": layout("unet.x", suffixes=LORA),
@@ -185,7 +194,7 @@ def test_encodings_restrict_the_choice() -> None:
 def test_modules_of_a_file_may_differ_in_encoding() -> None:
     """diffusers reads int8 in FLUX's transformer, and only floats in the text encoder beside it."""
     assert verdict(FLUX_CLIP, ("comfyui", "diffusers")) == (
-        {"lora_unet_double_blocks_0_x": "int8", "lora_te1_x": None},
+        {FLUX_KEY: "int8", "lora_te1_x": None},
         ("diffusers",),
     )
     assert set(verdict(FLUX_CLIP, ("comfyui",)).encodings.values()) == {"int8"}

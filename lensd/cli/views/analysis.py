@@ -24,12 +24,13 @@ def render(document: Analysis) -> Iterator[RenderableType]:
     yield visible(
         f"{document.path}: {size(document.bytes_in)}, {document.family}, "
         f"{document.naming} naming, {document.dtype_in}, {document.modules} modules, "
-        f"rank {_spread(document.details)}"
+        f"rank {_range(document.rank_in.min, document.rank_in.max)}"
     )
     yield ""
-    yield "median rank that contains this share of the energy:"
-    yield _block_table(document.details)
-    yield ""
+    if document.details:  # LoHa, LoKr and Tucker have no singular values
+        yield "median rank that contains this share of the energy:"
+        yield _block_table(document.details)
+        yield ""
     yield _mode_table(document)
     yield from _why_not_int8(document)
     yield f"relative delta error of ultra: {document.delta_error:.4f}"
@@ -107,5 +108,8 @@ def _name(blocks: Sequence[Block]) -> str:
 
 def _spread(modules: Sequence[Module]) -> str:
     ranks = [m.rank for m in modules]
-    low, high = min(ranks), max(ranks)
+    return _range(min(ranks), max(ranks))
+
+
+def _range(low: int, high: int) -> str:
     return f"{low}" if low == high else f"{low}-{high}"
