@@ -103,7 +103,7 @@ def _by_layers(shapes: Sequence[Shape]) -> set[str]:
     """
     placed: dict[str, list[Placed]] = {}  # by list of blocks
     for name, rows, columns in shapes:
-        if place := place_of(_ROOT.sub("", name)):
+        if place := place_of(without_root(name)):
             placed.setdefault(place.blocks, []).append((place, (rows, columns)))
     scores = {at: _count_fits(model, placed) for at, model in enumerate(transformers())}
     best = max(scores.values())
@@ -113,6 +113,11 @@ def _by_layers(shapes: Sequence[Shape]) -> set[str]:
     blocks = {(name, place.number) for name, own in placed.items() for place, _ in own}
     complete = [m for m in models if _block_set(m) <= blocks]
     return {m.family for m in complete or models}
+
+
+def without_root(name: str) -> str:
+    """Return the module's name without the prefix of its naming."""
+    return _ROOT.sub("", name)
 
 
 def _block_set(model: Transformer) -> set[tuple[str, int]]:

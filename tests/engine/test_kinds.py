@@ -216,12 +216,39 @@ def test_a_file_of_loha_or_lokr_becomes_16_bits(tmp_path: Path, kind: str, mode:
     assert_same({k: t for k, t in tensors.items() if k.endswith(".alpha")}, after)
     assert (numbers["modules"], numbers["naming"]) == (1, "lycoris")
     assert (numbers["dtype_in"], numbers["dtype_out"]) == ("F32", "F16")
-    assert numbers["encodings"] == {"int8": 0, "float": 1, "untouched": 0}
+    assert numbers["encodings"] == {"int8": 0, "float8": 0, "float": 1, "untouched": 0}
     assert numbers["energy_retained"] == {"min": 1.0, "overall": 1.0}
     assert "spectrum" not in numbers
     old, new = (DELTAS[kind](t) for t in (tensors, after))
     assert numbers["delta_error"] == pytest.approx(making.distance(old, new), rel=1e-4, abs=1e-12)
     assert numbers["delta_error"] < 1e-3
+
+
+def test_a_lora_with_alpha_0_beside_a_loha_is_copied(tmp_path: Path) -> None:
+    """The LoHa is of the denoiser, so the file has an effect in every program."""
+    numbers, after = run(tmp_path, ALPHA_ZERO | SINGLES["LoHa"])
+    assert_same(ALPHA_ZERO, after)
+    assert (numbers["modules"], numbers["dtype_out"]) == (1, "F16")
+    assert numbers["untouched_because"] == {"alpha_zero": 3}
+
+
+@pytest.mark.parametrize("energy", [0.9, 0.99, 0.999, 0.99999])
+@pytest.mark.parametrize("allocation", ["module", "file"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_strict_energy_holds_for_loha_and_tucker(
+    tmp_path: Path, energy: float, allocation: str, dtype: torch.dtype
+) -> None:
+    """A rank that truncation alone allows may be too low with the rounding."""
+    tensors = making.kohya("lora_unet_x", made()) | weak_tucker() | SINGLES["LoHa"]
+    tensors = {k: t.to(dtype) for k, t in tensors.items()}
+    numbers, after = run(
+        tmp_path, tensors, energy=energy, allocation=allocation, strict_energy=True
+    )
+    error = numbers["delta_error_max" if allocation == "module" else "delta_error"]
+    assert error <= (1 - energy) ** 0.5
+    for delta in (tucker_delta, loha_delta):
+        if allocation == "module":
+            assert making.distance(delta(tensors), delta(after)) <= (1 - energy) ** 0.5
 
 
 def loha_delta(t: Tensors) -> Tensor:
@@ -287,7 +314,7 @@ def test_tucker_is_reduced_beside_a_lora_and_alone(
 def test_a_loha_in_32_bits_beside_an_int8_lora_survives_expand(tmp_path: Path) -> None:
     lora = making.kohya("lora_unet_x", made())
     numbers, after = run(tmp_path, lora | SINGLES["LoHa"], mode="ultra")
-    assert numbers["encodings"] == {"int8": 1, "float": 1, "untouched": 0}
+    assert numbers["encodings"] == {"int8": 1, "float8": 0, "float": 1, "untouched": 0}
     loaded = lensd.load_file(tmp_path / "out")
     assert_same({k: t for k, t in after.items() if "_h." in k}, loaded)
 
