@@ -6,6 +6,8 @@ import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec import UnsetType
+
 from lensd.cli.staging import require_free, write_text
 from lensd.errors import UsageError
 
@@ -30,4 +32,6 @@ def write(document: Analysis, target: str, *, force: bool) -> None:
     from lensd.engine import plot  # importing matplotlib takes a second
 
     d = document
+    if isinstance(d.spectrum, UnsetType):
+        raise UsageError(f"{d.path} has only LoHa, LoKr or Tucker modules, which have no spectrum")
     write_text(target, plot.draw_svg(d.path, d.blocks, d.spectrum, d.details), force=force)

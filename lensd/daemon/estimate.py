@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 
 from lensd.config.model import Config, Watch
 from lensd.daemon import select
 from lensd.errors import FileError, StorageError
-from lensd.lora.layout import ITEM_SIZE, TensorSpec, read_layout
+from lensd.lora.layout import ITEM_SIZE, Layout, TensorSpec, read_layout
 from lensd.lora.marks import is_output
 from lensd.store.header import read_header
 from lensd.store.ledger import Ledger
@@ -101,7 +102,14 @@ def _estimate_bytes(path: str, size: int, watch: Watch) -> int | None:
     width = 1 if mode in ("int8", "ultra") else 2
     share = TYPICAL_SHARE if mode in ("rank", "ultra") else 1.0
     after = before if mode == "analyze" else factors * width * share
-    return min(size, round(size - before + after))
+    expected = round(size - before + after - _saved_by_16_bits(layout, specs))
+    return expected if 1 - expected / size >= watch.settings.min_saving else size
+
+
+def _saved_by_16_bits(layout: Layout, specs: Mapping[str, TensorSpec]) -> int:
+    """The bytes that LoHa, LoKr and Tucker modules lose when they become 16-bit."""
+    keys = (key for c in layout.composites for _, key in c.parts)
+    return sum((ITEM_SIZE[specs[key].dtype] - 2) * prod(specs[key].shape) for key in keys)
 
 
 def _device(path: str) -> int:

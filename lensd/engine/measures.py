@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
 from lensd.engine.passes import Engine, Measured
@@ -24,11 +25,12 @@ from lensd.logs.measures import (
     Spectrum,
     UntouchedBecause,
 )
-from lensd.lora import blocks, fidelity, rank, untouched
+from lensd.lora import blocks, fidelity, rank, shapes, untouched
+from lensd.lora.composites import CompositePlan, CompositeReading
 from lensd.lora.curve import curve
 from lensd.lora.layout import ITEM_SIZE
 from lensd.lora.metadata import Origin
-from lensd.lora.planning import ModulePlan, Plan, Reading
+from lensd.lora.planning import EIGHT_BITS, ModulePlan, Plan, Reading
 from lensd.store.hashing import Hashes
 
 ENERGIES = (0.9, 0.95, 0.99, 0.999)  # of the table of `lensd analyze`
@@ -41,6 +43,7 @@ class Original:
     origin: Origin
     hashes: Hashes
     readings: list[Reading]
+    composites: list[CompositeReading] = field(default_factory=list)
 
 
 def of_output(
@@ -83,34 +86,36 @@ def of_rehearsal(
 def _common(
     engine: Engine, original: Original, plan: Plan, measured: Sequence[Measured]
 ) -> Measures:
-    quantized = [m for m in measured if m.plan.encoding == "I8"]
+    quantized = [m for m in measured if m.plan.encoding in EIGHT_BITS]
     elements = fidelity.ElementError()
     for m in quantized:
         elements.merge(m.elements)
-    ranks, energy = curve([r.values for r in original.readings])
+    every = plan.all_modules
     return Measures(
         family=plan.layout.family,
         naming=plan.layout.naming,
         dtype_in=plan.layout.dtype,
         bytes_in=original.origin.bytes,
-        modules=len(plan.modules),
-        rank_in=_ranks([m.module.rank for m in plan.modules]),
-        rank_out=_ranks([m.rank for m in plan.modules]),
-        blocks=_blocks(plan.modules),
-        spectrum=Spectrum(ranks=ranks, energy=energy),
-        energy_retained=_energy(plan.modules),
+        modules=len(every),
+        rank_in=_ranks([m.module.rank for m in every]),
+        rank_out=_ranks([m.rank for m in every]),
+        blocks=_blocks(every),
+        spectrum=_spectrum(original.readings),
+        energy_retained=_energy(every),
         seconds=engine.seconds(),
         device=str(engine.device),
         sha256_in=original.hashes.file,
         data_sha256_in=original.hashes.data,
         encodings=Encodings(
             int8=sum(m.encoding == "I8" for m in plan.modules),
-            float=sum(m.encoding != "I8" for m in plan.modules),
-            untouched=len(plan.layout.untouched),
+            float8=sum(m.encoding == "F8_E4M3" for m in plan.modules),
+            float=sum(m.encoding not in EIGHT_BITS for m in every),
+            untouched=len(plan.untouched),
         ),
         float_because=FloatBecause(**plan.float_because),
         untouched_because=_untouched_because(plan),
         forced_by=list(plan.forced_by),
+        warnings=shapes.warnings(plan.layout) or UNSET,
         snr_db=elements.snr_db,
         mse=elements.mse,
         mae=elements.mae,
@@ -149,16 +154,28 @@ def _worst_error(measured: Iterable[Measured]) -> float:
 
 
 def _untouched_because(plan: Plan) -> UntouchedBecause:
-    specs = dict(plan.tensors)
-    return UntouchedBecause(**untouched.reasons({key: specs[key] for key in plan.layout.untouched}))
+    specs, alpha_zero = dict(plan.tensors), plan.layout.alpha_zero
+    others = {key: specs[key] for key in plan.untouched if key not in alpha_zero}
+    reasons = dict(untouched.reasons(others))
+    if alpha_zero:
+        reasons["alpha_zero"] = len(alpha_zero)
+    return UntouchedBecause(**reasons)
 
 
-def _blocks(modules: Sequence[ModulePlan]) -> dict[str, list[Block]]:
+def _spectrum(readings: Sequence[Reading]) -> Spectrum | UnsetType:
+    """LoHa and LoKr have no ranks that could be cut off."""
+    if not readings:
+        return UNSET
+    ranks, energy = curve([r.values for r in readings])
+    return Spectrum(ranks=ranks, energy=energy)
+
+
+def _blocks(modules: Sequence[ModulePlan | CompositePlan]) -> dict[str, list[Block]]:
     """The blocks of each part of the model, in the model's order.
 
     Tuples and not objects: FLUX has some sixty blocks, and a log line should stay short.
     """
-    members: dict[blocks.Block, list[ModulePlan]] = {}
+    members: dict[blocks.Block, list[ModulePlan | CompositePlan]] = {}
     for m in modules:
         members.setdefault(blocks.block_of(m.module.name), []).append(m)
     parts: dict[str, list[Block]] = {}
@@ -176,7 +193,7 @@ def _median(ranks: Sequence[int]) -> float:
     return int(middle) if middle == int(middle) else middle
 
 
-def _energy(modules: Sequence[ModulePlan]) -> Energy:
+def _energy(modules: Sequence[ModulePlan | CompositePlan]) -> Energy:
     total = sum(m.energy for m in modules)
     kept = sum(m.energy * m.retained for m in modules)
     return Energy(min=min(m.retained for m in modules), overall=kept / total if total else 1.0)
@@ -188,4 +205,4 @@ def _ranks(ranks: Sequence[int]) -> Ranks:
 
 def _encoding(plan: Plan) -> str:
     """That of most modules."""
-    return statistics.mode(m.encoding for m in plan.modules)
+    return statistics.mode(m.encoding for m in plan.modules or plan.composites)

@@ -25,8 +25,10 @@ from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
 from lensd.errors import Failed, Reason
 from lensd.logs.measures import Seconds
-from lensd.lora import compress, cost, fidelity, spectrum
+from lensd.lora import composites, compress, cost, fidelity, spectrum
 from lensd.lora.batches import batches
+from lensd.lora.composite_layout import Composite
+from lensd.lora.composites import CompositePlan, CompositeReading
 from lensd.lora.int8 import Factors
 from lensd.lora.layout import Module
 from lensd.lora.parameters import Parameters
@@ -72,12 +74,13 @@ class Clock:
 class Measured:
     """One module of an output, compared with its original and with its plan."""
 
-    plan: ModulePlan
+    plan: ModulePlan | CompositePlan
     squared_error: float  # ||delta - delta that a loader computes||_F^2
     squared_signal: float  # ||delta_k||_F^2 before encoding
     squared_noise: float  # ||delta_k - delta that a loader computes||_F^2
     elements: fidelity.ElementError
-    too_noisy: bool  # int8 costs too much precision
+    too_noisy: bool  # its 8-bit encoding costs too much precision
+    better_in_bfloat16: bool = False  # than in float16
 
     @property
     def relative_error(self) -> float:
@@ -115,6 +118,19 @@ class Engine:
             )
         return [found[m.name] for m in modules]
 
+    def read_composites(self) -> list[CompositeReading]:
+        """Return a reading per module of LoHa, LoKr and Tucker."""
+
+        def work(module: Composite) -> list[CompositeReading]:
+            with self.clock.measure("read"):
+                stored = self.source.parts(module)
+                alpha = self.source.alpha(module)
+            with self.clock.measure("compute"):
+                return [composites.read(module, stored, alpha)]
+
+        found = self.source.layout.composites
+        return list(self._map("spectrum", work, found, len(found)))
+
     def reduce(self, plan: Plan, output: Output) -> list[Measured]:
         """Compress every module into `output`, and measure it as a loader computes it.
 
@@ -129,18 +145,39 @@ class Engine:
                     output.write(key, as_bytes(tensor))
             return measured
 
-        results = self._of_plan(plan, work)
+        results = self._of_plan(plan, work) + self._reduce_composites(plan, output)
         with self.clock.measure("write"):
-            for key in plan.layout.untouched:
+            for key in plan.untouched:
                 output.copy(key, self.source.fd, self.source.header)
         for m in results:
-            if not m.too_noisy:  # such modules are reduced again, in floats
+            if not m.too_noisy:  # such modules are reduced again, in another encoding
                 _check_error(m)
         return results
 
     def rehearse(self, plan: Plan) -> list[Measured]:
         """Measure the modules of the output without writing it."""
-        return self._of_plan(plan, lambda batch: self._reduce(batch)[1])
+        modules = self._of_plan(plan, lambda batch: self._reduce(batch)[1])
+        return modules + self._reduce_composites(plan)
+
+    def _reduce_composites(self, plan: Plan, output: Output | None = None) -> list[Measured]:
+        """Convert and measure them, and write them if there is an output."""
+
+        def work(m: CompositePlan) -> list[Measured]:
+            with self.clock.measure("read"):
+                stored = self.source.parts(m.module)
+            with self.clock.measure("compute"):
+                reduced = composites.reduce(m, stored)
+            if output:
+                with self.clock.measure("write"):
+                    for key, tensor in reduced.tensors.items():
+                        output.write(key, as_bytes(tensor))
+                    if m.module.alpha:
+                        output.copy(m.module.alpha, self.source.fd, self.source.header)
+            error, noise = reduced.squared_error, reduced.squared_noise
+            none = fidelity.ElementError()
+            return [Measured(m, error, m.energy * m.retained, noise, none, too_noisy=False)]
+
+        return list(self._map("reduce", work, plan.composites, len(plan.composites)))
 
     def verify(self, output: Output, plan: Plan) -> None:
         """Read the output back and compare it. Raises Failed(`verify_failed`)."""
@@ -219,7 +256,15 @@ class Engine:
             errors = compress.squared_errors(reduced, stored, cores)
         pairs = zip(reduced, errors, strict=True)
         return reduced, [
-            Measured(r.plan, e, r.squared_signal, r.squared_error, r.elements, r.too_noisy)
+            Measured(
+                r.plan,
+                e,
+                r.squared_signal,
+                r.squared_error,
+                r.elements,
+                r.too_noisy,
+                r.better_in_bfloat16,
+            )
             for r, e in pairs
         ]
 

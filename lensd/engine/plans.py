@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from lensd.engine.measures import Original
 from lensd.engine.reader import Source
 from lensd.logs.measures import Predicted
+from lensd.lora import composites
+from lensd.lora.layout import unsupported_adapter
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import Plan, plan
+from lensd.lora.planning import Findings, Plan, plan
 from lensd.store.tensors import TensorEntry, output_bytes
 
 
-def choose(
-    source: Source, original: Original, p: Parameters, in_floats: Collection[str] = ()
-) -> Plan:
-    """The plan. `in_floats`: modules that int8 would cost too much.
+def choose(source: Source, original: Original, p: Parameters, found: Findings) -> Plan:
+    """The plan, by what earlier attempts found.
 
     A `target_size` has to hold the header too, whose size depends on the ranks.
     """
-    chosen = plan(source.layout, source.specs, original.readings, p, in_floats)
+    chosen = _plan(source, original, p, found)
     if p.target_size is None:
         return chosen
     origin = replace(original.origin, mode=p.mode)
@@ -31,21 +30,35 @@ def choose(
         if p.mode == "int8" or excess <= 0:
             break
         left -= excess
-        smaller = replace(p, target_size=left)
-        chosen = plan(source.layout, source.specs, original.readings, smaller, in_floats)
+        chosen = _plan(source, original, replace(p, target_size=left), found)
     return chosen
 
 
-def predicted(
-    source: Source, original: Original, p: Parameters, in_floats: Collection[str]
-) -> Predicted:
-    """The size of the file that each mode gives, to the byte.
+def _plan(source: Source, original: Original, p: Parameters, found: Findings) -> Plan:
+    of_file = p if found.energy is None else replace(p, energy=found.energy)
+    converted = [
+        composites.plan(reading, of_file, found.least_ranks.get(reading.module.name, 1))
+        for reading in original.composites
+    ]
+    return plan(source.layout, source.specs, original.readings, p, found, converted)
 
-    A module that int8 costs too much at its full rank, but not at ultra's, is not foreseen.
+
+def require_modules(chosen: Plan) -> None:
+    """Raise Skipped(`unsupported_adapter`) if nothing of the file would change."""
+    if not chosen.all_modules:
+        raise unsupported_adapter(chosen.layout.composites[0].kind)
+
+
+def predicted(source: Source, original: Original, p: Parameters, found: Findings) -> Predicted:
+    """The size of the file that each mode gives, to the byte. `found` is of attempts at ultra.
+
+    A module that 8 bits cost too much at its full rank, but not at ultra's, is not foreseen. With
+    `strict_energy` mode rank needs lower ranks than ultra, which gives its size up to 1 %.
     """
 
     def size(mode: str) -> int:
-        chosen = choose(source, original, replace(p, mode=mode), in_floats)
+        of_mode = replace(found, least_ranks={}, energy=None) if mode == "rank" else found
+        chosen = choose(source, original, replace(p, mode=mode), of_mode)
         origin = replace(original.origin, mode=mode)
         return min(origin.bytes, _size(source, chosen, origin))
 

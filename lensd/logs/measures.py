@@ -75,12 +75,13 @@ class Encodings(Struct, frozen=True, kw_only=True):
     """how many modules are stored how"""
 
     int8: Count | UnsetType = UNSET
+    float8: Count | UnsetType = UNSET
     float: Count | UnsetType = UNSET
     untouched: Count | UnsetType = UNSET
 
 
 class FloatBecause(Struct, frozen=True, kw_only=True):
-    """why how many modules of an int8 or ultra output are not int8"""
+    """why how many modules of an int8 or ultra output are not in 8 bits"""
 
     targets: Positive | UnsetType = UNSET
     dora: Positive | UnsetType = UNSET
@@ -98,6 +99,7 @@ class UntouchedBecause(Struct, frozen=True, kw_only=True):
     other_adapter: Positive | UnsetType = UNSET
     dtype: Positive | UnsetType = UNSET
     shape: Positive | UnsetType = UNSET
+    alpha_zero: Positive | UnsetType = UNSET
     orphan: Positive | UnsetType = UNSET
     other: Positive | UnsetType = UNSET
 
@@ -144,6 +146,10 @@ class Measures(Struct, frozen=True, kw_only=True):
     untouched_because: UntouchedBecause | UnsetType = UNSET
     forced_by: (
         Annotated[list[Text], Meta(description="the targets for which modules stayed float")]
+        | UnsetType
+    ) = UNSET
+    warnings: (
+        Annotated[list[Text], Meta(description="what a person should look at; absent: nothing")]
         | UnsetType
     ) = UNSET
     snr_db: Decibels | UnsetType = UNSET
@@ -203,11 +209,13 @@ class Module(
 
 
 class Detailed(Analyzed, frozen=True, kw_only=True):
-    """With every module, in file order. Today's engine measures all of these."""
+    """With every module that is a pair of factors, in file order.
+
+    A file without pairs (LoHa, LoKr, Tucker) has no spectrum. Today's engine measures all others.
+    """
 
     blocks: Blocks
-    spectrum: Spectrum
     dtype_out: Text
     delta_error: Annotated[Amount, Meta(description="relative, of an output of mode ultra")]
     delta_error_max: Annotated[Amount, Meta(description="of the worst module")]
-    details: Annotated[list[Module], Meta(min_length=1)]
+    details: list[Module]

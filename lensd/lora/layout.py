@@ -14,30 +14,18 @@ from math import prod
 from typing import NamedTuple
 
 from lensd.errors import Skipped
+from lensd.lora.composite_layout import Composite, find_composites
 from lensd.lora.family import family_of
+from lensd.lora.tensor_spec import FLOAT_DTYPES, INTEGER_DTYPES, ITEM_SIZE, TensorSpec
 
-FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
-INTEGER_DTYPES = ("I8", "U8", "I16", "I32", "I64")  # some trainers store alpha as an integer
-# Bytes per element. Formats with less than one byte per element are absent.
-ITEM_SIZE = {
-    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
-    **dict.fromkeys(("F32", "I32", "U32"), 4),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
-}
-
-
-class TensorSpec(NamedTuple):
-    """One tensor as the header describes it: dtype, as safetensors names it, and shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
+__all__ = ["FLOAT_DTYPES", "ITEM_SIZE", "TensorSpec"]  # for modules that import them from here
 
 
 class Naming(NamedTuple):
     """The key suffixes that one family of tools gives to the factors and the alpha of a module.
 
     `end` is the part of the factors' suffix that belongs to the module's name, to keep it unique.
+    With `numbered`, they are prefixes before a number.
     """
 
     name: str
@@ -45,6 +33,18 @@ class Naming(NamedTuple):
     up: str
     alpha: str
     end: str = ""
+    numbered: bool = False
+    keeps_dtype: bool = False  # its program uses the tensors as stored, and needs their dtype
+
+    def base(self, key: str, part: str) -> str | None:
+        """Return the key without `part`; None if it has not this suffix or prefix."""
+        if self.numbered:
+            rest = key.removeprefix(part)
+            return rest if rest != key and rest.isdecimal() else None
+        return key.removesuffix(part) if key.endswith(part) else None
+
+    def key(self, base: str, part: str) -> str:
+        return part + base if self.numbered else base + part
 
 
 # The first row whose suffixes match decides, so a longer suffix stands before a shorter one.
@@ -60,6 +60,9 @@ NAMINGS: tuple[Naming, ...] = (
     Naming("xlabs", "_lora2.down.weight", "_lora2.up.weight", ".alpha", "_lora2"),
     Naming("cloneofsimo", ":down", ":up", ":alpha"),
     Naming("homemade", "_lora_down.weight", "_lora_up.weight", ".alpha"),
+    # Sam_LoRA and LoRA-ViT replace parameters of the model by the tensors of the file. Beside
+    # float32 activations torch refuses weights of another dtype.
+    Naming("samlora", "w_a_", "w_b_", ".alpha", "w_", numbered=True, keeps_dtype=True),
 )
 
 # Keys beside the factors that make a program use up @ down before it applies the scale: A1111 and
@@ -79,6 +82,7 @@ SCALED_TOO = (".lora_B.bias", ".lora_B.default.bias", ".lora_up.bias")
 # key is not reduced.
 ODD_ALPHAS = (".alpha", "_lora.alpha", ".lora.alpha", ".lora_linear_layer.alpha", ".lora_alpha")
 
+LYCORIS = "lycoris"  # the naming of a file that has only LoHa, LoKr or Tucker modules
 # Other kinds of adapters, which are no product of two factors, and a part of a key that only they
 # have.
 OTHER_ADAPTERS: tuple[tuple[str, str], ...] = (
@@ -142,18 +146,22 @@ class Module:
 class Layout:
     """The contents of a file: its modules, and the keys of the `untouched` tensors.
 
-    Untouched tensors are copied to the output bit for bit. `naming` is that of most modules.
+    Untouched tensors are copied to the output bit for bit, except those of composites that a plan
+    converts. `naming` is that of most modules. A file may have only composites. `alpha_zero`: the
+    untouched keys of modules with alpha 0 (`zero_alpha`).
     """
 
     modules: tuple[Module, ...]
     untouched: tuple[str, ...]
     naming: str
     family: str
+    composites: tuple[Composite, ...] = ()
+    alpha_zero: frozenset[str] = frozenset()
 
     @property
     def dtype(self) -> str:
         """The dtype of most modules."""
-        dtypes = [m.dtype for m in self.modules]
+        dtypes = [m.dtype for m in self.modules or self.composites]
         return max(dict.fromkeys(dtypes), key=dtypes.count)
 
 
@@ -165,25 +173,29 @@ def read_layout(tensors: Mapping[str, TensorSpec]) -> Layout:
     """
     pairs = [m for m in (_find_module(tensors, key) for key in tensors) if m]
     modules = tuple(m for m in pairs if _is_float(tensors, m))
-    if not modules:
+    composites = find_composites(tensors)
+    if not modules and not composites:
         raise _explain_no_modules(tensors, pairs)
     taken = {key for m in modules for key in (m.up, m.down, m.alpha) if key}
-    namings = [m.naming.name for m in modules]
+    namings = [m.naming.name for m in modules] or [LYCORIS]
+    shapes = [(m.name, m.out_features, m.in_features) for m in modules]
+    shapes += [(c.name, c.out_features, c.in_features) for c in composites]
     return Layout(
         modules=modules,
         untouched=tuple(key for key in tensors if key not in taken),
         naming=max(dict.fromkeys(namings), key=namings.count),
-        family=family_of((m.name, m.in_features) for m in modules),
+        family=family_of(shapes),
+        composites=composites,
     )
 
 
 def _find_module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | None:
     """Return the module whose `down` has this key; None for any other key or an unsuitable pair."""
-    naming = next((n for n in NAMINGS if down_key.endswith(n.down)), None)
+    naming = find_naming(down_key)
     if naming is None:
         return None
-    base = down_key.removesuffix(naming.down)
-    up_key, name = base + naming.up, base + naming.end
+    base = naming.base(down_key, naming.down) or ""
+    up_key, name = naming.key(base, naming.up), naming.key(base, naming.end)
     if up_key not in tensors or base + ".lora_mid.weight" in tensors:
         return None
     up, down = tensors[up_key], tensors[down_key]
@@ -204,6 +216,11 @@ def _find_module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | N
         dtype=_common_dtype(up.dtype, down.dtype),
         scaled_last=any(base + part in tensors for part in beside),
     )
+
+
+def find_naming(down_key: str) -> Naming | None:
+    """Return the naming whose keys of `down` are like this one."""
+    return next((n for n in NAMINGS if n.base(down_key, n.down) is not None), None)
 
 
 def _is_pair(up: tuple[int, ...], down: tuple[int, ...]) -> bool:
@@ -230,6 +247,16 @@ def _is_float(tensors: Mapping[str, TensorSpec], module: Module) -> bool:
     return tensors[module.up].dtype in FLOAT_DTYPES and tensors[module.down].dtype in FLOAT_DTYPES
 
 
+def unsupported_adapter(kind: str) -> Skipped:
+    """Return the reason why a file of this kind of adapter alone stays as it is."""
+    return Skipped(
+        "unsupported_adapter",
+        f"this is a {kind} adapter: its weights are no product of two factors, and lensd can "
+        "reduce only such products. LoHa and LoKr in 32 bits become 16 bits, nothing more. The "
+        "file stays unchanged",
+    )
+
+
 def _explain_no_modules(tensors: Mapping[str, TensorSpec], pairs: list[Module]) -> Skipped:
     if pairs:
         dtypes = ", ".join(sorted({tensors[m.down].dtype for m in pairs}))
@@ -240,11 +267,7 @@ def _explain_no_modules(tensors: Mapping[str, TensorSpec], pairs: list[Module]) 
         )
     for kind, part in OTHER_ADAPTERS:
         if any(part in key for key in tensors):
-            return Skipped(
-                "unsupported_adapter",
-                f"this is a {kind} adapter: its weights are no product of two factors, and lensd "
-                "can reduce only such products. The file stays unchanged",
-            )
+            return unsupported_adapter(kind)
     if any(CHECKPOINT_KEYS.match(key) for key in tensors):
         return Skipped(
             "checkpoint",

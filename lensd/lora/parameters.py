@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lensd.lora.portability import DEFAULT_TARGETS
+from lensd.lora.portability import DEFAULT_TARGETS, ENCODINGS, Encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,5 +17,7 @@ class Parameters:
     target_size: int | None = None
     max_rank: int | None = None
     constant_rank: bool = False
+    strict_energy: bool = False
     float32: str = "auto"
     targets: tuple[str, ...] = DEFAULT_TARGETS
+    encodings: tuple[Encoding, ...] = ENCODINGS

@@ -13,12 +13,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lensd.lora import portability, rank
+from lensd.lora import float8, portability, rank
+from lensd.lora.composites import CompositePlan, output_shape
 from lensd.lora.layout import ITEM_SIZE, Layout, Module, TensorSpec
 from lensd.lora.parameters import Parameters
+from lensd.lora.portability import Encoding
 from lensd.lora.spectrum import Core
 
 WIDE_DTYPES = ("F32", "F64")
+QUANTIZING = ("int8", "ultra")  # modes
+DTYPES: Mapping[Encoding, str] = {"int8": "I8", "float8": "F8_E4M3"}  # as safetensors names them
+EIGHT_BITS = tuple(DTYPES.values())
+# Largest relative delta error of an 8-bit encoding alone. 0.015 is typical of int8, 0.025 of
+# float8; truncation at 99 % of the energy has 0.1.
+MAX_NOISE = 0.05
+NOISE_TO_AVOID = 0.048  # expected of a module that then is not tried: an attempt takes long
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,7 @@ class ModulePlan:
     module: Module
     scale: float  # of the original: delta = scale * up @ down
     rank: int
-    encoding: str  # F16, BF16, F32, F64 or I8
+    encoding: str  # a dtype: F16, BF16, F32, F64, I8 or F8_E4M3
     alpha: float | None  # of the output, None without an alpha key; `reduce` sets that of I8
     same: bool  # whether the factors are copied bit for bit
     energy: float  # ||delta||_F^2 of the original
@@ -68,11 +77,34 @@ class ModulePlan:
 class Plan:
     layout: Layout
     modules: tuple[ModulePlan, ...]
-    alpha: float | None  # of all modules stored in floats
+    alpha: float | None  # of all modules that are not int8
     tensors: tuple[tuple[str, TensorSpec], ...]  # of the output, in file order
-    forced_by: tuple[str, ...]  # targets that cannot load int8, so that the file stays in floats
+    forced_by: tuple[str, ...]  # targets because of which some module is not in int8
     # In modes int8 and ultra: reason -> number of modules that stay in floats for that reason.
     float_because: Mapping[str, int]
+    composites: tuple[CompositePlan, ...] = ()  # without those that are copied bit for bit
+
+    @property
+    def all_modules(self) -> tuple[ModulePlan | CompositePlan, ...]:
+        return (*self.modules, *self.composites)
+
+    @property
+    def untouched(self) -> list[str]:
+        """The keys of the tensors that are copied bit for bit."""
+        converted = {key for c in self.composites for _, key in c.module.parts}
+        converted |= {c.module.alpha for c in self.composites if c.module.alpha}
+        return [key for key in self.layout.untouched if key not in converted]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What earlier attempts at an output showed, by the names of modules."""
+
+    too_noisy: frozenset[tuple[str, str]] = frozenset()  # with an 8-bit dtype that loses too much
+    in_bfloat16: frozenset[str] = frozenset()  # float16 loses more of them than bfloat16
+    least_ranks: Mapping[str, int] = field(default_factory=dict)
+    energy: float | None = None  # in place of the setting, for the whole file
+    rounds: int = 0  # attempts whose error was above that of `strict_energy`
 
 
 def plan(
@@ -80,36 +112,37 @@ def plan(
     tensors: Mapping[str, TensorSpec],
     readings: Sequence[Reading],
     p: Parameters,
-    in_floats: Collection[str] = (),
+    found: Findings = Findings(),
+    composites: Sequence[CompositePlan] = (),
 ) -> Plan:
     """Plan an output from the readings of all modules, which are in the order of the layout.
 
-    `tensors`: the original's header. `in_floats`: names of modules to store in floats, because an
-    earlier attempt showed that they lose too much in int8.
+    `tensors`: the original's header. `composites`: their plans.
     """
-    verdict = portability.int8_verdict(layout, p.targets)
-    quantized = p.mode in ("int8", "ultra")
-    float_reasons = [
-        _float_reason(r, verdict, in_floats) if quantized else "mode" for r in readings
-    ]
-    floats = _float_dtypes(readings, p.float32)
-    encodings = [
-        dtype if reason else "I8" for dtype, reason in zip(floats, float_reasons, strict=True)
-    ]
+    if found.energy is not None:
+        p = replace(p, energy=found.energy)
+    encodings, float_because = _choose_encodings(layout, readings, p, found)
     fixed = _modules_with_fixed_rank(layout, p.targets)
-    ranks = _choose_ranks(readings, encodings, p, fixed)
-    alpha = _most_common_alpha(readings)
+    ranks = _choose_ranks(readings, encodings, p, fixed, found.least_ranks)
+    alpha = _common_alpha(readings, encodings, ranks)
+    if noisy := _expect_noise(readings, encodings, ranks, alpha):
+        more = replace(found, too_noisy=found.too_noisy | noisy)
+        return plan(layout, tensors, readings, p, more, composites)
     modules = tuple(
         _plan_module(reading, rank_, encoding, alpha, tensors, fixed)
         for reading, rank_, encoding in zip(readings, ranks, encodings, strict=True)
     )
+    converted = tuple(c for c in composites if not c.same)
     return Plan(
         layout=layout,
         modules=modules,
         alpha=alpha,
-        tensors=_order_tensors(layout, tensors, modules),
-        forced_by=verdict.forced_by if quantized and not verdict.int8 else (),
-        float_because=Counter(reason for reason in float_reasons if reason and quantized),
+        tensors=_order_tensors(layout, tensors, modules, converted),
+        forced_by=portability.verdict(layout, p.targets, p.encodings).forced_by
+        if p.mode in QUANTIZING
+        else (),
+        float_because=float_because,
+        composites=converted,
     )
 
 
@@ -120,9 +153,14 @@ def own_energy(p: Parameters) -> float | None:
 
 
 def columns(reading: Reading, p: Parameters) -> int:
-    """Return how many singular vectors `reduce` needs: all ranks if the whole file decides."""
+    """Return how many singular vectors `reduce` needs: all ranks if the whole file decides.
+
+    With `strict_energy` a module may need a few more, and `reduce` computes the others again.
+    """
     energy = own_energy(p)
-    return reading.module.rank if energy is None else rank.smallest_rank(reading.values, energy)
+    if energy is None:
+        return reading.module.rank
+    return rank.smallest_rank(reading.values, 1 - 0.9 * (1 - energy) if p.strict_energy else energy)
 
 
 def _modules_with_fixed_rank(layout: Layout, targets: Sequence[str]) -> set[str]:
@@ -136,24 +174,54 @@ def _modules_with_fixed_rank(layout: Layout, targets: Sequence[str]) -> set[str]
     return {m.name for m in layout.modules if m.scaled_last}
 
 
-def _float_reason(
-    reading: Reading, verdict: portability.Verdict, in_floats: Collection[str]
-) -> str | None:
-    """Return why a module stays in floats; None if it is quantized."""
-    if not verdict.int8:
-        return "targets"
-    if reading.module.scaled_last:
-        return "dora"
-    return "noise" if reading.module.name in in_floats else None
+def _choose_encodings(
+    layout: Layout, readings: Sequence[Reading], p: Parameters, found: Findings
+) -> tuple[list[str], Counter[str]]:
+    """Return the dtype of each module, and why how many of them are not in 8 bits."""
+    choices = _choices(layout, p)
+    encodings = _float_dtypes(readings, p.float32, found.in_bfloat16)
+    float_because: Counter[str] = Counter()
+    for at, reading in enumerate(readings if p.mode in QUANTIZING else ()):
+        dtype, reason = _eight_bits(reading, choices[reading.module.name], found.too_noisy)
+        encodings[at] = dtype or encodings[at]
+        float_because.update([reason] if reason else [])
+    return encodings, float_because
+
+
+def _choices(layout: Layout, p: Parameters) -> Mapping[str, Sequence[str]]:
+    """Return module name -> the 8-bit dtypes that the targets load exactly, the best one first."""
+    allowed = [portability.verdict(layout, p.targets, (e,)).encodings for e in p.encodings]
+    return {
+        m.name: [DTYPES[e] for found in allowed if (e := found[m.name]) is not None]
+        for m in layout.modules
+    }
+
+
+def _eight_bits(
+    reading: Reading, choices: Sequence[str], too_noisy: Collection[tuple[str, str]]
+) -> tuple[str | None, str | None]:
+    """Return the 8-bit dtype of a module, or the reason why it stays in floats."""
+    module = reading.module
+    if not choices:
+        return None, "targets"
+    if module.scaled_last:
+        return None, "dora"
+    usable = [dtype for dtype in choices if (module.name, dtype) not in too_noisy]
+    return (usable[0], None) if usable else (None, "noise")
 
 
 def _choose_ranks(
-    readings: Sequence[Reading], encodings: Sequence[str], p: Parameters, fixed: Collection[str]
+    readings: Sequence[Reading],
+    encodings: Sequence[str],
+    p: Parameters,
+    fixed: Collection[str],
+    least: Mapping[str, int],
 ) -> list[int]:
     """Return the rank of each module.
 
     The modules named in `fixed` keep their rank. A target size is first reduced by their bytes.
-    Others whose number format changes get at most the rank that their delta weight can have.
+    Others whose number format changes get at most the rank that their delta weight can have. The
+    ranks in `least` are the lowest allowed, except for `max_rank`.
     """
     ranks = [
         r.module.rank if r.module.name in fixed or r.module.dtype == encoding else len(r.values)
@@ -170,16 +238,21 @@ def _choose_ranks(
         spent = sum(costs[at] * k for at, k in enumerate(ranks) if at not in set(variable))
         p = replace(p, target_size=p.target_size - spent)
     demands = [rank.Demand(readings[at].values, costs[at], p.max_rank) for at in variable]
-    for at, k in zip(variable, _allocate_ranks(demands, p) if variable else (), strict=True):
+    floors = [least.get(readings[at].module.name, 1) for at in variable]
+    chosen = _allocate_ranks(demands, p, floors) if variable else ()
+    for at, k in zip(variable, chosen, strict=True):
         ranks[at] = min(k, ranks[at])
     return ranks
 
 
-def _allocate_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
-    if not p.constant_rank:
-        return _individual_ranks(demands, p)
-    one = _constant_rank(demands, p)
-    return [one if p.max_rank is None else min(one, p.max_rank)] * len(demands)
+def _allocate_ranks(
+    demands: Sequence[rank.Demand], p: Parameters, floors: Sequence[int]
+) -> list[int]:
+    if p.constant_rank:
+        ranks = [max(_constant_rank(demands, p), *floors)] * len(demands)
+    else:
+        ranks = [max(pair) for pair in zip(_individual_ranks(demands, p), floors, strict=True)]
+    return ranks if p.max_rank is None else [min(k, p.max_rank) for k in ranks]
 
 
 def _individual_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
@@ -200,11 +273,13 @@ def _constant_rank(demands: Sequence[rank.Demand], p: Parameters) -> int:
     return max(rank.per_module(demands, p.energy))
 
 
-def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
+def _float_dtypes(
+    readings: Sequence[Reading], float32: str, in_bfloat16: Collection[str]
+) -> list[str]:
     """Return each module's dtype for storing it in floats.
 
     16-bit modules keep their dtype. Wider ones get the 16-bit dtype that `float32` (a setting)
-    names or implies; `keep` stores them as float32.
+    names or implies, or bfloat16 if `in_bfloat16` has them; `keep` stores them as float32.
     """
     wide = [r for r in readings if r.module.dtype in WIDE_DTYPES]
     if float32 == "auto":
@@ -212,17 +287,55 @@ def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
         narrow = "BF16" if all(r.exact_bfloat16 for r in wide) or not fits else "F16"
     else:
         narrow = {"float16": "F16", "bfloat16": "BF16", "keep": "F32"}[float32]
-    return [narrow if r.module.dtype in WIDE_DTYPES else r.module.dtype for r in readings]
+    return [
+        r.module.dtype
+        if r.module.dtype not in WIDE_DTYPES or r.module.naming.keeps_dtype
+        else "BF16"
+        if r.module.name in in_bfloat16
+        else narrow
+        for r in readings
+    ]
 
 
-def _most_common_alpha(readings: Sequence[Reading]) -> float | None:
-    """Return the file's most common alpha; None if it has no alphas.
+def _common_alpha(
+    readings: Sequence[Reading], encodings: Sequence[str], ranks: Sequence[int]
+) -> float | None:
+    """Return the alpha of all modules that are not int8; None if the file has no alphas.
 
-    All modules of the output get this alpha, and the rest of a module's scale goes into its `up`:
-    diffusers misreads alphas that differ between modules, by 34 % and without any message.
+    It is the file's most common one, and the rest of a module's scale goes into its `up`: diffusers
+    misreads alphas that differ between modules, by 34 % and without any message. With float8
+    modules it is divided by a power of two, because their elements would be too small otherwise.
     """
     alphas = Counter(r.alpha for r in readings if r.module.alpha and not r.module.scaled_last)
-    return alphas.most_common(1)[0][0] if alphas else None
+    if not alphas:
+        return None
+    alpha = alphas.most_common(1)[0][0]
+    return alpha / float8.alpha_divisor(
+        _spectrum(r, k, alpha)
+        for r, dtype, k in zip(readings, encodings, ranks, strict=True)
+        if dtype == "F8_E4M3" and r.module.alpha
+    )
+
+
+def _expect_noise(
+    readings: Sequence[Reading],
+    encodings: Sequence[str],
+    ranks: Sequence[int],
+    alpha: float | None,
+) -> set[tuple[str, str]]:
+    """Return the modules whose elements would be too small for float8, each with its dtype."""
+    return {
+        (r.module.name, dtype)
+        for r, dtype, k in zip(readings, encodings, ranks, strict=True)
+        if dtype == "F8_E4M3" and _spectrum(r, k, alpha).expected_noise > NOISE_TO_AVOID
+    }
+
+
+def _spectrum(reading: Reading, rank_: int, alpha: float | None) -> float8.Spectrum:
+    """Return the spectrum of up @ down in an output with that alpha."""
+    m = reading.module
+    scale = alpha / rank_ if m.alpha and alpha is not None else 1.0
+    return float8.Spectrum(reading.values[:rank_] / abs(scale), m.out_features, m.in_features)
 
 
 def _plan_module(
@@ -253,13 +366,20 @@ def _plan_module(
 
 
 def _order_tensors(
-    layout: Layout, tensors: Mapping[str, TensorSpec], modules: Sequence[ModulePlan]
+    layout: Layout,
+    tensors: Mapping[str, TensorSpec],
+    modules: Sequence[ModulePlan],
+    composites: Sequence[CompositePlan],
 ) -> tuple[tuple[str, TensorSpec], ...]:
     """Return all tensors of the output, those with the widest elements first.
 
     So the data of each tensor begins at a multiple of its element size, which torch requires.
     """
-    result = [(key, tensors[key]) for key in layout.untouched]
+    found = {key: tensors[key] for key in layout.untouched}
+    for c in composites:
+        for part, key in c.module.parts:
+            found[key] = TensorSpec(c.encoding, output_shape(c, tensors[key].shape, part))
+    result = list(found.items())
     for m in modules:
         up, down = m.module.shapes_at(m.rank)
         result += [(m.module.down, TensorSpec(m.encoding, down))]

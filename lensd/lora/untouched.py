@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from lensd.lora.layout import FLOAT_DTYPES, NAMINGS, OTHER_ADAPTERS, TensorSpec
+from lensd.lora.layout import FLOAT_DTYPES, NAMINGS, OTHER_ADAPTERS, TensorSpec, find_naming
 
 # Reasons, each with a pattern for the keys that have it. The first pattern that matches decides.
 PARTS: tuple[tuple[str, re.Pattern[str]], ...] = (
@@ -42,11 +42,11 @@ def reasons(untouched: Mapping[str, TensorSpec]) -> Counter[str]:
 
 def _reason_of_pair(untouched: Mapping[str, TensorSpec], key: str) -> dict[str, str]:
     """Return {base: reason} if the key is that of a `down` whose `up` is untouched too."""
-    naming = next((n for n in NAMINGS if key.endswith(n.down)), None)
+    naming = find_naming(key)
     if naming is None:
         return {}
-    base = key.removesuffix(naming.down)
-    up = untouched.get(base + naming.up)
+    base = naming.base(key, naming.down) or ""
+    up = untouched.get(naming.key(base, naming.up))
     if up is None:
         return {}
     floats = {up.dtype, untouched[key].dtype} <= set(FLOAT_DTYPES)

@@ -13,8 +13,11 @@ from statistics import median
 from xml.etree import ElementTree as ET
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lensd.text import size
+from tests.lora import key_lists
 from tests.support.home_server import Seen
 from tests.support.realistic import small_lora
 
@@ -76,6 +79,18 @@ def test_the_text(lensd: Run, tmp_path: Path) -> None:
     assert lensd("analyze", "none.safetensors").returncode == 2
 
 
+def test_the_programs_because_of_which_int8_is_not_used(lensd: Run, tmp_path: Path) -> None:
+    """They are named, with the number of modules that stay in 16 bits; else there is no line."""
+    save_file(key_lists.of("sd15.peft_base").tensors(), tmp_path / "unknown.safetensors")
+    small_lora(tmp_path / "style.safetensors", seed=6)
+    done = lensd("analyze", "unknown.safetensors")
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("why not int8"))
+    assert "comfyui, a1111, forge is not known to load it exactly from this file" in line
+    assert re.search(r"(\d+) of \1 modules stay in 16 bits$", line)
+    assert "why not int8" not in lensd("analyze", "style.safetensors").stdout
+
+
 @pytest.mark.slow
 def test_the_picture(lensd: Run, tmp_path: Path) -> None:
     """The SVG is valid XML without references to other files, and shows any file name as text.
@@ -122,3 +137,27 @@ def test_without_matplotlib(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install" in done.stderr
+
+
+def test_a_loha_has_sizes_and_no_spectrum(lensd: Run, tmp_path: Path) -> None:
+    """It has no singular values to show or to draw."""
+    random = torch.Generator().manual_seed(0)
+    sides = {"a": (320, 16), "b": (16, 320)}
+    tensors = {
+        f"lora_unet_mid_block_attentions_0_proj_in.hada_w{at}_{side}": torch.randn(
+            shape, generator=random
+        )
+        for at in (1, 2)
+        for side, shape in sides.items()
+    }
+    save_file(tensors, tmp_path / "loha.safetensors")
+    done = lensd("analyze", "loha.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "lycoris naming, F32, 1 modules, rank 16" in done.stdout
+    assert "share of the energy" not in done.stdout
+    assert re.search(r"^ultra +\d+\.\d kB +2\.0$", done.stdout, re.MULTILINE)
+    numbers = json.loads(lensd("analyze", "--json", "loha.safetensors").stdout)
+    assert numbers["details"] == []
+    done = lensd("analyze", "loha.safetensors", "--plot", "a.svg")
+    assert done.returncode == 2
+    assert "no spectrum" in done.stderr

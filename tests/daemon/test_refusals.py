@@ -65,7 +65,7 @@ def _no_lora(_: HomeServer, path: Path) -> None:
 def _loha(_: HomeServer, path: Path) -> None:
     parts = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     name = "lora_unet_down_blocks_0_attentions_0_proj_in"
-    tensors = {f"{name}.{part}": torch.ones(8, 8) for part in parts}
+    tensors = {f"{name}.{part}": torch.ones(8, 8).half() for part in parts}
     save_file({**tensors, f"{name}.alpha": torch.tensor(4.0)}, path)
 
 
@@ -84,6 +84,12 @@ def _beside_adapter_config(server: HomeServer, path: Path) -> None:
     server.make("peft-lora", naming="peft", seed=1).path.rename(path)
 
 
+def _alpha_zero(server: HomeServer, path: Path) -> None:
+    """A LoRA that some programs apply and others do not."""
+    tensors = load_file(server.make("zero", seed=1).path)
+    save_file({k: t * 0 if k.endswith(".alpha") else t for k, t in tensors.items()}, path)
+
+
 CASES = {
     "truncated": Case(_truncated, "file.skipped", "truncated", "download the file again"),
     "empty": Case(lambda _, p: p.touch(), "file.skipped", "empty", "download the file again"),
@@ -94,6 +100,7 @@ CASES = {
     "no_lora": Case(_no_lora, "file.skipped", "no_lora", "LoRA"),
     "loha": Case(_loha, "file.skipped", "unsupported_adapter", "LoHa"),
     "overlap": Case(_overlap, "file.skipped", "bad_header", "download the file again"),
+    "alpha_zero": Case(_alpha_zero, "file.skipped", "alpha_zero", "the right alpha"),
     "hardlink": Case(_hardlink, "file.skipped", "hardlinked", "by a copy"),
     "peft": Case(_beside_adapter_config, "file.skipped", "adapter_config", "lensd compress"),
 }

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import lensd
+from lensd.engine import task
 from lensd.errors import Skipped
 from tests.engine import asking
 from tests.engine.asking import MODES, Numbers
-from tests.engine.loaders import a1111_dora
+from tests.engine.loaders import LOADERS, a1111_dora
 from tests.lora import key_lists, making
 from tests.lora.making import Made, Tensors
 
@@ -92,6 +94,7 @@ OFT: Tensors = {"lora_unet_o.oft_blocks": normal(4, 8, 8), "lora_unet_o.alpha": 
 BOFT: Tensors = {"lora_unet_b.boft_R": normal(4, 8, 8), "lora_unet_b.boft_s": normal(8, 1)}
 OTHERS = {"LoHa": LOHA, "LoKr": LOKR, "GLoRA": GLORA, "OFT": OFT, "BOFT": BOFT, "Tucker": tucker()}
 
+ALPHA_ZERO = making.kohya("lora_unet_z", made()._replace(alpha=0.0))
 ALPHA_OF_TWO = making.kohya("lora_unet_s", made()) | {"lora_unet_s.alpha": torch.ones(2)}
 INTEGERS: Tensors = {
     "lora_unet_i.lora_down.weight": torch.ones(4, 8, dtype=torch.int8),
@@ -128,6 +131,7 @@ UNTOUCHED: dict[str, tuple[Tensors, dict[str, int]]] = {
     ),
     "integers": (INTEGERS, {"dtype": 2}),
     "an alpha of two numbers": (ALPHA_OF_TWO, {"shape": 3}),
+    "an alpha of 0": (ALPHA_ZERO, {"alpha_zero": 3}),
     "a second alpha": (
         making.kohya("lora_unet_s", made()) | {"lora_unet_s.lora_alpha": torch.tensor(2.0)},
         {"shape": 3, "other": 1},
@@ -159,6 +163,169 @@ def test_a_file_of_another_adapter_alone_is_skipped(tmp_path: Path, kind: str) -
     assert caught.value.reason == "unsupported_adapter"
 
 
+ONE_TEXT_ENCODER = making.kohya("lora_te_text_model_encoder_layers_0_mlp_fc1", made())
+
+
+@pytest.mark.parametrize("beside", [{}, ONE_TEXT_ENCODER], ids=["alone", "with a text encoder"])
+def test_a_file_whose_denoiser_has_alpha_0_is_left_alone(tmp_path: Path, beside: Tensors) -> None:
+    """ComfyUI, A1111 and InvokeAI apply nothing, kohya everything, so lensd decides nothing."""
+    up, down = ALPHA_ZERO["lora_unet_z.lora_up.weight"], ALPHA_ZERO["lora_unet_z.lora_down.weight"]
+    for program in ("comfyui", "a1111", "invokeai"):
+        assert not LOADERS[program].merge(up, down, 0.0, torch.float32).any()
+    assert LOADERS["kohya"].merge(up, down, 0.0, torch.float32).any()
+    for mode in MODES:
+        with pytest.raises(Skipped, match=r"alpha 0.*right alpha") as caught:
+            run(tmp_path, ALPHA_ZERO | beside, mode=mode)
+        assert caught.value.reason == "alpha_zero"
+    with pytest.raises(Skipped) as caught:
+        task.analyze(asking.analysis(tmp_path / "a.safetensors"))
+    assert caught.value.reason == "alpha_zero"
+
+
+def test_text_encoders_with_alpha_0_stay_beside_a_denoiser(tmp_path: Path) -> None:
+    """The denoiser is reduced, and the others are copied."""
+    zero = {k: t * (0 if k.endswith(".alpha") else 1) for k, t in ONE_TEXT_ENCODER.items()}
+    numbers, after = run(tmp_path, making.kohya("lora_unet_x", made()) | zero)
+    assert_same(zero, after)
+    assert (numbers["modules"], numbers["untouched_because"]) == (1, {"alpha_zero": 3})
+
+
+SINGLES = {
+    "LoHa": {
+        f"lora_unet_h.hada_w{at}_{side}": torch.randn(shape, generator=RANDOM) * 0.1
+        for at in (1, 2)
+        for side, shape in (("a", (320, 16)), ("b", (16, 320)))
+    }
+    | {"lora_unet_h.alpha": torch.tensor(2.0)},
+    "LoKr": {
+        "lora_unet_k.lokr_w1": torch.randn(16, 16, generator=RANDOM),
+        "lora_unet_k.lokr_w2_a": torch.randn(64, 16, generator=RANDOM),
+        "lora_unet_k.lokr_w2_b": torch.randn(16, 64, generator=RANDOM) * 0.01,
+        "lora_unet_k.alpha": torch.tensor(2.0),
+    },
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr"])
+def test_a_file_of_loha_or_lokr_becomes_16_bits(tmp_path: Path, kind: str, mode: str) -> None:
+    """The log gives its error, ranks and family as for a LoRA; alpha stays bit for bit."""
+    tensors = SINGLES[kind]
+    numbers, after = run(tmp_path, tensors, mode=mode)
+    assert {t.dtype for k, t in after.items() if not k.endswith(".alpha")} == {torch.float16}
+    assert_same({k: t for k, t in tensors.items() if k.endswith(".alpha")}, after)
+    assert (numbers["modules"], numbers["naming"]) == (1, "lycoris")
+    assert (numbers["dtype_in"], numbers["dtype_out"]) == ("F32", "F16")
+    assert numbers["encodings"] == {"int8": 0, "float8": 0, "float": 1, "untouched": 0}
+    assert numbers["energy_retained"] == {"min": 1.0, "overall": 1.0}
+    assert "spectrum" not in numbers
+    old, new = (DELTAS[kind](t) for t in (tensors, after))
+    assert numbers["delta_error"] == pytest.approx(making.distance(old, new), rel=1e-4, abs=1e-12)
+    assert numbers["delta_error"] < 1e-3
+
+
+def test_a_lora_with_alpha_0_beside_a_loha_is_copied(tmp_path: Path) -> None:
+    """The LoHa is of the denoiser, so the file has an effect in every program."""
+    numbers, after = run(tmp_path, ALPHA_ZERO | SINGLES["LoHa"])
+    assert_same(ALPHA_ZERO, after)
+    assert (numbers["modules"], numbers["dtype_out"]) == (1, "F16")
+    assert numbers["untouched_because"] == {"alpha_zero": 3}
+
+
+@pytest.mark.parametrize("energy", [0.9, 0.99, 0.999, 0.99999])
+@pytest.mark.parametrize("allocation", ["module", "file"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_strict_energy_holds_for_loha_and_tucker(
+    tmp_path: Path, energy: float, allocation: str, dtype: torch.dtype
+) -> None:
+    """A rank that truncation alone allows may be too low with the rounding."""
+    tensors = making.kohya("lora_unet_x", made()) | weak_tucker() | SINGLES["LoHa"]
+    tensors = {k: t.to(dtype) for k, t in tensors.items()}
+    numbers, after = run(
+        tmp_path, tensors, energy=energy, allocation=allocation, strict_energy=True
+    )
+    error = numbers["delta_error_max" if allocation == "module" else "delta_error"]
+    assert error <= (1 - energy) ** 0.5
+    for delta in (tucker_delta, loha_delta):
+        if allocation == "module":
+            assert making.distance(delta(tensors), delta(after)) <= (1 - energy) ** 0.5
+
+
+def loha_delta(t: Tensors) -> Tensor:
+    w1a, w1b, w2a, w2b = (t[f"lora_unet_h.hada_w{n}_{s}"].double() for n in "12" for s in "ab")
+    return (w1a @ w1b) * (w2a @ w2b)
+
+
+def lokr_delta(t: Tensors) -> Tensor:
+    w1, w2a, w2b = (t[f"lora_unet_k.lokr_{part}"].double() for part in ("w1", "w2_a", "w2_b"))
+    return torch.kron(w1, w2a @ w2b)
+
+
+DELTAS = {"LoHa": loha_delta, "LoKr": lokr_delta}
+
+
+def weak_tucker() -> Tensors:
+    """Return a module whose core has decreasing elements."""
+    sizes = torch.logspace(0, -4, 8)
+    return {
+        "lora_unet_t.lora_down.weight": normal(8, 24, 1, 1),
+        "lora_unet_t.lora_up.weight": normal(40, 8, 1, 1),
+        "lora_unet_t.lora_mid.weight": (
+            normal(8, 8, 3, 3) * sizes[:, None, None, None] * sizes[None, :, None, None]
+        ).half(),
+        "lora_unet_t.alpha": torch.tensor(3.0).half(),
+    }
+
+
+def tucker_delta(t: Tensors) -> Tensor:
+    up, down, mid = (
+        t[f"lora_unet_t.lora_{part}.weight"].double() for part in ("up", "down", "mid")
+    )
+    scale = float(t["lora_unet_t.alpha"]) / len(down)
+    return scale * torch.einsum("nmkl,in,mj->ijkl", mid, up[..., 0, 0], down[..., 0, 0])
+
+
+@pytest.mark.parametrize("beside_a_lora", [False, True])
+def test_tucker_is_reduced_beside_a_lora_and_alone(
+    tmp_path: Path,
+    beside_a_lora: bool,  # noqa: FBT001
+) -> None:
+    """All errors of the log include it, and expand and load_file keep it."""
+    lora = making.kohya("lora_unet_x", made()) if beside_a_lora else {}
+    tensors = lora | weak_tucker()
+    numbers, after = run(tmp_path, tensors, mode="ultra")
+    assert after["lora_unet_t.lora_mid.weight"].shape[0] < 8
+    assert_same({"lora_unet_t.alpha": tensors["lora_unet_t.alpha"]}, after)
+    assert numbers["modules"] == 2 if beside_a_lora else 1
+    assert not numbers["untouched_because"]
+    old, new = (tucker_delta(t) for t in (tensors, after))
+    parts = [(float((old - new).square().sum()), float(old.square().sum()))]
+    if beside_a_lora:
+        before, found = (
+            making.meaning({k: v for k, v in t.items() if "_x." in k})["lora_unet_x"]
+            for t in (tensors, after)
+        )
+        parts.append((float((before - found).square().sum()), float(before.square().sum())))
+    error, energy = (sum(column) for column in zip(*parts, strict=True))
+    assert numbers["delta_error"] == pytest.approx((error / energy) ** 0.5, rel=1e-3)
+    assert set(lensd.load_file(tmp_path / "out")) >= set(tensors) if beside_a_lora else True
+
+
+def test_a_loha_in_32_bits_beside_an_int8_lora_survives_expand(tmp_path: Path) -> None:
+    lora = making.kohya("lora_unet_x", made())
+    numbers, after = run(tmp_path, lora | SINGLES["LoHa"], mode="ultra")
+    assert numbers["encodings"] == {"int8": 1, "float8": 0, "float": 1, "untouched": 0}
+    loaded = lensd.load_file(tmp_path / "out")
+    assert_same({k: t for k, t in after.items() if "_h." in k}, loaded)
+
+
+def test_analyze_predicts_the_size_of_a_loha(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.safetensors", tmp_path / "out"
+    save_file(SINGLES["LoHa"], path)
+    predicted = task.analyze(asking.analysis(path)).predicted
+    assert asking.compress(path, out, min_saving=-1.0)["bytes_out"] == predicted.ultra
+
+
 def test_a_mixed_file_is_treated_module_by_module(tmp_path: Path) -> None:
     """The file has linear layers, convolutions, Tucker, LoHa, DoRA, biases and norms."""
     lora = making.kohya("lora_unet_a", made()) | making.kohya("lora_unet_c", made((3, 3)))
@@ -166,7 +333,7 @@ def test_a_mixed_file_is_treated_module_by_module(tmp_path: Path) -> None:
     others = tucker() | LOHA | {"lora_unet_a.diff_b": normal(120), "lora_unet_n.w_norm": normal(9)}
     numbers, after = run(tmp_path, lora | dora | others)
     assert_same(others | {"lora_unet_d.dora_scale": dora["lora_unet_d.dora_scale"]}, after)
-    assert numbers["encodings"] == {"int8": 2, "float": 1, "untouched": 12}
+    assert numbers["encodings"] == {"int8": 2, "float8": 0, "float": 1, "untouched": 12}
     assert numbers["float_because"] == {"dora": 1}
     assert numbers["untouched_because"] == {
         "tucker": 4,
@@ -273,20 +440,44 @@ def test_real_key_lists_are_reduced_whole(tmp_path: Path, known: key_lists.KeyLi
     numbers, after = run(tmp_path, tensors, max_rank=5)
     assert (numbers["naming"], numbers["modules"]) == (known.naming, len(known.pairs))
     assert numbers["rank_out"]["max"] <= 5
-    int8 = numbers["encodings"]["int8"]
+    in_int8 = {down for down in known.pairs if after[down].dtype == torch.int8}
+    assert len(in_int8) == numbers["encodings"]["int8"]
     assert set(tensors) <= set(after)
     extra = set(after) - set(tensors)
     assert all(key.endswith(".alpha") for key in extra)
-    assert int8 in (0, len(known.pairs))
-    if not int8:
-        assert not extra
-        for down, up in known.pairs.items():
-            name = next((k for k in alphas(tensors) if down.startswith(k[:-5])), None)
-            before, found = (
-                making.product(t[up], t[down]) * (float(t[name]) / t[down].shape[0] if name else 1)
-                for t in (tensors, after)
-            )
-            assert making.distance(before, found) < 0.11
+    assert in_int8 or not extra
+    for down in known.pairs.keys() - in_int8:
+        up = known.pairs[down]
+        name = next((k for k in alphas(tensors) if down.startswith(k[:-5])), None)
+        before, found = (
+            making.product(t[up], t[down]) * (float(t[name]) / t[down].shape[0] if name else 1)
+            for t in (tensors, after)
+        )
+        assert making.distance(before, found) < 0.12
+
+
+@pytest.mark.parametrize("float32", ["auto", "float16"])
+def test_a_file_of_sam_lora_works_in_its_program(tmp_path: Path, float32: str) -> None:
+    """Sam_LoRA makes each tensor a parameter, and torch refuses float16 beside float32."""
+    pairs = [made(out=48).up.float() for _ in range(2)], [made(out=48).down.float() for _ in "ab"]
+    tensors = {f"w_b_{at:03d}": up for at, up in enumerate(pairs[0])}
+    tensors |= {f"w_a_{at:03d}": down for at, down in enumerate(pairs[1])}
+    numbers, after = run(tmp_path, tensors, mode="ultra", float32=float32)
+    assert (numbers["naming"], numbers["modules"]) == ("samlora", 2)
+    assert set(after) == set(tensors)
+    x = torch.randn(64, 48, generator=RANDOM)
+    for at in range(2):
+        old, new = (sam_lora(t[f"w_a_{at:03d}"], t[f"w_b_{at:03d}"], x) for t in (tensors, after))
+        assert after[f"w_a_{at:03d}"].shape[0] < 8
+        assert making.distance(old, new) < 0.2
+
+
+def sam_lora(w_a: Tensor, w_b: Tensor, x: Tensor) -> Tensor:
+    """LoRA_qkv.forward: new_q = linear_b_q(linear_a_q(x)), after load_lora_parameters."""
+    a, b = torch.nn.Linear(48, 8, bias=False), torch.nn.Linear(8, 48, bias=False)
+    a.weight, b.weight = torch.nn.Parameter(w_a), torch.nn.Parameter(w_b)
+    with torch.no_grad():
+        return torch.Tensor(b(a(x)))
 
 
 def alphas(tensors: Tensors) -> list[str]:

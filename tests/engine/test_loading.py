@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lensd.lora.portability import READS
+from lensd.lora.portability import READS, cell
 from tests.engine import asking
 from tests.engine.loaders import EXACT, LOADERS, comfyui, unmerged
 from tests.lora import making
@@ -29,25 +29,38 @@ PATHS = (
 )  # fmt: skip
 SHAPES = [module for module in sd15() if module.path in PATHS]
 CONVOLUTION = Module("unet", "down_blocks.0.resnets.0.conv1", 320, 320, (3, 3))
-EXACTLY = [(p, d) for d, row in READS.items() for p, exact in row.items() if exact]
-# dialect -> the width of a module by which the family of its model is told
-WIDTHS = {"peft diffusion_model: flux": 3072, "peft diffusion_model: qwenimage, zimage": 3840}
-NOT_MERGED = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
-QUANTIZED = [d for d, row in READS.items() if any(row.values())]
 
-# dialect -> pattern for names of modules in it
+
+def exactly(dialect: str, program: str) -> bool:
+    """Whether a program loads int8 exactly."""
+    return cell(dialect, program, "int8").kind == "exact"
+
+
+# dialect -> pattern for names of modules in it; each way to spell the factors is there
 NAMES = {
     "kohya": "lora_unet_{}",
-    "peft transformer": "transformer.transformer_blocks.{}.attn.to_q",
-    "peft diffusion_model: flux": "diffusion_model.double_blocks.{}.img_attn.proj",
-    "peft diffusion_model: qwenimage, zimage": "diffusion_model.layers.{}.attention.to_q",
-    "peft diffusion_model: other": "diffusion_model.blocks.{}.self_attn.q",
+    "kohya: flux and others": "lora_unet_layer_{}",
+    "peft transformer: flux": "transformer.transformer_blocks.{}.attn.to_q",
+    "peft diffusion_model: flux": "diffusion_model.layer_{}",
+    "peft diffusion_model: qwenimage, zimage": "diffusion_model.layer_{}",
+    "peft diffusion_model: wan": "diffusion_model.layer_{}",
+    "peft diffusion_model: other": "diffusion_model.{}",
     "peft lora_unet": "lora_unet_{}",
-    "peft unet": "unet.down_blocks.{}.attentions.0.proj_in",
-    "diffusers transformer": "transformer.transformer_blocks.{}.attn.to_q",
-    "diffusers": "unet.down_blocks.{}.attn1.processor.to_q_lora",
-    "xlabs": "double_blocks.{}.processor.qkv_lora1",
+    "diffusers unet processor": "unet.{}.processor.to_q",
 }
+# dialect -> name, out and in of a module by which the family of its model is told
+FAMILY = {
+    "kohya: flux and others": ("lora_unet_blocks_0_self_attn_q", 1536, 1536),
+    "peft diffusion_model: flux": ("diffusion_model.single_blocks.0.modulation.lin", 9216, 3072),
+    "peft diffusion_model: qwenimage, zimage": (
+        "diffusion_model.layers.0.attention.to_q",
+        3840,
+        3840,
+    ),
+    "peft diffusion_model: wan": ("diffusion_model.blocks.0.self_attn.q", 1536, 1536),
+}
+NOT_MERGED = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
+EXACTLY = [(p, d) for d in NAMES for p in READS[d] if exactly(d, p)]
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +81,11 @@ def real(folder: Path) -> Path:
 def outputs(folder: Path, real: Path) -> dict[tuple[str, str], Path]:
     """(dialect, mode) -> the output of the same factors, for every dialect in which int8 loads."""
     found = {}
-    for dialect in QUANTIZED:
+    for dialect in NAMES:
         source = real if dialect == "kohya" else renamed(real, dialect)
         for mode in asking.MODES:
             found[dialect, mode] = folder / f"{dialect} {mode}"
-            targets = tuple(p for p, exact in READS[dialect].items() if exact)
+            targets = tuple(p for p in READS[dialect] if exactly(dialect, p))
             asking.compress(source, found[dialect, mode], mode=mode, targets=targets)
     return found
 
@@ -83,15 +96,23 @@ def renamed(source: Path, dialect: str) -> Path:
     found: making.Tensors = {}
     names = [k.removesuffix(".lora_down.weight") for k in tensors if k.endswith("_down.weight")]
     for at, name in enumerate(sorted(names)):
-        new = NAMES[dialect].format(at)
-        pair = Made(tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"], None)
-        found |= making.peft(new, pair)
-    if dialect in WIDTHS:
-        up, down = making.factors("decaying", 64, WIDTHS[dialect], 8, seed=0)
-        found |= making.peft(NAMES[dialect].format(99), Made(up.half(), down.half(), None))
+        pair = (tensors[f"{name}.lora_{end}.weight"] for end in ("up", "down"))
+        found |= spelled(dialect, NAMES[dialect].format(at), *pair)
+    if dialect in FAMILY:
+        name, rows, columns = FAMILY[dialect]
+        up, down = making.factors("decaying", rows, columns, 8, seed=0)
+        found |= spelled(dialect, name, up.half(), down.half())
     path = source.with_name(f"{dialect}.safetensors")
     save_file(found, path)
     return path
+
+
+def spelled(dialect: str, name: str, up: Tensor, down: Tensor) -> making.Tensors:
+    """One module in a dialect."""
+    ends = list(making.PAIRS.items())[
+        ("kohya", "peft", "diffusers").index(dialect.replace(":", " ").split(maxsplit=1)[0])
+    ]
+    return {name + ends[0]: down, name + ends[1]: up}
 
 
 def modules(path: Path) -> Iterator[tuple[str, Tensor, Tensor, float | None]]:
@@ -113,7 +134,7 @@ def meaning(path: Path) -> dict[str, Tensor]:
 
 def test_the_dialects_here_are_those_of_the_table() -> None:
     """So are the programs."""
-    assert set(NAMES) == set(READS)
+    assert set(NAMES) <= set(READS)
     assert {p for p, _ in EXACTLY} == set(LOADERS)
 
 
@@ -135,7 +156,7 @@ def test_merging_loaders_compute_the_delta_weights_of_the_file(
             assert making.distance(meant[name], found.double()) <= EXACT[dtype]
 
 
-@pytest.mark.parametrize("dialect", QUANTIZED)
+@pytest.mark.parametrize("dialect", NAMES)
 @pytest.mark.parametrize("program", NOT_MERGED)
 def test_unmerged_float16_overflows_with_int8(
     outputs: dict[tuple[str, str], Path], dialect: str, program: str
@@ -152,7 +173,7 @@ def test_unmerged_float16_overflows_with_int8(
 
     assert non_finite("rank") == 0.0
     assert non_finite("ultra") > 0.2
-    assert not READS[dialect].get(program, False)
+    assert not exactly(dialect, program)
 
 
 @pytest.mark.parametrize("program", ["a1111", "a1111-functional"])
@@ -166,16 +187,16 @@ def test_a_program_that_ignores_the_alpha_loses_the_scale(
         assert alpha is not None
         dropped = comfyui(up, down, None, torch.float32)
         assert making.distance(meant[name], dropped.double()) > 100
-    assert not READS["peft lora_unet"][program]
+    assert not exactly("peft lora_unet", program)
 
 
 def test_int8_parameters_are_refused_by_torch(outputs: dict[tuple[str, str], Path]) -> None:
     """diffusers assigns tensors as parameters that require a gradient, unless it converts them."""
-    _, up, _, _ = next(modules(outputs["peft transformer", "ultra"]))
+    _, up, _, _ = next(modules(outputs["peft transformer: flux", "ultra"]))
     with pytest.raises(RuntimeError, match="floating point"):
         torch.nn.Parameter(up)
-    converted = [dialect for dialect, row in READS.items() if row.get("diffusers")]
-    assert converted == ["peft diffusion_model: qwenimage, zimage"]
+    converted = [dialect for dialect in READS if exactly(dialect, "diffusers")]
+    assert converted == ["kohya: flux and others", "peft diffusion_model: qwenimage, zimage"]
 
 
 @pytest.mark.parametrize("program", NOT_MERGED)

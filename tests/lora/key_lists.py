@@ -14,7 +14,7 @@ from lensd.lora.layout import TensorSpec
 from tests.lora.making import Tensors
 
 FOLDER = Path(__file__).with_name("keys")
-DOWN = (("down", "up"), ("lora_A", "lora_B"))
+DOWN = (("down", "up"), ("lora_A", "lora_B"), ("w_a_", "w_b_"))
 RANK = 8
 
 
@@ -60,6 +60,11 @@ def read() -> list[KeyList]:
             naming, family = told.split()
             lists.append(KeyList(title, naming, family, dict(_entry(line) for line in lines)))
     return lists
+
+
+def of(title: str) -> KeyList:
+    """Return the list of that title."""
+    return next(found for found in read() if found.title == title)
 
 
 def _entry(line: str) -> tuple[str, TensorSpec]:

@@ -21,8 +21,8 @@ def pair(
 ) -> Specs:
     """Return the header entries of one module."""
     return {
-        name + naming.down: TensorSpec(dtype, (rank, width, *kernel)),
-        name + naming.up: TensorSpec(dtype, (out, rank, *(1 for _ in kernel))),
+        naming.key(name, naming.down): TensorSpec(dtype, (rank, width, *kernel)),
+        naming.key(name, naming.up): TensorSpec(dtype, (out, rank, *(1 for _ in kernel))),
     }
 
 
@@ -40,13 +40,14 @@ def reason(tensors: Specs) -> str:
 @pytest.mark.parametrize("with_alpha", [False, True])
 def test_every_naming_is_recognised(naming: Naming, with_alpha: bool) -> None:  # noqa: FBT001
     """A module consists of both factors and the alpha, if there is one, and of nothing else."""
-    tensors = pair("some.block.x", naming)
-    key = "some.block.x" + naming.end + naming.alpha
+    name = "012" if naming.numbered else "some.block.x"
+    tensors = pair(name, naming)
+    key = naming.key(name, naming.end) + naming.alpha
     if with_alpha:
         tensors[key] = TensorSpec("F16", ())
     layout = read_layout(tensors | {"other": TensorSpec("F16", (3,))})
     (module,) = layout.modules
-    assert module.up.startswith("some.block.x")
+    assert name in module.up
     assert {module.up, module.down, *([module.alpha] if module.alpha else [])} == set(tensors)
     assert (module.alpha is not None) == with_alpha
     assert module.alpha_key == key

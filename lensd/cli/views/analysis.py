@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from lensd.cli.views.terminal import table
-from lensd.logs.measures import Module
+from lensd.logs.measures import FloatBecause, Module
 from lensd.lora.blocks import Block, block_of
 from lensd.report.documents import Analysis
 from lensd.text import size, visible
@@ -24,13 +24,15 @@ def render(document: Analysis) -> Iterator[RenderableType]:
     yield visible(
         f"{document.path}: {size(document.bytes_in)}, {document.family}, "
         f"{document.naming} naming, {document.dtype_in}, {document.modules} modules, "
-        f"rank {_spread(document.details)}"
+        f"rank {_range(document.rank_in.min, document.rank_in.max)}"
     )
     yield ""
-    yield "median rank that contains this share of the energy:"
-    yield _block_table(document.details)
-    yield ""
+    if document.details:  # LoHa, LoKr and Tucker have no singular values
+        yield "median rank that contains this share of the energy:"
+        yield _block_table(document.details)
+        yield ""
     yield _mode_table(document)
+    yield from _why_not_int8(document)
     yield f"relative delta error of ultra: {document.delta_error:.4f}"
 
 
@@ -54,6 +56,18 @@ def _mode_table(document: Analysis) -> Table:
     for mode, predicted in msgspec.structs.asdict(document.predicted).items():
         rows.add_row(mode, size(predicted), f"{document.bytes_in / predicted:.1f}")
     return rows
+
+
+def _why_not_int8(document: Analysis) -> Iterator[str]:
+    """The programs because of which int8 is not used, where there are any."""
+    because = document.float_because
+    in_floats = because.targets if isinstance(because, FloatBecause) else None
+    if document.forced_by:
+        stored = f"{in_floats} of {document.modules} modules stay in 16 bits" if in_floats else ""
+        yield (
+            f"why not int8: {', '.join(document.forced_by)} is not known to load it exactly from "
+            f"this file{'; ' * bool(stored)}{stored}"
+        )
 
 
 def groups(modules: Sequence[Module], rows: int = ROWS) -> list[tuple[str, list[Module]]]:
@@ -94,5 +108,8 @@ def _name(blocks: Sequence[Block]) -> str:
 
 def _spread(modules: Sequence[Module]) -> str:
     ranks = [m.rank for m in modules]
-    low, high = min(ranks), max(ranks)
+    return _range(min(ranks), max(ranks))
+
+
+def _range(low: int, high: int) -> str:
     return f"{low}" if low == high else f"{low}-{high}"
