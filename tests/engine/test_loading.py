@@ -167,6 +167,44 @@ def test_unmerged_float16_overflows_with_int8(
     assert not exactly(dialect, program)
 
 
+@pytest.fixture(scope="module")
+def in_float8(folder: Path, real: Path) -> Path:
+    """The output for a target that does not merge."""
+    out = folder / "float8"
+    numbers = asking.compress(real, out, targets=("comfyui-bypass",))
+    assert numbers["encodings"]["float8"] == numbers["modules"]
+    return out
+
+
+def test_unmerged_float16_computes_float8(in_float8: Path) -> None:
+    """up(down(x)) * alpha / rank, in each module: finite, and right within two roundings."""
+    random = torch.Generator().manual_seed(0)
+    meant = meaning(in_float8)
+    for name, up, down, alpha in modules(in_float8):
+        assert up.dtype == down.dtype == torch.float8_e4m3fn
+        x = torch.randn(64, down[0].numel(), generator=random).half()
+        found = unmerged(up, down, x) * (1.0 if alpha is None else alpha / down.shape[0])
+        assert (
+            making.distance(x.double() @ meant[name].T, found.double()) <= 2 * EXACT[torch.float16]
+        )
+
+
+@pytest.mark.parametrize("program", LOADERS)
+def test_merging_loaders_compute_float8(in_float8: Path, program: str) -> None:
+    """They cast the factors first, as they do with int8."""
+    meant, loader = meaning(in_float8), LOADERS[program]
+    for name, up, down, alpha in modules(in_float8):
+        if up.shape[0] * down[0].numel() > 2**20:
+            continue  # slow on CPUs, which emulate float16; smaller modules test the same
+        if program == "diffusers":
+            with pytest.raises(NotImplementedError):
+                loader.merge(up, down, alpha, torch.float32)
+            continue
+        for dtype in loader.precisions:
+            found = loader.merge(up, down, alpha, dtype)
+            assert making.distance(meant[name], found.double()) <= EXACT[dtype]
+
+
 @pytest.mark.parametrize("program", ["a1111", "a1111-functional"])
 def test_a_program_that_ignores_the_alpha_loses_the_scale(
     outputs: dict[tuple[str, str], Path], program: str

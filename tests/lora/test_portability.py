@@ -81,6 +81,7 @@ FILES = {
     "peft lora_unet": PEFT_KOHYA,
     "peft unet": UNET,
     "diffusers transformer: flux": layout(TO_Q, suffixes=LORA),
+    "diffusers transformer: flux2": layout(SINGLE, suffixes=LORA, width=6144),
     "diffusers transformer: others": layout(TO_Q, suffixes=LORA, width=2432),
     "diffusers transformer: video": layout("transformer.blocks.0.attn1.to_q", suffixes=LORA),
     "diffusers unet processor": PROCESSORS,

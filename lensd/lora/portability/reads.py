@@ -233,6 +233,13 @@ ROWS: Mapping[str, Row] = {
         "diffusers": CAST,
         "sdnext": _SDNEXT_REFUSES_FLOAT8,
     },
+    "diffusers transformer: flux2": {
+        **_KOHYA_ONLY,
+        **_COMFYUI_READ,
+        **_INVOKEAI_FLUX,
+        "forge": NOTHING_READ,
+        "diffusers": CAST,
+    },
     "diffusers transformer: others": {
         **_KOHYA_ONLY,
         **_COMFYUI_READ,
