@@ -29,7 +29,7 @@ from lensd.engine.reader import Source
 from lensd.engine.task import no_progress
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import Plan
+from lensd.lora.planning import Findings, Plan
 from lensd.store.hashing import Hashes
 from lensd.store.tensors import output_bytes
 
@@ -85,7 +85,7 @@ def measure(folder: Path, table: str) -> dict[str, Any]:
 
 def describe(source: Source, original: Original, p: Parameters) -> dict[str, Any]:
     """Return the encodings, the bytes and the programs because of which int8 is not used."""
-    chosen = plans.choose(source, original, p)
+    chosen = plans.choose(source, original, p, Findings())
     header = output_metadata(source.header.metadata, chosen, original.origin)
     return {
         "encoding": encoding(chosen),
