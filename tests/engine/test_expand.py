@@ -101,6 +101,28 @@ def test_a_float8_file_is_expanded_without_any_loss(tmp_path: Path) -> None:
     assert asking.metadata_of(out) == asking.metadata_of(at)
 
 
+def test_float8_in_peft_naming_has_no_alphas_and_keeps_its_entry(tmp_path: Path) -> None:
+    """The entry has the ranks of the output, before and after expanding; the strength stays."""
+    source, out, at = (tmp_path / name for name in ("a.safetensors", "float8", "float"))
+    fields: dict[str, Any] = {"transformer.r": 4, "transformer.lora_alpha": 2}
+    ranks = {f"transformer_blocks.0.{n}": r for n, r in (("attn.to_k", 8), ("ff.net.2", 12))}
+    patterns = {"rank_pattern": ranks, "alpha_pattern": {n: r / 2 for n, r in ranks.items()}}
+    fields |= {f"transformer.{name}": p for name, p in patterns.items()}
+    save_file(peft_file(), source, {"lora_adapter_metadata": json.dumps(fields)})
+    numbers = asking.compress(source, out, targets=("diffusers",))
+    assert numbers["encodings"]["float8"] == 3
+    expanded(out, at)
+    for path in (out, at):
+        assert load_file(path).keys() == peft_file().keys()
+        found = entry(path)
+        named = {found["transformer.r"], *found["transformer.rank_pattern"].values()}
+        assert named == set(asking.rank_of(path).values())
+        assert found["transformer.lora_alpha"] == found["transformer.r"] / 2
+    meant = asking.deltas(out)
+    for name, delta in making.meaning(lensd.load_file(out)).items():
+        assert making.distance(meant[name] / 2, delta) < HALF
+
+
 def test_a_float8_file_is_compared_and_never_compressed_again(tmp_path: Path) -> None:
     """`compare` finds the error that was reported; a job skips the file as lensd's output."""
     source, out, again = (tmp_path / name for name in ("a.safetensors", "float8", "again"))

@@ -155,13 +155,25 @@ def applied_by(
     """What a pipeline in a precision makes of a LoRA."""
     pipeline.to(dtype)
     pipeline.load_lora_weights(str(lora) if isinstance(lora, Path) else dict(lora))
-    deltas = {}
+    return {f.place: f.scale * f.up @ f.down for f in lora_layers(pipeline)}
+
+
+class Applied(NamedTuple):
+    """A layer with a LoRA: scale * up @ down is added to its weight."""
+
+    place: str
+    scale: float
+    up: Tensor
+    down: Tensor
+
+
+def lora_layers(pipeline: Any) -> Iterator[Applied]:
+    """Yield the layers with a LoRA, in float64."""
     for place, layer in _modules(pipeline):
         if isinstance(layer, libraries().lora_layer):
             (adapter,) = layer.lora_A
             up, down = _weight(layer.lora_B[adapter]), _weight(layer.lora_A[adapter])
-            deltas[place] = layer.scaling[adapter] * up @ down
-    return deltas
+            yield Applied(place, layer.scaling[adapter], up, down)
 
 
 def _weight(layer: Any) -> Tensor:
