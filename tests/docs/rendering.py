@@ -228,6 +228,7 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "faults": results.table,
     "kept": partial(reasons, Outcome.KEPT),
     "metrics": metrics,
+    "models": tables.models,
     "namings": namings,
     "owners": owners,
     "portability": portability,
