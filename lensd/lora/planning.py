@@ -115,7 +115,7 @@ def plan(
 
 def own_energy(p: Parameters) -> float | None:
     """Return the energy that each module must keep, if only that decides its rank; else None."""
-    of_file = p.allocation == "file" or p.constant_rank or p.target_size is not None
+    of_file = p.allocation != "module" or p.constant_rank or p.target_size is not None
     return None if p.mode == "int8" or of_file else p.energy
 
 
@@ -176,6 +176,8 @@ def _choose_ranks(
 
 
 def _allocate_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
+    if p.allocation == "balanced":
+        demands = rank.balance(demands)
     if not p.constant_rank:
         return _individual_ranks(demands, p)
     one = _constant_rank(demands, p)
@@ -186,18 +188,18 @@ def _individual_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int
     """Return a rank for each module."""
     if p.target_size is not None:
         return rank.within_size(demands, p.target_size)
-    if p.allocation == "file":
-        return rank.per_file(demands, p.energy)
-    return rank.per_module(demands, p.energy)
+    if p.allocation == "module":
+        return rank.per_module(demands, p.energy)
+    return rank.per_file(demands, p.energy)
 
 
 def _constant_rank(demands: Sequence[rank.Demand], p: Parameters) -> int:
     """Return one rank for all modules; modules with fewer ranks keep theirs."""
     if p.target_size is not None:
         return rank.constant_within_size(demands, p.target_size)
-    if p.allocation == "file":
-        return rank.constant(demands, p.energy)
-    return max(rank.per_module(demands, p.energy))
+    if p.allocation == "module":
+        return max(rank.per_module(demands, p.energy))
+    return rank.constant(demands, p.energy)
 
 
 def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+BALANCE = 0.5  # docs/decisions/0038 has the measurements
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,21 @@ def within_size(demands: Sequence[Demand], size: int) -> list[int]:
         else:
             closed.add(rank.module)
     return _count_ranks(taken, len(demands))
+
+
+def balance(demands: Sequence[Demand]) -> list[Demand]:
+    """Return the demands with each energy divided by the root of its module's whole energy.
+
+    So a module counts by the norm of its delta weight, not by its square: weak modules get more
+    ranks than their energy alone asks for. In `per_file` the share `energy` is then the mean of
+    the shares that the modules keep, weighted by these norms.
+    """
+    return [replace(d, values=d.values * _weight(d.values) ** 0.5) for d in demands]
+
+
+def _weight(values: Tensor) -> float:
+    total = float(values.double().square().sum())
+    return total**-BALANCE if total > 0 else 1.0
 
 
 def constant(demands: Sequence[Demand], energy: float) -> int:
