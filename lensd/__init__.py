@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Float tensors of a LoRA file in its own naming, ready for `pipe.load_lora_weights(...)`.
 
-    From an int8 file they are what `lensd expand` writes: float16 (bfloat16 where that would
-    overflow), under the one alpha that the original had. From a float file they are as stored. A
+    From an 8-bit file they are what `lensd expand` writes: float16 (bfloat16 where that would
+    overflow), under one alpha for all modules. From a float file they are as stored. A
     strength that stands in the header alone (`lora_adapter_metadata`) is multiplied into the up
     factors, as a state dict has no header. Raises LensdError.
     """

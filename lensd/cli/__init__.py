@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("lensd.cli.prune:prune", "Delete originals that are older than keep_days."),
     "analyze": ("lensd.cli.analyze:analyze", "Show how small a LoRA would become; change nothing."),
     "compress": ("lensd.cli.compress:compress", "Compress a LoRA to a new file, without a daemon."),
-    "expand": ("lensd.cli.expand:expand", "Convert an int8 LoRA to float16, for any program."),
+    "expand": ("lensd.cli.expand:expand", "Convert an 8-bit LoRA to float16, for any program."),
     "compare": ("lensd.cli.compare:compare", "Measure how far two LoRAs are apart, by module."),
     "completion": (
         "lensd.cli.completion:completion",

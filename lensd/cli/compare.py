@@ -32,8 +32,8 @@ def compare(a: str, b: str, as_json: bool) -> None:
     lensd compare style.safetensors style.lensd.safetensors
     lensd compare --json A B | jq '.per_module[] | select(.delta_error > 0.1)'
 
-    The two LoRAs must be for the same base model. They may be int8 or float, and differ in ranks
-    and naming.
+    The two LoRAs must be for the same base model. They may be in 8 bits or float, and differ in
+    ranks and naming.
     """
     with delay_interrupts():
         from lensd.engine import compare as work  # importing torch takes a second

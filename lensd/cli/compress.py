@@ -44,6 +44,7 @@ SUFFIX = ".lensd.safetensors"
 @click.option("--target-size", metavar="SIZE", help="Keep the most energy that fits, e.g. in 32MB.")
 @click.option("--max-rank", type=int, metavar="RANK", help="The highest rank of any module.")
 @click.option("--targets", metavar="T,...", help="The programs that must load the output.")
+@click.option("--encodings", metavar="E,...", help="The 8-bit formats to use: int8, float8.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
@@ -90,6 +91,7 @@ def _settings(
     target_size: str | None,
     max_rank: int | None,
     targets: str | None,
+    encodings: str | None,
 ) -> Settings:
     """Validate the given options as the configuration is. Raises UsageError."""
     from lensd.config.document import Settings
@@ -103,6 +105,8 @@ def _settings(
             given["allocation"] = "balanced" if allocation == "balanced" else "file"
         if targets:
             given["targets"] = tuple(targets.split(","))
+        if encodings:
+            given["encodings"] = tuple(encodings.split(","))
         return Settings(**given)
     except ValueError as error:
         raise UsageError(f"an option has an invalid value: {error}") from None

@@ -1,4 +1,4 @@
-"""`lensd expand`: convert an int8 LoRA to float16."""
+"""`lensd expand`: convert an 8-bit LoRA to float16."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SUFFIX = ".float16.safetensors"
 @click.option("-o", "--output", metavar="OUT", help="The output file (default NAME" + SUFFIX + ").")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
 def expand(file: str, output: str | None, force: bool) -> None:
-    """Convert an int8 LoRA to float16; the input does not change.
+    """Convert an 8-bit LoRA to float16; the input does not change.
 
     \b
     lensd expand style.safetensors                 to style.float16.safetensors
     lensd expand style.safetensors -o floats.safetensors
 
-    Every program can load the output. Its values are those of the int8 file, rounded to float16;
+    Every program can load the output. Its values are those of the 8-bit file, rounded to float16;
     to get the file as it was before compression, use `lensd restore`.
     """
     from lensd.cli.staging import staged

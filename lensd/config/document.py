@@ -15,6 +15,7 @@ from lensd.config.types import (
     Allocation,
     Days,
     Device,
+    Encodings,
     Existing,
     FilePath,
     Float32,
@@ -33,7 +34,7 @@ from lensd.config.types import (
     TextFile,
 )
 from lensd.lora.parameters import Parameters
-from lensd.lora.portability import DEFAULT_TARGETS, PROGRAMS
+from lensd.lora.portability import DEFAULT_TARGETS, ENCODINGS, PROGRAMS
 
 
 class Part(BaseModel):
@@ -112,6 +113,14 @@ class Settings(Part):
             "lensd does not write 8-bit weights for that file."
         ),
     ] = DEFAULT_TARGETS
+    encodings: Annotated[
+        Encodings,
+        Field(
+            description="The 8-bit formats that modes int8 and ultra may use: int8, float8 or "
+            "both. int8 has about half the error of float8, so lensd uses float8 only where one of "
+            "the `targets` cannot load int8 right, and 16 bits where neither can be loaded."
+        ),
+    ] = ENCODINGS
     max_error: Annotated[
         Annotated[float, Field(gt=0)] | None,
         Field(
@@ -147,6 +156,7 @@ class Settings(Part):
             constant_rank=self.constant_rank,
             float32=self.float32,
             targets=tuple(self.targets),
+            encodings=tuple(e for e in ENCODINGS if e in self.encodings),
         )
 
 

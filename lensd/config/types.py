@@ -13,7 +13,7 @@ from lensd import __version__
 from lensd.config import schedule
 from lensd.config.faults import show_value
 from lensd.config.sizes import PATTERN, parse_size
-from lensd.lora.portability import Program
+from lensd.lora.portability import Encoding, Program
 
 Mode = Literal["analyze", "rank", "int8", "ultra"]
 Allocation = Literal["module", "file", "balanced"]
@@ -151,6 +151,7 @@ Patterns = Annotated[
     Field(strict=False),
 ]
 Targets = Annotated[tuple[Program, ...], Field(strict=False, min_length=1)]
+Encodings = Annotated[tuple[Encoding, ...], Field(strict=False, min_length=1)]
 Device = Annotated[
     str,
     BeforeValidator(_check_device),

@@ -1,4 +1,4 @@
-"""Expand an int8 file to floats: as a state dict for diffusers, or as a file for every program."""
+"""Expand an 8-bit file to floats: as a state dict for diffusers, or as a file for every program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lensd.store.tensors import Output, TensorEntry
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return the float tensors of a LoRA file, int8 or not, by key; see lensd.load_file."""
+    """Return the float tensors of a LoRA file, in 8 bits or not, by key; see lensd.load_file."""
     with Source.open_any(os.path.realpath(path)) as source:
         expansion = Expansion(source)
         strength_of = strengths(source)
@@ -37,15 +37,16 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def expand(path: str, temporary: str, inode: Sequence[int]) -> Expanded:
-    """Expand the int8 file `path` into the staged output `temporary`.
+    """Expand the 8-bit file `path` into the staged output `temporary`.
 
     `inode`: device and inode that the temporary must have. Raises UsageError if the file has no
-    int8 modules, and Skipped and Failed as `Source.open` does.
+    8-bit modules, and Skipped and Failed as `Source.open` does.
     """
     with Source.open_any(os.path.realpath(path)) as source:
-        if not any(source.is_int8(m) for m in source.layout.modules):
+        expanded = sum(source.is_int8(m) or source.is_float8(m) for m in source.layout.modules)
+        if not expanded:
             raise UsageError(
-                f"there is nothing to expand: {path} has no int8 modules, and every program "
+                f"there is nothing to expand: {path} has no 8-bit modules, and every program "
                 "loads it as it is"
             )
         expansion = Expansion(source)
@@ -62,7 +63,7 @@ def expand(path: str, temporary: str, inode: Sequence[int]) -> Expanded:
                 bytes_in=source.identity.size,
                 bytes_out=output.size,
                 modules=len(source.layout.modules),
-                expanded=sum(source.is_int8(m) for m in source.layout.modules),
+                expanded=expanded,
             )
 
 
@@ -86,6 +87,8 @@ class Expansion:
         up, down = self.source.tensor(module.up), self.source.tensor(module.down)
         if module.name not in self.scales:
             alpha = {module.alpha: self.source.tensor(module.alpha)} if module.alpha else {}
+            if self.source.is_float8(module):  # float16 represents every float8
+                up, down = up.half(), down.half()
             return {module.up: up, module.down: down, **alpha}
         scale = self.scales[module.name]
         up, down = floats.expand(up, down, scale, TORCH_DTYPE[floats.dtype_for(scale)])
@@ -101,11 +104,12 @@ class Expansion:
         """
         specs = dict(self.source.specs)
         for m in self.source.layout.modules:
-            if m.name not in self.scales:
+            quantized = m.name in self.scales
+            if not quantized and not self.source.is_float8(m):
                 continue
-            dtype = floats.dtype_for(self.scales[m.name])
+            dtype = floats.dtype_for(self.scales[m.name]) if quantized else "F16"
             specs |= {key: specs[key]._replace(dtype=dtype) for key in (m.up, m.down)}
-            if self.alpha is None:
+            if quantized and self.alpha is None:
                 specs.pop(m.alpha_key, None)
         entries = [(key, spec.dtype, spec.shape) for key, spec in specs.items()]
         return sorted(entries, key=lambda e: (-ITEM_SIZE.get(e[1], 0), e[0]))

@@ -28,7 +28,7 @@ from lensd.lora import blocks, fidelity, rank, untouched
 from lensd.lora.curve import curve
 from lensd.lora.layout import ITEM_SIZE
 from lensd.lora.metadata import Origin
-from lensd.lora.planning import ModulePlan, Plan, Reading
+from lensd.lora.planning import EIGHT_BITS, ModulePlan, Plan, Reading
 from lensd.store.hashing import Hashes
 
 ENERGIES = (0.9, 0.95, 0.99, 0.999)  # of the table of `lensd analyze`
@@ -83,7 +83,7 @@ def of_rehearsal(
 def _common(
     engine: Engine, original: Original, plan: Plan, measured: Sequence[Measured]
 ) -> Measures:
-    quantized = [m for m in measured if m.plan.encoding == "I8"]
+    quantized = [m for m in measured if m.plan.encoding in EIGHT_BITS]
     elements = fidelity.ElementError()
     for m in quantized:
         elements.merge(m.elements)
@@ -105,7 +105,8 @@ def _common(
         data_sha256_in=original.hashes.data,
         encodings=Encodings(
             int8=sum(m.encoding == "I8" for m in plan.modules),
-            float=sum(m.encoding != "I8" for m in plan.modules),
+            float8=sum(m.encoding == "F8_E4M3" for m in plan.modules),
+            float=sum(m.encoding not in EIGHT_BITS for m in plan.modules),
             untouched=len(plan.layout.untouched),
         ),
         float_because=FloatBecause(**plan.float_because),

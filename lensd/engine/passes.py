@@ -73,7 +73,7 @@ class Measured:
     squared_signal: float  # ||delta_k||_F^2 before encoding
     squared_noise: float  # ||delta_k - delta that a loader computes||_F^2
     elements: fidelity.ElementError
-    too_noisy: bool  # int8 costs too much precision
+    too_noisy: bool  # its 8-bit encoding costs too much precision
 
     @property
     def relative_error(self) -> float:
@@ -130,7 +130,7 @@ class Engine:
             for key in plan.layout.untouched:
                 output.copy(key, self.source.fd, self.source.header)
         for m in results:
-            if not m.too_noisy:  # such modules are reduced again, in floats
+            if not m.too_noisy:  # such modules are reduced again, in another encoding
                 _check_error(m)
         return results
 

@@ -15,13 +15,13 @@ from lensd.store.tensors import TensorEntry, output_bytes
 
 
 def choose(
-    source: Source, original: Original, p: Parameters, in_floats: Collection[str] = ()
+    source: Source, original: Original, p: Parameters, too_noisy: Collection[tuple[str, str]] = ()
 ) -> Plan:
-    """The plan. `in_floats`: modules that int8 would cost too much.
+    """The plan. `too_noisy`: modules, each with an encoding that costs it too much.
 
     A `target_size` has to hold the header too, whose size depends on the ranks.
     """
-    chosen = plan(source.layout, source.specs, original.readings, p, in_floats)
+    chosen = plan(source.layout, source.specs, original.readings, p, too_noisy)
     if p.target_size is None:
         return chosen
     origin = replace(original.origin, mode=p.mode)
@@ -32,20 +32,20 @@ def choose(
             break
         left -= excess
         smaller = replace(p, target_size=left)
-        chosen = plan(source.layout, source.specs, original.readings, smaller, in_floats)
+        chosen = plan(source.layout, source.specs, original.readings, smaller, too_noisy)
     return chosen
 
 
 def predicted(
-    source: Source, original: Original, p: Parameters, in_floats: Collection[str]
+    source: Source, original: Original, p: Parameters, too_noisy: Collection[tuple[str, str]]
 ) -> Predicted:
     """The size of the file that each mode gives, to the byte.
 
-    A module that int8 costs too much at its full rank, but not at ultra's, is not foreseen.
+    A module that 8 bits cost too much at its full rank, but not at ultra's, is not foreseen.
     """
 
     def size(mode: str) -> int:
-        chosen = choose(source, original, replace(p, mode=mode), in_floats)
+        chosen = choose(source, original, replace(p, mode=mode), too_noisy)
         origin = replace(original.origin, mode=mode)
         return min(origin.bytes, _size(source, chosen, origin))
 

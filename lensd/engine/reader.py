@@ -19,8 +19,10 @@ from torch import Tensor
 
 from lensd.errors import Failed, Skipped
 from lensd.lora import compress, marks
+from lensd.lora.float8 import FLOAT8
 from lensd.lora.int8 import Factors
 from lensd.lora.layout import Layout, Module, TensorSpec, read_layout
+from lensd.lora.planning import EIGHT_BITS
 from lensd.store.disk_errors import unreadable
 from lensd.store.header import Header, read_header
 from lensd.store.identity import Identity
@@ -49,11 +51,11 @@ class Source:
 
     @classmethod
     def open_any(cls, path: str) -> Source:
-        """Open an original or an output of lensd, whose int8 pairs are modules too.
+        """Open an original or an output of lensd, whose 8-bit pairs are modules too.
 
         Raises as `open` does.
         """
-        return cls._open(path, None, _layout_with_int8)
+        return cls._open(path, None, _layout_with_8_bits)
 
     @classmethod
     def _open(
@@ -97,11 +99,15 @@ class Source:
         """Read up and down [b, ...] in the stored shapes, in a dtype that represents both."""
         up = self._read_stack([m.up for m in modules])
         down = self._read_stack([m.down for m in modules])
+        up, down = (t.half() if t.dtype == FLOAT8 else t for t in (up, down))
         wide = torch.promote_types(up.dtype, down.dtype)
         return up.to(wide), down.to(wide)
 
     def is_int8(self, module: Module) -> bool:
         return self.specs[module.up].dtype == self.specs[module.down].dtype == "I8"
+
+    def is_float8(self, module: Module) -> bool:
+        return self.specs[module.up].dtype == self.specs[module.down].dtype == "F8_E4M3"
 
     def factors(self, module: Module) -> tuple[Tensor, Tensor]:
         """Read up and down of one module, in a dtype that represents both."""
@@ -131,14 +137,14 @@ def _original_layout(header: Header) -> Layout:
     return read_layout(_tensor_specs(header))
 
 
-def _layout_with_int8(header: Header) -> Layout:
-    """Return the layout with int8 pairs as modules.
+def _layout_with_8_bits(header: Header) -> Layout:
+    """Return the layout with 8-bit pairs as modules.
 
-    `read_layout` accepts only floats, so int8 is passed to it as float16.
+    `read_layout` accepts only wider floats, so 8 bits are passed to it as float16.
     """
     specs = _tensor_specs(header)
     return read_layout(
-        {k: s._replace(dtype="F16") if s.dtype == "I8" else s for k, s in specs.items()}
+        {k: s._replace(dtype="F16") if s.dtype in EIGHT_BITS else s for k, s in specs.items()}
     )
 
 

@@ -44,7 +44,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
 
 class Expanded(Struct, frozen=True, kw_only=True):
-    """The sizes of an int8 file and of its float form; `expanded`: the number of int8 modules."""
+    """The sizes of an 8-bit file and of its float form; `expanded`: the number of 8-bit modules."""
 
     bytes_in: int
     bytes_out: int

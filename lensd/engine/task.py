@@ -118,15 +118,15 @@ def _compress(engine: Engine, request: CompressRequest) -> Compressed:
     if request.adapter_config and source.layout.naming == "peft":
         raise _has_adapter_config()
     original = _first_pass(engine, request, request.parameters)
-    in_floats: set[str] = set()
+    too_noisy: set[tuple[str, str]] = set()
     while True:
-        chosen = plans.choose(source, original, request.parameters, in_floats)
+        chosen = plans.choose(source, original, request.parameters, too_noisy)
         written = _write(engine, request, original, chosen)
         noisy = _too_noisy(written.measured)
         if not noisy:
             break
-        _empty_temporary(request)  # rare: products of int8 elements would overflow float16
-        in_floats |= noisy
+        _empty_temporary(request)  # rare, see Reduced.too_noisy
+        too_noisy |= noisy
     if not source.unchanged():
         raise _changed()
     _check_error(written.measured, original, request.max_error)
@@ -155,7 +155,7 @@ def _first_pass(engine: Engine, request: AnyRequest, p: Parameters) -> Original:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """An output. Where modules are too noisy for int8 it was not completed, and has no hashes."""
+    """An output. Where modules are too noisy it was not completed, and has no hashes."""
 
     measured: list[Measured]
     hashes: Hashes
@@ -181,9 +181,9 @@ def _write(engine: Engine, request: CompressRequest, original: Original, chosen:
         return _Written(measured, hashing.result(), output.size)
 
 
-def _too_noisy(measured: list[Measured]) -> set[str]:
-    """The modules that int8 would cost too much."""
-    return {m.plan.module.name for m in measured if m.too_noisy}
+def _too_noisy(measured: list[Measured]) -> set[tuple[str, str]]:
+    """The modules that 8 bits cost too much, each with its encoding."""
+    return {(m.plan.module.name, m.plan.encoding) for m in measured if m.too_noisy}
 
 
 def _analyze(engine: Engine, request: AnalyzeRequest) -> tuple[Analyzed, Original]:
@@ -191,15 +191,15 @@ def _analyze(engine: Engine, request: AnalyzeRequest) -> tuple[Analyzed, Origina
     source, p = engine.source, request.parameters
     best = replace(p, mode="ultra")
     original = _first_pass(engine, request, best)
-    in_floats: set[str] = set()
+    too_noisy: set[tuple[str, str]] = set()
     while True:
-        chosen = plans.choose(source, original, best, in_floats)
+        chosen = plans.choose(source, original, best, too_noisy)
         measured = engine.rehearse(chosen)
         noisy = _too_noisy(measured)
         if not noisy:
             break
-        in_floats |= noisy
-    predicted = plans.predicted(source, original, p, in_floats)
+        too_noisy |= noisy
+    predicted = plans.predicted(source, original, p, too_noisy)
     return measures.of_rehearsal(engine, original, chosen, measured, predicted), original
 
 
@@ -223,7 +223,7 @@ def _check_gain(size: int, original: Original, chosen: Plan, min_saving: float) 
     saving = 1 - size / origin.bytes
     if size < origin.bytes and saving >= min_saving:
         return
-    why = f" ({forced_by} cannot load int8)" if forced_by else ""
+    why = f" ({forced_by} cannot load 8 bits)" if forced_by else ""
     raise Kept(
         Reason.NO_GAIN,
         f"compressing would save {max(saving, 0):.1%}, less than `min_saving` "

@@ -75,12 +75,13 @@ class Encodings(Struct, frozen=True, kw_only=True):
     """how many modules are stored how"""
 
     int8: Count | UnsetType = UNSET
+    float8: Count | UnsetType = UNSET
     float: Count | UnsetType = UNSET
     untouched: Count | UnsetType = UNSET
 
 
 class FloatBecause(Struct, frozen=True, kw_only=True):
-    """why how many modules of an int8 or ultra output are not int8"""
+    """why how many modules of an int8 or ultra output are not in 8 bits"""
 
     targets: Positive | UnsetType = UNSET
     dora: Positive | UnsetType = UNSET

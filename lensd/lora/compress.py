@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lensd.lora import fidelity, int8, spectrum
+from lensd.lora import fidelity, float8, int8, spectrum
 from lensd.lora.fidelity import ElementError, largest_elements
 from lensd.lora.int8 import Factors
-from lensd.lora.planning import WIDE_DTYPES, ModulePlan
+from lensd.lora.planning import EIGHT_BITS, MAX_NOISE, WIDE_DTYPES, ModulePlan
 from lensd.lora.products import gram, product, quick_gram
 from lensd.lora.reading import QUICK_RANK, flatten
 from lensd.lora.shortening import form_delta, is_excessive, shorten
@@ -32,13 +32,11 @@ TORCH_DTYPE = {
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "F8_E4M3": float8.FLOAT8,
 }
 # A squared error that is larger than this share of the module's energy, times the cancellation, is
 # exact to six digits when computed in float32.
 FLOAT32_ERROR_SHARE = 3e-3
-# Largest relative delta error of the quantization alone. 0.015 is typical; truncation at 99 % of
-# the energy has 0.1.
-MAX_NOISE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +68,12 @@ class Reduced:
 
     @property
     def too_noisy(self) -> bool:
-        """Whether the int8 error exceeds MAX_NOISE, so that the module should be stored in floats.
+        """Whether the 8-bit error exceeds MAX_NOISE, so that the module needs another encoding.
 
-        The overflow guard can cause that.
+        The overflow guard of int8 can cause that, and elements that are too small for float8.
         """
         loss = self.squared_error / self.squared_signal if self.squared_signal else 0.0
-        return self.plan.encoding == "I8" and loss > MAX_NOISE**2
+        return self.plan.encoding in EIGHT_BITS and not loss <= MAX_NOISE**2  # also NaN
 
 
 def reduce(m: ModulePlan, up: Tensor, down: Tensor) -> Reduced:
@@ -117,6 +115,8 @@ def reduce_all(
         return [Reduced(m, _tensors_by_key(m, u, d, m.alpha), m.energy, 0.0) for m, u, d in rows]
     if plans[0].encoding == "I8":
         return _reduce_to_int8(plans, stored, cores)
+    if plans[0].encoding == "F8_E4M3":
+        return _reduce_to_float8(plans, stored, cores)
     return _reduce_to_floats(plans, stored, cores)
 
 
@@ -144,14 +144,7 @@ def _compute_float_factors(
     """Return factors with delta = out_scale * up @ down, float64 or float32."""
     m = plans[0]
     if m.rank != m.module.rank:
-        left, right = truncate_all(plans, stored, cores)
-        spread = [abs(m.out_scale) ** -0.5 for m in plans]
-        signed = [math.copysign(s, m.out_scale) for s, m in zip(spread, plans, strict=True)]
-        result = Factors(left * _per_matrix(signed, left), right * _per_matrix(spread, right))
-        if _fit_in_float32(result):
-            return result
-        left, right = left.double(), right.double()  # so that what is lost is measured
-        return Factors(left * _per_matrix(signed, left), right * _per_matrix(spread, right))
+        return _truncate_for_alpha(plans, stored, cores)
     # `up` is rescaled and `down` is only converted. When a wider format becomes float16, a power of
     # two is moved from one factor to the other too: otherwise small weights could become zero.
     narrowed = m.module.dtype in WIDE_DTYPES and m.encoding == "F16"
@@ -160,6 +153,20 @@ def _compute_float_factors(
     ratios = [m.scale / m.out_scale * c for m, c in zip(plans, balances, strict=True)]
     up, down = (t.double() for t in stored)
     return Factors(up * _per_matrix(ratios, up), down / _per_matrix(balances, down))
+
+
+def _truncate_for_alpha(
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> Factors:
+    """Return `truncate_all` for the output's alpha: delta_k = out_scale * up @ down."""
+    left, right = truncate_all(plans, stored, cores)
+    spread = [abs(m.out_scale) ** -0.5 for m in plans]
+    signed = [math.copysign(s, m.out_scale) for s, m in zip(spread, plans, strict=True)]
+    result = Factors(left * _per_matrix(signed, left), right * _per_matrix(spread, right))
+    if _fit_in_float32(result):
+        return result
+    left, right = left.double(), right.double()  # so that what is lost is measured
+    return Factors(left * _per_matrix(signed, left), right * _per_matrix(spread, right))
 
 
 def _balancing_powers(factors: Factors, scales: Iterable[float]) -> list[float]:
@@ -241,14 +248,14 @@ def _choose_gauge(
     if plans[0].rank != plans[0].module.rank:
         return int8.best_gauge(factors, ranks)
     # At the full rank the stored factors may have smaller elements than the truncation's.
-    return int8.best_gauge(factors, ranks, _balance_stored(plans, stored))
+    return int8.best_gauge(factors, ranks, _balance_stored(stored, [m.scale for m in plans]))
 
 
-def _balance_stored(plans: Sequence[ModulePlan], stored: Factors) -> Factors:
-    """Return the stored factors of delta as float32, scaled so that both fit well in its range."""
+def _balance_stored(stored: Factors, scales: Sequence[float]) -> Factors:
+    """Return float32 factors of scale up @ down, with largest elements that are similar."""
     # One factor at a time is float64, to save memory.
-    balances = _balancing_powers(stored, [abs(m.scale) for m in plans])
-    gains = [m.scale * c for m, c in zip(plans, balances, strict=True)]
+    balances = _balancing_powers(stored, [abs(scale) for scale in scales])
+    gains = [scale * c for scale, c in zip(scales, balances, strict=True)]
     up = stored.up.to(torch.float64, copy=True)
     up = up.mul_(_per_matrix(gains, up)).float()
     down = stored.down.to(torch.float64, copy=True)
@@ -260,6 +267,26 @@ def _int8_output(m: ModulePlan, q: int8.Quantized) -> Reduced:
     gain = abs(m.out_scale) ** -0.5
     tensors = _tensors_by_key(m, q.up, q.down, q.scale**2 * m.rank)
     return Reduced(m, tensors, m.energy * m.retained, q.squared_noise, q.elements.scaled(gain))
+
+
+def _reduce_to_float8(
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> list[Reduced]:
+    factors = Factors(*(t.float() for t in _truncate_for_alpha(plans, stored, cores)))
+    others = []
+    if plans[0].rank == plans[0].module.rank:
+        others = [_balance_stored(stored, [m.scale / m.out_scale for m in plans])]
+    rounded = float8.round_all(factors, [m.rank for m in plans], *others)
+    return [
+        Reduced(
+            m,
+            _tensors_by_key(m, r.up, r.down, m.alpha),
+            m.energy * m.retained,
+            r.squared_noise * m.out_scale**2,
+            r.elements,
+        )
+        for m, r in zip(plans, rounded, strict=True)
+    ]
 
 
 def _tensors_by_key(

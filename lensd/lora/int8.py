@@ -126,7 +126,7 @@ def best_gauge(
     candidate with the smallest step is chosen. If the guard requires a larger step than the first
     candidates have, which it mostly does, no further candidate can be better.
     """
-    best = factors.rotated(_rotations_of_ranks(ranks, 1, factors.up))
+    best = factors.rotated(rotations_of_ranks(ranks, 1, factors.up))
     steps = best.squared_steps().tolist()
     every = range(len(ranks))
     for other in (factors, *others):
@@ -140,7 +140,7 @@ def best_gauge(
         all_of_them = len(unguarded) == len(ranks)
         few = factors if all_of_them else Factors(*(t[unguarded] for t in factors))
         for number in range(2, ROTATIONS):
-            rotated = few.rotated(_rotations_of_ranks(few_ranks, number, few.up))
+            rotated = few.rotated(rotations_of_ranks(few_ranks, number, few.up))
             _replace_where_smaller(best, steps, rotated, unguarded)
         best.balance()
         for at in unguarded:
@@ -227,7 +227,7 @@ def _round(matrices: Tensor, scales: Tensor) -> Tensor:
     return (matrices / scale).round_().clamp_(-LEVELS, LEVELS)
 
 
-def _rotations_of_ranks(ranks: Sequence[int], number: int, like: Tensor) -> Tensor:
+def rotations_of_ranks(ranks: Sequence[int], number: int, like: Tensor) -> Tensor:
     """Return rotation `number` for each rank as [b, k, k], zero from the rank on.
 
     k is the last dimension of `like`, which also gives dtype and device.

@@ -45,7 +45,7 @@ def output_metadata(
     """
     result = dict(metadata)
     ranks = {m.rank for m in plan.modules}
-    if any(m.rank != m.module.rank for m in plan.modules):
+    if any(m.rank != m.module.rank or m.encoding == "F8_E4M3" for m in plan.modules):
         for key, alpha in (("ss_network_dim", False), ("ss_network_alpha", True)):
             if key in result:
                 result[key] = _network_value(plan, ranks, alpha=alpha)
@@ -110,11 +110,13 @@ def _set_adapter_entry(
 def expanded_metadata(
     metadata: Mapping[str, str], layout: Layout, alpha: float | None
 ) -> dict[str, str]:
-    """Return the entries for an int8 file that is expanded to floats.
+    """Return the entries for an 8-bit file that is expanded to floats.
 
     They lack the marks that only int8 needs, and have the adapter entry again. `alpha` is that of
-    all modules, None if they have none.
+    all modules, None if they have none. Those of a file without int8 fit its float form too.
     """
+    if marks.ALPHA not in metadata:
+        return dict(metadata)
     result = {k: v for k, v in metadata.items() if k not in (marks.ALPHA, marks.ADAPTER)}
     ranks = {m.name: m.rank for m in layout.modules}
     _set_adapter_entry(result, metadata.get(marks.ADAPTER), layout, ranks, alpha)

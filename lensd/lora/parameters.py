@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lensd.lora.portability import DEFAULT_TARGETS
+from lensd.lora.portability import DEFAULT_TARGETS, ENCODINGS, Encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +19,4 @@ class Parameters:
     constant_rank: bool = False
     float32: str = "auto"
     targets: tuple[str, ...] = DEFAULT_TARGETS
+    encodings: tuple[Encoding, ...] = ENCODINGS

@@ -13,12 +13,19 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lensd.lora import portability, rank
+from lensd.lora import float8, portability, rank
 from lensd.lora.layout import ITEM_SIZE, Layout, Module, TensorSpec
 from lensd.lora.parameters import Parameters
+from lensd.lora.portability import Encoding
 from lensd.lora.spectrum import Core
 
 WIDE_DTYPES = ("F32", "F64")
+DTYPES: Mapping[Encoding, str] = {"int8": "I8", "float8": "F8_E4M3"}  # as safetensors names them
+EIGHT_BITS = tuple(DTYPES.values())
+# Largest relative delta error of an 8-bit encoding alone. 0.015 is typical of int8, 0.025 of
+# float8; truncation at 99 % of the energy has 0.1.
+MAX_NOISE = 0.05
+NOISE_TO_AVOID = 0.048  # expected of a module that then is not tried: an attempt takes long
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class ModulePlan:
     module: Module
     scale: float  # of the original: delta = scale * up @ down
     rank: int
-    encoding: str  # F16, BF16, F32, F64 or I8
+    encoding: str  # a dtype: F16, BF16, F32, F64, I8 or F8_E4M3
     alpha: float | None  # of the output, None without an alpha key; `reduce` sets that of I8
     same: bool  # whether the factors are copied bit for bit
     energy: float  # ||delta||_F^2 of the original
@@ -68,7 +75,7 @@ class ModulePlan:
 class Plan:
     layout: Layout
     modules: tuple[ModulePlan, ...]
-    alpha: float | None  # of all modules stored in floats
+    alpha: float | None  # of all modules that are not int8
     tensors: tuple[tuple[str, TensorSpec], ...]  # of the output, in file order
     forced_by: tuple[str, ...]  # targets that cannot load int8, so that the file stays in floats
     # In modes int8 and ultra: reason -> number of modules that stay in floats for that reason.
@@ -80,25 +87,31 @@ def plan(
     tensors: Mapping[str, TensorSpec],
     readings: Sequence[Reading],
     p: Parameters,
-    in_floats: Collection[str] = (),
+    too_noisy: Collection[tuple[str, str]] = (),
 ) -> Plan:
     """Plan an output from the readings of all modules, which are in the order of the layout.
 
-    `tensors`: the original's header. `in_floats`: names of modules to store in floats, because an
-    earlier attempt showed that they lose too much in int8.
+    `tensors`: the original's header. `too_noisy`: names of modules, each with an encoding in which
+    it loses too much, as an earlier attempt showed.
     """
-    verdict = portability.int8_verdict(layout, p.targets)
     quantized = p.mode in ("int8", "ultra")
-    float_reasons = [
-        _float_reason(r, verdict, in_floats) if quantized else "mode" for r in readings
-    ]
-    floats = _float_dtypes(readings, p.float32)
-    encodings = [
-        dtype if reason else "I8" for dtype, reason in zip(floats, float_reasons, strict=True)
-    ]
+    choices = _choices(layout, p)
+    float_reasons: list[str] = []
+    encodings = _float_dtypes(readings, p.float32)
+    for at, reading in enumerate(readings if quantized else ()):
+        dtype, reason = _eight_bits(reading, choices[reading.module.name], too_noisy)
+        float_reasons += [reason] if reason else []
+        encodings[at] = dtype or encodings[at]
     fixed = _modules_with_fixed_rank(layout, p.targets)
     ranks = _choose_ranks(readings, encodings, p, fixed)
-    alpha = _most_common_alpha(readings)
+    alpha = _common_alpha(readings, encodings, ranks)
+    noisy = {
+        (r.module.name, dtype)
+        for r, dtype, k in zip(readings, encodings, ranks, strict=True)
+        if dtype == "F8_E4M3" and _spectrum(r, k, alpha).expected_noise > NOISE_TO_AVOID
+    }
+    if noisy:
+        return plan(layout, tensors, readings, p, {*too_noisy, *noisy})
     modules = tuple(
         _plan_module(reading, rank_, encoding, alpha, tensors, fixed)
         for reading, rank_, encoding in zip(readings, ranks, encodings, strict=True)
@@ -108,8 +121,10 @@ def plan(
         modules=modules,
         alpha=alpha,
         tensors=_order_tensors(layout, tensors, modules),
-        forced_by=verdict.forced_by if quantized and not verdict.int8 else (),
-        float_because=Counter(reason for reason in float_reasons if reason and quantized),
+        forced_by=portability.verdict(layout, p.targets, p.encodings).forced_by
+        if quantized
+        else (),
+        float_because=Counter(float_reasons),
     )
 
 
@@ -136,15 +151,26 @@ def _modules_with_fixed_rank(layout: Layout, targets: Sequence[str]) -> set[str]
     return {m.name for m in layout.modules if m.scaled_last}
 
 
-def _float_reason(
-    reading: Reading, verdict: portability.Verdict, in_floats: Collection[str]
-) -> str | None:
-    """Return why a module stays in floats; None if it is quantized."""
-    if not verdict.int8:
-        return "targets"
-    if reading.module.scaled_last:
-        return "dora"
-    return "noise" if reading.module.name in in_floats else None
+def _choices(layout: Layout, p: Parameters) -> Mapping[str, Sequence[str]]:
+    """Return module name -> the 8-bit dtypes that the targets load exactly, the best one first."""
+    allowed = [portability.verdict(layout, p.targets, (e,)).encodings for e in p.encodings]
+    return {
+        m.name: [DTYPES[e] for found in allowed if (e := found[m.name]) is not None]
+        for m in layout.modules
+    }
+
+
+def _eight_bits(
+    reading: Reading, choices: Sequence[str], too_noisy: Collection[tuple[str, str]]
+) -> tuple[str | None, str | None]:
+    """Return the 8-bit dtype of a module, or the reason why it stays in floats."""
+    module = reading.module
+    if not choices:
+        return None, "targets"
+    if module.scaled_last:
+        return None, "dora"
+    usable = [dtype for dtype in choices if (module.name, dtype) not in too_noisy]
+    return (usable[0], None) if usable else (None, "noise")
 
 
 def _choose_ranks(
@@ -217,14 +243,31 @@ def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
     return [narrow if r.module.dtype in WIDE_DTYPES else r.module.dtype for r in readings]
 
 
-def _most_common_alpha(readings: Sequence[Reading]) -> float | None:
-    """Return the file's most common alpha; None if it has no alphas.
+def _common_alpha(
+    readings: Sequence[Reading], encodings: Sequence[str], ranks: Sequence[int]
+) -> float | None:
+    """Return the alpha of all modules that are not int8; None if the file has no alphas.
 
-    All modules of the output get this alpha, and the rest of a module's scale goes into its `up`:
-    diffusers misreads alphas that differ between modules, by 34 % and without any message.
+    It is the file's most common one, and the rest of a module's scale goes into its `up`: diffusers
+    misreads alphas that differ between modules, by 34 % and without any message. With float8
+    modules it is divided by a power of two, because their elements would be too small otherwise.
     """
     alphas = Counter(r.alpha for r in readings if r.module.alpha and not r.module.scaled_last)
-    return alphas.most_common(1)[0][0] if alphas else None
+    if not alphas:
+        return None
+    alpha = alphas.most_common(1)[0][0]
+    return alpha / float8.alpha_divisor(
+        _spectrum(r, k, alpha)
+        for r, dtype, k in zip(readings, encodings, ranks, strict=True)
+        if dtype == "F8_E4M3" and r.module.alpha
+    )
+
+
+def _spectrum(reading: Reading, rank_: int, alpha: float | None) -> float8.Spectrum:
+    """Return the spectrum of up @ down in an output with that alpha."""
+    m = reading.module
+    scale = alpha / rank_ if m.alpha and alpha is not None else 1.0
+    return float8.Spectrum(reading.values[:rank_] / abs(scale), m.out_features, m.in_features)
 
 
 def _plan_module(

@@ -69,6 +69,7 @@ def test_the_schema_is_valid_and_takes_the_example() -> None:
         "{watch: [{path: /a}], worker: {device: gpu}}",
         "{watch: [{path: /a}], defaults: {target_size: much}}",
         "{watch: [{path: /a}], defaults: {targets: [comfy]}}",
+        "{watch: [{path: /a}], defaults: {encodings: [int4]}}",
         "{watch: [{path: /a}], log: {mode: 416}}",
         "{watch: [{path: /a}], wach: []}",
         "{watch: [{path: /a}], archive: {path: /b, keep_dais: 3}}",

@@ -34,6 +34,7 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "constant_rank": False,
         "float32": "auto",
         "targets": ("comfyui", "a1111", "forge"),
+        "encodings": ("int8", "float8"),
         "max_error": None,
         "min_saving": 0.05,
         "preserve_mtime": True,
@@ -69,6 +70,14 @@ def test_a_folder_overrides_any_default(read: Read) -> None:
     assert (first.mode, first.energy, first.max_rank) == ("rank", 0.9, None)
     assert (second.mode, second.energy, second.max_rank) == ("int8", 0.99, 8)
     assert first.targets == second.targets == ("diffusers",)
+
+
+def test_encodings_restrict_and_do_not_order(read: Read) -> None:
+    """int8 comes first for the numerics, since it has half the error of float8."""
+    config = read(f"{WATCH}defaults: {{encodings: [float8, int8]}}\n")
+    assert config.watch[0].settings.parameters().encodings == ("int8", "float8")
+    config = read(f"{WATCH}defaults: {{encodings: [float8]}}\n")
+    assert config.watch[0].settings.parameters().encodings == ("float8",)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +185,8 @@ def test_a_duplicate_key_does_not_hide_a_fault_of_its_value(tmp_path: Path) -> N
         ("defaults: {float32: fp16}", "defaults.float32"),
         ("defaults: {targets: []}", "defaults.targets"),
         ("defaults: {targets: comfyui}", "defaults.targets"),
+        ("defaults: {encodings: []}", "defaults.encodings"),
+        ("defaults: {encodings: float8}", "defaults.encodings"),
         ("defaults: {max_error: 0}", "defaults.max_error"),
         ("defaults: {min_saving: -0.1}", "defaults.min_saving"),
         ("defaults: {target_size: 32 potatoes}", "defaults.target_size"),

@@ -26,7 +26,7 @@ from lensd.daemon import app
 from lensd.errors import DegradedReason, Outcome, Reason
 from lensd.logs.schema import log_schema
 from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS
-from lensd.lora.portability import PROGRAMS, READS
+from lensd.lora.portability import PROGRAMS, READS, cell
 from lensd.metrics.exposition import Family
 from tests.faults import results
 from tests.support import prometheus
@@ -146,10 +146,16 @@ def programs() -> Iterator[str]:
     heads = [f"{t}: {m}" for t in titles.values() for m in ("`rank`", "`int8`, `ultra`")]
     yield f"| program | {' | '.join(heads)} |"
     yield "|---" * (len(heads) + 1) + "|"
-    words = {True: ("yes", "yes"), False: ("yes", "no"), None: ("-", "-")}
     for program in PROGRAMS:
-        cells = [word for naming in titles for word in words[READS[naming].get(program)]]
+        cells = [word for naming in titles for word in _answers(naming, program)]
         yield f"| {program} | {' | '.join(cells)} |"
+
+
+def _answers(dialect: str, program: str) -> tuple[str, str]:
+    found = cell(dialect, program, "int8")
+    if not found.may_read:
+        return "-", "-"
+    return "yes", "yes" if found.kind == "exact" else "no"
 
 
 def portability() -> Iterator[str]:
@@ -160,13 +166,13 @@ def portability() -> Iterator[str]:
     yield f"| program | {' | '.join(READS)} |"
     yield "|---" * (len(READS) + 1) + "|"
     for program in PROGRAMS:
-        cells = [_portable(readers, program) for readers in READS.values()]
+        cells = [_portable(dialect, program) for dialect in READS]
         yield f"| `{program}` | {' | '.join(cells)} |"
 
 
-def _portable(readers: Mapping[str, bool | None], program: str) -> str:
-    words = {True: "int8", False: "floats", None: "-"}
-    return words[readers[program]] if program in readers else "?"
+def _portable(dialect: str, program: str) -> str:
+    words = {"exact": "int8", "reads nothing": "-", "not observed": "?"}
+    return words.get(cell(dialect, program, "int8").kind, "floats")
 
 
 def namings() -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lensd.lora.portability import PROGRAMS, READS
+from lensd.lora.portability import PROGRAMS, cell
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 NAMES = {
@@ -40,12 +40,11 @@ def test_every_program_has_a_row() -> None:
 def test_int8_is_told_as_it_is(program: str) -> None:
     """Exact, rounded or not at all: in kohya naming, and in FLUX's peft naming."""
     _, kohya, flux, remedy = rows()[program]
-    reads_kohya = READS["kohya"][program]
-    assert reads_kohya is not None  # every program reads this naming
-    assert kohya.startswith(WORDS[reads_kohya])
-    reads = READS["peft transformer"].get(program)
-    if reads is None:
-        assert flux == "does not read the naming at all"
+    of_kohya, of_flux = (cell(d, program, "int8") for d in ("kohya", "peft transformer"))
+    assert kohya.startswith(WORDS[of_kohya.kind == "exact"])
+    if of_flux.may_read:
+        assert flux.startswith(WORDS[of_flux.kind == "exact"])
     else:
-        assert flux.startswith(WORDS[reads])
-    assert (remedy == "-") == (reads_kohya and reads is not False)
+        assert flux == "does not read the naming at all"
+    loads = all(c.kind == "exact" or not c.may_read for c in (of_kohya, of_flux))
+    assert (remedy == "-") == loads

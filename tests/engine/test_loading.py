@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lensd.lora.portability import READS
+from lensd.lora.portability import READS, cell
 from tests.engine import asking
 from tests.engine.loaders import EXACT, LOADERS, comfyui, unmerged
 from tests.lora import making
@@ -29,11 +29,18 @@ PATHS = (
 )  # fmt: skip
 SHAPES = [module for module in sd15() if module.path in PATHS]
 CONVOLUTION = Module("unet", "down_blocks.0.resnets.0.conv1", 320, 320, (3, 3))
-EXACTLY = [(p, d) for d, row in READS.items() for p, exact in row.items() if exact]
+
+
+def exactly(dialect: str, program: str) -> bool:
+    """Whether a program loads int8 exactly."""
+    return cell(dialect, program, "int8").kind == "exact"
+
+
+EXACTLY = [(p, d) for d, row in READS.items() for p in row if exactly(d, p)]
 # dialect -> the width of a module by which the family of its model is told
 WIDTHS = {"peft diffusion_model: flux": 3072, "peft diffusion_model: qwenimage, zimage": 3840}
 NOT_MERGED = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
-QUANTIZED = [d for d, row in READS.items() if any(row.values())]
+QUANTIZED = list(dict.fromkeys(d for _, d in EXACTLY))
 
 # dialect -> pattern for names of modules in it
 NAMES = {
@@ -72,7 +79,7 @@ def outputs(folder: Path, real: Path) -> dict[tuple[str, str], Path]:
         source = real if dialect == "kohya" else renamed(real, dialect)
         for mode in asking.MODES:
             found[dialect, mode] = folder / f"{dialect} {mode}"
-            targets = tuple(p for p, exact in READS[dialect].items() if exact)
+            targets = tuple(p for p in READS[dialect] if exactly(dialect, p))
             asking.compress(source, found[dialect, mode], mode=mode, targets=targets)
     return found
 
@@ -152,7 +159,7 @@ def test_unmerged_float16_overflows_with_int8(
 
     assert non_finite("rank") == 0.0
     assert non_finite("ultra") > 0.2
-    assert not READS[dialect].get(program, False)
+    assert not exactly(dialect, program)
 
 
 @pytest.mark.parametrize("program", ["a1111", "a1111-functional"])
@@ -166,7 +173,7 @@ def test_a_program_that_ignores_the_alpha_loses_the_scale(
         assert alpha is not None
         dropped = comfyui(up, down, None, torch.float32)
         assert making.distance(meant[name], dropped.double()) > 100
-    assert not READS["peft lora_unet"][program]
+    assert not exactly("peft lora_unet", program)
 
 
 def test_int8_parameters_are_refused_by_torch(outputs: dict[tuple[str, str], Path]) -> None:
@@ -174,7 +181,7 @@ def test_int8_parameters_are_refused_by_torch(outputs: dict[tuple[str, str], Pat
     _, up, _, _ = next(modules(outputs["peft transformer", "ultra"]))
     with pytest.raises(RuntimeError, match="floating point"):
         torch.nn.Parameter(up)
-    converted = [dialect for dialect, row in READS.items() if row.get("diffusers")]
+    converted = [dialect for dialect in READS if exactly(dialect, "diffusers")]
     assert converted == ["peft diffusion_model: qwenimage, zimage"]
 
 

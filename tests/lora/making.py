@@ -21,6 +21,7 @@ DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
     "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
     "I32": torch.int32,
     "I64": torch.int64,
 }

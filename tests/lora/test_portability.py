@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from lensd.lora.layout import Layout, TensorSpec, read_layout
-from lensd.lora.portability import DIALECTS, PROGRAMS, READS, constraining, dialects, int8_verdict
+from lensd.lora.portability import DIALECTS, PROGRAMS, READS, cell, constraining, dialects, verdict
 from tests.lora import key_lists
+
+
+def int8_verdict(file: Layout, targets: Sequence[str]) -> tuple[bool, tuple[str, ...]]:
+    """Whether every module may be int8, and the programs because of which not."""
+    found = verdict(file, targets, ("int8",))
+    return all(e == "int8" for e in found.encodings.values()), found.forced_by
+
 
 A_B = (".lora_A.weight", ".lora_B.weight")
 DOWN_UP = (".lora_down.weight", ".lora_up.weight")
@@ -63,14 +72,14 @@ ATTENTION = layout("unet.x.attn1.processor.to_q", suffixes=("_lora.down.weight",
         (Z_IMAGE, ("comfyui", "diffusers"), True, ()),
         (NO_FAMILY, ("comfyui", "diffusers"), False, ("diffusers",)),
         (Z_IMAGE, ("comfyui", "sdnext"), False, ("sdnext",)),  # it was not tried there
-        (Z_IMAGE, ("sdnext",), False, None),  # ... so that the programs that read it count too
+        (Z_IMAGE, ("sdnext",), False, ("sdnext",)),  # a target is named, not the naming's readers
         (PEFT_KOHYA, ("comfyui", "forge"), True, ()),
         (PEFT_KOHYA, ("comfyui", "a1111", "forge"), False, ("a1111",)),
         (PEFT_KOHYA, ("comfyui", "invokeai", "diffusers"), False, ("invokeai", "diffusers")),
         (TEXT_FIRST, ("comfyui",), True, ()),
         (UNET, ("comfyui",), False, ("diffusers",)),
         (ATTENTION, ("comfyui",), False, ("diffusers",)),
-        (BARE, ("comfyui",), False, ()),  # no program is known to read it
+        (BARE, ("comfyui",), False, ("comfyui",)),  # no program is known to read it
     ],
 )
 def test_targets_constrain_what_they_read(
@@ -80,33 +89,33 @@ def test_targets_constrain_what_they_read(
     forced_by: tuple[str, ...] | None,
 ) -> None:
     """A target that does not read the original does not count."""
-    verdict = int8_verdict(file, targets)
-    assert verdict.int8 == int8
+    found = int8_verdict(file, targets)
+    assert found[0] == int8
     if forced_by is not None:
-        assert verdict.forced_by == forced_by
+        assert found[1] == forced_by
     else:
-        assert verdict.forced_by
+        assert found[1]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("dialect", READS)
 def test_one_target_alone_decides_by_its_cell(dialect: str, program: str) -> None:
-    """int8 if it reads int8 exactly, else floats; a program that reads nothing does not count.
+    """int8 if it reads int8 exactly, else floats; a program that was not tried counts.
 
-    A program that was not tried counts, and the programs that read the file count too.
+    If it reads nothing, the programs that read the file count.
     """
     file = FILES[dialect]
     assert dialects(file) == {dialect}
-    row = READS[dialect]
-    verdict, cell = int8_verdict(file, (program,)), row.get(program, False)
-    readers = tuple(p for p in PROGRAMS if row.get(p) is not None)
-    if program not in readers:
-        chosen = () if cell is None else (program,)
-        assert constraining(file, (program,)) == (*chosen, *readers)
-        assert not verdict.int8
-    else:
+    found = cell(dialect, program, "int8")
+    readers = tuple(
+        p for p in PROGRAMS if cell(dialect, p, "int8").may_read and p in READS[dialect]
+    )
+    if found.may_read:
+        exact = found.kind == "exact"
         assert constraining(file, (program,)) == (program,)
-        assert verdict == (cell, () if cell else (program,))
+        assert int8_verdict(file, (program,)) == (exact, () if exact else (program,))
+    else:
+        assert constraining(file, (program,)) == readers
 
 
 FILES = {
@@ -145,17 +154,17 @@ def test_names_decide_the_dialect(file: Layout, expected: set[str]) -> None:
     """An unknown component, suffix or base model is `other`, which stays in floats."""
     assert dialects(file) == expected
     if expected == {"other"}:
-        assert int8_verdict(file, PROGRAMS) == (False, ())
+        assert int8_verdict(file, ("comfyui", "forge")) == (False, ("comfyui", "forge"))
 
 
 def test_a_file_in_two_dialects_must_suit_both() -> None:
-    """If no known program reads some of its factors, the whole file stays in floats."""
+    """Factors that no known program reads stay in floats."""
     mixed = read_layout(specs("lora_unet_x", DOWN_UP) | specs("unet.y", A_B))
     assert dialects(mixed) == {"kohya", "peft unet"}
-    assert int8_verdict(mixed, ("comfyui",)).int8
+    assert int8_verdict(mixed, ("comfyui",))[0]
     assert int8_verdict(mixed, ("diffusers",)) == (False, ("diffusers",))
     unknown = read_layout(specs("lora_unet_x", DOWN_UP) | specs("somewhere.y", A_B))
-    assert not int8_verdict(unknown, ("comfyui",)).int8
+    assert verdict(unknown, ("comfyui",)).encodings == {"lora_unet_x": "int8", "somewhere.y": None}
 
 
 def specs(name: str, suffixes: tuple[str, str]) -> dict[str, TensorSpec]:
@@ -166,19 +175,17 @@ def specs(name: str, suffixes: tuple[str, str]) -> dict[str, TensorSpec]:
 
 
 def test_the_table_names_known_programs_only() -> None:
-    """Programs that do not merge never read int8 exactly, and diffusers does in one dialect."""
+    """Programs that do not merge never read int8 exactly."""
     assert {p for row in READS.values() for p in row} == set(PROGRAMS)
     assert [d.name for d in DIALECTS] == list(READS)
-    unsafe = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
-    for row in READS.values():
-        assert not any(exact for p, exact in row.items() if p in unsafe)
-    exact_in_diffusers = [name for name, row in READS.items() if row.get("diffusers")]
-    assert exact_in_diffusers == ["peft diffusion_model: qwenimage, zimage"]
+    for dialect in READS:
+        for program in ("comfyui-bypass", "a1111-functional", "invokeai-sidecar"):
+            assert cell(dialect, program, "int8").kind != "exact"
 
 
 def test_real_key_lists_have_a_dialect_where_one_was_observed() -> None:
     """kohya, FLUX in peft's naming and `diffusion_model.` get int8, whatever else the file has."""
-    found = {k.title: int8_verdict(read_layout(k.specs), ("comfyui",)).int8 for k in LISTS}
+    found = {k.title: int8_verdict(read_layout(k.specs), ("comfyui",))[0] for k in LISTS}
     for title in ("sdxl.kohya", "sd15.kohya_locon", "flux.kohya", "flux.peft", "flux.bfl"):
         assert found[title], title
     for title in ("sd15.peft", "flux.peft_default", "sd35m.peft", "flux.onetrainer", "loralib"):

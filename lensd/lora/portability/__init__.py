@@ -1,0 +1,114 @@
+"""Which program reads which file, and in which encodings exactly: a table, and how to use it.
+
+`reads.READS` is the table, dialect by dialect; `dialects` finds the dialect of a module. A program
+loads an encoding exactly if the delta weights that it computes have no NaN and no infinity, and
+differ from what the factors mean by a relative error of at most 1e-6 (float32), 5e-4 (float16) or
+5e-3 (bfloat16). A program that was not observed with a dialect counts as one that reads it, but
+exactly only in floats.
+
+No module of this package loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from lensd.lora.layout import Layout
+from lensd.lora.portability.cells import (
+    DEFAULT_TARGETS,
+    ENCODINGS,
+    NOT_OBSERVED,
+    PROGRAMS,
+    Cell,
+    Encoding,
+    Program,
+    Source,
+)
+from lensd.lora.portability.dialects import DIALECTS, dialect_of_modules
+from lensd.lora.portability.reads import READS
+
+__all__ = [
+    "DEFAULT_TARGETS",
+    "DIALECTS",
+    "ENCODINGS",
+    "PROGRAMS",
+    "READS",
+    "Cell",
+    "Encoding",
+    "Program",
+    "Source",
+    "Verdict",
+    "cell",
+    "constraining",
+    "dialects",
+    "verdict",
+]
+
+
+class Verdict(NamedTuple):
+    """The encoding of each module, and the programs because of which it is not a better one.
+
+    `encodings`: module name -> the first encoding that every constraining program loads exactly in
+    the module's dialect; None: 16 bits. Programs read modules one by one, so a file whose modules
+    differ in encoding is exact if each module is (tests/loading has such files in diffusers). All
+    modules of one dialect get the same encoding. `forced_by`: the programs that do not load an
+    encoding exactly that would be preferred to the one used, in any module; targets only, except
+    where no target reads the file.
+    """
+
+    encodings: Mapping[str, Encoding | None]
+    forced_by: tuple[str, ...]
+
+
+def dialects(layout: Layout) -> frozenset[str]:
+    """Return the rows of READS that the file's modules belong to; `other` if no row matches."""
+    return frozenset(dialect_of_modules(layout).values())
+
+
+def cell(dialect: str, program: str, encoding: Encoding) -> Cell:
+    """Return what a program does with a dialect in an encoding."""
+    return READS.get(dialect, {}).get(program, {}).get(encoding, NOT_OBSERVED)
+
+
+def constraining(layout: Layout, targets: Sequence[str]) -> tuple[str, ...]:
+    """Return the programs that must be able to load the output: the targets that may read the file.
+
+    If no target may read it, return all programs that are known to.
+    """
+    found = dialects(layout)
+
+    def reads(program: str) -> bool:
+        return any(cell(d, program, e).may_read for d in found for e in ENCODINGS)
+
+    chosen = tuple(t for t in targets if reads(t))
+    known = tuple(p for p in PROGRAMS if reads(p) and any(p in READS.get(d, {}) for d in found))
+    return chosen or known
+
+
+def verdict(
+    layout: Layout, targets: Sequence[str], encodings: Sequence[Encoding] = ENCODINGS
+) -> Verdict:
+    """Return the encoding of each module for the programs of `constraining`.
+
+    `encodings`: those to choose from, in order of preference. Modules of a dialect that no program
+    is known to read stay in floats.
+    """
+    programs = constraining(layout, targets)
+    of_modules = dialect_of_modules(layout)
+    chosen: dict[str, Encoding | None] = {}
+    forced_by: set[str] = set()
+    for dialect in set(of_modules.values()):
+        chosen[dialect] = None
+        for encoding in encodings:
+            inexact = {p for p in programs if _blocks(cell(dialect, p, encoding))}
+            if not inexact and dialect in READS:
+                chosen[dialect] = encoding
+                break
+            forced_by |= inexact
+    by_module = {name: chosen[dialect] for name, dialect in of_modules.items()}
+    return Verdict(by_module, tuple(p for p in programs if p in forced_by))
+
+
+def _blocks(found: Cell) -> bool:
+    return found.may_read and found.kind != "exact"
