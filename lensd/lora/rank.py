@@ -47,10 +47,13 @@ def _smallest_count(squares: Tensor, energy: float) -> int:
 
 
 def retained(values: Tensor, rank: int) -> float:
-    """Return the share of energy in the first `rank` singular values; 1 for a module of zeros."""
+    """Return the share of energy in the first `rank` singular values; 1 for a module of zeros.
+
+    It is at most 1: a sum of fewer values may be rounded to more than the sum of all.
+    """
     squares = values.double().square()
     total = float(squares.sum())
-    return float(squares[:rank].sum()) / total if total > 0 else 1.0
+    return min(1.0, float(squares[:rank].sum()) / total) if total > 0 else 1.0
 
 
 def per_module(demands: Sequence[Demand], energy: float) -> list[int]:
