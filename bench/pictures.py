@@ -30,6 +30,7 @@ PARTS = ("rules", "settings", "pictures", "tables")
 ENCODINGS: Mapping[str, Mapping[str, Any]] = {
     "float16": {"mode": "rank"},
     "int8": {"mode": "ultra"},
+    "float8": {"mode": "ultra", "encodings": ("float8",)},
 }
 
 

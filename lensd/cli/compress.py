@@ -39,7 +39,7 @@ SUFFIX = ".lensd.safetensors"
     "--allocation",
     type=click.Choice(["module", "file", "balanced"]),
     help="What keeps that energy: each module, the whole file in fewer bytes, or (balanced) the "
-    "file with more weight on weak modules.",
+    "file with each module weighted by its energy per output.",
 )
 @click.option("--target-size", metavar="SIZE", help="Keep the most energy that fits, e.g. in 32MB.")
 @click.option("--max-rank", type=int, metavar="RANK", help="The highest rank of any module.")

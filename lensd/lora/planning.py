@@ -195,15 +195,22 @@ def _choose_ranks(
     if p.target_size is not None:
         spent = sum(costs[at] * k for at, k in enumerate(ranks) if at not in set(variable))
         p = replace(p, target_size=p.target_size - spent)
-    demands = [rank.Demand(readings[at].values, costs[at], p.max_rank) for at in variable]
+    demands = [
+        rank.Demand(_counted_values(readings[at], p), costs[at], p.max_rank) for at in variable
+    ]
     for at, k in zip(variable, _allocate_ranks(demands, p) if variable else (), strict=True):
         ranks[at] = min(k, ranks[at])
     return ranks
 
 
-def _allocate_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
+def _counted_values(reading: Reading, p: Parameters) -> Tensor:
+    """Return the singular values with which a module counts in the file."""
     if p.allocation == "balanced":
-        demands = rank.balance(demands)
+        return rank.per_output(reading.values, reading.module.out_features)
+    return reading.values
+
+
+def _allocate_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
     if not p.constant_rank:
         return _individual_ranks(demands, p)
     one = _constant_rank(demands, p)

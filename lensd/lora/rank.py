@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-BALANCE = 0.5  # docs/decisions/0038 has the measurements
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,15 @@ def retained(values: Tensor, rank: int) -> float:
     squares = values.double().square()
     total = float(squares.sum())
     return min(1.0, float(squares[:rank].sum()) / total) if total > 0 else 1.0
+
+
+def per_output(values: Tensor, outputs: int) -> Tensor:
+    """Return singular values whose energy is the module's mean energy of an output feature.
+
+    This is how far the delta weight moves an output for inputs of norm 1, whatever the number of
+    outputs: a fused layer counts as much as one of its parts (docs/decisions/0038).
+    """
+    return values / outputs**0.5
 
 
 def per_module(demands: Sequence[Demand], energy: float) -> list[int]:
@@ -100,21 +107,6 @@ def within_size(demands: Sequence[Demand], size: int) -> list[int]:
         else:
             closed.add(rank.module)
     return _count_ranks(taken, len(demands))
-
-
-def balance(demands: Sequence[Demand]) -> list[Demand]:
-    """Return the demands with each energy divided by the root of its module's whole energy.
-
-    So a module counts by the norm of its delta weight, not by its square: weak modules get more
-    ranks than their energy alone asks for. In `per_file` the share `energy` is then the mean of
-    the shares that the modules keep, weighted by these norms.
-    """
-    return [replace(d, values=d.values * _weight(d.values) ** 0.5) for d in demands]
-
-
-def _weight(values: Tensor) -> float:
-    total = float(values.double().square().sum())
-    return total**-BALANCE if total > 0 else 1.0
 
 
 def constant(demands: Sequence[Demand], energy: float) -> int:
