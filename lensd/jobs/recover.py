@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from lensd.errors import DiskUnavailable, Failed, FileError, Reason, StorageError, bug
 from lensd.jobs import commit, restoring
@@ -105,16 +105,15 @@ def _recover_jobs(
 
 
 def rescue_strays(root: str, watch: str, *, recursive: bool, context: JobContext) -> None:
-    """Move temporaries that no job of the ledger knows to `rescued/`; unlink archived originals.
+    """Move temporaries of no unfinished job to `rescued/`; unlink archived originals.
 
-    The ledger that knew them was lost.
+    The ledger that knew them was lost, or their folder was renamed before lensd was killed.
     """
     found = list(temporaries(root, recursive=recursive))
     if not found:
         return
-    known = {temporary_of(entry) for entry in context.ledger.jobs.unfinished()}
-    known |= {restoring.temporary_of(r) for r in context.ledger.state.restoring.get() or ()}
-    strays = [path for path in found if os.path.basename(path) not in known]
+    known = set(_expected_temporaries(root, context))
+    strays = [path for path in found if path not in known]
     if not strays:
         return
     try:
@@ -125,6 +124,17 @@ def rescue_strays(root: str, watch: str, *, recursive: bool, context: JobContext
     except DiskUnavailable as away:
         end = _to_file_error(away)
         _report(context, end, os.path.join(root, strays[0]), watch, None)
+
+
+def _expected_temporaries(root: str, context: JobContext) -> Iterator[str]:
+    """The relative paths of the temporaries of unfinished jobs and restores in a root."""
+    for entry in context.ledger.jobs.unfinished():
+        if entry.root == root:
+            yield os.path.join(os.path.dirname(entry.path), temporary_of(entry))
+    for note in context.ledger.state.restoring.get() or ():
+        entry = context.ledger.jobs.get(note.job_id)
+        if entry.root == root:
+            yield os.path.join(os.path.dirname(entry.path), restoring.temporary_of(note))
 
 
 def _try_to_rescue(root: str, watch: str, path: str, context: JobContext) -> None:

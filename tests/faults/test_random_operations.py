@@ -6,6 +6,8 @@ expects must be under a name, in the archive or in `rescued/`.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
@@ -13,7 +15,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -56,7 +57,7 @@ class World:
         self.users = UserPrograms([server.loras, more], server.elsewhere, dice)
         self._clock = clock.Clock(server.top / "clock")
         self._daemon: RunningDaemon | None = None
-        self._running = ExitStack()
+        self._running = contextlib.ExitStack()
         self._faults: list[Callable[[], str]] = [
             *[self.kill] * 4,
             self.stop,
@@ -249,6 +250,12 @@ class World:
                 assert sha256_of(path.read_bytes()) == expected, f"{path} after restore"
         self.require_nothing_lost(seconds=0)
 
+    def report(self) -> None:
+        """Add what the daemon says and logged to what was done, after a failure."""
+        self.done.append(f"status: {json.dumps(self.server.status())}")
+        with contextlib.suppress(AssertionError):  # the first failure counts
+            self.end(RunningDaemon.kill)
+
     def _is_idle(self) -> bool:
         status = self.server.status()
         return status["daemon"] and not (
@@ -307,6 +314,7 @@ def test_nothing_is_lost(world: World, seed: int, _round: int, tell: Callable[[s
                 world.settle()
         world.restore_all()
     except (AssertionError, OSError, DaemonError) as error:
+        world.report()
         last = "\n".join(world.done)
         raise AssertionError(
             f"{error}\nseed {seed}, step {steps}; all that was done:\n{last}"

@@ -297,6 +297,20 @@ def test_a_temporary_without_a_job_is_rescued(crashed: Crashed) -> None:
     assert Path(line["rescued_path"]).read_bytes() == NEWER
 
 
+def test_a_temporary_in_a_renamed_folder_is_rescued(crashed: Crashed) -> None:
+    """The folder was renamed during the job, before the kill. Here the temporary has an output."""
+    crashed.stage()
+    renamed = crashed.loras.with_name("renamed")
+    crashed.loras.rename(renamed)
+    crashed.loras.mkdir()
+    renamed.rename(crashed.loras / "renamed")
+    crashed.recover()
+    assert not (crashed.loras / "renamed" / crashed.temporary.name).exists()
+    [(event, line)] = crashed.lines
+    assert event == "file.rescued"
+    assert Path(line["rescued_path"]).read_bytes() == OUTPUT
+
+
 def test_what_cannot_be_put_right_stays_for_the_next_start(crashed: Crashed) -> None:
     """Here `rescued` is no folder. lensd starts, says why, and touches nothing."""
     crashed.stage()
