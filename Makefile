@@ -59,6 +59,7 @@ ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.report
 	$(BIN)/python -m bench.gauge
+	$(BIN)/python -m bench.float8
 	$(BIN)/python -m bench.recording
 	$(BIN)/python -m tests.docs.rendering
 endif

@@ -90,7 +90,7 @@ class Reason(StrEnum):
         ),
         (
             "Nothing; or lower `energy`, use mode `ultra`, or lower `min_saving`. If `forced_by` "
-            "in the message names programs, these do not load 8-bit numbers from this file."
+            "in the message names programs, these are not known to load int8 exactly from it."
         ),
     )
     MAX_ERROR = (
@@ -101,6 +101,19 @@ class Reason(StrEnum):
         (
             "Raise `energy`, use mode `rank`, or raise `max_error`; then run `lensd once --redo` "
             "with the path."
+        ),
+    )
+    STRICT_ENERGY = (
+        "strict_energy",
+        Outcome.KEPT,
+        "the measured error cannot be as small as `strict_energy` requires",
+        (
+            "With `strict_energy` the error must be at most sqrt(1 - `energy`), and no rank and no "
+            "encoding that the other settings permit has such an error."
+        ),
+        (
+            "Lower `energy`, raise `max_rank`, or set `strict_energy: false`; then run `lensd once "
+            "--redo` with the path."
         ),
     )
     RETURNED = (
@@ -203,6 +216,17 @@ class Reason(StrEnum):
             "floats: they are already small, and lensd cannot measure what was lost."
         ),
         "Nothing; or download the 16-bit file.",
+    )
+    ALPHA_ZERO = (
+        "alpha_zero",
+        Outcome.SKIPPED,
+        "all modules of the denoiser have alpha 0",
+        (
+            "All modules of the denoiser have alpha 0. ComfyUI, AUTOMATIC1111 and InvokeAI apply "
+            "nothing of them, and kohya's scripts take 0 for the rank, so that the file has no "
+            "certain meaning. Single modules with alpha 0 are copied as they are."
+        ),
+        "Nothing; the file stays as it is. Ask its author for a file with the right alpha.",
     )
     TOO_COSTLY = (
         "too_costly",

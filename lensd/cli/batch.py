@@ -38,6 +38,8 @@ def process_files(
             document: D | Unprocessed
             try:
                 document = process(path, bar)
+                for warning in getattr(document, "warnings", None) or ():
+                    bar.say(f"warning: {path}: {warning}")
             except FileError as error:
                 bar.say(f"{error.outcome}: {path}: {error}")
                 code = EXIT_SOME_FAILED if isinstance(error, Failed) else code

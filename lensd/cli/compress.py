@@ -41,10 +41,22 @@ SUFFIX = ".lensd.safetensors"
     help="What keeps that energy: each module, the whole file in fewer bytes, or (balanced) the "
     "file with each module weighted by its energy per output.",
 )
+@click.option(
+    "--strict-energy",
+    is_flag=True,
+    default=None,
+    help="Keep the measured error below sqrt(1 - energy), with that of 8-bit numbers.",
+)
 @click.option("--target-size", metavar="SIZE", help="Keep the most energy that fits, e.g. in 32MB.")
 @click.option("--max-rank", type=int, metavar="RANK", help="The highest rank of any module.")
 @click.option("--targets", metavar="T,...", help="The programs that must load the output.")
 @click.option("--encodings", metavar="E,...", help="The 8-bit formats to use: int8, float8.")
+@click.option(
+    "--min-saving",
+    type=float,
+    metavar="SHARE",
+    help="Write nothing if less than this share is saved (default 0.05; 0: any saving).",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
@@ -62,7 +74,7 @@ def compress(
     \b
     lensd compress style.safetensors                 to style.lensd.safetensors
     lensd compress style.safetensors --mode rank     16-bit, for every program
-    lensd compress style.safetensors --energy 0.999  error at most 3 %, not 10 %
+    lensd compress style.safetensors --energy 0.999  error about 3 %, not 10 %
     lensd compress *.safetensors --target-size 32MB  the most energy in 32 MB
     """
     from msgspec import structs
@@ -72,7 +84,7 @@ def compress(
 
     if output is not None and len(files) > 1:
         raise UsageError("-o takes one output: pass a single input or omit -o")
-    chosen = _settings(mode, **settings)
+    chosen = _settings(mode=mode, **settings)
 
     def process(path: str, bar: Bar) -> Compression:
         target = output or path.removesuffix(".safetensors") + SUFFIX
@@ -85,24 +97,17 @@ def compress(
 
 
 def _settings(
-    mode: str,
-    energy: float | None,
-    allocation: str | None,
-    target_size: str | None,
-    max_rank: int | None,
-    targets: str | None,
-    encodings: str | None,
+    *, target_size: str | None, targets: str | None, encodings: str | None, **options: Any
 ) -> Settings:
     """Validate the given options as the configuration is. Raises UsageError."""
     from lensd.config.document import Settings
     from lensd.config.sizes import parse_size
 
-    options = {"mode": mode, "energy": energy, "allocation": allocation, "max_rank": max_rank}
     given: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
     try:
         if target_size:
             given |= {"target_size": parse_size(target_size)}
-            given["allocation"] = "balanced" if allocation == "balanced" else "file"
+            given["allocation"] = "balanced" if given.get("allocation") == "balanced" else "file"
         if targets:
             given["targets"] = tuple(targets.split(","))
         if encodings:
@@ -129,7 +134,7 @@ def _compress(
             temporary=new.path,
             temporary_inode=new.inode,
             parameters=settings.parameters(),
-            min_saving=0.0,
+            min_saving=settings.min_saving,
             device=device,
         )
         return task.compress(request, functools.partial(bar.step, path))

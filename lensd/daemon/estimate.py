@@ -101,7 +101,8 @@ def _estimate_bytes(path: str, size: int, watch: Watch) -> int | None:
     width = 1 if mode in ("int8", "ultra") else 2
     share = TYPICAL_SHARE if mode in ("rank", "ultra") else 1.0
     after = before if mode == "analyze" else factors * width * share
-    return min(size, round(size - before + after))
+    expected = round(size - before + after)
+    return expected if 1 - expected / size >= watch.settings.min_saving else size
 
 
 def _device(path: str) -> int:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET
 from msgspec.structs import asdict
 
 from lensd.engine.passes import Engine, Measured
@@ -24,7 +25,7 @@ from lensd.logs.measures import (
     Spectrum,
     UntouchedBecause,
 )
-from lensd.lora import blocks, fidelity, rank, untouched
+from lensd.lora import blocks, fidelity, rank, shapes, untouched
 from lensd.lora.curve import curve
 from lensd.lora.layout import ITEM_SIZE
 from lensd.lora.metadata import Origin
@@ -112,6 +113,7 @@ def _common(
         float_because=FloatBecause(**plan.float_because),
         untouched_because=_untouched_because(plan),
         forced_by=list(plan.forced_by),
+        warnings=shapes.warnings(plan.layout) or UNSET,
         snr_db=elements.snr_db,
         mse=elements.mse,
         mae=elements.mae,
@@ -150,8 +152,12 @@ def _worst_error(measured: Iterable[Measured]) -> float:
 
 
 def _untouched_because(plan: Plan) -> UntouchedBecause:
-    specs = dict(plan.tensors)
-    return UntouchedBecause(**untouched.reasons({key: specs[key] for key in plan.layout.untouched}))
+    specs, alpha_zero = dict(plan.tensors), plan.layout.alpha_zero
+    others = {key: specs[key] for key in plan.layout.untouched if key not in alpha_zero}
+    reasons = dict(untouched.reasons(others))
+    if alpha_zero:
+        reasons["alpha_zero"] = len(alpha_zero)
+    return UntouchedBecause(**reasons)
 
 
 def _blocks(modules: Sequence[ModulePlan]) -> dict[str, list[Block]]:

@@ -74,6 +74,7 @@ class Measured:
     squared_noise: float  # ||delta_k - delta that a loader computes||_F^2
     elements: fidelity.ElementError
     too_noisy: bool  # its 8-bit encoding costs too much precision
+    better_in_bfloat16: bool = False  # than in float16
 
     @property
     def relative_error(self) -> float:
@@ -223,7 +224,15 @@ class Engine:
             errors = compress.squared_errors(reduced, stored, cores)
         pairs = zip(reduced, errors, strict=True)
         return reduced, [
-            Measured(r.plan, e, r.squared_signal, r.squared_error, r.elements, r.too_noisy)
+            Measured(
+                r.plan,
+                e,
+                r.squared_signal,
+                r.squared_error,
+                r.elements,
+                r.too_noisy,
+                r.better_in_bfloat16,
+            )
             for r, e in pairs
         ]
 

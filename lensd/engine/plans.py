@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from lensd.engine.measures import Original
@@ -10,18 +9,16 @@ from lensd.engine.reader import Source
 from lensd.logs.measures import Predicted
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import Plan, plan
+from lensd.lora.planning import Findings, Plan, plan
 from lensd.store.tensors import TensorEntry, output_bytes
 
 
-def choose(
-    source: Source, original: Original, p: Parameters, too_noisy: Collection[tuple[str, str]] = ()
-) -> Plan:
-    """The plan. `too_noisy`: modules, each with an encoding that costs it too much.
+def choose(source: Source, original: Original, p: Parameters, found: Findings) -> Plan:
+    """The plan, by what earlier attempts found.
 
     A `target_size` has to hold the header too, whose size depends on the ranks.
     """
-    chosen = plan(source.layout, source.specs, original.readings, p, too_noisy)
+    chosen = plan(source.layout, source.specs, original.readings, p, found)
     if p.target_size is None:
         return chosen
     origin = replace(original.origin, mode=p.mode)
@@ -32,20 +29,20 @@ def choose(
             break
         left -= excess
         smaller = replace(p, target_size=left)
-        chosen = plan(source.layout, source.specs, original.readings, smaller, too_noisy)
+        chosen = plan(source.layout, source.specs, original.readings, smaller, found)
     return chosen
 
 
-def predicted(
-    source: Source, original: Original, p: Parameters, too_noisy: Collection[tuple[str, str]]
-) -> Predicted:
-    """The size of the file that each mode gives, to the byte.
+def predicted(source: Source, original: Original, p: Parameters, found: Findings) -> Predicted:
+    """The size of the file that each mode gives, to the byte. `found` is of attempts at ultra.
 
-    A module that 8 bits cost too much at its full rank, but not at ultra's, is not foreseen.
+    A module that 8 bits cost too much at its full rank, but not at ultra's, is not foreseen. With
+    `strict_energy` mode rank needs lower ranks than ultra, which gives its size up to 1 %.
     """
 
     def size(mode: str) -> int:
-        chosen = choose(source, original, replace(p, mode=mode), too_noisy)
+        of_mode = replace(found, least_ranks={}, energy=None) if mode == "rank" else found
+        chosen = choose(source, original, replace(p, mode=mode), of_mode)
         origin = replace(original.origin, mode=mode)
         return min(origin.bytes, _size(source, chosen, origin))
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lensd.errors import Failed, Skipped
-from lensd.lora import compress, marks
+from lensd.lora import compress, marks, zero_alpha
 from lensd.lora.float8 import FLOAT8
 from lensd.lora.int8 import Factors
 from lensd.lora.layout import Layout, Module, TensorSpec, read_layout
@@ -117,6 +117,11 @@ class Source:
     def alpha(self, module: Module) -> float | None:
         """Read the alpha of a module; None if it has none."""
         return float(self.tensor(module.alpha)) if module.alpha else None
+
+    def leave_alpha_zero(self) -> None:
+        """Count modules with alpha 0 among the untouched tensors. Raises Skipped(`alpha_zero`)."""
+        alphas = {m.name: self.alpha(m) for m in self.layout.modules}
+        self.layout = zero_alpha.leave_untouched(self.layout, alphas)
 
     def unchanged(self) -> bool:
         """Whether size, times and inode of the file are still those that it was opened with."""

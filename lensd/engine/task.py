@@ -12,7 +12,7 @@ import torch
 from msgspec import structs
 
 from lensd import __version__
-from lensd.engine import measures, plans
+from lensd.engine import findings, measures, plans
 from lensd.engine.measures import Original
 from lensd.engine.passes import Engine, Measured, available_cores
 from lensd.engine.reader import Source
@@ -21,7 +21,7 @@ from lensd.logs.measures import Analyzed, Compressed, Detailed, Measures
 from lensd.lora import cost
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import Plan
+from lensd.lora.planning import Findings, Plan
 from lensd.store.hashing import Hashes, hashes_of
 from lensd.store.tensors import Output, open_temporary, output_bytes
 from lensd.worker import device as devices
@@ -66,8 +66,9 @@ def _on_best_device(
     source: Source, request: AnyRequest, work: Callable[[Engine], M], progress: ReportProgress
 ) -> M:
     cost.require_affordable(source.layout.modules)
-    device = devices.choose(request.device, _predicted_seconds(source), _cuda_free())
     try:
+        source.leave_alpha_zero()
+        device = devices.choose(request.device, _predicted_seconds(source), _cuda_free())
         if device == "cpu":
             return _on_cpu(source, work, progress)
         if not torch.cuda.is_available():
@@ -118,18 +119,17 @@ def _compress(engine: Engine, request: CompressRequest) -> Compressed:
     if request.adapter_config and source.layout.naming == "peft":
         raise _has_adapter_config()
     original = _first_pass(engine, request, request.parameters)
-    too_noisy: set[tuple[str, str]] = set()
+    found = Findings()
     while True:
-        chosen = plans.choose(source, original, request.parameters, too_noisy)
-        written = _write(engine, request, original, chosen)
-        noisy = _too_noisy(written.measured)
-        if not noisy:
+        chosen = plans.choose(source, original, request.parameters, found)
+        written = _write(engine, request, original, chosen, found)
+        if isinstance(written, _Written):
             break
-        _empty_temporary(request)  # rare, see Reduced.too_noisy
-        too_noisy |= noisy
+        _empty_temporary(request)  # rare, except with `strict_energy`
+        found = written
     if not source.unchanged():
         raise _changed()
-    _check_error(written.measured, original, request.max_error)
+    _check_error(written.measured, original, request)
     return measures.of_output(
         engine, original, chosen, written.measured, written.hashes, written.size
     )
@@ -155,22 +155,25 @@ def _first_pass(engine: Engine, request: AnyRequest, p: Parameters) -> Original:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """An output. Where modules are too noisy it was not completed, and has no hashes."""
+    """An output that was completed."""
 
     measured: list[Measured]
     hashes: Hashes
     size: int
 
 
-def _write(engine: Engine, request: CompressRequest, original: Original, chosen: Plan) -> _Written:
-    """Fill the temporary, and read it back."""
+def _write(
+    engine: Engine, request: CompressRequest, original: Original, chosen: Plan, found: Findings
+) -> _Written | Findings:
+    """Fill the temporary, and read it back; or return what the next attempt needs to know."""
     old, origin = engine.source.header.metadata, original.origin
     tensors, header = plans.entries(chosen), output_metadata(old, chosen, origin)
     _check_gain(output_bytes(tensors, header), original, chosen, request.min_saving)
     with Output(request.temporary, request.temporary_inode, tensors, header) as output:
         measured = engine.reduce(chosen, output)
-        if _too_noisy(measured):
-            return _Written(measured, Hashes("", ""), output.size)
+        better = findings.of_attempt(measured, original.readings, request.parameters, found)
+        if better is not None:
+            return better
         error = measures.delta_error(measured)
         output.replace_metadata(output_metadata(old, chosen, origin, error))
         with engine.clock.measure("write"):
@@ -181,25 +184,20 @@ def _write(engine: Engine, request: CompressRequest, original: Original, chosen:
         return _Written(measured, hashing.result(), output.size)
 
 
-def _too_noisy(measured: list[Measured]) -> set[tuple[str, str]]:
-    """The modules that 8 bits cost too much, each with its encoding."""
-    return {(m.plan.module.name, m.plan.encoding) for m in measured if m.too_noisy}
-
-
 def _analyze(engine: Engine, request: AnalyzeRequest) -> tuple[Analyzed, Original]:
     """Rehearse mode ultra: the plan that `compress` ends with, and its measures."""
     source, p = engine.source, request.parameters
     best = replace(p, mode="ultra")
     original = _first_pass(engine, request, best)
-    too_noisy: set[tuple[str, str]] = set()
+    found = Findings()
     while True:
-        chosen = plans.choose(source, original, best, too_noisy)
+        chosen = plans.choose(source, original, best, found)
         measured = engine.rehearse(chosen)
-        noisy = _too_noisy(measured)
-        if not noisy:
+        better = findings.of_attempt(measured, original.readings, best, found)
+        if better is None:
             break
-        too_noisy |= noisy
-    predicted = plans.predicted(source, original, p, too_noisy)
+        found = better
+    predicted = plans.predicted(source, original, p, found)
     return measures.of_rehearsal(engine, original, chosen, measured, predicted), original
 
 
@@ -223,7 +221,7 @@ def _check_gain(size: int, original: Original, chosen: Plan, min_saving: float) 
     saving = 1 - size / origin.bytes
     if size < origin.bytes and saving >= min_saving:
         return
-    why = f" ({forced_by} cannot load 8 bits)" if forced_by else ""
+    why = f" ({forced_by}: not known to load 8 bits exactly from it)" if forced_by else ""
     raise Kept(
         Reason.NO_GAIN,
         f"compressing would save {max(saving, 0):.1%}, less than `min_saving` "
@@ -232,17 +230,27 @@ def _check_gain(size: int, original: Original, chosen: Plan, min_saving: float) 
     )
 
 
-def _check_error(measured: list[Measured], original: Original, max_error: float | None) -> None:
-    error = measures.delta_error(measured)
-    if max_error is None or error <= max_error:
-        return
-    origin = original.origin
-    raise Kept(
-        Reason.MAX_ERROR,
-        f"the relative delta error would be {error:.4f}, above `max_error` "
-        f"({max_error:g}); the original stays. A higher `energy` or mode `rank` lowers it",
-        measures=PartialMeasures(bytes_in=origin.bytes, sha256_in=origin.sha256, delta_error=error),
+def _check_error(measured: list[Measured], original: Original, request: CompressRequest) -> None:
+    error, p = measures.delta_error(measured), request.parameters
+    known = PartialMeasures(
+        bytes_in=original.origin.bytes, sha256_in=original.origin.sha256, delta_error=error
     )
+    if request.max_error is not None and error > request.max_error:
+        raise Kept(
+            Reason.MAX_ERROR,
+            f"the relative delta error would be {error:.4f}, above `max_error` "
+            f"({request.max_error:g}); the original stays. A higher `energy` or mode `rank` lowers "
+            "it",
+            measures=known,
+        )
+    if not findings.is_strict_enough(measured, p):
+        raise Kept(
+            Reason.STRICT_ENERGY,
+            f"no rank and no encoding keeps the error below {(1 - p.energy) ** 0.5:.4f}, as "
+            "`strict_energy` requires; the original stays. Lower `energy`, raise `max_rank`, or "
+            "set `strict_energy: false`",
+            measures=known,
+        )
 
 
 def _out_of_memory() -> Failed:

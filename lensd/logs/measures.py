@@ -99,6 +99,7 @@ class UntouchedBecause(Struct, frozen=True, kw_only=True):
     other_adapter: Positive | UnsetType = UNSET
     dtype: Positive | UnsetType = UNSET
     shape: Positive | UnsetType = UNSET
+    alpha_zero: Positive | UnsetType = UNSET
     orphan: Positive | UnsetType = UNSET
     other: Positive | UnsetType = UNSET
 
@@ -145,6 +146,10 @@ class Measures(Struct, frozen=True, kw_only=True):
     untouched_because: UntouchedBecause | UnsetType = UNSET
     forced_by: (
         Annotated[list[Text], Meta(description="the targets for which modules stayed float")]
+        | UnsetType
+    ) = UNSET
+    warnings: (
+        Annotated[list[Text], Meta(description="what a person should look at; absent: nothing")]
         | UnsetType
     ) = UNSET
     snr_db: Decibels | UnsetType = UNSET

@@ -37,6 +37,9 @@ TORCH_DTYPE = {
 # A squared error that is larger than this share of the module's energy, times the cancellation, is
 # exact to six digits when computed in float32.
 FLOAT32_ERROR_SHARE = 3e-3
+# A relative squared error that float16 exceeds only where it has subnormals: their steps do not
+# become smaller with the number. It is typically 1e-7, and 6e-6 in bfloat16.
+SUBNORMAL_LOSS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Reduced:
     squared_signal: float  # ||delta_k||_F^2 of the truncation
     squared_error: float  # ||delta_k - encoded||_F^2
     elements: ElementError = field(default_factory=ElementError)
+    better_in_bfloat16: bool = False  # float16 made subnormals of wider weights, and lost more
 
     @property
     def up(self) -> Tensor:
@@ -127,15 +131,33 @@ def _reduce_to_floats(
     encoded = Factors(*(t.to(TORCH_DTYPE[plans[0].encoding]) for t in exact))
     decoded = Factors(*(t.to(e) for t, e in zip(encoded, exact, strict=True)))
     errors = fidelity.squared_roundings(*exact, *decoded).tolist()
+    better = _better_in_bfloat16(plans, exact, errors)
     return [
         Reduced(
             m,
             _tensors_by_key(m, encoded.up[at, :, : m.rank], encoded.down[at, : m.rank], m.alpha),
             m.energy * m.retained,
             errors[at] * m.out_scale**2,
+            better_in_bfloat16=better[at],
         )
         for at, m in enumerate(plans)
     ]
+
+
+def _better_in_bfloat16(
+    plans: Sequence[ModulePlan], exact: Factors, errors: Sequence[float]
+) -> list[bool]:
+    """Return for each module whether bfloat16 has a smaller error than float16, its encoding.
+
+    It is False for all that are not converted from a wider format.
+    """
+    narrowed = plans[0].module.dtype in WIDE_DTYPES and plans[0].encoding == "F16"
+    limits = [SUBNORMAL_LOSS * m.energy * m.retained / m.out_scale**2 for m in plans]
+    if not narrowed or not any(e > limit for e, limit in zip(errors, limits, strict=True)):
+        return [False] * len(plans)
+    others = Factors(*(t.bfloat16().to(t) for t in exact))
+    found = fidelity.squared_roundings(*exact, *others).tolist()
+    return [other < error for other, error in zip(found, errors, strict=True)]
 
 
 def _compute_float_factors(

@@ -143,12 +143,14 @@ class Layout:
     """The contents of a file: its modules, and the keys of the `untouched` tensors.
 
     Untouched tensors are copied to the output bit for bit. `naming` is that of most modules.
+    `alpha_zero`: the untouched keys of modules with alpha 0 (`zero_alpha`).
     """
 
     modules: tuple[Module, ...]
     untouched: tuple[str, ...]
     naming: str
     family: str
+    alpha_zero: frozenset[str] = frozenset()
 
     @property
     def dtype(self) -> str:

@@ -17,6 +17,7 @@ class Parameters:
     target_size: int | None = None
     max_rank: int | None = None
     constant_rank: bool = False
+    strict_energy: bool = False
     float32: str = "auto"
     targets: tuple[str, ...] = DEFAULT_TARGETS
     encodings: tuple[Encoding, ...] = ENCODINGS

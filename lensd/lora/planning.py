@@ -20,6 +20,7 @@ from lensd.lora.portability import Encoding
 from lensd.lora.spectrum import Core
 
 WIDE_DTYPES = ("F32", "F64")
+QUANTIZING = ("int8", "ultra")  # modes
 DTYPES: Mapping[Encoding, str] = {"int8": "I8", "float8": "F8_E4M3"}  # as safetensors names them
 EIGHT_BITS = tuple(DTYPES.values())
 # Largest relative delta error of an 8-bit encoding alone. 0.015 is typical of int8, 0.025 of
@@ -77,9 +78,20 @@ class Plan:
     modules: tuple[ModulePlan, ...]
     alpha: float | None  # of all modules that are not int8
     tensors: tuple[tuple[str, TensorSpec], ...]  # of the output, in file order
-    forced_by: tuple[str, ...]  # targets that cannot load int8, so that the file stays in floats
+    forced_by: tuple[str, ...]  # targets because of which some module is not in int8
     # In modes int8 and ultra: reason -> number of modules that stay in floats for that reason.
     float_because: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What earlier attempts at an output showed, by the names of modules."""
+
+    too_noisy: frozenset[tuple[str, str]] = frozenset()  # with an 8-bit dtype that loses too much
+    in_bfloat16: frozenset[str] = frozenset()  # float16 loses more of them than bfloat16
+    least_ranks: Mapping[str, int] = field(default_factory=dict)
+    energy: float | None = None  # in place of the setting, for the whole file
+    rounds: int = 0  # attempts whose error was above that of `strict_energy`
 
 
 def plan(
@@ -87,31 +99,21 @@ def plan(
     tensors: Mapping[str, TensorSpec],
     readings: Sequence[Reading],
     p: Parameters,
-    too_noisy: Collection[tuple[str, str]] = (),
+    found: Findings = Findings(),
 ) -> Plan:
     """Plan an output from the readings of all modules, which are in the order of the layout.
 
-    `tensors`: the original's header. `too_noisy`: names of modules, each with an encoding in which
-    it loses too much, as an earlier attempt showed.
+    `tensors`: the original's header.
     """
-    quantized = p.mode in ("int8", "ultra")
-    choices = _choices(layout, p)
-    float_reasons: list[str] = []
-    encodings = _float_dtypes(readings, p.float32)
-    for at, reading in enumerate(readings if quantized else ()):
-        dtype, reason = _eight_bits(reading, choices[reading.module.name], too_noisy)
-        float_reasons += [reason] if reason else []
-        encodings[at] = dtype or encodings[at]
+    if found.energy is not None:
+        p = replace(p, energy=found.energy)
+    encodings, float_because = _choose_encodings(layout, readings, p, found)
     fixed = _modules_with_fixed_rank(layout, p.targets)
-    ranks = _choose_ranks(readings, encodings, p, fixed)
+    ranks = _choose_ranks(readings, encodings, p, fixed, found.least_ranks)
     alpha = _common_alpha(readings, encodings, ranks)
-    noisy = {
-        (r.module.name, dtype)
-        for r, dtype, k in zip(readings, encodings, ranks, strict=True)
-        if dtype == "F8_E4M3" and _spectrum(r, k, alpha).expected_noise > NOISE_TO_AVOID
-    }
-    if noisy:
-        return plan(layout, tensors, readings, p, {*too_noisy, *noisy})
+    if noisy := _expect_noise(readings, encodings, ranks, alpha):
+        more = replace(found, too_noisy=found.too_noisy | noisy)
+        return plan(layout, tensors, readings, p, more)
     modules = tuple(
         _plan_module(reading, rank_, encoding, alpha, tensors, fixed)
         for reading, rank_, encoding in zip(readings, ranks, encodings, strict=True)
@@ -122,9 +124,9 @@ def plan(
         alpha=alpha,
         tensors=_order_tensors(layout, tensors, modules),
         forced_by=portability.verdict(layout, p.targets, p.encodings).forced_by
-        if quantized
+        if p.mode in QUANTIZING
         else (),
-        float_because=Counter(float_reasons),
+        float_because=float_because,
     )
 
 
@@ -135,9 +137,14 @@ def own_energy(p: Parameters) -> float | None:
 
 
 def columns(reading: Reading, p: Parameters) -> int:
-    """Return how many singular vectors `reduce` needs: all ranks if the whole file decides."""
+    """Return how many singular vectors `reduce` needs: all ranks if the whole file decides.
+
+    With `strict_energy` a module may need a few more, and `reduce` computes the others again.
+    """
     energy = own_energy(p)
-    return reading.module.rank if energy is None else rank.smallest_rank(reading.values, energy)
+    if energy is None:
+        return reading.module.rank
+    return rank.smallest_rank(reading.values, 1 - 0.9 * (1 - energy) if p.strict_energy else energy)
 
 
 def _modules_with_fixed_rank(layout: Layout, targets: Sequence[str]) -> set[str]:
@@ -149,6 +156,20 @@ def _modules_with_fixed_rank(layout: Layout, targets: Sequence[str]) -> set[str]
     if "diffusers" not in portability.constraining(layout, targets):
         return set()
     return {m.name for m in layout.modules if m.scaled_last}
+
+
+def _choose_encodings(
+    layout: Layout, readings: Sequence[Reading], p: Parameters, found: Findings
+) -> tuple[list[str], Counter[str]]:
+    """Return the dtype of each module, and why how many of them are not in 8 bits."""
+    choices = _choices(layout, p)
+    encodings = _float_dtypes(readings, p.float32, found.in_bfloat16)
+    float_because: Counter[str] = Counter()
+    for at, reading in enumerate(readings if p.mode in QUANTIZING else ()):
+        dtype, reason = _eight_bits(reading, choices[reading.module.name], found.too_noisy)
+        encodings[at] = dtype or encodings[at]
+        float_because.update([reason] if reason else [])
+    return encodings, float_because
 
 
 def _choices(layout: Layout, p: Parameters) -> Mapping[str, Sequence[str]]:
@@ -174,12 +195,17 @@ def _eight_bits(
 
 
 def _choose_ranks(
-    readings: Sequence[Reading], encodings: Sequence[str], p: Parameters, fixed: Collection[str]
+    readings: Sequence[Reading],
+    encodings: Sequence[str],
+    p: Parameters,
+    fixed: Collection[str],
+    least: Mapping[str, int],
 ) -> list[int]:
     """Return the rank of each module.
 
     The modules named in `fixed` keep their rank. A target size is first reduced by their bytes.
-    Others whose number format changes get at most the rank that their delta weight can have.
+    Others whose number format changes get at most the rank that their delta weight can have. The
+    ranks in `least` are the lowest allowed, except for `max_rank`.
     """
     ranks = [
         r.module.rank if r.module.name in fixed or r.module.dtype == encoding else len(r.values)
@@ -198,7 +224,9 @@ def _choose_ranks(
     demands = [
         rank.Demand(_counted_values(readings[at], p), costs[at], p.max_rank) for at in variable
     ]
-    for at, k in zip(variable, _allocate_ranks(demands, p) if variable else (), strict=True):
+    floors = [least.get(readings[at].module.name, 1) for at in variable]
+    chosen = _allocate_ranks(demands, p, floors) if variable else ()
+    for at, k in zip(variable, chosen, strict=True):
         ranks[at] = min(k, ranks[at])
     return ranks
 
@@ -210,11 +238,14 @@ def _counted_values(reading: Reading, p: Parameters) -> Tensor:
     return reading.values
 
 
-def _allocate_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
-    if not p.constant_rank:
-        return _individual_ranks(demands, p)
-    one = _constant_rank(demands, p)
-    return [one if p.max_rank is None else min(one, p.max_rank)] * len(demands)
+def _allocate_ranks(
+    demands: Sequence[rank.Demand], p: Parameters, floors: Sequence[int]
+) -> list[int]:
+    if p.constant_rank:
+        ranks = [max(_constant_rank(demands, p), *floors)] * len(demands)
+    else:
+        ranks = [max(pair) for pair in zip(_individual_ranks(demands, p), floors, strict=True)]
+    return ranks if p.max_rank is None else [min(k, p.max_rank) for k in ranks]
 
 
 def _individual_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int]:
@@ -235,11 +266,13 @@ def _constant_rank(demands: Sequence[rank.Demand], p: Parameters) -> int:
     return rank.constant(demands, p.energy)
 
 
-def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
+def _float_dtypes(
+    readings: Sequence[Reading], float32: str, in_bfloat16: Collection[str]
+) -> list[str]:
     """Return each module's dtype for storing it in floats.
 
     16-bit modules keep their dtype. Wider ones get the 16-bit dtype that `float32` (a setting)
-    names or implies; `keep` stores them as float32.
+    names or implies, or bfloat16 if `in_bfloat16` has them; `keep` stores them as float32.
     """
     wide = [r for r in readings if r.module.dtype in WIDE_DTYPES]
     if float32 == "auto":
@@ -247,7 +280,14 @@ def _float_dtypes(readings: Sequence[Reading], float32: str) -> list[str]:
         narrow = "BF16" if all(r.exact_bfloat16 for r in wide) or not fits else "F16"
     else:
         narrow = {"float16": "F16", "bfloat16": "BF16", "keep": "F32"}[float32]
-    return [narrow if r.module.dtype in WIDE_DTYPES else r.module.dtype for r in readings]
+    return [
+        r.module.dtype
+        if r.module.dtype not in WIDE_DTYPES
+        else "BF16"
+        if r.module.name in in_bfloat16
+        else narrow
+        for r in readings
+    ]
 
 
 def _common_alpha(
@@ -268,6 +308,20 @@ def _common_alpha(
         for r, dtype, k in zip(readings, encodings, ranks, strict=True)
         if dtype == "F8_E4M3" and r.module.alpha
     )
+
+
+def _expect_noise(
+    readings: Sequence[Reading],
+    encodings: Sequence[str],
+    ranks: Sequence[int],
+    alpha: float | None,
+) -> set[tuple[str, str]]:
+    """Return the modules whose elements would be too small for float8, each with its dtype."""
+    return {
+        (r.module.name, dtype)
+        for r, dtype, k in zip(readings, encodings, ranks, strict=True)
+        if dtype == "F8_E4M3" and _spectrum(r, k, alpha).expected_noise > NOISE_TO_AVOID
+    }
 
 
 def _spectrum(reading: Reading, rank_: int, alpha: float | None) -> float8.Spectrum:

@@ -13,8 +13,10 @@ from statistics import median
 from xml.etree import ElementTree as ET
 
 import pytest
+from safetensors.torch import save_file
 
 from lensd.text import size
+from tests.lora import key_lists
 from tests.support.home_server import Seen
 from tests.support.realistic import small_lora
 
@@ -74,6 +76,18 @@ def test_the_text(lensd: Run, tmp_path: Path) -> None:
         assert rows[mode] == [*size(predicted).split(), f"{numbers['bytes_in'] / predicted:.1f}"]
     assert "skipped: page.safetensors" in done.stderr
     assert lensd("analyze", "none.safetensors").returncode == 2
+
+
+def test_the_programs_because_of_which_int8_is_not_used(lensd: Run, tmp_path: Path) -> None:
+    """They are named, with the number of modules that stay in 16 bits; else there is no line."""
+    save_file(key_lists.of("sd15.peft_base").tensors(), tmp_path / "unknown.safetensors")
+    small_lora(tmp_path / "style.safetensors", seed=6)
+    done = lensd("analyze", "unknown.safetensors")
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("why not int8"))
+    assert "comfyui, a1111, forge is not known to load it exactly from this file" in line
+    assert re.search(r"(\d+) of \1 modules stay in 16 bits$", line)
+    assert "why not int8" not in lensd("analyze", "style.safetensors").stdout
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from tests.lora import making
 from tests.support import delta
 from tests.support.home_server import Seen
 from tests.support.realistic import SmallFile, small_lora
@@ -80,6 +82,33 @@ def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
     assert os.path.getsize(tmp_path / "sized.safetensors") <= 9000
 
 
+def test_a_warning_is_printed_and_in_the_document(lensd: Run, lora: SmallFile) -> None:
+    """The small modules have the names of Stable Diffusion, and fit none of its layers."""
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    up, down = making.factors("decaying", 32, 768, 8, 0)
+    more = making.kohya(name, making.Made(up.half(), down.half(), 8.0))
+    save_file(load_file(lora.path) | more, lora.path)
+    done = lensd("compress", "style.safetensors", "--json")
+    [numbers] = _documents(done)
+    [warning] = numbers["warnings"]
+    assert f"warning: style.safetensors: {warning}" in done.stderr
+    assert "fit no layer of sd15" in warning
+
+
+@pytest.mark.parametrize("mode", ["rank", "int8", "ultra"])
+def test_a_saving_below_5_percent_writes_nothing(lensd: Run, lora: SmallFile, mode: str) -> None:
+    """As the daemon keeps such a file; `--min-saving 0` writes it."""
+    save_file(load_file(lora.path) | making.ballast(), lora.path)
+    done = lensd("compress", "style.safetensors", "--mode", mode)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "less than `min_saving` (5%)" in done.stderr
+    assert os.listdir(lora.path.parent) == ["style.safetensors"]
+    [numbers] = _documents(
+        lensd("compress", "style.safetensors", "--mode", mode, "--min-saving", "0", "--json")
+    )
+    assert 0.95 < numbers["bytes_out"] / numbers["bytes_in"] < 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -92,6 +121,7 @@ def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
         (["style.safetensors", "--energy", "1.5"], "energy"),
         (["style.safetensors", "--energy", "0"], "energy"),
         (["style.safetensors", "--max-rank", "0"], "max_rank"),
+        (["style.safetensors", "--min-saving", "1"], "min_saving"),
         (["style.safetensors", "--targets", "paint"], "targets"),
         (["style.safetensors", "--target-size", "much"], "much"),
         (["style.safetensors", "-o", "folder", "--force"], "is a folder"),

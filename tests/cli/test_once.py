@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from tests.lora import making
 from tests.support import delta
 from tests.support.home_server import UNPROVEN, HomeServer, Seen
 from tests.support.limits import PATIENCE
@@ -156,6 +158,25 @@ def test_redo_that_cannot_help_may_be_tried_again(server: HomeServer) -> None:
     server.configure(defaults={"energy": 0.9})
     assert "file.compressed" in [line["event"] for line in server.once("--redo")]
     assert Seen.of(path).size < before.size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["rank", "int8", "ultra"])
+def test_a_saving_below_5_percent_keeps_the_file(server: HomeServer, mode: str) -> None:
+    """`once` keeps the original, and `--redo` the output: the new one saves too little."""
+    path = server.drop("style.safetensors", seed=1).path
+    save_file(load_file(path) | making.ballast(), path)
+    server.configure(defaults={"mode": mode})
+    before = Seen.of(path)
+    assert "no_gain" in [line.get("reason") for line in server.once()]
+    assert before == Seen.of(path)
+    server.configure(defaults={"mode": mode, "min_saving": 0.0})
+    assert "file.compressed" in [line["event"] for line in server.once("--redo", path)]
+    output = Seen.of(path)
+    assert output.sha256 != before.sha256
+    server.configure(defaults={"mode": mode, "energy": 0.98})
+    assert "no_gain" in [line.get("reason") for line in server.once("--redo", path)]
+    assert output == Seen.of(path)
 
 
 @pytest.mark.slow

@@ -56,6 +56,7 @@ def test_parameters_of_a_folder(read: Read) -> None:
         target_size=3_000_000,
         max_rank=None,
         constant_rank=False,
+        strict_energy=False,
         float32="auto",
         targets=("comfyui", "a1111", "forge"),
     )

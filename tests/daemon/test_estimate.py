@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lensd import __version__
 from lensd.config.load import load_for_run
 from lensd.daemon.estimate import estimate
 from lensd.errors import UsageError
 from lensd.store.ledger import Ledger
+from tests.lora import making
 from tests.support.home_server import HomeServer
 
 
@@ -37,3 +39,15 @@ def test_an_estimate_closes_the_ledger(server: HomeServer) -> None:
     with pytest.raises(UsageError, match="does not exist") as error:
         estimate(config, [str(server.top / "nowhere")], redo=False)
     assert before == _open_descriptors(), error
+
+
+def test_an_estimate_follows_min_saving(server: HomeServer) -> None:
+    """A file that would save less counts with the size that it has, because it is kept."""
+    path = server.drop("large.safetensors", seed=1).path
+    save_file(load_file(path) | making.ballast(), path)
+    config = load_for_run(str(server.config))
+    [plan] = estimate(config, [], redo=False)
+    assert plan.bytes_then == plan.bytes_now == path.stat().st_size
+    server.configure(defaults={"min_saving": 0.0})
+    [plan] = estimate(load_for_run(str(server.config)), [], redo=False)
+    assert plan.bytes_then < plan.bytes_now

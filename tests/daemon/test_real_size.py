@@ -66,7 +66,12 @@ def test_the_log_line_is_true(name: str, lines: dict[str, dict[str, Any]], origi
     off = [row for row in differences(line, computed) if not row[-1]]
     assert off == []
     assert computed.energy_min >= 0.99
-    assert line["encodings"] == {"int8": computed.modules, "float": 0, "untouched": 0}
+    assert line["encodings"] == {
+        "int8": computed.modules,
+        "float8": 0,
+        "float": 0,
+        "untouched": 0,
+    }
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -84,6 +84,12 @@ def _beside_adapter_config(server: HomeServer, path: Path) -> None:
     server.make("peft-lora", naming="peft", seed=1).path.rename(path)
 
 
+def _alpha_zero(server: HomeServer, path: Path) -> None:
+    """A LoRA that some programs apply and others do not."""
+    tensors = load_file(server.make("zero", seed=1).path)
+    save_file({k: t * 0 if k.endswith(".alpha") else t for k, t in tensors.items()}, path)
+
+
 CASES = {
     "truncated": Case(_truncated, "file.skipped", "truncated", "download the file again"),
     "empty": Case(lambda _, p: p.touch(), "file.skipped", "empty", "download the file again"),
@@ -94,6 +100,7 @@ CASES = {
     "no_lora": Case(_no_lora, "file.skipped", "no_lora", "LoRA"),
     "loha": Case(_loha, "file.skipped", "unsupported_adapter", "LoHa"),
     "overlap": Case(_overlap, "file.skipped", "bad_header", "download the file again"),
+    "alpha_zero": Case(_alpha_zero, "file.skipped", "alpha_zero", "the right alpha"),
     "hardlink": Case(_hardlink, "file.skipped", "hardlinked", "by a copy"),
     "peft": Case(_beside_adapter_config, "file.skipped", "adapter_config", "lensd compress"),
 }

@@ -26,7 +26,7 @@ from lensd.daemon import app
 from lensd.errors import DegradedReason, Outcome, Reason
 from lensd.logs.schema import log_schema
 from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS
-from lensd.lora.portability import PROGRAMS, READS, cell
+from lensd.lora.portability import ENCODINGS, PROGRAMS, READS, cell
 from lensd.metrics.exposition import Family
 from tests.faults import results
 from tests.support import prometheus
@@ -141,8 +141,11 @@ def metrics() -> Iterator[str]:
 
 
 def programs() -> Iterator[str]:
-    """The two namings of most files, mode by mode, for the README."""
-    titles = {"kohya": "kohya naming", "peft transformer": "FLUX, peft naming"}
+    """The two namings of most files, for the README."""
+    titles = {
+        "kohya: sd": "SD and SDXL, kohya naming",
+        "peft transformer: flux": "FLUX, peft naming",
+    }
     heads = [f"{t}: {m}" for t in titles.values() for m in ("`rank`", "`int8`, `ultra`")]
     yield f"| program | {' | '.join(heads)} |"
     yield "|---" * (len(heads) + 1) + "|"
@@ -152,27 +155,40 @@ def programs() -> Iterator[str]:
 
 
 def _answers(dialect: str, program: str) -> tuple[str, str]:
-    found = cell(dialect, program, "int8")
-    if not found.may_read:
+    cells = {e: cell(dialect, program, e) for e in ENCODINGS}
+    if not cells["int8"].may_read:
         return "-", "-"
-    return "yes", "yes" if found.kind == "exact" else "no"
+    return "yes", next((e for e, c in cells.items() if c.kind == "exact"), "no")
 
 
 def portability() -> Iterator[str]:
-    """`int8`: loads exactly. `floats`: the program reads the dialect, but not its int8.
-
-    `-`: it does not read the dialect. `?`: it was not tried.
-    """
-    yield f"| program | {' | '.join(READS)} |"
-    yield "|---" * (len(READS) + 1) + "|"
-    for program in PROGRAMS:
-        cells = [_portable(dialect, program) for dialect in READS]
-        yield f"| `{program}` | {' | '.join(cells)} |"
+    """The encodings that a program loads exactly, by dialect."""
+    yield f"| naming | {' | '.join(PROGRAMS)} |"
+    yield "|---" * (len(PROGRAMS) + 1) + "|"
+    for dialect in READS:
+        yield f"| {dialect} | {' | '.join(_portable(dialect, p) for p in PROGRAMS)} |"
 
 
 def _portable(dialect: str, program: str) -> str:
-    words = {"exact": "int8", "reads nothing": "-", "not observed": "?"}
-    return words.get(cell(dialect, program, "int8").kind, "floats")
+    cells = [cell(dialect, program, e) for e in ENCODINGS]
+    exact = [e for e, c in zip(ENCODINGS, cells, strict=True) if c.kind == "exact"]
+    if exact:
+        return " ".join(exact)
+    words = {"reads nothing": "-", "not observed": "?"}
+    return words.get(cells[0].kind, "16 bits")
+
+
+def evidence() -> Iterator[str]:
+    """How many cells are known how, of which version and when, by program."""
+    yield "| program | version | observed | tested here | run | read |"
+    yield "|---|---|---|---:|---:|---:|"
+    for program in PROGRAMS:
+        found = [cell(d, program, e).source for d in READS for e in ENCODINGS]
+        sources = [s for s in found if s is not None]
+        dates, versions = ({getattr(s, f) for s in sources} for f in ("date", "version"))
+        counts = [sum(s.how == how for s in sources) for how in ("test", "run", "read")]
+        known = f"{', '.join(sorted(versions))} | {', '.join(sorted(dates))}"
+        yield f"| `{program}` | {known} | {' | '.join(map(str, counts))} |"
 
 
 def namings() -> Iterator[str]:
@@ -205,6 +221,7 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "configuration": configuration,
     "degraded": degraded,
     "events": events,
+    "evidence": evidence,
     "failed": partial(reasons, Outcome.FAILED),
     "faults": results.table,
     "kept": partial(reasons, Outcome.KEPT),

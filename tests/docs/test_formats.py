@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch_file
 
 from lensd.lora import marks
 from tests.docs import markdown
@@ -37,7 +39,8 @@ class Outputs:
         out = self.made.path.with_name(f"{mode}.safetensors")
         if not out.exists():
             command = [sys.executable, "-m", "lensd", "compress", str(self.made.path)]
-            command += ["--mode", mode, "-o", str(out)]
+            options = ["--encodings", "float8"] if mode == "float8" else ["--mode", mode]
+            command += [*options, "-o", str(out)]
             subprocess.run(command, check=True, capture_output=True)
         return out
 
@@ -48,7 +51,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
     return Outputs(tmp_path_factory.mktemp("outputs"))
 
 
-@pytest.mark.parametrize("mode", ["rank", "int8", "ultra"])
+@pytest.mark.parametrize("mode", ["rank", "int8", "ultra", "float8"])
 def test_the_decoder_on_the_page_reads_outputs(outputs: Outputs, mode: str) -> None:
     """It gives the original's delta weights, as near as the mode says."""
     made = outputs.made
@@ -69,6 +72,19 @@ def test_tensors_of_an_8_bit_file_are_as_the_page_says(outputs: Outputs) -> None
         assert [t.dtype.name for t in (up, down, alpha)] == ["int8", "int8", "float32"]
         assert alpha.shape == ()
         assert max(np.abs(up.astype(int)).max(), np.abs(down.astype(int)).max()) <= 127
+
+
+def test_tensors_of_a_float8_file_are_as_the_page_says(outputs: Outputs) -> None:
+    """F8_E4M3 for both factors, one alpha for all modules; numpy cannot read it, torch can."""
+    path = outputs.of("float8")
+    tensors = load_torch_file(path)
+    alphas = {float(t) for key, t in tensors.items() if key.endswith(".alpha")}
+    factors = [t for key, t in tensors.items() if not key.endswith(".alpha")]
+    assert len(alphas) == 1
+    assert len(factors) == 2 * len(outputs.made.deltas)
+    assert {t.dtype for t in factors} == {torch.float8_e4m3fn}
+    with pytest.raises(AttributeError):
+        load_file(path)
 
 
 def test_the_recipe_for_float_factors_keeps_the_delta(outputs: Outputs) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lensd.lora.portability import PROGRAMS, cell
+from lensd.lora.portability import ENCODINGS, PROGRAMS, cell
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 NAMES = {
@@ -21,7 +21,11 @@ NAMES = {
     "InvokeAI, sidecar": "invokeai-sidecar",
     "SD.Next": "sdnext",
 }
-WORDS = {True: ("exact", "rounded", "the same"), False: ("refuses", "does not load right")}
+WORDS = {
+    "int8": ("exact", "rounded", "the same"),
+    "float8": ("as float8",),
+    None: ("does not read the naming at all",),
+}
 
 
 def rows() -> dict[str, list[str]]:
@@ -37,14 +41,16 @@ def test_every_program_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_int8_is_told_as_it_is(program: str) -> None:
-    """Exact, rounded or not at all: in kohya naming, and in FLUX's peft naming."""
-    _, kohya, flux, remedy = rows()[program]
-    of_kohya, of_flux = (cell(d, program, "int8") for d in ("kohya", "peft transformer"))
-    assert kohya.startswith(WORDS[of_kohya.kind == "exact"])
-    if of_flux.may_read:
-        assert flux.startswith(WORDS[of_flux.kind == "exact"])
-    else:
-        assert flux == "does not read the naming at all"
-    loads = all(c.kind == "exact" or not c.may_read for c in (of_kohya, of_flux))
-    assert (remedy == "-") == loads
+def test_the_encoding_is_told_as_it_is(program: str) -> None:
+    """int8, float8 or nothing: in SD's kohya naming, and in FLUX's peft naming."""
+    _, *told, remedy = rows()[program]
+    encodings = [exact(dialect, program) for dialect in ("kohya: sd", "peft transformer: flux")]
+    for words, encoding in zip(told, encodings, strict=True):
+        assert words.startswith(WORDS[encoding])
+    assert (remedy == "-") == ("float8" not in encodings)
+
+
+def exact(dialect: str, program: str) -> str | None:
+    """The first encoding that a program loads exactly."""
+    found = [e for e in ENCODINGS if cell(dialect, program, e).kind == "exact"]
+    return found[0] if found else None

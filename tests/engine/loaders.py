@@ -43,7 +43,7 @@ def kohya(up: Tensor, down: Tensor, alpha: float | None, dtype: torch.dtype) -> 
 def invokeai(up: Tensor, down: Tensor, alpha: float | None, dtype: torch.dtype) -> Tensor:
     """LoRALayer.get_weight, then times weight * scale."""
     product = up.to(dtype).reshape(up.shape[0], -1) @ down.to(dtype).reshape(down.shape[0], -1)
-    return product * (1.0 * (alpha / down.shape[0] if alpha else 1.0))
+    return product * (1.0 * (1.0 if alpha is None else alpha / down.shape[0]))
 
 
 def diffusers(up: Tensor, down: Tensor, alpha: float | None, dtype: torch.dtype) -> Tensor:

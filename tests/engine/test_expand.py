@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import lensd
 from lensd.engine import expand
+from lensd.engine.compare import compare
 from lensd.engine.results import Expanded
 from lensd.errors import Skipped, UsageError
 from tests.engine import asking
@@ -77,6 +78,65 @@ def test_the_header_loses_only_the_marks_that_int8_needs(tmp_path: Path) -> None
     assert before.keys() - after.keys() == {"lensd.alpha"}
     assert after.items() <= before.items()
     assert after["lensd.original_sha256"]
+
+
+def test_a_float8_file_is_expanded_without_any_loss(tmp_path: Path) -> None:
+    """Every module gets float16 numbers that are equal, and keeps its alpha; load_file the same."""
+    source, out, at = (tmp_path / name for name in ("a.safetensors", "float8", "float"))
+    original = {"lora_adapter_metadata": "{}", "ss_network_alpha": "4.0"}
+    save_file(making.small_file(alpha=4.0), source, original)
+    numbers = asking.compress(source, out, mode="ultra", targets=("comfyui-bypass",))
+    assert numbers["dtype_out"] == "F8_E4M3"
+    assert numbers["encodings"] == {"int8": 0, "float8": 4, "float": 0, "untouched": 0}
+    assert numbers["snr_db"] > 25
+    assert numbers["delta_snr_db"] > 25
+    result = expanded(out, at)
+    assert (result.modules, result.expanded) == (4, 4)
+    stored, loaded, written = load_file(out), lensd.load_file(out), load_file(at)
+    assert stored.keys() == loaded.keys() == written.keys()
+    for key, tensor in written.items():
+        assert tensor.dtype == (torch.float32 if key.endswith(".alpha") else torch.float16)
+        assert torch.equal(tensor.double(), stored[key].double())
+        assert asking.bits(loaded[key]) == asking.bits(tensor)
+    assert asking.metadata_of(out) == asking.metadata_of(at)
+
+
+def test_float8_in_peft_naming_has_no_alphas_and_keeps_its_entry(tmp_path: Path) -> None:
+    """The entry has the ranks of the output, before and after expanding; the strength stays."""
+    source, out, at = (tmp_path / name for name in ("a.safetensors", "float8", "float"))
+    fields: dict[str, Any] = {"transformer.r": 4, "transformer.lora_alpha": 2}
+    ranks = {f"transformer_blocks.0.{n}": r for n, r in (("attn.to_k", 8), ("ff.net.2", 12))}
+    patterns = {"rank_pattern": ranks, "alpha_pattern": {n: r / 2 for n, r in ranks.items()}}
+    fields |= {f"transformer.{name}": p for name, p in patterns.items()}
+    save_file(peft_file(), source, {"lora_adapter_metadata": json.dumps(fields)})
+    numbers = asking.compress(source, out, targets=("diffusers",))
+    assert numbers["encodings"]["float8"] == 3
+    expanded(out, at)
+    for path in (out, at):
+        assert load_file(path).keys() == peft_file().keys()
+        found = entry(path)
+        named = {found["transformer.r"], *found["transformer.rank_pattern"].values()}
+        assert named == set(asking.rank_of(path).values())
+        assert found["transformer.lora_alpha"] == found["transformer.r"] / 2
+    meant = asking.deltas(out)
+    for name, delta in making.meaning(lensd.load_file(out)).items():
+        assert making.distance(meant[name] / 2, delta) < HALF
+
+
+def test_a_float8_file_is_compared_and_never_compressed_again(tmp_path: Path) -> None:
+    """`compare` finds the error that was reported; a job skips the file as lensd's output."""
+    source, out, again = (tmp_path / name for name in ("a.safetensors", "float8", "again"))
+    save_file(making.small_file(), source)
+    numbers = asking.compress(source, out, mode="ultra", targets=("comfyui-bypass",))
+    found = compare(str(source), str(out))
+    assert found.delta_error == pytest.approx(numbers["delta_error"], rel=1e-3)
+    meant = asking.deltas(source)
+    apart = sum(float((meant[n] - d).square().sum()) for n, d in asking.deltas(out).items())
+    energy = sum(float(d.square().sum()) for d in meant.values())
+    assert (apart / energy) ** 0.5 == pytest.approx(numbers["delta_error"], rel=1e-3)
+    with pytest.raises(Skipped) as caught:
+        asking.compress(out, again)
+    assert caught.value.reason == "already_compressed"
 
 
 def test_load_file_returns_the_tensors_that_expand_writes(tmp_path: Path) -> None:

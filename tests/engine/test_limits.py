@@ -49,9 +49,9 @@ def test_a_module_that_is_too_noisy_in_int8_stays_in_floats(tmp_path: Path, mode
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     before = spiked_file()
     save_file(before, source)
-    numbers = compress(source, out, mode=mode)
+    numbers = compress(source, out, mode=mode, encodings=("int8",))
     assert numbers["float_because"] == {"noise": 1}
-    assert numbers["encodings"] == {"int8": 3, "float": 1, "untouched": 0}
+    assert numbers["encodings"] == {"int8": 3, "float8": 0, "float": 1, "untouched": 0}
     after = load_file(out)
     assert {k for k, t in after.items() if t.dtype == torch.float16} == {
         f"lora_unet_spiked.lora_{part}.weight" for part in ("up", "down")
@@ -70,11 +70,29 @@ def test_a_module_that_is_too_noisy_in_int8_stays_in_floats(tmp_path: Path, mode
         assert bool(merged.isfinite().all())
 
 
+@pytest.mark.parametrize("mode", ["int8", "ultra"])
+def test_a_module_that_is_too_noisy_in_int8_becomes_float8(tmp_path: Path, mode: str) -> None:
+    """If every target loads that exactly; its error is that of float8."""
+    source, out = tmp_path / "a.safetensors", tmp_path / "out"
+    before = spiked_file()
+    save_file(before, source)
+    numbers = compress(source, out, mode=mode)
+    assert numbers["float_because"] == {}
+    assert numbers["encodings"] == {"int8": 3, "float8": 1, "float": 0, "untouched": 0}
+    after = load_file(out)
+    assert after["lora_unet_spiked.lora_up.weight"].dtype == torch.float8_e4m3fn
+    name = "lora_unet_spiked"
+    lost = 0.0 if mode == "int8" else 0.1
+    assert making.distance(making.meaning(before)[name], making.meaning(after)[name]) < lost + 0.05
+    if mode == "ultra":
+        assert task.analyze(asking.analysis(source)).predicted.ultra == out.stat().st_size
+
+
 def test_the_float_module_has_the_alpha_that_the_file_had(tmp_path: Path) -> None:
     """All modules in floats have that alpha; the alphas of int8 modules have their scales."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     save_file(spiked_file(), source)
-    compress(source, out)
+    compress(source, out, encodings=("int8",))
     assert float(load_file(out)["lora_unet_spiked.alpha"]) == 4.0
     assert asking.metadata_of(out)["lensd.alpha"] == "4.0"
 
@@ -83,10 +101,10 @@ def test_a_file_with_only_such_modules_becomes_a_float_file(tmp_path: Path) -> N
     """Mode ultra then does the same as mode rank; in mode int8 the reason is no_gain."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     save_file(spiked_file(plain=0), source)
-    numbers = compress(source, out, mode="ultra", energy=0.97)
+    numbers = compress(source, out, mode="ultra", energy=0.97, encodings=("int8",))
     assert (numbers["dtype_out"], numbers["delta_snr_db"]) == ("F16", None)
     with pytest.raises(Kept) as caught:
-        compress(source, out, mode="int8")
+        compress(source, out, mode="int8", encodings=("int8",))
     assert caught.value.reason == "no_gain"
 
 
@@ -218,8 +236,8 @@ def test_analyze_predicts_the_bytes_of_a_file_with_a_noisy_module(tmp_path: Path
     """It does the same as compress without writing, so it has the same plan."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"
     save_file(spiked_file(), source)
-    found = task.analyze(asking.analysis(source))
+    found = task.analyze(asking.analysis(source, encodings=("int8",)))
     assert found.float_because == FloatBecause(noise=1)
     for mode in asking.MODES:
-        numbers = compress(source, out, mode=mode)
+        numbers = compress(source, out, mode=mode, encodings=("int8",))
         assert getattr(found.predicted, mode) == numbers["bytes_out"]

@@ -159,11 +159,11 @@ def test_every_number_is_right_for_a_kohya_file(tmp_path: Path, mode: str, dtype
     assert numbers["device"] == "cpu"
     if mode == "rank":
         assert numbers["dtype_out"] == {"F16": "F16", "BF16": "BF16", "F32": "F16"}[dtype]
-        assert numbers["encodings"] == {"int8": 0, "float": 6, "untouched": 0}
+        assert numbers["encodings"] == {"int8": 0, "float8": 0, "float": 6, "untouched": 0}
         assert {numbers[k] for k in ("snr_db", "mse", "mae", "delta_snr_db")} == {None}
     else:
         assert numbers["dtype_out"] == "I8"
-        assert numbers["encodings"] == {"int8": 6, "float": 0, "untouched": 0}
+        assert numbers["encodings"] == {"int8": 6, "float8": 0, "float": 0, "untouched": 0}
         confirm_quantization(source, out, numbers | {"mode": mode})
 
 
@@ -274,7 +274,7 @@ def test_a_target_that_cannot_load_int8_is_named_in_the_message(
     lora: Path, temporary: Path
 ) -> None:
     """Mode int8 with the target diffusers keeps the original."""
-    with pytest.raises(Kept, match="diffusers cannot load int8"):
+    with pytest.raises(Kept, match="diffusers: not known to load int8 exactly"):
         compress(lora, temporary, mode="int8", targets=("diffusers",))
 
 
@@ -632,3 +632,19 @@ def test_a_large_model_has_a_short_line(
     write_lora(path, "", naming, 4, modules=modules)
     numbers = compress(path, temporary, mode="ultra", energy=0.8)
     assert len(json.dumps(numbers)) < 2600
+
+
+def test_a_module_that_fits_no_layer_of_the_family_is_reported(tmp_path: Path) -> None:
+    """The file is compressed, and the measures have a warning that they otherwise lack."""
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    source, out = tmp_path / "a.safetensors", tmp_path / "out"
+    up, down = making.factors("decaying", 320, 768, 32, 0)
+    tensors = making.kohya(name, Made(up.half(), down.half(), 32.0))
+    save_file(tensors, source)
+    assert "warnings" not in compress(source, out)
+    up, down = making.factors("decaying", 321, 768, 32, 1)
+    tensors |= making.kohya(name.replace("to_k", "to_v"), Made(up.half(), down.half(), 32.0))
+    save_file(tensors, source)
+    [warning] = compress(source, out)["warnings"]
+    assert "attn2_to_v (out 321, in 768)" in warning
+    assert task.analyze(asking.analysis(source)).warnings == [warning]

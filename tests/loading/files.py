@@ -132,13 +132,17 @@ def peft(f: Factors, name: str) -> dict[str, Tensor]:
     return making.peft(name, making.Made(f.up, f.down, None))
 
 
-def old_diffusers(f: Factors, path: str) -> dict[str, Tensor]:
-    """The attention processors of diffusers 0.14 to 0.20: `….processor.to_q_lora.down.weight`."""
+def old_diffusers_name(path: str) -> str:
+    """The attention processors of diffusers 0.14 to 0.20: `….processor.to_q_lora`."""
     parent, _, leaf = peft_name(path).removesuffix(".0").rpartition(".")
     if path.startswith("unet"):
         parent += ".processor"
     leaf = re.sub(r"^([qkv])_proj$", r"to_\1", leaf).replace("out_proj", "to_out")
-    base = f"{parent}.{leaf}_lora"
+    return f"{parent}.{leaf}_lora"
+
+
+def old_diffusers(f: Factors, path: str) -> dict[str, Tensor]:
+    base = old_diffusers_name(path)
     return {f"{base}.down.weight": f.down, f"{base}.up.weight": f.up}
 
 

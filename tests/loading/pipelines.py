@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -145,15 +146,34 @@ def applied(name: str, lora: Path | Mapping[str, Tensor]) -> Deltas:
 
     [out, in * kernel], float64, as peft applies it: scaling * B @ A.
     """
-    pipeline = PIPELINES[name]()
+    return applied_by(PIPELINES[name](), lora)
+
+
+def applied_by(
+    pipeline: Any, lora: Path | Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+) -> Deltas:
+    """What a pipeline in a precision makes of a LoRA."""
+    pipeline.to(dtype)
     pipeline.load_lora_weights(str(lora) if isinstance(lora, Path) else dict(lora))
-    deltas = {}
+    return {f.place: f.scale * f.up @ f.down for f in lora_layers(pipeline)}
+
+
+class Applied(NamedTuple):
+    """A layer with a LoRA: scale * up @ down is added to its weight."""
+
+    place: str
+    scale: float
+    up: Tensor
+    down: Tensor
+
+
+def lora_layers(pipeline: Any) -> Iterator[Applied]:
+    """Yield the layers with a LoRA, in float64."""
     for place, layer in _modules(pipeline):
         if isinstance(layer, libraries().lora_layer):
             (adapter,) = layer.lora_A
             up, down = _weight(layer.lora_B[adapter]), _weight(layer.lora_A[adapter])
-            deltas[place] = layer.scaling[adapter] * up @ down
-    return deltas
+            yield Applied(place, layer.scaling[adapter], up, down)
 
 
 def _weight(layer: Any) -> Tensor:
@@ -168,3 +188,9 @@ def _modules(pipeline: Any) -> Iterator[tuple[str, Any]]:
         if model is not None:
             for path, module in model.named_modules():
                 yield f"{component}/{path.removeprefix('text_model.')}", module
+
+
+def parameters(kind: type[Any]) -> list[str]:
+    """The parts that a pipeline must be given."""
+    found = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return [p.name for p in found if p.default is p.empty]

@@ -62,6 +62,11 @@ def read() -> list[KeyList]:
     return lists
 
 
+def of(title: str) -> KeyList:
+    """Return the list of that title."""
+    return next(found for found in read() if found.title == title)
+
+
 def _entry(line: str) -> tuple[str, TensorSpec]:
     key, size = line.split()
     shape = () if size == "scalar" else tuple(int(side) for side in size.split("x"))

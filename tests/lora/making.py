@@ -27,7 +27,11 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 KINDS = ("random", "decaying", "flat", "deficient", "zero", "graded", "gauge", "duplicate")
-PAIRS = {".lora_down.weight": ".lora_up.weight", ".lora_A.weight": ".lora_B.weight"}
+PAIRS = {
+    ".lora_down.weight": ".lora_up.weight",
+    ".lora_A.weight": ".lora_B.weight",
+    "_lora.down.weight": "_lora.up.weight",
+}
 
 Tensors = dict[str, Tensor]
 
@@ -131,6 +135,11 @@ def small_file(seed: int = 0, dtype: torch.dtype = torch.float16, alpha: float =
     up, down = factors("random", 20, 36, 8, seed + 9)
     conv = Made(up.to(dtype)[..., None, None], down.to(dtype).reshape(8, 4, 3, 3), alpha)
     return tensors | kohya("lora_unet_conv", conv)
+
+
+def ballast() -> Tensors:
+    """Return a tensor of 2 MB beside which a small file saves about 1 %: nothing reduces it."""
+    return {"bundle_emb.large.string_to_param.*": torch.zeros(1024, 1024, dtype=torch.float16)}
 
 
 def kohya(name: str, made: Made) -> Tensors:

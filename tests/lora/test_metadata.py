@@ -100,6 +100,16 @@ def test_network_entries_are_those_of_kohyas_resizer() -> None:
     assert "ss_network_dim" not in output_metadata({}, kohya_plan(), ORIGIN)
 
 
+def test_the_network_alpha_is_that_of_a_float8_file() -> None:
+    """lensd divides it by a power of two, also where all ranks stay."""
+    plan = kohya_plan("int8", targets=("comfyui-bypass",))
+    found = output_metadata({"ss_network_dim": "8", "ss_network_alpha": "4.0"}, plan, ORIGIN)
+    assert plan.alpha is not None
+    assert plan.alpha < 4
+    assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("8", str(plan.alpha))
+    assert marks.ALPHA not in found
+
+
 def test_int8_files_record_what_is_needed_to_expand_them() -> None:
     """They record the float alpha or its absence; peft's adapter entry moves to a mark."""
     assert output_metadata({}, kohya_plan("ultra"), ORIGIN)["lensd.alpha"] == "4.0"

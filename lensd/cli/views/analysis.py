@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from lensd.cli.views.terminal import table
-from lensd.logs.measures import Module
+from lensd.logs.measures import FloatBecause, Module
 from lensd.lora.blocks import Block, block_of
 from lensd.report.documents import Analysis
 from lensd.text import size, visible
@@ -31,6 +31,7 @@ def render(document: Analysis) -> Iterator[RenderableType]:
     yield _block_table(document.details)
     yield ""
     yield _mode_table(document)
+    yield from _why_not_int8(document)
     yield f"relative delta error of ultra: {document.delta_error:.4f}"
 
 
@@ -54,6 +55,18 @@ def _mode_table(document: Analysis) -> Table:
     for mode, predicted in msgspec.structs.asdict(document.predicted).items():
         rows.add_row(mode, size(predicted), f"{document.bytes_in / predicted:.1f}")
     return rows
+
+
+def _why_not_int8(document: Analysis) -> Iterator[str]:
+    """The programs because of which int8 is not used, where there are any."""
+    because = document.float_because
+    in_floats = because.targets if isinstance(because, FloatBecause) else None
+    if document.forced_by:
+        stored = f"{in_floats} of {document.modules} modules stay in 16 bits" if in_floats else ""
+        yield (
+            f"why not int8: {', '.join(document.forced_by)} is not known to load it exactly from "
+            f"this file{'; ' * bool(stored)}{stored}"
+        )
 
 
 def groups(modules: Sequence[Module], rows: int = ROWS) -> list[tuple[str, list[Module]]]:

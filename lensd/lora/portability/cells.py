@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
 Program = Literal[
@@ -26,14 +27,16 @@ ENCODINGS: tuple[Encoding, ...] = ("int8", "float8")  # in order of preference: 
 Kind = Literal["exact", "reads nothing", "refuses", "wrong", "not observed"]
 
 
+# `test`: a test of tests/loading loads such files with the program itself. `run`: its own code
+# loaded such a file, outside of this repository. `read`: its code was read; tests/engine restate
+# the lines that multiply the factors.
+How = Literal["test", "run", "read"]
+
+
 class Source(NamedTuple):
-    """How a cell is known.
+    """How a cell is known, of which version of the program, and since when."""
 
-    `run`: the program's own code loaded such a file. `read`: its code was read, and its lines
-    depend neither on the family nor on the naming. Tests repeat what can be run here.
-    """
-
-    how: Literal["run", "read"]
+    how: How
     version: str
     date: str
 
@@ -41,8 +44,8 @@ class Source(NamedTuple):
 class Cell(NamedTuple):
     """What a program does with one dialect in one encoding.
 
-    `detail`: the message of a program that refuses, or how the result is wrong. `source` is None
-    only for `not observed`.
+    `detail`: a pattern of the message with which it refuses, or how the result is wrong. `source`
+    is None only for `not observed`.
     """
 
     kind: Kind
@@ -55,4 +58,5 @@ class Cell(NamedTuple):
         return self.kind != "reads nothing"
 
 
+Cells = Mapping[Encoding, Cell]
 NOT_OBSERVED = Cell("not observed", "", None)

@@ -35,27 +35,65 @@ def _dialect(
 
 
 _A = ".lora_A.weight"
-# Names that only FLUX has in diffusers. No program was observed with other transformers.
-_FLUX = (
+_A_DEFAULT = ".lora_A.default.weight"
+_LORA = ".lora.down.weight"
+_TO_Q_LORA = "_lora.down.weight"
+# Names that only FLUX and Chroma have in diffusers.
+_FLUX_NAMES = (
     r"transformer\.((single_)?transformer_blocks\.\d+\."
     r"(attn|ff|ff_context|norm|norm1|norm1_context|proj_mlp|proj_out)(\.|$)"
     r"|(x_embedder|context_embedder|proj_out)$|(norm_out|time_text_embed)\.)"
 )
+_TRANSFORMER = r"transformer\."
+_DIFFUSERS_NAMES = r"transformer\.(?!(double|single)_blocks\.)"
 _MODEL = r"diffusion_model\."
-_CONVERTED = ("qwenimage", "zimage")
+SD = ("sd15", "sd2", "sdxl")
+FLUX = ("flux", "chroma", "flux_or_chroma")
 # A file with only the attention of the first FLUX blocks has the family `unknown`.
-FLUX_FAMILIES = ("flux", "unknown")
+FLUX_FAMILIES = (*FLUX, "unknown")
+CONVERTED = ("qwenimage", "zimage")
+VIDEO = ("ltx", "ltx2", "hunyuanvideo")
+KOHYA_TRANSFORMERS = (*FLUX, "flux2", *CONVERTED, "wan")
+# The first that matches decides.
 DIALECTS: tuple[Dialect, ...] = (
+    _dialect("kohya: sd", "kohya", r"lora_(unet|te\d?)_", None, SD),
+    _dialect("kohya: flux and others", "kohya", r"lora_unet_(?!_)", None, KOHYA_TRANSFORMERS),
+    _dialect("kohya: their text encoders", "kohya", r"lora_te\d?_", None, KOHYA_TRANSFORMERS),
     _dialect("kohya", "kohya", r"lora_(unet|te\d?)_"),
-    _dialect("peft transformer", "peft", _FLUX, _A, FLUX_FAMILIES),
-    _dialect("peft diffusion_model: flux", "peft", _MODEL, _A, ("flux",)),
-    _dialect("peft diffusion_model: qwenimage, zimage", "peft", _MODEL, _A, _CONVERTED),
+    _dialect("peft transformer: flux", "peft", _FLUX_NAMES, _A, FLUX_FAMILIES),
+    _dialect("peft transformer: flux2", "peft", _TRANSFORMER, _A, ("flux2",)),
+    _dialect("peft transformer: qwenimage, zimage", "peft", _TRANSFORMER, _A, CONVERTED),
+    _dialect("peft transformer: sd3", "peft", _TRANSFORMER, _A, ("sd3",)),
+    _dialect("peft transformer: wan", "peft", _TRANSFORMER, _A, ("wan",)),
+    _dialect("peft transformer: video", "peft", _DIFFUSERS_NAMES, _A, VIDEO),
+    _dialect("peft default transformer", "peft", _FLUX_NAMES, _A_DEFAULT, FLUX),
+    _dialect("peft diffusion_model: flux", "peft", _MODEL, _A, FLUX),
+    _dialect("peft diffusion_model: flux2", "peft", _MODEL, _A, ("flux2",)),
+    _dialect("peft diffusion_model: qwenimage, zimage", "peft", _MODEL, _A, CONVERTED),
+    _dialect("peft diffusion_model: wan", "peft", _MODEL, _A, ("wan",)),
+    _dialect("peft diffusion_model: ltx", "peft", _MODEL, _A, ("ltx",)),
     _dialect("peft diffusion_model: other", "peft", _MODEL, _A),
     _dialect("peft lora_unet", "peft", r"lora_(unet|te\d?)_", _A),
     _dialect("peft unet", "peft", r"(unet|text_encoder(_\d)?)\.", _A),
-    _dialect("diffusers transformer", "diffusers", r"transformer\."),
-    _dialect("diffusers", "diffusers", r""),
-    _dialect("xlabs", "xlabs", r""),
+    _dialect("diffusers transformer: flux", "diffusers", _FLUX_NAMES, _LORA, FLUX_FAMILIES),
+    _dialect(
+        "diffusers transformer: others",
+        "diffusers",
+        _TRANSFORMER,
+        _LORA,
+        ("flux2", *CONVERTED, "sd3"),
+    ),
+    _dialect("diffusers transformer: video", "diffusers", _DIFFUSERS_NAMES, _LORA, ("wan", *VIDEO)),
+    _dialect("diffusers unet processor", "diffusers", r"unet\..*\.processor\.", _TO_Q_LORA),
+    _dialect(
+        "diffusers processor",
+        "diffusers",
+        r"(down_blocks|mid_block|up_blocks)\..*\.processor\.",
+        _TO_Q_LORA,
+    ),
+    _dialect("diffusers unet", "diffusers", r"(unet|text_encoder(_\d)?)\."),
+    _dialect("xlabs", "xlabs", r"(double|single)_blocks\.\d+\.processor\."),
+    _dialect("xlabs", "diffusers", r"single_blocks\.\d+\.processor\.", _TO_Q_LORA),
 )
 TEXT_ENCODER = re.compile(r"text_encoder(_\d)?\.")
 

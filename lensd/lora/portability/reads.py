@@ -1,16 +1,19 @@
-"""READS: what each program does with each dialect, as evidence."""
+"""READS: what each program does with each dialect in each encoding, and how that is known.
+
+A row says nothing about the models that a program has: where a program knows no model of a family,
+its cell says what its loader does with such factors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lensd.lora.portability.cells import PROGRAMS, Cell, Encoding, Kind, Program, Source
+from lensd.lora.portability.cells import NOT_OBSERVED, Cell, Cells, How, Kind, Program, Source
 
-Cells = Mapping[Encoding, Cell]
-
-VERSIONS = {
-    "comfyui": "0.29, 0.3.64",
+DATE = "2026-11-26"  # every cell was observed or observed again on this day
+VERSIONS: Mapping[Program, str] = {
+    "comfyui": "0.29 and 0.3.64",
     "comfyui-bypass": "0.29",
     "a1111": "1.10.1",
     "a1111-functional": "1.10.1",
@@ -21,114 +24,230 @@ VERSIONS = {
     "invokeai-sidecar": "6.14.2",
     "sdnext": "July 2026",
 }
-DATE = "2026-11-26"
 
 
-class Entry(NamedTuple):
-    """A program's cells for int8 and float8, before the version is added."""
-
-    int8: tuple[Kind, str]
-    float8: tuple[Kind, str]
+class _State(NamedTuple):
+    kind: Kind
+    detail: str = ""
 
 
-OK: tuple[Kind, str] = ("exact", "")
-NONE: tuple[Kind, str] = ("reads nothing", "")
-UNKNOWN: tuple[Kind, str] = ("not observed", "")
-NOTHING = Entry(NONE, NONE)
-MERGED = Entry(OK, OK)
-INT8 = Entry(OK, UNKNOWN)
-FLOAT8 = Entry(("refuses", "RuntimeError: only tensors of floating point dtype"), OK)
-UNMERGED = Entry(("wrong", "up(down(x)) overflows in float16"), OK)
-FLOATS = Entry(("refuses", ""), UNKNOWN)
+class _Entry(NamedTuple):
+    """A program's states for int8 and for float8, and how they are known."""
 
-_NO_OTHER: Mapping[Program, Entry] = dict.fromkeys(PROGRAMS, NOTHING)
-_OTHER_PREFIXES: Mapping[Program, Entry] = {
-    "a1111": NOTHING,
-    "a1111-functional": NOTHING,
-    "kohya": NOTHING,
+    int8: _State
+    float8: _State
+    how: How
+
+
+_EXACT = _State("exact")
+_NOTHING = _State("reads nothing")
+_UNKNOWN = _State("not observed")
+_OVERFLOWS = _State("wrong", "up(down(x)) overflows in float16")
+_ALPHA_DROPPED = _State("wrong", "the alpha is dropped: more than 10,000 times too strong")
+_MULTIPLIES = _State("refuses", "not implemented for 'Float8_e4m3fn'")
+
+
+def _refuses(message: str) -> _State:
+    return _State("refuses", message)
+
+
+def _both(state: _State, how: How) -> _Entry:
+    return _Entry(state, state, how)
+
+
+MERGED = _both(_EXACT, "run")
+MERGED_READ = _both(_EXACT, "read")
+MERGED_TEST = _both(_EXACT, "test")
+NOTHING = _both(_NOTHING, "run")
+NOTHING_READ = _both(_NOTHING, "read")
+NOTHING_TEST = _both(_NOTHING, "test")
+UNKNOWN = _both(_UNKNOWN, "run")
+BYPASS = _Entry(_OVERFLOWS, _EXACT, "run")
+UNMERGED_READ = _Entry(_OVERFLOWS, _EXACT, "read")
+UNMERGED_TEST = _Entry(_OVERFLOWS, _EXACT, "test")
+ALPHA_DROPPED = _Entry(_ALPHA_DROPPED, _EXACT, "test")
+# diffusers: int8 tensors cannot be parameters, its converters multiply, or it expects no alpha.
+CAST = _Entry(
+    _refuses("gradients|'lora'|alpha|LoKr|Target modules|be cast|be empty"), _EXACT, "test"
+)
+CONVERTED = _Entry(_EXACT, _MULTIPLIES, "test")
+NO_ALPHA = _Entry(_refuses("unsupported FLUX format|Unsupported lora format"), _EXACT, "test")
+
+Row = Mapping[Program, _Entry]
+# Programs that find no module by keys of `transformer.`, `diffusion_model.` or diffusers' names.
+_KOHYA_ONLY: Row = {"a1111": NOTHING, "a1111-functional": NOTHING, "kohya": NOTHING}
+_COMFYUI: Row = {"comfyui": MERGED, "comfyui-bypass": BYPASS}
+_COMFYUI_READ: Row = {"comfyui": MERGED_READ, "comfyui-bypass": UNMERGED_READ}
+_NO_COMFYUI: Row = {
+    "comfyui": NOTHING_READ,
+    "comfyui-bypass": NOTHING_READ,
+    "forge": NOTHING_READ,
+}
+_INVOKEAI_NOTHING: Row = {"invokeai": NOTHING_TEST, "invokeai-sidecar": NOTHING_TEST}
+_INVOKEAI_FLUX: Row = {"invokeai": NO_ALPHA, "invokeai-sidecar": NO_ALPHA}
+_INVOKEAI_DROPS: Row = {"invokeai": ALPHA_DROPPED, "invokeai-sidecar": ALPHA_DROPPED}
+_INVOKEAI: Row = {"invokeai": MERGED_TEST, "invokeai-sidecar": UNMERGED_TEST}
+_KOHYA: Row = {
+    **_COMFYUI,
+    **_INVOKEAI,
+    "a1111": MERGED,
+    "a1111-functional": UNMERGED_READ,
+    "forge": MERGED,
+    "kohya": MERGED,
+    "sdnext": MERGED,
+}
+_SDNEXT_INT8 = _Entry(_EXACT, _refuses("observed on FLUX"), "run")
+_SDNEXT_REFUSES_FLOAT8 = _Entry(_UNKNOWN, _refuses("observed on FLUX"), "run")
+_TEXT_ENCODER = _both(_refuses("can't be cast|not implemented"), "test")
+_ONLY_DIFFUSERS: Row = {
+    **_KOHYA_ONLY,
+    **_NO_COMFYUI,
+    **_INVOKEAI_NOTHING,
+    "diffusers": CAST,
+    "sdnext": NOTHING,
 }
 
-_ENTRIES: Mapping[str, Mapping[Program, Entry]] = {
-    "kohya": {
-        "comfyui": MERGED,
-        "comfyui-bypass": UNMERGED,
-        "a1111": MERGED,
-        "a1111-functional": UNMERGED,
+ROWS: Mapping[str, Row] = {
+    "kohya: sd": {**_KOHYA, "diffusers": CAST},
+    "kohya: flux and others": {**_KOHYA, "diffusers": CONVERTED, "sdnext": _SDNEXT_INT8},
+    "kohya: their text encoders": {**_KOHYA, "diffusers": _TEXT_ENCODER, "sdnext": _SDNEXT_INT8},
+    "kohya": {**_KOHYA, "invokeai": MERGED_READ, "invokeai-sidecar": UNMERGED_READ},
+    "peft transformer: flux": {
+        **_KOHYA_ONLY,
+        **_COMFYUI,
+        **_INVOKEAI_FLUX,
         "forge": MERGED,
-        "kohya": MERGED,
-        "diffusers": FLOAT8,
-        "invokeai": MERGED,
-        "invokeai-sidecar": UNMERGED,
-        "sdnext": MERGED,
-    },
-    "peft transformer": {
-        "comfyui": MERGED,
-        "comfyui-bypass": UNMERGED,
-        "forge": MERGED,
-        "diffusers": FLOAT8,
-        "invokeai": FLOATS,
-        "invokeai-sidecar": FLOATS,
-        **_OTHER_PREFIXES,
+        "diffusers": CAST,
         "sdnext": NOTHING,
+    },
+    "peft transformer: flux2": {
+        **_KOHYA_ONLY,
+        **_COMFYUI_READ,
+        **_INVOKEAI_FLUX,
+        "forge": NOTHING_READ,
+        "diffusers": CAST,
+    },
+    "peft transformer: qwenimage, zimage": {
+        **_KOHYA_ONLY,
+        **_COMFYUI_READ,
+        **_INVOKEAI_DROPS,
+        "forge": NOTHING_READ,
+        "diffusers": CAST,
+    },
+    "peft transformer: sd3": {
+        **_KOHYA_ONLY,
+        **_COMFYUI_READ,
+        **_INVOKEAI_NOTHING,
+        "forge": NOTHING_READ,
+        "diffusers": CAST,
+    },
+    "peft transformer: wan": {**_KOHYA_ONLY, **_NO_COMFYUI, **_INVOKEAI, "diffusers": CAST},
+    "peft transformer: video": {
+        **_KOHYA_ONLY,
+        **_NO_COMFYUI,
+        **_INVOKEAI_NOTHING,
+        "diffusers": CAST,
+    },
+    "peft default transformer": {
+        **_KOHYA_ONLY,
+        **_COMFYUI_READ,
+        **_INVOKEAI_FLUX,
+        "forge": NOTHING_READ,
+        "diffusers": NOTHING_TEST,
     },
     "peft diffusion_model: flux": {
-        **_OTHER_PREFIXES,
-        "comfyui": MERGED,
-        "comfyui-bypass": UNMERGED,
+        **_KOHYA_ONLY,
+        **_COMFYUI,
+        **_INVOKEAI_FLUX,
         "forge": MERGED,
-        "diffusers": NOTHING,
-        "invokeai": FLOATS,
-        "invokeai-sidecar": FLOATS,
+        "diffusers": NOTHING_TEST,
         "sdnext": NOTHING,
+    },
+    "peft diffusion_model: flux2": {
+        **_KOHYA_ONLY,
+        **_COMFYUI,
+        **_INVOKEAI_FLUX,
+        "forge": MERGED,
+        "diffusers": CAST,
     },
     "peft diffusion_model: qwenimage, zimage": {
-        **_OTHER_PREFIXES,
-        "comfyui": MERGED,
-        "comfyui-bypass": UNMERGED,
+        **_KOHYA_ONLY,
+        **_COMFYUI,
+        **_INVOKEAI_DROPS,
         "forge": MERGED,
-        "diffusers": INT8,
-        "invokeai": FLOATS,
-        "invokeai-sidecar": FLOATS,
+        "diffusers": CONVERTED,
     },
-    "peft diffusion_model: other": {
-        **_OTHER_PREFIXES,
-        "comfyui": MERGED,
-        "comfyui-bypass": UNMERGED,
+    "peft diffusion_model: wan": {
+        **_KOHYA_ONLY,
+        **_COMFYUI,
+        **_INVOKEAI,
         "forge": MERGED,
-        "diffusers": FLOATS,
-        "invokeai": FLOATS,
-        "invokeai-sidecar": FLOATS,
+        "diffusers": CAST,
     },
+    "peft diffusion_model: ltx": {
+        **_KOHYA_ONLY,
+        **_COMFYUI,
+        **_INVOKEAI_NOTHING,
+        "forge": MERGED,
+        "diffusers": CAST,
+    },
+    "peft diffusion_model: other": {**_KOHYA_ONLY, **_COMFYUI, "forge": MERGED},
     "peft lora_unet": {
-        "comfyui": MERGED,
-        "comfyui-bypass": UNMERGED,
-        "a1111": FLOATS,
-        "a1111-functional": FLOATS,
+        **_COMFYUI,
         "forge": MERGED,
+        "a1111": _Entry(_ALPHA_DROPPED, _EXACT, "read"),
+        "a1111-functional": _Entry(_ALPHA_DROPPED, _EXACT, "read"),
         "kohya": NOTHING,
-        "diffusers": FLOATS,
-        "invokeai": FLOATS,
-        "invokeai-sidecar": FLOATS,
+        "diffusers": _Entry(_refuses("an .alpha"), _UNKNOWN, "run"),
+        "invokeai": _Entry(_refuses("an .alpha"), _UNKNOWN, "run"),
+        "invokeai-sidecar": _Entry(_refuses("an .alpha"), _UNKNOWN, "run"),
         "sdnext": NOTHING,
     },
-    "peft unet": {**_NO_OTHER, "diffusers": FLOAT8},
-    "diffusers transformer": {**_NO_OTHER, "diffusers": FLOATS, "sdnext": FLOATS},
-    "diffusers": {**_NO_OTHER, "diffusers": FLOAT8},
-    "xlabs": {**_NO_OTHER, "diffusers": FLOATS},
+    "peft unet": _ONLY_DIFFUSERS,  # ComfyUI and Forge find no attention in it
+    "diffusers transformer: flux": {
+        **_KOHYA_ONLY,
+        **_COMFYUI_READ,
+        **_INVOKEAI_NOTHING,
+        "forge": MERGED_READ,
+        "diffusers": CAST,
+        "sdnext": _SDNEXT_REFUSES_FLOAT8,
+    },
+    "diffusers transformer: others": {
+        **_KOHYA_ONLY,
+        **_COMFYUI_READ,
+        **_INVOKEAI_NOTHING,
+        "forge": NOTHING_READ,
+        "diffusers": CAST,
+    },
+    "diffusers transformer: video": {
+        **_KOHYA_ONLY,
+        **_NO_COMFYUI,
+        **_INVOKEAI_NOTHING,
+        "diffusers": CAST,
+    },
+    "diffusers unet processor": {**_ONLY_DIFFUSERS, **_COMFYUI, "forge": MERGED},
+    "diffusers processor": {
+        **_ONLY_DIFFUSERS,
+        **_COMFYUI,
+        "forge": MERGED,
+        "diffusers": NOTHING_TEST,
+    },
+    "diffusers unet": _ONLY_DIFFUSERS,
+    "xlabs": {**_ONLY_DIFFUSERS, **_INVOKEAI_FLUX},
 }
 
 
-def _cells(program: str, entry: Entry) -> Cells:
-    source = Source("run", VERSIONS[program], DATE)
-    pairs: tuple[tuple[Encoding, tuple[Kind, str]], ...] = (
-        ("int8", entry.int8),
-        ("float8", entry.float8),
-    )
-    return {e: Cell(k, d, None if k == "not observed" else source) for e, (k, d) in pairs}
+def _cells(program: Program, entry: _Entry) -> Cells:
+    source = Source(entry.how, VERSIONS[program], DATE)
+
+    def cell(state: _State) -> Cell:
+        return NOT_OBSERVED if state == _UNKNOWN else Cell(state.kind, state.detail, source)
+
+    return {"int8": cell(entry.int8), "float8": cell(entry.float8)}
 
 
-# dialect -> program -> encoding -> what the program does
+# dialect -> program -> encoding -> what the program does; absent programs were not observed
 READS: Mapping[str, Mapping[str, Cells]] = {
     dialect: {program: _cells(program, entry) for program, entry in row.items()}
-    for dialect, row in _ENTRIES.items()
+    for dialect, row in ROWS.items()
 }
