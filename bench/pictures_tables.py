@@ -39,7 +39,9 @@ def rules(rows: Sequence[Row]) -> Iterator[str]:
     """Compare the damage of each rule with that of p = 0, at the bytes of `module`."""
     budgets = unique(row["energy"] for row in rows)
     plain = {(r["training"], r["energy"]): r["damage"] for r in rows if r["rule"] == "p = 0"}
-    yield from head("rule", *(f"{energy:.1%}".replace("%", " %") for energy in budgets), "all")
+    yield from head(
+        "rule", *(f"{energy:.1%}".replace("%", " %") for energy in budgets), "all", "LoRAs"
+    )
     for rule in unique(row["rule"] for row in rows):
         cells = []
         for chosen in (*([energy] for energy in budgets), budgets):
@@ -49,7 +51,8 @@ def rules(rows: Sequence[Row]) -> Iterator[str]:
                 if row["rule"] == rule and row["energy"] in chosen
             ]
             cells.append(f"{geometric_mean(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})")
-        yield line(rule, *cells)
+        count = len({row["training"] for row in rows if row["rule"] == rule})
+        yield line(rule, *cells, f"{count}")
 
 
 def settings(rows: Sequence[Row]) -> Iterator[str]:

@@ -48,5 +48,5 @@ def test_rules_are_compared_by_the_mean_ratio_of_their_damages() -> None:
         row("b", "x", 0.02),
     ]
     *_, plain, other = pictures_tables.rules(rows)
-    assert plain == "| p = 0 | 1.00 (1.00 - 1.00) | 1.00 (1.00 - 1.00) |"
-    assert other == "| x | 1.00 (0.50 - 2.00) | 1.00 (0.50 - 2.00) |"
+    assert plain == "| p = 0 | 1.00 (1.00 - 1.00) | 1.00 (1.00 - 1.00) | 2 |"
+    assert other == "| x | 1.00 (0.50 - 2.00) | 1.00 (0.50 - 2.00) | 2 |"
