@@ -17,6 +17,7 @@ from lensd.store.ledger.roots import RootIdentity
 from lensd.store.mounts import read_mounts
 from lensd.store.overlaps import lies_in
 from lensd.watcher import root_identity
+from lensd.watcher.root_identity import Problem
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def require_archive(archive: Archive, ledger: Ledger) -> None:
         raise _away(archive, error.strerror or str(error)) from None
     known = _known(archive, ledger)
     problem = root_identity.decide(known, found, lambda: _is_familiar(ledger))
-    if problem is not None:
+    if problem is not None and not _is_first_mount(problem, ledger):
         raise _away(archive, f"its disk is {problem.reason.replace('_', ' ')}")
     if known != found and not ledger.readonly:
         ledger.state.archive.set(ArchiveIdentity(archive.root, *found))
@@ -68,6 +69,14 @@ def _is_familiar(ledger: Ledger) -> bool:
     """Whether the originals that came last are in it: it was moved to another disk."""
     kept = ledger.originals.newest(8)
     return any(os.path.lexists(e.archive_path) for e in kept if e.archive_path)
+
+
+def _is_first_mount(problem: Problem, ledger: Ledger) -> bool:
+    """Whether a disk is mounted over an archive that has no original yet.
+
+    lensd was started before the disk was mounted, and knows the folder below it.
+    """
+    return problem.reason == DegradedReason.MOUNTED_OVER and ledger.originals.is_empty()
 
 
 def _away(archive: Archive, why: str) -> DiskUnavailable:

@@ -90,6 +90,31 @@ def test_a_crash_is_put_right_when_the_archive_is_back(server: HomeServer) -> No
         assert daemon.wait_for_event("file.rescued", 30)["path"] == str(stray)
 
 
+@pytest.mark.fault("archive gone")
+def test_mounted_after_the_first_start(server: HomeServer) -> None:
+    """lensd knows the empty folder as its archive. The disk over it is the archive from then on."""
+    disk = image(server.top / "disk.img")
+    server.configure(defaults={"min_saving": 0.99})
+    with server.daemon(prefix=namespace()) as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        daemon.wait_for_file(server.drop("first.safetensors", seed=1).path, "file.kept")
+        assert daemon.stop() == 0
+    server.configure()
+    with server.daemon(prefix=namespace(disk.mount(server.archive))) as daemon:
+        daemon.wait_for_event("daemon.ready", 30)
+        path = server.drop("style.safetensors").path
+        before = Seen.of(path)
+        daemon.wait_for_file(path, "file.compressed")
+        kept = seen_by(daemon.process.pid, server.archived(path))
+        assert Seen.of(kept).sha256 == before.sha256
+        assert daemon.stop() == 0
+    with server.daemon(prefix=namespace()) as daemon:
+        assert daemon.wait_for_event("daemon.ready", 30)
+        server.drop("late.safetensors", seed=2)
+        assert str(server.archive) in daemon.wait_for_event("daemon.degraded", 60)["path"]
+        assert daemon.stop() == 0
+
+
 @pytest.mark.fault("archive shown")
 @pytest.mark.parametrize("part", ["", "loras"])
 def test_the_archive_shows_in_a_watched_folder(server: HomeServer, part: str) -> None:

@@ -108,6 +108,9 @@ class World:
         return "stop the daemon"
 
     def hang_up(self) -> str:
+        """Not while Python starts: the signal would end it."""
+        if self._daemon is not None and not _is_caught(signal.SIGHUP, self._daemon.process.pid):
+            return "nothing"
         return self._signal(signal.SIGHUP)
 
     def freeze(self) -> str:
@@ -265,6 +268,12 @@ class World:
     def _temporaries(self) -> list[Path]:
         places = [*self.users.roots, self.server.archive]
         return [path for place in places for path in place.rglob(".lensd-*")]
+
+
+def _is_caught(number: signal.Signals, pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 def _in_short(line: Line, top: Path) -> str:

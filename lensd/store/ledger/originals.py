@@ -33,6 +33,10 @@ class Originals:
             "outcome = 'compressed' AND archive_path IS NOT NULL ORDER BY id DESC LIMIT ?", count
         )
 
+    def is_empty(self) -> bool:
+        """Whether no row names an original in the archive, not even one of an unfinished job."""
+        return not self._database.read("SELECT 1 FROM files WHERE archive_path IS NOT NULL LIMIT 1")
+
     def published_before(self, moment: float) -> Iterator[Entry]:
         """Rows whose output was published before a wall time and whose original is archived.
 
