@@ -39,7 +39,7 @@ SUFFIX = ".lensd.safetensors"
     "--allocation",
     type=click.Choice(["module", "file", "balanced"]),
     help="What keeps that energy: each module, the whole file in fewer bytes, or (balanced) the "
-    "file with each module weighted by its energy per output.",
+    "file with more weight on weak modules.",
 )
 @click.option(
     "--strict-energy",

@@ -69,9 +69,8 @@ class Settings(Part):
         Allocation,
         Field(
             description="module: every module of a LoRA keeps the share `energy`. file: the LoRA "
-            "as a whole keeps it, which takes fewer bytes. balanced: as file, but each module "
-            "counts by its energy per output, which changes images less in the same bytes "
-            "(docs/quality.md)."
+            "as a whole keeps it, which takes fewer bytes. balanced: as file, but weak modules "
+            "count for more, which changes images less in the same bytes (docs/quality.md)."
         ),
     ] = "module"
     strict_energy: Annotated[

@@ -234,7 +234,7 @@ def _choose_ranks(
 def _counted_values(reading: Reading, p: Parameters) -> Tensor:
     """Return the singular values with which a module counts in the file."""
     if p.allocation == "balanced":
-        return rank.per_output(reading.values, reading.module.out_features)
+        return rank.balance(reading.values)
     return reading.values
 
 

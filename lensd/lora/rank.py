@@ -54,13 +54,14 @@ def retained(values: Tensor, rank: int) -> float:
     return min(1.0, float(squares[:rank].sum()) / total) if total > 0 else 1.0
 
 
-def per_output(values: Tensor, outputs: int) -> Tensor:
-    """Return singular values whose energy is the module's mean energy of an output feature.
+def balance(values: Tensor) -> Tensor:
+    """Return singular values whose energy is the norm of the delta weight.
 
-    This is how far the delta weight moves an output for inputs of norm 1, whatever the number of
-    outputs: a fused layer counts as much as one of its parts (docs/decisions/0038).
+    So a module counts by its norm, not by the square: weak modules get more ranks than their energy
+    alone asks for (docs/decisions/0038).
     """
-    return values / outputs**0.5
+    norm = float(values.double().norm())
+    return values / norm**0.5 if norm > 0 else values
 
 
 def per_module(demands: Sequence[Demand], energy: float) -> list[int]:

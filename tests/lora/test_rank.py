@@ -189,69 +189,71 @@ def test_a_constant_rank_is_the_smallest_for_an_energy_and_the_largest_for_a_siz
     assert k == max(own) or bytes_of(demands, given_all(k + 1)) > size
 
 
-OUTPUTS = st.lists(st.sampled_from([1, 64, 320, 2560, 9216]), min_size=6, max_size=6)
-
-
-def weighted(demands: list[Demand], outputs: list[int]) -> list[Demand]:
+def balanced(demands: list[Demand]) -> list[Demand]:
     """Return the demands as `allocation: balanced` counts them."""
-    pairs = zip(demands, outputs, strict=False)
-    return [Demand(rank.per_output(d.values, n), d.bytes_per_rank) for d, n in pairs]
+    return [Demand(rank.balance(d.values), d.bytes_per_rank) for d in demands]
+
+
+def weighted_share(demands: list[Demand], ranks: list[int]) -> float:
+    """Return the mean of the modules' shares of energy, weighted by the norms of their deltas."""
+    norms = [float(d.values.norm()) for d in demands]
+    shares = [rank.retained(d.values, k) for d, k in zip(demands, ranks, strict=True)]
+    total = math.fsum(norms)
+    return math.fsum(n * s for n, s in zip(norms, shares, strict=True)) / total if total else 1.0
 
 
 @pytest.mark.lengthy
 @settings(max_examples=200)
-@given(files(), OUTPUTS, st.sampled_from([*THRESHOLDS, 1.0]))
-def test_balanced_allocation_keeps_the_energy_per_output_at_no_more_bytes_than_modules_alone(
-    demands: list[Demand], outputs: list[int], energy: float
+@given(files(), st.sampled_from([*THRESHOLDS, 1.0]))
+def test_balanced_allocation_keeps_the_weighted_share_at_no_more_bytes_than_modules_alone(
+    demands: list[Demand], energy: float
 ) -> None:
-    """No rank is above the module's own, and the weighted energy is at least as required."""
-    counted = weighted(demands, outputs)
-    ranks = rank.per_file(counted, energy)
+    """No rank is above the module's own, and the mean share is at least as required."""
+    ranks = rank.per_file(balanced(demands), energy)
     own = [len(d.values) for d in demands]
     assert all(1 <= k <= most for k, most in zip(ranks, own, strict=True))
-    assert energy_of(counted, ranks) >= energy * energy_of(counted, own) * (1 - 1e-12)
+    assert weighted_share(demands, ranks) >= energy * (1 - 1e-12)
     assert bytes_of(demands, ranks) <= bytes_of(demands, rank.per_module(demands, energy))
 
 
 @settings(max_examples=100)
-@given(files(), OUTPUTS)
-def test_balanced_allocation_takes_more_bytes_for_more_energy(
-    demands: list[Demand], outputs: list[int]
-) -> None:
+@given(files())
+def test_balanced_allocation_takes_more_bytes_for_more_energy(demands: list[Demand]) -> None:
     """Within the bytes of one rank, since each choice may exceed the cheapest by one rank."""
-    counted = weighted(demands, outputs)
-    sizes = [bytes_of(demands, rank.per_file(counted, energy)) for energy in THRESHOLDS]
+    sizes = [bytes_of(demands, rank.per_file(balanced(demands), energy)) for energy in THRESHOLDS]
     slack = max(d.bytes_per_rank for d in demands)
     assert all(less <= more + slack for less, more in itertools.pairwise(sizes))
 
 
 @settings(max_examples=100)
-@given(files(), OUTPUTS, st.integers(0, 80_000))
-def test_balanced_allocation_fits_a_size(
-    demands: list[Demand], outputs: list[int], size: int
-) -> None:
+@given(files(), st.integers(0, 80_000))
+def test_balanced_allocation_fits_a_size(demands: list[Demand], size: int) -> None:
     """It exceeds the size only at rank 1."""
-    ranks = rank.within_size(weighted(demands, outputs), size)
+    ranks = rank.within_size(balanced(demands), size)
     assert bytes_of(demands, ranks) <= size or ranks == [1] * len(demands)
 
 
 @settings(max_examples=100)
-@given(files(), st.sampled_from([1, 64, 1024]), st.sampled_from(THRESHOLDS))
-def test_balanced_and_file_allocation_agree_on_modules_of_equal_outputs(
-    demands: list[Demand], outputs: int, energy: float
+@given(files(), st.sampled_from(THRESHOLDS))
+def test_balanced_and_file_allocation_agree_on_modules_of_equal_energy(
+    demands: list[Demand], energy: float
 ) -> None:
-    """All weights are then equal; powers of 4 change no bit of a singular value."""
-    counted = weighted(demands, [outputs] * len(demands))
-    assert rank.per_file(counted, energy) == rank.per_file(demands, energy)
+    """All weights are then equal. Rounding may exchange ranks of equal worth, at equal costs."""
+    equal = [Demand(d.values / d.values.norm(), 640) for d in demands if d.values.norm() > 0]
+    if equal:
+        ranks, expected = rank.per_file(balanced(equal), energy), rank.per_file(equal, energy)
+        more = sum(ranks) - sum(expected)
+        assert abs(more) <= 1  # rounding may also put the sum just below the required energy
+        if more == 0:
+            assert energy_of(equal, ranks) == pytest.approx(energy_of(equal, expected))
 
 
-def test_balanced_allocation_gives_a_fused_layer_the_ranks_of_its_parts() -> None:
-    """A layer of 4 stacked equal parts has 4 times their energy, and `file` gives it more ranks."""
-    part = Demand(0.8 ** torch.arange(16, dtype=torch.float64), 100)
-    fused = Demand(2 * part.values, 100)
-    assert rank.per_file([part, fused], 0.99)[0] < rank.per_file([part, fused], 0.99)[1]
-    ranks = rank.per_file(weighted([part, fused], [64, 256]), 0.99)
-    assert abs(ranks[0] - ranks[1]) <= 1
+def test_balanced_allocation_gives_a_weak_module_more_ranks() -> None:
+    """Of a strong and a 100 times weaker module of one shape, `file` leaves the weak one rank 1."""
+    values = 0.8 ** torch.arange(16, dtype=torch.float64)
+    demands = [Demand(values, 100), Demand(values / 100, 100)]
+    by_file, by_weight = rank.per_file(demands, 0.99), rank.per_file(balanced(demands), 0.99)
+    assert by_file[1] == 1 < by_weight[1] < by_weight[0]
 
 
 def test_ranks_of_equal_worth_are_taken_in_file_order() -> None:
