@@ -65,6 +65,8 @@ def draw_damage(results: Results, picture: Path) -> None:
     axes.set(xscale="log", yscale="log")
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.yaxis.set_major_formatter(lambda damage, _: f"{damage:.1%}")
+    axes.set_xticks([0.05, 0.1, 0.2, 0.5])
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("bytes, share of the original")
     axes.set_ylabel("change of the images, share of the LoRA's effect")
     axes.legend(fontsize=8)
