@@ -18,7 +18,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bench import tables
+from bench import pictures_tables, tables
 from lensd.cli import COMMANDS, main
 from lensd.config.document import Document, Settings, WatchEntry
 from lensd.config.messages import section_at
@@ -233,7 +233,9 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "owners": owners,
     "portability": portability,
     "programs": programs,
+    "quality": partial(pictures_tables.of_documentation, "settings"),
     "quarantined": partial(reasons, Outcome.QUARANTINED),
+    "rules": partial(pictures_tables.of_documentation, "rules"),
     "savings": tables.savings,
     "scale": tables.scale,
     "sizes": tables.sizes,
