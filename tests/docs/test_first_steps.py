@@ -111,6 +111,6 @@ def test_benchmarks_exist() -> None:
     """Each `python -m bench.NAME` in the documentation names a module."""
     for page in (README, *(REPOSITORY / "docs").rglob("*.md")):
         text = page.read_text(encoding="utf-8")
-        for name in re.findall(r"python -m ([a-z_.]+)", text):
+        for name in re.findall(r"python -m ([a-z0-9_.]+)", text):
             if name != "venv":
                 assert (REPOSITORY / f"{name.replace('.', '/')}.py").is_file(), name
