@@ -200,14 +200,18 @@ def test_int8_parameters_are_refused_by_torch(outputs: dict[tuple[str, str], Pat
 
 
 @pytest.mark.parametrize("program", NOT_MERGED)
-def test_a_target_that_does_not_merge_gets_floats(tmp_path: Path, real: Path, program: str) -> None:
-    """The whole file stays in float16, and up(down(x)) is finite."""
+@pytest.mark.parametrize("encodings", [("int8", "float8"), ("int8",)])
+def test_a_target_that_does_not_merge_gets_no_int8(
+    tmp_path: Path, real: Path, program: str, encodings: tuple[str, ...]
+) -> None:
+    """The whole file is float8, or float16 without it, and up(down(x)) is finite."""
     out = tmp_path / "out"
-    numbers = asking.compress(real, out, targets=("comfyui", program))
+    numbers = asking.compress(real, out, targets=("comfyui", program), encodings=encodings)
     assert numbers["forced_by"] == [program]
-    assert numbers["float_because"] == {"targets": numbers["modules"]}
+    reasons = {} if "float8" in encodings else {"targets": numbers["modules"]}
+    assert numbers["float_because"] == reasons
     for _, up, down, _ in modules(out):
-        assert up.dtype == torch.float16
+        assert up.dtype == (torch.float8_e4m3fn if "float8" in encodings else torch.float16)
         assert bool(unmerged(up, down, torch.randn(8, down[0].numel())).isfinite().all())
 
 
