@@ -19,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast test-slow test-all lint bench clean
+.PHONY: help demo test test-fast test-slow test-all lint bench invokeai clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -63,6 +63,9 @@ ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m bench.recording
 	$(BIN)/python -m tests.docs.rendering
 endif
+
+invokeai: $(READY) ## put InvokeAI's package into .venv/share: tests/loading then loads outputs with its code
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/share/invokeai invokeai==6.14.2
 
 clean: ## remove everything that make created, including .venv
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

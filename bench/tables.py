@@ -88,3 +88,32 @@ def scale() -> Iterator[str]:
 def _read(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
     return found
+
+
+def models() -> Iterator[str]:
+    """Yield what becomes of the files of all base models and namings; equal ones share a row."""
+    results = _read("models.json")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    names: dict[str, list[str]] = {}
+    for table, found in results["tables"].items():
+        key = json.dumps([(t["encoding"], t["forced_by"]) for t in found["targets"].values()])
+        rows.setdefault(key, []).append(found)
+        names.setdefault(key, []).append(table)
+    targets = list(next(iter(results["tables"].values()))["targets"])
+    yield f"| files | {' | '.join(targets)} |"
+    yield "|---" * (len(targets) + 1) + "|"
+    for key, members in rows.items():
+        cells = [_outcome(members, name) for name in targets]
+        yield f"| {', '.join(names[key])} | {' | '.join(cells)} |"
+    yield ""
+    yield f"({len(results['tables'])} files of rank 8; {results['machine']}.)"
+
+
+def _outcome(members: list[dict[str, Any]], targets: str) -> str:
+    """Encodings, the programs because of which it is not int8, and how many times smaller."""
+    found = [m["targets"][targets] for m in members]
+    ratios = [f"{m['bytes'] / t['bytes']:.1f}" for m, t in zip(members, found, strict=True)]
+    low, high = min(ratios, key=float), max(ratios, key=float)
+    smaller = low if low == high else f"{low} to {high}"
+    because = f" ({', '.join(found[0]['forced_by'])})" if found[0]["forced_by"] else ""
+    return f"{found[0]['encoding']}{because}: {smaller}"

@@ -37,8 +37,9 @@ SUFFIX = ".lensd.safetensors"
 )
 @click.option(
     "--allocation",
-    type=click.Choice(["module", "file"]),
-    help="Whether each module keeps that energy, or the whole file does, in fewer bytes.",
+    type=click.Choice(["module", "file", "balanced"]),
+    help="What keeps that energy: each module, the whole file in fewer bytes, or (balanced) the "
+    "file with more weight on weak modules.",
 )
 @click.option(
     "--strict-energy",
@@ -105,7 +106,8 @@ def _settings(
     given: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
     try:
         if target_size:
-            given |= {"target_size": parse_size(target_size), "allocation": "file"}
+            given |= {"target_size": parse_size(target_size)}
+            given["allocation"] = "balanced" if given.get("allocation") == "balanced" else "file"
         if targets:
             given["targets"] = tuple(targets.split(","))
         if encodings:

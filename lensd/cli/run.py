@@ -23,9 +23,8 @@ def run(config: str | None) -> int:
 
     `lensd service` prints what systemd needs to start it at boot.
     """
-    from lensd.config.load import find_config, load_for_run
+    from lensd.config.load import find_config, load_for_run, load_in_time
     from lensd.daemon import loop
-    from lensd.store.deadline import within
 
     path = find_config(config)
-    return loop.run(within(loop.LOAD_SECONDS, lambda: load_for_run(path, waits=True)))
+    return loop.run(load_in_time(path, lambda: load_for_run(path, waits=True)))

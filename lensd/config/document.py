@@ -69,7 +69,8 @@ class Settings(Part):
         Allocation,
         Field(
             description="module: every module of a LoRA keeps the share `energy`. file: the LoRA "
-            "as a whole keeps it, which takes fewer bytes."
+            "as a whole keeps it, which takes fewer bytes. balanced: as file, but weak modules "
+            "count for more, which changes images less in the same bytes (docs/quality.md)."
         ),
     ] = "module"
     strict_energy: Annotated[
@@ -87,8 +88,8 @@ class Settings(Part):
         Field(
             description="The size that every file should fit in, e.g. 32MB or 32MiB. Each file "
             "then keeps as much of its effect as fits; `energy` is ignored, and `allocation` is "
-            "`file`. A file that does not fit even with one rank per module is larger. null: no "
-            "target size."
+            "`file` unless it is `balanced`. A file that does not fit even with one rank per "
+            "module is larger. null: no target size."
         ),
     ] = None
     max_rank: Annotated[

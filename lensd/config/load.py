@@ -15,10 +15,12 @@ from lensd.config.messages import explain, section_at
 from lensd.config.model import Config, resolve
 from lensd.config.yaml_lines import Location, ParsedText, key_of, parse
 from lensd.errors import ConfigError
+from lensd.store.deadline import answers, within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+LOAD_SECONDS = 30.0  # each watched folder has its own deadline; archive and state have this one
 SEARCH_PATHS = ("config.yaml", "~/.config/lensd/config.yaml", "/etc/lensd/config.yaml")
 _REMEDY = "make one with: lensd config example > config.yaml"
 
@@ -57,6 +59,36 @@ def load_for_run(path: str, *, waits: bool = False) -> Config:
     if config is None or faults:
         raise FaultyConfigError(path, faults)
     return config
+
+
+def load_in_time(
+    path: str, load: Callable[[], Config], give_up: Callable[[], bool] = lambda: False
+) -> Config:
+    """Return what `load()` returns, which reads this configuration.
+
+    Raises StorageError, which names the folders, when some do not answer in LOAD_SECONDS, or when
+    `give_up()` is true.
+    """
+    return within(LOAD_SECONDS, load, give_up, lambda: _name_silent_folders(path))
+
+
+def _name_silent_folders(path: str) -> str:
+    """Name the folders that do not answer, except watched folders: `load_for_run` asks these."""
+    if not answers(os.path.dirname(os.path.abspath(path))):
+        return f"the filesystem of {path}"
+    config, _ = _read_config(path)
+    if config is None:
+        return "a filesystem"
+    asked = {
+        "archive.path": config.archive.path,
+        "state.path": config.state.path,
+        "log.path": config.log.path,
+        "metrics.textfile": config.metrics.textfile,
+    }
+    silent = [
+        f"{folder} ({key})" for key, folder in asked.items() if folder and not answers(folder)
+    ]
+    return f"the filesystem of {' and '.join(silent)}" if silent else "a filesystem"
 
 
 def _read_config(path: str) -> tuple[Config | None, list[Fault]]:

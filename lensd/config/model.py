@@ -118,7 +118,7 @@ def _merge_settings(entry: WatchEntry, defaults: Settings) -> Settings:
     """Return the settings of a folder: those that its entry has, and `defaults` for the others."""
     written = {key: getattr(entry, key) for key in entry.model_fields_set & _OVERRIDABLE}
     settings = defaults.model_copy(update=written)
-    if settings.target_size is not None:
+    if settings.target_size is not None and settings.allocation == "module":
         settings = settings.model_copy(update={"allocation": "file"})
     return settings
 

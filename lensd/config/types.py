@@ -16,7 +16,7 @@ from lensd.config.sizes import PATTERN, parse_size
 from lensd.lora.portability import Encoding, Program
 
 Mode = Literal["analyze", "rank", "int8", "ultra"]
-Allocation = Literal["module", "file"]
+Allocation = Literal["module", "file", "balanced"]
 Float32 = Literal["auto", "float16", "bfloat16", "keep"]
 Existing = Literal["leave", "compress"]
 Level = Literal["debug", "info", "warning", "error"]

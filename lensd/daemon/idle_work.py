@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lensd.jobs.daily_prune import DailyPass
-from lensd.jobs.rebuild import RebuildLater
+from lensd.jobs.rebuild_later import RebuildLater
 from lensd.watcher.root_states import RootStates
 
 

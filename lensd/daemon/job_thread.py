@@ -26,7 +26,7 @@ from lensd.errors import LensdError, StorageError
 from lensd.jobs import compress
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.daily_prune import DailyPass
-from lensd.jobs.rebuild import RebuildLater
+from lensd.jobs.rebuild_later import RebuildLater
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.intake_recorder import Arrival

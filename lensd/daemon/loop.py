@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from lensd.config.load import load_for_run
+from lensd.config.load import load_for_run, load_in_time
 from lensd.config.model import Config
 from lensd.daemon.app import PATIENCE_SECONDS, App
 from lensd.daemon.control import Send, Server
@@ -35,13 +35,11 @@ from lensd.logs.events import (
     DaemonReloaded,
     DaemonStopping,
 )
-from lensd.store.deadline import within
 from lensd.store.ledger import Ledger
 from lensd.store.paths import is_below
 
 # From SIGTERM or the loss of the ledger to the end of a process that a hanging disk holds.
 LAST_SECONDS = 20.0
-LOAD_SECONDS = 30.0  # each folder of the configuration has its own deadline, the archive has this
 
 
 def run(config: Config) -> int:
@@ -189,7 +187,7 @@ class Daemon:
         notify_reloading()
         began = time.monotonic()
         try:
-            found = within(LOAD_SECONDS, self._load, lambda: self._inbox.has_stop)
+            found = load_in_time(self._config.source, self._load, lambda: self._inbox.has_stop)
             log.configure(found.log.path, found.log.level, found.log.mode_bits)
         except LensdError as error:
             old = self._config.log

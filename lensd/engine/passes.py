@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 
 from lensd.engine import readback
+from lensd.engine.memory_budget import MemoryBudget
 from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
 from lensd.errors import Failed, Reason
@@ -43,6 +44,9 @@ R = TypeVar("R")
 # Besides its rounding error, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4
 SMALLEST_NORM = torch.finfo(torch.float32).tiny  # programs compute smaller ones as zero
+# Predicted bytes of the batches that are computed at once. A common batch takes less than a core's
+# share, so that none waits for another.
+MEMORY, MEMORY_OF_A_CORE = 512.0 * 2**20, 128.0 * 2**20
 # Memory for results of the first pass that the second pass needs; it computes the others again.
 KEPT_BYTES = 24 * 2**20
 
@@ -93,7 +97,7 @@ class Engine:
         self.threads = 1 if self.device.type == "cuda" else available_cores()
         self.clock = Clock(self.threads)
         self._cores: dict[str, spectrum.Core] = {}
-        self._large_ranks = threading.Lock()
+        self._budget = MemoryBudget(max(MEMORY, self.threads * MEMORY_OF_A_CORE))
         self._progress = progress
 
     def first_pass(self, p: Parameters) -> list[Reading]:
@@ -189,21 +193,13 @@ class Engine:
         )
         return Seconds(read=read, compute=compute, write=write, verify=verify)
 
-    def _turn(self, module: Module) -> AbstractContextManager[object]:
-        """Return what to hold while a batch of such modules is computed.
-
-        Modules of a rank beyond LARGE_RANK wait for each other, so that memory does not grow with
-        the number of cores.
-        """
-        return self._large_ranks if cost.inner_rank(module) > cost.LARGE_RANK else nullcontext()
-
     def _form(self, module: Module) -> tuple[object, ...]:
         """Return what the modules of one batch have in common."""
         dtypes = self.source.specs[module.up].dtype, self.source.specs[module.down].dtype
         return module.out_features, module.rank, module.in_features, dtypes
 
     def _read(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
-        with self._turn(modules[0]):
+        with self._budget.take(_memory(modules)):
             return self._read_batch(modules, p)
 
     def _read_batch(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
@@ -245,7 +241,7 @@ class Engine:
         return [found[m.module.name] for m in plan.modules]
 
     def _reduce(self, plans: Sequence[ModulePlan]) -> tuple[list[compress.Reduced], list[Measured]]:
-        with self._turn(plans[0].module):
+        with self._budget.take(_memory([m.module for m in plans])):
             return self._reduce_batch(plans)
 
     def _reduce_batch(
@@ -287,6 +283,11 @@ class Engine:
                 self._progress(stage, done, of)
                 yield result
         memory.return_freed_memory()  # the next pass needs blocks of other sizes
+
+
+def _memory(batch: Sequence[Module]) -> float:
+    """Predict the bytes that modules of one shape take at the worst moment."""
+    return len(batch) * cost.of_module(batch[0]).memory
 
 
 def _elements(module: Module) -> int:

@@ -1,4 +1,4 @@
-"""An original at the path that the ledger has for it.
+"""An original at the path that the ledger has for it, or one that no ledger knows any more.
 
 The path may be in an archive that `archive.path` named before: its originals stay there.
 """
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from lensd.store.archive import Archive
 from lensd.store.fs import identity_at, open_regular
+from lensd.store.hashing import sha256_of
+from lensd.store.identity import Identity
 from lensd.store.paths import is_below
 from lensd.store.publish import discard
 
@@ -39,6 +41,34 @@ def remove_original(archive: Archive, path: str) -> None:
         there = identity_at(folder_fd, name)
         if there is not None:
             discard(folder_fd, name, there)
+
+
+def is_archived(folder_fd: int, name: str, archive: Archive, watch: str, within: str) -> bool:
+    """Whether a temporary is an archived original, by inode or hash, of a file in its folder.
+
+    A crash after an exchange leaves such a temporary; the ledger that knew it may be lost.
+    """
+    there = identity_at(folder_fd, name)
+    if there is None:
+        return False
+    ours: str | None = None
+    for archived, _ in archive.originals.listed(watch, within):
+        found = Identity.of(os.lstat(archived))
+        if found.same_inode(there):
+            return True
+        if found.size == there.size:
+            ours = ours or hash_and_close(open_regular(folder_fd, name))
+            if hash_and_close(archive.originals.open(archived)) == ours:
+                return identity_at(folder_fd, name) == there
+    return False
+
+
+def hash_and_close(fd: int) -> str:
+    """The hash of an open file, read from the disk. Raises Failed(`io_error`)."""
+    try:
+        return sha256_of(fd, drop_cache=True)
+    finally:
+        os.close(fd)
 
 
 @contextmanager

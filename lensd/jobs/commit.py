@@ -18,6 +18,7 @@ from msgspec import structs
 
 from lensd.errors import Failed, LensdError, Outcome, Reason, Skipped
 from lensd.jobs.context import JobContext, JobFile, Settings
+from lensd.jobs.replaced import find_replaced
 from lensd.jobs.rescued import rescue_written
 from lensd.logs.events import FileAnalyzed, FileCompressed
 from lensd.logs.json_line import Fields
@@ -159,15 +160,7 @@ def publish(
     total = round(time.monotonic() - job_file.began, 4)
     seconds = structs.replace(event.seconds, total=total)
     event = structs.replace(event, publish=published, seconds=seconds)
-    named = identity_at(job_file.folder_fd, job_file.name)
-    now = named if named is not None and named.same_content(output) else output
-    context.ledger.jobs.update(
-        entry.job_id,
-        state=JobState.PUBLISHED,
-        outcome=Outcome.COMPRESSED,
-        staged=now,
-        line=ledger_line(event),
-    )
+    _record_published(job_file, context, event, output)
     if published != "rename":
         _unlink_original(job_file, expected, context)
     context.log(event)
@@ -175,6 +168,21 @@ def publish(
         context.ledger.files.replace_older(entry.root, entry.path, entry.job_id)
         context.ledger.jobs.finish(entry.job_id, Outcome.COMPRESSED, emitted=1)
     return event
+
+
+def _record_published(
+    job_file: JobFile, context: JobContext, event: FileCompressed, output: Identity
+) -> None:
+    """The output has its name; the exchange may have changed its ctime."""
+    named = identity_at(job_file.folder_fd, job_file.name)
+    now = named if named is not None and named.same_content(output) else output
+    context.ledger.jobs.update(
+        job_file.entry.job_id,
+        state=JobState.PUBLISHED,
+        outcome=Outcome.COMPRESSED,
+        staged=now,
+        line=ledger_line(event),
+    )
 
 
 def _way(job_file: JobFile, context: JobContext) -> Way | None:
@@ -222,13 +230,10 @@ def _unlink_original(job_file: JobFile, original: Identity, context: JobContext)
 
 def _has_known_bytes(job_file: JobFile, name: str, context: JobContext) -> bool:
     """Whether the file that this job replaces, under its present name, still has its bytes."""
-    entry, known = job_file.entry, context.ledger.jobs.get(job_file.entry.job_id).sha256_in
-    if entry.redo:  # it replaces an older output
-        older = context.ledger.files.current(entry.root, entry.path)
-        known = None if older is None else older.sha256_out
-    return known is None or store_publish.has_bytes(
-        job_file.folder_fd, name, known, context.stopping.is_set
-    )
+    known = find_replaced(context.ledger, context.ledger.jobs.get(job_file.entry.job_id))
+    if job_file.kept is not None:
+        known.add(job_file.kept)
+    return store_publish.has_bytes(job_file.folder_fd, name, known, context.stopping.is_set)
 
 
 def _undo_exchange(job_file: JobFile, context: JobContext) -> None:

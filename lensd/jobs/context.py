@@ -74,6 +74,7 @@ class JobFile:
     original: str  # the path to read: the file itself, or with `redo` its archived original
     waited: float  # seconds since the intake first saw it
     began: float  # monotonic, when the intake first saw it
+    kept: str | None = None  # the sha256 of a copy of the file that `rescued/` has
 
     @property
     def unbroken(self) -> bool:

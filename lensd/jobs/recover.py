@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from lensd.errors import DiskUnavailable, Failed, FileError, Reason, StorageError, bug
 from lensd.jobs import commit, restoring
 from lensd.jobs.archive_check import hold_archive
+from lensd.jobs.archived import is_archived
 from lensd.jobs.context import JobContext
-from lensd.jobs.rebuild import is_archived
 from lensd.jobs.recover_job import recover_job, temporary_of
 from lensd.jobs.restoring import Restores
 from lensd.logs.events import FileRescued, file_end

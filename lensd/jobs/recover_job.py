@@ -11,7 +11,7 @@ from lensd.errors import Skipped
 from lensd.jobs import commit, reread
 from lensd.jobs.context import JobContext
 from lensd.jobs.recover_decision import Content, Facts, Verdict, decide
-from lensd.jobs.replaced import find_outputs
+from lensd.jobs.replaced import find_replaced
 from lensd.jobs.reread import Held
 from lensd.store import publish
 from lensd.store.fs import fsync_folder, identity_at, open_folder, temporary_name
@@ -79,17 +79,9 @@ def _look(entry: Entry, folder_fd: int, context: JobContext) -> Iterator[_Found]
         except Skipped:  # a program has it open for writing, or wrote to it
             yield _Found(replace(facts, has_writer=True), there)
             return
-        if not _is_known(entry, held.reading.sha256, context):
+        if held.reading.sha256 not in find_replaced(context.ledger, entry):
             facts = replace(facts, temporary=Content.OTHER)  # edited, with the old date
         yield _Found(facts, there, held)
-
-
-def _is_known(entry: Entry, sha256: str, context: JobContext) -> bool:
-    """Whether these are the bytes that the job replaced: the archived ones, or an old output's."""
-    if entry.redo:
-        place = entry.root, entry.path
-        return sha256 in find_outputs(context.ledger, *place, [entry.sha256_in or ""])
-    return entry.sha256_in in (None, sha256)
 
 
 def _content(entry: Entry, found: Identity | None) -> Content:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from lensd.errors import Skipped
 from lensd.jobs.context import JobContext, JobFile
@@ -12,15 +11,30 @@ from lensd.store.disk_errors import Interrupted
 from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.watcher.folder import Log
 
 
-def find_outputs(ledger: Ledger, root: str, path: str, originals: Iterable[str]) -> set[str]:
-    """The sha256 of all outputs that a file may be; empty if the ledger was lost."""
-    rows = ledger.files.history(root, path)
-    for sha256 in originals:
-        rows += ledger.originals.find(sha256)
-    return {row.sha256_out for row in rows if row.sha256_out is not None}
+def find_outputs(
+    ledger: Ledger, root: str, path: str, original: str, *, but: str | None = None
+) -> set[str]:
+    """The sha256 of all outputs that a file may be; empty if the ledger was lost.
+
+    `but` is a job whose output has not been published yet.
+    """
+    rows = [*ledger.files.history(root, path), *ledger.originals.find(original)]
+    return {row.sha256_out for row in rows if row.sha256_out is not None and row.job_id != but}
+
+
+def find_replaced(ledger: Ledger, entry: Entry) -> set[str]:
+    """The sha256 of what a job may replace: its original or, with `redo`, an earlier output.
+
+    Empty if the ledger was lost, and with it the sha256 of the output.
+    """
+    if entry.redo:
+        original = entry.sha256_in or ""
+        return find_outputs(ledger, entry.root, entry.path, original, but=entry.job_id)
+    return {entry.sha256_in} if entry.sha256_in is not None else set()
 
 
 def keep_unknown_output(job_file: JobFile, context: JobContext) -> None:
@@ -30,14 +44,16 @@ def keep_unknown_output(job_file: JobFile, context: JobContext) -> None:
     Skipped(`changed`), Interrupted.
     """
     entry = job_file.entry
-    outputs = find_outputs(context.ledger, entry.root, entry.path, [entry.sha256_in or ""])
+    outputs = find_replaced(context.ledger, entry)
+    sha256 = sha256_of(job_file.fd, drop_cache=True, stop=context.stopping.is_set)
     if not outputs:
         found = Identity.of(os.fstat(job_file.fd))
         kept = context.archive.rescuer.copy(
             job_file.folder_fd, job_file.name, found, entry.watch, entry.path
         )
         report_kept(context.log, entry.full_path, entry.watch, entry.job_id, kept)
-    elif sha256_of(job_file.fd, drop_cache=True, stop=context.stopping.is_set) not in outputs:
+        job_file.kept = sha256
+    elif sha256 not in outputs:
         raise Skipped(
             "changed",
             "another program edited the output after lensd wrote it, so it stays. Move it away, "

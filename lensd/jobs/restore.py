@@ -19,7 +19,7 @@ from lensd.store import publish
 from lensd.store.archive import Archive
 from lensd.store.archive.folders import mirror_back
 from lensd.store.disk_errors import Interrupted
-from lensd.store.fs import make_folders, open_folder
+from lensd.store.fs import open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.notes import Restoring
@@ -114,7 +114,7 @@ class Restorer:
         entry = original.entry
         own = {entry.sha256_out} if entry is not None and entry.sha256_out is not None else set()
         place = original.folder.root, original.relative
-        return own | find_outputs(self._ledger, *place, [sha256_in])
+        return own | find_outputs(self._ledger, *place, sha256_in)
 
     def _keep_unknown(self, original: Original, output: Held | None) -> str | None:
         """Keep a copy of what is replaced, if it may have been edited after lensd wrote it."""
@@ -160,8 +160,7 @@ class Restorer:
     ) -> Iterator[tuple[int, tuple[Identity, str]]]:
         """The folder, and what is complete under the temporary: the original, and how it came."""
         folder = os.path.dirname(original.relative)
-        mirror_back(original.folder.root, folder, original.archive_path)
-        folder_fd = make_folders(original.folder.root, folder)
+        folder_fd = mirror_back(original.folder.root, folder, original.archive_path)
         try:
             with publish.staged_original(
                 source.fd, original.sha256, folder_fd, temporary_of(restoring), stop

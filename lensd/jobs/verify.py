@@ -18,7 +18,6 @@ from lensd.errors import FileError, StorageError
 from lensd.jobs import reread
 from lensd.jobs.reread import Reading
 from lensd.store.archive import Archive
-from lensd.store.archive.naming import decode
 from lensd.store.identity import Identity
 from lensd.store.ledger import JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
@@ -106,16 +105,10 @@ class Verifier:
 
         `wanted` gets `<watch name>/<relative path>`. Call it after every `check`.
         """
-        top = os.path.join(self._archive.root, VERSIONS)
-        for folder, folders, names in os.walk(top):
-            folders.sort()
-            for name in sorted(names):
-                path = os.path.join(folder, name)
-                sha256, _, inside = os.path.relpath(path, top).partition("/")
-                inside = decode(inside)
-                if path not in self._seen and inside and wanted(inside):
-                    watch = inside.partition("/")[0]
-                    yield self._compare(path, path, watch, sha256)
+        for path, listed in self._archive.originals.listed(VERSIONS):
+            sha256, _, inside = listed.partition("/")
+            if path not in self._seen and inside and wanted(inside):
+                yield self._compare(path, path, inside.partition("/")[0], sha256)
 
     def _judge(self, rows: Sequence[Entry]) -> Iterator[Finding]:
         restoring = {r.job_id for r in self._ledger.state.restoring.get() or ()}

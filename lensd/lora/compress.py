@@ -129,8 +129,7 @@ def _reduce_to_floats(
 ) -> list[Reduced]:
     exact = _compute_float_factors(plans, stored, cores)
     encoded = Factors(*(t.to(TORCH_DTYPE[plans[0].encoding]) for t in exact))
-    decoded = Factors(*(t.to(e) for t, e in zip(encoded, exact, strict=True)))
-    errors = fidelity.squared_roundings(*exact, *decoded).tolist()
+    errors = fidelity.squared_roundings(*exact, *encoded).tolist()
     better = _better_in_bfloat16(plans, exact, errors)
     return [
         Reduced(
@@ -155,7 +154,7 @@ def _better_in_bfloat16(
     limits = [SUBNORMAL_LOSS * m.energy * m.retained / m.out_scale**2 for m in plans]
     if not narrowed or not any(e > limit for e, limit in zip(errors, limits, strict=True)):
         return [False] * len(plans)
-    others = Factors(*(t.bfloat16().to(t) for t in exact))
+    others = Factors(*(t.bfloat16() for t in exact))
     found = fidelity.squared_roundings(*exact, *others).tolist()
     return [other < error for other, error in zip(found, errors, strict=True)]
 
@@ -173,8 +172,8 @@ def _compute_float_factors(
     ones = [1.0] * len(plans)
     balances = _balancing_powers(stored, ones) if narrowed else ones
     ratios = [m.scale / m.out_scale * c for m, c in zip(plans, balances, strict=True)]
-    up, down = (t.double() for t in stored)
-    return Factors(up * _per_matrix(ratios, up), down / _per_matrix(balances, down))
+    up, down = (t.to(torch.float64, copy=True) for t in stored)
+    return Factors(up.mul_(_per_matrix(ratios, up)), down.div_(_per_matrix(balances, down)))
 
 
 def _truncate_for_alpha(

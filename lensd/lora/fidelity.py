@@ -9,13 +9,13 @@ differences of norms to fewer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lensd.lora.products import gram, product
+from lensd.lora.products import gram, pieces, product
 from lensd.lora.shortening import form_delta, is_excessive, shorten
 
 
@@ -72,17 +72,31 @@ def squared_rounding(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down:
 def squared_roundings(up: Tensor, down: Tensor, rounded_up: Tensor, rounded_down: Tensor) -> Tensor:
     """Compute `squared_rounding` for many modules [...] at once; returns float64 [...].
 
-    It is the norm of up down - up' down' = (up - up') down + up' (down - down').
+    It is the norm of up down - up' down' = (up - up') down + up' (down - down'). It is float64,
+    or float32 if `up` and `down` are.
     """
     if is_excessive(up, down):
         return (form_delta(up, down) - form_delta(rounded_up, rounded_down)).square().sum((-2, -1))
-    up, down, rounded_up, rounded_down = _to_common_dtype(up, down, rounded_up, rounded_down)
-    error_up, error_down = up - rounded_up, down - rounded_down
-    return (
-        inners(error_up, down, error_up, down)
-        + inners(rounded_up, error_down, rounded_up, error_down)
-        + 2 * inners(error_up, down, rounded_up, error_down)
-    ).clamp_min(0)
+    up, down = _to_common_dtype(up, down)
+    of_up = _sum_grams((x - y, y) for x, y in _in_one_dtype(up.mT, rounded_up.mT))
+    of_down = _sum_grams((x, x - y) for x, y in _in_one_dtype(down, rounded_down))
+    sums = [(x.double() * y.double()).sum((-2, -1)) for x, y in zip(of_up, of_down, strict=True)]
+    return (sums[0] + sums[1] + 2 * sums[2]).clamp_min(0)
+
+
+def _in_one_dtype(exact: Tensor, rounded: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield some columns of both at a time, in the dtype of `exact`."""
+    return ((x, y.to(x.dtype)) for x, y in pieces(exact, rounded))
+
+
+def _sum_grams(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Return the sums of x x^T, y y^T and x y^T over pairs of [..., r, n]."""
+    each = ([gram(x), gram(y), product(x, y.mT)] for x, y in pairs)
+    sums = next(each)
+    for parts in each:
+        for total, part in zip(sums, parts, strict=True):
+            total.add_(part)
+    return sums
 
 
 def largest_elements(matrices: Tensor) -> Tensor:
@@ -142,7 +156,7 @@ def element_errors(
     elements each module has; elements beyond them are padding and are 0 in both tensors.
     """
     sums = torch.zeros(len(counts), 3, dtype=torch.float64)
-    for exact, decoded in pairs:
+    for exact, decoded in (piece for pair in pairs for piece in pieces(*pair)):
         error = exact - decoded
         parts = exact.square(), error.square(), error.abs_()
         sums += torch.stack([p.flatten(1).sum(1).double() for p in parts], dim=1).cpu()

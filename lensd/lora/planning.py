@@ -148,7 +148,7 @@ def plan(
 
 def own_energy(p: Parameters) -> float | None:
     """Return the energy that each module must keep, if only that decides its rank; else None."""
-    of_file = p.allocation == "file" or p.constant_rank or p.target_size is not None
+    of_file = p.allocation != "module" or p.constant_rank or p.target_size is not None
     return None if p.mode == "int8" or of_file else p.energy
 
 
@@ -237,12 +237,21 @@ def _choose_ranks(
     if p.target_size is not None:
         spent = sum(costs[at] * k for at, k in enumerate(ranks) if at not in set(variable))
         p = replace(p, target_size=p.target_size - spent)
-    demands = [rank.Demand(readings[at].values, costs[at], p.max_rank) for at in variable]
+    demands = [
+        rank.Demand(_counted_values(readings[at], p), costs[at], p.max_rank) for at in variable
+    ]
     floors = [least.get(readings[at].module.name, 1) for at in variable]
     chosen = _allocate_ranks(demands, p, floors) if variable else ()
     for at, k in zip(variable, chosen, strict=True):
         ranks[at] = min(k, ranks[at])
     return ranks
+
+
+def _counted_values(reading: Reading, p: Parameters) -> Tensor:
+    """Return the singular values with which a module counts in the file."""
+    if p.allocation == "balanced":
+        return rank.balance(reading.values)
+    return reading.values
 
 
 def _allocate_ranks(
@@ -259,18 +268,18 @@ def _individual_ranks(demands: Sequence[rank.Demand], p: Parameters) -> list[int
     """Return a rank for each module."""
     if p.target_size is not None:
         return rank.within_size(demands, p.target_size)
-    if p.allocation == "file":
-        return rank.per_file(demands, p.energy)
-    return rank.per_module(demands, p.energy)
+    if p.allocation == "module":
+        return rank.per_module(demands, p.energy)
+    return rank.per_file(demands, p.energy)
 
 
 def _constant_rank(demands: Sequence[rank.Demand], p: Parameters) -> int:
     """Return one rank for all modules; modules with fewer ranks keep theirs."""
     if p.target_size is not None:
         return rank.constant_within_size(demands, p.target_size)
-    if p.allocation == "file":
-        return rank.constant(demands, p.energy)
-    return max(rank.per_module(demands, p.energy))
+    if p.allocation == "module":
+        return max(rank.per_module(demands, p.energy))
+    return rank.constant(demands, p.energy)
 
 
 def _float_dtypes(

@@ -6,9 +6,13 @@ it computes only one half of a symmetric product.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
+
+PIECE = 2**22  # elements of a stack that are converted at a time
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -22,6 +26,24 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def gram(wide: Tensor) -> Tensor:
     """Return wide @ wide^T [..., r, r] for [..., r, n]."""
     return product(wide, wide.mT)
+
+
+def exact_gram(wide: Tensor) -> Tensor:
+    """Return the `gram` of a stack of any float dtype in float64."""
+    first, *others = (gram(part.double()) for (part,) in pieces(wide))
+    for other in others:
+        first += other
+    return first
+
+
+def pieces(*stacks: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield stacks [..., n] of one shape, those of many elements some columns at a time."""
+    elements = stacks[0].numel()
+    if elements <= PIECE:
+        yield stacks
+    else:
+        step = PIECE * stacks[0].shape[-1] // elements + 1
+        yield from zip(*(t.split(step, dim=-1) for t in stacks), strict=True)
 
 
 def quick_gram(wide: Tensor) -> Tensor:

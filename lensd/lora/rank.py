@@ -45,10 +45,23 @@ def _smallest_count(squares: Tensor, energy: float) -> int:
 
 
 def retained(values: Tensor, rank: int) -> float:
-    """Return the share of energy in the first `rank` singular values; 1 for a module of zeros."""
+    """Return the share of energy in the first `rank` singular values; 1 for a module of zeros.
+
+    It is at most 1: a sum of fewer values may be rounded to more than the sum of all.
+    """
     squares = values.double().square()
     total = float(squares.sum())
-    return float(squares[:rank].sum()) / total if total > 0 else 1.0
+    return min(1.0, float(squares[:rank].sum()) / total) if total > 0 else 1.0
+
+
+def balance(values: Tensor) -> Tensor:
+    """Return singular values whose energy is the norm of the delta weight.
+
+    So a module counts by its norm, not by the square: weak modules get more ranks than their energy
+    alone asks for (docs/decisions/0038).
+    """
+    norm = float(values.double().norm())
+    return values / norm**0.5 if norm > 0 else values
 
 
 def per_module(demands: Sequence[Demand], energy: float) -> list[int]:

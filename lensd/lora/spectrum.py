@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lensd.lora.products import gram, product, quick_gram
+from lensd.lora.products import PIECE, exact_gram, product, quick_gram
 
 EPSILON = torch.finfo(torch.float64).eps
 # Gram matrices give squared singular values with an error of about EPSILON ||up||^2 ||down||^2. If
@@ -71,17 +71,15 @@ def core(up: Tensor, down: Tensor) -> Core:
 
     Takes O((m + n) r^2 + r^3) time.
     """
-    up, down = up.double(), down.double()
-    result, doubtful = _core_by_grams(up, down)
+    result, doubtful = _core_by_grams(exact_gram(up.mT), exact_gram(down))
     for at in doubtful.nonzero().tolist():
         for stack, matrix in zip(result, _core_by_qr(up[*at], down[*at]), strict=False):
             stack[*at] = matrix
     return result
 
 
-def _core_by_grams(up: Tensor, down: Tensor) -> tuple[Core, Tensor]:
+def _core_by_grams(gram_up: Tensor, gram_down: Tensor) -> tuple[Core, Tensor]:
     """Return the cores, and for which modules [...] the squares lost too many digits."""
-    gram_up, gram_down = gram(up.mT), gram(down)
     root = square_root(gram_up)
     squares, vectors = torch.linalg.eigh(product(product(root.mT, gram_down), root))
     squares, vectors = squares.flip(-1).clamp_min(0), vectors.flip(-1)
@@ -155,9 +153,15 @@ def _core_by_qr(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _qr_triangle(tall: Tensor) -> Tensor:
-    """Return R [r, r] of the QR decomposition of tall [m, r]; its last rows are zero if m < r."""
-    upper = torch.linalg.qr(tall, mode="r").R
-    return torch.nn.functional.pad(upper, (0, 0, 0, tall.shape[1] - upper.shape[0]))
+    """Return R [r, r] of the QR decomposition of tall [m, r]; its last rows are zero if m < r.
+
+    A tall matrix is decomposed some rows at a time, each time below the triangle of those before.
+    """
+    rank = tall.shape[1]
+    upper = tall.new_zeros(0, rank, dtype=torch.float64)
+    for rows in tall.split(max(rank, PIECE // rank)):
+        upper = torch.linalg.qr(torch.cat([upper, rows.double()]), mode="r").R
+    return torch.nn.functional.pad(upper, (0, 0, 0, rank - upper.shape[0]))
 
 
 def truncation(c: Core, rank: int) -> tuple[Tensor, Tensor]:

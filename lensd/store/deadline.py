@@ -30,10 +30,16 @@ def begin(call: Callable[[], T]) -> Future[T]:
     return result
 
 
-def within(seconds: float, call: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
+def within(
+    seconds: float,
+    call: Callable[[], T],
+    give_up: Callable[[], bool] = lambda: False,
+    where: Callable[[], str] = lambda: "a filesystem",
+) -> T:
     """What `call` returns or raises; see `begin`.
 
-    Raises StorageError when there is no answer in time, or `give_up()` is true meanwhile.
+    Raises StorageError when there is no answer in time, or `give_up()` is true meanwhile; its
+    message says `where()`.
     """
     result = begin(call)
     deadline = time.monotonic() + seconds
@@ -42,7 +48,7 @@ def within(seconds: float, call: Callable[[], T], give_up: Callable[[], bool] = 
         if done:
             return result.result()
     raise StorageError(
-        "a filesystem does not answer: its server, or its disk, hangs. Start the server again, or "
+        f"{where()} does not answer: its server, or its disk, hangs. Start the server again, or "
         "unmount the folder (umount -l)"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -10,8 +9,9 @@ import secrets
 import stat
 
 from lensd.errors import Skipped
-from lensd.store.disk_errors import disk_faults, path_of
+from lensd.store.disk_errors import path_of
 from lensd.store.identity import Identity
+from lensd.store.paths import is_relative
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -45,30 +45,6 @@ def enter_folder(folder_fd: int, part: str) -> int:
         ) from error
 
 
-def make_folder(folder_fd: int, part: str, mode: int) -> None:
-    """Make a folder in an open folder, durably, unless the name is taken. Raises OSError."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(part, mode, dir_fd=folder_fd)
-        fsync_folder(folder_fd)
-
-
-def make_folders(root: str, relative_folder: str, mode: int = 0o755) -> int:
-    """As open_folder; creates missing folders durably, subject to the umask.
-
-    Raises FileNotFoundError when the root itself is missing, Failed(`no_space` | `io_error`).
-    """
-    fd = os.open(root, _FOLDER)
-    for part in _parts(relative_folder):
-        try:
-            with disk_faults(root):
-                make_folder(fd, part, mode)
-        except BaseException:
-            os.close(fd)
-            raise
-        fd = _enter(fd, part)
-    return fd
-
-
 def fsync_folder(fd: int) -> None:
     """Make the names in an open folder durable, if the filesystem can do that."""
     try:
@@ -91,22 +67,22 @@ def open_regular(folder_fd: int, name: str) -> int:
 
     Raises FileNotFoundError, Skipped(`symlink` | `not_regular`).
     """
-    where = f"{path_of(folder_fd)}/{name}"
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(name, flags, dir_fd=folder_fd)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise Skipped(
-                "symlink", f"{where} is a symbolic link: put the file itself there"
+                "symlink",
+                f"{path_of(folder_fd)}/{name} is a symbolic link: put the file itself there",
             ) from error
         if error.errno == errno.ENXIO:
-            raise _not_regular(where) from error
+            raise _not_regular(folder_fd, name) from error
         raise
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
     os.close(fd)
-    raise _not_regular(where)
+    raise _not_regular(folder_fd, name)
 
 
 def temporary_name(token: str) -> str:
@@ -136,15 +112,15 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def _not_regular(where: str) -> Skipped:
+def _not_regular(folder_fd: int, name: str) -> Skipped:
+    where = f"{path_of(folder_fd)}/{name}"
     return Skipped("not_regular", f"{where} is not a regular file: move it elsewhere")
 
 
 def _parts(relative: str) -> list[str]:
-    parts = [part for part in relative.split("/") if part not in ("", ".")]
-    if relative.startswith("/") or ".." in parts or "\0" in relative:
+    if not is_relative(relative):
         raise ValueError(f"not a path below a root: {relative!r}")
-    return parts
+    return [part for part in relative.split("/") if part not in ("", ".")]
 
 
 def _enter(fd: int, part: str) -> int:

@@ -28,13 +28,10 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, stat: os.stat_result) -> Identity:
-        return cls(
-            signed(stat.st_dev),
-            signed(stat.st_ino),
-            stat.st_size,
-            signed(stat.st_mtime_ns),
-            signed(stat.st_ctime_ns),
-        )
+        found = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        if min(found) >= -_HALF and max(found) < _HALF:  # as nearly always
+            return cls(*found)
+        return cls(*map(signed, found))
 
     def same_inode(self, other: Identity) -> bool:
         return (self.device, self.inode) == (other.device, other.inode)

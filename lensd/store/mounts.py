@@ -53,6 +53,7 @@ class Mount(NamedTuple):
         return f"{self.depth} {quote_from_bytes(self.point)}"
 
 
+@lru_cache(maxsize=1024)  # for each job
 def _unescape(path: bytes) -> str:
     if b"\\" not in path:
         return os.fsdecode(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from lensd.store.mounts import Mount, mount_of, mount_of_folder
@@ -27,7 +28,7 @@ def find_overlap(folder: str, other: str, mounts: Sequence[Mount]) -> str | None
 
     Both are absolute paths without links; a mount below either of them belongs to it.
     """
-    others = list(_shown(other, mounts))
+    others = _shown(other, mounts)
     for shown in _shown(folder, mounts):
         for found in others:
             if shown.device == found.device and _is_same_tree(shown, found):
@@ -48,8 +49,17 @@ def lies_in(folder_fd: int, folder: str, mounts: Sequence[Mount]) -> bool:
     )
 
 
-def _shown(folder: str, mounts: Sequence[Mount]) -> Iterator[Shown]:
+def _shown(folder: str, mounts: Sequence[Mount]) -> tuple[Shown, ...]:
     """The folder itself, and each mount below it."""
+    return _find_shown(folder, tuple(mounts))
+
+
+@lru_cache(maxsize=8)  # each job asks for the archive, and the mounts rarely change
+def _find_shown(folder: str, mounts: tuple[Mount, ...]) -> tuple[Shown, ...]:
+    return tuple(_look_for_shown(folder, mounts))
+
+
+def _look_for_shown(folder: str, mounts: Sequence[Mount]) -> Iterator[Shown]:
     point = mount_of(folder, (mount.path for mount in mounts))
     for mount in reversed(mounts):  # the last one on a point hides those before it
         if mount.path == point:

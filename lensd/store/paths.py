@@ -23,3 +23,8 @@ def resolve_path(path: str) -> str:
 def is_below(path: str, folder: str) -> bool:
     """Whether `path` is `folder` or lies in it, by their names alone (no I/O)."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def is_relative(path: str) -> bool:
+    """Whether a path stays below the folder that it is relative to."""
+    return not (path.startswith("/") or "\0" in path or ".." in path.split("/"))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -93,8 +93,10 @@ def discard(
     return True
 
 
-def has_bytes(folder_fd: int, name: str, sha256: str, stop: Stop | None = None) -> bool:
-    """Whether a file has this hash now: where no lease shows a writer, its times may not, either.
+def has_bytes(
+    folder_fd: int, name: str, sha256s: Collection[str], stop: Stop | None = None
+) -> bool:
+    """Whether a file has one of these hashes: where no lease shows a writer, times may not, either.
 
     True if nothing has the name. Raises Interrupted, Failed(`io_error`).
     """
@@ -103,7 +105,7 @@ def has_bytes(folder_fd: int, name: str, sha256: str, stop: Stop | None = None) 
     except FileNotFoundError:
         return True
     try:
-        return sha256_of(fd, drop_cache=True, stop=stop) == sha256
+        return sha256_of(fd, drop_cache=True, stop=stop) in sha256s
     finally:
         os.close(fd)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 
+from lensd.errors import StorageError
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.watcher.folder import Folder
 from lensd.watcher.move_tracker import Found, MoveTracker
+from lensd.watcher.one_file import record_each
 from lensd.watcher.scan import in_batches, scan
 from lensd.watcher.settle import Key
 
@@ -27,8 +30,11 @@ def record_baseline(
         return None
     files = size = 0
     for unknown in _unknown_files(folder, ledger, move_tracker, progress):
-        left = unknown if folder.existing == "leave" else []
-        ledger.files.record_baseline(folder.root, folder.name, left)
+        left = record_each(
+            unknown if folder.existing == "leave" else [],
+            partial(ledger.files.record_baseline, folder.root, folder.name),
+            lambda file: move_tracker.report_bug(Key(folder.root, file[0])),
+        )
         files += len(left)
         size += sum(identity.size for _, identity in left)
     ledger.roots.add(folder.root, folder.name)
@@ -39,13 +45,19 @@ def _unknown_files(
     folder: Folder, ledger: Ledger, move_tracker: MoveTracker, progress: Callable[[], None]
 ) -> Iterator[list[tuple[str, Identity]]]:
     """Files, up to BATCH at a time, that have no row here and did not move here."""
-    has_lost_outputs = move_tracker.has_lost_outputs()  # once: it looks at every output
+    has_lost_outputs = cache(move_tracker.has_lost_outputs)  # it looks at every output
 
     def is_new(path: str, identity: Identity) -> bool:
         key = Key(folder.root, path)
-        found = move_tracker.follow_file(key, identity)
-        if found is Found.NEW and has_lost_outputs:
-            found = move_tracker.follow_output(key)
+        try:
+            found = move_tracker.follow_file(key, identity)
+            if found is Found.NEW and has_lost_outputs():
+                found = move_tracker.follow_output(key)
+        except StorageError:
+            raise
+        except Exception:  # noqa: BLE001  one file must not end the start
+            move_tracker.report_bug(key)
+            return True
         return found is Found.NEW
 
     found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)

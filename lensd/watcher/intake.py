@@ -137,7 +137,12 @@ class Intake:
     def follow_moved_files(self) -> None:
         """Let the rows of files that were moved while lensd did not run follow them."""
         for entry, key in list(self._move_tracker.plan()):
-            self._move_tracker.move(entry, key)
+            try:
+                self._move_tracker.move(entry, key)
+            except StorageError:
+                raise
+            except Exception:  # noqa: BLE001  one file must not end the start
+                self._move_tracker.report_bug(key)
 
     def step(self, now: float) -> int:
         """Look at the candidates that are due, for a while; returns how many became jobs."""

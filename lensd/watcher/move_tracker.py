@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 
+from lensd.errors import StorageError
 from lensd.logs.events import FileMoved
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.ledger import Columns, JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.folder import Folder, Log
+from lensd.watcher.one_file import report_bug
 from lensd.watcher.original_renamer import OriginalRenamer
 from lensd.watcher.own_output import Marked, read_marks
 from lensd.watcher.presence import has_file, has_inode, is_lost, is_same_disk
@@ -124,12 +126,27 @@ class MoveTracker:
         """The moves that are not in the ledger yet, by a scan of all folders. Changes nothing."""
         has_lost_outputs = self.has_lost_outputs()
         for key, identity in self._scan_all():
-            if not self._ledger.files.knows(*key, identity):
-                entry = self.origin(key, identity)
-                if entry is None and has_lost_outputs:
-                    entry = self.origin_of_output(key)
-                if entry is not None and entry.state in _AT_REST:
-                    yield entry, key
+            try:
+                entry = self._plan(key, identity, has_lost_outputs=has_lost_outputs)
+            except StorageError:
+                raise
+            except Exception:  # noqa: BLE001  one file must not end a start or a restore
+                self.report_bug(key)
+                continue
+            if entry is not None and entry.state in _AT_REST:
+                yield entry, key
+
+    def _plan(self, key: Key, identity: Identity, *, has_lost_outputs: bool) -> Entry | None:
+        if self._ledger.files.knows(*key, identity):
+            return None
+        entry = self.origin(key, identity)
+        if entry is None and has_lost_outputs:
+            return self.origin_of_output(key)
+        return entry
+
+    def report_bug(self, key: Key) -> None:
+        """Log the exception that is being handled as the end of one file."""
+        report_bug(self._log, self._folders[key.root], key.path)
 
     def search(self, entry: Entry) -> bool:
         """The path of the caller's job has not its file: True if it goes on under another path.

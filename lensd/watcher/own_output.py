@@ -83,7 +83,7 @@ def _own_metadata(fd: int, size: int) -> Mapping[str, str] | None:
         metadata, _ = _DECODER.raw_decode(raw.decode(), len(_START))
     except (ValueError, RecursionError):
         return None
-    is_text = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
+    is_text = isinstance(metadata, dict) and {str}.issuperset(map(type, metadata.values()))
     return metadata if is_text else None
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator
 from typing import Literal
 
 SMALLEST_LIMIT = 2**30  # of `auto`: on a small machine a real file may need half a gigabyte
 _CGROUPS = "/sys/fs/cgroup"
-_COUNTED = ("RssAnon", "RssShmem", "VmSwap")
+_COUNTED = re.compile(rb"^(?:RssAnon|RssShmem|VmSwap):\s*(\d+)", re.MULTILINE)
 
 
 def used_bytes(pid: int) -> int:
@@ -19,11 +20,11 @@ def used_bytes(pid: int) -> int:
     some hundred megabytes) are not counted: the kernel drops those pages when it needs room.
     """
     try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
-            fields = dict(line.split(":", 1) for line in status if ":" in line)
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
+            found = _COUNTED.findall(status.read())
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return sum(int(fields[name].split()[0]) << 10 for name in _COUNTED if name in fields)
+    return sum(int(kilobytes) << 10 for kilobytes in found)
 
 
 def limit(setting: int | Literal["auto"] | None) -> int | None:

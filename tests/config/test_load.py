@@ -93,6 +93,24 @@ def test_a_target_size_is_bytes_and_implies_file(read: Read, written: str, expec
     assert (second.target_size, second.allocation) == (None, "module")
 
 
+def test_a_target_size_goes_with_allocation_balanced(read: Read) -> None:
+    """In the folder or in `defaults`, which then stays so for folders without a target size."""
+    config = read(
+        "watch:\n"
+        "  - {path: /a, target_size: 3MB}\n"
+        "  - {path: /b, target_size: 3MB, allocation: file}\n"
+        "  - {path: /c}\n"
+        "defaults: {allocation: balanced}\n"
+    )
+    assert [w.settings.allocation for w in config.watch] == ["balanced", "file", "balanced"]
+
+
+def test_an_unknown_allocation_is_a_fault_that_names_all(faults: Faults) -> None:
+    (fault,) = faults("watch:\n  - path: /a\n    allocation: balance\n").values()
+    text = f"{fault.message} {fault.remedy}"
+    assert all(name in text for name in ("module", "file", "balanced"))
+
+
 @pytest.mark.parametrize(
     "text",
     [

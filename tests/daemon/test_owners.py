@@ -83,7 +83,7 @@ def test_the_main_loop_looks_at_no_folder(calls: Calls) -> None:
         ("jobs/compress.py", "process"),
         ("jobs/commit.py", "publish"),
         ("jobs/restore.py", "Restorer.put_back"),
-        ("daemon/app.py", "App._repair"),
+        ("daemon/repairs.py", "Repairs.repair"),
     ],
 )
 def test_only_the_job_thread_changes_files(calls: Calls, file: str, function: str) -> None:

@@ -18,7 +18,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bench import tables
+from bench import pictures_tables, tables
 from lensd.cli import COMMANDS, main
 from lensd.config.document import Document, Settings, WatchEntry
 from lensd.config.messages import section_at
@@ -228,11 +228,14 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "faults": results.table,
     "kept": partial(reasons, Outcome.KEPT),
     "metrics": metrics,
+    "models": tables.models,
     "namings": namings,
     "owners": owners,
     "portability": portability,
     "programs": programs,
+    "quality": partial(pictures_tables.of_documentation, "settings"),
     "quarantined": partial(reasons, Outcome.QUARANTINED),
+    "rules": partial(pictures_tables.of_documentation, "rules"),
     "savings": tables.savings,
     "scale": tables.scale,
     "sizes": tables.sizes,

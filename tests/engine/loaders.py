@@ -2,6 +2,7 @@
 
 Each function restates the code of one program (docs/formats.md names the versions): the cast of the
 factors, the product in that precision, and alpha / rank as a Python float. None uses lensd's code.
+tests/loading runs diffusers itself.
 """
 
 from __future__ import annotations
@@ -46,17 +47,6 @@ def invokeai(up: Tensor, down: Tensor, alpha: float | None, dtype: torch.dtype) 
     return product * (1.0 * (1.0 if alpha is None else alpha / down.shape[0]))
 
 
-def diffusers(up: Tensor, down: Tensor, alpha: float | None, dtype: torch.dtype) -> Tensor:
-    """get_alpha_scales of the converters for Qwen and Z-Image, then fuse_lora."""
-    scale_down = 1.0 if alpha is None else alpha / down.shape[0]
-    scale_up = 1.0
-    while scale_down * 2 < scale_up:
-        scale_down *= 2
-        scale_up /= 2
-    up, down = (up * scale_up).to(dtype), (down * scale_down).to(dtype)
-    return up.flatten(1) @ down.flatten(1)
-
-
 class Loader(NamedTuple):
     """How a program merges, and the precisions in which it is known to run."""
 
@@ -71,7 +61,6 @@ LOADERS: Mapping[str, Loader] = {
     "a1111": Loader(a1111, ALL),
     "forge": Loader(comfyui, ALL),  # ComfyUI's lines; float16: online
     "kohya": Loader(kohya, FULL),
-    "diffusers": Loader(diffusers, FULL),
     "invokeai": Loader(invokeai, FULL),
     "sdnext": Loader(a1111, ALL),  # A1111's lines
 }

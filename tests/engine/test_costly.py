@@ -25,7 +25,7 @@ def bomb(path: Path, **more: torch.Tensor) -> None:
     save_file(making.kohya("lora_unet_a", made) | more, path)
 
 
-@pytest.mark.parametrize("allocation", ["module", "file"])
+@pytest.mark.parametrize("allocation", ["module", "file", "balanced"])
 @pytest.mark.parametrize("mode", asking.MODES)
 def test_a_rank_bomb_is_compressed_at_its_true_rank(
     tmp_path: Path, mode: str, allocation: str

@@ -151,7 +151,7 @@ def test_min_saving_compares_the_bytes_of_the_file(lora: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["rank", "ultra"])
-@pytest.mark.parametrize("allocation", ["module", "file"])
+@pytest.mark.parametrize("allocation", ["module", "file", "balanced"])
 def test_max_rank_limits_the_ranks_of_the_output(lora: Path, mode: str, allocation: str) -> None:
     """The measured error and energy include what the limit costs."""
     out = lora.with_name("out")

@@ -36,28 +36,14 @@ def exactly(dialect: str, program: str) -> bool:
     return cell(dialect, program, "int8").kind == "exact"
 
 
-# dialect -> pattern for names of modules in it; each way to spell the factors is there
+# dialect -> pattern for names of modules in it, for each way to spell the factors; none of these
+# dialects needs a family
 NAMES = {
     "kohya": "lora_unet_{}",
-    "kohya: flux and others": "lora_unet_layer_{}",
     "peft transformer: flux": "transformer.transformer_blocks.{}.attn.to_q",
-    "peft diffusion_model: flux": "diffusion_model.layer_{}",
-    "peft diffusion_model: qwenimage, zimage": "diffusion_model.layer_{}",
-    "peft diffusion_model: wan": "diffusion_model.layer_{}",
     "peft diffusion_model: other": "diffusion_model.{}",
     "peft lora_unet": "lora_unet_{}",
     "diffusers unet processor": "unet.{}.processor.to_q",
-}
-# dialect -> name, out and in of a module by which the family of its model is told
-FAMILY = {
-    "kohya: flux and others": ("lora_unet_blocks_0_self_attn_q", 1536, 1536),
-    "peft diffusion_model: flux": ("diffusion_model.single_blocks.0.modulation.lin", 9216, 3072),
-    "peft diffusion_model: qwenimage, zimage": (
-        "diffusion_model.layers.0.attention.to_q",
-        3840,
-        3840,
-    ),
-    "peft diffusion_model: wan": ("diffusion_model.blocks.0.self_attn.q", 1536, 1536),
 }
 NOT_MERGED = ("comfyui-bypass", "a1111-functional", "invokeai-sidecar")
 EXACTLY = [(p, d) for d in NAMES for p in READS[d] if exactly(d, p)]
@@ -97,21 +83,18 @@ def renamed(source: Path, dialect: str) -> Path:
     names = [k.removesuffix(".lora_down.weight") for k in tensors if k.endswith("_down.weight")]
     for at, name in enumerate(sorted(names)):
         pair = (tensors[f"{name}.lora_{end}.weight"] for end in ("up", "down"))
-        found |= spelled(dialect, NAMES[dialect].format(at), *pair)
-    if dialect in FAMILY:
-        name, rows, columns = FAMILY[dialect]
-        up, down = making.factors("decaying", rows, columns, 8, seed=0)
-        found |= spelled(dialect, name, up.half(), down.half())
+        found |= spelled(dialect, at, *pair)
     path = source.with_name(f"{dialect}.safetensors")
     save_file(found, path)
     return path
 
 
-def spelled(dialect: str, name: str, up: Tensor, down: Tensor) -> making.Tensors:
+def spelled(dialect: str, number: int, up: Tensor, down: Tensor) -> making.Tensors:
     """One module in a dialect."""
     ends = list(making.PAIRS.items())[
         ("kohya", "peft", "diffusers").index(dialect.replace(":", " ").split(maxsplit=1)[0])
     ]
+    name = NAMES[dialect].format(number)
     return {name + ends[0]: down, name + ends[1]: up}
 
 
@@ -176,6 +159,40 @@ def test_unmerged_float16_overflows_with_int8(
     assert not exactly(dialect, program)
 
 
+@pytest.fixture(scope="module")
+def in_float8(folder: Path, real: Path) -> Path:
+    """The output for a target that does not merge."""
+    out = folder / "float8"
+    numbers = asking.compress(real, out, targets=("comfyui-bypass",))
+    assert numbers["encodings"]["float8"] == numbers["modules"]
+    return out
+
+
+def test_unmerged_float16_computes_float8(in_float8: Path) -> None:
+    """up(down(x)) * alpha / rank, in each module: finite, and right within two roundings."""
+    random = torch.Generator().manual_seed(0)
+    meant = meaning(in_float8)
+    for name, up, down, alpha in modules(in_float8):
+        assert up.dtype == down.dtype == torch.float8_e4m3fn
+        x = torch.randn(64, down[0].numel(), generator=random).half()
+        found = unmerged(up, down, x) * (1.0 if alpha is None else alpha / down.shape[0])
+        assert (
+            making.distance(x.double() @ meant[name].T, found.double()) <= 2 * EXACT[torch.float16]
+        )
+
+
+@pytest.mark.parametrize("program", LOADERS)
+def test_merging_loaders_compute_float8(in_float8: Path, program: str) -> None:
+    """They cast the factors first, as they do with int8."""
+    meant, loader = meaning(in_float8), LOADERS[program]
+    for name, up, down, alpha in modules(in_float8):
+        if up.shape[0] * down[0].numel() > 2**20:
+            continue  # slow on CPUs, which emulate float16; smaller modules test the same
+        for dtype in loader.precisions:
+            found = loader.merge(up, down, alpha, dtype)
+            assert making.distance(meant[name], found.double()) <= EXACT[dtype]
+
+
 @pytest.mark.parametrize("program", ["a1111", "a1111-functional"])
 def test_a_program_that_ignores_the_alpha_loses_the_scale(
     outputs: dict[tuple[str, str], Path], program: str
@@ -200,18 +217,14 @@ def test_int8_parameters_are_refused_by_torch(outputs: dict[tuple[str, str], Pat
 
 
 @pytest.mark.parametrize("program", NOT_MERGED)
-@pytest.mark.parametrize("encodings", [("int8", "float8"), ("int8",)])
-def test_a_target_that_does_not_merge_gets_no_int8(
-    tmp_path: Path, real: Path, program: str, encodings: tuple[str, ...]
-) -> None:
-    """The whole file is float8, or float16 without it, and up(down(x)) is finite."""
+def test_a_target_that_does_not_merge_gets_float8(tmp_path: Path, real: Path, program: str) -> None:
+    """The whole file, and up(down(x)) is finite."""
     out = tmp_path / "out"
-    numbers = asking.compress(real, out, targets=("comfyui", program), encodings=encodings)
+    numbers = asking.compress(real, out, targets=("comfyui", program))
     assert numbers["forced_by"] == [program]
-    reasons = {} if "float8" in encodings else {"targets": numbers["modules"]}
-    assert numbers["float_because"] == reasons
+    assert numbers["encodings"]["float8"] == numbers["modules"]
     for _, up, down, _ in modules(out):
-        assert up.dtype == (torch.float8_e4m3fn if "float8" in encodings else torch.float16)
+        assert up.dtype == torch.float8_e4m3fn
         assert bool(unmerged(up, down, torch.randn(8, down[0].numel())).isfinite().all())
 
 

@@ -414,7 +414,15 @@ def same_numbers(numbers: Numbers) -> Numbers:
 @pytest.mark.parametrize("naming", ["kohya", "peft"])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"allocation": "file"}, {"max_rank": 3}, {"constant_rank": True}, {"target_size": 9_000}],
+    [
+        {},
+        {"allocation": "file"},
+        {"allocation": "balanced"},
+        {"max_rank": 3},
+        {"constant_rank": True},
+        {"target_size": 9_000},
+        {"target_size": 9_000, "allocation": "balanced"},
+    ],
     ids=str,
 )
 def test_predicted_bytes_are_what_each_mode_writes(

@@ -289,6 +289,19 @@ def test_an_archive_that_hangs(server: Home) -> None:
         archive.answer()
 
 
+def test_a_start_while_the_archive_hangs(server: Home) -> None:
+    """lensd ends, names the folder, and systemd starts it again until the archive answers."""
+    server.configure()
+    with BindFs(server.top / "source", server.archive) as archive:
+        archive.hang()
+        done = server.lensd("run")
+        archive.answer()
+        assert done.returncode == 5
+        assert f"{server.archive} (archive.path) does not answer" in done.stderr
+        with server.daemon() as daemon:
+            daemon.wait_for_event("daemon.ready")
+
+
 def has_ended(daemon: RunningDaemon) -> bool:
     """Also while the kernel still writes its shared memory to the filesystem that hangs."""
     if daemon.process.poll() is not None:

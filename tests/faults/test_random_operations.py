@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.slow, needs_root, needs_program("faketime")]
 
 SECONDS = 600.0 if FULL else 100.0  # for each seed
 SETTLED_EVERY = 40  # steps
+ALREADY_IN_USE = 6  # the exit code
 FOUND_WITHIN = 20.0  # seconds: bytes on their way from one name to another
 OFFSETS = ("+0", "+0", "+400d", "+400d", "-1y", "-10y", "+2h")
 
@@ -80,6 +81,9 @@ class World:
     # the daemon
 
     def start(self) -> None:
+        """Start a daemon, also where the last one found that a command uses the ledger."""
+        if self._daemon is not None and self._daemon.process.poll() == ALREADY_IN_USE:
+            self.end(RunningDaemon.kill)
         if self._daemon is None:
             self._daemon = self._running.enter_context(self.server.daemon(env=self._clock.env))
 
@@ -109,7 +113,8 @@ class World:
 
     def hang_up(self) -> str:
         """Not while Python starts: the signal would end it."""
-        if self._daemon is not None and not _is_caught(signal.SIGHUP, self._daemon.process.pid):
+        process = self._daemon and self._daemon.process
+        if not process or process.poll() is not None or not _is_caught(signal.SIGHUP, process.pid):
             return "nothing"
         return self._signal(signal.SIGHUP)
 
@@ -260,6 +265,7 @@ class World:
             self.end(RunningDaemon.kill)
 
     def _is_idle(self) -> bool:
+        self.start()
         status = self.server.status()
         return status["daemon"] and not (
             status["queued"] or status["running"] or status["waiting"] or status["held"]

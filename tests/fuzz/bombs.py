@@ -1,8 +1,9 @@
 """Hostile LoRA files by the thousand, each with a header in order: `python -m tests.fuzz.bombs`.
 
-`python -m tests.fuzz.bombs [NUMBER] [SEED]` has the real worker compress each of them. It must end
-with a reason or a right result, within SECONDS of processor time and MEMORY_BYTES above what the
-worker takes for an ordinary file. Says how many there were by end, the slowest and the largest.
+`python -m tests.fuzz.bombs [NUMBER] [SEED] [FIRST]` has the real worker compress each of them. It
+must end with a reason or a right result, within SECONDS of processor time and MEMORY_BYTES above
+what the worker takes for an ordinary file. Says how many there were by end, the slowest and the
+largest. Each file has a seed of its own, from SEED and its number: FIRST begins at a later file.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from tests.lora import making
 SECONDS = 30.0
 MEMORY_BYTES = 512 * 2**20
 SEED = 32
+LARGEST_SQUARE = 1512  # the largest that lensd.lora.cost does not refuse
 CHECKED_ELEMENTS = 2**22  # of a delta weight that is formed to check a result
 
 Chance = random.Random
@@ -66,6 +68,10 @@ class Case(NamedTuple):
     seconds: float  # of processor time
     memory: int  # bytes above those of an ordinary file
 
+    @property
+    def cheap(self) -> bool:
+        return self.seconds <= SECONDS and self.memory <= MEMORY_BYTES
+
     def __str__(self) -> str:
         return f"{self.what}: {self.end}, {self.seconds:.1f} s, {self.memory / 2**20:.0f} MiB"
 
@@ -92,12 +98,12 @@ class BrokenError(Exception):
 # Kinds of files. Each returns the tensors of one module, by the end of their keys.
 
 
-def _random(chance: Chance, *shape: int, size: float = 0.02) -> Tensor:
+def noise(chance: Chance, *shape: int, size: float = 0.02) -> Tensor:
     seed = torch.Generator().manual_seed(chance.getrandbits(40))
     return torch.randn(*shape, generator=seed) * size
 
 
-def _pair(up: Tensor, down: Tensor, dtype: torch.dtype, alpha: float = 4.0) -> Tensors:
+def pair_of(up: Tensor, down: Tensor, dtype: torch.dtype, alpha: float = 4.0) -> Tensors:
     return {
         ".lora_up.weight": up.to(dtype),
         ".lora_down.weight": down.to(dtype),
@@ -116,51 +122,51 @@ def rank_bomb(chance: Chance) -> Tensors:
     out, width = _sides(chance)
     if chance.random() < 0.2:
         width = 2048
-    up, down = _random(chance, out, rank), _random(chance, rank, width)
-    return _pair(up, down, chance.choice(DTYPES), chance.choice((1.0, float(rank))))
+    up, down = noise(chance, out, rank), noise(chance, rank, width)
+    return pair_of(up, down, chance.choice(DTYPES), chance.choice((1.0, float(rank))))
 
 
 def kernel_bomb(chance: Chance) -> Tensors:
     """The same with a kernel; three dimensions of it make a tensor of five."""
     rank, dims = chance.choice((64, 2048, 16384)), chance.choice((1, 2, 3))
     out, width = chance.choice((1, 4, 64)), chance.choice((1, 3, 4))
-    up = _random(chance, out, rank, *[1] * dims)
-    return _pair(up, _random(chance, rank, width, *[3] * dims), chance.choice(DTYPES))
+    up = noise(chance, out, rank, *[1] * dims)
+    return pair_of(up, noise(chance, rank, width, *[3] * dims), chance.choice(DTYPES))
 
 
 def dora_bomb(chance: Chance) -> Tensors:
     """A rank that must not change."""
     rank = chance.choice((64, 1024, 8192))
     out, width = _sides(chance)
-    pair = _pair(_random(chance, out, rank), _random(chance, rank, width), chance.choice(DTYPES))
+    pair = pair_of(noise(chance, out, rank), noise(chance, rank, width), chance.choice(DTYPES))
     return {**pair, ".dora_scale": torch.ones(out, 1)}
 
 
 def square(chance: Chance) -> Tensors:
     """All three sizes are equal. From some thousand on no machine can do it in time."""
-    size = chance.choice((256, 512, 1024, 1800, 2048, 4096, 8192, 16384))
-    if size > 2048:
+    size = chance.choice((256, 512, 1024, LARGEST_SQUARE, 2048, 4096, 8192, 16384))
+    if size > LARGEST_SQUARE:
         hole = Hole(chance.choice(("F16", "F32")), (size, size))
         return {".lora_up.weight": hole, ".lora_down.weight": hole, ".alpha": torch.tensor(4.0)}
     if chance.random() < 0.4:
-        return _cancelling(chance, size, size, size)
-    pair = (_random(chance, size, size), _random(chance, size, size))
-    return _pair(*pair, chance.choice((torch.float16, torch.float32)))
+        return cancelling_pair(chance, size, size, size)
+    pair = (noise(chance, size, size), noise(chance, size, size))
+    return pair_of(*pair, chance.choice((torch.float16, torch.float32)))
 
 
 def cancelling(chance: Chance) -> Tensors:
     """Factors far larger than their product."""
     sizes = [chance.choice((4, 33, 128, 640)) for _ in range(3)]
-    return _cancelling(chance, *sizes)
+    return cancelling_pair(chance, *sizes)
 
 
-def _cancelling(chance: Chance, out: int, width: int, rank: int) -> Tensors:
-    up, down, half = _random(chance, out, rank), _random(chance, rank, width), rank // 2
+def cancelling_pair(chance: Chance, out: int, width: int, rank: int) -> Tensors:
+    up, down, half = noise(chance, out, rank), noise(chance, rank, width), rank // 2
     sizes = torch.logspace(-5, 5, rank)
     up, down = up * sizes, down / sizes[:, None]
     up[:, half : 2 * half] = up[:, :half] * 1e4
-    down[half : 2 * half] = down[:half] * -1e-4 + 1e-6 * _random(chance, half, width, size=1.0)
-    return _pair(up, down, torch.float32)
+    down[half : 2 * half] = down[:half] * -1e-4 + 1e-6 * noise(chance, half, width, size=1.0)
+    return pair_of(up, down, torch.float32)
 
 
 def wide(chance: Chance) -> Tensors:
@@ -169,7 +175,7 @@ def wide(chance: Chance) -> Tensors:
         ((65536, 65536, 16), (65536, 65536, 64), (20_000, 20_000, 128), (200_000, 200_000, 16),
          (1_000_000, 1, 4), (2, 2_000_000, 1), (1_000_000, 1_000_000, 1), (150_000, 90, 90))
     )  # fmt: skip
-    return _pair(_random(chance, out, rank), _random(chance, rank, width), torch.float16)
+    return pair_of(noise(chance, out, rank), noise(chance, rank, width), torch.float16)
 
 
 def tiny_numbers(chance: Chance) -> Tensors:
@@ -177,27 +183,27 @@ def tiny_numbers(chance: Chance) -> Tensors:
     dtype = chance.choice(DTYPES)
     size = chance.choice((6e-8, 1e-40, 1e-44, 1e-310))
     out, width, rank = (chance.choice((16, 96, 256)) for _ in range(3))
-    up, down = (_random(chance, *s, size=1.0).double() for s in ((out, rank), (rank, width)))
-    return _pair(up * size, down * chance.choice((size, 1.0)), dtype)
+    up, down = (noise(chance, *s, size=1.0).double() for s in ((out, rank), (rank, width)))
+    return pair_of(up * size, down * chance.choice((size, 1.0)), dtype)
 
 
 def huge_numbers(chance: Chance) -> Tensors:
     """Numbers whose squares or products no float32 can hold."""
     size = chance.choice((6e4, 1e19, 1e30, 3e38, 1e200))
     out, width, rank = (chance.choice((5, 70, 130)) for _ in range(3))
-    up = _random(chance, out, rank, size=1.0).clamp(-1, 1).double() * size
-    down = _random(chance, rank, width, size=1.0).double() * chance.choice((1.0, 1 / size))
-    return _pair(up, down, chance.choice((torch.float32, torch.float64, torch.bfloat16)))
+    up = noise(chance, out, rank, size=1.0).clamp(-1, 1).double() * size
+    down = noise(chance, rank, width, size=1.0).double() * chance.choice((1.0, 1 / size))
+    return pair_of(up, down, chance.choice((torch.float32, torch.float64, torch.bfloat16)))
 
 
 def not_finite(chance: Chance) -> Tensors:
     """NaN or infinity, in one place or everywhere."""
     out, width = _sides(chance)
     rank = chance.choice((4, 70, 2000))
-    up, down = _random(chance, out, rank), _random(chance, rank, width)
+    up, down = noise(chance, out, rank), noise(chance, rank, width)
     at = chance.choice((up, down)).view(-1)
     at[: chance.choice((1, at.numel()))] = chance.choice((math.nan, math.inf, -math.inf))
-    return _pair(up, down, chance.choice(DTYPES))
+    return pair_of(up, down, chance.choice(DTYPES))
 
 
 def odd_alpha(chance: Chance) -> Tensors:
@@ -208,14 +214,14 @@ def odd_alpha(chance: Chance) -> Tensors:
         torch.tensor(2**63 - 1), torch.tensor([1.0, 2.0]), torch.zeros(0), torch.tensor(7).char(),
     )  # fmt: skip
     rank = chance.choice((4, 16, 80))
-    pair = _pair(_random(chance, 40, rank), _random(chance, rank, 64), torch.float16)
+    pair = pair_of(noise(chance, 40, rank), noise(chance, rank, 64), torch.float16)
     return {**pair, ".alpha": chance.choice(alphas)}
 
 
 def empty(chance: Chance) -> Tensors:
     """Sizes of zero."""
     out, rank, width = (chance.choice((0, 0, 4)) for _ in range(3))
-    return _pair(torch.zeros(out, rank), torch.zeros(rank, width), chance.choice(DTYPES))
+    return pair_of(torch.zeros(out, rank), torch.zeros(rank, width), chance.choice(DTYPES))
 
 
 def constant(chance: Chance) -> Tensors:
@@ -223,15 +229,15 @@ def constant(chance: Chance) -> Tensors:
     rank, size = chance.choice((8, 100, 1500)), chance.choice((30, 200))
     up, down = (torch.full(s, chance.choice((0.0, 0.0, 0.5))) for s in ((size, rank), (rank, size)))
     if chance.random() < 0.4:
-        up, down = _random(chance, size, rank), _random(chance, rank, size)
+        up, down = noise(chance, size, rank), noise(chance, rank, size)
         up[0, 0], down[0, 1] = 60.0, chance.choice((60.0, -6e4))
-    return _pair(up, down, chance.choice(DTYPES))
+    return pair_of(up, down, chance.choice(DTYPES))
 
 
 def mixed_types(chance: Chance) -> Tensors:
     """Factors of two types, among them those that are not reduced."""
     rank = chance.choice((4, 72, 3000))
-    pair = _pair(_random(chance, 48, rank), _random(chance, rank, 24), torch.float16)
+    pair = pair_of(noise(chance, 48, rank), noise(chance, rank, 24), torch.float16)
     for key in (".lora_up.weight", ".lora_down.weight"):
         tensor = pair[key]
         assert isinstance(tensor, Tensor)
@@ -243,7 +249,7 @@ def misshapen(chance: Chance) -> Tensors:
     """Numbers of dimensions or ranks that do not fit."""
     sizes = [chance.choice((1, 3, 40)) for _ in range(6)]
     ups, downs = sizes[: chance.choice((1, 2, 4))], sizes[2 : 2 + chance.choice((0, 1, 2, 4))]
-    return _pair(torch.ones(ups), torch.ones(downs), torch.float16)
+    return pair_of(torch.ones(ups), torch.ones(downs), torch.float16)
 
 
 KINDS: tuple[Callable[[Chance], Tensors], ...] = (
@@ -270,9 +276,20 @@ def _many(chance: Chance) -> tuple[str, Tensors]:
     tensors: Tensors = {}
     for n in range(number):
         out, width = chance.choice(((1, 1), (n % 50 + 1, 3)))
-        one = _pair(torch.ones(out, rank), torch.ones(rank, width) * n / number, torch.float16)
+        one = pair_of(torch.ones(out, rank), torch.ones(rank, width) * n / number, torch.float16)
         tensors |= {f"lora_unet_m{n}{end}": t for end, t in one.items()}
     return f"{number} modules", tensors
+
+
+def settings(chance: Chance) -> tuple[Parameters, float]:
+    """Parameters, and `min_saving`."""
+    parameters = Parameters(
+        mode=chance.choice(("rank", "int8", "ultra", "ultra")),
+        energy=chance.choice((0.5, 0.99, 0.99, 1.0)),
+        allocation=chance.choice(("module", "module", "file")),
+        targets=chance.choice((("comfyui", "a1111", "forge"), ("diffusers",))),
+    )
+    return parameters, chance.choice((0.05, -99.0, -99.0))
 
 
 def write(path: Path, tensors: Tensors) -> None:
@@ -309,13 +326,15 @@ class Runner:
         )
         self._own_bytes = 0
 
-    def run(self, what: str, tensors: Tensors, chance: Chance) -> Case:
+    def run(
+        self, what: str, tensors: Tensors, parameters: Parameters, min_saving: float = -99.0
+    ) -> Case:
         """Raises BrokenError for a bug and for a wrong result."""
         if not self._worker.running:
             self._start()
         write(self.source, tensors)
-        request = self._request(chance)
-        what = f"{what}, mode {request.parameters.mode}"
+        request = self._request(parameters, min_saving)
+        what = f"{what}, mode {parameters.mode}"
         process = self._process
         began = _seconds_of(process)
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak begins anew
@@ -338,12 +357,12 @@ class Runner:
 
     def _start(self) -> None:
         """Start the worker with an ordinary file, which loads all of torch that it needs."""
-        pair = _pair(torch.ones(64, 8), torch.ones(8, 64), torch.float16)
+        pair = pair_of(torch.ones(64, 8), torch.ones(8, 64), torch.float16)
         write(self.source, {f"lora_unet_a{end}": t for end, t in pair.items()})
-        self._worker.request(self._request(Chance(0)), lambda: False)
+        self._worker.request(self._request(Parameters(), 0.05), lambda: False)
         self._own_bytes = _peak_bytes(self._process)
 
-    def _request(self, chance: Chance) -> CompressRequest:
+    def _request(self, parameters: Parameters, min_saving: float) -> CompressRequest:
         self.out.unlink(missing_ok=True)
         self.out.touch()
         found = self.out.stat()
@@ -351,16 +370,11 @@ class Runner:
             path=str(self.source),
             name=self.source.name,
             identity=Identity.of(self.source.stat()),
-            parameters=Parameters(
-                mode=chance.choice(("rank", "int8", "ultra", "ultra")),
-                energy=chance.choice((0.5, 0.99, 0.99, 1.0)),
-                allocation=chance.choice(("module", "module", "file")),
-                targets=chance.choice((("comfyui", "a1111", "forge"), ("diffusers",))),
-            ),
+            parameters=parameters,
             device="cpu",
             temporary=str(self.out),
             temporary_inode=(found.st_dev, found.st_ino),
-            min_saving=chance.choice((0.05, -99.0, -99.0)),
+            min_saving=min_saving,
         )
 
     @property
@@ -412,20 +426,20 @@ def _delta(tensors: Mapping[str, Tensor], m: Module) -> Tensor:
     return scale * making.product(up, down)
 
 
-def run(number: int, seed: int = SEED) -> Result:
+def run(number: int, seed: int = SEED, first: int = 0) -> Result:
     """Raises BrokenError with the case's file."""
-    chance = Chance(seed)
     ends: Counter[str] = Counter()
     slowest = largest = Case("", "", 0.0, 0)
     with tempfile.TemporaryDirectory(prefix="lensd-bombs-") as folder:
         runner = Runner(Path(folder))
-        for n in range(number):
+        for n in range(first, first + number):
+            chance = Chance(f"{seed}, {n}")
             what, tensors = make(chance)
             try:
-                case = runner.run(f"file {n}: {what}", tensors, chance)
+                case = runner.run(f"file {n}: {what}", tensors, *settings(chance))
             except Exception as error:
                 raise _broken(runner.source, f"file {n}: {what}: {error}") from error
-            if case.seconds > SECONDS or case.memory > MEMORY_BYTES:
+            if not case.cheap:
                 raise _broken(runner.source, str(case))
             ends[case.end] += 1
             slowest = max(slowest, case, key=lambda c: c.seconds)
@@ -442,4 +456,4 @@ def _broken(source: Path, what: str) -> BrokenError:
 
 if __name__ == "__main__":
     given = [int(n) for n in sys.argv[1:]] or [1000]
-    sys.stdout.write(f"{run(*given)} (seed {given[1] if given[1:] else SEED})\n")
+    sys.stdout.write(f"{run(*given)} (seed, first: {given[1:] or SEED})\n")

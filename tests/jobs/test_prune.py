@@ -178,32 +178,37 @@ def test_a_pass_that_was_cut_off_is_finished(
     assert ledger.state.prune_in_progress.get() is None
 
 
+@pytest.fixture(params=["the output", "the original"])
+def target(request: pytest.FixtureRequest, server: HomeServer) -> Path:
+    """The file of `b.safetensors` that another program writes to."""
+    path = server.loras / "b.safetensors"
+    return path if request.param == "the output" else server.archived(path)
+
+
+def _kept(server: HomeServer, ledger: Ledger, stop: Callable[[], bool]) -> dict[str, str | None]:
+    """Why each file that was due is kept."""
+    return {r.path: r.kept_because for r in _pruner(server, ledger, []).prune(time.time(), stop)}
+
+
 @pytest.mark.fault("written meanwhile")
-@pytest.mark.parametrize("opened", ["the output", "the original"])
 def test_a_file_that_a_program_has_open_for_writing_is_kept(
-    server: HomeServer, ledger: Ledger, opened: str
+    server: HomeServer, ledger: Ledger, target: Path
 ) -> None:
     """What it writes later may be all that is left of the file."""
     path = server.loras / "b.safetensors"
-    target = path if opened == "the output" else server.archived(path)
     with target.open("r+b"):
-        kept = {
-            r.path: r.kept_because
-            for r in _pruner(server, ledger, []).prune(time.time(), lambda: False)
-        }
+        kept = _kept(server, ledger, lambda: False)
     assert f"{target} open for writing" in (kept.pop(str(path)) or "")
     assert [None, None] == list(kept.values())
     assert server.archived(path).exists()
 
 
 @pytest.mark.fault("written meanwhile")
-@pytest.mark.parametrize("opened", ["the output", "the original"])
 def test_a_writer_that_comes_while_lensd_reads_keeps_the_original(
-    server: HomeServer, ledger: Ledger, opened: str
+    server: HomeServer, ledger: Ledger, target: Path
 ) -> None:
     """The lease shows it, although size and times are as they were; it waits only a moment."""
     path = server.loras / "b.safetensors"
-    target = path if opened == "the output" else server.archived(path)
     writers: list[threading.Thread] = []
 
     def write() -> None:
@@ -219,7 +224,7 @@ def test_a_writer_that_comes_while_lensd_reads_keeps_the_original(
             writers[0].join(PATIENCE)
         return False
 
-    kept = {r.path: r.kept_because for r in _pruner(server, ledger, []).prune(time.time(), stop)}
+    kept = _kept(server, ledger, stop)
     assert len(writers) == 1
     assert kept[str(path)] is not None
     assert server.archived(path).exists()

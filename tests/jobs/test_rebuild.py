@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,13 +16,17 @@ import pytest
 
 from lensd.config.load import load
 from lensd.jobs.rebuild import rebuild
+from lensd.logs.events import Event
 from lensd.store.archive import Archive
 from lensd.store.fs import temporary_name
-from lensd.store.ledger import Ledger
+from lensd.store.header import encode_header
+from lensd.store.ledger import LEDGER, Ledger
 from lensd.watcher.baseline import record_baseline
 from lensd.watcher.move_tracker import MoveTracker
+from tests.faults.one_job import Folder
 from tests.support.home_server import HomeServer, Seen
 from tests.support.running import Line
+from tests.watcher.test_one_bug import REFUSE
 
 
 def _lose(server: HomeServer) -> None:
@@ -236,9 +242,9 @@ def _verified(server: HomeServer, code: int) -> dict[str, str]:
 def test_an_output_of_a_rebuilt_ledger_is_no_damage(server: HomeServer) -> None:
     """It is unproven, since it may have been edited before; so `prune` keeps its original.
 
-    `restore` and `once --redo`, the remedy, keep a copy of an edited output.
+    `restore` and `once --redo`, the remedy, keep a copy of an edited output; so does a redo alone.
     """
-    names = ("edited", "fine", "later", "replaced", "rotten")
+    names = ("again", "edited", "fine", "later", "replaced", "rotten")
     before = _files(server, *(f"{name}.safetensors" for name in names))
     path = {name: server.loras / f"{name}.safetensors" for name in names}
     _edit(path["edited"])
@@ -258,7 +264,8 @@ def test_an_output_of_a_rebuilt_ledger_is_no_damage(server: HomeServer) -> None:
         assert server.lensd("restore", path[name]).returncode == 0
         assert _is_back(path[name], before[path[name].name])
         server.once("--redo", path[name])
-    states |= {"edited": "ok", "fine": "ok"}
+    assert "file.compressed" in [x["event"] for x in server.once("--redo", path["again"])]
+    states |= {"again": "ok", "edited": "ok", "fine": "ok"}
     assert states == _verified(server, 1)
     rescued = [p.read_bytes() for p in (server.archive / "rescued").rglob("*.safetensors")]
     assert edited in rescued
@@ -323,3 +330,34 @@ def test_originals_are_hashed_while_no_job_runs(server: HomeServer) -> None:
     assert set(names) <= {Path(path).name for path in _listed(server)}
     assert server.lensd("restore", "--all").returncode == 0
     assert all(_is_back(server.loras / name, before[name]) for name in names)
+
+
+@pytest.mark.fault("ledger")
+def test_one_file_does_not_end_a_rebuild(tmp_path: Path) -> None:
+    """The row of one output is refused, and one original is taken away: the others come back."""
+    loras, archived = tmp_path / "loras", tmp_path / "archive/loras"
+    for folder in (loras, archived, tmp_path / "state"):
+        folder.mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        original, output = os.urandom(400), loras / f"{name}.safetensors"
+        (archived / output.name).write_bytes(original)
+        marks = {"lensd.version": "1", "lensd.original_bytes": "400"}
+        marks["lensd.original_sha256"] = hashlib.sha256(original).hexdigest()
+        output.write_bytes(encode_header([("t", "F32", (1,))], marks) + bytes(4))
+    (archived / "deleted.safetensors").write_bytes(os.urandom(400))
+    odd = archived / "odd.safetensors"
+    odd.write_bytes(os.urandom(400))
+    said: list[Event] = []
+    with closing(Ledger(str(tmp_path / "state"), "1")) as ledger:
+        with closing(sqlite3.connect(tmp_path / "state" / LEDGER)) as db, db:
+            db.execute(REFUSE)
+
+        def take_away() -> None:
+            if ledger.files.find(str(loras), "a.safetensors"):  # its turn comes soon
+                odd.unlink(missing_ok=True)
+
+        archive = Archive(str(tmp_path / "archive"))
+        found = rebuild(Folder(str(loras)), ledger, archive, said.append, take_away)
+        assert (found.files, found.originals) == (2, 1)
+        assert ["file.failed", "daemon.rebuilt"] == [event.name for event in said]
+        assert ledger.state.rebuilding.get() == (str(loras),)

@@ -6,6 +6,7 @@ leaves is in tests/daemon/test_stopping.py.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from dataclasses import replace
@@ -79,7 +80,11 @@ class Crashed:
     def stage(self) -> None:
         self.temporary.write_bytes(OUTPUT)
         os.utime(self.temporary, (1e9, 1e9))
-        self.step(JobState.STAGED, staged=Identity.of(self.temporary.lstat()))
+        self.step(
+            JobState.STAGED,
+            staged=Identity.of(self.temporary.lstat()),
+            sha256_in=hashlib.sha256(ORIGINAL).hexdigest(),
+        )
 
     def archive_it(self, *, link: bool) -> None:
         if link:

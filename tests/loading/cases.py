@@ -46,7 +46,11 @@ def _layers(family: str) -> Mapping[str, Shape]:
         found = pipelines.layers(pipelines.PIPELINES[family]())
         return {k: v[:2] for k, v in files.adapted(found, convolutions=False).items() if not v[2]}
     found = pipelines.layers(transformers.pipeline(family))
-    return {k: v[:2] for k, v in found.items() if re.search(r"blocks|layers", k) and not v[2]}
+    return {
+        k: v[:2]
+        for k, v in found.items()
+        if re.search(r"/(\w+_blocks|blocks|layers)\.", k) and not v[2]
+    }
 
 
 def _transformer(family: str) -> Mapping[str, Shape]:
@@ -116,8 +120,9 @@ DIALECTS: Mapping[
     "peft diffusion_model: ltx": (("ltx",), _model, PEFT),
     "peft unet": (("sd15", "sdxl"), _peft, PEFT),
     "diffusers transformer: flux": (("flux",), _transformer, LORA),
+    "diffusers transformer: flux2": (("flux2",), _transformer, LORA),
     "diffusers transformer: others": (
-        ("flux2", "qwenimage", "zimage", "sd3"),
+        ("qwenimage", "zimage", "sd3"),
         _transformer,
         LORA,
     ),

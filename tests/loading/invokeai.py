@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tests.loading.pipelines import libraries
+
 VERSION = "6.14.2"
 FOLDER = Path(sys.prefix) / "share" / "invokeai"
 MISSING = f"InvokeAI {VERSION} is not in {FOLDER}; `make invokeai` puts it there"
@@ -60,7 +62,7 @@ _TAKES_ALPHA = tuple(
 
 
 class Applied(NamedTuple):
-    """The layers that InvokeAI makes of a file, flat, as it keeps them after loading."""
+    """The layers that InvokeAI makes of a file, flat, in the order of their names."""
 
     layers: list[Any]
 
@@ -84,14 +86,18 @@ class Applied(NamedTuple):
 
 
 def load(family: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Applied:
-    """LoRALoader._load_model for a state dict: `dtype` is the precision that InvokeAI runs in."""
+    """LoRALoader._load_model for a state dict: `dtype` is the precision that InvokeAI runs in.
+
+    It takes a LoRA of Chroma for one of FLUX, by the names.
+    """
+    family = "flux" if family == "chroma" else family
     state = _call("peft_adapter_utils.normalize_peft_adapter_names", dict(tensors))
     if family == "sdxl":
         state = _call("sdxl_lora_conversion_utils.convert_sdxl_keys_to_diffusers_format", state)
     converter = _converter(family, state)
     patch = _call(converter, state, **(_RANK_IS_ALPHA if converter.endswith(_TAKES_ALPHA) else {}))
     patch.to(dtype=dtype)
-    return Applied([flat for layer in patch.layers.values() for flat in _flat(layer)])
+    return Applied([flat for _, layer in sorted(patch.layers.items()) for flat in _flat(layer)])
 
 
 def _converter(family: str, state: dict[str, Tensor]) -> str:
@@ -127,6 +133,7 @@ def _function(name: str) -> Any:
 @cache
 def _prepare() -> None:
     """Make its modules importable one by one, and log through the standard library."""
+    libraries()  # diffusers would take the onnxruntime below for the real one
     sys.path.append(str(FOLDER))
     for name in _PARENTS:
         package = types.ModuleType(name)

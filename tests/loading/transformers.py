@@ -229,10 +229,38 @@ def original(family: str) -> Mapping[str, Shape]:
     return _FLUX if family == "flux" else FAMILIES[family].original
 
 
+# The widths of Wan 1.3B and of LTX, by which their families are told.
+REAL_WIDTHS: Mapping[str, Mapping[str, Any]] = {
+    "wan": {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960},
+    "ltx": {"num_attention_heads": 32, "attention_head_dim": 64, "cross_attention_dim": 2048},
+}
+
+
 def pipeline(family: str) -> Any:
     """The real pipeline with a tiny transformer and nothing else."""
+    return _pipeline(family, FAMILIES[family].config)
+
+
+def wide_pipeline(family: str) -> Any:
+    """The same with one block of real width."""
+    return _pipeline(family, {**FAMILIES[family].config, **REAL_WIDTHS[family]})
+
+
+def wide(family: str) -> Mapping[str, Shape]:
+    """The modules of that block, in the names of the original code; of LTX only the attention."""
+    sizes = REAL_WIDTHS[family]
+    real = {W: sizes["num_attention_heads"] * sizes["attention_head_dim"]}
+    real |= {2 * W: sizes["ffn_dim"]} if "ffn_dim" in sizes else {}
+    return {
+        name: (real[out], real[width])
+        for name, (out, width) in original(family).items()
+        if out in real and width in real
+    }
+
+
+def _pipeline(family: str, config: Mapping[str, Any]) -> Any:
     made, diffusers = FAMILIES[family], libraries().diffusers
-    model = getattr(diffusers, made.model)(**made.config)
+    model = getattr(diffusers, made.model)(**config)
     kind = getattr(diffusers, made.pipeline)
     parts = dict.fromkeys(pipelines.parameters(kind))
     return kind(**{**parts, "transformer": model})

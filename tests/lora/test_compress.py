@@ -229,7 +229,7 @@ def test_constant_rank_gives_all_modules_one_rank() -> None:
         assert kept >= 0.99 * sum(m.energy for m in plan.modules)
 
 
-@pytest.mark.parametrize("allocation", ["module", "file"])
+@pytest.mark.parametrize("allocation", ["module", "file", "balanced"])
 @pytest.mark.parametrize("constant", [False, True])
 def test_max_rank_is_never_exceeded(allocation: str, constant: bool) -> None:  # noqa: FBT001
     """That holds with every allocation, with and without a constant rank."""

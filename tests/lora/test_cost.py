@@ -48,7 +48,7 @@ def test_every_real_file_is_affordable(
     costs = [(cost.of_module(m), name) for name, found in files for m in found]
     work, name = max((c.work, name) for c, name in costs)
     memory = max(c.memory for c, _ in costs)
-    whole = max(cost.of_file(found) for _, found in files)
+    whole = max(sum(cost.of_module(m).work for m in found) for _, found in files)
     tell(f"rank {rank}: a module at most {cost.Cost(work, memory)} ({name}), a file {whole:.2g}")
     if rank == 128:
         assert work * 6 < cost.MODULE_LIMIT.work
@@ -58,11 +58,21 @@ def test_every_real_file_is_affordable(
 
 @pytest.mark.parametrize(
     "shape",
-    [(4, 4, 8192), (1, 1, 16384), (320, 36, 128), (1280, 1280, 1280), (10240, 1280, 1024)],
+    [(4, 4, 8192), (1, 1, 16384), (320, 36, 128), (1280, 1280, 1280), (7168, 1280, 1024)],
 )
 def test_a_large_rank_alone_is_affordable(shape: tuple[int, int, int]) -> None:
     """It costs what the sides of the delta weight cost."""
     cost.require_affordable(modules(shape))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1513, 1513, 1513), (14000, 14000, 513), (6144, 20000, 600), (40000, 800, 800)]
+)
+def test_a_rank_that_nobody_uses_gets_less_memory(shape: tuple[int, int, int]) -> None:
+    """Beyond rank 512 a module may take 384 MiB; a real one of rank 512 may take more."""
+    cost.require_affordable(modules((6144, 55296, 512)))
+    with pytest.raises(Skipped, match=r"the limit of a module is 30 s on one core and 384 MiB"):
+        cost.require_affordable(modules(shape))
 
 
 @pytest.mark.parametrize(
@@ -78,6 +88,6 @@ def test_a_module_that_costs_too_much_is_named(shape: tuple[int, int, int]) -> N
 
 def test_many_modules_that_are_affordable_alone() -> None:
     """The whole file has a limit too."""
-    with pytest.raises(Skipped, match=r"its 3000 modules would take 2. hours") as caught:
-        cost.require_affordable(modules(*[(1800, 1800, 1800)] * 3000))
+    with pytest.raises(Skipped, match=r"its 3000 modules would take 1. hours") as caught:
+        cost.require_affordable(modules(*[(1512, 1512, 1512)] * 3000))
     assert caught.value.reason == "too_costly"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -27,41 +28,38 @@ LORA = (".lora.down.weight", ".lora.up.weight")
 PROCESSOR = ("_lora.down.weight", "_lora.up.weight")
 
 
-def layout(*names: str, suffixes: tuple[str, str] = A_B, width: int = 5, out: int = 6) -> Layout:
+def layout(*names: str, suffixes: tuple[str, str] = A_B, family: str = "unknown") -> Layout:
     tensors = {}
     for name in names:
-        tensors[name + suffixes[0]] = TensorSpec("F16", (4, width))
-        tensors[name + suffixes[1]] = TensorSpec("F16", (out, 4))
-    return read_layout(tensors)
+        tensors[name + suffixes[0]] = TensorSpec("F16", (4, 5))
+        tensors[name + suffixes[1]] = TensorSpec("F16", (6, 4))
+    return replace(read_layout(tensors), family=family)
 
 
-def kohya(*names: str, width: int = 5, out: int = 6) -> Layout:
-    return layout(*names, suffixes=DOWN_UP, width=width, out=out)
+def kohya(*names: str, family: str = "unknown") -> Layout:
+    return layout(*names, suffixes=DOWN_UP, family=family)
 
 
 TO_Q = "transformer.transformer_blocks.0.attn.to_q"
-FLUX_BLOCKS = [f"transformer.transformer_blocks.{at}.attn.to_q" for at in range(19)] + [
-    f"transformer.single_transformer_blocks.{at}.attn.to_q" for at in range(38)
-]
-FLUX_KEY = "lora_unet_double_blocks_0_img_mod_lin"
+SINGLE = "transformer.single_transformer_blocks.0.attn.to_q"
 QWEN_KEY = "transformer_blocks.0.img_mlp.net.2"
 KOHYA = kohya("lora_unet_x")
-SD15 = kohya("lora_te_text_model_encoder_layers_0_self_attn_q_proj", width=768)
-KOHYA_FLUX = kohya(FLUX_KEY, width=3072, out=18432)
-KOHYA_WAN = kohya("lora_unet_blocks_0_self_attn_q", width=1536, out=1536)
-FLUX_CLIP = kohya(FLUX_KEY, "lora_te1_x", width=3072, out=18432)
+SD15 = kohya("lora_te_text_model_encoder_layers_0_self_attn_q_proj", family="sd15")
+KOHYA_FLUX = kohya("lora_unet_double_blocks_0_img_attn_qkv", family="flux")
+KOHYA_WAN = kohya("lora_unet_blocks_0_self_attn_q", family="wan")
+FLUX_CLIP = kohya("lora_unet_double_blocks_0_x", "lora_te1_x", family="flux")
 FLUX = layout(TO_Q)
 UNET = layout("text_encoder.x", "unet.x")
-BFL = layout("diffusion_model.double_blocks.0.img_mod.lin", width=3072, out=18432)
-FLUX2 = layout("diffusion_model.double_blocks.0.img_mlp.2", width=9216, out=3072)
-WAN = layout("diffusion_model.blocks.0.self_attn.q", width=1536, out=1536)
-LTX = layout("diffusion_model.transformer_blocks.0.attn2.to_k", width=2048, out=2048)
-QWEN = layout(f"diffusion_model.{QWEN_KEY}", width=12288, out=3072)
-Z_IMAGE = layout("diffusion_model.layers.0.attention.to_q", width=3840, out=3840)
+BFL = layout("diffusion_model.double_blocks.0.img_attn.qkv", family="flux")
+FLUX2 = layout("diffusion_model.double_blocks.0.img_mlp.2", family="flux2")
+WAN = layout("diffusion_model.blocks.0.self_attn.q", family="wan")
+LTX = layout("diffusion_model.transformer_blocks.0.attn1.to_q", family="ltx")
+QWEN = layout(f"diffusion_model.{QWEN_KEY}", family="qwenimage")
+Z_IMAGE = layout("diffusion_model.layers.0.attention.to_q", family="zimage")
 NO_FAMILY = layout("diffusion_model.x")
-T_WAN = layout("transformer.blocks.0.attn1.to_q", width=1536, out=1536)
-T_SD3 = layout(TO_Q, width=2432, out=2432)
-T_QWEN = layout(f"transformer.{QWEN_KEY}", width=12288, out=3072)
+T_WAN = layout("transformer.blocks.0.attn1.to_q", family="wan")
+T_SD3 = layout(TO_Q, family="sd3")
+T_QWEN = layout(f"transformer.{QWEN_KEY}", family="qwenimage")
 PEFT_KOHYA = layout("lora_unet_x")
 PROCESSORS = layout("unet.x.attn1.processor.to_q", suffixes=PROCESSOR)
 FILES = {
@@ -69,16 +67,12 @@ FILES = {
     "kohya: flux and others": KOHYA_FLUX,
     "kohya": KOHYA,
     "peft transformer: flux": FLUX,
-    "peft transformer: flux2": layout(
-        "transformer.single_transformer_blocks.0.attn.to_out", width=24576, out=6144
-    ),
+    "peft transformer: flux2": layout(SINGLE, family="flux2"),
     "peft transformer: qwenimage, zimage": T_QWEN,
     "peft transformer: sd3": T_SD3,
     "peft transformer: wan": T_WAN,
-    "peft transformer: video": layout(
-        "transformer.transformer_blocks.0.attn2.to_k", width=2048, out=2048
-    ),
-    "peft default transformer": layout(*FLUX_BLOCKS, suffixes=DEFAULT, width=3072, out=3072),
+    "peft transformer: video": layout("transformer.transformer_blocks.0.attn1.to_q", family="ltx"),
+    "peft default transformer": layout(SINGLE, suffixes=DEFAULT, family="flux_or_chroma"),
     "peft diffusion_model: flux": BFL,
     "peft diffusion_model: flux2": FLUX2,
     "peft diffusion_model: qwenimage, zimage": Z_IMAGE,
@@ -88,9 +82,10 @@ FILES = {
     "peft lora_unet": PEFT_KOHYA,
     "peft unet": UNET,
     "diffusers transformer: flux": layout(TO_Q, suffixes=LORA),
-    "diffusers transformer: others": layout(TO_Q, suffixes=LORA, width=2432, out=2432),
+    "diffusers transformer: flux2": layout(SINGLE, suffixes=LORA, family="flux2"),
+    "diffusers transformer: others": layout(TO_Q, suffixes=LORA, family="sd3"),
     "diffusers transformer: video": layout(
-        "transformer.blocks.0.attn1.to_q", suffixes=LORA, width=1536, out=1536
+        "transformer.blocks.0.attn1.to_q", suffixes=LORA, family="wan"
     ),
     "diffusers unet processor": PROCESSORS,
     "diffusers processor": layout("up_blocks.0.attn1.processor.to_q", suffixes=PROCESSOR),
@@ -194,7 +189,7 @@ def test_encodings_restrict_the_choice() -> None:
 def test_modules_of_a_file_may_differ_in_encoding() -> None:
     """diffusers reads int8 in FLUX's transformer, and only floats in the text encoder beside it."""
     assert verdict(FLUX_CLIP, ("comfyui", "diffusers")) == (
-        {FLUX_KEY: "int8", "lora_te1_x": None},
+        {"lora_unet_double_blocks_0_x": "int8", "lora_te1_x": None},
         ("diffusers",),
     )
     assert set(verdict(FLUX_CLIP, ("comfyui",)).encodings.values()) == {"int8"}

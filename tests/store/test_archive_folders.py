@@ -153,8 +153,8 @@ def test_a_restore_makes_folders_with_the_rights_of_the_archive(
     kept = keep(archive, write(loras / PRIVATE, b"one"), name=PRIVATE)
     wanted = [rights(loras / folder) for folder in ("private", "private/deep")]
     subprocess.run(["rm", "-r", str(loras / "private")], check=True)
-    mirror_back(str(loras), "private/deep", kept.path)
+    os.close(mirror_back(str(loras), "private/deep", kept.path))
     assert [rights(loras / folder) for folder in ("private", "private/deep")] == wanted
-    mirror_back(str(loras), "else/where", kept.path)
+    os.close(mirror_back(str(loras), "else/where", kept.path))
     assert rights(loras / "else/where") == rights(loras)
-    mirror_back(str(loras), "", kept.path)
+    os.close(mirror_back(str(loras), "", kept.path))

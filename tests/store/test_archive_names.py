@@ -89,6 +89,13 @@ def test_every_original_has_its_own_name(archive: Archive, tmp_path: Path) -> No
         assert archive.originals.locate("loras", name, older) == aside
         assert [older] == [sha256 for sha256, _ in archive.originals.versions("loras", name)]
     assert {name for _, name in archive.originals.listed("loras")} == set(ODD)
+    for name in ODD:  # a rebuild asks one folder for many names
+        folder, _, last = name.rpartition("/")
+        with archive.originals.open_mirror("loras", f"{folder}/" if folder else "") as mirror:
+            found = mirror.find(last)
+            assert found is not None
+            assert (found.path, found.stat) == (kept[name], os.lstat(kept[name]))
+            assert mirror.find("missing.safetensors") is None
     plain = Path(archive.root).stat().st_dev == tmp_path.stat().st_dev
     if plain:  # all but the one that reads as encoded have their own names
         assert [n for n in ODD if kept[n] != f"{archive.root}/loras/{n}"] == ["%~ink.safetensors"]

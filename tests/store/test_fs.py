@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd.errors import Skipped
+from lensd.store.archive.folders import mirror_back
 from lensd.store.fs import (
     identity_at,
     is_temporary,
-    make_folders,
     new_token,
     open_folder,
     open_regular,
@@ -58,7 +58,7 @@ def test_a_folder_swapped_for_a_link_is_not_entered(tmp_path: Path, relative: st
     (root / "link").symlink_to(outside)
     (root / "file").write_bytes(b"")
     before = open_descriptors()
-    for enter in (open_folder, make_folders):
+    for enter in (open_folder, lambda top, folder: mirror_back(top, folder, "/nowhere/x")):
         with pytest.raises(Skipped) as caught:
             enter(str(root), relative)
         assert caught.value.reason == "symlink"
@@ -77,8 +77,8 @@ def test_missing_folders_are_created(tmp_path: Path) -> None:
     """Also with names that are not UTF-8; a second call changes nothing."""
     name = os.fsdecode(b"caf\xe9\n")
     for _ in range(2):
-        assert where(make_folders(str(tmp_path), f"a/{name}", 0o750)) == str(tmp_path / "a" / name)
-    assert (tmp_path / "a" / name).stat().st_mode & 0o777 == 0o750
+        folder_fd = mirror_back(str(tmp_path), f"a/{name}", "/nowhere/x")
+        assert where(folder_fd) == str(tmp_path / "a" / name)
 
 
 def test_a_missing_folder_is_not_found(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_missing_folder_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_folder(str(tmp_path), "a")
     with pytest.raises(FileNotFoundError):
-        make_folders(str(tmp_path / "gone"), "a")
+        mirror_back(str(tmp_path / "gone"), "a", "/nowhere/x")
     assert not (tmp_path / "gone").exists()
 
 

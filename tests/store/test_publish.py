@@ -17,7 +17,7 @@ import pytest
 
 from lensd.errors import Failed, Skipped
 from lensd.store.archive import Archive
-from lensd.store.fs import make_folders
+from lensd.store.fs import open_folder
 from lensd.store.identity import Identity
 from lensd.store.publish import discard, place, publish, staged_original
 from tests.store.conftest import RunPython
@@ -384,7 +384,8 @@ def put_back(
 ) -> str:
     """Stage an original and give it its name, as a restore does."""
     fd = os.open(original, os.O_RDONLY)
-    folder_fd = make_folders(str(root), "styles")
+    Path(root, "styles").mkdir(exist_ok=True)
+    folder_fd = open_folder(str(root), "styles")
     try:
         with staged_original(fd, sha256, folder_fd, "t", stop) as (method, incoming):
             place(folder_fd, "f", "t", incoming, replaces=published, unbroken=lambda: True)

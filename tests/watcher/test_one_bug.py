@@ -57,6 +57,61 @@ def test_a_bug_ends_one_file(app: App) -> None:
     assert app.events()["file.failed"] == 2
 
 
+@pytest.mark.parametrize("path", ["/etc/x", "../x", "a\0b"])
+def test_a_row_with_an_impossible_path_is_left_out(app: App, path: str) -> None:
+    """It is an output that looks lost, and has the inode of a file: nothing follows or ends."""
+    identity = Identity.of((app.loras / "b.safetensors").lstat())
+    app.ledger.files.record(
+        "odd", str(app.loras), "loras", "odd", identity, outcome=Outcome.COMPRESSED, staged=identity
+    )
+    change(app, "UPDATE files SET path = ? WHERE job_id = 'odd'", path.encode())
+    found: list[int] = []
+    app.ledger.on_damaged_row(lambda row, _: found.append(row))
+    app.intake.follow_moved_files()
+    look_three_times(app)
+    assert app.events() == {"file.detected": 3, "file.skipped": 3}
+    assert len(found) == 1
+
+
+@pytest.fixture
+def new_folder(app: App) -> App:
+    """The ledger has not seen the folder yet."""
+    change(app, "DELETE FROM roots")
+    return app
+
+
+def test_a_bug_at_the_first_look_costs_one_file(new_folder: App) -> None:
+    """The others are left alone, as `existing: leave` says; the start goes on."""
+    app = new_folder
+    change(app, REFUSE)
+    counted = app.baseline()
+    assert counted is not None
+    assert counted[0] == 2
+    assert app.events() == {"file.failed": 1}
+    assert app.ledger.roots.knows(str(app.loras))
+    look_three_times(app)
+    assert app.events()["file.skipped"] == 0
+
+
+def test_a_file_whose_row_cannot_follow_costs_no_other(new_folder: App) -> None:
+    """The ledger refuses the move of one row: at the first look, and at the start of `once`."""
+    app = new_folder
+    for name in ("a", "b"):
+        path = app.loras / f"{name}.safetensors"
+        app.ledger.files.record(
+            name, str(app.loras), "loras", f"old {name}", Identity.of(path.lstat()),
+            outcome=Outcome.SKIPPED,
+        )  # fmt: skip
+    change(app, REFUSE.replace("INSERT", "UPDATE"))
+    app.intake.follow_moved_files()
+    assert app.events() == {"file.failed": 1, "file.moved": 1}
+    assert app.baseline() is not None
+    assert app.events() == {"file.failed": 2, "file.moved": 1}
+    newest = app.ledger.files.find(str(app.loras), "b.safetensors")
+    assert newest is not None
+    assert newest.outcome == Outcome.BASELINE
+
+
 @pytest.mark.parametrize(("column", "value"), [("staged", "{}"), ("staged", "[1]"), ("line", "{")])
 def test_a_damaged_row_is_left_out(app: App, column: str, value: str) -> None:
     """It is reported once, and the other rows are read."""

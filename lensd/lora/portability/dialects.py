@@ -76,12 +76,9 @@ DIALECTS: tuple[Dialect, ...] = (
     _dialect("peft lora_unet", "peft", r"lora_(unet|te\d?)_", _A),
     _dialect("peft unet", "peft", r"(unet|text_encoder(_\d)?)\.", _A),
     _dialect("diffusers transformer: flux", "diffusers", _FLUX_NAMES, _LORA, FLUX_FAMILIES),
+    _dialect("diffusers transformer: flux2", "diffusers", _TRANSFORMER, _LORA, ("flux2",)),
     _dialect(
-        "diffusers transformer: others",
-        "diffusers",
-        _TRANSFORMER,
-        _LORA,
-        ("flux2", *CONVERTED, "sd3"),
+        "diffusers transformer: others", "diffusers", _TRANSFORMER, _LORA, (*CONVERTED, "sd3")
     ),
     _dialect("diffusers transformer: video", "diffusers", _DIFFUSERS_NAMES, _LORA, ("wan", *VIDEO)),
     _dialect("diffusers unet processor", "diffusers", r"unet\..*\.processor\.", _TO_Q_LORA),

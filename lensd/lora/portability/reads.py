@@ -24,6 +24,14 @@ VERSIONS: Mapping[Program, str] = {
     "invokeai-sidecar": "6.14.2",
     "sdnext": "July 2026",
 }
+# What was read, where it is not the version that ran.
+READ_VERSIONS: Mapping[Program, str] = {
+    "comfyui": "commit 17358c8",
+    "comfyui-bypass": "commit 17358c8",
+    "a1111": "commit 1b7f430",
+    "a1111-functional": "commit 1b7f430",
+    "forge": "commit 00f1cd3",
+}
 
 
 class _State(NamedTuple):
@@ -32,11 +40,12 @@ class _State(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A program's states for int8 and for float8, and how they are known."""
+    """A program's states for int8 and for float8, and how each is known."""
 
     int8: _State
     float8: _State
     how: How
+    how_float8: How
 
 
 _EXACT = _State("exact")
@@ -52,31 +61,35 @@ def _refuses(message: str) -> _State:
 
 
 def _both(state: _State, how: How) -> _Entry:
-    return _Entry(state, state, how)
+    return _Entry(state, state, how, how)
 
 
 MERGED = _both(_EXACT, "run")
+MERGED_INT8 = _Entry(_EXACT, _EXACT, "run", "read")  # float8 ran with other dialects
 MERGED_READ = _both(_EXACT, "read")
 MERGED_TEST = _both(_EXACT, "test")
 NOTHING = _both(_NOTHING, "run")
 NOTHING_READ = _both(_NOTHING, "read")
 NOTHING_TEST = _both(_NOTHING, "test")
 UNKNOWN = _both(_UNKNOWN, "run")
-BYPASS = _Entry(_OVERFLOWS, _EXACT, "run")
-UNMERGED_READ = _Entry(_OVERFLOWS, _EXACT, "read")
-UNMERGED_TEST = _Entry(_OVERFLOWS, _EXACT, "test")
-ALPHA_DROPPED = _Entry(_ALPHA_DROPPED, _EXACT, "test")
+BYPASS = _Entry(_OVERFLOWS, _EXACT, "run", "run")
+BYPASS_INT8 = _Entry(_OVERFLOWS, _EXACT, "run", "read")
+UNMERGED_READ = _Entry(_OVERFLOWS, _EXACT, "read", "read")
+UNMERGED_TEST = _Entry(_OVERFLOWS, _EXACT, "test", "test")
+ALPHA_DROPPED = _Entry(_ALPHA_DROPPED, _EXACT, "test", "test")
 # diffusers: int8 tensors cannot be parameters, its converters multiply, or it expects no alpha.
 CAST = _Entry(
-    _refuses("gradients|'lora'|alpha|LoKr|Target modules|be cast|be empty"), _EXACT, "test"
+    _refuses("gradients|'lora'|alpha|LoKr|Target modules|be cast|be empty"), _EXACT, "test", "test"
 )
-CONVERTED = _Entry(_EXACT, _MULTIPLIES, "test")
-NO_ALPHA = _Entry(_refuses("unsupported FLUX format|Unsupported lora format"), _EXACT, "test")
+CONVERTED = _Entry(_EXACT, _MULTIPLIES, "test", "test")
+NO_ALPHA = _Entry(
+    _refuses("unsupported FLUX format|Unsupported lora format"), _EXACT, "test", "test"
+)
 
 Row = Mapping[Program, _Entry]
 # Programs that find no module by keys of `transformer.`, `diffusion_model.` or diffusers' names.
 _KOHYA_ONLY: Row = {"a1111": NOTHING, "a1111-functional": NOTHING, "kohya": NOTHING}
-_COMFYUI: Row = {"comfyui": MERGED, "comfyui-bypass": BYPASS}
+_COMFYUI: Row = {"comfyui": MERGED_INT8, "comfyui-bypass": BYPASS_INT8}
 _COMFYUI_READ: Row = {"comfyui": MERGED_READ, "comfyui-bypass": UNMERGED_READ}
 _NO_COMFYUI: Row = {
     "comfyui": NOTHING_READ,
@@ -87,17 +100,24 @@ _INVOKEAI_NOTHING: Row = {"invokeai": NOTHING_TEST, "invokeai-sidecar": NOTHING_
 _INVOKEAI_FLUX: Row = {"invokeai": NO_ALPHA, "invokeai-sidecar": NO_ALPHA}
 _INVOKEAI_DROPS: Row = {"invokeai": ALPHA_DROPPED, "invokeai-sidecar": ALPHA_DROPPED}
 _INVOKEAI: Row = {"invokeai": MERGED_TEST, "invokeai-sidecar": UNMERGED_TEST}
-_KOHYA: Row = {
-    **_COMFYUI,
-    **_INVOKEAI,
-    "a1111": MERGED,
-    "a1111-functional": UNMERGED_READ,
-    "forge": MERGED,
-    "kohya": MERGED,
-    "sdnext": MERGED,
-}
-_SDNEXT_INT8 = _Entry(_EXACT, _refuses("observed on FLUX"), "run")
-_SDNEXT_REFUSES_FLOAT8 = _Entry(_UNKNOWN, _refuses("observed on FLUX"), "run")
+
+
+def _kohya(merged: _Entry, bypass: _Entry) -> Row:
+    return {
+        **_INVOKEAI,
+        "comfyui": merged,
+        "comfyui-bypass": bypass,
+        "a1111": merged,
+        "a1111-functional": UNMERGED_READ,
+        "forge": merged,
+        "kohya": merged,
+        "sdnext": merged,
+    }
+
+
+_KOHYA: Row = _kohya(MERGED_INT8, BYPASS_INT8)
+_SDNEXT_INT8 = _Entry(_EXACT, _refuses("observed on FLUX"), "run", "run")
+_SDNEXT_REFUSES_FLOAT8 = _Entry(_UNKNOWN, _refuses("observed on FLUX"), "run", "run")
 _TEXT_ENCODER = _both(_refuses("can't be cast|not implemented"), "test")
 _ONLY_DIFFUSERS: Row = {
     **_KOHYA_ONLY,
@@ -108,7 +128,7 @@ _ONLY_DIFFUSERS: Row = {
 }
 
 ROWS: Mapping[str, Row] = {
-    "kohya: sd": {**_KOHYA, "diffusers": CAST},
+    "kohya: sd": {**_kohya(MERGED, BYPASS), "diffusers": CAST},
     "kohya: flux and others": {**_KOHYA, "diffusers": CONVERTED, "sdnext": _SDNEXT_INT8},
     "kohya: their text encoders": {**_KOHYA, "diffusers": _TEXT_ENCODER, "sdnext": _SDNEXT_INT8},
     "kohya": {**_KOHYA, "invokeai": MERGED_READ, "invokeai-sidecar": UNMERGED_READ},
@@ -116,6 +136,7 @@ ROWS: Mapping[str, Row] = {
         **_KOHYA_ONLY,
         **_COMFYUI,
         **_INVOKEAI_FLUX,
+        "comfyui": MERGED,
         "forge": MERGED,
         "diffusers": CAST,
         "sdnext": NOTHING,
@@ -159,7 +180,7 @@ ROWS: Mapping[str, Row] = {
         **_KOHYA_ONLY,
         **_COMFYUI,
         **_INVOKEAI_FLUX,
-        "forge": MERGED,
+        "forge": MERGED_INT8,
         "diffusers": NOTHING_TEST,
         "sdnext": NOTHING,
     },
@@ -167,40 +188,40 @@ ROWS: Mapping[str, Row] = {
         **_KOHYA_ONLY,
         **_COMFYUI,
         **_INVOKEAI_FLUX,
-        "forge": MERGED,
+        "forge": MERGED_INT8,
         "diffusers": CAST,
     },
     "peft diffusion_model: qwenimage, zimage": {
         **_KOHYA_ONLY,
         **_COMFYUI,
         **_INVOKEAI_DROPS,
-        "forge": MERGED,
+        "forge": MERGED_INT8,
         "diffusers": CONVERTED,
     },
     "peft diffusion_model: wan": {
         **_KOHYA_ONLY,
         **_COMFYUI,
         **_INVOKEAI,
-        "forge": MERGED,
+        "forge": MERGED_INT8,
         "diffusers": CAST,
     },
     "peft diffusion_model: ltx": {
         **_KOHYA_ONLY,
         **_COMFYUI,
         **_INVOKEAI_NOTHING,
-        "forge": MERGED,
+        "forge": MERGED_INT8,
         "diffusers": CAST,
     },
-    "peft diffusion_model: other": {**_KOHYA_ONLY, **_COMFYUI, "forge": MERGED},
+    "peft diffusion_model: other": {**_KOHYA_ONLY, **_COMFYUI, "forge": MERGED_INT8},
     "peft lora_unet": {
         **_COMFYUI,
-        "forge": MERGED,
-        "a1111": _Entry(_ALPHA_DROPPED, _EXACT, "read"),
-        "a1111-functional": _Entry(_ALPHA_DROPPED, _EXACT, "read"),
+        "forge": MERGED_INT8,
+        "a1111": _Entry(_ALPHA_DROPPED, _EXACT, "read", "read"),
+        "a1111-functional": _Entry(_ALPHA_DROPPED, _EXACT, "read", "read"),
         "kohya": NOTHING,
-        "diffusers": _Entry(_refuses("an .alpha"), _UNKNOWN, "run"),
-        "invokeai": _Entry(_refuses("an .alpha"), _UNKNOWN, "run"),
-        "invokeai-sidecar": _Entry(_refuses("an .alpha"), _UNKNOWN, "run"),
+        "diffusers": _Entry(_refuses("an .alpha"), _UNKNOWN, "run", "run"),
+        "invokeai": _Entry(_refuses("an .alpha"), _UNKNOWN, "run", "run"),
+        "invokeai-sidecar": _Entry(_refuses("an .alpha"), _UNKNOWN, "run", "run"),
         "sdnext": NOTHING,
     },
     "peft unet": _ONLY_DIFFUSERS,  # ComfyUI and Forge find no attention in it
@@ -211,6 +232,13 @@ ROWS: Mapping[str, Row] = {
         "forge": MERGED_READ,
         "diffusers": CAST,
         "sdnext": _SDNEXT_REFUSES_FLOAT8,
+    },
+    "diffusers transformer: flux2": {
+        **_KOHYA_ONLY,
+        **_COMFYUI_READ,
+        **_INVOKEAI_FLUX,
+        "forge": NOTHING_READ,
+        "diffusers": CAST,
     },
     "diffusers transformer: others": {
         **_KOHYA_ONLY,
@@ -225,11 +253,11 @@ ROWS: Mapping[str, Row] = {
         **_INVOKEAI_NOTHING,
         "diffusers": CAST,
     },
-    "diffusers unet processor": {**_ONLY_DIFFUSERS, **_COMFYUI, "forge": MERGED},
+    "diffusers unet processor": {**_ONLY_DIFFUSERS, **_COMFYUI, "forge": MERGED_INT8},
     "diffusers processor": {
         **_ONLY_DIFFUSERS,
         **_COMFYUI,
-        "forge": MERGED,
+        "forge": MERGED_INT8,
         "diffusers": NOTHING_TEST,
     },
     "diffusers unet": _ONLY_DIFFUSERS,
@@ -238,12 +266,18 @@ ROWS: Mapping[str, Row] = {
 
 
 def _cells(program: Program, entry: _Entry) -> Cells:
-    source = Source(entry.how, VERSIONS[program], DATE)
+    def cell(state: _State, how: How) -> Cell:
+        if state == _UNKNOWN:
+            return NOT_OBSERVED
+        version = VERSIONS[program]
+        if how == "read":
+            version = READ_VERSIONS.get(program, version)
+        return Cell(state.kind, state.detail, Source(how, version, DATE))
 
-    def cell(state: _State) -> Cell:
-        return NOT_OBSERVED if state == _UNKNOWN else Cell(state.kind, state.detail, source)
-
-    return {"int8": cell(entry.int8), "float8": cell(entry.float8)}
+    return {
+        "int8": cell(entry.int8, entry.how),
+        "float8": cell(entry.float8, entry.how_float8),
+    }
 
 
 # dialect -> program -> encoding -> what the program does; absent programs were not observed

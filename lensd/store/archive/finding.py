@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from operator import attrgetter
+from typing import NamedTuple
 
 from lensd.errors import Skipped
 from lensd.store.archive import naming
 from lensd.store.archive.root import ArchiveRoot
 from lensd.store.copy import Stop
-from lensd.store.fs import identity_at, open_regular
+from lensd.store.fs import enter_folder, identity_at, open_regular
 from lensd.store.hashing import sha256_of
 from lensd.store.paths import VERSIONS
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Found(NamedTuple):
+    """An original, and its stat."""
+
+    path: str
+    stat: os.stat_result
 
 
 class Originals:
@@ -31,6 +41,23 @@ class Originals:
     def find_older(self, sha256: str, watch: str, relative: str) -> str | None:
         """The path of an older original that was moved aside, None if there is none."""
         return self._root.find(naming.older(sha256, watch, relative))
+
+    @contextmanager
+    def open_mirror(self, watch: str, folder: str) -> Iterator[Mirror]:
+        """The archive's folder of one watched folder ("" or ending in "/"), to find many originals.
+
+        Raises DiskUnavailable if the archive is not there.
+        """
+        with self._root.hold(), ExitStack() as opened:
+            try:
+                inside = f"{watch}/{folder}".rstrip("/")
+                place = opened.enter_context(self._root.find_place(inside))
+                fd = enter_folder(place.folder_fd, place.name)
+                opened.callback(os.close, fd)
+            except (FileNotFoundError, Skipped):
+                yield Mirror(self, watch, folder)
+            else:
+                yield Mirror(self, watch, folder, fd, place.path)
 
     @property
     def folds_case(self) -> bool:
@@ -112,6 +139,48 @@ class Originals:
         top = "/".join([self._root.path, *filter(None, folders)])
         for path, inside in _list_files(top, ""):
             yield path, naming.decode(inside)
+
+
+class Mirror:
+    """The archive's folder of one watched folder, which is open; finds the originals of its files.
+
+    One stat a name, where the disk takes all names and does not fold case.
+    """
+
+    def __init__(
+        self, originals: Originals, watch: str, folder: str, fd: int | None = None, path: str = ""
+    ) -> None:
+        """Without `fd` the archive has no such folder."""
+        self.folds_case = originals.folds_case
+        self._originals = originals
+        self._watch = watch
+        self._folder = folder
+        self._fd = fd
+        self._path = path
+
+    def find(self, name: str) -> Found | None:
+        """The newest original of the file with this name, None if there is none."""
+        if self.folds_case or naming.may_be_refused(name):
+            return _found_at(self._originals.find(self._watch, f"{self._folder}{name}"))
+        if self._fd is None:
+            return None
+        try:
+            found = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return Found(f"{self._path}/{name}", found) if stat.S_ISREG(found.st_mode) else None
+
+    def find_older(self, name: str, sha256: str) -> Found | None:
+        """An original of the file that was moved aside, None if there is none."""
+        return _found_at(self._originals.find_older(sha256, self._watch, f"{self._folder}{name}"))
+
+    def verify(self, name: str, sha256: str) -> Found | None:
+        """The newest original, if it has this hash."""
+        return _found_at(self._originals.locate(self._watch, f"{self._folder}{name}", sha256))
+
+
+def _found_at(path: str | None) -> Found | None:
+    return None if path is None else Found(path, os.lstat(path))
 
 
 def _list_files(top: str, inside: str) -> Iterator[tuple[str, str]]:

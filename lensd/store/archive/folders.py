@@ -72,9 +72,9 @@ def make_mirrored(folder_fd: int, name: str, models: Iterable[Model]) -> int:
     return fd
 
 
-def mirror_back(root: str, folder: str, original: str) -> None:
-    """Make the missing folders of a file in a watched folder, with the rights of those in the
-    archive that its original lies in, or else with those of the folder above.
+def mirror_back(root: str, folder: str, original: str) -> int:
+    """Open a folder below a watched folder. Missing folders are made, with the rights of those in
+    the archive that `original` lies in, or else with those of the folder above.
 
     Raises FileNotFoundError without the root, Skipped(`symlink`), Failed(`no_space` | `io_error`).
     """
@@ -90,8 +90,10 @@ def mirror_back(root: str, folder: str, original: str) -> None:
                 models.insert(0, Model(os.path.join(lies_in, *[".."] * (len(parts) - count))))
             above, folder_fd = folder_fd, _enter_or_make(folder_fd, part, models)
             os.close(above)
-    finally:
+    except BaseException:
         os.close(folder_fd)
+        raise
+    return folder_fd
 
 
 def _enter_or_make(folder_fd: int, name: str, models: Iterable[Model]) -> int:

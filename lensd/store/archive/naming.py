@@ -83,6 +83,8 @@ def encode(name: str) -> str:
 
 def decode(path: str) -> str:
     """A path in the archive with the names that its files have in the watched folder."""
+    if _WRITTEN not in path:
+        return path
     parts, pending = [], ""
     for part in path.split("/"):
         if pending and is_encoded(part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -84,15 +85,17 @@ class Rows:
     ) -> None:
         """Add finished rows, by one statement."""
         now, names = time.time(), [*found[0][2]] if found else []
+        root_bytes = os.fsencode(root)
+        first = secrets.randbits(63)  # ids in order: random ones would change all of their index
         columns = "".join(f", {name}" for name in names)
         db.executemany(
             "INSERT INTO files (job_id, root, watch, path, device, inode, size, mtime_ns, "  # noqa: S608  keywords of ours
             f"ctime_ns, state, version, created, updated{columns}) VALUES "
-            f"(lower(hex(randomblob(8))){',?' * (12 + len(names))})",
+            f"(?{',?' * (12 + len(names))})",
             (
-                (os.fsencode(root), watch, os.fsencode(path), *identity, JobState.DONE,
-                 self.version, now, now, *(stored(n, v) for n, v in values.items()))
-                for path, identity, values in found
+                (f"{first + number:016x}", root_bytes, watch, os.fsencode(path), *identity,
+                 JobState.DONE, self.version, now, now, *(stored(n, v) for n, v in values.items()))
+                for number, (path, identity, values) in enumerate(found)
             ),
         )  # fmt: skip
 
