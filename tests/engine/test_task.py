@@ -274,7 +274,7 @@ def test_a_target_that_cannot_load_int8_is_named_in_the_message(
     lora: Path, temporary: Path
 ) -> None:
     """Mode int8 with the target diffusers keeps the original."""
-    with pytest.raises(Kept, match="diffusers: not known to load int8 exactly"):
+    with pytest.raises(Kept, match="diffusers: not known to load 8 bits exactly"):
         compress(lora, temporary, mode="int8", targets=("diffusers",))
 
 
