@@ -196,10 +196,17 @@ def test_the_file_is_deleted(stage: MakeStage, tell: Callable[[str], None], kind
     """It does not come back."""
 
     def act(scene: Scene, call: Call) -> None:
-        stop(scene, call, scene.path.unlink)
+        deleted: list[Path] = []
+
+        def delete() -> None:
+            scene.path.unlink()
+            deleted.append(scene.path)
+
+        stop(scene, call, delete)
         converge(scene)
         scene.nothing_left()
-        require(not scene.path.exists(), "it came back")
+        if deleted:  # SQLite makes some of its calls in some runs only
+            require(not scene.path.exists(), "it came back")
         require(not scene.rescued, "something was rescued")
 
     tell("deleted, " + after_each_call(stage, kind, act))
