@@ -218,6 +218,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
 # Optional fields of a document.
 OPTIONAL = {
     ("status", "hashes"),
+    ("analyze", "spectrum"),
     *((verb, "device_note") for verb in ("analyze", "compress")),
     *(("compress", name) for name in ("blocks", "spectrum")),
     *((verb, "seconds", n) for verb in ("analyze", "compress") for n in ("write", "verify")),

@@ -19,6 +19,7 @@ from tests.store.ledger.conftest import FIRST, ROOT, WATCH
 # One call of each method of the ledger's parts.
 CALLS: dict[str, Callable[[Ledger], Any]] = {
     "originals.at": lambda ledger: ledger.originals.at("/archive/4"),
+    "originals.is_empty": lambda ledger: ledger.originals.is_empty(),
     "originals.newest": lambda ledger: ledger.originals.newest(8),
     "roots.add": lambda ledger: ledger.roots.add(ROOT, WATCH),
     "originals.record_incoming": lambda ledger: ledger.originals.record_incoming("job5", FIRST),
