@@ -185,7 +185,10 @@ class World:
         # one that a program has open for writing, if there is one
         held = sorted(set(files) - set(self.users.free_files()))
         path = self.dice.choice(held or files)
-        return f"restore {path}: {self._lensd('restore', *options, str(path))}"
+        code = self._lensd("restore", *options, str(path))
+        if code == 0:
+            self.users.note_restored(path)
+        return f"restore {path}: {code}"
 
     def prune(self) -> str:
         return f"prune: {self._lensd('prune')}"

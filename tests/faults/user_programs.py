@@ -146,6 +146,16 @@ class UserPrograms:
         self._completed(path, after, "edit")
         return f"edit {path}"
 
+    def note_restored(self, path: Path) -> None:
+        """A command gave a file its original back.
+
+        It does so for an edited output too, where a lost ledger cannot tell that it was edited.
+        """
+        if self.expected[path] in self.edited and path.exists():
+            found = sha256_of(path.read_bytes())
+            if found in self.owed:
+                self.expected[path] = found
+
     def rename(self) -> str:
         """A file moves to a free name, perhaps in the other folder."""
         path, target = self._some_file(), self._any_name()
