@@ -33,6 +33,7 @@ class Pair(NamedTuple):
     new_down: Tensor  # [k, in]
     step: float | None  # of int8 elements, for float factors with the file's alpha; None: floats
     stored_energy: float  # sum of squares of the float factors that the int8 elements represent
+    is_float8: bool
 
 
 class Computed(NamedTuple):
@@ -46,6 +47,7 @@ class Computed(NamedTuple):
     delta_error: float
     delta_error_max: float
     delta_snr_db: float | None  # of the quantization; None for floats
+    # The next three are None for float8: the files do not have the factors before the rounding.
     mse: float | None  # the expected value when rounding to the nearest: step^2 / 12
     mae: float | None  # the expected value: step / 4
     snr_db: float | None
@@ -59,6 +61,7 @@ def compute(before: Path, after: Path) -> Computed:
     """Compute all fields, module by module."""
     ranks, energies, errors, noises, kept = [], [], [], [], []
     count = squared = absolute = signal = 0.0
+    has_float8 = False
     for pair in pairs(before, after):
         rank = pair.new_down.shape[0]
         left, values, right = svd(pair.up, pair.down)
@@ -68,6 +71,7 @@ def compute(before: Path, after: Path) -> Computed:
         kept.append(float(values[:rank].square().sum()))
         errors.append(distance(pair.up, pair.down, pair.new_up, pair.new_down))
         noises.append(distance(*best, pair.new_up, pair.new_down))
+        has_float8 |= pair.is_float8
         if pair.step:
             elements = pair.new_down.numel() + pair.new_up.numel()
             count += elements
@@ -85,7 +89,7 @@ def compute(before: Path, after: Path) -> Computed:
         energy_overall=sum(kept) / total,
         delta_error=math.sqrt(sum(errors) / total),
         delta_error_max=math.sqrt(max(worst)),
-        delta_snr_db=10 * math.log10(sum(kept) / sum(noises)) if count else None,
+        delta_snr_db=10 * math.log10(sum(kept) / sum(noises)) if count or has_float8 else None,
         mse=squared / count if count else None,
         mae=absolute / count if count else None,
         snr_db=10 * math.log10(signal / squared) if count else None,
@@ -115,7 +119,7 @@ def pairs(before: Path, after: Path) -> Iterator[Pair]:
                     integers = (stored, new.get_tensor(name + up))
                     energy = sum(float(i.double().square().sum()) for i in integers) * step**2
                 both = *factors(old, name, down, up), *factors(new, name, down, up)
-                yield Pair(*both, step, energy)
+                yield Pair(*both, step, energy, stored.dtype == torch.float8_e4m3fn)
 
 
 def factors(file: Any, name: str, down: str, up: str) -> tuple[Tensor, Tensor]:
@@ -162,7 +166,10 @@ def differences(line: Mapping[str, Any], computed: Computed) -> list[tuple[str, 
         "delta_error": 1e-5,
     }
     rows = []
+    float8 = ("mse", "mae", "snr_db") if line.get("encodings", {}).get("float8") else ()
     for field, value in computed._asdict().items():
+        if field in float8:
+            continue
         logged = energies.get(field, line.get(field))
         rows.append((field, logged, value, _agree(logged, value, tolerance.get(field, 1e-5))))
     return rows
