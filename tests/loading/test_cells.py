@@ -14,11 +14,12 @@ from lensd.lora.portability import ENCODINGS, READS, Encoding, cell
 from tests.engine.loaders import EXACT
 from tests.loading import invokeai, pipelines, transformers
 from tests.loading.cases import CASES, Case, File, make
+from tests.support.suites import FULL
 
 Deltas = list[Tensor]
 WRONG = 1e4  # times too strong, as the cells say
 MANY = [pytest.param(c, id=f"{c.dialect} {c.family}") for c in CASES]
-PRECISIONS = [torch.float32, torch.float16, torch.bfloat16]
+PRECISIONS = [torch.float32, torch.float16, torch.bfloat16][: 3 if FULL else 1]
 
 
 def in_diffusers(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> Deltas:
