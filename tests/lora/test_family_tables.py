@@ -77,6 +77,7 @@ def parts(shapes: list[Shape]) -> Iterator[tuple[str, list[Shape]]]:
             yield title, part
 
 
+@pytest.mark.slow
 @pytest.mark.lengthy
 def test_no_part_of_a_real_model_gets_a_false_word(shared: Path) -> None:
     folder = shared / "models"

@@ -114,6 +114,7 @@ def test_numbers_that_are_not_finite_are_too_noisy() -> None:
     assert not float8.round_factors(up, down).squared_noise <= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.lengthy
 @pytest.mark.parametrize("energy", [0.99, 1.0])
 def test_the_median_error_is_below_that_of_the_plain_cast(tmp_path: Path, energy: float) -> None:
