@@ -11,8 +11,9 @@ from math import prod
 from lensd.config.model import Config, Watch
 from lensd.daemon import select
 from lensd.errors import FileError, StorageError
-from lensd.lora.layout import ITEM_SIZE, Layout, TensorSpec, read_layout
+from lensd.lora.layout import Layout, read_layout
 from lensd.lora.marks import is_output
+from lensd.lora.tensor_spec import ITEM_SIZE, TensorSpec
 from lensd.store.header import read_header
 from lensd.store.ledger import Ledger
 

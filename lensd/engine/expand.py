@@ -15,9 +15,10 @@ from lensd.engine.results import Expanded
 from lensd.engine.strength import strengths
 from lensd.errors import UsageError
 from lensd.lora import floats
-from lensd.lora.compress import TORCH_DTYPE
-from lensd.lora.layout import ITEM_SIZE, Module
+from lensd.lora.dtypes import TORCH_DTYPE
+from lensd.lora.layout import Module
 from lensd.lora.metadata import expanded_metadata, float_alpha
+from lensd.lora.tensor_spec import ITEM_SIZE
 from lensd.store.tensors import Output, TensorEntry
 
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 from lensd.engine.passes import Measured
 from lensd.lora import rank
 from lensd.lora.composites import CompositePlan
-from lensd.lora.layout import ITEM_SIZE
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import EIGHT_BITS, Findings, ModulePlan, Reading
+from lensd.lora.tensor_spec import ITEM_SIZE
 
 ROUNDS = 4  # attempts with higher ranks; the second is mostly the last
 MARGIN = 1.05  # the encoding's error at a higher rank, relative to the one that was measured

@@ -28,9 +28,9 @@ from lensd.logs.measures import (
 from lensd.lora import blocks, fidelity, rank, shapes, untouched
 from lensd.lora.composites import CompositePlan, CompositeReading
 from lensd.lora.curve import curve
-from lensd.lora.layout import ITEM_SIZE
 from lensd.lora.metadata import Origin
 from lensd.lora.planning import EIGHT_BITS, ModulePlan, Plan, Reading
+from lensd.lora.tensor_spec import ITEM_SIZE
 from lensd.store.hashing import Hashes
 
 ENERGIES = (0.9, 0.95, 0.99, 0.999)  # of the table of `lensd analyze`

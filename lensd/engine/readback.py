@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lensd.errors import Failed
-from lensd.lora.layout import TensorSpec
 from lensd.lora.planning import Plan
+from lensd.lora.tensor_spec import TensorSpec
 from lensd.store.header import tensor_bytes
 from lensd.store.tensors import Output
 from lensd.worker.protocol import ReportProgress

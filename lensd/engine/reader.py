@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from lensd.errors import Failed, Skipped
-from lensd.lora import compress, marks, zero_alpha
+from lensd.lora import marks, zero_alpha
 from lensd.lora.composite_layout import Composite
+from lensd.lora.dtypes import TORCH_DTYPE
 from lensd.lora.float8 import FLOAT8
 from lensd.lora.int8 import Factors
-from lensd.lora.layout import Layout, Module, TensorSpec, read_layout, unsupported_adapter
+from lensd.lora.layout import Layout, Module, read_layout, unsupported_adapter
 from lensd.lora.planning import EIGHT_BITS
+from lensd.lora.tensor_spec import TensorSpec
 from lensd.store.disk_errors import unreadable
 from lensd.store.header import Header, read_header
 from lensd.store.identity import Identity
@@ -86,7 +88,7 @@ class Source:
     def _read_stack(self, keys: Sequence[str]) -> Tensor:
         """Read b tensors of one dtype and shape into one tensor [b, ...]."""
         spec = self.specs[keys[0]]
-        result = torch.empty(len(keys), prod(spec.shape), dtype=compress.TORCH_DTYPE[spec.dtype])
+        result = torch.empty(len(keys), prod(spec.shape), dtype=TORCH_DTYPE[spec.dtype])
         for row, key in zip(result.view(torch.uint8).numpy(), keys, strict=True):
             read_into(memoryview(row), self.fd, self.header, key)
         return result.reshape(len(keys), *spec.shape)

@@ -20,16 +20,11 @@ import torch
 from torch import Tensor
 
 from lensd.lora.composite_layout import Composite
+from lensd.lora.dtypes import TORCH_DTYPE
 from lensd.lora.fidelity import squared_norm, squared_rounding
 from lensd.lora.parameters import Parameters
+from lensd.lora.tensor_spec import WIDE_DTYPES
 
-WIDE = ("F32", "F64")
-TORCH = {
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
 PIECE = 2**20  # elements of a delta weight that are computed at a time
 # Some programs multiply in the precision of the file: float16 must hold all products.
 LARGEST_NORM = 45000.0
@@ -98,9 +93,9 @@ def read(module: Composite, parts: Parts, alpha: float | None) -> CompositeReadi
     form = _form(module.kind, parts)
     energy = scale**2 * _squared_norm(form)
     roundings = {}
-    if module.dtype in WIDE and scale:
+    if module.dtype in WIDE_DTYPES and scale:
         for dtype in ("F16", "BF16"):
-            rounded = {name: t.to(TORCH[dtype]) for name, t in parts.items()}
+            rounded = {name: t.to(TORCH_DTYPE[dtype]) for name, t in parts.items()}
             roundings[dtype] = scale**2 * _squared_distance(form, _form(module.kind, rounded))
     fits = roundings and roundings["F16"] <= roundings["BF16"] and _suits_float16(form)
     kept = _split_tucker(parts).kept() if module.reducible and 0 < energy < torch.inf else ()
@@ -115,7 +110,7 @@ def plan(reading: CompositeReading, p: Parameters, least: int = 1) -> CompositeP
     module = reading.module
     allowed = min(MAX_ROUNDING**2, 1 - p.energy) if p.strict_energy else MAX_ROUNDING**2
     encoding, rank = module.dtype, module.rank
-    if module.dtype in WIDE:
+    if module.dtype in WIDE_DTYPES:
         wanted = {"float16": "F16", "bfloat16": "BF16", "keep": "F32"}
         encoding = wanted.get(p.float32, reading.narrow)
         error = reading.roundings.get(encoding, 0.0 if encoding == "F32" else torch.inf)
@@ -139,7 +134,7 @@ def reduce(m: CompositePlan, parts: Parts) -> CompositeOutput:
     exact = dict(parts)
     if m.rank < m.module.rank:
         exact = _truncate(m, parts)
-    encoded = {name: t.to(TORCH[m.encoding]) for name, t in exact.items()}
+    encoded = {name: t.to(TORCH_DTYPE[m.encoding]) for name, t in exact.items()}
     kind = m.module.kind
     planned, output = _form(kind, exact), _form(kind, encoded)
     # With an alpha, a program divides it by the rank of the output.

@@ -14,26 +14,16 @@ import torch
 from torch import Tensor
 
 from lensd.lora import fidelity, float8, int8, spectrum
+from lensd.lora.dtypes import TORCH_DTYPE
 from lensd.lora.fidelity import ElementError, largest_elements
 from lensd.lora.int8 import Factors
-from lensd.lora.planning import EIGHT_BITS, MAX_NOISE, WIDE_DTYPES, ModulePlan
+from lensd.lora.planning import EIGHT_BITS, MAX_NOISE, ModulePlan
 from lensd.lora.products import gram, product, quick_gram
 from lensd.lora.reading import QUICK_RANK, flatten
 from lensd.lora.shortening import form_delta, is_excessive, shorten
 from lensd.lora.spectrum import Core
+from lensd.lora.tensor_spec import WIDE_DTYPES
 
-TORCH_DTYPE = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "F8_E4M3": float8.FLOAT8,
-}
 # A squared error that is larger than this share of the module's energy, times the cancellation, is
 # exact to six digits when computed in float32.
 FLOAT32_ERROR_SHARE = 3e-3

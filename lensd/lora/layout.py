@@ -18,8 +18,6 @@ from lensd.lora.composite_layout import Composite, find_composites
 from lensd.lora.family import family_of
 from lensd.lora.tensor_spec import FLOAT_DTYPES, INTEGER_DTYPES, ITEM_SIZE, TensorSpec
 
-__all__ = ["FLOAT_DTYPES", "ITEM_SIZE", "TensorSpec"]  # for modules that import them from here
-
 
 class Naming(NamedTuple):
     """The key suffixes that one family of tools gives to the factors and the alpha of a module.

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from lensd.lora import float8, portability, rank
 from lensd.lora.composites import CompositePlan, output_shape
-from lensd.lora.layout import ITEM_SIZE, Layout, Module, TensorSpec
+from lensd.lora.layout import Layout, Module
 from lensd.lora.parameters import Parameters
 from lensd.lora.portability import Encoding
 from lensd.lora.spectrum import Core
+from lensd.lora.tensor_spec import ITEM_SIZE, WIDE_DTYPES, TensorSpec
 
-WIDE_DTYPES = ("F32", "F64")
 QUANTIZING = ("int8", "ultra")  # modes
 DTYPES: Mapping[Encoding, str] = {"int8": "I8", "float8": "F8_E4M3"}  # as safetensors names them
 EIGHT_BITS = tuple(DTYPES.values())

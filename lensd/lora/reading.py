@@ -10,9 +10,10 @@ from torch import Tensor
 from lensd.lora import spectrum
 from lensd.lora.fidelity import largest_elements
 from lensd.lora.layout import Module
-from lensd.lora.planning import WIDE_DTYPES, Reading
+from lensd.lora.planning import Reading
 from lensd.lora.shortening import is_excessive, shorten
 from lensd.lora.spectrum import Core
+from lensd.lora.tensor_spec import WIDE_DTYPES
 
 QUICK_RANK = 64  # from this rank on float32 is tried first; below it float64 costs little
 PIECE = 2**20  # elements

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
+WIDE_DTYPES = ("F32", "F64")
 INTEGER_DTYPES = ("I8", "U8", "I16", "I32", "I64")  # some trainers store alpha as an integer
 # Bytes per element. Formats with less than one byte per element are absent.
 ITEM_SIZE = {

@@ -6,7 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from lensd.lora.layout import FLOAT_DTYPES, NAMINGS, OTHER_ADAPTERS, TensorSpec, find_naming
+from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS, find_naming
+from lensd.lora.tensor_spec import FLOAT_DTYPES, TensorSpec
 
 # Reasons, each with a pattern for the keys that have it. The first pattern that matches decides.
 PARTS: tuple[tuple[str, re.Pattern[str]], ...] = (

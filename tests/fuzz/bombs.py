@@ -28,8 +28,9 @@ from torch import Tensor
 
 from lensd.errors import Reason
 from lensd.logs.events import Event, WorkerStarted
-from lensd.lora.layout import ITEM_SIZE, Module, TensorSpec, read_layout
+from lensd.lora.layout import Module, read_layout
 from lensd.lora.parameters import Parameters
+from lensd.lora.tensor_spec import ITEM_SIZE, TensorSpec
 from lensd.store.identity import Identity
 from lensd.worker import isolated
 from lensd.worker.request import Bug, CompressRequest, CompressResult, Refused

@@ -25,8 +25,9 @@ from safetensors import SafetensorError, deserialize
 
 from lensd.errors import FileError
 from lensd.lora.adapter import adapter_metadata, for_mixed_ranks
-from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS, TensorSpec, read_layout
+from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS, read_layout
 from lensd.lora.names import canonical
+from lensd.lora.tensor_spec import TensorSpec
 from lensd.lora.untouched import reasons
 from lensd.store.header import read_header
 

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import torch
 
 from lensd.lora import cost
-from lensd.lora.layout import Module, TensorSpec, read_layout
+from lensd.lora.layout import Module, read_layout
 from lensd.lora.parameters import Parameters
+from lensd.lora.tensor_spec import TensorSpec
 from tests.fuzz import bombs
 from tests.fuzz.bombs import BrokenError, Case, Chance, Runner, Tensors
 

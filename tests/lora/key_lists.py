@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from lensd.lora.layout import TensorSpec
+from lensd.lora.tensor_spec import TensorSpec
 from tests.lora.making import Tensors
 
 FOLDER = Path(__file__).with_name("keys")

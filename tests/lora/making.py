@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lensd.lora import compress, planning
-from lensd.lora.layout import Layout, TensorSpec, read_layout
+from lensd.lora.layout import Layout, read_layout
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Plan, Reading
 from lensd.lora.reading import read_module
+from lensd.lora.tensor_spec import TensorSpec
 
 DTYPES = {
     "F16": torch.float16,

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from lensd.lora import adapter
-from lensd.lora.layout import Layout, TensorSpec, read_layout
+from lensd.lora.layout import Layout, read_layout
+from lensd.lora.tensor_spec import TensorSpec
 
 TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
 

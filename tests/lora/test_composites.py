@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lensd.lora import composites
 from lensd.lora.composite_layout import Composite, find_composites
-from lensd.lora.layout import TensorSpec, read_layout
+from lensd.lora.layout import read_layout
 from lensd.lora.parameters import Parameters
+from lensd.lora.tensor_spec import TensorSpec
 from tests.lora.making import Tensors
 
 NAME = "lora_unet_down_blocks_0_attentions_0_proj_in"

@@ -10,7 +10,8 @@ import pytest
 
 from lensd.errors import Skipped
 from lensd.lora import cost
-from lensd.lora.layout import Module, TensorSpec, read_layout
+from lensd.lora.layout import Module, read_layout
+from lensd.lora.tensor_spec import TensorSpec
 
 
 def modules(*shapes: tuple[int, int, int]) -> tuple[Module, ...]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd.lora import floats
-from lensd.lora.compress import TORCH_DTYPE
+from lensd.lora.dtypes import TORCH_DTYPE
 from tests.lora import making
 
 # Both factors are rounded by at most half a step: 2^-11 for float16, 2^-8 for bfloat16.

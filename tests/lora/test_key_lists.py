@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lensd.lora.layout import NAMINGS, Layout, TensorSpec, read_layout
+from lensd.lora.layout import NAMINGS, Layout, read_layout
+from lensd.lora.tensor_spec import TensorSpec
 from tests.lora import key_lists
 from tests.lora.key_lists import KeyList
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lensd.errors import Skipped
-from lensd.lora.layout import NAMINGS, Naming, TensorSpec, read_layout
+from lensd.lora.layout import NAMINGS, Naming, read_layout
+from lensd.lora.tensor_spec import TensorSpec
 
 Specs = dict[str, TensorSpec]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lensd.lora.layout import Layout, TensorSpec, read_layout
+from lensd.lora.layout import Layout, read_layout
 from lensd.lora.portability import (
     DIALECTS,
     ENCODINGS,
@@ -19,6 +19,7 @@ from lensd.lora.portability import (
     dialects,
     verdict,
 )
+from lensd.lora.tensor_spec import TensorSpec
 from tests.lora import key_lists
 
 A_B = (".lora_A.weight", ".lora_B.weight")

@@ -10,8 +10,9 @@ import pytest
 from safetensors import safe_open
 
 from lensd.errors import Skipped
-from lensd.lora.layout import TensorSpec, read_layout
+from lensd.lora.layout import read_layout
 from lensd.lora.shapes import warnings
+from lensd.lora.tensor_spec import TensorSpec
 from tests.lora import key_lists
 from tests.support.architectures import sd15
 from tests.support.sdxl_flux import flux_peft, sdxl_kohya
