@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 
-from lensd.errors import StorageError
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.watcher.folder import Folder
 from lensd.watcher.move_tracker import Found, MoveTracker
-from lensd.watcher.one_file import record_each
+from lensd.watcher.one_file import contain_bug, record_each
 from lensd.watcher.scan import in_batches, scan
 from lensd.watcher.settle import Key
 
@@ -49,15 +48,11 @@ def _unknown_files(
 
     def is_new(path: str, identity: Identity) -> bool:
         key = Key(folder.root, path)
-        try:
+        found = Found.NEW  # also after a bug
+        with contain_bug(partial(move_tracker.report_bug, key)):
             found = move_tracker.follow_file(key, identity)
             if found is Found.NEW and has_lost_outputs():
                 found = move_tracker.follow_output(key)
-        except StorageError:
-            raise
-        except Exception:  # noqa: BLE001  one file must not end the start
-            move_tracker.report_bug(key)
-            return True
         return found is Found.NEW
 
     found = scan(folder.root, recursive=folder.recursive, selects=folder.selects)

@@ -7,6 +7,7 @@ import stat
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from lensd.errors import FileError, Skipped, StorageError, bug
 from lensd.store.archive import Archive
@@ -19,6 +20,7 @@ from lensd.watcher.completeness import Kind
 from lensd.watcher.folder import Folder
 from lensd.watcher.intake_recorder import IntakeRecorder
 from lensd.watcher.move_tracker import Found, MoveTracker
+from lensd.watcher.one_file import contain_bug
 from lensd.watcher.scan import in_batches, scan
 from lensd.watcher.settle import Candidate, Key, Settler
 from lensd.watcher.steady_clock import SteadyClock
@@ -137,12 +139,8 @@ class Intake:
     def follow_moved_files(self) -> None:
         """Let the rows of files that were moved while lensd did not run follow them."""
         for entry, key in list(self._move_tracker.plan()):
-            try:
+            with contain_bug(partial(self._move_tracker.report_bug, key)):
                 self._move_tracker.move(entry, key)
-            except StorageError:
-                raise
-            except Exception:  # noqa: BLE001  one file must not end the start
-                self._move_tracker.report_bug(key)
 
     def step(self, now: float) -> int:
         """Look at the candidates that are due, for a while; returns how many became jobs."""

@@ -14,15 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
+from functools import partial
 
-from lensd.errors import StorageError
 from lensd.logs.events import FileMoved
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.ledger import Columns, JobState, Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.folder import Folder, Log
-from lensd.watcher.one_file import report_bug
+from lensd.watcher.one_file import contain_bug, report_bug
 from lensd.watcher.original_renamer import OriginalRenamer
 from lensd.watcher.own_output import Marked, read_marks
 from lensd.watcher.presence import has_file, has_inode, is_lost, is_same_disk
@@ -126,13 +126,9 @@ class MoveTracker:
         """The moves that are not in the ledger yet, by a scan of all folders. Changes nothing."""
         has_lost_outputs = self.has_lost_outputs()
         for key, identity in self._scan_all():
-            try:
+            entry = None
+            with contain_bug(partial(self.report_bug, key)):
                 entry = self._plan(key, identity, has_lost_outputs=has_lost_outputs)
-            except StorageError:
-                raise
-            except Exception:  # noqa: BLE001  one file must not end a start or a restore
-                self.report_bug(key)
-                continue
             if entry is not None and entry.state in _AT_REST:
                 yield entry, key
 

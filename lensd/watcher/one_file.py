@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from lensd.errors import StorageError, bug
@@ -18,6 +19,17 @@ def report_bug(log: Log, folder: Folder, path: str) -> None:
     """Log the exception that is being handled as the end of one file."""
     error = bug(traceback.format_exc(limit=-8))
     log(file_end(error, path=os.path.join(folder.root, path), watch=folder.name, job_id=None))
+
+
+@contextmanager
+def contain_bug(report: Callable[[], None]) -> Iterator[None]:
+    """Let a bug end what concerns one file, which `report()` logs. Raises StorageError."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception:  # noqa: BLE001  one file must not end a start or a restore
+        report()
 
 
 def record_each(
