@@ -106,13 +106,12 @@ def _settings(
     given: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
     try:
         if target_size:
-            given |= {"target_size": parse_size(target_size)}
-            given["allocation"] = "balanced" if given.get("allocation") == "balanced" else "file"
+            given["target_size"] = parse_size(target_size)
         if targets:
             given["targets"] = tuple(targets.split(","))
         if encodings:
             given["encodings"] = tuple(encodings.split(","))
-        return Settings(**given)
+        return Settings(**given).with_allocation_of_size()
     except ValueError as error:
         raise UsageError(f"an option has an invalid value: {error}") from None
 

@@ -156,6 +156,12 @@ class Settings(Part):
         ),
     ] = True
 
+    def with_allocation_of_size(self) -> Settings:
+        """Return the settings with `allocation: file` where `target_size` replaces `module`."""
+        if self.target_size is None or self.allocation != "module":
+            return self
+        return self.model_copy(update={"allocation": "file"})
+
     def parameters(self) -> Parameters:
         """Return the settings that the numerics use."""
         return Parameters(

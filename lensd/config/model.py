@@ -117,10 +117,7 @@ def _resolve_watch(entry: WatchEntry, defaults: Settings, key: str) -> Watch:
 def _merge_settings(entry: WatchEntry, defaults: Settings) -> Settings:
     """Return the settings of a folder: those that its entry has, and `defaults` for the others."""
     written = {key: getattr(entry, key) for key in entry.model_fields_set & _OVERRIDABLE}
-    settings = defaults.model_copy(update=written)
-    if settings.target_size is not None and settings.allocation == "module":
-        settings = settings.model_copy(update={"allocation": "file"})
-    return settings
+    return defaults.model_copy(update=written).with_allocation_of_size()
 
 
 _OVERRIDABLE = frozenset(Settings.model_fields)
