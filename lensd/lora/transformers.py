@@ -14,11 +14,12 @@ from typing import NamedTuple
 ANY = 0
 DOTTED = re.compile(r"(\w+)\.(\d+)\.(.+)")
 # One paragraph a model. Its first line has the family and, for each size of the model, the width
-# and the number of blocks in each list of blocks. A line of one kind of words names lists of
-# blocks; a line that begins with OUTxIN names the layers of that shape in them. Numbers below 64
-# are multiples of the width; `?` is any number. `unknown`: models that share layers with a family.
+# and the number of blocks in each list of blocks; families with the same layers follow each other.
+# A line of one kind of words names lists of blocks; a line that begins with OUTxIN names the layers
+# of that shape in them. Numbers below 64 are multiples of the width; `?` is any number. `unknown`:
+# models that share layers with a family.
 _LAYERS = """
-flux 3072:19,38
+flux 3072:19,38 hunyuanvideo 3072:20,40
 transformer_blocks
 6x1 norm1.linear norm1_context.linear
 1x1 attn.to_q attn.to_k attn.to_v attn.to_out.0
@@ -93,19 +94,6 @@ single_blocks
 1x4 linear2
 
 hunyuanvideo 3072:20,40
-transformer_blocks
-6x1 norm1.linear norm1_context.linear
-1x1 attn.to_q attn.to_k attn.to_v attn.to_out.0
-1x1 attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_add_out
-4x1 ff.net.0.proj ff_context.net.0.proj
-1x4 ff.net.2 ff_context.net.2
-single_transformer_blocks
-3x1 norm.linear
-1x1 attn.to_q attn.to_k attn.to_v
-4x1 proj_mlp
-1x5 proj_out
-
-hunyuanvideo 3072:20,40
 double_blocks
 6x1 img_mod.linear txt_mod.linear
 3x1 img_attn_qkv txt_attn_qkv
@@ -169,7 +157,7 @@ blocks
 ?x1 ffn.0
 1x? ffn.2
 
-ltx 2048:28 4096:48
+ltx 2048:28 4096:48 pixart 1152:28
 transformer_blocks
 1x1 attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0
 1x1 attn2.to_q attn2.to_k attn2.to_v attn2.to_out.0
@@ -220,13 +208,6 @@ layers noise_refiner context_refiner
 4x1 feed_forward.w1 feed_forward.w3
 1x4 feed_forward.w2
 4x1024 adaLN_modulation.1
-
-pixart 1152:28
-transformer_blocks
-1x1 attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0
-1x1 attn2.to_q attn2.to_k attn2.to_v attn2.to_out.0
-4x1 ff.net.0.proj
-1x4 ff.net.2
 
 sana 2240:20 1152:28
 transformer_blocks
@@ -320,10 +301,13 @@ def transformers() -> tuple[Transformer, ...]:
     found: list[Transformer] = []
     for paragraph in _LAYERS.strip().split("\n\n"):
         head, *lines = paragraph.splitlines()
-        family, *sizes = head.split()
-        for size in sizes:
-            width, numbers = size.split(":")
-            found.append(_read_model(family, int(width), numbers, lines))
+        family = ""
+        for word in head.split():
+            width, is_size, numbers = word.partition(":")
+            if is_size:
+                found.append(_read_model(family, int(width), numbers, lines))
+            else:
+                family = word
     return tuple(found)
 
 
