@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Self
 
@@ -42,6 +42,7 @@ class Source:
     header: Header
     specs: dict[str, TensorSpec]
     layout: Layout
+    _alphas: dict[str, float] = field(default_factory=dict)  # by key
 
     @classmethod
     def open(cls, path: str, expected: Sequence[int] | None = None) -> Source:
@@ -122,8 +123,12 @@ class Source:
         return {part: self.tensor(key) for part, key in module.parts}
 
     def alpha(self, module: Module | Composite) -> float | None:
-        """Read the alpha of a module; None if it has none."""
-        return float(self.tensor(module.alpha)) if module.alpha else None
+        """Read the alpha of a module, once; None if it has none."""
+        if module.alpha is None:
+            return None
+        if module.alpha not in self._alphas:
+            self._alphas[module.alpha] = float(self.tensor(module.alpha))
+        return self._alphas[module.alpha]
 
     def leave_alpha_zero(self) -> None:
         """Count modules with alpha 0 among the untouched tensors. Raises Skipped(`alpha_zero`)."""
