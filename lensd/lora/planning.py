@@ -17,7 +17,7 @@ from lensd.lora import float8, portability, rank
 from lensd.lora.composites import CompositePlan, output_shape
 from lensd.lora.layout import Layout, Module
 from lensd.lora.parameters import Parameters
-from lensd.lora.portability import Encoding
+from lensd.lora.portability import Encoding, Verdict
 from lensd.lora.spectrum import Core
 from lensd.lora.tensor_spec import ITEM_SIZE, WIDE_DTYPES, TensorSpec
 
@@ -121,7 +121,8 @@ def plan(
     """
     if found.energy is not None:
         p = replace(p, energy=found.energy)
-    encodings, float_because = _choose_encodings(layout, readings, p, found)
+    verdict = portability.verdict(layout, p.targets, p.encodings)
+    encodings, float_because = _choose_encodings(verdict, readings, p, found)
     fixed = _modules_with_fixed_rank(layout, p.targets)
     ranks = _choose_ranks(readings, encodings, p, fixed, found.least_ranks)
     alpha = _common_alpha(readings, encodings, ranks)
@@ -138,9 +139,7 @@ def plan(
         modules=modules,
         alpha=alpha,
         tensors=_order_tensors(layout, tensors, modules, converted),
-        forced_by=portability.verdict(layout, p.targets, p.encodings).forced_by
-        if p.mode in QUANTIZING
-        else (),
+        forced_by=verdict.forced_by if p.mode in QUANTIZING else (),
         float_because=float_because,
         composites=converted,
     )
@@ -175,33 +174,24 @@ def _modules_with_fixed_rank(layout: Layout, targets: Sequence[str]) -> set[str]
 
 
 def _choose_encodings(
-    layout: Layout, readings: Sequence[Reading], p: Parameters, found: Findings
+    verdict: Verdict, readings: Sequence[Reading], p: Parameters, found: Findings
 ) -> tuple[list[str], Counter[str]]:
     """Return the dtype of each module, and why how many of them are not in 8 bits."""
-    choices = _choices(layout, p)
     encodings = _float_dtypes(readings, p.float32, found.in_bfloat16)
     float_because: Counter[str] = Counter()
     for at, reading in enumerate(readings if p.mode in QUANTIZING else ()):
-        dtype, reason = _eight_bits(reading, choices[reading.module.name], found.too_noisy)
+        dtype, reason = _eight_bits(reading, verdict, found.too_noisy)
         encodings[at] = dtype or encodings[at]
         float_because.update([reason] if reason else [])
     return encodings, float_because
 
 
-def _choices(layout: Layout, p: Parameters) -> Mapping[str, Sequence[str]]:
-    """Return module name -> the 8-bit dtypes that the targets load exactly, the best one first."""
-    allowed = [portability.verdict(layout, p.targets, (e,)).encodings for e in p.encodings]
-    return {
-        m.name: [DTYPES[e] for found in allowed if (e := found[m.name]) is not None]
-        for m in layout.modules
-    }
-
-
 def _eight_bits(
-    reading: Reading, choices: Sequence[str], too_noisy: Collection[tuple[str, str]]
+    reading: Reading, verdict: Verdict, too_noisy: Collection[tuple[str, str]]
 ) -> tuple[str | None, str | None]:
     """Return the 8-bit dtype of a module, or the reason why it stays in floats."""
     module = reading.module
+    choices = [DTYPES[encoding] for encoding in verdict.choices[module.name]]
     if not choices:
         return None, "targets"
     if module.scaled_last:

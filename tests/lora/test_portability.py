@@ -189,10 +189,9 @@ def test_encodings_restrict_the_choice() -> None:
 
 def test_modules_of_a_file_may_differ_in_encoding() -> None:
     """diffusers reads int8 in FLUX's transformer, and only floats in the text encoder beside it."""
-    assert verdict(FLUX_CLIP, ("comfyui", "diffusers")) == (
-        {"lora_unet_double_blocks_0_x": "int8", "lora_te1_x": None},
-        ("diffusers",),
-    )
+    found = verdict(FLUX_CLIP, ("comfyui", "diffusers"))
+    assert found.encodings == {"lora_unet_double_blocks_0_x": "int8", "lora_te1_x": None}
+    assert found.forced_by == ("diffusers",)
     assert set(verdict(FLUX_CLIP, ("comfyui",)).encodings.values()) == {"int8"}
 
 

@@ -47,18 +47,23 @@ __all__ = [
 
 
 class Verdict(NamedTuple):
-    """The encoding of each module, and the programs because of which it is not a better one.
+    """The encodings of each module, and the programs because of which the first is no better one.
 
-    `encodings`: module name -> the first encoding that every constraining program loads exactly in
-    the module's dialect; None: 16 bits. Programs read modules one by one, so a file whose modules
-    differ in encoding is exact if each module is (tests/loading has such files in diffusers). All
-    modules of one dialect get the same encoding. `forced_by`: the programs that do not load an
-    encoding exactly that would be preferred to the one used, in any module; targets only, except
-    where no target reads the file.
+    `choices`: module name -> the encodings that every constraining program loads exactly in the
+    module's dialect, in order of preference; none: 16 bits. Programs read modules one by one, so a
+    file whose modules differ in encoding is exact if each module is (tests/loading has such files
+    in diffusers). All modules of one dialect get the same encodings. `forced_by`: the programs that
+    do not load an encoding exactly that would be preferred to the first choice, in any module;
+    targets only, except where no target reads the file.
     """
 
-    encodings: Mapping[str, Encoding | None]
+    choices: Mapping[str, tuple[Encoding, ...]]
     forced_by: tuple[str, ...]
+
+    @property
+    def encodings(self) -> dict[str, Encoding | None]:
+        """Module name -> its first choice; None: 16 bits."""
+        return {name: found[0] if found else None for name, found in self.choices.items()}
 
 
 def dialects(layout: Layout) -> frozenset[str]:
@@ -89,25 +94,24 @@ def constraining(layout: Layout, targets: Sequence[str]) -> tuple[str, ...]:
 def verdict(
     layout: Layout, targets: Sequence[str], encodings: Sequence[Encoding] = ENCODINGS
 ) -> Verdict:
-    """Return the encoding of each module for the programs of `constraining`.
+    """Return the encodings of each module for the programs of `constraining`.
 
     `encodings`: those to choose from, in order of preference. Modules of a dialect that no program
     is known to read stay in floats.
     """
     programs = constraining(layout, targets)
     of_modules = dialect_of_modules(layout)
-    chosen: dict[str, Encoding | None] = {}
+    chosen: dict[str, tuple[Encoding, ...]] = {}
     forced_by: set[str] = set()
     for dialect in set(of_modules.values()):
-        chosen[dialect] = None
+        inexact = {e: {p for p in programs if _blocks(cell(dialect, p, e))} for e in encodings}
+        chosen[dialect] = tuple(e for e in encodings if dialect in READS and not inexact[e])
         for encoding in encodings:
-            inexact = {p for p in programs if _blocks(cell(dialect, p, encoding))}
-            if not inexact and dialect in READS:
-                chosen[dialect] = encoding
+            if encoding in chosen[dialect]:
                 break
-            forced_by |= inexact
-    by_module = {name: chosen[dialect] for name, dialect in of_modules.items()}
-    return Verdict(by_module, tuple(p for p in programs if p in forced_by))
+            forced_by |= inexact[encoding]
+    choices = {name: chosen[dialect] for name, dialect in of_modules.items()}
+    return Verdict(choices, tuple(p for p in programs if p in forced_by))
 
 
 def _blocks(found: Cell) -> bool:
