@@ -49,4 +49,5 @@ def _record(entry: Entry, kind: type[Measures]) -> Record:
         measures=measures,
         reason=entry.reason,
         message=entry.message,
+        inside=printable(entry.path),
     )

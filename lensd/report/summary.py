@@ -26,7 +26,7 @@ from lensd.report.record import ByteTotals, History, Record
 
 SLOWEST = 10
 QUANTILES = (10, 50, 90, 99)  # percent
-_FAILED = (Outcome.FAILED, Outcome.QUARANTINED)
+FAILED = (Outcome.FAILED, Outcome.QUARANTINED)
 _MEANINGS: dict[str, str] = {reason: reason.text for reason in Reason}
 
 
@@ -162,7 +162,7 @@ def _reasons(records: Iterable[Record]) -> Iterator[ReasonCount]:
 
 def _failures(records: Iterable[Record], zone: dt.tzinfo | None) -> Iterator[Failure]:
     for r in records:
-        if r.outcome in _FAILED:
+        if r.outcome in FAILED:
             yield Failure(
                 path=r.path,
                 watch=r.watch,

@@ -86,7 +86,7 @@ class _SharedValues:
 def _columns(records: Sequence[Record], shared: _SharedValues) -> Columns:
     measures = [r.measures for r in records]
     return Columns(
-        path=[visible(r.path) for r in records],
+        path=[visible(r.shown) for r in records],
         outcome=[r.outcome for r in records],
         reason=[visible(r.reason or "") for r in records],
         message=[visible_lines(r.message or "") for r in records],
