@@ -80,7 +80,7 @@ class App:
         observer: ProgressObserver | None = None,
         stragglers: Stragglers | None = None,
     ) -> None:
-        parts = self._parts = Parts(config, ledger, patient=patient)
+        parts = self._parts = Parts(config, ledger, patient=patient, observer=observer)
         self.config, self.ledger, self.log = config, ledger, parts.log
         self.archive, self.root_states = parts.archive, parts.root_states
         self.move_tracker = parts.move_tracker

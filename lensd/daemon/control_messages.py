@@ -67,7 +67,19 @@ class PruneRequest(_Request, frozen=True, tag="prune"):
     dry_run: bool = False
 
 
-Request: TypeAlias = RestoreRequest | RetryRequest | PauseRequest | ResumeRequest | PruneRequest
+class OnceRequest(_Request, frozen=True, tag="once"):
+    """Process the files at or below the paths (absolute) that are there; no paths: all.
+
+    With `redo` also files again, from their originals.
+    """
+
+    paths: tuple[str, ...] = ()
+    redo: bool = False
+
+
+Request: TypeAlias = (
+    OnceRequest | RestoreRequest | RetryRequest | PauseRequest | ResumeRequest | PruneRequest
+)
 # These change files, so the thread that runs the jobs handles them, between two jobs.
 FileRequest = (RestoreRequest, PruneRequest)
 

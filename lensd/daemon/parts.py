@@ -45,7 +45,14 @@ if TYPE_CHECKING:
 class Parts:
     """The table at the top of `app` names the owner of each. `patient`: for `run`."""
 
-    def __init__(self, config: Config, ledger: Ledger, *, patient: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        *,
+        patient: bool,
+        observer: ProgressObserver | None = None,
+    ) -> None:
         self.config = config
         self.ledger = ledger
         self.log = EventLog()
@@ -65,6 +72,7 @@ class Parts:
         self.claims = Claims()
         self._arrivals: SimpleQueue[Arrival] = SimpleQueue()
         self._patient = patient
+        self._observer = observer or ProgressObserver()
 
     def _report_damaged_row(self, row: int, error: ValueError) -> None:
         message = f"row {row} of the ledger is damaged, and lensd leaves it out; please report this"
@@ -81,7 +89,7 @@ class Parts:
             ledger,
             self.archive,
             self.move_tracker,
-            IntakeRecorder(folders, ledger, log, self._arrivals),
+            IntakeRecorder(folders, ledger, log, self._arrivals, self._observer.waiting),
             progress,
         )
         monitor = RootMonitor(

@@ -6,8 +6,10 @@ The process that has the state folder's lock does it: the command itself, or the
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -15,6 +17,7 @@ from lensd.config.model import Config
 from lensd.daemon.control import Send
 from lensd.daemon.control_messages import (
     Message,
+    OnceRequest,
     PauseRequest,
     Progress,
     PruneRequest,
@@ -23,7 +26,7 @@ from lensd.daemon.control_messages import (
     ResumeRequest,
     RetryRequest,
 )
-from lensd.daemon.select import watch_of
+from lensd.daemon.select import choose, resolve_paths, watch_of
 from lensd.errors import (
     EXIT_OK,
     EXIT_SOME_FAILED,
@@ -61,10 +64,13 @@ class RequestHandler:
     move_tracker: MoveTracker
     look_at: Callable[[Iterable[str]], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
+    closed: Callable[[], Collection[str]] = frozenset  # the roots that may not be read now
 
     def handle(self, request: Request, send: Send) -> int:
         """Raises LensdError as the method for the request does."""
         match request:
+            case OnceRequest():
+                return self.once(request, send)
             case RestoreRequest():
                 return self.restore(request, send)
             case RetryRequest():
@@ -77,6 +83,22 @@ class RequestHandler:
                 return self.prune(request, send)
             case _:
                 assert_never(request)
+
+    def once(self, request: OnceRequest, send: Send) -> int:
+        """Let the running daemon process the files that are there. Raises UsageError."""
+        there = self.config.model_copy(
+            update={"watch": tuple(w for w in self.config.watch if w.root not in self.closed())}
+        )
+        resolve_paths(self.config, request.paths)
+        chosen = choose(there, self.ledger, request.paths, redo=request.redo)
+        self.ledger.jobs.release(chosen.released)
+        for entry in chosen.again:
+            self.ledger.jobs.redo(secrets.token_hex(8), entry)
+        self.look_at(os.path.join(file.watch.root, file.path) for file in chosen.files)
+        count = len(chosen.files) + len(chosen.again)
+        queued = f"; {len(chosen.resumed):,} more are in its queue" if chosen.resumed else ""
+        send(Message(f"lensd takes {count:,} files{queued}; `lensd status` shows how far it is"))
+        return EXIT_OK
 
     def restore(self, request: RestoreRequest, send: Send) -> int:
         """Put originals back into the watched folders. Raises UsageError before any is put back."""
