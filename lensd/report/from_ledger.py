@@ -25,14 +25,16 @@ def history(ledger: Ledger, state: str, *, drawn: bool = False) -> History:
     return History(
         source=FromLedger(state=state),
         records=[
-            _record(e, kind) for e in ledger.files.with_outcome(*LISTED) if e.state == JobState.DONE
+            record_of(e, kind)
+            for e in ledger.files.with_outcome(*LISTED)
+            if e.state == JobState.DONE
         ],
         others={outcome: n for outcome, n in totals.outcomes.items() if outcome not in LISTED},
         totals=ByteTotals(totals.saved_in_folders, totals.held_by_archive, totals.net),
     )
 
 
-def _record(entry: Entry, kind: type[Measures]) -> Record:
+def record_of(entry: Entry, kind: type[Measures]) -> Record:
     """The row's columns take precedence over its log line, because they follow a moved file."""
     measures = msgspec.convert(entry.line or {}, kind)
     measures.bytes_in = measures.bytes_in or entry.bytes_in

@@ -461,7 +461,7 @@ def test_only_large_ratios_are_coloured(browser: Browser, months: Path) -> None:
 def test_the_free_space_of_the_disks(opened: Browser, server: HomeServer) -> None:
     """Each disk has its free space; the folder and the archive of the tests are on one."""
     text = opened.driver.find_element(By.CLASS_NAME, "totals").text.replace(NO_BREAK_SPACE, " ")
-    found = re.search(r"Free on the disk of loras, archive\n(\S+ .B) of (\S+ .B)", text)
+    found = re.search(r"Free for loras, archive\n(\S+ .B)\nof (\S+ .B)", text)
     assert found is not None
     assert found[2] == size(shutil.disk_usage(server.loras).total)
 

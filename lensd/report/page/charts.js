@@ -240,3 +240,20 @@ function markEnergy(plot, share) {
   ctx.fillText(percent(share, 0), bbox.left + 6 * uPlot.pxRatio, at + 4 * uPlot.pxRatio);
   ctx.restore();
 }
+
+function redrawOnChanges() {
+  let width = 0;
+  new ResizeObserver(() => {
+    if (width !== innerWidth) redrawAll();
+    width = innerWidth;
+  }).observe(document.documentElement);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redrawAll());
+  addEventListener("beforeprint", () => {
+    document.documentElement.dataset.printing = "";
+    redrawAll(PRINTED_WIDTH);
+  });
+  addEventListener("afterprint", () => {
+    delete document.documentElement.dataset.printing;
+    redrawAll();
+  });
+}

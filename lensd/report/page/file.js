@@ -35,7 +35,7 @@ function factsOf(file) {
     ["AutoV3 of the output", file.output_autov3, "hash"],
   ];
   return facts.filter(([, value]) => value).map(([term, value, kind]) =>
-    element("div", { class: kind ?? "" }, element("dt", {}, term), element("dd", {}, value)));
+    element("div", { class: kind ?? "" }, element("dt", {}, term), element("dd", {}, ...breakable(value))));
 }
 
 // file: as `filesOf` makes it; shared: the values that its numbers name.

@@ -7,23 +7,6 @@ async function unpack() {
   return JSON.parse(await new Response(text).text());
 }
 
-function redrawOnChanges() {
-  let width = 0;
-  new ResizeObserver(() => {
-    if (width !== innerWidth) redrawAll();
-    width = innerWidth;
-  }).observe(document.documentElement);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redrawAll());
-  addEventListener("beforeprint", () => {
-    document.documentElement.dataset.printing = "";
-    redrawAll(PRINTED_WIDTH);
-  });
-  addEventListener("afterprint", () => {
-    delete document.documentElement.dataset.printing;
-    redrawAll();
-  });
-}
-
 async function start() {
   if (!("DecompressionStream" in window)) {
     byId("too-old").hidden = false;
