@@ -108,6 +108,7 @@ def _bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(CONNECTIONS)  # before `ready`, so that no browser comes too early
     except OSError as error:
         listener.close()
         raise StorageError(

@@ -4,18 +4,36 @@
 const CONTROLS = ["search", "folder", "family", "outcome"];
 const TYPING_MS = 150;
 
-// Replaces what an element contains; the focus, the cursor and open details stay.
-function replaceInside(parent, html) {
-  const focused = parent.contains(document.activeElement) ? document.activeElement : null;
-  const cursor = focused?.id === "search" ? [focused.value, focused.selectionStart] : null;
-  parent.innerHTML = html; // by the server's templates, which escape every value
-  if (!focused) return;
-  const again = focused.id ? byId(focused.id) : parent.querySelector(`[href="${CSS.escape(focused.getAttribute("href") ?? "")}"]`);
-  again?.focus({ preventScroll: true });
-  if (cursor && again) {
-    again.value = cursor[0]; // typed since the request
-    again.setSelectionRange(cursor[1], cursor[1]);
+// Makes the inside of an element as the HTML says. What is equal stays, so that focus, cursor, a
+// half-made click and open details stay too.
+function update(parent, html) {
+  const fresh = document.createElement("template");
+  fresh.innerHTML = html; // by the server's templates, which escape every value
+  updateChildren(parent, fresh.content);
+}
+
+function updateChildren(old, fresh) {
+  const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
+  after.forEach((node, at) => {
+    if (at >= before.length) old.append(node);
+    else if (before[at].nodeName !== node.nodeName || before[at].id !== node.id) before[at].replaceWith(node);
+    else updateNode(before[at], node);
+  });
+  before.slice(after.length).forEach((node) => node.remove());
+}
+
+function updateNode(old, fresh) {
+  if (old.nodeType !== Node.ELEMENT_NODE) {
+    if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
+    return;
   }
+  for (const { name } of [...old.attributes]) {
+    if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+  }
+  for (const { name, value } of fresh.attributes) {
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  updateChildren(old, fresh);
 }
 
 let asking = 0; // only the newest answer counts
@@ -24,7 +42,7 @@ async function showTable(address) {
   const mine = (asking += 1);
   const answer = await fetch(`/table?${address}`).catch(() => null);
   if (!answer?.ok || mine !== asking) return;
-  replaceInside(byId("files-table"), await answer.text());
+  update(byId("files-table"), await answer.text());
   history.replaceState(null, "", `/?${address}`);
 }
 
@@ -49,7 +67,7 @@ function follow() {
   events.addEventListener("error", () => (byId("lost").hidden = false));
   events.addEventListener("now", (event) => {
     const html = JSON.parse(event.data);
-    if (html) replaceInside(byId("now"), html);
+    if (html) update(byId("now"), html);
     else location.reload(); // the ledger is gone
   });
   events.addEventListener("table", () => {
