@@ -26,12 +26,12 @@ from lensd import __version__
 from lensd.config.model import Config
 from lensd.report.page.render import MUCH, environment
 from lensd.store.ledger import Ledger
-from lensd.store.ledger.catalog import SORTS, Catalog, Query
+from lensd.store.ledger.catalog import HIDDEN, SORTS, Catalog, Query
 from lensd.store.ledger.entry import Entry
 from lensd.web import actions, file_page
 from lensd.web.guard import Guard, Sessions
 from lensd.web.hub import Hub, State
-from lensd.web.now import Watcher
+from lensd.web.now import Watcher, link_of
 from lensd.web.shown import Shortener
 from lensd.web.source import Source
 
@@ -131,6 +131,9 @@ class Pages:
 
     def show_file(self, request: Request) -> Response:
         ledger, entry = self._find(request)
+        newest = ledger.files.find(entry.root, entry.path)
+        if entry.outcome in HIDDEN and newest is not None and newest.job_id != entry.job_id:
+            return RedirectResponse(link_of(newest.job_id), 303)
         page = file_page.make_page(ledger, entry, self._shortener, self._config.log.path)
         return self._page("file.html", file=page)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,10 +17,10 @@ from lensd.report.record import Drawn
 from lensd.store.ledger import JobState, Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.text import visible
-from lensd.web.now import link_of
 from lensd.web.shown import Shortener, shown_path
 
 LONGEST_LOG = 200  # lines
+SOON_SECONDS = 60.0  # from the release of a file until it is a job
 AGAIN = (Outcome.RESTORED, Outcome.KEPT, Outcome.SKIPPED, Outcome.ANALYZED)
 
 
@@ -34,7 +35,6 @@ class Action(NamedTuple):
 class Version(NamedTuple):
     """A row of the ledger for the same path."""
 
-    link: str
     when: float
     outcome: str
     message: str
@@ -46,6 +46,7 @@ class FilePage(NamedTuple):
     job_id: str
     path: str
     outcome: str
+    is_done: bool
     actions: list[Action]
     versions: list[Version]
     log: list[str]
@@ -58,6 +59,7 @@ def make_page(ledger: Ledger, entry: Entry, shortener: Shortener, log: str | Non
         job_id=entry.job_id,
         path=shown_path(entry),
         outcome=_describe(entry),
+        is_done=_is_done(entry),
         actions=list(_actions(entry)),
         versions=[_version(e, shortener) for e in reversed(history)],
         log=[shortener.shorten(line) for line in _lines(entry, history, log)],
@@ -67,6 +69,12 @@ def make_page(ledger: Ledger, entry: Entry, shortener: Shortener, log: str | Non
 def data_of(entry: Entry) -> bytes:
     """The numbers of a file as JSON, in the form that the report's scripts read."""
     return to_json([record_of(entry, Drawn)])
+
+
+def _is_done(entry: Entry) -> bool:
+    """False while the state may soon be another one: for a job, and for a file that is released."""
+    is_released = entry.outcome == Outcome.SUPERSEDED and time.time() - entry.updated < SOON_SECONDS
+    return entry.state == JobState.DONE and not is_released
 
 
 def _describe(entry: Entry) -> str:
@@ -100,7 +108,6 @@ def _actions(entry: Entry) -> Iterator[Action]:
 
 def _version(entry: Entry, shortener: Shortener) -> Version:
     return Version(
-        link_of(entry.job_id),
         entry.published or entry.updated,
         _describe(entry) if entry.reason is None else f"{_describe(entry)}, {entry.reason}",
         shortener.shorten(entry.message or ""),

@@ -198,10 +198,12 @@ def test_restore_and_compress_again(
     assert confirm(opened, "restore", by_keyboard=by_keyboard) == "The original is back."
     assert Seen.of(target).sha256 == before.sha256
     opened.wait_for(lambda: "restored" in " ".join(texts(opened, "#facts")))
+    opened.wait_for(lambda: opened.driver.find_elements(By.ID, "redo"))
     said = confirm(opened, "redo", by_keyboard=by_keyboard)
     assert "lensd takes 1 files" in said
     daemon.wait_for("file.compressed", name)
     assert Seen.of(target).sha256 != before.sha256
+    opened.wait_for(lambda: "compressed" in " ".join(texts(opened, "#facts")))
 
 
 @pytest.mark.parametrize("by_keyboard", [False, True], ids=["click", "keyboard"])

@@ -145,14 +145,15 @@ class Catalog:
         """One page of the files that a query selects, and how many it selects."""
         where, values = _condition(query)
         order = SORTS.get(query.sort, SORTS["when"]).format("DESC" if query.down else "ASC")
-        first = order.split()[0] if query.sort != "ratio" else "after"
+        column = "after" if query.sort == "ratio" else order.split()[0]
+        nulls_last = "" if column == "ended" else f"{column} IS NULL, "  # `ended` has an index
         with self._lock, self._reading():
             total = int(
                 self._db.execute(f"SELECT count(*) FROM listed WHERE {where}", values).fetchone()[0]  # noqa: S608
             )
             rows = self._db.execute(
                 f"SELECT {_ROW} FROM listed WHERE {where} "  # noqa: S608  constants of ours
-                f"ORDER BY {first} IS NULL, {order}, id DESC LIMIT ? OFFSET ?",
+                f"ORDER BY {nulls_last}{order}, id DESC LIMIT ? OFFSET ?",
                 (*values, size, query.page * size),
             ).fetchall()
         return [Listed(*row) for row in rows], total

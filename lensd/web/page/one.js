@@ -16,5 +16,14 @@ document.addEventListener("acted", (event) => {
   if (event.detail) question().addEventListener("close", () => location.reload(), { once: true });
 });
 
+const LOOK_MS = 1000;
+
+// While the file is a job, its page looks for the end.
+function lookAgain() {
+  if (question().open) setTimeout(lookAgain, LOOK_MS);
+  else location.reload();
+}
+
+if ("open" in byId("one").dataset) setTimeout(lookAgain, LOOK_MS);
 redrawOnChanges();
 showOne();
