@@ -20,7 +20,7 @@ from lensd.text import visible
 from lensd.web.shown import Shortener, shown_path
 from lensd.web.source import Daemon, Source
 
-LISTED = 5  # of each list
+LISTED = 3  # of each list
 DISK_SECONDS = 10.0  # between two looks at the free space
 
 

@@ -187,7 +187,28 @@ def write_ledger(
                     for n in range(first, min(count, first + 1000))
                 ]
                 ledger.files.record_all(str(root), "loras", rows)
+                _set_ends(ledger, bytes(root), some, rows, first)
             made += count
+
+
+def _set_ends(
+    ledger: Ledger,
+    root: bytes,
+    some: list[Line],
+    rows: list[tuple[str, Identity, Columns]],
+    first: int,
+) -> None:
+    """Give the rows the times of their lines."""
+    ends = [
+        (_moment(some[(first + n) % len(some)]), root, row[0].encode())
+        for n, row in enumerate(rows)
+    ]
+    with ledger._database.change() as db:
+        db.executemany("UPDATE files SET updated = ? WHERE root = ? AND path = ?", ends)
+
+
+def _moment(line: Line) -> float:
+    return dt.datetime.fromisoformat(line["timestamp"]).timestamp()
 
 
 ENDS = ("compressed", "kept", "skipped", "failed", "quarantined")
@@ -195,7 +216,6 @@ ENDS = ("compressed", "kept", "skipped", "failed", "quarantined")
 
 def _row(line: Line, number: int, end: str) -> tuple[str, Identity, Columns]:
     inside = line["path"].removeprefix("/srv/loras/").replace("_v", f"_{number}v")
-    when = dt.datetime.fromisoformat(line["timestamp"]).timestamp()
     head = {"timestamp", "level", "event", "schema", "path", "watch", "job_id"}
     measures = {name: value for name, value in line.items() if name not in head}
     identity = Identity(1, number + 1, measures.get("bytes_out", 1000), 0, 0)
@@ -203,7 +223,7 @@ def _row(line: Line, number: int, end: str) -> tuple[str, Identity, Columns]:
     if end == "compressed":
         columns |= {
             "line": measures,
-            "published": when,
+            "published": _moment(line),
             "bytes_in": measures["bytes_in"],
             "bytes_out": measures["bytes_out"],
             "sha256_in": f"{number:08x}{measures['sha256_in'][8:]}",

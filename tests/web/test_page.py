@@ -239,7 +239,7 @@ def test_the_page_of_a_file(opened: Browser, web: Web, daemon: Log, server: Home
     lines = daemon.running.lines  # those on stdout: none, since the log is a file
     assert lines == []
     [log] = texts(opened, ".log")
-    for part in ('"file.detected"', '"file.compressed"', "loras/style/ink_1.safetensors"):
+    for part in ('"file.settled"', '"file.compressed"', "loras/style/ink_1.safetensors"):
         assert part in log
     assert str(server.top) not in opened.driver.page_source
     sha256 = next(p for p in log.split('"') if len(p) == 64)

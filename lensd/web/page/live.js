@@ -1,7 +1,6 @@
 // Keeps the first page up to date: what happens now, the savings, and the table of files.
 "use strict";
 
-const CONTROLS = ["search", "folder", "family", "outcome"];
 const TYPING_MS = 150;
 
 // Makes the inside of an element as the HTML says. What is equal stays, so that focus, cursor, a
@@ -40,10 +39,10 @@ let asking = 0; // only the newest answer counts
 
 async function showTable(address) {
   const mine = (asking += 1);
+  history.replaceState(null, "", `/?${address}`); // before the answer: an event may ask again
   const answer = await fetch(`/table?${address}`).catch(() => null);
   if (!answer?.ok || mine !== asking) return;
   update(byId("files-table"), await answer.text());
-  history.replaceState(null, "", `/?${address}`);
 }
 
 const present = () => location.search.slice(1);
@@ -79,9 +78,12 @@ function follow() {
 
 let typing = 0;
 byId("files-table").addEventListener("input", (event) => {
-  if (!CONTROLS.includes(event.target.id)) return;
+  if (event.target.id !== "search") return;
   clearTimeout(typing);
-  typing = setTimeout(() => showTable(controlsAddress()), event.target.id === "search" ? TYPING_MS : 0);
+  typing = setTimeout(() => showTable(controlsAddress()), TYPING_MS);
+});
+byId("files-table").addEventListener("change", (event) => {
+  if (event.target.closest("select")) showTable(controlsAddress());
 });
 byId("files-table").addEventListener("submit", (event) => event.preventDefault());
 byId("files-table").addEventListener("click", (event) => {
