@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 from lensd.config.model import Config
 from lensd.errors import StorageError
@@ -20,7 +21,7 @@ def find_disks(config: Config) -> list[Disk]:
     disks: dict[int, Disk] = {}
     for name, path in _folders(config):
         with suppress(OSError, StorageError):
-            device, free, size = within(PATIENCE_SECONDS, lambda path=path: _measure(path))
+            device, free, size = within(PATIENCE_SECONDS, partial(_measure, path))
             known = disks[device].holds if device in disks else ()
             disks[device] = Disk((*known, name), free, size)
     return list(disks.values())

@@ -28,11 +28,12 @@ FOR_FILE = ("restore", "redo", "retry")
 def request_for(verb: str, entry: Entry) -> Request:
     """Raises KeyError for another verb."""
     paths = (entry.full_path,)
-    return {
+    requests: dict[str, Request] = {
         "restore": RestoreRequest(paths=paths),
         "redo": OnceRequest(paths=paths, redo=True),
         "retry": RetryRequest(paths=paths),
-    }[verb]
+    }
+    return requests[verb]
 
 
 def act(state: str, request: Request, shortener: Shortener) -> tuple[bool, str]:

@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from jinja2 import Environment
@@ -24,6 +25,7 @@ from starlette.routing import Route
 
 from lensd import __version__
 from lensd.config.model import Config
+from lensd.daemon.control_messages import Request as DaemonRequest
 from lensd.report.page.render import MUCH, environment
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.catalog import HIDDEN, SORTS, Catalog, Query
@@ -180,7 +182,7 @@ class Pages:
         headers = {"cache-control": "no-cache"}
         return Response(text, media_type=KINDS[name.rpartition(".")[2]], headers=headers)
 
-    def _act(self, wanted: actions.Request) -> Response:
+    def _act(self, wanted: DaemonRequest) -> Response:
         done, said = actions.act(self._config.state.path, wanted, self._shortener)
         return JSONResponse({"done": done, "said": said}, 200 if done else 409)
 
@@ -204,7 +206,7 @@ class Pages:
             raise HTTPException(404, "there is no such file in the ledger")
         return ledger, entry
 
-    def _table(self, request: Request) -> dict[str, object]:
+    def _table(self, request: Request) -> dict[str, Any]:
         self.source.refresh()
         query = query_of(request.query_params)
         rows, total = self._catalog().page(query, PAGE)
@@ -227,7 +229,7 @@ class Pages:
             self._choices = version, {c: self._catalog().values(c) for c in columns}
         return self._choices[1]
 
-    def _page(self, template: str, status: int = 200, **values: object) -> Response:
+    def _page(self, template: str, status: int = 200, **values: Any) -> Response:
         text = self._templates.get_template(template).render(
             version=__version__, needs_token=self._sessions.needs_token, MUCH=MUCH, **values
         )

@@ -48,7 +48,7 @@ class Section(NamedTuple):
     """The first files of a list, and how many it has."""
 
     items: list[Item]
-    count: int
+    total: int
 
 
 class Now(NamedTuple):

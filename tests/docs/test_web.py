@@ -1,4 +1,4 @@
-"""The commands of docs/web.md: the page answers. tests/systemd/test_web.py runs those of the unit."""
+"""The commands of docs/web.md; tests/systemd/test_web.py runs those of the unit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from tests.docs import markdown
 from tests.docs.rendering import REPOSITORY
 from tests.support.home_server import HomeServer
 from tests.support.limits import PATIENCE
+from tests.support.web import Web
 
 PAGE = (REPOSITORY / "docs/web.md").read_text(encoding="utf-8")
 BLOCKS = [block.text for block in markdown.blocks(PAGE) if block.language == "sh"]
@@ -43,9 +43,7 @@ def test_a_block_serves_the_page(tmp_path: Path, block: str) -> None:
         said = process.stderr.readline()
         try:
             assert "the page is at" in said
-            address = said.split()[-1].rstrip("/")
-            with urllib.request.urlopen(f"{address}/login", timeout=PATIENCE) as page:
-                assert page.status == 200
+            assert Web(process, said.split()[-1].rstrip("/")).get("/login").status == 200
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,10 @@ def names(browser: Browser) -> list[str]:
     return texts(browser, "#rows th a")
 
 
+def is_shown(browser: Browser, name: str) -> bool:
+    return name in names(browser)
+
+
 def open_file(browser: Browser, web: Web, name: str) -> None:
     """The page of a file, by a click on its name."""
     visit(browser, web, "/")
@@ -151,7 +156,7 @@ def test_a_new_file_appears_within_a_second(
         name = f"live_{number}.safetensors"
         server.drop(name, seed=20 + number)
         line = daemon.wait_for("file.compressed", name)
-        opened.wait_for(lambda name=name: name in names(opened))
+        opened.wait_for(partial(is_shown, opened, name))
         logged = dt.datetime.fromisoformat(line["timestamp"]).timestamp()
         delays.append(time.time() - logged)
     assert min(delays) < LIVE_SECONDS

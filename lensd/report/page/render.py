@@ -10,6 +10,7 @@ import base64
 import datetime as dt
 import hashlib
 import re
+from collections.abc import Callable
 from importlib.resources import files
 
 import msgspec
@@ -66,7 +67,7 @@ def environment(zone: dt.tzinfo | None, *packages: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Callable[..., object]] = {
         "size": lambda count: size(count).replace(" ", NO_BREAK_SPACE),
         "outcomes": outcomes,
         "visible": visible,
@@ -78,6 +79,7 @@ def environment(zone: dt.tzinfo | None, *packages: str) -> Environment:
         "local": lambda when: _minute(local_time(when, zone)),
         "breakable": _breakable,
     }
+    environment.filters |= filters
     return environment
 
 
