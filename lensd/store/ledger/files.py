@@ -147,6 +147,16 @@ class Files:
         """Rows with one of these outcomes, oldest first."""
         return self._rows.each("outcome", *outcomes)
 
+    def latest_with_outcome(self, *outcomes: Outcome) -> list[Entry]:
+        """Rows with one of these outcomes that are the newest of their path, the newest first."""
+        marks = ",".join("?" * len(outcomes))
+        return self._rows.all(
+            f"outcome IN ({marks}) AND state = 'done' AND NOT EXISTS ("  # noqa: S608
+            "SELECT 1 FROM files AS newer WHERE newer.root = files.root "
+            "AND newer.path = files.path AND newer.id > files.id) ORDER BY updated DESC, id DESC",
+            *outcomes,
+        )
+
     def move(
         self, entry: Entry, root: str, watch: str, path: str, **columns: Unpack[Columns]
     ) -> bool:
