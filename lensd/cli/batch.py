@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, Failed, FileError
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, Failed, FileError, Kept
 from lensd.text import printable
 
 if TYPE_CHECKING:
     from lensd.cli.views.progress import Bar
 
 D = TypeVar("D", bound=msgspec.Struct)
+
+# The parts of a remedy that concern a file in a watched folder.
+_OF_A_FOLDER = re.compile(
+    r"if a download is going on, lensd takes the file when it is whole; else "
+    r"|(; |, or )move (it|the file) out of the watched folder( or add it to `exclude`)?"
+)
 
 
 def process_files(
@@ -23,10 +30,12 @@ def process_files(
     show: Callable[[D, Bar], None],
     *,
     as_json: bool,
+    needs_all: bool = False,
 ) -> int:
     """Process each file and print its document: as a line of JSON, or with `show`.
 
-    A file that ends with a FileError gets a message on stderr. Returns the exit code.
+    A file that ends with a FileError gets a message on stderr. Returns the exit code: 1 for a
+    failed file, and with `needs_all` also for a skipped one.
     """
     from lensd.cli.views.progress import Bar
     from lensd.report.documents import Unprocessed, to_json
@@ -41,11 +50,11 @@ def process_files(
                 for warning in getattr(document, "warnings", None) or ():
                     bar.say(f"warning: {path}: {warning}")
             except FileError as error:
-                bar.say(f"{error.outcome}: {path}: {error}")
-                code = EXIT_SOME_FAILED if isinstance(error, Failed) else code
-                document = Unprocessed(
-                    path=printable(path), reason=error.reason, message=str(error)
-                )
+                message = _OF_A_FOLDER.sub("", str(error))
+                bar.say(f"{error.outcome}: {path}: {message}")
+                is_fault = isinstance(error, Failed) or (needs_all and not isinstance(error, Kept))
+                code = EXIT_SOME_FAILED if is_fault else code
+                document = Unprocessed(path=printable(path), reason=error.reason, message=message)
             bar.end(path)
             if as_json:
                 bar.print_line(to_json(document))

@@ -109,7 +109,7 @@ class RequestHandler:
         with contextlib.suppress(FileError, OSError, Interrupted):  # the next start tries again
             restorer.finish_interrupted(roots.__contains__, self.stop)
         originals = self.find_originals(request)
-        code = EXIT_OK
+        restored: list[Original] = []
         for done, original in enumerate(originals, 1):
             path, method = original.full_path, None
             try:
@@ -121,12 +121,16 @@ class RequestHandler:
                 send(Message(f"lensd is stopping; {left} files are not restored: try again later"))
                 return EXIT_SOME_FAILED
             except (LensdError, OSError) as error:
-                say = f"error: {path}: {error}"
-                code = EXIT_SOME_FAILED
+                say = f"error: {error}" if path in str(error) else f"error: {path}: {error}"
             else:
+                restored.append(original)
                 say = f"restored {path} ({method} from {original.archive_path})"
             send(Progress(visible(say), path=path, done=done, of=len(originals), method=method))
-        return code
+        if len(originals) > 1:
+            left = len(originals) - len(restored)
+            say = f"restored {len(restored):,} files, {size(sum(o.bytes for o in restored))}"
+            send(Message(f"{say}; {left:,} files are not restored" if left else say))
+        return EXIT_OK if len(restored) == len(originals) else EXIT_SOME_FAILED
 
     def find_originals(self, request: RestoreRequest) -> list[Original]:
         """The originals that a request names, in the order of their restore. Raises UsageError."""
@@ -135,7 +139,10 @@ class RequestHandler:
         )
         if request.everything:
             return list(finder.find_all())
-        return [finder.find(path, request.version) for path in request.paths]
+        if request.version is not None:
+            return [finder.find(path, request.version) for path in request.paths]
+        found = (original for path in request.paths for original in finder.find_each(path))
+        return list({original.full_path: original for original in found}.values())
 
     def retry(self, request: RetryRequest, send: Send) -> int:
         """Make failed, quarantined and postponed files due now. Raises UsageError."""
