@@ -88,7 +88,7 @@ class OriginalFinder:
             try:
                 return [self.find(path)]
             except UsageError:
-                if found := self._find_below(resolved):  # of a folder that was deleted
+                if found := self._find_below(f"{resolved}/"):  # of a folder that was deleted
                     return found
                 raise
         found = self._find_below(resolved, is_pattern=is_pattern)
