@@ -142,10 +142,10 @@ class Parts:
         )
 
     def _make_daily_pass(self) -> DailyPass:
-        days, quiet = self.config.archive.keep_days, self.config.settle.quiet_seconds
+        keep, quiet = self.config.archive.rules(), self.config.settle.quiet_seconds
         pruner = None
-        if days is not None:
-            pruner = Pruner(self.ledger, self.archive, self.log, days, quiet)
+        if keep.has_any:
+            pruner = Pruner(self.ledger, self.archive, self.log, keep, quiet)
         return DailyPass(pruner, self.ledger, self.log)
 
     def make_exporter(self) -> Exporter | None:
