@@ -308,7 +308,7 @@ class Status(Document, kw_only=True):
     paused: Annotated[list[Text], Meta(description="paths, or `everything`")] = []
     held: Annotated[str | None, Meta(description="the disk faults for which jobs wait")] = None
     schedule: Schedule | None
-    totals: Totals = msgspec.field(default_factory=Totals)
+    totals: Totals
     filesystems: Annotated[
         list[Filesystem], Meta(description="of folders and archive, as the last start proved them")
     ] = []

@@ -36,6 +36,7 @@ def build_status(config: Config, ledger: Ledger | None, *, with_hashes: bool = F
         daemon=holder(config.state.path),
         watch=[WatchedFolder(name=w.name, path=w.path, mode=w.settings.mode) for w in config.watch],
         schedule=_schedule(config),
+        totals=Totals(),
     )
     if ledger is not None:
         _fill(status, ledger)

@@ -273,6 +273,37 @@ def test_originals_of_deleted_files(named: Named) -> None:
     assert server.lensd("restore", server.loras / "elsewhere.safetensors").returncode == 0
 
 
+def test_what_was_deleted_by_hand_leaves_the_totals(named: Named) -> None:
+    """A file and an original of another one, with a line each; they count again when they are back.
+
+    The original of the deleted file is still held, and can be restored.
+    """
+    server, path = named.server, named.path
+    before = server.status()["totals"]
+    output, original = path["deleted"], server.archived(path["one"])
+    kept = [shutil.copy2(p, server.elsewhere / f"{n}") for n, p in enumerate((output, original))]
+    sizes = output.stat().st_size, original.stat().st_size
+    saved = server.archived(output).stat().st_size - sizes[0]
+    output.unlink()
+    original.unlink()
+    lines = [line for line in server.once() if line["event"] == "file.deleted"]
+    assert {(line["path"], line["what"], line["bytes"]) for line in lines} == {
+        (str(output), "file", sizes[0]),
+        (str(path["one"]), "original", sizes[1]),
+    }
+    totals = server.status()["totals"]
+    assert totals["outcomes"]["compressed"] == before["outcomes"]["compressed"] - 1
+    assert totals["saved_in_folders"] == before["saved_in_folders"] - saved
+    assert totals["held_by_archive"] == before["held_by_archive"] - sizes[1]
+    assert not [line for line in server.once() if line["event"] == "file.deleted"]
+    for copy, place in zip(kept, (output, original), strict=True):
+        shutil.move(copy, place)
+    server.once()
+    after = server.status()["totals"]
+    assert all(after[name] == before[name] for name in ("saved_in_folders", "held_by_archive"))
+    assert after["outcomes"]["compressed"] == before["outcomes"]["compressed"]
+
+
 @pytest.mark.slow
 def test_no_original_goes_while_its_folder_is_away(named: Named) -> None:
     """An empty folder is that of a disk that is not mounted."""

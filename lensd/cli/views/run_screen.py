@@ -114,7 +114,7 @@ class RunScreen(ProgressObserver):
                 self._print(
                     wrap(f"  goes on with {plural(event.queued)} of the queue", width, "  ")
                 )
-            case e.FileRestored() | e.FilePruned() | e.FileMoved():
+            case e.FileRestored() | e.FilePruned() | e.FileMoved() | e.FileDeleted():
                 done = event.name.removeprefix("file.")
                 about = (
                     f"from {self._paths.path(event.from_path)}"

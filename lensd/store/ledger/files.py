@@ -13,6 +13,7 @@ from typing import Unpack
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, row_key
+from lensd.store.ledger.gone import Gone
 from lensd.store.ledger.observed import ObservedTime
 from lensd.store.ledger.rows import Columns, Rows, move_older_originals, replace_older, update
 from lensd.store.ledger.states import JobState, Outcome
@@ -31,9 +32,10 @@ class Totals:
 class Files:
     """Rows as versions of files."""
 
-    def __init__(self, database: Database, rows: Rows) -> None:
+    def __init__(self, database: Database, rows: Rows, gone: Gone) -> None:
         self._database = database
         self._rows = rows
+        self._gone = gone
 
     def record(
         self,
@@ -208,7 +210,25 @@ class Files:
             "bytes_in FROM files WHERE archive_path IS NOT NULL AND state = 'done')"
         )[0][0]
         outcomes = {row["outcome"]: row["n"] for row in counts}
+        if self._gone.exists():
+            files, lost, gone = self._deleted()
+            saved, held = saved - lost, held - gone
+            left = outcomes.pop(Outcome.COMPRESSED, 0) - files
+            outcomes |= {Outcome.COMPRESSED.value: left} if left > 0 else {}
         return Totals(outcomes, saved, held, saved - held)
+
+    def _deleted(self) -> tuple[int, int, int]:
+        """Deleted outputs, the bytes that these saved, and the bytes of deleted originals."""
+        [[files, saved]] = self._database.read(
+            "SELECT count(*), coalesce(sum(bytes_in - bytes_out), 0) FROM gone JOIN files "
+            "USING (job_id) WHERE what = 'file' AND outcome = 'compressed' AND state = 'done'"
+        )
+        [[held]] = self._database.read(
+            "SELECT coalesce(sum(bytes_in), 0) FROM (SELECT DISTINCT archive_path, sha256_in, "
+            "bytes_in FROM gone JOIN files USING (job_id) WHERE what = 'original' "
+            "AND archive_path IS NOT NULL AND state = 'done')"
+        )
+        return files, saved, held
 
 
 def _distance_above(db: sqlite3.Connection, there: tuple[bytes, bytes], first: int) -> int:
