@@ -218,14 +218,17 @@ class Files:
         return Totals(outcomes, saved, held, saved - held)
 
     def _deleted(self) -> tuple[int, int, int]:
-        """Deleted outputs, the bytes that these saved, and the bytes of deleted originals."""
+        """Deleted outputs, the bytes that these saved, and the bytes of deleted originals.
+
+        CROSS JOIN lets SQLite begin with the table `gone`, which is small.
+        """
         [[files, saved]] = self._database.read(
-            "SELECT count(*), coalesce(sum(bytes_in - bytes_out), 0) FROM gone JOIN files "
+            "SELECT count(*), coalesce(sum(bytes_in - bytes_out), 0) FROM gone CROSS JOIN files "
             "USING (job_id) WHERE what = 'file' AND outcome = 'compressed' AND state = 'done'"
         )
         [[held]] = self._database.read(
             "SELECT coalesce(sum(bytes_in), 0) FROM (SELECT DISTINCT archive_path, sha256_in, "
-            "bytes_in FROM gone JOIN files USING (job_id) WHERE what = 'original' "
+            "bytes_in FROM gone CROSS JOIN files USING (job_id) WHERE what = 'original' "
             "AND archive_path IS NOT NULL AND state = 'done')"
         )
         return files, saved, held
