@@ -104,8 +104,8 @@ class _RestoreProgress:
     def receive(self, message: Message) -> None:
         from lensd.daemon.control_messages import Progress
 
-        is_success = isinstance(message, Progress) and message.method is not None
-        if self._verbose or not is_success or message.done <= SHOWN:
+        is_shown = self._verbose or not isinstance(message, Progress) or message.method is None
+        if is_shown or (isinstance(message, Progress) and message.done <= SHOWN):
             self._bar.say(self._paths.text(message.say))
         if isinstance(message, Progress):
             self._bar.end(message.path)
