@@ -55,7 +55,8 @@ from lensd.daemon.repairs import Repairs
 from lensd.daemon.root_thread import RootThread, Services
 from lensd.daemon.stragglers import Stragglers
 from lensd.daemon.systemd_notify import Pulse
-from lensd.errors import EXIT_OK, StorageError
+from lensd.errors import EXIT_OK, DiskUnavailable, StorageError
+from lensd.jobs.gone_files import GoneFiles
 from lensd.store.ledger import Ledger
 from lensd.watcher.intake import Intake
 from lensd.watcher.root_monitor import RootMonitor
@@ -183,6 +184,8 @@ class App:
         for watch in self.healthy():
             self.context.filesystems.prove(watch.root)
             self._repairs.record_folder(watch, self.pulse.progress)
+        with suppress(DiskUnavailable):
+            GoneFiles(self.ledger, self.archive, self.log).look()
         if self._exporter is not None:
             self._exporter.start()
 

@@ -62,9 +62,15 @@ class ResumeRequest(_Request, frozen=True, tag="resume"):
 
 
 class PruneRequest(_Request, frozen=True, tag="prune"):
-    """Delete originals older than `archive.keep_days`; with `dry_run` only report them."""
+    """Delete originals that the archive need not keep; with `dry_run` only report them.
+
+    With `paths` (absolute; files, folders, patterns) the originals of these files, however young.
+    With `deleted` the originals of files that were deleted.
+    """
 
     dry_run: bool = False
+    paths: tuple[str, ...] = ()
+    deleted: bool = False
 
 
 class OnceRequest(_Request, frozen=True, tag="once"):

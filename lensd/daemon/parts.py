@@ -18,6 +18,7 @@ from lensd.daemon.root_thread import Watching
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
 from lensd.jobs.filesystems import Filesystems
+from lensd.jobs.gone_files import GoneFiles
 from lensd.jobs.prune import Pruner
 from lensd.jobs.rebuild_later import RebuildLater
 from lensd.logs.events import DaemonError
@@ -145,11 +146,12 @@ class Parts:
         )
 
     def _make_daily_pass(self) -> DailyPass:
-        days, quiet = self.config.archive.keep_days, self.config.settle.quiet_seconds
+        keep, quiet = self.config.archive.rules(), self.config.settle.quiet_seconds
         pruner = None
-        if days is not None:
-            pruner = Pruner(self.ledger, self.archive, self.log, days, quiet)
-        return DailyPass(pruner, self.ledger, self.log)
+        if keep.has_any:
+            pruner = Pruner(self.ledger, self.archive, self.log, keep, quiet)
+        gone = GoneFiles(self.ledger, self.archive, self.log)
+        return DailyPass(pruner, self.ledger, self.log, gone)
 
     def make_exporter(self) -> Exporter | None:
         """What writes the metrics; None without `metrics.textfile`."""

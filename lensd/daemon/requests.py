@@ -40,6 +40,7 @@ from lensd.errors import (
 from lensd.jobs.daily_prune import observe_clock
 from lensd.jobs.originals import Original, OriginalFinder
 from lensd.jobs.prune import Pruned, Pruner
+from lensd.jobs.prune_choice import PruneChoice
 from lensd.jobs.restore import Restorer
 from lensd.logs.events import DaemonPaused, DaemonResumed
 from lensd.store.archive import Archive
@@ -117,7 +118,7 @@ class RequestHandler:
         with contextlib.suppress(FileError, OSError, Interrupted):  # the next start tries again
             restorer.finish_interrupted(roots.__contains__, self.stop)
         originals = self.find_originals(request)
-        code = EXIT_OK
+        restored: list[Original] = []
         for done, original in enumerate(originals, 1):
             path, method = original.full_path, None
             try:
@@ -129,12 +130,16 @@ class RequestHandler:
                 send(Message(f"lensd is stopping; {left} files are not restored: try again later"))
                 return EXIT_SOME_FAILED
             except (LensdError, OSError) as error:
-                say = f"error: {path}: {error}"
-                code = EXIT_SOME_FAILED
+                say = f"error: {error}" if path in str(error) else f"error: {path}: {error}"
             else:
+                restored.append(original)
                 say = f"restored {path} ({method} from {original.archive_path})"
             send(Progress(visible(say), path=path, done=done, of=len(originals), method=method))
-        return code
+        if len(originals) > 1:
+            left = len(originals) - len(restored)
+            say = f"restored {len(restored):,} files, {size(sum(o.bytes for o in restored))}"
+            send(Message(f"{say}; {left:,} files are not restored" if left else say))
+        return EXIT_OK if len(restored) == len(originals) else EXIT_SOME_FAILED
 
     def find_originals(self, request: RestoreRequest) -> list[Original]:
         """The originals that a request names, in the order of their restore. Raises UsageError."""
@@ -143,7 +148,12 @@ class RequestHandler:
         )
         if request.everything:
             return list(finder.find_all())
-        return [finder.find(path, request.version) for path in request.paths]
+        if request.version is not None:
+            return [finder.find(path, request.version) for path in request.paths]
+        found = [original for path in request.paths for original in finder.find_each(path)]
+        if len(found) == len(request.paths):
+            return found
+        return list({original.full_path: original for original in found}.values())
 
     def retry(self, request: RetryRequest, send: Send) -> int:
         """Make failed, quarantined and postponed files due now. Raises UsageError."""
@@ -189,18 +199,31 @@ class RequestHandler:
         return EXIT_OK
 
     def prune(self, request: PruneRequest, send: Send) -> int:
-        """Delete originals that are older than keep_days. Raises ConfigError without keep_days."""
-        days = self.config.archive.keep_days
-        if days is None:
+        """Delete the originals that a request names, or those that the archive does not keep.
+
+        Raises ConfigError if nothing says which, UsageError for a path without originals.
+        """
+        keep, quiet = self.config.archive.rules(), self.config.settle.quiet_seconds
+        if not (keep.has_any or request.paths or request.deleted):
             raise ConfigError(
-                "archive.keep_days is null, so lensd keeps every original; set it to a number of "
-                "days to delete older ones, e.g. keep_days: 90"
+                "archive.keep_days and archive.max_size are null, so lensd keeps every original. "
+                "Set one of them, e.g. keep_days: 90; or name the files whose originals may go; or "
+                "use `lensd prune --deleted` for the originals of files that you deleted"
             )
-        pruner = Pruner(self.ledger, self.archive, self.log, days, self.config.settle.quiet_seconds)
+        pruner = Pruner(self.ledger, self.archive, self.log, keep, quiet)
         if not request.dry_run:
             observe_clock(self.ledger, self.log)
+        if request.paths or request.deleted:
+            chooser = PruneChoice(self.ledger, self.move_tracker, self.closed())
+            chosen = chooser.choose(request.paths, deleted=request.deleted)
+            found = pruner.prune_chosen(
+                chosen, self.stop, dry_run=request.dry_run, deleted=request.deleted,
+                days=None if request.paths else keep.keep_days,
+            )  # fmt: skip
+        else:
+            found = pruner.prune(time.time(), self.stop, dry_run=request.dry_run)
         results = []
-        for result in pruner.prune(time.time(), self.stop, dry_run=request.dry_run):
+        for result in found:
             results.append(result)
             send(Message(visible(_describe(result, dry_run=request.dry_run))))
         deleted = [r for r in results if r.kept_because is None]

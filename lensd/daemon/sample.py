@@ -12,7 +12,7 @@ from functools import lru_cache
 from math import prod
 
 from lensd.config.document import Settings
-from lensd.errors import Skipped
+from lensd.errors import Failed, Skipped
 from lensd.lora.layout import Layout, Module, read_layout
 from lensd.lora.marks import is_output
 from lensd.lora.portability import verdict
@@ -141,7 +141,10 @@ class _Reading:
             to_matrix(self._read(key), self._header.tensors[key].dtype, rows)
             for key, rows in ((module.up, module.out_features), (module.down, module.rank))
         )
-        return kept_rank(up, down, energy)
+        found = kept_rank(up, down, energy)
+        if found is None:
+            raise Failed("not_finite", f"{module.name} has NaN or infinite weights")
+        return found
 
     def _read(self, key: str) -> bytearray:
         tensor = self._header.tensors[key]

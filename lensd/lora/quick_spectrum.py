@@ -21,12 +21,17 @@ def to_matrix(data: bytearray, dtype: str, rows: int) -> NDArray[np.float64]:
     return stored.astype(np.float64).reshape(rows, -1)
 
 
-def kept_rank(up: NDArray[np.float64], down: NDArray[np.float64], energy: float) -> int:
-    """The smallest rank that keeps `energy` of up [out, r] @ down [r, in]; at least 1."""
+def kept_rank(up: NDArray[np.float64], down: NDArray[np.float64], energy: float) -> int | None:
+    """The smallest rank that keeps `energy` of up [out, r] @ down [r, in]; at least 1.
+
+    None if a number is not finite.
+    """
+    if not (np.isfinite(up).all() and np.isfinite(down).all()):
+        return None
     values, vectors = np.linalg.eigh(up.T @ up)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     squares = np.linalg.eigvalsh(root.T @ (down @ down.T) @ root)[::-1]
     kept = np.cumsum(np.maximum(squares, 0.0))
-    if not np.isfinite(kept[-1]) or kept[-1] <= 0:
+    if kept[-1] <= 0:
         return 1
     return min(int(np.searchsorted(kept, energy * kept[-1])) + 1, up.shape[1])

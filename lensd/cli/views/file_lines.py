@@ -58,8 +58,8 @@ def shorten(text: str, width: int) -> str:
 
 def wrap(text: str, width: int, indent: str = _INDENT) -> list[str]:
     """Lines of at most `width` columns; a word that is longer is shortened in its middle."""
-    room = max(1, width - len(indent))
-    words = " ".join(shorten(word, room) for word in text.split(" "))
+    space = max(1, width - len(indent))
+    words = " ".join(shorten(word, space) for word in text.split(" "))
     return textwrap.wrap(
         words, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
@@ -71,11 +71,11 @@ def describe_end(event: JobEnd, paths: ShortPaths, width: int) -> list[str]:
     numbers = _numbers(event)
     if not numbers:
         return describe(outcome, path, paths.text(visible(event.message)), width)  # type: ignore[union-attr]  # not of these
-    room = width - len(_INDENT) - 2
+    space = width - len(_INDENT) - 2
     shown = next(
-        (n for n in numbers if room - len(n) >= min(cell_len(path), LEAST_PATH)), numbers[-1]
+        (n for n in numbers if space - len(n) >= min(cell_len(path), LEAST_PATH)), numbers[-1]
     )
-    return [f"{outcome:<11} {shorten(path, max(1, room - len(shown)))}: {shown}"]
+    return [f"{outcome:<11} {shorten(path, max(1, space - len(shown)))}: {shown}"]
 
 
 def describe(outcome: str, path: str, message: str, width: int) -> list[str]:

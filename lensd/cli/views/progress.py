@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from lensd.cli.views.file_lines import wrap
 from lensd.cli.views.terminal import console, share_a_terminal
 from lensd.daemon.progress import STAGES
 from lensd.text import visible
@@ -66,6 +67,7 @@ class Bar:
     def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
         stderr = console(stderr=True)
         self._shared = share_a_terminal()
+        self._is_drawn = stderr.is_terminal
         self._bar = _Line(
             *_columns(stderr.width),
             console=stderr,
@@ -167,9 +169,10 @@ class Bar:
 
     def say(self, message: str) -> None:
         """Print a message for people above the bar, as `lensd.cli.say` does without a bar."""
-        self.message(visible(f"lensd: {message}"))
+        text = visible(f"lensd: {message}")
+        self.message("\n".join(wrap(text, self.width, "  ")) if self._is_drawn else text)
 
     def message(self, text: str, *, is_fault: bool = False) -> None:
-        """Print a line on stderr, above the bar. It is not wrapped, so that it can be copied."""
+        """Print a line on stderr, above the bar. It is not wrapped here."""
         style = "red" if is_fault else ""
         self._bar.console.print(Text(text, style), soft_wrap=True)

@@ -105,16 +105,16 @@ class RunScreen(ProgressObserver):
         match event:
             case e.DaemonBaseline() if event.files:
                 stay = "stays as it is" if event.files == 1 else "stay as they are"
-                told = (
+                text = (
                     f"  {plural(event.files)} in {event.watch} ({size(event.bytes)}) {stay} "
                     "(existing: leave); `lensd once` compresses them"
                 )
-                self._print(wrap(told, width, "  "))
+                self._print(wrap(text, width, "  "))
             case e.DaemonReady() if event.queued:
                 self._print(
                     wrap(f"  goes on with {plural(event.queued)} of the queue", width, "  ")
                 )
-            case e.FileRestored() | e.FilePruned() | e.FileMoved():
+            case e.FileRestored() | e.FilePruned() | e.FileMoved() | e.FileDeleted():
                 done = event.name.removeprefix("file.")
                 about = (
                     f"from {self._paths.path(event.from_path)}"
