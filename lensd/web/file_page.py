@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from lensd.errors import Outcome
@@ -60,7 +60,7 @@ def make_page(ledger: Ledger, entry: Entry, shortener: Shortener, log: str | Non
         path=shown_path(entry),
         outcome=_describe(entry),
         is_done=_is_done(entry),
-        actions=list(_actions(entry)),
+        actions=list(_actions(entry, ledger.gone.known())),
         versions=[_version(e, shortener) for e in reversed(history)],
         log=[shortener.shorten(line) for line in _lines(entry, history, log)],
     )
@@ -81,11 +81,12 @@ def _describe(entry: Entry) -> str:
     return str(entry.outcome if entry.state == JobState.DONE else entry.state)
 
 
-def _actions(entry: Entry) -> Iterator[Action]:
-    """What may be done with a file in its state."""
+def _actions(entry: Entry, gone: Collection[tuple[str, str]]) -> Iterator[Action]:
+    """What may be done with a file in its state. `gone`: what people deleted, by job."""
+    has_original = entry.archive_path is not None and (entry.job_id, "original") not in gone
     if entry.state != JobState.DONE:
         return
-    if entry.outcome == Outcome.COMPRESSED and entry.archive_path is not None:
+    if entry.outcome == Outcome.COMPRESSED and has_original:
         yield Action(
             "restore",
             "Restore the original",

@@ -67,6 +67,9 @@ def test_it_follows_the_ledger(ledger: Ledger, catalog: Catalog) -> None:
     ledger.jobs.finish(two, Outcome.RESTORED)
     assert catalog.refresh()
     assert names(catalog, outcome="restored", folder="loras/b") == ["moved.safetensors"]
+    ledger.gone.change([(two, "file")])
+    assert catalog.refresh()
+    assert names(catalog) == ["one.safetensors"]
     ledger.files.withdraw(two)
     assert catalog.refresh()
     assert names(catalog) == ["one.safetensors"]

@@ -38,6 +38,7 @@ CREATE TABLE listed (
     ended REAL, hashes TEXT
 );
 CREATE INDEX by_time ON listed (ended);
+CREATE TABLE deleted (job_id TEXT PRIMARY KEY);
 """
 _TEXT = "CAST(path AS TEXT)"
 _BELOW = f"rtrim({_TEXT}, replace({_TEXT}, '/', ''))"  # up to the last slash
@@ -62,7 +63,8 @@ SELECT f.id FROM ledger.files AS f INDEXED BY files_by_path JOIN listed AS c ON 
 WHERE f.path <> c.path
 """
 _GONE = "DELETE FROM listed WHERE id NOT IN (SELECT id FROM ledger.files WHERE state = 'done')"
-_SHOWN = f"outcome NOT IN ({', '.join(repr(str(o)) for o in HIDDEN)})"
+_THERE = "job_id NOT IN (SELECT job_id FROM deleted)"  # the file was not deleted by its owner
+_SHOWN = f"outcome NOT IN ({', '.join(repr(str(o)) for o in HIDDEN)}) AND {_THERE}"
 _ROW = "job_id, folder, name, outcome, reason, family, mode, before, after, error, seconds, ended"
 
 
@@ -136,7 +138,16 @@ class Catalog:
                 self._db.execute(_FILL + where)
                 if self._count("listed") != self._count("ledger.files WHERE state = 'done'"):
                     self._db.execute(_GONE)
+                self._take_deleted()
             return True
+
+    def _take_deleted(self) -> None:
+        """Which files their owners deleted; a ledger of an older lensd has no such table."""
+        self._db.execute("DELETE FROM deleted")
+        if self._count("ledger.sqlite_schema WHERE name = 'gone'"):
+            self._db.execute(
+                "INSERT INTO deleted SELECT job_id FROM ledger.gone WHERE what = 'file'"
+            )
 
     def _count(self, table: str) -> int:
         return int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
@@ -173,8 +184,8 @@ class Catalog:
         """(day, compressed files, bytes saved) in the local time zone, oldest first."""
         with self._lock, self._reading():
             return self._db.execute(
-                "SELECT date(ended, 'unixepoch', 'localtime') AS day, count(*), "
-                "sum(before - after) FROM listed WHERE outcome = 'compressed' "
+                "SELECT date(ended, 'unixepoch', 'localtime') AS day, count(*), "  # noqa: S608
+                f"sum(before - after) FROM listed WHERE outcome = 'compressed' AND {_THERE} "
                 "AND before IS NOT NULL AND after IS NOT NULL GROUP BY day ORDER BY day"
             ).fetchall()
 
@@ -182,8 +193,8 @@ class Catalog:
         """Bytes of the compressed files, before and after."""
         with self._lock, self._reading():
             before, after = self._db.execute(
-                "SELECT coalesce(sum(before), 0), coalesce(sum(after), 0) FROM listed "
-                "WHERE outcome = 'compressed'"
+                "SELECT coalesce(sum(before), 0), coalesce(sum(after), 0) FROM listed "  # noqa: S608
+                f"WHERE outcome = 'compressed' AND {_THERE}"
             ).fetchone()
         return int(before), int(after)
 
