@@ -31,7 +31,7 @@ from lensd.store.ledger import Ledger
 from lensd.store.ledger.catalog import HIDDEN, SORTS, Catalog, Query
 from lensd.store.ledger.entry import Entry
 from lensd.web import actions, file_page
-from lensd.web.guard import Guard, Sessions
+from lensd.web.protection import Protection, Sessions
 from lensd.web.hub import Hub, State
 from lensd.web.now import Watcher, link_of
 from lensd.web.shown import Shortener
@@ -72,7 +72,7 @@ def make_app(
     token: str | None = None,
     names: Collection[str] = (),
     ready: Callable[[], None] = lambda: None,
-) -> Guard:
+) -> Protection:
     """The page for one configuration. `ready()` is called before the first request."""
     sessions = Sessions(token, config.state.path)
     pages = Pages(config, sessions)
@@ -83,7 +83,7 @@ def make_app(
         ready()
         yield
 
-    return Guard(Starlette(routes=pages.routes(), lifespan=lifespan), sessions, names)
+    return Protection(Starlette(routes=pages.routes(), lifespan=lifespan), sessions, names)
 
 
 class Pages:

@@ -1,4 +1,4 @@
-"""Looks at the daemon while somebody has a page open, and gives what changed to all pages."""
+"""Looks at the daemon while a page is open, and gives what changed to all open pages."""
 
 from __future__ import annotations
 

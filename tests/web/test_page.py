@@ -18,6 +18,7 @@ from lensd.text import visible
 from tests.report.test_page import COLOURS, NEEDS_A_NAME, contrast
 from tests.support.browser import Browser
 from tests.support.home_server import HomeServer, Seen, wait_until
+from tests.support.realistic import write_lora
 from tests.support.running import Line, RunningDaemon, parse_line
 from tests.support.web import Web, serving
 
@@ -160,6 +161,26 @@ def test_a_new_file_appears_within_a_second(
         logged = dt.datetime.fromisoformat(line["timestamp"]).timestamp()
         delays.append(time.time() - logged)
     assert min(delays) < LIVE_SECONDS
+
+
+def test_the_running_file_has_a_bar(opened: Browser, server: HomeServer) -> None:
+    """With the modules that are done, and the next file in the queue below it."""
+    for seed, name in enumerate(("big_1.safetensors", "big_2.safetensors")):
+        made = server.elsewhere / name
+        write_lora(made, rank=32, seed=seed)
+        server.move_in(made)
+    shown = {}
+
+    def is_half_done() -> bool:
+        value = opened.js("return document.querySelector('progress')?.value ?? 0")
+        shown["running"] = " ".join(texts(opened, ".running"))
+        return 0.05 < value < 1.0
+
+    opened.wait_for(is_half_done)
+    assert "loras/big_" in shown["running"]
+    for name in ("big_1", "big_2"):
+        opened.wait_for(partial(is_shown, opened, f"{name}.safetensors"))
+    opened.wait_for(lambda: texts(opened, ".running") == [])
 
 
 def test_what_waits_says_why(opened: Browser, server: HomeServer) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lensd.web.guard import POLICY
+from lensd.web.protection import POLICY
 from tests.support.home_server import HomeServer
 from tests.support.web import Web, serving
 from tests.web.refusals import REFUSALS, Refusal

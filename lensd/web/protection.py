@@ -70,7 +70,7 @@ class Sessions:
         response.delete_cookie(self.name, httponly=True, samesite="strict", path="/")
 
 
-class Guard:
+class Protection:
     """ASGI middleware: refuses requests, and adds headers to all answers. `names`: of the host."""
 
     def __init__(self, app: ASGIApp, sessions: Sessions, names: Collection[str]) -> None:
