@@ -31,9 +31,9 @@ from lensd.store.ledger import Ledger
 from lensd.store.ledger.catalog import HIDDEN, SORTS, Catalog, Query
 from lensd.store.ledger.entry import Entry
 from lensd.web import actions, file_page
-from lensd.web.protection import Protection, Sessions
 from lensd.web.hub import Hub, State
 from lensd.web.now import Watcher, link_of
+from lensd.web.protection import Protection, Sessions
 from lensd.web.shown import Shortener
 from lensd.web.source import Source
 
