@@ -184,10 +184,13 @@ class App:
         for watch in self.healthy():
             self.context.filesystems.prove(watch.root)
             self._repairs.record_folder(watch, self.pulse.progress)
-        with suppress(DiskUnavailable):
-            GoneFiles(self.ledger, self.archive, self.log).look()
         if self._exporter is not None:
             self._exporter.start()
+
+    def find_deleted(self) -> None:
+        """For `once`: leave what a person deleted out of the totals."""
+        with suppress(DiskUnavailable):
+            GoneFiles(self.ledger, self.archive, self.log).look()
 
     def _prepare_in_job_thread(self) -> int:
         """All roots are closed as yet: each is repaired when it was found to be there."""

@@ -50,6 +50,7 @@ def _queue_files(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
     Returns the bytes of each file by path, with those of the jobs that an earlier run has left.
     """
     app.intake.follow_moved_files()
+    app.find_deleted()
     there = app.config.model_copy(update={"watch": app.healthy()})
     chosen = select.choose(there, app.ledger, paths, redo=redo)
     app.ledger.jobs.release(chosen.released)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 
@@ -19,6 +18,7 @@ from lensd.watcher.folder import Log
 from lensd.watcher.presence import is_lost
 from lensd.watcher.root_monitor import RARELY_SECONDS
 
+FIRST_SECONDS = 600.0  # from a start: by then lensd has followed the files that were moved
 _MESSAGES = {
     "file": "its compressed file was deleted. `lensd restore` with its path brings the original "
     "back; `lensd prune --deleted` deletes that too",
@@ -34,7 +34,7 @@ class GoneFiles:
         self._ledger = ledger
         self._archive = archive
         self._log = log
-        self._due = -math.inf  # monotonic seconds
+        self._due = time.monotonic() + FIRST_SECONDS
 
     def look_if_due(self, stop: Stop) -> None:
         """As often as lensd scans a folder that it watches well."""

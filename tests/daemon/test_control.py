@@ -184,7 +184,7 @@ def test_a_restore_reports_each_file(running: Running) -> None:
         daemon.wait_for_file(path, "file.compressed")
     _damage(server.archived(bad))
     replies = _exchange(server, encode(RestoreRequest(paths=(str(good), str(bad)))))
-    restored, refused, result = replies
+    restored, refused, _, result = replies
     assert isinstance(restored, Progress)
     assert isinstance(refused, Progress)
     assert (str(good), 1, 2, "move") == (
