@@ -1,8 +1,8 @@
 """A copy of what a table of all files shows, in memory, for a process that only reads the ledger.
 
 The ledger has no index by family, size or time, because each would cost the daemon a write for each
-job. SQLite fills this copy from the ledger by itself, so that it takes little memory (about 300
-bytes a file), and `refresh` reads again only the rows that changed.
+job. SQLite fills this copy from the ledger by itself, so that it takes little memory, and
+`refresh` reads again only the rows that changed.
 """
 
 from __future__ import annotations
