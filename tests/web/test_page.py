@@ -190,7 +190,7 @@ def test_what_waits_says_why(opened: Browser, server: HomeServer) -> None:
     (server.loras / "half.safetensors").write_bytes(b"\0" * 100)
     lists = ".queue"
     opened.wait_for(lambda: any("loras/half.safetensors" in t for t in texts(opened, lists)))
-    assert any("half.safetensors.part" in text for text in texts(opened, lists))
+    opened.wait_for(lambda: any("half.safetensors.part" in t for t in texts(opened, lists)))
     partner.unlink()
     (server.loras / "half.safetensors").unlink()
     opened.wait_for(lambda: not any("half.safetensors" in t for t in texts(opened, lists)))
