@@ -23,6 +23,7 @@ EXIT_PIPE = 141  # as shells count: 128 + SIGPIPE
 
 # name -> (module:function, its line in `lensd --help`)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("lensd.cli.init:init", "Ask for folders and write a first configuration."),
     "run": ("lensd.cli.run:run", "Watch folders and compress new LoRA files (the daemon)."),
     "once": ("lensd.cli.once:once", "Process the files that are there now, then exit."),
     "check": ("lensd.cli.check:check", "List all faults of the configuration."),
@@ -55,7 +56,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # The sections of `lensd --help`: the title of each, by its first command.
 SECTIONS = {
-    "run": "Daemon and configuration",
+    "init": "Daemon and configuration",
     "status": "Queue, results and originals",
     "analyze": "Single files, without daemon and archive",
     "completion": "For shells and scripts",
@@ -178,8 +179,8 @@ def main() -> None:
     Write a configuration, look at the plan, then start:
 
     \b
-    lensd config example > config.yaml      then enter your folder and the archive
-    lensd check                             list all faults, with remedies
+    lensd init                              find the folders, ask, write a configuration
+    lensd check                             list all faults of it, with remedies
     lensd once --dry-run                    show what would happen; change nothing
     lensd once                              process the files that are there now
     lensd run                               start the daemon for new files

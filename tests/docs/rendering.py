@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from bench import pictures_tables, tables
 from lensd.cli import COMMANDS, main
 from lensd.config.document import Document, Settings, WatchEntry
+from lensd.config.installations import PROGRAMS as INSTALLATIONS
 from lensd.config.messages import section_at
 from lensd.daemon import app
 from lensd.errors import DegradedReason, Outcome, Reason
@@ -191,6 +192,16 @@ def evidence() -> Iterator[str]:
         yield f"| `{program}` | {known} | {' | '.join(map(str, counts))} |"
 
 
+def installations() -> Iterator[str]:
+    """How `lensd init` recognizes a program, and where its LoRAs are."""
+    yield "| program | its folder contains | LoRAs are in | `targets` |"
+    yield "|---|---|---|---|"
+    for layout in INSTALLATIONS:
+        marks, loras = (", ".join(f"`{n}`" for n in t) for t in (layout.marks, layout.loras))
+        target = f"`{layout.target}`" if layout.target else "those of its packages"
+        yield f"| {layout.program} | {marks} | {loras} | {target} |"
+
+
 def namings() -> Iterator[str]:
     yield "| naming | down | up | alpha |"
     yield "|---|---|---|---|"
@@ -226,6 +237,7 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "evidence": evidence,
     "failed": partial(reasons, Outcome.FAILED),
     "faults": results.table,
+    "installations": installations,
     "kept": partial(reasons, Outcome.KEPT),
     "metrics": metrics,
     "models": tables.models,

@@ -51,8 +51,8 @@ NOT_RUN = {
     "docker compose up -d": "the same; that test starts what they make as compose.yaml says",
     "docker compose exec lensd lensd status": "the same; that test runs it in there",
 }
-# In sentences these are names: one wants paths, the other goes on until it is told to end.
-NAMES = {"lensd restore", "lensd run"}
+# In sentences these are names: they want paths or answers, or go on until a signal ends them.
+NAMES = {"lensd init", "lensd restore", "lensd run"}
 
 
 class Block(NamedTuple):
