@@ -14,6 +14,7 @@ RUN python -m venv /opt/lensd
 # A separate first step, so that Docker reuses this large layer when only lensd changes.
 RUN /opt/lensd/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml README.md LICENSE /src/
+COPY systemd /src/systemd
 COPY lensd /src/lensd
 RUN /opt/lensd/bin/pip install --no-cache-dir /src
 

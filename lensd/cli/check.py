@@ -41,6 +41,7 @@ def check(config: str | None) -> int:
         click.echo(visible_lines(error.details))
         say(f"error: {error.summary}")
         return error.exit_code
+    notes += _check_program(found)
     for line in (*_summarize(path, found), *_filesystems(found), *notes):
         click.echo(visible(line))
     return 0
@@ -62,6 +63,18 @@ def _check_running_service(path: str, config: Config) -> list[str]:
     if faults:
         raise FaultyConfigError(path, faults)
     return []
+
+
+def _check_program(config: Config) -> list[str]:
+    """A warning where a service of systemd could not start this lensd (203/EXEC)."""
+    from lensd.systemd.dropin import unreachable
+    from lensd.systemd.facts import find_private_folder, probe
+    from lensd.systemd.install import is_booted
+
+    if not is_booted() or find_private_folder() is None:
+        return []
+    warning = unreachable(probe(config))
+    return [] if warning is None else [f"warning: as a service, lensd would not start: {warning}"]
 
 
 def _summarize(path: str, config: Config) -> Iterator[str]:
