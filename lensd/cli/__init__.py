@@ -179,8 +179,8 @@ def main() -> None:
     Write a configuration, look at the plan, then start:
 
     \b
-    lensd init                              find the folders, ask, write a configuration
-    lensd check                             list all faults of it, with remedies
+    lensd init                              ask, and write a configuration
+    lensd check                             list its faults, with remedies
     lensd once --dry-run                    show what would happen; change nothing
     lensd once                              process the files that are there now
     lensd run                               start the daemon for new files

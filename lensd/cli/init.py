@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lensd.cli import say
-from lensd.cli.views import setup as view
 from lensd.errors import ConfigError, UsageError
 from lensd.text import visible
 
@@ -58,6 +57,7 @@ def init(context: click.Context, /, folders: tuple[str, ...], **options: Any) ->
     lensd init /srv/loras --yes                   ask nothing
     """
     from lensd.cli.check import check
+    from lensd.cli.views import setup as view
     from lensd.config import first
     from lensd.config.installations import SEARCHED, find_installations
 
@@ -86,6 +86,7 @@ def _collect(
     asks: bool,
 ) -> Answers:
     """Return the answers: those of the options, those that a person gives, and the defaults."""
+    from lensd.cli.views import setup as view
     from lensd.config.first import Answers
 
     watched = _choose_folders(folders, found, asks=asks)
@@ -111,6 +112,8 @@ def _choose_folders(
     given: Sequence[str], found: Sequence[Installation], *, asks: bool
 ) -> tuple[str, ...]:
     """Return the folders to watch. Raises ConfigError for one that does not exist, UsageError."""
+    from lensd.cli.views import setup as view
+
     chosen = [_require_folder(folder) for folder in given]
     if not given:
         view.show_installations(found)
@@ -191,6 +194,8 @@ def _ask_archive(default: str, watched: Sequence[str]) -> str:
 
 
 def _choose_existing(watched: Sequence[str], *, asks: bool) -> Any:
+    from lensd.cli.views import setup as view
+
     files, total = view.count_files(watched)
     if not (asks and files):
         return _EXISTING[0]
@@ -201,6 +206,7 @@ def _choose_existing(watched: Sequence[str], *, asks: bool) -> Any:
 def _offer_service(context: click.Context, path: str, *, asks: bool) -> None:
     """Where systemd runs: start the service, or say how."""
     from lensd.cli.service import service
+    from lensd.cli.views import setup as view
     from lensd.systemd.install import is_booted
 
     if not is_booted():
