@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "lensd.cli.service:service",
         "Print the systemd drop-in that this configuration needs.",
     ),
+    "notify": ("lensd.cli.notify:notify", "Send messages about failures, disks and savings."),
     "status": ("lensd.cli.status:status", "Show the queue, files that wait, problems and totals."),
     "report": ("lensd.cli.report:report", "Show what was saved, and what failed and why."),
     "restore": ("lensd.cli.restore:restore", "Put originals back, bit for bit."),

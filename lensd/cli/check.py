@@ -13,6 +13,7 @@ from lensd.text import visible, visible_lines
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lensd.config.document import Notify
     from lensd.config.model import Config, Watch
 
 
@@ -32,6 +33,7 @@ def check(config: str | None) -> int:
     """
     from lensd.config.faults import FaultyConfigError
     from lensd.config.load import find_config, load_for_run
+    from lensd.notify.send import recipients
 
     path = find_config(config)
     try:
@@ -42,6 +44,7 @@ def check(config: str | None) -> int:
         say(f"error: {error.summary}")
         return error.exit_code
     notes += _check_program(found)
+    recipients(found.notify)
     for line in (*_summarize(path, found), *_filesystems(found), *notes):
         click.echo(visible(line))
     return 0
@@ -78,6 +81,7 @@ def _check_program(config: Config) -> list[str]:
 
 
 def _summarize(path: str, config: Config) -> Iterator[str]:
+    from lensd.config.check_notify import secrets_warning
     from lensd.config.check_paths import folder_warnings
 
     yield f"{path}: no faults"
@@ -88,7 +92,9 @@ def _summarize(path: str, config: Config) -> Iterator[str]:
     yield f"  log      {config.log.path or 'stdout'}, level {config.log.level}"
     if config.metrics.textfile is not None:
         yield f"  metrics  {config.metrics.textfile}"
-    for warning in folder_warnings(config):
+    if config.notify.is_wanted:
+        yield f"  notify   {_describe_notify(config.notify)}"
+    for warning in (*folder_warnings(config), *filter(None, [secrets_warning(config)])):
         yield f"warning: {warning.render(path)}"
 
 
@@ -105,6 +111,12 @@ def _filesystems(config: Config) -> Iterator[str]:
         return
     for proof in proofs:
         yield f"  disk     {describe_filesystem(proof)}"
+
+
+def _describe_notify(notify: Notify) -> str:
+    """Without any address."""
+    command = " and a command" if notify.command else ""
+    return f"{len(notify.urls)} urls{command}, on {', '.join(notify.on)}"
 
 
 def _retention(keep_days: int | None) -> str:

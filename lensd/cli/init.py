@@ -213,7 +213,7 @@ def _offer_service(context: click.Context, path: str, *, asks: bool) -> None:
         return
     may = asks and os.geteuid() == 0
     if may and click.confirm("Start lensd now and at each boot, as a service?", err=True):
-        context.invoke(service, config=path, install=True)
+        context.invoke(service, config=path, unit="lensd", install=True)
     else:
         view.show_service_command(path)
 

@@ -102,7 +102,8 @@ def _render_key(
     yield from _comment(field.description or "", "  " if dash else indent)
     default = field.examples[0] if field.examples else field.get_default()
     value = default if values is None else getattr(values, name)
-    yield f"{'  - ' if dash else indent}{name}: {_render_value(name, value)}"
+    key = name if _is_plain(name) else f'"{name}"'  # `on` is true for many readers of YAML
+    yield f"{'  - ' if dash else indent}{key}: {_render_value(name, value)}"
 
 
 def _render_value(name: str, value: Any) -> str:

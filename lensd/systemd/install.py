@@ -12,7 +12,13 @@ from pathlib import Path
 
 from lensd.config.model import Config
 from lensd.errors import ConfigError, LensdError, StorageError
-from lensd.systemd.dropin import FOLDER, drop_in, unreachable
+from lensd.systemd.dropin import (
+    FOLDER,
+    NOTIFY_FOLDER,
+    drop_in,
+    notify_drop_in,
+    unreachable,
+)
 from lensd.systemd.facts import Facts
 from lensd.systemd.users import choose_user
 
@@ -21,6 +27,7 @@ FILES = {
     "lensd.sysusers.conf": "/etc/sysusers.d/lensd.conf",
     "lensd.tmpfiles.conf": "/etc/tmpfiles.d/lensd.conf",
 }
+NOTIFY_UNIT = "lensd-notify.service"
 LINK = "/usr/local/bin/lensd"
 ROOTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -39,6 +46,11 @@ def install(config: Config, facts: Facts) -> Iterator[str]:
     for name, path in FILES.items():
         yield _write(path, read_unit_file(name))
     yield _write(f"{FOLDER}/lensd.conf", drop_in(config, facts))
+    units = ["lensd"]
+    if config.notify.is_wanted:
+        yield _write(f"/etc/systemd/system/{NOTIFY_UNIT}", read_unit_file(NOTIFY_UNIT))
+        yield _write(f"{NOTIFY_FOLDER}/lensd.conf", notify_drop_in(config, facts))
+        units.append(NOTIFY_UNIT)
     if not shutil.which("lensd", path=ROOTS_PATH):
         program = os.path.join(os.path.dirname(sys.executable), "lensd")
         os.symlink(program, LINK)
@@ -50,8 +62,8 @@ def install(config: Config, facts: Facts) -> Iterator[str]:
         group = ["-g", user.group] if user.group else []
         yield _run("install", "-d", "-m", "0750", "-o", user.user, *group, path)
     yield _run("systemctl", "daemon-reload")
-    yield _run("systemctl", "reenable", "lensd")
-    yield _run("systemctl", "restart", "lensd")
+    yield _run("systemctl", "reenable", *units)
+    yield _run("systemctl", "restart", *units)
 
 
 def read_unit_file(name: str) -> str:

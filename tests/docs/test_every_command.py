@@ -52,7 +52,9 @@ NOT_RUN = {
     "docker compose exec lensd lensd status": "the same; that test runs it in there",
 }
 # In sentences these are names: they want paths or answers, or go on until a signal ends them.
-NAMES = {"lensd init", "lensd restore", "lensd run"}
+NAMES = {"lensd init", "lensd notify", "lensd restore", "lensd run"}
+# These need a recipient in the configuration.
+NAMES |= {"lensd notify --now", "lensd notify --test"}
 
 
 class Block(NamedTuple):

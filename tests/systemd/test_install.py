@@ -85,6 +85,38 @@ def test_an_interpreter_of_root_is_refused_with_the_remedy(machine: Booted) -> N
     assert not machine.path("/etc/systemd/system/lensd.service").exists()
 
 
+def test_messages_come_from_a_unit_of_their_own(machine: Booted) -> None:
+    """lensd.service has no network; lensd-notify.service runs the command."""
+    machine.run(*LENSD, *INIT)
+    program = machine.path("/usr/local/bin/send-it")
+    program.write_text("#!/bin/sh\n{ id -un; echo $LENSD_TITLE; } > /var/lib/lensd/sent\n")
+    program.chmod(0o755)
+    config = machine.path(CONFIG)
+    text = config.read_text()
+    for old, new in (
+        ("command: null", "command: [/usr/local/bin/send-it]"),
+        ("interval_seconds: 900", "interval_seconds: 0.5"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    config.write_text(text)
+    machine.run(*LENSD, "service", "--install")
+    assert machine.show("lensd-notify", "ActiveState") == "active"
+    assert machine.show("lensd", "RestrictAddressFamilies") == "AF_UNIX"
+    assert "AF_INET" in machine.show("lensd-notify", "RestrictAddressFamilies")
+    made = small_lora(machine.path("/srv/loras/style.part"), seed=1)
+    made.path.write_bytes(made.path.read_bytes()[:-2] + b"\xff\x7f")
+    os.chown(made.path, 10001, 10001)
+    made.path.rename(made.path.with_suffix(".safetensors"))
+    sent = machine.path("/var/lib/lensd/sent")
+    deadline = time.monotonic() + PATIENCE
+    while not (sent.exists() and sent.read_text().endswith("\n")):
+        assert time.monotonic() < deadline, machine.shell("journalctl -n 40")
+        time.sleep(0.1)
+    assert sent.read_text() == "anna\nlensd: 1 file failed\n"
+    assert "may not use the network" in machine.shell("journalctl -u lensd -o cat")
+
+
 def test_only_root_installs(machine: Booted) -> None:
     """Another user gets the command with sudo."""
     machine.run(*LENSD, *INIT)
