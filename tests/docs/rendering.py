@@ -29,6 +29,7 @@ from lensd.logs.schema import log_schema
 from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS
 from lensd.lora.portability import ENCODINGS, PROGRAMS, READS, cell
 from lensd.metrics.exposition import Family
+from tests.docs.man_page import man_page
 from tests.faults import results
 from tests.support import prometheus
 
@@ -37,6 +38,7 @@ PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGEL
 PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
 PART = re.compile(r"(<!-- from the code: ([a-z ]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
+MAN_PAGE = REPOSITORY / "lensd/cli/lensd.1"
 LOG_SCHEMA = REPOSITORY / "lensd/logs/events.schema.json"
 # Events that share fields: how the table calls them, and the pattern of their names.
 SHARED_FIELDS = {
@@ -272,5 +274,6 @@ def _cell(text: str | None) -> str:
 
 if __name__ == "__main__":
     LOG_SCHEMA.write_text(log_schema_text(), encoding="utf-8")
+    MAN_PAGE.write_text(man_page(), encoding="utf-8")
     for page in PAGES:
         page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
