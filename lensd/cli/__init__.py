@@ -27,7 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("lensd.cli.run:run", "Watch folders and compress new LoRA files (the daemon)."),
     "once": ("lensd.cli.once:once", "Process the files that are there now, then exit."),
     "check": ("lensd.cli.check:check", "List all faults of the configuration."),
-    "config": ("lensd.cli.config:config", "Print an example configuration, or the JSON Schema."),
+    "config": (
+        "lensd.cli.config:config",
+        "Print an example configuration, its schema, or a format for lnav.",
+    ),
     "service": (
         "lensd.cli.service:service",
         "Print the systemd drop-in that this configuration needs.",

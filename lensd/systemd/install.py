@@ -29,6 +29,7 @@ FILES = {
 }
 NOTIFY_UNIT = "lensd-notify.service"
 LINK = "/usr/local/bin/lensd"
+MAN_PAGE = "share/man/man1/lensd.1"  # below the environment, and below /usr/local
 ROOTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -55,6 +56,10 @@ def install(config: Config, facts: Facts) -> Iterator[str]:
         program = os.path.join(os.path.dirname(sys.executable), "lensd")
         os.symlink(program, LINK)
         yield f"linked {LINK} to {program}"
+        page = os.path.join(sys.prefix, MAN_PAGE)
+        if os.path.exists(page) and not os.path.lexists(f"/usr/local/{MAN_PAGE}"):
+            os.makedirs(os.path.dirname(f"/usr/local/{MAN_PAGE}"), exist_ok=True)
+            os.symlink(page, f"/usr/local/{MAN_PAGE}")
     yield _run("systemd-sysusers")
     yield _run("systemd-tmpfiles", "--create", "lensd.conf")
     user = choose_user(facts)

@@ -30,7 +30,7 @@ RUN = {
         for heading, test in {
             "As a service, in five lines": "packaging/test_service_life",
             "Other ways to install": "packaging/test_installing",
-            "Shell completion": "docs/test_operations",
+            "Shell completion and man page": "docs/test_operations",
             "Getting originals back": "docs/test_operations",
             "Checking that all is well": "docs/test_operations",
             "Deleting old originals": "docs/test_operations",
