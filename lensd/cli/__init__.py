@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("lensd.cli.check:check", "List all faults of the configuration."),
     "config": (
         "lensd.cli.config:config",
-        "Print an example configuration, its schema, or a format for lnav.",
+        "Print an example configuration, its schema, or lnav's format.",
     ),
     "service": (
         "lensd.cli.service:service",
