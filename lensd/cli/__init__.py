@@ -6,8 +6,10 @@ import importlib
 import os
 import platform
 import select
+import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -126,7 +128,21 @@ class Commands(Group):
 
 def say(message: str) -> None:
     """Print a message for people on stderr; stdout is for data."""
-    click.echo(visible_lines(f"lensd: {message}"), err=True)
+    text = visible_lines(f"lensd: {message}")
+    click.echo(_fold(text) if sys.stderr.isatty() else text, err=True)
+
+
+def _fold(text: str) -> str:
+    """The text in lines that fit the terminal, which would break words."""
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(
+            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        if len(line) > width
+        else line
+        for line in text.split("\n")
+    )
 
 
 def _sections() -> Iterator[tuple[str, list[str]]]:

@@ -6,7 +6,7 @@ the documentation are made.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -226,6 +226,18 @@ class WatchEntry(Settings):
     ] = ()
 
 
+class KeepRules(NamedTuple):
+    """Which originals to keep: those of some days, and at most so many bytes. None: all."""
+
+    keep_days: int | None = None
+    max_size: int | None = None
+
+    @property
+    def has_any(self) -> bool:
+        """Return whether an original may be deleted without being named."""
+        return self.keep_days is not None or self.max_size is not None
+
+
 class Archive(Part):
     """Where the originals are kept."""
 
@@ -245,6 +257,18 @@ class Archive(Part):
             "a day, and when you run `lensd prune`. null: keep originals until you delete them."
         ),
     ] = None
+    max_size: Annotated[
+        Size | None,
+        Field(
+            description="Delete the oldest originals while all of them together are larger than "
+            "this, e.g. 200GB, by the same rules and at the same times as `keep_days`. Originals "
+            "of the last day stay. null: no limit."
+        ),
+    ] = None
+
+    def rules(self) -> KeepRules:
+        """Return which originals to keep."""
+        return KeepRules(self.keep_days, self.max_size)
 
 
 class State(Part):

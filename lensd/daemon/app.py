@@ -56,7 +56,8 @@ from lensd.daemon.repairs import Repairs
 from lensd.daemon.root_thread import RootThread, Services
 from lensd.daemon.stragglers import Stragglers
 from lensd.daemon.systemd_notify import Pulse
-from lensd.errors import EXIT_OK, StorageError
+from lensd.errors import EXIT_OK, DiskUnavailable, StorageError
+from lensd.jobs.gone_files import GoneFiles
 from lensd.store.ledger import Ledger
 from lensd.watcher.intake import Intake
 from lensd.watcher.root_monitor import RootMonitor
@@ -83,7 +84,7 @@ class App:
         observer: ProgressObserver | None = None,
         stragglers: Stragglers | None = None,
     ) -> None:
-        parts = self._parts = Parts(config, ledger, patient=patient)
+        parts = self._parts = Parts(config, ledger, patient=patient, observer=observer)
         self.config, self.ledger, self.log = config, ledger, parts.log
         self.archive, self.root_states = parts.archive, parts.root_states
         self.move_tracker = parts.move_tracker
@@ -189,6 +190,11 @@ class App:
             self._repairs.record_folder(watch, self.pulse.progress)
         if self._exporter is not None:
             self._exporter.start()
+
+    def find_deleted(self) -> None:
+        """For `once`: leave what a person deleted out of the totals."""
+        with suppress(DiskUnavailable):
+            GoneFiles(self.ledger, self.archive, self.log).look()
 
     def _prepare_in_job_thread(self) -> int:
         """All roots are closed as yet: each is repaired when it was found to be there."""
