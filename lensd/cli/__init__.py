@@ -25,14 +25,19 @@ EXIT_PIPE = 141  # as shells count: 128 + SIGPIPE
 
 # name -> (module:function, its line in `lensd --help`)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("lensd.cli.init:init", "Ask for folders and write a first configuration."),
     "run": ("lensd.cli.run:run", "Watch folders and compress new LoRA files (the daemon)."),
     "once": ("lensd.cli.once:once", "Process the files that are there now, then exit."),
     "check": ("lensd.cli.check:check", "List all faults of the configuration."),
-    "config": ("lensd.cli.config:config", "Print an example configuration, or the JSON Schema."),
+    "config": (
+        "lensd.cli.config:config",
+        "Print an example configuration, its schema, or lnav's format.",
+    ),
     "service": (
         "lensd.cli.service:service",
         "Print the systemd drop-in that this configuration needs.",
     ),
+    "notify": ("lensd.cli.notify:notify", "Send messages about failures, disks and savings."),
     "status": ("lensd.cli.status:status", "Show the queue, files that wait, problems and totals."),
     "web": ("lensd.cli.web:web", "Serve a live page for a browser."),
     "report": ("lensd.cli.report:report", "Show what was saved, and what failed and why."),
@@ -58,7 +63,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # The sections of `lensd --help`: the title of each, by its first command.
 SECTIONS = {
-    "run": "Daemon and configuration",
+    "init": "Daemon and configuration",
     "status": "Queue, results and originals",
     "analyze": "Single files, without daemon and archive",
     "completion": "For shells and scripts",
@@ -195,8 +200,8 @@ def main() -> None:
     Write a configuration, look at the plan, then start:
 
     \b
-    lensd config example > config.yaml      then enter your folder and the archive
-    lensd check                             list all faults, with remedies
+    lensd init                              ask, and write a configuration
+    lensd check                             list its faults, with remedies
     lensd once --dry-run                    show what would happen; change nothing
     lensd once                              process the files that are there now
     lensd run                               start the daemon for new files

@@ -273,6 +273,7 @@ def test_originals_of_deleted_files(named: Named) -> None:
     assert server.lensd("restore", server.loras / "elsewhere.safetensors").returncode == 0
 
 
+@pytest.mark.slow
 def test_what_was_deleted_by_hand_leaves_the_totals(named: Named) -> None:
     """A file and an original of another one, with a line each; they count again when they are back.
 

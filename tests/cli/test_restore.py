@@ -123,6 +123,7 @@ def test_all_and_list(server: HomeServer) -> None:
     assert [] == server.temporaries()
 
 
+@pytest.mark.slow
 def test_folders_and_patterns(server: HomeServer) -> None:
     """Also of a folder that was deleted. A sum comes last; where nothing fits, --all is named."""
     names = ("sdxl/a.safetensors", "sdxl/b.safetensors", "ink 1.safetensors", "ink 2.safetensors")

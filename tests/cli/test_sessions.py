@@ -15,7 +15,10 @@ from tests.support.realistic import small_lora
 from tests.support.terminal import AtTerminal
 
 README = Path(__file__).parents[2] / "README.md"
-COLUMNS = pytest.mark.parametrize("columns", [60, 80, 120])
+COLUMNS = pytest.mark.parametrize(
+    "columns",
+    [pytest.param(60, marks=pytest.mark.slow), 80, pytest.param(120, marks=pytest.mark.slow)],
+)
 
 
 def _lensd(folder: Path, *arguments: str, columns: int) -> AtTerminal:
