@@ -50,7 +50,7 @@ def test_exposure_of_the_page(tmp_path: Path) -> None:
 def test_every_setting_has_its_reason() -> None:
     """There is a comment above each line, or above its block of lines."""
     files = [*FOLDER.glob("*.service"), *FOLDER.glob("**/*.conf")]
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         body = file.read_text(encoding="utf-8")
         for block in re.split(r"\n\n|\n(?=\[)", body):
