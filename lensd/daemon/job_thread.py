@@ -324,7 +324,7 @@ class JobThread:
             seconds = min(seconds, PROBE_SECONDS)
         if not self._context.patient:
             return seconds
-        if (due_in := self._recover_later.due_in()) > 0:  # 0: something else holds up idle work
+        if (due_in := self._recover_later.due_in()) > 0:  # 0: idle work waits for something else
             seconds = min(seconds, due_in)
         if (opens_in := self._opens_in()) > 0:
             seconds = min(seconds, opens_in)
