@@ -129,15 +129,17 @@ def test_int8(seed: int, rank: int, m: int, n: int) -> None:
     for a, b in zip(native, python, strict=True):
         assert a.dtype == torch.int8
         assert torch.equal(a.float(), b)
-    for a, b in zip(
+    for ours, theirs in zip(
         int8._measure_quantized(exact, native, scales, [rank, rank]),
         int8._measure_quantized(exact, python, scales, [rank, rank]),
         strict=True,
     ):
-        assert a.squared_noise == pytest.approx(b.squared_noise, rel=1e-4)
-        assert a.elements.count == b.elements.count
+        assert ours.squared_noise == pytest.approx(theirs.squared_noise, rel=1e-4)
+        assert ours.elements.count == theirs.elements.count
         for name in ("signal", "squared", "absolute"):
-            assert getattr(a.elements, name) == pytest.approx(getattr(b.elements, name), rel=1e-5)
+            assert getattr(ours.elements, name) == pytest.approx(
+                getattr(theirs.elements, name), rel=1e-5
+            )
 
 
 @given(
