@@ -57,7 +57,9 @@ def main(arguments: Sequence[str]) -> int:
         if table not in found["tables"]:
             found["tables"][table] = measure(folder, table)
             print(table, json.dumps(found["tables"][table]), flush=True)
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            unfinished = RESULTS.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            unfinished.replace(RESULTS)  # a kill leaves the tables that are done
     return 0
 
 

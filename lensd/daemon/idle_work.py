@@ -7,21 +7,24 @@ from dataclasses import dataclass
 
 from lensd.jobs.daily_prune import DailyPass
 from lensd.jobs.rebuild_later import RebuildLater
+from lensd.jobs.recover_later import RecoverLater
 from lensd.watcher.root_states import RootStates
 
 
 @dataclass(frozen=True, slots=True)
 class IdleWork:
-    """The rest of a rebuild, then the daily pass.
+    """The rest of a rebuild, then that of recovery, then the daily pass.
 
-    A folder that does not answer has its rebuild later, and the daily pass, which reads published
-    files in all folders, waits for it.
+    A folder that does not answer has its rebuild later; recovery and the daily pass, which reads
+    published files in all folders, wait for it.
     """
 
     archive: str
     states: RootStates
     rebuild_later: RebuildLater | None
     daily: DailyPass | None
+    recover_later: RecoverLater
+    wake: Callable[[], None]
 
     def run(self, begin: Callable[[str | None], bool], stop: Callable[[], bool]) -> bool:
         """Whether all was done that is due; it ends when `stop()` is true. Raises StorageError.
@@ -35,6 +38,9 @@ class IdleWork:
                 if not self.states.must_wait(root) and begin(root):
                     self.rebuild_later.run_some(root, stop)
         if stop() or self.states.silent or not begin(None):
+            return False
+        if self.recover_later.run_if_due():
+            self.wake()  # there may be jobs now
             return False
         if self.daily is not None:
             self.daily.run_if_due(stop)

@@ -30,6 +30,7 @@ def test_the_qr_reference_keeps_99_percent_of_the_energy(tmp_path: Path) -> None
         assert making.distance(whole, reduced) <= 0.102
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", references.WAYS)
 def test_each_reference_prints_its_seconds(tmp_path: Path, way: str) -> None:
     """It prints one number per round, as JSON."""

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from lensd import __version__
+from lensd.config.document import KeepRules
 from lensd.jobs.daily_prune import DailyPass, Schedule
 from lensd.jobs.prune import Pruner
 from lensd.store.archive import Archive
@@ -70,7 +71,7 @@ def ledger(server: HomeServer) -> Iterator[Ledger]:
 
 def _pruner(server: HomeServer, ledger: Ledger, events: Events) -> Pruner:
     archive = Archive(os.path.realpath(server.archive))
-    return Pruner(ledger, archive, _record_in(events), 30, 0.1)
+    return Pruner(ledger, archive, _record_in(events), KeepRules(30), 0.1)
 
 
 def _daily_pass(server: HomeServer, ledger: Ledger, events: Events) -> DailyPass:
@@ -158,6 +159,7 @@ def _descriptors() -> Iterator[str]:
             yield fd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deleted", [False, True])
 def test_a_pass_that_was_cut_off_is_finished(
     server: HomeServer, ledger: Ledger, *, deleted: bool
@@ -203,6 +205,7 @@ def test_a_file_that_a_program_has_open_for_writing_is_kept(
     assert server.archived(path).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault("written meanwhile")
 def test_a_writer_that_comes_while_lensd_reads_keeps_the_original(
     server: HomeServer, ledger: Ledger, target: Path
