@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lensd.lora import fidelity
+from lensd.lora._kernels import calls
 from lensd.lora.fidelity import ElementError, largest_elements
-from lensd.lora.products import product
+from lensd.lora.products import down_product, up_product
+from lensd.lora.shortening import is_excessive
 
 Floats = NDArray[Any]  # float32 or float64
 
@@ -77,7 +79,7 @@ class Factors(NamedTuple):
 
     def rotated(self, rotation: Tensor) -> Factors:
         """Return up R and R^T down, whose products are the same, for rotations R [b, k, k]."""
-        return Factors(product(self.up, rotation), product(rotation.mT, self.down))
+        return Factors(up_product(self.up, rotation), down_product(rotation.mT, self.down))
 
     def squared_steps(self) -> Tensor:
         """Return the square of each module's quantization step after balancing: scale^2 [b]."""
@@ -109,7 +111,7 @@ def quantize_all(exact: Factors, steps: Sequence[float], ranks: Sequence[int]) -
     # If the alpha would be too small for float32, the delta becomes zero.
     tiny = torch.finfo(torch.float32).tiny
     scales = torch.tensor([s if s >= tiny else 0.0 for s in steps], dtype=torch.float64).sqrt()
-    rounded = Factors(_round(exact.up, scales), _round(exact.down, scales))
+    rounded = _round_factors(exact, scales)
     for at, rank in enumerate(ranks):
         scales[at] = _round_within_guard(exact, rounded, at, rank, float(scales[at]))
     return _measure_quantized(exact, rounded, scales, ranks)
@@ -163,7 +165,7 @@ def _replace_where_smaller(
 
 def _enlarge_for_guard(exact: Factors, at: int, rank: int, step: float) -> float:
     """Return the squared step, enlarged if a product of the unrounded factors exceeds the guard."""
-    largest = largest_product(*exact.module_at(at, rank), GUARD * step)
+    largest = _largest_product_of(exact, at, rank, GUARD * step)
     return step if largest <= GUARD * step else largest / GUARD * SLACK**2
 
 
@@ -174,30 +176,35 @@ def _round_within_guard(
 
     Updates its row of `rounded`, and returns its scale.
     """
-    while (largest := largest_product(*rounded.module_at(at, rank), GUARD)) > GUARD:
+    while (largest := _largest_product_of(rounded, at, rank, GUARD)) > GUARD:
         scale *= math.sqrt(largest / GUARD) * SLACK
-        scales = torch.tensor([scale], dtype=torch.float64)
-        for all_rounded, factor in zip(rounded, exact, strict=True):
-            all_rounded[at] = _round(factor[at : at + 1], scales)[0]
+        one = Factors(exact.up[at : at + 1], exact.down[at : at + 1])
+        again = _round_factors(one, torch.tensor([scale], dtype=torch.float64))
+        rounded.up[at], rounded.down[at] = again.up[0], again.down[0]
     return scale
 
 
 def _measure_quantized(
     exact: Factors, rounded: Factors, scales: Tensor, ranks: Sequence[int]
 ) -> list[Quantized]:
-    """Convert rounded factors to int8, and measure the error against the exact ones.
+    """Return rounded factors as int8, with the error against the exact ones.
 
-    `rounded` has whole numbers in the float dtype of the factors. It is overwritten.
+    Those that are not int8 have whole numbers in the float dtype of the factors. These are
+    overwritten.
     """
-    int_up, int_down = (t.to(torch.int8) for t in rounded)
-    decoded = Factors(*(t.mul_(scales.to(t)[:, None, None]) for t in rounded))
-    noises = fidelity.squared_roundings(*exact, *decoded).tolist()
     width = exact.up.shape[1] + exact.down.shape[2]
-    elements = fidelity.element_errors(zip(exact, decoded, strict=True), [k * width for k in ranks])
+    counts = [k * width for k in ranks]
+    encoded = Factors(*(t.to(torch.int8) for t in rounded))
+    if rounded.up.dtype == torch.int8:
+        noises, elements = _measure_natively(exact, rounded, scales, counts)
+    else:
+        decoded = Factors(*(t.mul_(scales.to(t)[:, None, None]) for t in rounded))
+        noises = fidelity.squared_roundings(*exact, *decoded).tolist()
+        elements = fidelity.element_errors(zip(exact, decoded, strict=True), counts)
     return [
         Quantized(
-            int_up[at, :, :k],
-            int_down[at, :k],
+            encoded.up[at, :, :k],
+            encoded.down[at, :k],
             float(scales[at]),
             exact.up[at, :, :k],
             exact.down[at, :k],
@@ -208,6 +215,23 @@ def _measure_quantized(
     ]
 
 
+def _measure_natively(
+    exact: Factors, rounded: Factors, scales: Tensor, counts: Sequence[int]
+) -> tuple[list[float], list[ElementError]]:
+    """Return ||exact_up exact_down - up down||_F^2 and the errors of the elements per module.
+
+    With the errors E and the decoded factors Y the difference is E_up E_down + E_up Y_down +
+    Y_up E_down. Its norm needs the inner products of E and Y of each side alone.
+    """
+    up, of_up = calls.rounding(exact.up.mT, rounded.up.mT, scales)
+    down, of_down = calls.rounding(exact.down, rounded.down, scales)
+    (ee, yy, ey), (ff, zz, fz) = up.unbind(1), down.unbind(1)
+    norms = ee * (ff + zz + fz + fz.mT) + yy * ff + 2 * ey * (ff + fz.mT)
+    rows = (of_up + of_down).tolist()
+    elements = [ElementError(n, *row) for n, row in zip(counts, rows, strict=True)]
+    return norms.sum((-2, -1)).clamp_min(0).tolist(), elements
+
+
 def plain(up: Tensor, down: Tensor) -> Quantized:
     """Quantize in the textbook way: scale = max |tensor| / 127 for each factor, without a gauge.
 
@@ -216,8 +240,15 @@ def plain(up: Tensor, down: Tensor) -> Quantized:
     exact = Factors(up[None].clone(), down[None].clone())
     scales = exact.squared_steps().sqrt()
     exact.balance()
-    rounded = Factors(_round(exact.up, scales), _round(exact.down, scales))
-    return _measure_quantized(exact, rounded, scales, [up.shape[1]])[0]
+    return _measure_quantized(exact, _round_factors(exact, scales), scales, [up.shape[1]])[0]
+
+
+def _round_factors(exact: Factors, scales: Tensor) -> Factors:
+    """Divide by scales [b] and round: to int8 where the kernels can, else to whole floats."""
+    can = calls.can_take(exact.up.mT, exact.down) and exact.up.dtype == torch.float32
+    if can and all(t.is_contiguous() for t in exact) and not is_excessive(*exact):
+        return Factors(*(calls.round_to_int8(t, scales) for t in exact))
+    return Factors(*(_round(t, scales) for t in exact))
 
 
 def _round(matrices: Tensor, scales: Tensor) -> Tensor:
@@ -259,6 +290,12 @@ def rotations(rank: int) -> tuple[Tensor, ...]:
     golden = (math.sqrt(5) - 1) / 2
     flips = [((index * golden * (c + 1)) % 1 < 0.5).double() * 2 - 1 for c in range(ROTATIONS - 1)]
     return (torch.eye(rank, dtype=torch.float64), *(f[:, None] * cosine for f in flips))
+
+
+def _largest_product_of(factors: Factors, at: int, rank: int, enough: float) -> float:
+    """Return `largest_product` of one module."""
+    found = calls.largest_product(factors.up[at], factors.down[at], enough)
+    return largest_product(*factors.module_at(at, rank), enough) if found is None else found
 
 
 def largest_product(up: Floats, down: Floats, enough: float) -> float:
