@@ -17,8 +17,10 @@ COLUMNS = {
     "ultra": "ultra",
     "busy": "ultra, busy machine",
     "qr": "QR and SVD",
+    "peer": "resize_lora",
     "full": "full SVD",
 }
+PROCESSOR = ("copy", "analyze", "rank", "int8", "ultra", "qr", "peer")
 
 
 def speed() -> Iterator[str]:
@@ -31,6 +33,26 @@ def speed() -> Iterator[str]:
         yield f"| {name} | {found['bytes'] / 1e6:.0f} | {' | '.join(seconds)} |"
     yield ""
     yield f"Seconds, medians; {results['machine']}."
+
+
+def processor() -> Iterator[str]:
+    """Yield the median CPU seconds of each file, and the ratios of ultra to the references."""
+    results = _read("engine.json")
+    heads = [*(COLUMNS[row] for row in PROCESSOR), "ultra / QR", "ultra / resize_lora"]
+    yield f"| file | {' | '.join(heads)} |"
+    yield "|---" + "|---:" * len(heads) + "|"
+    for name, found in results["files"].items():
+        cells = [f"{median(found['cpu_seconds'][row]):.3g}" for row in PROCESSOR]
+        cells += [f"{ratio(found, 'ultra', to):.2f}" for to in ("qr", "peer")]
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+    yield f"CPU seconds (user and system, all threads), medians; {results['machine']}."
+
+
+def ratio(found: dict[str, Any], what: str, to: str, kind: str = "cpu_seconds") -> float:
+    """Return the median of the rounds' ratios."""
+    pairs = zip(found[kind][what], found[kind][to], strict=True)
+    return median(a / b for a, b in pairs)
 
 
 def savings() -> Iterator[str]:
