@@ -87,8 +87,7 @@ class Found:
 
     def note(self, what: str, cost: Cost) -> None:
         self.seconds.setdefault(what, []).append(cost.seconds)
-        if cost.cpu_seconds is not None:
-            self.cpu_seconds.setdefault(what, []).append(cost.cpu_seconds)
+        self.cpu_seconds.setdefault(what, []).append(cost.cpu_seconds)
 
     def note_peak(self, mode: str, above_bare: float) -> None:
         self.mib_above_bare[mode] = max(self.mib_above_bare.get(mode, 0.0), above_bare)
@@ -132,15 +131,12 @@ def measure(source: Path, folder: Path, given: argparse.Namespace) -> dict[str, 
 def report(name: str, found: dict[str, Any]) -> Iterator[str]:
     seconds, cpu = found["seconds"], found["cpu_seconds"]
     yield f"{name}, {found['bytes'] / 1e6:.1f} MB"
-    for what, rounds in seconds.items():
-        line = f"  {what:16}{median(rounds):9.3f} s  [{min(rounds):.3f} .. {max(rounds):.3f}]"
-        if what in cpu:
-            line += (
-                f"{median(cpu[what]):9.3f} CPU s  [{min(cpu[what]):.3f} .. {max(cpu[what]):.3f}]"
-            )
-            line += f"{ratio(found, what, 'qr'):7.2f} x qr"
-            line += f"{ratio(found, what, 'copy', 'seconds'):7.1f} x copy's seconds"
-        yield line
+    for what in seconds:
+        yield (
+            f"  {what:16}{_spread(seconds[what])} s{_spread(cpu[what])} CPU s"
+            f"{ratio(found, what, 'qr'):8.2f} x qr"
+            f"{ratio(found, what, 'copy', 'seconds'):8.1f} x copy's seconds"
+        )
     for mode, memory in found["mib_above_bare"].items():
         smaller = found["bytes"] / found["bytes_out"][mode]
         yield f"  {mode:16}{memory:9.0f} MiB above a bare worker, {smaller:.1f} times smaller"
@@ -148,6 +144,10 @@ def report(name: str, found: dict[str, Any]) -> Iterator[str]:
             yield f"  {mode:16}{ratio(found, mode, mode + ', before'):9.2f} x the CPU s before"
     if "busy" in seconds:
         yield f"  busy            {ratio(found, 'busy', 'ultra', 'seconds'):9.2f} x ultra's seconds"
+
+
+def _spread(rounds: Sequence[float]) -> str:
+    return f"{median(rounds):9.3f} [{min(rounds):.3f} .. {max(rounds):.3f}]"
 
 
 def write_results(name: str, found: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ class Cost(NamedTuple):
     """Of one job."""
 
     seconds: float
-    cpu_seconds: float | None  # user and system, all threads; None if it was not measured
+    cpu_seconds: float  # user and system, all threads
     bytes_out: int = 0
 
 
@@ -136,7 +136,7 @@ class References:
         stdin.flush()
         if not (line := stdout.readline()):
             raise EOFError(f"the reference {way} ended with {self._process.wait()}")
-        return Cost(*json.loads(line), *([None] if way == "full" else []))
+        return Cost(*json.loads(line))
 
 
 def _never() -> bool:

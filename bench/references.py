@@ -11,8 +11,8 @@ of processor time (user and system, all threads). This module uses no code of le
   every rank, a score for each singular value, then float16. The score is the value's share of the
   module's largest one (`spn_lora`; others need the base model), and PEER_SHARE has to be exceeded.
 - `full`: compute up @ down and its SVD, as kohya's resize_lora.py does (for more than 2048 rows and
-  columns only twice the rank, by iteration), for the first module of each shape; extrapolate the
-  seconds of all modules from these. It has no CPU seconds.
+  columns only twice the rank, by iteration), for the first module of each shape, in one thread;
+  extrapolate the seconds of all modules from these.
 
 `qr` and `peer` compute as many modules at a time as there are cores, each with one thread, as lensd
 does: threads within one operation of torch wait for each other in loops that cost CPU time.
@@ -30,6 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,14 +54,18 @@ class Svd(NamedTuple):
     right_basis: Tensor  # [n, r]
 
 
-def copy(source: Path, folder: Path) -> float | None:
+class Cost(NamedTuple):
+    seconds: float
+    cpu_seconds: float  # user and system, all threads
+
+
+def copy(source: Path, folder: Path) -> None:
     shutil.copyfile(source, folder / "copy")
     with source.open("rb") as file:
         hashlib.file_digest(file, "sha256").hexdigest()
-    return None
 
 
-def qr(source: Path, folder: Path) -> float | None:
+def qr(source: Path, folder: Path) -> None:
     def reduce(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
         found = _svd(up, down)
         k = _rank(found.values)
@@ -69,10 +74,9 @@ def qr(source: Path, folder: Path) -> float | None:
         return left, (root[:, None] * found.inner[:k]) @ found.right_basis.T
 
     _reduce_file(source, folder / "qr", lambda up, down: _halves(*reduce(up, down)))
-    return None
 
 
-def peer(source: Path, folder: Path) -> float | None:
+def peer(source: Path, folder: Path) -> None:
     def decompose(up: Tensor, down: Tensor) -> tuple[Tensor, ...]:
         found = _svd(up, down)
         left, right = found.left_basis @ found.outer, found.inner @ found.right_basis.T
@@ -86,26 +90,24 @@ def peer(source: Path, folder: Path) -> float | None:
 
     # It decomposes all modules before it selects from any.
     _reduce_file(source, folder / "peer", decompose, select)
-    return None
 
 
-def full(source: Path, _: Path) -> float | None:
-    """Return the seconds of all modules, extrapolated from the first module of each shape."""
-    seconds = {}
+def full(source: Path, _: Path) -> Cost:
+    """Return the cost of all modules, extrapolated from the first module of each shape."""
+    costs = {}
     counts: Counter[tuple[int, int]] = Counter()
     with safe_open(source, framework="pt") as file:
         for down_key, up_key in _pairs(file.keys()):
             up, down = _flat(file.get_tensor(up_key)), _flat(file.get_tensor(down_key))
             shape = len(up), down.shape[1]
             counts[shape] += 1
-            if shape not in seconds:
-                began = time.perf_counter()
-                _rank(_spectrum(up, down))
-                seconds[shape] = time.perf_counter() - began
-    return sum(seconds[shape] * count for shape, count in counts.items())
+            if shape not in costs:
+                costs[shape] = _cost_of(partial(_spectrum, up, down))
+    every = [(costs[shape], count) for shape, count in counts.items()]
+    return Cost(*(sum(cost[at] * count for cost, count in every) for at in range(2)))
 
 
-WAYS: dict[str, Callable[[Path, Path], float | None]] = {
+WAYS: dict[str, Callable[[Path, Path], Cost | None]] = {
     "copy": copy,
     "qr": qr,
     "peer": peer,
@@ -138,7 +140,8 @@ def _reduce_file(
 
 def _svd(up: Tensor, down: Tensor) -> Svd:
     left, right = torch.linalg.qr(up), torch.linalg.qr(down.T)
-    return Svd(left.Q, *torch.linalg.svd(left.R @ right.R.T), right.Q)
+    outer, values, inner = torch.linalg.svd(left.R @ right.R.T)
+    return Svd(left.Q, outer, values, inner, right.Q)
 
 
 def _halves(*factors: Tensor) -> tuple[Tensor, ...]:
@@ -168,16 +171,20 @@ def _rank(values: Tensor) -> int:
     return int((energy < ENERGY * energy[-1]).sum()) + 1
 
 
-def measure(way: str, source: Path, folder: Path) -> list[float]:
-    """Return the seconds of one run, and its CPU seconds if it was not extrapolated."""
+def measure(way: str, source: Path, folder: Path) -> Cost:
+    found: list[Cost | None] = []
+    cost = _cost_of(lambda: found.append(WAYS[way](source, folder)))
+    return found[0] or cost
+
+
+def _cost_of(work: Callable[[], object]) -> Cost:
     began, used = time.perf_counter(), time.process_time()
-    extrapolated = WAYS[way](source, folder)
-    if extrapolated is not None:
-        return [extrapolated]
-    return [time.perf_counter() - began, time.process_time() - used]
+    work()
+    return Cost(time.perf_counter() - began, time.process_time() - used)
 
 
 def main(arguments: Sequence[str]) -> int:
+    torch.set_num_threads(1)
     source = Path(arguments[0])
     source.read_bytes()  # into the page cache, as for lensd
     with tempfile.TemporaryDirectory(prefix="lensd-bench-", dir=source.parent) as folder:

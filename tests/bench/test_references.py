@@ -39,14 +39,11 @@ def test_the_peer_keeps_the_values_above_a_share_of_the_largest(tmp_path: Path) 
 
 
 def test_each_reference_is_measured(tmp_path: Path) -> None:
-    """Each has seconds and CPU seconds, but those of full matrices are extrapolated."""
+    """Each has seconds and CPU seconds."""
     made = small_lora(tmp_path / "a.safetensors")
     with References(made.path) as process:
-        found = {way: process.run(way) for way in references.WAYS}
-    assert all(0 < cost.seconds < 60 for cost in found.values())
-    used = {way: cost.cpu_seconds for way, cost in found.items()}
-    assert used.pop("full") is None
-    assert all(seconds is not None and 0 < seconds < 60 for seconds in used.values())
+        found = {way: process.run(way)[:2] for way in references.WAYS}
+    assert all(0 < seconds < 60 for cost in found.values() for seconds in cost)
 
 
 @pytest.mark.slow
@@ -59,7 +56,7 @@ def test_a_worker_is_measured(tmp_path: Path) -> None:
     assert found["bytes"] == made.path.stat().st_size
     rounds = dict.fromkeys((*engine.REFERENCES, *modes, "busy"), 2)
     assert {what: len(s) for what, s in found["seconds"].items()} == rounds | {"full": 1}
-    assert {what: len(s) for what, s in found["cpu_seconds"].items()} == rounds
+    assert set(found["cpu_seconds"]) == set(found["seconds"])
     assert set(found["mib_above_bare"]) == set(found["bytes_out"]) == set(modes)
     assert found["bytes_out"]["ultra"] < found["bytes_out"]["rank"] < found["bytes"]
     said = "\n".join(engine.report("a", found))
