@@ -26,6 +26,7 @@ from lensd.errors import LensdError, StorageError
 from lensd.jobs import compress
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.data_hashes import DataHashes
 from lensd.jobs.rebuild_later import RebuildLater
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
@@ -61,6 +62,7 @@ class JobThread:
         opens_in: Callable[[], float] = lambda: 0.0,
         daily: DailyPass | None = None,
         rebuild_later: RebuildLater | None = None,
+        data_hashes: DataHashes | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self._thread = self._new_thread()
@@ -73,7 +75,9 @@ class JobThread:
         self._first_seen: dict[str, float] = {}  # by job
         self._inbox = inbox
         self._opens_in = opens_in
-        self._idle_work = IdleWork(context.archive.root, context.root_states, rebuild_later, daily)
+        self._idle_work = IdleWork(
+            context.archive.root, context.root_states, rebuild_later, data_hashes, daily
+        )
         self._wake = threading.Event()
         self._requests: SimpleQueue[tuple[FileRequest, Future[int], str | None]] = SimpleQueue()
         self.backoffs = Backoffs(context, settings)

@@ -41,7 +41,6 @@ class Original:
     """What is known of a file after the first pass."""
 
     origin: Origin
-    hashes: Hashes
     readings: list[Reading]
     composites: list[CompositeReading] = field(default_factory=list)
 
@@ -104,8 +103,7 @@ def _common(
         energy_retained=_energy(every),
         seconds=engine.seconds(),
         device=str(engine.device),
-        sha256_in=original.hashes.file,
-        data_sha256_in=original.hashes.data,
+        sha256_in=original.origin.sha256,
         encodings=Encodings(
             int8=sum(m.encoding == "I8" for m in plan.modules),
             float8=sum(m.encoding == "F8_E4M3" for m in plan.modules),

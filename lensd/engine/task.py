@@ -22,7 +22,7 @@ from lensd.lora import cost
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Findings, Plan
-from lensd.store.hashing import Hashes, hashes_of
+from lensd.store.hashing import Hashes, sha256_of
 from lensd.store.tensors import Output, open_temporary, output_bytes
 from lensd.worker import device as devices
 from lensd.worker.protocol import ReportProgress
@@ -140,19 +140,19 @@ def _first_pass(engine: Engine, request: AnyRequest, p: Parameters) -> Original:
     """Read the spectra, and hash the file in a thread beside it."""
     source = engine.source
     with ThreadPoolExecutor(1) as pool:
-        hashing = pool.submit(hashes_of, source.fd, source.header.data_start)
+        hashing = pool.submit(sha256_of, source.fd)
         readings = engine.first_pass(p)
         composites = engine.read_composites()
-        hashes = hashing.result()
+        sha256 = hashing.result()
     origin = Origin(
-        sha256=hashes.file,
+        sha256=sha256,
         bytes=source.identity.size,
         name=request.name,
         version=__version__,
         mode=request.parameters.mode,
         energy=p.energy,
     )
-    return Original(origin, hashes, readings, composites)
+    return Original(origin, readings, composites)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from dataclasses import asdict
 
 import msgspec
@@ -22,6 +23,7 @@ from lensd.report.documents import (
     Waiting,
     WatchedFolder,
 )
+from lensd.store.archive import Archive
 from lensd.store.ledger import JobState, Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.state import WaitingFile
@@ -51,7 +53,9 @@ def build_status(config: Config, ledger: Ledger, *, with_hashes: bool = False) -
         filesystems=list(map(_filesystem, ledger.state.filesystems.get() or ())),
     )
     if with_hashes:
-        status.hashes = [hashes.of_entry(e) for e in ledger.files.with_outcome(Outcome.COMPRESSED)]
+        archive = Archive(os.path.realpath(config.archive.path))
+        compressed = ledger.files.with_outcome(Outcome.COMPRESSED)
+        status.hashes = [hashes.of_entry(archive, entry) for entry in compressed]
     return status
 
 

@@ -75,6 +75,20 @@ class Hashes(NamedTuple):
     data: str
 
 
+def data_sha256_of(fd: int, stop: Callable[[], bool] | None = None) -> str:
+    """Hex sha256 of a safetensors file without its header: `Hashes.data`.
+
+    Raises Interrupted, Failed(`io_error`).
+    """
+    start = 8 + int.from_bytes(read_up_to(fd, 8, 0), "little")
+    digest = hashlib.sha256()
+    offset = 0
+    for chunk in chunks(fd, stop):
+        digest.update(chunk[max(0, start - offset) :])
+        offset += len(chunk)
+    return digest.hexdigest()
+
+
 def hashes_of(fd: int, data_start: int) -> Hashes:
     """Both hashes, from one pass over the file. Raises Failed(`io_error`)."""
     file, data = hashlib.sha256(), hashlib.sha256()
