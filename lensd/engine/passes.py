@@ -18,15 +18,16 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-from lensd.engine import readback
+from lensd.engine import cuda, readback
 from lensd.engine.memory_budget import MemoryBudget
 from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
 from lensd.errors import Failed, Reason
 from lensd.logs.measures import Seconds
 from lensd.lora import composites, compress, cost, fidelity, spectrum
-from lensd.lora.batches import batches
+from lensd.lora.batches import ELEMENTS, batches
 from lensd.lora.composite_layout import Composite
 from lensd.lora.composites import CompositePlan, CompositeReading
 from lensd.lora.int8 import Factors
@@ -94,7 +95,9 @@ class Engine:
         torch.set_num_threads(1)
         self.source = source
         self.device = torch.device(device)
-        self.threads = 1 if self.device.type == "cuda" else available_cores()
+        is_cuda = self.device.type == "cuda"
+        self.threads = cuda.THREADS if is_cuda else available_cores()
+        self._batch_elements = cuda.ELEMENTS if is_cuda else ELEMENTS
         self.clock = Clock(self.threads)
         self._cores: dict[str, spectrum.Core] = {}
         self._budget = MemoryBudget(max(MEMORY, self.threads * MEMORY_OF_A_CORE))
@@ -106,7 +109,7 @@ class Engine:
         Raises Failed(`not_finite`) with the name of the first bad module.
         """
         modules = self.source.layout.modules
-        together = batches(modules, self._form, _elements)
+        together = batches(modules, self._form, _elements, self._batch_elements)
         read = self._map("spectrum", lambda batch: self._read(batch, p), together, len(modules))
         found = {r.module.name: r for r in self._keep_cores(read)}
         bad = [m.name for m in modules if m.name not in found]
@@ -141,7 +144,9 @@ class Engine:
         def work(batch: Sequence[ModulePlan]) -> list[Measured]:
             reduced, measured = self._reduce(batch)
             with self.clock.measure("write"):
-                for key, tensor in (item for r in reduced for item in r.tensors.items()):
+                for key, tensor in self._on_cpu(
+                    item for r in reduced for item in r.tensors.items()
+                ):
                     output.write(key, as_bytes(tensor))
             return measured
 
@@ -235,6 +240,7 @@ class Engine:
             sorted(plan.modules, key=lambda m: m.rank),
             lambda m: (*self._form(m.module), *compress.alike(m)),
             _elements_at_work,
+            self._batch_elements,
         )
         results = self._map("reduce", work, together, len(plan.modules))
         found = {m.plan.module.name: m for m in results}
@@ -271,7 +277,13 @@ class Engine:
     def _on_device(self, factors: Factors) -> Factors:
         if self.device.type == "cpu":
             return factors
-        return Factors(*(t.pin_memory().to(self.device, non_blocking=True) for t in factors))
+        return Factors(*cuda.to_device(factors, self.device))
+
+    def _on_cpu(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
+        if self.device.type == "cpu":
+            return tensors
+        keys, values = zip(*tensors, strict=True)
+        return zip(keys, cuda.to_cpu(values), strict=True)
 
     def _map(
         self, stage: str, work: Callable[[T], Iterable[R]], items: Iterable[T], of: int

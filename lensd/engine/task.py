@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -12,19 +12,21 @@ import torch
 from msgspec import structs
 
 from lensd import __version__
-from lensd.engine import findings, measures, plans
+from lensd.engine import cuda, findings, measures, plans
 from lensd.engine.measures import Original
 from lensd.engine.passes import Engine, Measured, available_cores
 from lensd.engine.reader import Source
 from lensd.errors import Failed, FileError, Kept, PartialMeasures, Reason, Skipped
 from lensd.logs.measures import Analyzed, Compressed, Detailed, Measures
 from lensd.lora import cost
+from lensd.lora.layout import Module
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Findings, Plan
 from lensd.store.hashing import Hashes, sha256_of
 from lensd.store.tensors import Output, open_temporary, output_bytes
 from lensd.worker import device as devices
+from lensd.worker.device import Work
 from lensd.worker.protocol import ReportProgress
 from lensd.worker.request import AnalyzeRequest, AnyRequest, CompressRequest
 
@@ -68,19 +70,19 @@ def _on_best_device(
     cost.require_affordable(source.layout.modules)
     try:
         source.leave_alpha_zero()
-        device = devices.choose(request.device, _predicted_seconds(source), _cuda_free())
+        seconds = devices.predicted_cpu_seconds(work_of(source.layout.modules), available_cores())
+        device = devices.choose(request.device, seconds, cuda.free_bytes)
         if device == "cpu":
             return _on_cpu(source, work, progress)
-        if not torch.cuda.is_available():
-            note = f"there is no {device} here; computed on the CPU"
-            return structs.replace(_on_cpu(source, work, progress), device_note=note)
-        try:
-            return work(Engine(source, device, progress))
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        note = f"there is no {device} here; computed on the CPU"
+        if torch.cuda.is_available():
+            result = compute_on_gpu(source, device, work, progress)
+            if result is not None:
+                return result
+            cuda.release_memory()
             _empty_temporary(request)
             note = f"{device} ran out of memory; computed on the CPU"
-            return structs.replace(_on_cpu(source, work, progress), device_note=note)
+        return structs.replace(_on_cpu(source, work, progress), device_note=note)
     except (
         FileError,
         RuntimeError,
@@ -89,6 +91,18 @@ def _on_best_device(
         if source.unchanged():
             raise
         raise _changed() from None  # the error is about bytes that have been replaced
+
+
+def compute_on_gpu(
+    source: Source, device: str, work: Callable[[Engine], M], progress: ReportProgress
+) -> M | None:
+    """Return what `work` returns, or None if the GPU has not enough memory."""
+    try:
+        return work(Engine(source, device, progress))
+    except RuntimeError as error:
+        if not cuda.is_out_of_memory(error):
+            raise
+        return None
 
 
 def _on_cpu(source: Source, work: Callable[[Engine], M], progress: ReportProgress) -> M:
@@ -264,11 +278,9 @@ def _out_of_memory() -> Failed:
     )
 
 
-def _predicted_seconds(source: Source) -> float:
-    modules = source.layout.modules
-    work = sum((m.out_features + m.in_features) * cost.inner_rank(m) ** 2 for m in modules)
-    return devices.predicted_cpu_seconds(work, available_cores())
-
-
-def _cuda_free() -> int | None:
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+def work_of(modules: Sequence[Module]) -> Work:
+    """Return what the seconds for these modules are predicted from."""
+    ranks = [cost.inner_rank(m) for m in modules]
+    elements = [(m.out_features + m.in_features) * k for m, k in zip(modules, ranks, strict=True)]
+    products = sum(n * k for n, k in zip(elements, ranks, strict=True))
+    return Work(len(modules), sum(elements), products)

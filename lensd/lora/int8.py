@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lensd.lora import fidelity
 from lensd.lora.fidelity import ElementError, largest_elements
-from lensd.lora.products import product
+from lensd.lora.products import PIECE, product
 
 Floats = NDArray[Any]  # float32 or float64
 
@@ -110,8 +110,11 @@ def quantize_all(exact: Factors, steps: Sequence[float], ranks: Sequence[int]) -
     tiny = torch.finfo(torch.float32).tiny
     scales = torch.tensor([s if s >= tiny else 0.0 for s in steps], dtype=torch.float64).sqrt()
     rounded = Factors(_round(exact.up, scales), _round(exact.down, scales))
-    for at, rank in enumerate(ranks):
-        scales[at] = _round_within_guard(exact, rounded, at, rank, float(scales[at]))
+    products = largest_products(rounded, range(len(ranks)), ranks, [GUARD] * len(ranks))
+    for at, (rank, largest) in enumerate(zip(ranks, products, strict=True)):
+        if largest > GUARD:
+            scale = float(scales[at])
+            scales[at] = _round_within_guard(exact, rounded, at, rank, scale, largest)
     return _measure_quantized(exact, rounded, scales, ranks)
 
 
@@ -133,7 +136,7 @@ def best_gauge(
         _replace_where_smaller(best, steps, other, every)
     del other, others  # tens of MB at full rank
     best.balance()
-    guarded = [_enlarge_for_guard(best, at, ranks[at], steps[at]) for at in every]
+    guarded = _enlarge_for_guard(best, every, ranks, steps)
     unguarded = [at for at in every if 0 < steps[at] == guarded[at]]
     if unguarded:
         few_ranks = [ranks[at] for at in unguarded]
@@ -143,8 +146,10 @@ def best_gauge(
             rotated = few.rotated(rotations_of_ranks(few_ranks, number, few.up))
             _replace_where_smaller(best, steps, rotated, unguarded)
         best.balance()
-        for at in unguarded:
-            guarded[at] = _enlarge_for_guard(best, at, ranks[at], steps[at])
+        for at, step in zip(
+            unguarded, _enlarge_for_guard(best, unguarded, ranks, steps), strict=True
+        ):
+            guarded[at] = step
     return best, guarded
 
 
@@ -161,24 +166,34 @@ def _replace_where_smaller(
             best.up[at], best.down[at] = up, down
 
 
-def _enlarge_for_guard(exact: Factors, at: int, rank: int, step: float) -> float:
-    """Return the squared step, enlarged if a product of the unrounded factors exceeds the guard."""
-    largest = largest_product(*exact.module_at(at, rank), GUARD * step)
-    return step if largest <= GUARD * step else largest / GUARD * SLACK**2
+def _enlarge_for_guard(
+    exact: Factors, indices: Sequence[int], ranks: Sequence[int], steps: Sequence[float]
+) -> list[float]:
+    """Return the squared steps of some modules, enlarged where a product exceeds the guard.
+
+    The products are those of the unrounded factors.
+    """
+    enough = [GUARD * step for step in steps]
+    found = largest_products(exact, indices, ranks, enough)
+    return [
+        steps[at] if largest <= enough[at] else largest / GUARD * SLACK**2
+        for at, largest in zip(indices, found, strict=True)
+    ]
 
 
 def _round_within_guard(
-    exact: Factors, rounded: Factors, at: int, rank: int, scale: float
+    exact: Factors, rounded: Factors, at: int, rank: int, scale: float, largest: float
 ) -> float:
     """Round one module again at larger scales until no product exceeds the guard.
 
-    Updates its row of `rounded`, and returns its scale.
+    `largest` product of its row of `rounded`, which is updated. Returns its scale.
     """
-    while (largest := largest_product(*rounded.module_at(at, rank), GUARD)) > GUARD:
+    while largest > GUARD:
         scale *= math.sqrt(largest / GUARD) * SLACK
         scales = torch.tensor([scale], dtype=torch.float64)
         for all_rounded, factor in zip(rounded, exact, strict=True):
             all_rounded[at] = _round(factor[at : at + 1], scales)[0]
+        largest = largest_product(*rounded.module_at(at, rank), GUARD)
     return scale
 
 
@@ -191,14 +206,14 @@ def _measure_quantized(
     """
     int_up, int_down = (t.to(torch.int8) for t in rounded)
     decoded = Factors(*(t.mul_(scales.to(t)[:, None, None]) for t in rounded))
-    noises = fidelity.squared_roundings(*exact, *decoded).tolist()
+    noises, sizes = fidelity.squared_roundings(*exact, *decoded).tolist(), scales.tolist()
     width = exact.up.shape[1] + exact.down.shape[2]
     elements = fidelity.element_errors(zip(exact, decoded, strict=True), [k * width for k in ranks])
     return [
         Quantized(
             int_up[at, :, :k],
             int_down[at, :k],
-            float(scales[at]),
+            sizes[at],
             exact.up[at, :, :k],
             exact.down[at, :k],
             noises[at],
@@ -233,10 +248,10 @@ def rotations_of_ranks(ranks: Sequence[int], number: int, like: Tensor) -> Tenso
     k is the last dimension of `like`, which also gives dtype and device.
     """
     size = like.shape[-1]
-    result = like.new_zeros(len(ranks), size, size)
+    result = torch.zeros(len(ranks), size, size, dtype=like.dtype)
     for at, rank in enumerate(ranks):
         result[at, :rank, :rank] = _rotation(rank, number, like.dtype)
-    return result
+    return result.to(like.device)
 
 
 @lru_cache(maxsize=1024)
@@ -259,6 +274,24 @@ def rotations(rank: int) -> tuple[Tensor, ...]:
     golden = (math.sqrt(5) - 1) / 2
     flips = [((index * golden * (c + 1)) % 1 < 0.5).double() * 2 - 1 for c in range(ROTATIONS - 1)]
     return (torch.eye(rank, dtype=torch.float64), *(f[:, None] * cosine for f in flips))
+
+
+def largest_products(
+    factors: Factors, indices: Sequence[int], ranks: Sequence[int], enough: Sequence[float]
+) -> list[float]:
+    """Return the `largest_product` of some modules. `ranks` and `enough` are those of all."""
+    if factors.up.device.type == "cpu":
+        return [largest_product(*factors.module_at(at, ranks[at]), enough[at]) for at in indices]
+    found = form_largest_products(factors).tolist()
+    return [found[at] for at in indices]
+
+
+def form_largest_products(factors: Factors) -> Tensor:
+    """Return max |up @ down| [b] by forming the products, some rows at a time: for a GPU."""
+    up, down = factors
+    rows = max(1, PIECE // (down.shape[0] * down.shape[2]))
+    parts = [(part @ down).abs().amax((1, 2)) for part in up.split(rows, dim=1)]
+    return torch.stack(parts).amax(0)
 
 
 def largest_product(up: Floats, down: Floats, enough: float) -> float:
