@@ -7,7 +7,7 @@ all of them. It prints medians and, in brackets, the smallest and the largest nu
 are user and system time of all threads: other processes affect them far less. `busy` is mode ultra
 with as many busy processes of the same niceness as there are cores. If the worker finds CUDA, each
 mode is measured on that device too. All numbers go to `bench/results/engine.json`, where files that
-were not measured keep their numbers.
+were not measured keep their numbers. `--quick` leaves out `busy` and `full`, which take longest.
 
 The seconds of the worker are from the request to its result: read, compute, write, flush, read back
 and hash. Its memory is counted from its start without a file, so without that of torch.
@@ -150,13 +150,13 @@ def _spread(rounds: Sequence[float]) -> str:
     return f"{median(rounds):9.3f} [{min(rounds):.3f} .. {max(rounds):.3f}]"
 
 
-def write_results(name: str, found: dict[str, Any]) -> None:
+def write_results(name: str, found: dict[str, Any], where: str) -> None:
     """Replace the numbers of one file in RESULTS."""
     RESULTS.parent.mkdir(exist_ok=True)
     old = json.loads(RESULTS.read_text(encoding="utf-8"))["files"] if RESULTS.exists() else {}
     old[name] = found
     files = {recipe.name: old[recipe.name] for recipe in RECIPES if recipe.name in old}
-    text = json.dumps({"machine": machine(), "files": files}, indent=1)
+    text = json.dumps({"machine": where, "files": files}, indent=1)
     RESULTS.write_text(text + os.linesep, encoding="utf-8")
 
 
@@ -174,14 +174,15 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> int:
     given = options(arguments)
-    print(machine(), flush=True)
+    where = f"{machine()}, load average {os.getloadavg()[0]:.1f} before"
+    print(where, flush=True)
     recipes = [recipe for recipe in RECIPES if given.only in recipe.name]
     with tempfile.TemporaryDirectory(prefix="lensd-bench-") as folder:
         for name, path in sources(given.file, Path(folder), recipes):
             found = measure(path, Path(folder), given)
             print(*report(name, found), sep="\n", flush=True)
-            if not (given.file or given.quick or given.before):
-                write_results(name, found)
+            if not (given.file or given.before):
+                write_results(name, found, where)
     return 0
 
 

@@ -12,8 +12,9 @@ from typing import NamedTuple, Self
 
 from bench.memory import resident
 from lensd.logs.events import Event, WorkerStarted
+from lensd.logs.measures import Compressed
 from lensd.worker import isolated
-from lensd.worker.request import Result
+from lensd.worker.request import AnalyzeResult, CompressResult
 from lensd.worker.supervisor import End, Worker
 from tests.engine import asking
 
@@ -70,23 +71,29 @@ class MeasuredWorker:
         Raises TypeError if the worker returned no result.
         """
         name, _, device = mode.partition(" ")
-        device = device or "cpu"
         if name == "analyze":
-            analysis = asking.analysis(source, device=device)
-            return self._measure(lambda: self._worker.request(analysis, give_up=_never))
-        output = asking.output(source, self._temporary, mode=name, device=device)
-        cost = self._measure(lambda: self._worker.request(output, give_up=_never))
-        size = self._temporary.stat().st_size
+            analysis = asking.analysis(source, device=device or "cpu")
+            cost, answer = self._measure(lambda: self._worker.request(analysis, give_up=_never))
+            if not isinstance(answer, AnalyzeResult):
+                raise TypeError(f"no result: {answer}")
+            return cost
+        cost, _ = self.compress(source, mode, self._temporary)
         self._temporary.unlink()
-        return cost._replace(bytes_out=size)
+        return cost
 
-    def _measure(self, request: Callable[[], End]) -> Cost:
+    def compress(self, source: Path, mode: str, output: Path) -> tuple[Cost, Compressed]:
+        """Run one job as `run` does; keep its output, and return its measures too."""
+        name, _, device = mode.partition(" ")
+        request = asking.output(source, output, mode=name, device=device or "cpu", min_saving=-1.0)
+        cost, answer = self._measure(lambda: self._worker.request(request, give_up=_never))
+        if not isinstance(answer, CompressResult):
+            raise TypeError(f"no result: {answer}")
+        return cost._replace(bytes_out=output.stat().st_size), answer.measures
+
+    def _measure(self, request: Callable[[], End]) -> tuple[Cost, End]:
         began, used = time.perf_counter(), self._cpu_seconds()
         answer = request()
-        cost = Cost(time.perf_counter() - began, self._cpu_seconds() - used)
-        if not isinstance(answer, Result):
-            raise TypeError(f"no result: {answer}")
-        return cost
+        return Cost(time.perf_counter() - began, self._cpu_seconds() - used), answer
 
     def _cpu_seconds(self) -> float:
         """Return what all threads of the process have used, also those that have ended."""

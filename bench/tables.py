@@ -29,7 +29,7 @@ def speed() -> Iterator[str]:
     yield f"| file | MB | {' | '.join(COLUMNS.values())} |"
     yield "|---|---:" + "|---:" * len(COLUMNS) + "|"
     for name, found in results["files"].items():
-        seconds = [f"{median(found['seconds'][row]):.3g}" for row in COLUMNS]
+        seconds = [_median(found["seconds"], row) for row in COLUMNS]
         yield f"| {name} | {found['bytes'] / 1e6:.0f} | {' | '.join(seconds)} |"
     yield ""
     yield f"Seconds, medians; {results['machine']}."
@@ -42,11 +42,15 @@ def processor() -> Iterator[str]:
     yield f"| file | {' | '.join(heads)} |"
     yield "|---" + "|---:" * len(heads) + "|"
     for name, found in results["files"].items():
-        cells = [f"{median(found['cpu_seconds'][row]):.3g}" for row in PROCESSOR]
+        cells = [_median(found["cpu_seconds"], row) for row in PROCESSOR]
         cells += [f"{ratio(found, 'ultra', to):.2f}" for to in ("qr", "peer")]
         yield f"| {name} | {' | '.join(cells)} |"
     yield ""
     yield f"CPU seconds (user and system, all threads), medians; {results['machine']}."
+
+
+def _median(found: dict[str, list[float]], row: str) -> str:
+    return f"{median(found[row]):.3g}" if row in found else "-"
 
 
 def ratio(found: dict[str, Any], what: str, to: str, kind: str = "cpu_seconds") -> float:

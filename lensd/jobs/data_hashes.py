@@ -2,7 +2,7 @@
 
 The job thread computes the hashes of new files while it has nothing else to do, when their pages
 are mostly in memory, and keeps them in the line of the ledger. Those of other files are computed
-when somebody asks (docs/decisions/0041-auto-v3-later-and-cuda-by-eye.md).
+on demand (docs/decisions/0041-auto-v3-later-and-cuda-by-eye.md).
 """
 
 from __future__ import annotations

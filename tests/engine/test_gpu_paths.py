@@ -97,7 +97,9 @@ def test_the_largest_product_is_that_of_the_blocks(monkeypatch: pytest.MonkeyPat
 class _Reads(TorchDispatchMode):
     """Counts single numbers that are read from tensors: float(t), bool(t), t.item()."""
 
-    count = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -133,7 +135,7 @@ def _count_reads(modules: int, encoding: str, rank: int) -> int:
     found = [making.pair_of(tensors, m.module.up, m.module.down) for m in plans]
     stored = Factors(*map(torch.stack, zip(*found, strict=True)))
     readings = read_modules([m.module for m in plans], *stored, [None] * modules, 0.9)
-    cores = [r and r.core for r in readings]
+    cores = [None if r is None else r.core for r in readings]
     with _Reads() as reads:
         prepared = compress.prepare(plans[0], stored)
         reduced = compress.reduce_all(plans, prepared, cores)
