@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lensd.lora import batches
+
 # Batches are larger than on the CPU: a GPU computes many small problems at once. Most elements of a
 # batch, of both factors together: 128 MB as float64.
 ELEMENTS = 2**24
@@ -27,6 +29,11 @@ _OUT_OF_MEMORY = (
     "CUSOLVER_STATUS_NOT_INITIALIZED",
     "cudaErrorMemoryAllocation",
 )
+
+
+def batch_elements(device: torch.device) -> int:
+    """Return the most elements of a batch on a device."""
+    return ELEMENTS if device.type == "cuda" else batches.ELEMENTS
 
 
 def free_bytes() -> int | None:

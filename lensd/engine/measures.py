@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
-from lensd.engine.passes import Engine, Measured
+from lensd.engine.measured import Measured
+from lensd.engine.passes import Engine
 from lensd.logs.measures import (
     Analyzed,
     Block,
@@ -43,6 +44,7 @@ class Original:
     origin: Origin
     readings: list[Reading]
     composites: list[CompositeReading] = field(default_factory=list)
+    order: Sequence[str] = ()  # of the names of modules, for the factors of the output
 
 
 def of_output(

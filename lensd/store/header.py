@@ -89,18 +89,21 @@ def read_header(fd: int, size: int) -> Header:
 
 
 def encode_header(
-    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]],
+    metadata: Mapping[str, str],
+    least: int = 0,
 ) -> bytes:
     """Length prefix and JSON for (name, dtype, shape), laid out without holes in this order.
 
-    Padded with spaces to a multiple of 8 bytes. Lone surrogates, which JSON readers refuse, become
-    backslash escapes. Raises ValueError for an impossible layout.
+    Padded with spaces to a multiple of 8 bytes, and to at least `least` bytes. Lone surrogates,
+    which JSON readers refuse, become backslash escapes. Raises ValueError for an impossible layout.
     """
     members = _members(tuple(tensors))
     if metadata:
         own = {_writable(k): _writable(v) for k, v in metadata.items()}
         members = f'"__metadata__":{_json(own)}' + (f",{members}" if members else "")
     text = f"{{{members}}}".encode()
+    text = text.ljust(least - _PREFIX_BYTES)
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(_PREFIX_BYTES, "little") + text
 
