@@ -63,7 +63,7 @@ def expand(path: str, temporary: str, inode: Sequence[int]) -> Expanded:
                 output.copy(start[key], key, source.fd, source.header)
             output.finish(entries, metadata)
             output.sync()
-            output.hashes()  # reads the output back, and checks its size and header
+            output.sha256()  # reads the output back, and checks its size and header
             return Expanded(
                 bytes_in=source.identity.size,
                 bytes_out=output.size,

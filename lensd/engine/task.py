@@ -27,7 +27,7 @@ from lensd.lora.layout import Module
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Findings, Plan
-from lensd.store.hashing import Hashes, sha256_of
+from lensd.store.hashing import sha256_of
 from lensd.store.tensors import Output, open_temporary
 from lensd.worker import device as devices
 from lensd.worker.device import Work
@@ -152,7 +152,7 @@ def _compress(engine: Engine, request: CompressRequest) -> Compressed:
         raise _changed()
     _check_error(written.measured, original, request)
     return measures.of_output(
-        engine, original, chosen, written.measured, written.hashes, written.size
+        engine, original, chosen, written.measured, written.sha256, written.size
     )
 
 
@@ -190,7 +190,7 @@ class _Written:
     """An output that was completed."""
 
     measured: list[Measured]
-    hashes: Hashes
+    sha256: str
     size: int
 
 
@@ -268,7 +268,7 @@ def _finish(
         output.finish(plans.entries(chosen), metadata)
         output.sync()
     with ThreadPoolExecutor(1) as pool:
-        hashing = pool.submit(output.hashes)
+        hashing = pool.submit(output.sha256)
         engine.verify(output, chosen)
     return _Written(measured, hashing.result(), output.size)
 
