@@ -66,7 +66,7 @@ class Reduction(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A batch after a single pass. Without `reduced`, a reading is None."""
+    """A batch after a single pass. Without `reduced`, the draft does not fit the file."""
 
     readings: list[Reading | None]
     reduced: Reduction | None
@@ -82,7 +82,9 @@ class Attempt:
 
     def fits(self, plan: Plan) -> bool:
         """Whether all modules were reduced as planned."""
-        return all(self.measured[m.module.name].plan == m for m in plan.modules)
+        return len(self.measured) == len(plan.modules) and all(
+            self.measured[m.module.name].plan == m for m in plan.modules
+        )
 
 
 class Engine:
@@ -122,21 +124,22 @@ class Engine:
     def single_pass(self, draft: Draft, output: Output | None) -> Attempt:
         """Read, reduce and measure every module by the draft; write the factors, if to an output.
 
-        Raises Failed(`not_finite`) as `first_pass` does.
+        From the first module on that the draft does not fit, modules are only read. Raises
+        Failed(`not_finite`) as `first_pass` does.
         """
         self._begin(draft.parameters, draft)
-        attempt, end = Attempt(), 0
+        attempt, end, fits = Attempt(), 0, True
         before = {width_: _bytes_before(draft, width_) for width_ in draft.widths}
 
         def work(batch: Sequence[Module]) -> Finished:
-            return self._read_and_reduce(batch, draft)
+            return self._read_and_reduce(batch, draft if fits else None)
 
         for batch, (readings, reduced) in self._map("compress", work, self._batches):
-            if draft.parameters.strict_energy:  # it mostly needs another attempt
+            fits = fits and reduced is not None
+            if not fits or draft.parameters.strict_energy:  # it mostly needs another attempt
                 self._keep_cores(batch, readings)
             attempt.readings += (replace(r, core=None) for r in readings if r)
-            if not reduced:
-                output = None
+            if not fits or reduced is None:
                 continue
             attempt.measured |= {m.plan.module.name: m for m in reduced.measured}
             attempt.alphas |= reduced.alphas
@@ -243,16 +246,16 @@ class Engine:
         with self._budget.take(_memory(modules)):
             return self._read_stored(modules, self._load(modules))
 
-    def _read_and_reduce(self, modules: Sequence[Module], draft: Draft) -> Finished:
+    def _read_and_reduce(self, modules: Sequence[Module], draft: Draft | None) -> Finished:
         with self._budget.take(_memory(modules)):
             stored = self._load(modules)
             readings = self._read_stored(modules, stored)
             with self.clock.measure("compute"):
                 sound = [r for r in readings if r]
-                if len(sound) < len(readings):
+                planned = draft and len(sound) == len(readings) and draft.plan(sound)
+                if not planned:
                     return Finished(readings, None)
-                cores = [r.core for r in sound]
-                return Finished(readings, _reduce_batch(draft.plan(sound), stored, cores))
+                return Finished(readings, _reduce_batch(planned, stored, [r.core for r in sound]))
 
     def _load(self, modules: Sequence[Module]) -> Factors:
         with self.clock.measure("read"):
@@ -363,16 +366,16 @@ def _reduce_batch(
 
     Modules of similar rank are computed together, because they are padded to the largest rank.
     """
+
+    def alike(at: int) -> tuple[object, ...]:
+        return *compress.alike(plans[at]), plans[at].rank.bit_length() // 2
+
     results: dict[int, tuple[compress.Reduced, Measured]] = {}
     by_rank = sorted(range(len(plans)), key=lambda at: plans[at].rank)
-    for group in batches(
-        by_rank,
-        lambda at: (*compress.alike(plans[at]), plans[at].rank.bit_length()),
-        lambda at: _elements_at_work(plans[at]),
-        cuda.batch_elements(stored.up.device),
-    ):
+    limit = cuda.batch_elements(stored.up.device)
+    for group in batches(by_rank, alike, lambda at: _elements_at_work(plans[at]), limit):
         own_plans, own_cores = [plans[at] for at in group], [cores[at] for at in group]
-        own = compress.prepare(own_plans[0], Factors(*(t[group] for t in stored)))
+        own = compress.prepare(own_plans[0], _rows(stored, group))
         reduced = compress.reduce_all(own_plans, own, own_cores)
         errors = compress.squared_errors(reduced, own, own_cores)
         for at, r, error in zip(group, reduced, errors, strict=True):
@@ -387,6 +390,12 @@ def _reduce_batch(
         if m.has_alpha:
             alphas[m.module.alpha_key] = bytes(as_bytes(tensors[m.module.alpha_key]))
     return Reduction([results[at][1] for at in range(len(plans))], factors, alphas)
+
+
+def _rows(stored: Factors, group: list[int]) -> Factors:
+    if group == list(range(len(stored.up))):
+        return stored
+    return Factors(*(t[group] for t in stored))
 
 
 def _checked(results: list[Measured]) -> list[Measured]:
