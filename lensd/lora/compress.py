@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from lensd.lora import fidelity, float8, int8, spectrum
+from lensd.lora._kernels import calls
 from lensd.lora.dtypes import TORCH_DTYPE
 from lensd.lora.fidelity import ElementError, largest_elements
 from lensd.lora.int8 import Factors
 from lensd.lora.planning import EIGHT_BITS, MAX_NOISE, ModulePlan
-from lensd.lora.products import gram, product, quick_gram
-from lensd.lora.reading import QUICK_RANK, flatten
+from lensd.lora.products import down_product, gram, product, quick_gram, up_product
+from lensd.lora.reading import QUICK_RANK, flatten, widen
 from lensd.lora.shortening import form_delta, is_excessive, shorten
 from lensd.lora.spectrum import Core
 from lensd.lora.tensor_spec import WIDE_DTYPES
@@ -85,7 +86,7 @@ def prepare(m: ModulePlan, stored: Factors) -> Factors:
         return stored
     if is_excessive(*stored):
         return Factors(*shorten(*stored))
-    return Factors(stored.up.float(), stored.down.float()) if stored.up.itemsize < 4 else stored
+    return Factors(*widen(*stored))
 
 
 def alike(m: ModulePlan) -> tuple[object, ...]:
@@ -208,7 +209,7 @@ def truncate_all(
     halves = _truncation_halves(plans, stored, cores)
     if plans[0].encoding not in WIDE_DTYPES and _fit_in_float32(halves):
         up, down = (t.float() for t in halves)
-        result = Factors(product(stored.up.float(), up), product(down, stored.down.float()))
+        result = Factors(up_product(stored.up, up), down_product(down, stored.down))
         if _fit_in_float32(result):
             return result
     return Factors(
@@ -330,7 +331,7 @@ def squared_errors(
         ]
         return torch.stack(errors).tolist()
     large = m.module.rank >= QUICK_RANK and m.rank < m.module.rank
-    if stored.up.dtype != torch.float32 or not large:
+    if stored.up.dtype == torch.float64 or not large:
         return _subtract_norms(reduced, stored, torch.float64)
     found = _subtract_norms(reduced, stored, torch.float32)
     limits = _float32_limits([r.plan for r in reduced], cores)
@@ -371,13 +372,30 @@ def _subtract_norms(reduced: Sequence[Reduced], stored: Factors, dtype: torch.dt
     ]
 
 
+def _stack_padded(encoded: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Return [ki, n] of one dtype as [b, k, n] in the layout of `like`, with zeros after ki."""
+    b, k, n = len(encoded), max(map(len, encoded)), like.shape[-1]
+    dtype, device = encoded[0].dtype, like.device
+    if like.is_contiguous():
+        result = torch.zeros(b, k, n, dtype=dtype, device=device)
+    else:
+        result = torch.zeros(b, n, k, dtype=dtype, device=device).mT
+    for row, factor in zip(result, encoded, strict=True):
+        row[: len(factor)] = factor
+    return result
+
+
 def _cross_and_square(
     stored: Tensor, encoded: Sequence[Tensor], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Return X Y^T [b, r, k] and Y Y^T [b, k, k] for X [b, r, n] and each Y [ki, n], as float64."""
-    largest_rank = max(map(len, encoded))
-    padded = stored.new_zeros(len(encoded), largest_rank, stored.shape[-1], dtype=dtype)
-    for at, factor in enumerate(encoded):
-        padded[at, : len(factor)] = factor
+    together = _stack_padded(encoded, like=stored)
+    exact = dtype == torch.float64
+    crossed = calls.cross(stored, together, exact=exact)
+    # Sums of products of int8 are exact in float32.
+    squared = calls.gram(together, exact=exact and together.dtype != torch.int8)
+    if crossed is not None and squared is not None:
+        return crossed, squared
+    padded = together.to(dtype)
     squared = quick_gram(padded) if dtype == torch.float32 else gram(padded)
     return product(stored.to(dtype), padded.mT).double(), squared

@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lensd.lora import fidelity
+from lensd.lora._kernels import calls
 from lensd.lora.fidelity import ElementError, largest_elements
-from lensd.lora.products import PIECE, product
+from lensd.lora.products import PIECE, down_product, up_product
+from lensd.lora.shortening import is_excessive
 
 Floats = NDArray[Any]  # float32 or float64
 
@@ -77,7 +79,7 @@ class Factors(NamedTuple):
 
     def rotated(self, rotation: Tensor) -> Factors:
         """Return up R and R^T down, whose products are the same, for rotations R [b, k, k]."""
-        return Factors(product(self.up, rotation), product(rotation.mT, self.down))
+        return Factors(up_product(self.up, rotation), down_product(rotation.mT, self.down))
 
     def squared_steps(self) -> Tensor:
         """Return the square of each module's quantization step after balancing: scale^2 [b]."""
@@ -109,7 +111,7 @@ def quantize_all(exact: Factors, steps: Sequence[float], ranks: Sequence[int]) -
     # If the alpha would be too small for float32, the delta becomes zero.
     tiny = torch.finfo(torch.float32).tiny
     scales = torch.tensor([s if s >= tiny else 0.0 for s in steps], dtype=torch.float64).sqrt()
-    rounded = Factors(_round(exact.up, scales), _round(exact.down, scales))
+    rounded = _round_factors(exact, scales)
     products = largest_products(rounded, range(len(ranks)), ranks, [GUARD] * len(ranks))
     for at, (rank, largest) in enumerate(zip(ranks, products, strict=True)):
         if largest > GUARD:
@@ -146,9 +148,8 @@ def best_gauge(
             rotated = few.rotated(rotations_of_ranks(few_ranks, number, few.up))
             _replace_where_smaller(best, steps, rotated, unguarded)
         best.balance()
-        for at, step in zip(
-            unguarded, _enlarge_for_guard(best, unguarded, ranks, steps), strict=True
-        ):
+        enlarged = _enlarge_for_guard(best, unguarded, ranks, steps)
+        for at, step in zip(unguarded, enlarged, strict=True):
             guarded[at] = step
     return best, guarded
 
@@ -190,29 +191,34 @@ def _round_within_guard(
     """
     while largest > GUARD:
         scale *= math.sqrt(largest / GUARD) * SLACK
-        scales = torch.tensor([scale], dtype=torch.float64)
-        for all_rounded, factor in zip(rounded, exact, strict=True):
-            all_rounded[at] = _round(factor[at : at + 1], scales)[0]
-        largest = largest_product(*rounded.module_at(at, rank), GUARD)
+        one = Factors(exact.up[at : at + 1], exact.down[at : at + 1])
+        again = _round_factors(one, torch.tensor([scale], dtype=torch.float64))
+        rounded.up[at], rounded.down[at] = again.up[0], again.down[0]
+        largest = _largest_product_of(rounded, at, rank, GUARD)
     return scale
 
 
 def _measure_quantized(
     exact: Factors, rounded: Factors, scales: Tensor, ranks: Sequence[int]
 ) -> list[Quantized]:
-    """Convert rounded factors to int8, and measure the error against the exact ones.
+    """Return rounded factors as int8, with the error against the exact ones.
 
-    `rounded` has whole numbers in the float dtype of the factors. It is overwritten.
+    Those that are not int8 have whole numbers in the float dtype of the factors. These are
+    overwritten.
     """
-    int_up, int_down = (t.to(torch.int8) for t in rounded)
-    decoded = Factors(*(t.mul_(scales.to(t)[:, None, None]) for t in rounded))
-    noises, sizes = fidelity.squared_roundings(*exact, *decoded).tolist(), scales.tolist()
     width = exact.up.shape[1] + exact.down.shape[2]
-    elements = fidelity.element_errors(zip(exact, decoded, strict=True), [k * width for k in ranks])
+    counts, sizes = [k * width for k in ranks], scales.tolist()
+    encoded = Factors(*(t.to(torch.int8) for t in rounded))
+    if rounded.up.dtype == torch.int8:
+        noises, elements = _measure_natively(exact, rounded, scales, counts)
+    else:
+        decoded = Factors(*(t.mul_(scales.to(t)[:, None, None]) for t in rounded))
+        noises = fidelity.squared_roundings(*exact, *decoded).tolist()
+        elements = fidelity.element_errors(zip(exact, decoded, strict=True), counts)
     return [
         Quantized(
-            int_up[at, :, :k],
-            int_down[at, :k],
+            encoded.up[at, :, :k],
+            encoded.down[at, :k],
             sizes[at],
             exact.up[at, :, :k],
             exact.down[at, :k],
@@ -223,6 +229,23 @@ def _measure_quantized(
     ]
 
 
+def _measure_natively(
+    exact: Factors, rounded: Factors, scales: Tensor, counts: Sequence[int]
+) -> tuple[list[float], list[ElementError]]:
+    """Return ||exact_up exact_down - up down||_F^2 and the errors of the elements per module.
+
+    With the errors E and the decoded factors Y the difference is E_up E_down + E_up Y_down +
+    Y_up E_down. Its norm needs the inner products of E and Y of each side alone.
+    """
+    up, of_up = calls.rounding(exact.up.mT, rounded.up.mT, scales)
+    down, of_down = calls.rounding(exact.down, rounded.down, scales)
+    (ee, yy, ey), (ff, zz, fz) = up.unbind(1), down.unbind(1)
+    norms = ee * (ff + zz + fz + fz.mT) + yy * ff + 2 * ey * (ff + fz.mT)
+    rows = (of_up + of_down).tolist()
+    elements = [ElementError(n, *row) for n, row in zip(counts, rows, strict=True)]
+    return norms.sum((-2, -1)).clamp_min(0).tolist(), elements
+
+
 def plain(up: Tensor, down: Tensor) -> Quantized:
     """Quantize in the textbook way: scale = max |tensor| / 127 for each factor, without a gauge.
 
@@ -231,8 +254,15 @@ def plain(up: Tensor, down: Tensor) -> Quantized:
     exact = Factors(up[None].clone(), down[None].clone())
     scales = exact.squared_steps().sqrt()
     exact.balance()
-    rounded = Factors(_round(exact.up, scales), _round(exact.down, scales))
-    return _measure_quantized(exact, rounded, scales, [up.shape[1]])[0]
+    return _measure_quantized(exact, _round_factors(exact, scales), scales, [up.shape[1]])[0]
+
+
+def _round_factors(exact: Factors, scales: Tensor) -> Factors:
+    """Divide by scales [b] and round: to int8 where the kernels can, else to whole floats."""
+    can = calls.can_take(exact.up.mT, exact.down) and exact.up.dtype == torch.float32
+    if can and all(t.is_contiguous() for t in exact) and not is_excessive(*exact):
+        return Factors(*(calls.round_to_int8(t, scales) for t in exact))
+    return Factors(*(_round(t, scales) for t in exact))
 
 
 def _round(matrices: Tensor, scales: Tensor) -> Tensor:
@@ -281,7 +311,7 @@ def largest_products(
 ) -> list[float]:
     """Return the `largest_product` of some modules. `ranks` and `enough` are those of all."""
     if factors.up.device.type == "cpu":
-        return [largest_product(*factors.module_at(at, ranks[at]), enough[at]) for at in indices]
+        return [_largest_product_of(factors, at, ranks[at], enough[at]) for at in indices]
     found = form_largest_products(factors).tolist()
     return [found[at] for at in indices]
 
@@ -292,6 +322,12 @@ def form_largest_products(factors: Factors) -> Tensor:
     rows = max(1, PIECE // (down.shape[0] * down.shape[2]))
     parts = [(part @ down).abs().amax((1, 2)) for part in up.split(rows, dim=1)]
     return torch.stack(parts).amax(0)
+
+
+def _largest_product_of(factors: Factors, at: int, rank: int, enough: float) -> float:
+    """Return `largest_product` of one module."""
+    found = calls.largest_product(factors.up[at], factors.down[at], enough)
+    return largest_product(*factors.module_at(at, rank), enough) if found is None else found
 
 
 def largest_product(up: Floats, down: Floats, enough: float) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lensd.lora import spectrum
+from lensd.lora._kernels import calls
 from lensd.lora.fidelity import largest_elements
 from lensd.lora.layout import Module
 from lensd.lora.planning import Reading
@@ -23,6 +24,16 @@ FLOAT32_MAX = torch.finfo(torch.float32).max
 def flatten(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """Return the factors of one module as matrices: up [out, r], down [r, in * kh * kw]."""
     return up.reshape(up.shape[0], up.shape[1]), down.reshape(down.shape[0], -1)
+
+
+def widen(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Convert 16-bit floats to float32, which represents them exactly: torch is slow with them.
+
+    Those that the kernels can take are returned as they are.
+    """
+    if up.itemsize >= 4 or calls.can_take(up.mT, down):
+        return up, down
+    return up.float(), down.float()
 
 
 def read_module(module: Module, up: Tensor, down: Tensor, alpha: float | None) -> Reading | None:
@@ -47,9 +58,8 @@ def read_modules(
     `energy`: the caller needs only the smallest rank for this share of the energy; then modules of
     large rank may be solved in float32. None: the caller needs the whole spectrum.
     """
-    if up.itemsize < 4 and not is_excessive(up, down):
-        # float32 represents these formats exactly, and torch is slow with them
-        up, down = up.float(), down.float()
+    if not is_excessive(up, down):
+        up, down = widen(up, down)
     sizes = torch.stack([largest_elements(up), largest_elements(down)])
     sound = (sizes <= FLOAT32_MAX).all(0)  # NaN compares as false
     if not sound.all():
