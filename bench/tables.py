@@ -46,7 +46,7 @@ def processor() -> Iterator[str]:
         cells += [f"{ratio(found, 'ultra', to):.2f}" for to in ("qr", "peer")]
         yield f"| {name} | {' | '.join(cells)} |"
     yield ""
-    yield f"CPU seconds (user and system, all threads), medians; {results['machine']}."
+    yield f"CPU seconds, medians; {results['machine']}."
 
 
 def _median(found: dict[str, list[float]], row: str) -> str:
