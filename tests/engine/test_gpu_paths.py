@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lensd.engine import cuda, task
 from lensd.engine.passes import Engine
 from lensd.engine.reader import Source
-from lensd.lora import compress, int8
+from lensd.lora import compress, int8, products
 from lensd.lora.int8 import Factors
 from lensd.lora.parameters import Parameters
 from lensd.lora.reading import read_modules
@@ -89,7 +89,7 @@ def test_the_largest_product_is_that_of_the_blocks(monkeypatch: pytest.MonkeyPat
     """By forming the products, and by numpy's bounds; in one piece and in several."""
     factors = Factors(torch.randn(3, 40, 6), torch.randn(3, 6, 50))
     expected = [int8.largest_product(*factors.module_at(at, 6), 0.0) for at in range(3)]
-    for piece in (int8.PIECE, 500):
+    for piece in (products.PIECE, 500):
         monkeypatch.setattr(int8, "PIECE", piece)
         assert int8.form_largest_products(factors).tolist() == pytest.approx(expected, rel=1e-6)
 
@@ -98,7 +98,7 @@ class _Reads(TorchDispatchMode):
     """Counts single numbers that are read from tensors: float(t), bool(t), t.item()."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
         self.count = 0
 
     def __torch_dispatch__(
@@ -128,8 +128,8 @@ def _count_reads(modules: int, encoding: str, rank: int) -> int:
     """Return how many numbers the second pass reads for one batch."""
     tensors: making.Tensors = {}
     for at in range(modules):
-        factors = making.factors("decaying", 96, 80, rank, at)
-        tensors |= making.peft(f"transformer.block.{at}", Made(*(t.half() for t in factors), None))
+        up, down = making.factors("decaying", 96, 80, rank, at)
+        tensors |= making.peft(f"transformer.block.{at}", Made(up.half(), down.half(), None))
     plan = making.plan_of(tensors, Parameters(mode="rank"))
     plans = [replace(m, rank=5, encoding=encoding, alpha=None, same=False) for m in plan.modules]
     found = [making.pair_of(tensors, m.module.up, m.module.down) for m in plans]
