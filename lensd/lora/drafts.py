@@ -23,7 +23,6 @@ from lensd.lora.planning import (
     changes_width,
     choose_ranks,
     eight_bits,
-    expect_noise,
     modules_with_fixed_rank,
     most_common_alpha,
     own_energy,
@@ -44,12 +43,10 @@ class Draft:
     alpha: float | None  # of all modules that are not int8
     fixed: frozenset[str]  # names of modules whose rank must not change
 
-    def plan(self, readings: Sequence[Reading]) -> list[ModulePlan] | None:
-        """Plan some modules of the file; None where one of them needs another encoding."""
+    def plan(self, readings: Sequence[Reading]) -> list[ModulePlan]:
+        """Plan some modules of the file."""
         encodings = [self.encodings[r.module.name] for r in readings]
         ranks = choose_ranks(readings, encodings, self.parameters, self.fixed, {})
-        if expect_noise(readings, encodings, ranks, self.alpha):
-            return None
         return [
             plan_module(reading, rank, encoding, self.alpha, self.specs, self.fixed)
             for reading, rank, encoding in zip(readings, ranks, encodings, strict=True)
@@ -97,17 +94,16 @@ def draft(
     verdict = portability.verdict(layout, p.targets, p.encodings)
     found = {m.name: _encoding(m, verdict, p) for m in layout.modules}
     encodings = {name: encoding for name, encoding in found.items() if encoding}
-    # In kohya's files an alpha of 0 means the rank, but such modules stay untouched.
-    alpha = most_common_alpha((m, alphas[m.name] or float(m.rank)) for m in layout.modules)
-    divided = alpha is not None and "F8_E4M3" in encodings.values()  # by what all spectra decide
-    if divided or len(encodings) < len(found):
+    # All spectra decide the alpha of float8, and some modules of it mostly need another encoding.
+    if len(encodings) < len(found) or "F8_E4M3" in encodings.values():
         return None
     return Draft(
         layout=layout,
         specs=specs,
         parameters=p,
         encodings=encodings,
-        alpha=alpha,
+        # In kohya's files an alpha of 0 means the rank, but such modules stay untouched.
+        alpha=most_common_alpha((m, alphas[m.name] or float(m.rank)) for m in layout.modules),
         fixed=frozenset(modules_with_fixed_rank(layout, p.targets)),
     )
 

@@ -145,7 +145,7 @@ def plan(
     fixed = modules_with_fixed_rank(layout, p.targets)
     ranks = choose_ranks(readings, encodings, p, fixed, found.least_ranks)
     alpha = _common_alpha(readings, encodings, ranks)
-    if noisy := expect_noise(readings, encodings, ranks, alpha):
+    if noisy := _expect_noise(readings, encodings, ranks, alpha):
         more = replace(found, too_noisy=found.too_noisy | noisy)
         return plan(layout, tensors, readings, p, more, composites, order)
     modules = tuple(
@@ -347,7 +347,7 @@ def most_common_alpha(modules: Iterable[tuple[Module, float]]) -> float | None:
     return alphas.most_common(1)[0][0] if alphas else None
 
 
-def expect_noise(
+def _expect_noise(
     readings: Sequence[Reading],
     encodings: Sequence[str],
     ranks: Sequence[int],

@@ -52,13 +52,24 @@ def in_two_passes(request: CompressRequest) -> str:
         return written.sha256
 
 
-@pytest.mark.parametrize("mode", asking.MODES)
-@pytest.mark.parametrize("kind", FILES)
+# peft has no alphas, and diffusers cannot load int8 without one: int8 changes nothing there.
+CASES = [(kind, m) for kind in FILES for m in asking.MODES if (kind, m) != ("peft", "int8")]
+
+
+@pytest.mark.parametrize(("kind", "mode"), CASES)
 def test_both_ways_write_the_same_bytes(tmp_path: Path, kind: str, mode: str) -> None:
     """Of each naming, number format and rank, and in each mode."""
     source, out = tmp_path / "source.safetensors", tmp_path / "out"
     small_lora(source, **FILES[kind])
-    check(source, out, mode=mode, min_saving=-1.0, float32="float16", targets=("comfyui",))
+    check(
+        source,
+        out,
+        mode=mode,
+        min_saving=-1.0,
+        float32="float16",
+        targets=("comfyui",),
+        encodings=("int8",),
+    )
 
 
 @pytest.mark.parametrize("mode", asking.MODES)
@@ -74,7 +85,15 @@ def test_both_ways_write_the_same_bytes_of_odd_files(tmp_path: Path, mode: str) 
     tensors["other.bias"] = torch.arange(3).to(torch.int64)
     tensors["odd.weight"] = torch.arange(5).to(torch.uint8)
     save_file(tensors, source, {"ss_network_dim": "9", "ss_network_alpha": "3", "note": "ü"})
-    check(source, out, mode=mode, min_saving=-1.0, float32="float16", targets=("comfyui",))
+    check(
+        source,
+        out,
+        mode=mode,
+        min_saving=-1.0,
+        float32="float16",
+        targets=("comfyui",),
+        encodings=("int8",),
+    )
 
 
 def check(source: Path, out: Path, **settings: Any) -> None:
