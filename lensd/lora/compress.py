@@ -265,12 +265,14 @@ def _choose_gauge(
 
 def _balance_stored(stored: Factors, scales: Sequence[float]) -> Factors:
     """Return float32 factors of scale up @ down, with largest elements that are similar."""
-    # One factor at a time is float64, to save memory.
     balances = _balancing_powers(stored, [abs(scale) for scale in scales])
     gains = [scale * c for scale, c in zip(scales, balances, strict=True)]
-    up = stored.up.to(torch.float64, copy=True)
+    # float32 is enough where it holds the gains. One factor at a time is wider, to save memory.
+    fit = all(1e-30 < abs(gain) < 1e30 for gain in (*gains, *balances))
+    dtype = torch.float32 if fit and stored.up.dtype != torch.float64 else torch.float64
+    up = stored.up.to(dtype, copy=True)
     up = up.mul_(_per_matrix(gains, up)).float()
-    down = stored.down.to(torch.float64, copy=True)
+    down = stored.down.to(dtype, copy=True)
     return Factors(up, down.div_(_per_matrix(balances, down)).float())
 
 

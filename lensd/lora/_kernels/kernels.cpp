@@ -634,15 +634,40 @@ double largest(Stored stored, size_t count) {
     return double(found);
 }
 
-// The largest element of up [m, rank] @ down [rank, n], by rows and columns of falling norm.
+// Put the indices of the norms above the limit into descending order, as far as CLASSES tell them
+// apart; return their number.
+size_t order_above(const float *norms, size_t count, float limit, float highest,
+                   uint32_t *indices) {
+    constexpr size_t CLASSES = 256;
+    size_t ends[CLASSES] = {};
+    float factor = highest > limit ? float(CLASSES - 1) / (highest - limit) : 0.0f;
+    auto class_of = [=](float norm) {
+        return std::min(size_t((highest - norm) * factor), CLASSES - 1);
+    };
+    for (size_t i = 0; i < count; i++)
+        if (norms[i] > limit) ends[class_of(norms[i])]++;
+    size_t total = 0;
+    for (auto &end : ends) {
+        size_t members = end;
+        end = total;
+        total += members;
+    }
+    for (size_t i = 0; i < count; i++)
+        if (norms[i] > limit) indices[ends[class_of(norms[i])]++] = uint32_t(i);
+    return total;
+}
+
+// The largest element of up [m, rank] @ down [rank, n]. Rows and columns of large norm are
+// multiplied first; where the product of two norms is not above the largest element so far, no
+// element can be.
 class LargestProduct {
   public:
     LargestProduct(Memory &memory, size_t m, size_t rank, size_t n)
         : m_(m), rank_(rank), n_(n), row_norms_(memory.take<float>(m)),
           column_norms_(memory.take<float>(n)), rows_(memory.take<uint32_t>(m)),
-          columns_(memory.take<uint32_t>(n)), row_(memory.take<float>(std::max(n, rank))),
-          a_(memory.take<float>(PIECE * rank)),
-          panels_(memory.take<float>(round_up(n, 2 * WIDTH<float>) * rank)) {}
+          columns_(memory.take<uint32_t>(n)), piece_(memory.take<float>(std::max(n, PIECE * rank))),
+          panels_(memory.take<float>(round_up(n, STEP) * rank)),
+          panel_norms_(memory.take<float>(round_up(n, STEP) / STEP)) {}
 
     // As int8.largest_product: max |up @ down|, or an upper bound that is at most `enough`.
     double run(Stored up, Stored down, double enough) {
@@ -651,78 +676,93 @@ class LargestProduct {
         float highest_column = *std::max_element(column_norms_, column_norms_ + n_);
         found_ = float(enough * (1 - 1e-5));
         if (highest_row * highest_column <= found_) return found_;
-        size_t rows = sort_above(row_norms_, m_, found_ / highest_column, rows_);
-        size_t columns = sort_above(column_norms_, n_, found_ / highest_row, columns_);
+        size_t rows = order_above(row_norms_, m_, found_ / highest_column, highest_row, rows_);
+        size_t columns =
+            order_above(column_norms_, n_, found_ / highest_row, highest_column, columns_);
         gather_columns(down, columns);
         for (size_t top = 0; top < rows; top += PIECE) {
             size_t now = std::min(PIECE, rows - top);
-            for (size_t i = 0; i < now; i++)
-                up.read(rows_[top + i] * rank_, rank_, a_ + i * rank_);
-            std::fill(a_ + now * rank_, a_ + round_up(now, ROWS) * rank_, 0.0f);
-            search(top, now, columns);
+            float norm = 0;
+            for (size_t i = 0; i < now; i++) {
+                up.read(rows_[top + i] * rank_, rank_, piece_ + i * rank_);
+                norm = std::max(norm, row_norms_[rows_[top + i]]);
+            }
+            std::fill(piece_ + now * rank_, piece_ + round_up(now, ROWS) * rank_, 0.0f);
+            for (size_t column = 0; column < columns; column += STEP)
+                if (panel_norms_[column / STEP] * norm > found_) search(now, column);
         }
         return found_;
     }
 
   private:
+    static constexpr size_t STEP = 2 * WIDTH<float>;
+
     void measure_norms(Stored up, Stored down) {
-        for (size_t i = 0; i < m_; i++) {
-            up.read(i * rank_, rank_, row_);
-            float sum = 0;
-            for (size_t j = 0; j < rank_; j++) sum += row_[j] * row_[j];
-            row_norms_[i] = std::sqrt(sum);
+        for (size_t start = 0; start < m_; start += PIECE) {
+            size_t now = std::min(PIECE, m_ - start);
+            up.read(start * rank_, now * rank_, piece_);
+            for (size_t i = 0; i < now; i++) row_norms_[start + i] = norm_of(piece_ + i * rank_);
         }
         std::fill(column_norms_, column_norms_ + n_, 0.0f);
         for (size_t j = 0; j < rank_; j++) {
-            down.read(j * n_, n_, row_);
-            for (size_t i = 0; i < n_; i++) column_norms_[i] += row_[i] * row_[i];
+            down.read(j * n_, n_, piece_);
+            for (size_t i = 0; i < n_; i++) column_norms_[i] += piece_[i] * piece_[i];
         }
         for (size_t i = 0; i < n_; i++) column_norms_[i] = std::sqrt(column_norms_[i]);
     }
 
-    static size_t sort_above(const float *norms, size_t count, float limit, uint32_t *indices) {
-        size_t kept = 0;
-        for (size_t i = 0; i < count; i++)
-            if (norms[i] > limit) indices[kept++] = uint32_t(i);
-        std::sort(indices, indices + kept, [norms](uint32_t a, uint32_t b) {
-            return norms[a] != norms[b] ? norms[a] > norms[b] : a < b;
-        });
-        return kept;
+    float norm_of(const float *row) const {
+        constexpr size_t width = WIDTH<float>;
+        Vector<float> squares{};
+        size_t j = 0;
+        for (; j + width <= rank_; j += width) squares += load(row + j) * load(row + j);
+        float sum = 0;
+        if (j)
+            for (size_t l = 0; l < width; l++) sum += squares[l];
+        for (; j < rank_; j++) sum += row[j] * row[j];
+        return std::sqrt(sum);
     }
 
     void gather_columns(Stored down, size_t columns) {
         constexpr size_t width = WIDTH<float>;
-        size_t whole = round_up(columns, 2 * width);
         for (size_t p = 0; p < rank_; p++) {
-            down.read(p * n_, n_, row_);
-            for (size_t i = 0; i < whole; i++)
-                panels_[i / width * width * rank_ + p * width + i % width] =
-                    i < columns ? row_[columns_[i]] : 0.0f;
+            down.read(p * n_, n_, piece_);
+            for (size_t i = 0; i < round_up(columns, STEP); i += width) {
+                float *to = panels_ + i * rank_ + p * width;
+                size_t now = i < columns ? std::min(width, columns - i) : 0;
+                for (size_t l = 0; l < now; l++) to[l] = piece_[columns_[i + l]];
+                for (size_t l = now; l < width; l++) to[l] = 0.0f;
+            }
+        }
+        for (size_t i = 0; i < columns; i += STEP) {
+            float norm = 0;
+            for (size_t at = i; at < std::min(columns, i + STEP); at++)
+                norm = std::max(norm, column_norms_[columns_[at]]);
+            panel_norms_[i / STEP] = norm;
         }
     }
 
-    void search(size_t top, size_t rows, size_t columns) {
+    // Multiply the rows in piece_ with two panels.
+    void search(size_t rows, size_t column) {
         constexpr size_t width = WIDTH<float>;
-        for (size_t column = 0; column < columns; column += 2 * width) {
-            float norm = column_norms_[columns_[column]];
-            if (norm * row_norms_[rows_[top]] <= found_) return;
-            for (size_t row = 0; row < rows; row += ROWS) {
-                if (norm * row_norms_[rows_[top + row]] <= found_) break;
-                Tile<float, 2> tile;
-                tile.multiply(a_ + row * rank_, rank_, 1, panels_ + column * rank_, rank_ * width,
-                              rank_);
-                for (int i = 0; i < ROWS; i++)
-                    for (int v = 0; v < 2; v++)
-                        for (size_t l = 0; l < width; l++)
-                            found_ = std::max(found_, std::fabs(tile.sums[i][v][l]));
-            }
+        Vector<float> highest{};
+        for (size_t row = 0; row < rows; row += ROWS) {
+            Tile<float, 2> tile;
+            tile.multiply(piece_ + row * rank_, rank_, 1, panels_ + column * rank_, rank_ * width,
+                          rank_);
+            for (int i = 0; i < ROWS; i++)
+                for (int v = 0; v < 2; v++) {
+                    Vector<float> sums = tile.sums[i][v], sizes = sums < 0 ? -sums : sums;
+                    highest = sizes > highest ? sizes : highest;
+                }
         }
+        for (size_t l = 0; l < width; l++) found_ = std::max(found_, highest[l]);
     }
 
     size_t m_, rank_, n_;
     float *row_norms_, *column_norms_;
     uint32_t *rows_, *columns_;
-    float *row_, *a_, *panels_;
+    float *piece_, *panels_, *panel_norms_;
     float found_ = 0;
 };
 
