@@ -2,6 +2,7 @@
 #
 #   docker build -t lensd .
 #   docker build -t lensd --build-arg TORCH_INDEX=URL .
+#   docker build -t lensd --build-arg EXTRAS=[notify] .   for messages by `notify.urls`
 #
 # By default pip installs a torch with CUDA, about 3 GB. With the URL of an index of CPU wheels (the PyTorch site
 # names it) the image does not contain CUDA.
@@ -14,8 +15,10 @@ RUN python -m venv /opt/lensd
 # A separate first step, so that Docker reuses this large layer when only lensd changes.
 RUN /opt/lensd/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml README.md LICENSE /src/
+COPY systemd /src/systemd
 COPY lensd /src/lensd
-RUN /opt/lensd/bin/pip install --no-cache-dir /src
+ARG EXTRAS=
+RUN /opt/lensd/bin/pip install --no-cache-dir "/src${EXTRAS}"
 
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/lensd /opt/lensd

@@ -129,7 +129,7 @@ def _environment() -> dict[str, str]:
 
 def draw(screen: pyte.Screen) -> str:
     """Return the screen as SVG, without the fonts that a browser would fetch from a network."""
-    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    console = Console(record=True, width=screen.columns, file=io.StringIO(), force_terminal=True)
     lines = [_line(screen, y) for y in range(screen.cursor.y)]
     while lines and not lines[-1].plain:
         lines.pop()
@@ -140,7 +140,7 @@ def draw(screen: pyte.Screen) -> str:
 
 def _line(screen: pyte.Screen, y: int) -> Text:
     text = Text()
-    cells = (screen.buffer[y][x] for x in range(COLUMNS))
+    cells = (screen.buffer[y][x] for x in range(screen.columns))
     for (color, bold, reverse), run in itertools.groupby(
         cells, lambda c: (c.fg, c.bold, c.reverse)
     ):

@@ -6,8 +6,10 @@ import importlib
 import os
 import platform
 import select
+import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -23,14 +25,19 @@ EXIT_PIPE = 141  # as shells count: 128 + SIGPIPE
 
 # name -> (module:function, its line in `lensd --help`)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("lensd.cli.init:init", "Ask for folders and write a first configuration."),
     "run": ("lensd.cli.run:run", "Watch folders and compress new LoRA files (the daemon)."),
     "once": ("lensd.cli.once:once", "Process the files that are there now, then exit."),
     "check": ("lensd.cli.check:check", "List all faults of the configuration."),
-    "config": ("lensd.cli.config:config", "Print an example configuration, or the JSON Schema."),
+    "config": (
+        "lensd.cli.config:config",
+        "Print an example configuration, its schema, or lnav's format.",
+    ),
     "service": (
         "lensd.cli.service:service",
         "Print the systemd drop-in that this configuration needs.",
     ),
+    "notify": ("lensd.cli.notify:notify", "Send messages about failures, disks and savings."),
     "status": ("lensd.cli.status:status", "Show the queue, files that wait, problems and totals."),
     "report": ("lensd.cli.report:report", "Show what was saved, and what failed and why."),
     "restore": ("lensd.cli.restore:restore", "Put originals back, bit for bit."),
@@ -55,7 +62,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # The sections of `lensd --help`: the title of each, by its first command.
 SECTIONS = {
-    "run": "Daemon and configuration",
+    "init": "Daemon and configuration",
     "status": "Queue, results and originals",
     "analyze": "Single files, without daemon and archive",
     "completion": "For shells and scripts",
@@ -121,7 +128,21 @@ class Commands(Group):
 
 def say(message: str) -> None:
     """Print a message for people on stderr; stdout is for data."""
-    click.echo(visible_lines(f"lensd: {message}"), err=True)
+    text = visible_lines(f"lensd: {message}")
+    click.echo(_fold(text) if sys.stderr.isatty() else text, err=True)
+
+
+def _fold(text: str) -> str:
+    """The text in lines that fit the terminal, which would break words."""
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(
+            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        if len(line) > width
+        else line
+        for line in text.split("\n")
+    )
 
 
 def _sections() -> Iterator[tuple[str, list[str]]]:
@@ -178,8 +199,8 @@ def main() -> None:
     Write a configuration, look at the plan, then start:
 
     \b
-    lensd config example > config.yaml      then enter your folder and the archive
-    lensd check                             list all faults, with remedies
+    lensd init                              ask, and write a configuration
+    lensd check                             list its faults, with remedies
     lensd once --dry-run                    show what would happen; change nothing
     lensd once                              process the files that are there now
     lensd run                               start the daemon for new files

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, Failed, FileError
+from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, Failed, FileError, Outcome, Reason
 from lensd.text import printable
 
 if TYPE_CHECKING:
     from lensd.cli.views.progress import Bar
 
 D = TypeVar("D", bound=msgspec.Struct)
+
+# Nothing is wrong with these files.
+_FINE = {Reason.ALREADY_COMPRESSED} | {r for r in Reason if r.outcome is Outcome.KEPT}
+# The parts of a remedy that concern a file in a watched folder.
+_OF_A_FOLDER = re.compile(
+    r"if a download is going on, lensd takes the file when it is whole; else "
+    r"|(; |, or )move (it|the file) out of the watched folder( or add it to `exclude`)?"
+)
 
 
 def process_files(
@@ -23,10 +32,12 @@ def process_files(
     show: Callable[[D, Bar], None],
     *,
     as_json: bool,
+    needs_lora: bool = False,
 ) -> int:
     """Process each file and print its document: as a line of JSON, or with `show`.
 
-    A file that ends with a FileError gets a message on stderr. Returns the exit code.
+    A file that ends with a FileError gets a message on stderr. Returns the exit code: 1 for a
+    failed file, and with `needs_lora` also for one that lensd does not handle.
     """
     from lensd.cli.views.progress import Bar
     from lensd.report.documents import Unprocessed, to_json
@@ -41,11 +52,11 @@ def process_files(
                 for warning in getattr(document, "warnings", None) or ():
                     bar.say(f"warning: {path}: {warning}")
             except FileError as error:
-                bar.say(f"{error.outcome}: {path}: {error}")
-                code = EXIT_SOME_FAILED if isinstance(error, Failed) else code
-                document = Unprocessed(
-                    path=printable(path), reason=error.reason, message=str(error)
-                )
+                message = _OF_A_FOLDER.sub("", str(error))
+                bar.say(f"{error.outcome}: {path}: {message}")
+                is_fault = isinstance(error, Failed) or (needs_lora and error.reason not in _FINE)
+                code = EXIT_SOME_FAILED if is_fault else code
+                document = Unprocessed(path=printable(path), reason=error.reason, message=message)
             bar.end(path)
             if as_json:
                 bar.print_line(to_json(document))

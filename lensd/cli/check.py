@@ -13,6 +13,7 @@ from lensd.text import visible, visible_lines
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lensd.config.document import Notify
     from lensd.config.model import Config, Watch
 
 
@@ -32,6 +33,7 @@ def check(config: str | None) -> int:
     """
     from lensd.config.faults import FaultyConfigError
     from lensd.config.load import find_config, load_for_run
+    from lensd.notify.send import recipients
 
     path = find_config(config)
     try:
@@ -41,6 +43,8 @@ def check(config: str | None) -> int:
         click.echo(visible_lines(error.details))
         say(f"error: {error.summary}")
         return error.exit_code
+    notes += _check_program(found)
+    recipients(found.notify)
     for line in (*_summarize(path, found), *_filesystems(found), *notes):
         click.echo(visible(line))
     return 0
@@ -64,7 +68,20 @@ def _check_running_service(path: str, config: Config) -> list[str]:
     return []
 
 
+def _check_program(config: Config) -> list[str]:
+    """A warning where a service of systemd could not start this lensd (203/EXEC)."""
+    from lensd.systemd.dropin import unreachable
+    from lensd.systemd.facts import find_private_folder, probe
+    from lensd.systemd.install import is_booted
+
+    if not is_booted() or find_private_folder() is None:
+        return []
+    warning = unreachable(probe(config))
+    return [] if warning is None else [f"warning: as a service, lensd would not start: {warning}"]
+
+
 def _summarize(path: str, config: Config) -> Iterator[str]:
+    from lensd.config.check_notify import secrets_warning
     from lensd.config.check_paths import folder_warnings
 
     yield f"{path}: no faults"
@@ -75,7 +92,9 @@ def _summarize(path: str, config: Config) -> Iterator[str]:
     yield f"  log      {config.log.path or 'stdout'}, level {config.log.level}"
     if config.metrics.textfile is not None:
         yield f"  metrics  {config.metrics.textfile}"
-    for warning in folder_warnings(config):
+    if config.notify.is_wanted:
+        yield f"  notify   {_describe_notify(config.notify)}"
+    for warning in (*folder_warnings(config), *filter(None, [secrets_warning(config)])):
         yield f"warning: {warning.render(path)}"
 
 
@@ -92,6 +111,12 @@ def _filesystems(config: Config) -> Iterator[str]:
         return
     for proof in proofs:
         yield f"  disk     {describe_filesystem(proof)}"
+
+
+def _describe_notify(notify: Notify) -> str:
+    """Without any address."""
+    command = " and a command" if notify.command else ""
+    return f"{len(notify.urls)} urls{command}, on {', '.join(notify.on)}"
 
 
 def _retention(keep_days: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -14,11 +15,12 @@ from lensd.daemon.control_messages import Message, Request
 from lensd.daemon.requests import RequestHandler
 from lensd.errors import LockedError
 from lensd.logs import log
-from lensd.logs.sinks import Sink
+from lensd.logs.events import Level
 from lensd.store.archive import Archive
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
 from lensd.store.locks import StateLock
+from lensd.text import visible
 from lensd.watcher.move_tracker import MoveTracker
 
 
@@ -31,20 +33,32 @@ def handle_request(
     config: Config,
     request: Request,
     receive: control.Send = say_message,
-    stdout: Sink | None = None,
 ) -> int:
     """Returns the exit code. Raises LensdError.
 
-    `receive` gets the messages for the person; `stdout` takes the place of stdout for the log.
+    `receive` gets the messages for the person. Without `log.path` these take the place of the log,
+    whose warnings become messages.
     """
     try:
         lock = StateLock(config.state.path)
     except LockedError:
         return control.send_request(config.state.path, request, receive)
     with lock:
-        log.configure(config.log.path, config.log.level, config.log.mode_bits, stdout)
+        log.configure(config.log.path, config.log.level, config.log.mode_bits, _Warnings(receive))
         with _open_handler(config, readonly=False) as handler:
             return handler.handle(request, receive)
+
+
+class _Warnings:
+    """Takes the lines of the log in place of stdout."""
+
+    def __init__(self, receive: control.Send) -> None:
+        self._receive = receive
+
+    def write(self, line: bytes) -> None:
+        fields = json.loads(line)
+        if fields["level"] != Level.INFO:
+            self._receive(Message(visible(f"{fields['event']}: {fields.get('message', '')}")))
 
 
 def read_only_handler(config: Config) -> AbstractContextManager[RequestHandler]:

@@ -93,7 +93,7 @@ def compress(
             path=printable(path), output=printable(target), mode=mode, **structs.asdict(measures)
         )
 
-    return process_files(files, process, _print, as_json=as_json)
+    return process_files(files, process, _print, as_json=as_json, needs_lora=True)
 
 
 def _settings(

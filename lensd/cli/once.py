@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from lensd.cli.options import LORA_OR_FOLDER, config_option
-from lensd.text import size, visible
+from lensd.cli import say
+from lensd.cli.options import LORA_OR_FOLDER, config_option, verbose_option
+from lensd.errors import LockedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
-
     from lensd.config.model import Config
-    from lensd.daemon.estimate import Estimate
 
 
 @click.command()
@@ -25,8 +22,9 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print the plan; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--redo", is_flag=True, help="Also process files again, from their originals.")
+@verbose_option
 def once(
-    config: str | None, paths: tuple[str, ...], dry_run: bool, yes: bool, redo: bool
+    config: str | None, paths: tuple[str, ...], dry_run: bool, yes: bool, redo: bool, verbose: bool
 ) -> int:  # fmt: skip
     """Process the files that are there now, then exit.
 
@@ -40,7 +38,7 @@ def once(
     lensd once --yes > once.log     do not ask; write the log to a file
 
     At a terminal, lensd shows the plan, asks for confirmation, shows its progress, and prints the
-    outcome of each file.
+    outcome of each file. While a daemon runs, the daemon processes the files.
     """
     from lensd.config.load import find_config, load_for_run
     from lensd.daemon import select
@@ -50,67 +48,38 @@ def once(
     select.resolve_paths(found, paths)  # reports a wrong path before any work
     ask = sys.stdin.isatty() and not yes
     if dry_run or ask:
+        from lensd.cli.views.plan import show_plans
+
         plans = estimate(found, list(paths), redo=redo)
-        _print_plans(plans, stderr=not dry_run)
+        show_plans(found, plans, stderr=not dry_run, verbose=verbose)
         if dry_run or not any(p.files for p in plans):
             return 0
         click.confirm("Go on?", abort=True, err=True)
-    return _process(found, list(paths), redo=redo)
+    try:
+        return _process(found, list(paths), redo=redo, verbose=verbose)
+    except LockedError as locked:
+        return _let_daemon_process(found, paths, locked, redo=redo)
 
 
-def _process(config: Config, paths: list[str], *, redo: bool) -> int:
+def _process(config: Config, paths: list[str], *, redo: bool, verbose: bool) -> int:
+    from lensd.cli.views.batch_bar import BatchBar, Plain
     from lensd.daemon.once import once as process
 
-    if not sys.stderr.isatty():
-        return process(config, paths=paths, redo=redo)
-    from lensd.cli.views.batch_bar import BatchBar
-
-    with BatchBar() as observer:
+    is_drawn = sys.stderr.isatty()
+    with BatchBar(config.watch, verbose=verbose) if is_drawn else Plain() as observer:
         return process(config, paths=paths, redo=redo, observer=observer)
 
 
-def _print_plans(plans: Sequence[Estimate], *, stderr: bool) -> None:
-    """A table at a terminal, otherwise one line per folder."""
-    from lensd.cli.views.terminal import console, show
+def _let_daemon_process(
+    config: Config, paths: tuple[str, ...], locked: LockedError, *, redo: bool
+) -> int:
+    """Ask the daemon that has the lock. Raises `locked` if no daemon has it, and LensdError."""
+    from lensd.cli.client import say_message
+    from lensd.daemon import control
+    from lensd.daemon.control_messages import OnceRequest
 
-    if console(stderr=stderr).is_terminal and any(plan.files for plan in plans):
-        free = f"the archive has {size(plans[0].archive_free)} free"
-        note = f"sizes after compression and times are estimates from the file headers; {free}"
-        show(_table(plans), "", note, stderr=stderr)
-    else:
-        show(*(visible(describe(plan)) for plan in plans), stderr=stderr)
-
-
-def _table(plans: Sequence[Estimate]) -> Table:
-    from lensd.cli.views.terminal import table
-
-    numbers = ("files", "now", "after", "saves", "archive needs", "takes")
-    found = table("folder", "mode", *numbers, numbers=numbers)
-    for plan in plans:
-        found.add_row(
-            visible(plan.watch),
-            plan.mode,
-            f"{plan.files:,}",
-            size(plan.bytes_now),
-            size(plan.bytes_then),
-            size(plan.bytes_now - plan.bytes_then),
-            size(plan.archive_needs),
-            _format_duration(plan.seconds),
-        )
-    return found
-
-
-def _format_duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes // 60}:{minutes % 60:02d} h"
-
-
-def describe(plan: Estimate) -> str:
-    """The plan of one folder as a line."""
-    if not plan.files:
-        return f"{plan.watch}: nothing to do"
-    return (
-        f"{plan.watch}: {plan.files} files, {size(plan.bytes_now)} now, about "
-        f"{size(plan.bytes_then)} in mode {plan.mode}; the archive needs {size(plan.archive_needs)}"
-        f" ({size(plan.archive_free)} free); about {plan.seconds:.0f} s"
-    )
+    if not os.path.lexists(os.path.join(config.state.path, control.NAME)):
+        raise locked
+    say("a daemon runs, so it processes the files")
+    request = OnceRequest(paths=tuple(map(os.path.abspath, paths)), redo=redo)
+    return control.send_request(config.state.path, request, say_message)

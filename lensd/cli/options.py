@@ -21,6 +21,10 @@ config_option = click.option(
     "then /etc/lensd/config.yaml.",
 )
 
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="At a terminal, print a line for each file."
+)
+
 
 def load_config(given: str | None) -> Config:
     """Load the configuration without checking its folders. Raises ConfigError."""

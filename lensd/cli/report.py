@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV for spreadsheets, one row per file.")
 @click.option("--html", metavar="OUT", help="Write one page for a browser; it needs no network.")
+@click.option("--all", "everything", is_flag=True, help="At a terminal, show complete lists.")
 @click.option("--force", is_flag=True, help="With --html: overwrite an existing page.")
 @click.option(
     "--log",
@@ -49,6 +50,7 @@ def report(
     as_json: bool,
     as_csv: bool,
     html: str | None,
+    everything: bool,
     force: bool,
     logs: tuple[str, ...],
     more_logs: tuple[str, ...],
@@ -83,7 +85,8 @@ def report(
     elif html is not None:
         _write_page(history, wanted, now, html, force=force)
     else:
-        _print(summary.summarize(history, wanted, now, __version__), as_json=as_json)
+        document = summary.summarize(history, wanted, now, __version__)
+        _print(document, as_json=as_json, everything=everything)
 
 
 def _check_sources(config: str | None, logs: tuple[str, ...], more_logs: tuple[str, ...]) -> None:
@@ -118,7 +121,7 @@ def _write_page(
     click.echo(f"wrote {target}; open it in a browser")
 
 
-def _print(document: Report, *, as_json: bool) -> None:
+def _print(document: Report, *, as_json: bool, everything: bool) -> None:
     if as_json:
         from lensd.report.documents import to_json
 
@@ -126,4 +129,4 @@ def _print(document: Report, *, as_json: bool) -> None:
         return
     from lensd.cli.views.report import show
 
-    show(document)
+    show(document, everything=everything)

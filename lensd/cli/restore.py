@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
+from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config, verbose_option
 from lensd.errors import EXIT_OK, LensdError, UsageError
 from lensd.text import size, visible
 
 if TYPE_CHECKING:
+    from lensd.cli.views.file_lines import ShortPaths
     from lensd.cli.views.progress import Bar
     from lensd.config.model import Config
     from lensd.daemon.control_messages import Message, RestoreRequest
     from lensd.jobs.originals import Original
+
+SHOWN = 20  # messages about restored files at a terminal; -v shows all
 
 
 @click.command()
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--list", "list_", is_flag=True, help="List what can be restored; change nothing.")
 @click.option("--version", metavar="SHA", help="An older original, by the start of its sha256.")
 @click.option("--purge", is_flag=True, help="Keep no copy in an archive on another disk.")
+@verbose_option
 def restore(
     config: str | None,
     paths: tuple[str, ...],
@@ -35,22 +39,27 @@ def restore(
     list_: bool,
     version: str | None,
     purge: bool,
+    verbose: bool,
 ) -> int:
     """Put originals back, bit for bit.
 
-    PATHS are files in the watched folders, by the names that they have there. lensd does not
-    compress a restored file again, until its content changes or `lensd once --redo` names it.
+    PATHS are files or folders in the watched folders, by the names that they have there, or
+    patterns in quotes. lensd does not compress a restored file again, until its content changes or
+    `lensd once --redo` names it.
 
     \b
     lensd restore --list                   list the originals in the archive
     lensd restore loras/style.safetensors  restore one file
+    lensd restore loras/sdxl 'loras/ink*'  restore a folder, and all that fits a pattern
     lensd restore --all                    restore every file, e.g. to uninstall
     """
     from lensd.cli.client import handle_request
     from lensd.daemon.control_messages import RestoreRequest
 
     if not (paths or everything or list_):
-        raise UsageError("give the files to restore, or --all; --list shows what there is")
+        raise UsageError(
+            "give files or folders to restore, or --all for every file; --list shows what there is"
+        )
     found = load_config(config)
     request = RestoreRequest(
         paths=tuple(map(os.path.abspath, paths)),
@@ -62,37 +71,42 @@ def restore(
         _show(_find_originals(found, request))
         return EXIT_OK
     if sys.stderr.isatty():
-        return _restore_with_bar(found, request)
+        return _restore_with_bar(found, request, verbose=verbose)
     return handle_request(found, request)
 
 
-def _restore_with_bar(config: Config, request: RestoreRequest) -> int:
+def _restore_with_bar(config: Config, request: RestoreRequest, *, verbose: bool) -> int:
     from lensd.cli.client import handle_request
+    from lensd.cli.views.file_lines import ShortPaths
     from lensd.cli.views.progress import Bar
-    from lensd.cli.views.terminal import share_a_terminal
-    from lensd.logs.sinks import NullSink
 
     originals: list[Original] = []
     with suppress(LensdError):  # the handler reports it
         originals = _find_originals(config, request)
-    stdout = NullSink() if share_a_terminal() else None  # the log says the same as the messages
-    with Bar({o.full_path: _bytes_of(o) for o in originals}) as bar:
-        progress = _RestoreProgress(bar, originals)
-        return handle_request(config, request, progress.receive, stdout)
+    with Bar({o.full_path: o.bytes for o in originals}) as bar:
+        progress = _RestoreProgress(bar, originals, ShortPaths(config.watch), verbose=verbose)
+        return handle_request(config, request, progress.receive)
 
 
 class _RestoreProgress:
-    """Shows messages above a bar, and on the bar which file is restored now."""
+    """Shows messages above a bar, and on the bar which file is restored now.
 
-    def __init__(self, bar: Bar, originals: Sequence[Original]) -> None:
-        self._bar = bar
+    Of many files only the first have a message, unless it is `verbose`.
+    """
+
+    def __init__(
+        self, bar: Bar, originals: Sequence[Original], paths: ShortPaths, *, verbose: bool
+    ) -> None:
+        self._bar, self._paths, self._verbose = bar, paths, verbose
         self._waiting = dict.fromkeys(o.full_path for o in originals)
         self._begin_next()
 
     def receive(self, message: Message) -> None:
         from lensd.daemon.control_messages import Progress
 
-        self._bar.say(message.say)
+        is_shown = self._verbose or not isinstance(message, Progress) or message.method is None
+        if is_shown or (isinstance(message, Progress) and message.done <= SHOWN):
+            self._bar.say(self._paths.text(message.say))
         if isinstance(message, Progress):
             self._bar.end(message.path)
             self._waiting.pop(message.path, None)
@@ -122,17 +136,12 @@ def _show(originals: Sequence[Original]) -> None:
         return
     found = table("bytes", "sha256", "original of", numbers=("bytes",))
     for o in originals:
-        found.add_row(size(_bytes_of(o)), o.sha256[:12], visible(o.full_path))
-    show(found, "", f"{len(originals):,} originals, {size(sum(map(_bytes_of, originals)))}")
+        found.add_row(size(o.bytes), o.sha256[:12], visible(o.full_path))
+    show(found, "", f"{len(originals):,} originals, {size(sum(o.bytes for o in originals))}")
 
 
 def _describe(original: Original) -> str:
-    bytes_ = size(_bytes_of(original)) if _bytes_of(original) else "?"
+    bytes_ = size(original.bytes) if original.bytes else "?"
     return (
         f"{original.full_path}  {bytes_}  sha256 {original.sha256[:12]}  in {original.archive_path}"
     )
-
-
-def _bytes_of(original: Original) -> int:
-    """0 if the ledger has no size."""
-    return (original.entry and original.entry.bytes_in) or 0

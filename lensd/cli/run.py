@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import click
 
-from lensd.cli.options import config_option
+from lensd.cli.options import config_option, verbose_option
 
 
 @click.command()
 @config_option
-def run(config: str | None) -> int:
+@verbose_option
+def run(config: str | None, *, verbose: bool) -> int:
     """Watch the folders and compress new LoRA files, until SIGTERM or ^C.
 
     Files that are in a folder when lensd first sees it stay as they are (`existing: leave`);
-    `lensd once` compresses them. The log goes to stdout or to `log.path`, one JSON object per
+    `lensd once` compresses them. At a terminal, lensd prints one line per file, and what waits and
+    why. The log goes to `log.path`, or without it to a pipe or the journal, one JSON object per
     line.
 
     \b
@@ -23,8 +25,14 @@ def run(config: str | None) -> int:
 
     `lensd service` prints what systemd needs to start it at boot.
     """
+    from lensd.cli.views.terminal import share_a_terminal
     from lensd.config.load import find_config, load_for_run, load_in_time
     from lensd.daemon import loop
 
     path = find_config(config)
-    return loop.run(load_in_time(path, lambda: load_for_run(path, waits=True)))
+    found = load_in_time(path, lambda: load_for_run(path, waits=True))
+    if not share_a_terminal():
+        return loop.run(found)
+    from lensd.cli.views.run_screen import RunScreen
+
+    return loop.run(found, RunScreen(found, verbose=verbose))

@@ -1,4 +1,4 @@
-"""`lensd service`: print the systemd drop-in that a configuration needs."""
+"""`lensd service`: print the systemd drop-in that a configuration needs, or install the service."""
 
 from __future__ import annotations
 
@@ -6,25 +6,42 @@ import click
 
 from lensd.cli import say
 from lensd.cli.options import config_option, load_config
+from lensd.text import visible
 
 
 @click.command()
 @config_option
-def service(config: str | None) -> int:
+@click.option(
+    "--unit",
+    type=click.Choice(["lensd", "notify"]),
+    default="lensd",
+    help="Print the drop-in of lensd.service, or of lensd-notify.service.",
+)
+@click.option("--install", is_flag=True, help="Install and start the service, as root.")
+def service(config: str | None, *, unit: str, install: bool) -> int:
     """Print the systemd drop-in that this configuration needs; change nothing.
 
     The drop-in sets user, folders, disks, devices and capabilities, and gives a reason for each.
-    Its first lines say where to save it.
+    Its first lines say where to save it. With --install, lensd writes it, the unit and the files
+    for user and folders to /etc, and starts the service now and at each boot; with recipients
+    under `notify`, also lensd-notify.service, since lensd.service may not use the network.
 
     \b
     lensd service -c /etc/lensd/config.yaml
+    sudo lensd service --install -c /etc/lensd/config.yaml
     """
-    from lensd.systemd.dropin import drop_in, unreachable
+    from lensd.systemd import install as installation
+    from lensd.systemd.dropin import drop_in, notify_drop_in, unreachable
     from lensd.systemd.facts import probe
 
     found = load_config(config)
     facts = probe(found)
-    click.echo(drop_in(found, facts), nl=False)
+    if install:
+        for step in installation.install(found, facts):
+            click.echo(visible(step))
+        return 0
+    render = notify_drop_in if unit == "notify" else drop_in
+    click.echo(render(found, facts), nl=False)
     warning = unreachable(facts)
     if warning:
         say(f"warning: {warning}")

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
 
+from lensd.cli import say
 from lensd.cli.options import config_option, load_config
 from lensd.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lensd.config.model import Config
     from lensd.report.documents import Hashes, Status
+    from lensd.store.ledger import Ledger
 
 
 @click.command()
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--hashes", is_flag=True, help="Show the hashes of originals and outputs.")
-def status(config: str | None, as_json: bool, hashes: bool) -> None:
+@click.option("--all", "everything", is_flag=True, help="At a terminal, show complete lists.")
+def status(config: str | None, *, as_json: bool, hashes: bool, everything: bool) -> None:
     """Show the queue, the running job, files that wait, problems and totals.
 
     Works with and without a running daemon, and changes nothing.
 
     \b
     lensd status              at a terminal, long lists are cut short
-    lensd status | less       complete lists
+    lensd status --all        complete lists
     lensd status --json | jq '.totals'
     lensd status --hashes     the hashes by which other programs know each
                               compressed file and its original; in a pipe
                               as tab-separated values
     """
     from lensd.report.status import build_status
-    from lensd.store.ledger import Ledger
 
     found = load_config(config)
-    with Ledger.read_only(found.state.path) as ledger:
+    with _open_ledger(found) as ledger:
         document = build_status(found, ledger, with_hashes=hashes)
     if as_json:
         from lensd.report.documents import to_json
@@ -45,7 +50,18 @@ def status(config: str | None, as_json: bool, hashes: bool) -> None:
     elif isinstance(document.hashes, list):
         _print_hashes(document.hashes)
     else:
-        _print(document)
+        if ledger is None:
+            say("lensd has not run with this configuration yet: `lensd once` or `lensd run` starts")
+        _print(found, document, everything=everything)
+
+
+def _open_ledger(config: Config) -> AbstractContextManager[Ledger | None]:
+    """The ledger to read; None before the first run. Raises StorageError."""
+    from lensd.store.ledger import LEDGER, Ledger
+
+    if not os.path.exists(os.path.join(config.state.path, LEDGER)):
+        return nullcontext()
+    return Ledger.read_only(config.state.path)
 
 
 def _print_hashes(rows: Sequence[Hashes]) -> None:
@@ -55,13 +71,13 @@ def _print_hashes(rows: Sequence[Hashes]) -> None:
     show(*(hashes.blocks if is_for_people() else hashes.tsv)(rows))
 
 
-def _print(document: Status) -> None:
+def _print(config: Config, document: Status, *, everything: bool) -> None:
     from lensd.cli.views.terminal import is_for_people, show
 
     if is_for_people():
         from lensd.cli.views.status_board import board
 
-        show(*board(document))
+        show(*board(document, config, everything=everything))
     else:
         from lensd.cli.views.status import lines
 

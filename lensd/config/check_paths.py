@@ -93,9 +93,9 @@ def _check_watch(config: Config, watch: Watch) -> Iterator[Fault]:
         yield config.fault(key, f"there is no folder {watch.path}", remedy)
     elif not os.path.isdir(watch.root):
         yield config.fault(key, f"{watch.path} is not a folder", "write the path of a folder")
-    elif not os.access(watch.root, os.R_OK | os.X_OK):
+    elif not _may(watch.root, os.R_OK | os.X_OK):
         yield config.fault(key, f"lensd cannot read {watch.path}", _rights_remedy(watch.path))
-    elif watch.settings.mode != "analyze" and not os.access(watch.root, os.W_OK):
+    elif watch.settings.mode != "analyze" and not _may(watch.root, os.W_OK):
         remedy = f"{_rights_remedy(watch.path)}; or write `mode: analyze`, which changes no file"
         yield config.fault(key, f"lensd cannot write to {watch.path}", remedy)
 
@@ -156,7 +156,7 @@ def _check_log(config: Config, path: str) -> Iterator[Fault]:
     if os.path.isdir(path):
         remedy = f"write the path of a file, e.g. {path}/lensd.log"
         yield config.fault("log.path", f"{path} is a folder", remedy)
-    elif os.path.exists(path) and not os.access(path, os.W_OK):
+    elif os.path.exists(path) and not _may(path, os.W_OK):
         yield config.fault("log.path", f"lensd cannot write to {path}", _rights_remedy(path))
     else:
         yield from _check_writable(config, "log.path", os.path.dirname(path))
@@ -207,8 +207,13 @@ def _can_create_file(folder: str, *, try_named_file: bool) -> bool:
     except OSError:
         if try_named_file:
             return _can_create_named_file(folder)
-        return os.access(folder, os.W_OK | os.X_OK)
+        return _may(folder, os.W_OK | os.X_OK)
     return True
+
+
+def _may(path: str, mode: int) -> bool:
+    """As os.access, with the capabilities of this process, which that leaves out."""
+    return os.access(path, mode, effective_ids=True)
 
 
 def _can_create_named_file(folder: str) -> bool:

@@ -6,13 +6,14 @@ the documentation are made.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lensd.config.schedule import Window, parse
 from lensd.config.types import (
     Allocation,
+    Command,
     Days,
     Device,
     Encodings,
@@ -24,6 +25,7 @@ from lensd.config.types import (
     LogMode,
     MemoryLimit,
     Mode,
+    Occasions,
     OneProcess,
     Patterns,
     PositiveSeconds,
@@ -32,6 +34,7 @@ from lensd.config.types import (
     Size,
     Targets,
     TextFile,
+    Urls,
 )
 from lensd.lora.parameters import Parameters
 from lensd.lora.portability import DEFAULT_TARGETS, ENCODINGS, PROGRAMS
@@ -223,6 +226,18 @@ class WatchEntry(Settings):
     ] = ()
 
 
+class KeepRules(NamedTuple):
+    """Which originals to keep: those of some days, and at most so many bytes. None: all."""
+
+    keep_days: int | None = None
+    max_size: int | None = None
+
+    @property
+    def has_any(self) -> bool:
+        """Return whether an original may be deleted without being named."""
+        return self.keep_days is not None or self.max_size is not None
+
+
 class Archive(Part):
     """Where the originals are kept."""
 
@@ -242,6 +257,18 @@ class Archive(Part):
             "a day, and when you run `lensd prune`. null: keep originals until you delete them."
         ),
     ] = None
+    max_size: Annotated[
+        Size | None,
+        Field(
+            description="Delete the oldest originals while all of them together are larger than "
+            "this, e.g. 200GB, by the same rules and at the same times as `keep_days`. Originals "
+            "of the last day stay. null: no limit."
+        ),
+    ] = None
+
+    def rules(self) -> KeepRules:
+        """Return which originals to keep."""
+        return KeepRules(self.keep_days, self.max_size)
 
 
 class State(Part):
@@ -380,6 +407,47 @@ class Metrics(Part):
     ] = None
 
 
+class Notify(Part):
+    """Messages to people, by a process of its own: `lensd notify` (the daemon sends nothing)."""
+
+    urls: Annotated[
+        Urls,
+        Field(
+            repr=False,
+            description="Where to send messages, as apprise writes addresses (mailto://, ntfy://, "
+            "discord://, ...); needs `pip install 'lensd[notify]'`. They contain passwords: let "
+            "only lensd's user and group read this file.",
+        ),
+    ] = ()
+    command: Annotated[
+        Command | None,
+        Field(
+            description="A program that gets each message, as a list of its words. It reads the "
+            "text from stdin; LENSD_TITLE has the title. null: none."
+        ),
+    ] = None
+    on: Annotated[
+        Occasions,
+        Field(
+            description="What to report, one or more of failed, quarantined (files), degraded (a "
+            "folder does not do what is needed), disk_full (jobs wait for a disk that is full or "
+            "read-only) and weekly (what the last seven days saved)."
+        ),
+    ] = ("failed", "quarantined", "degraded", "disk_full")
+    interval_seconds: Annotated[
+        PositiveSeconds,
+        Field(
+            description="At most one message in this many seconds, more than 0: what happens "
+            "meanwhile is in the next one. The first one waits at most 30 seconds."
+        ),
+    ] = 900
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is a recipient."""
+        return bool(self.on and (self.urls or self.command))
+
+
 class Document(Part):
     """The whole file."""
 
@@ -396,3 +464,4 @@ class Document(Part):
     worker: Annotated[Worker, Field(description=Worker.__doc__)] = Worker()
     log: Annotated[Log, Field(description=Log.__doc__)] = Log()
     metrics: Annotated[Metrics, Field(description=Metrics.__doc__)] = Metrics()
+    notify: Annotated[Notify, Field(description=Notify.__doc__)] = Notify()

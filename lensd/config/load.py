@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from lensd.config.check_notify import check_notify
 from lensd.config.check_paths import check_folders, known_roots
 from lensd.config.document import Document
 from lensd.config.faults import Fault, FaultyConfigError
@@ -56,6 +57,7 @@ def load_for_run(path: str, *, waits: bool = False) -> Config:
     config, faults = _read_config(path)
     if config is not None:
         faults = faults + check_folders(config, known_roots(config) if waits else ())
+        faults += check_notify(config)
     if config is None or faults:
         raise FaultyConfigError(path, faults)
     return config

@@ -12,6 +12,7 @@ from lensd.config.document import (
     Archive,
     Log,
     Metrics,
+    Notify,
     Part,
     Settings,
     Settle,
@@ -60,6 +61,7 @@ class Config(Part):
     worker: Worker
     log: Log
     metrics: Metrics
+    notify: Notify
     lines: dict[str, int] = Field(repr=False)  # key, e.g. watch[0].path -> its line, 1-based
 
     def line(self, key: str) -> int:
@@ -97,7 +99,7 @@ def resolve(
     return config, faults
 
 
-_SECTIONS = ("archive", "state", "settle", "worker", "log", "metrics")
+_SECTIONS = ("archive", "state", "settle", "worker", "log", "metrics", "notify")
 
 
 def _resolve_watch(entry: WatchEntry, defaults: Settings, key: str) -> Watch:

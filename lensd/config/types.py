@@ -6,7 +6,14 @@ import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from lensd import __version__
@@ -20,6 +27,7 @@ Allocation = Literal["module", "file", "balanced"]
 Float32 = Literal["auto", "float16", "bfloat16", "keep"]
 Existing = Literal["leave", "compress"]
 Level = Literal["debug", "info", "warning", "error"]
+Occasion = Literal["failed", "quarantined", "degraded", "disk_full", "weekly"]
 
 
 def invalid(message: str, remedy: str) -> PydanticCustomError:
@@ -114,6 +122,15 @@ def _check_textfile(path: str) -> str:
     return path
 
 
+def _check_urls(value: Any) -> Any:
+    """Check the form only, and never show a value: it contains passwords."""
+    urls = value if isinstance(value, list | tuple) else ()
+    if (not urls and value != []) or not all(isinstance(u, str) and "://" in u for u in urls):
+        remedy = "write a list of addresses as apprise has them, each in quotes and with ://"
+        raise invalid("the value is not a list of addresses (it is not shown: secret)", remedy)
+    return tuple(map(SecretStr, urls))
+
+
 def _check_one_process(value: Any) -> Any:
     if isinstance(value, int) and value > 1:
         message = f"more than one process is not available in lensd {__version__}"
@@ -163,6 +180,15 @@ LogMode = Annotated[
 TextFile = Annotated[
     FilePath, AfterValidator(_check_textfile), Field(json_schema_extra={"pattern": r"\.prom$"})
 ]
+Urls = Annotated[
+    tuple[SecretStr, ...],
+    BeforeValidator(_check_urls),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "pattern": "://"}}),
+]
+Command = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)
+]
+Occasions = Annotated[tuple[Occasion, ...], Field(strict=False)]
 OneProcess = Annotated[
     int, BeforeValidator(_check_one_process), Field(ge=1, json_schema_extra={"maximum": 1})
 ]

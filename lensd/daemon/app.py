@@ -27,13 +27,14 @@ EventLog                     -              every thread; its listeners never ch
 Counts (metrics)             its lock       every thread counts; metrics reads
 FolderEmitter                its thread     root starts and stops it; it puts events in a queue
 leases                       their lock     jobs take them; the thread `lease` releases them
+Notifier's process           its lock       notifier starts it; main ends it
 JobContext.stopping          -              an Event: main sets it, jobs and control read it
 
 Threads: main (the main loop), jobs (the job thread), root (one per watched folder), inotify and
 events (watchdog's, for each root), answers, question (one per folder that is asked), deadline (one
-per call that may hang), control (one per request), metrics, lease. The main loop makes no call to a
-watched folder, the archive or the ledger, any of which may hang; in `lensd once` the main thread
-does the work of `root`.
+per call that may hang), control (one per request), metrics, lease, notifier. The main loop makes
+no call to a watched folder, the archive or the ledger, any of which may hang; in `lensd once` the
+main thread does the work of `root`.
 """
 
 from __future__ import annotations
@@ -48,13 +49,15 @@ from lensd.config.model import Config, Watch
 from lensd.daemon.answer_watch import AnswerWatch
 from lensd.daemon.inbox import Inbox, Message
 from lensd.daemon.ledger_faults import LedgerFaults
+from lensd.daemon.notifier import Notifier
 from lensd.daemon.parts import Parts
 from lensd.daemon.progress import ProgressObserver
 from lensd.daemon.repairs import Repairs
 from lensd.daemon.root_thread import RootThread, Services
 from lensd.daemon.stragglers import Stragglers
 from lensd.daemon.systemd_notify import Pulse
-from lensd.errors import EXIT_OK, StorageError
+from lensd.errors import EXIT_OK, DiskUnavailable, StorageError
+from lensd.jobs.gone_files import GoneFiles
 from lensd.store.ledger import Ledger
 from lensd.watcher.intake import Intake
 from lensd.watcher.root_monitor import RootMonitor
@@ -63,6 +66,7 @@ STOP_SECONDS = 8.0
 # From the `stop` of the thread of a root until it counts as a straggler.
 LEAVE_SECONDS = 2.0
 PATIENCE_SECONDS = 1.0
+NOTIFY_SECONDS = 5.0  # for the last message
 
 
 class App:
@@ -80,7 +84,7 @@ class App:
         observer: ProgressObserver | None = None,
         stragglers: Stragglers | None = None,
     ) -> None:
-        parts = self._parts = Parts(config, ledger, patient=patient)
+        parts = self._parts = Parts(config, ledger, patient=patient, observer=observer)
         self.config, self.ledger, self.log = config, ledger, parts.log
         self.archive, self.root_states = parts.archive, parts.root_states
         self.move_tracker = parts.move_tracker
@@ -88,6 +92,7 @@ class App:
         self._inbox = inbox
         self._stragglers = stragglers or Stragglers()
         self._exporter = parts.make_exporter()
+        self._notifier = Notifier(config.source) if config.notify.is_wanted else None
         if observer is not None:
             self.log.add(observer.logged)
         self.context = parts.make_context(observer)
@@ -154,6 +159,8 @@ class App:
         for thread in self._threads:
             thread.start()
         self._answer_watch.start()
+        if self._notifier is not None:
+            self._notifier.start()
 
     @property
     def has_started(self) -> bool:
@@ -183,6 +190,11 @@ class App:
             self._repairs.record_folder(watch, self.pulse.progress)
         if self._exporter is not None:
             self._exporter.start()
+
+    def find_deleted(self) -> None:
+        """For `once`: leave what a person deleted out of the totals."""
+        with suppress(DiskUnavailable):
+            GoneFiles(self.ledger, self.archive, self.log).look()
 
     def _prepare_in_job_thread(self) -> int:
         """All roots are closed as yet: each is repaired when it was found to be there."""
@@ -240,6 +252,8 @@ class App:
                 self._stragglers.add(thread, [thread.root])
         if self._exporter is not None:
             self._exporter.finish(STOP_SECONDS)
+        if self._notifier is not None:
+            self._notifier.finish(NOTIFY_SECONDS)
         if not self._stragglers.exist():  # which may still use it
             self._parts.claims.close()
         if self.archive.root not in self.root_states.hanging:

@@ -30,6 +30,7 @@ from lensd.daemon.control_messages import (
 from lensd.errors import EXIT_BUG, LensdError, LockedError, UsageError
 from lensd.logs.events import DaemonError
 from lensd.store.json_lines import encode
+from lensd.store.locks import holder
 from lensd.watcher.folder import Log
 
 NAME = "control.sock"
@@ -194,10 +195,11 @@ def _connect(folder: str) -> Iterator[socket.socket]:
                 ) from None
             except OSError:
                 if time.monotonic() > deadline:
+                    pid = holder(folder) or "unknown"
                     raise LockedError(
-                        f"another lensd uses the state folder {folder} and takes no requests: "
-                        "`lensd once` or another command runs, or the daemon hangs. Wait until it "
-                        "ends, or stop it"
+                        f"another lensd (process {pid}) uses the state folder {folder} and takes "
+                        "no requests: `lensd once` or another command runs, or the daemon hangs. "
+                        f"Wait until it ends, or stop it with `kill {pid}`"
                     ) from None
                 time.sleep(0.1)
             else:

@@ -62,12 +62,30 @@ class ResumeRequest(_Request, frozen=True, tag="resume"):
 
 
 class PruneRequest(_Request, frozen=True, tag="prune"):
-    """Delete originals older than `archive.keep_days`; with `dry_run` only report them."""
+    """Delete originals that the archive need not keep; with `dry_run` only report them.
+
+    With `paths` (absolute; files, folders, patterns) the originals of these files, however young.
+    With `deleted` the originals of files that were deleted.
+    """
 
     dry_run: bool = False
+    paths: tuple[str, ...] = ()
+    deleted: bool = False
 
 
-Request: TypeAlias = RestoreRequest | RetryRequest | PauseRequest | ResumeRequest | PruneRequest
+class OnceRequest(_Request, frozen=True, tag="once"):
+    """Process the files at or below the paths (absolute) that are there; no paths: all.
+
+    With `redo` also files again, from their originals.
+    """
+
+    paths: tuple[str, ...] = ()
+    redo: bool = False
+
+
+Request: TypeAlias = (
+    OnceRequest | RestoreRequest | RetryRequest | PauseRequest | ResumeRequest | PruneRequest
+)
 # These change files, so the thread that runs the jobs handles them, between two jobs.
 FileRequest = (RestoreRequest, PruneRequest)
 

@@ -23,6 +23,7 @@ from lensd.daemon.control_messages import Message as ToPerson
 from lensd.daemon.exclusive import locked_ledger, require_unclaimed
 from lensd.daemon.inbox import Inbox, Reload, Stop, listen
 from lensd.daemon.ledger_check import LedgerCheck
+from lensd.daemon.progress import ProgressObserver
 from lensd.daemon.requests import RequestHandler
 from lensd.daemon.stragglers import Stragglers
 from lensd.daemon.systemd_notify import notify, notify_reloading
@@ -42,17 +43,19 @@ from lensd.store.paths import is_below
 LAST_SECONDS = 20.0
 
 
-def run(config: Config) -> int:
+def run(config: Config, observer: ProgressObserver | None = None) -> int:
     """The daemon in the foreground, until SIGTERM or SIGINT. Returns the exit code."""
     began = time.monotonic()
     inbox, stragglers = listen(), Stragglers()
     signal.signal(signal.SIGHUP, lambda *_: inbox.reload())
-    with locked_ledger(config) as ledger:
+    observer = observer or ProgressObserver()
+    with locked_ledger(config, observer.stdout) as ledger, observer:
         following: Config | None = config
         while following is not None:  # SIGHUP gives the next configuration
-            daemon = Daemon(following, ledger, began, inbox, stragglers, _limit_exit)
+            daemon = Daemon(following, ledger, began, inbox, stragglers, _limit_exit, observer)
             following = daemon.run()
             began = time.monotonic()
+        observer.stopped(ledger.jobs.count_unfinished())
     if stragglers.exist():
         _exit_now(EXIT_OK)  # the interpreter's own end could wait for them
     return EXIT_OK
@@ -82,6 +85,7 @@ class Daemon:
         inbox: Inbox,
         stragglers: Stragglers | None = None,
         on_end: Callable[[int], None] = lambda _: None,
+        observer: ProgressObserver | None = None,
     ) -> None:
         self._config = config
         self._began = began
@@ -90,7 +94,10 @@ class Daemon:
         self._is_ready = False
         self._control: Server | None = None
         self._ledger_check = LedgerCheck(ledger)
-        self._app = App(config, ledger, inbox, patient=True, stragglers=stragglers)
+        self._app = App(
+            config, ledger, inbox, patient=True, observer=observer, stragglers=stragglers
+        )
+        self._stdout = observer.stdout if observer else None
         self._handler = RequestHandler(
             config,
             ledger,
@@ -99,6 +106,7 @@ class Daemon:
             self._app.move_tracker,
             self._app.look,
             self._app.context.stopping.is_set,
+            lambda: self._app.root_states.closed,
         )
 
     def run(self) -> Config | None:
@@ -142,7 +150,7 @@ class Daemon:
 
     def _report_ready(self) -> None:
         notify("READY=1")
-        log.emit(
+        self._app.log(
             DaemonReady(
                 watches=[w.name for w in self._config.watch],
                 queued=self._app.ledger.jobs.count_unfinished(),
@@ -162,7 +170,7 @@ class Daemon:
         except StorageError as fault:
             self._on_end(fault.exit_code)
             path, reason = self._config.state.path, DegradedReason.IO_ERROR
-            log.emit(DaemonDegraded(watch=None, path=path, reason=reason, message=str(fault)))
+            self._app.log(DaemonDegraded(watch=None, path=path, reason=reason, message=str(fault)))
             raise
 
     def _end_jobs(self) -> bool:
@@ -188,16 +196,16 @@ class Daemon:
         began = time.monotonic()
         try:
             found = load_in_time(self._config.source, self._load, lambda: self._inbox.has_stop)
-            log.configure(found.log.path, found.log.level, found.log.mode_bits)
+            log.configure(found.log.path, found.log.level, found.log.mode_bits, self._stdout)
         except LensdError as error:
             old = self._config.log
-            log.configure(old.path, old.level, old.mode_bits)
+            log.configure(old.path, old.level, old.mode_bits, self._stdout)
             details = getattr(error, "details", str(error))
             message = f"the old configuration stays in use; correct this, then reload: {details}"
-            log.emit(DaemonRefused(config=self._config.source, message=message))
+            self._app.log(DaemonRefused(config=self._config.source, message=message))
             notify("READY=1")
             return None
-        log.emit(DaemonReloaded(config=found.source))
+        self._app.log(DaemonReloaded(config=found.source))
         if found == self._config:
             if self._is_ready:
                 self._began = began

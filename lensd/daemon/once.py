@@ -34,24 +34,31 @@ def once(
         observer.begin(_queue_files(app, paths, redo=redo))
         app.job_thread.start()
         try:
-            stopped = _run_until_done(app)
+            stopped = _run_until_done(app, observer)
         finally:
             app.close()
+        if stopped is not None:
+            observer.stopped(app.intake.pending + ledger.jobs.count_unfinished())
     if stopped is not None:
         return 128 + stopped
     return EXIT_SOME_FAILED if is_incomplete or app.log.has_failures else EXIT_OK
 
 
 def _queue_files(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
-    """Take up the chosen files, whatever their outcome was before. Returns their bytes by path."""
+    """Take up the chosen files, whatever their outcome was before.
+
+    Returns the bytes of each file by path, with those of the jobs that an earlier run has left.
+    """
     app.intake.follow_moved_files()
+    app.find_deleted()
     there = app.config.model_copy(update={"watch": app.healthy()})
     chosen = select.choose(there, app.ledger, paths, redo=redo)
     app.ledger.jobs.release(chosen.released)
     for entry in chosen.again:
         app.ledger.jobs.redo(secrets.token_hex(8), entry)
     now = time.monotonic()
-    sizes = {entry.full_path: entry.bytes_in or 0 for entry in chosen.again}
+    sizes = {entry.full_path: entry.identity.size for entry in chosen.resumed}
+    sizes |= {entry.full_path: entry.bytes_in or 0 for entry in chosen.again}
     for file in chosen.files:
         path = os.path.join(file.watch.root, file.path)
         app.intake.notice(path, now)
@@ -59,7 +66,7 @@ def _queue_files(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
     return sizes
 
 
-def _run_until_done(app: App) -> int | None:
+def _run_until_done(app: App, observer: ProgressObserver) -> int | None:
     """Returns the number of the signal that ended it early, else None."""
     intake, deadline = app.intake, _deadline(app)
     while app.job_thread.error is None:
@@ -70,6 +77,9 @@ def _run_until_done(app: App) -> int | None:
             intake.reject_candidates()
         if not intake.pending and app.is_worked_off():
             return None
+        quiet_at = intake.quiet_at()
+        if quiet_at is not None and app.job_thread.idle.is_set():
+            observer.settling(intake.pending, max(0.0, quiet_at - now))
         message = app.next(intake.next_due() or math.inf)
         if isinstance(message, Stop):
             log.emit(DaemonStopping(signal=signal.Signals(message.number).name))

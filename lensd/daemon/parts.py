@@ -18,6 +18,7 @@ from lensd.daemon.root_thread import Watching
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
 from lensd.jobs.filesystems import Filesystems
+from lensd.jobs.gone_files import GoneFiles
 from lensd.jobs.prune import Pruner
 from lensd.jobs.rebuild_later import RebuildLater
 from lensd.logs.events import DaemonError
@@ -45,7 +46,14 @@ if TYPE_CHECKING:
 class Parts:
     """The table at the top of `app` names the owner of each. `patient`: for `run`."""
 
-    def __init__(self, config: Config, ledger: Ledger, *, patient: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        *,
+        patient: bool,
+        observer: ProgressObserver | None = None,
+    ) -> None:
         self.config = config
         self.ledger = ledger
         self.log = EventLog()
@@ -65,6 +73,7 @@ class Parts:
         self.claims = Claims()
         self._arrivals: SimpleQueue[Arrival] = SimpleQueue()
         self._patient = patient
+        self._observer = observer or ProgressObserver()
 
     def _report_damaged_row(self, row: int, error: ValueError) -> None:
         message = f"row {row} of the ledger is damaged, and lensd leaves it out; please report this"
@@ -81,7 +90,7 @@ class Parts:
             ledger,
             self.archive,
             self.move_tracker,
-            IntakeRecorder(folders, ledger, log, self._arrivals),
+            IntakeRecorder(folders, ledger, log, self._arrivals, self._observer.waiting),
             progress,
         )
         monitor = RootMonitor(
@@ -134,11 +143,12 @@ class Parts:
         )
 
     def _make_daily_pass(self) -> DailyPass:
-        days, quiet = self.config.archive.keep_days, self.config.settle.quiet_seconds
+        keep, quiet = self.config.archive.rules(), self.config.settle.quiet_seconds
         pruner = None
-        if days is not None:
-            pruner = Pruner(self.ledger, self.archive, self.log, days, quiet)
-        return DailyPass(pruner, self.ledger, self.log)
+        if keep.has_any:
+            pruner = Pruner(self.ledger, self.archive, self.log, keep, quiet)
+        gone = GoneFiles(self.ledger, self.archive, self.log)
+        return DailyPass(pruner, self.ledger, self.log, gone)
 
     def make_exporter(self) -> Exporter | None:
         """What writes the metrics; None without `metrics.textfile`."""

@@ -1,8 +1,9 @@
-"""How far a batch of files is, for a progress bar."""
+"""What lensd does now, for a person at a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 from lensd.logs.events import Event
 from lensd.logs.sinks import Sink
@@ -15,11 +16,27 @@ class ProgressObserver:
 
     stdout: Sink | None = None  # takes the place of stdout for the log
 
+    def __enter__(self) -> Self:
+        """The work begins; it ends with the block."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """The work has ended, or an exception ended it."""
+
     def begin(self, sizes: Mapping[str, int]) -> None:
         """The batch: the size in bytes of each file, by path."""
 
     def step(self, path: str, stage: str, done: int, of: int) -> None:
         """`done` of the `of` modules of a file have passed a stage."""
+
+    def settling(self, files: int, seconds: float) -> None:
+        """No job may begin: `files` files are quiet in about `seconds` seconds."""
+
+    def waiting(self, path: str, reason: str | None) -> None:
+        """Why a file is no job yet; None: it waits no longer."""
+
+    def stopped(self, left: int) -> None:
+        """A signal ended lensd, and `left` files are not processed yet."""
 
     def logged(self, event: Event) -> None:
         """The log has a new line; a JobEnd is the last of its file."""

@@ -6,8 +6,10 @@ The process that has the state folder's lock does it: the command itself, or the
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -15,6 +17,7 @@ from lensd.config.model import Config
 from lensd.daemon.control import Send
 from lensd.daemon.control_messages import (
     Message,
+    OnceRequest,
     PauseRequest,
     Progress,
     PruneRequest,
@@ -23,7 +26,7 @@ from lensd.daemon.control_messages import (
     ResumeRequest,
     RetryRequest,
 )
-from lensd.daemon.select import watch_of
+from lensd.daemon.select import choose, resolve_paths, watch_of
 from lensd.errors import (
     EXIT_OK,
     EXIT_SOME_FAILED,
@@ -35,6 +38,7 @@ from lensd.errors import (
 from lensd.jobs.daily_prune import observe_clock
 from lensd.jobs.originals import Original, OriginalFinder
 from lensd.jobs.prune import Pruned, Pruner
+from lensd.jobs.prune_choice import PruneChoice
 from lensd.jobs.restore import Restorer
 from lensd.logs.events import DaemonPaused, DaemonResumed
 from lensd.store.archive import Archive
@@ -61,10 +65,13 @@ class RequestHandler:
     move_tracker: MoveTracker
     look_at: Callable[[Iterable[str]], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
+    closed: Callable[[], Collection[str]] = frozenset  # the roots that may not be read now
 
     def handle(self, request: Request, send: Send) -> int:
         """Raises LensdError as the method for the request does."""
         match request:
+            case OnceRequest():
+                return self.once(request, send)
             case RestoreRequest():
                 return self.restore(request, send)
             case RetryRequest():
@@ -78,6 +85,22 @@ class RequestHandler:
             case _:
                 assert_never(request)
 
+    def once(self, request: OnceRequest, send: Send) -> int:
+        """Let the running daemon process the files that are there. Raises UsageError."""
+        there = self.config.model_copy(
+            update={"watch": tuple(w for w in self.config.watch if w.root not in self.closed())}
+        )
+        resolve_paths(self.config, request.paths)
+        chosen = choose(there, self.ledger, request.paths, redo=request.redo)
+        self.ledger.jobs.release(chosen.released)
+        for entry in chosen.again:
+            self.ledger.jobs.redo(secrets.token_hex(8), entry)
+        self.look_at(os.path.join(file.watch.root, file.path) for file in chosen.files)
+        count = len(chosen.files) + len(chosen.again)
+        queued = f"; {len(chosen.resumed):,} more are in its queue" if chosen.resumed else ""
+        send(Message(f"lensd takes {count:,} files{queued}; `lensd status` shows how far it is"))
+        return EXIT_OK
+
     def restore(self, request: RestoreRequest, send: Send) -> int:
         """Put originals back into the watched folders. Raises UsageError before any is put back."""
         restorer = Restorer(
@@ -87,7 +110,7 @@ class RequestHandler:
         with contextlib.suppress(FileError, OSError, Interrupted):  # the next start tries again
             restorer.finish_interrupted(roots.__contains__, self.stop)
         originals = self.find_originals(request)
-        code = EXIT_OK
+        restored: list[Original] = []
         for done, original in enumerate(originals, 1):
             path, method = original.full_path, None
             try:
@@ -99,12 +122,16 @@ class RequestHandler:
                 send(Message(f"lensd is stopping; {left} files are not restored: try again later"))
                 return EXIT_SOME_FAILED
             except (LensdError, OSError) as error:
-                say = f"error: {path}: {error}"
-                code = EXIT_SOME_FAILED
+                say = f"error: {error}" if path in str(error) else f"error: {path}: {error}"
             else:
+                restored.append(original)
                 say = f"restored {path} ({method} from {original.archive_path})"
             send(Progress(visible(say), path=path, done=done, of=len(originals), method=method))
-        return code
+        if len(originals) > 1:
+            left = len(originals) - len(restored)
+            say = f"restored {len(restored):,} files, {size(sum(o.bytes for o in restored))}"
+            send(Message(f"{say}; {left:,} files are not restored" if left else say))
+        return EXIT_OK if len(restored) == len(originals) else EXIT_SOME_FAILED
 
     def find_originals(self, request: RestoreRequest) -> list[Original]:
         """The originals that a request names, in the order of their restore. Raises UsageError."""
@@ -113,7 +140,12 @@ class RequestHandler:
         )
         if request.everything:
             return list(finder.find_all())
-        return [finder.find(path, request.version) for path in request.paths]
+        if request.version is not None:
+            return [finder.find(path, request.version) for path in request.paths]
+        found = [original for path in request.paths for original in finder.find_each(path)]
+        if len(found) == len(request.paths):
+            return found
+        return list({original.full_path: original for original in found}.values())
 
     def retry(self, request: RetryRequest, send: Send) -> int:
         """Make failed, quarantined and postponed files due now. Raises UsageError."""
@@ -159,18 +191,31 @@ class RequestHandler:
         return EXIT_OK
 
     def prune(self, request: PruneRequest, send: Send) -> int:
-        """Delete originals that are older than keep_days. Raises ConfigError without keep_days."""
-        days = self.config.archive.keep_days
-        if days is None:
+        """Delete the originals that a request names, or those that the archive does not keep.
+
+        Raises ConfigError if nothing says which, UsageError for a path without originals.
+        """
+        keep, quiet = self.config.archive.rules(), self.config.settle.quiet_seconds
+        if not (keep.has_any or request.paths or request.deleted):
             raise ConfigError(
-                "archive.keep_days is null, so lensd keeps every original; set it to a number of "
-                "days to delete older ones, e.g. keep_days: 90"
+                "archive.keep_days and archive.max_size are null, so lensd keeps every original. "
+                "Set one of them, e.g. keep_days: 90; or name the files whose originals may go; or "
+                "use `lensd prune --deleted` for the originals of files that you deleted"
             )
-        pruner = Pruner(self.ledger, self.archive, self.log, days, self.config.settle.quiet_seconds)
+        pruner = Pruner(self.ledger, self.archive, self.log, keep, quiet)
         if not request.dry_run:
             observe_clock(self.ledger, self.log)
+        if request.paths or request.deleted:
+            chooser = PruneChoice(self.ledger, self.move_tracker, self.closed())
+            chosen = chooser.choose(request.paths, deleted=request.deleted)
+            found = pruner.prune_chosen(
+                chosen, self.stop, dry_run=request.dry_run, deleted=request.deleted,
+                days=None if request.paths else keep.keep_days,
+            )  # fmt: skip
+        else:
+            found = pruner.prune(time.time(), self.stop, dry_run=request.dry_run)
         results = []
-        for result in pruner.prune(time.time(), self.stop, dry_run=request.dry_run):
+        for result in found:
             results.append(result)
             send(Message(visible(_describe(result, dry_run=request.dry_run))))
         deleted = [r for r in results if r.kept_because is None]

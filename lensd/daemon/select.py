@@ -30,19 +30,28 @@ class File:
 
 @dataclass(slots=True)
 class Choice:
-    """files: for the intake; released: rows of earlier outcomes; again: outputs to replace."""
+    """files: for the intake; released: rows of earlier outcomes; again: outputs to replace.
+
+    resumed: jobs of an earlier run, whatever the paths are: `once` completes them too.
+    """
 
     files: list[File] = field(default_factory=list)
     released: list[Entry] = field(default_factory=list)
     again: list[Entry] = field(default_factory=list)
+    resumed: list[Entry] = field(default_factory=list)
 
 
 def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo: bool) -> Choice:
     """Raises UsageError for a path that does not exist, or is in no watched folder."""
-    choice = Choice()
+    roots = {watch.root for watch in config.watch}
+    resumed = [e for e in ledger.jobs.unfinished() if e.root in roots] if ledger else []
+    choice = Choice(resumed=resumed)
+    queued = {(e.root, e.path) for e in resumed}
     outcomes = RELEASED + REDONE if redo else RELEASED
     for file in _find_files(config, resolve_paths(config, paths)):
         key = file.watch.root, file.path, file.identity
+        if key[:2] in queued and ledger and ledger.files.knows(*key):
+            continue
         entry = ledger.files.knows(*key) if ledger else None
         output = ledger.files.output(*key) if ledger and redo else None
         if output is not None and output.archive_path is not None:

@@ -1,10 +1,12 @@
-"""The daemon's own prune, once a day between two jobs; and its look at the clock."""
+"""The daemon's own prune, once a day between two jobs; its looks at the clock and for deletions."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lensd.errors import DiskUnavailable, FileError
+from lensd.jobs.gone_files import GoneFiles
 from lensd.jobs.prune import Pruner, Stop
 from lensd.logs.events import DaemonClock, DaemonPruned
 from lensd.store.ledger import Ledger
@@ -43,16 +45,22 @@ def observe_clock(ledger: Ledger, log: Log) -> None:
 class DailyPass:
     """Deletes originals that are older than keep_days; without a pruner it looks at the clock."""
 
-    def __init__(self, pruner: Pruner | None, ledger: Ledger, log: Log) -> None:
+    def __init__(
+        self, pruner: Pruner | None, ledger: Ledger, log: Log, gone: GoneFiles | None = None
+    ) -> None:
         self._pruner = pruner
         self._ledger = ledger
         self._log = log
+        self._gone = gone
         self._schedule = Schedule(read_clocks().uptime)
         self._has_finished_interrupted = False
 
     def run_if_due(self, stop: Stop) -> None:
         """Ends early when `stop()` is true, and is then still due. Raises StorageError."""
         observe_clock(self._ledger, self._log)
+        with suppress(DiskUnavailable):  # then it is still due
+            if self._gone is not None:
+                self._gone.look_if_due(stop)
         if self._pruner is None:
             return
         try:

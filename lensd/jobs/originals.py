@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from lensd.errors import UsageError
 from lensd.jobs.rebuild import rebuild
@@ -37,6 +38,11 @@ class Original:
     @property
     def full_path(self) -> str:
         return os.path.join(self.folder.root, self.relative)
+
+    @property
+    def bytes(self) -> int:
+        """0 if the ledger has no size."""
+        return (self.entry and self.entry.bytes_in) or 0
 
 
 class OriginalFinder:
@@ -70,6 +76,36 @@ class OriginalFinder:
             root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
             if root in roots and entry.archive_path is not None:
                 yield original_of_entry(self._archive, roots[root], path, entry)
+
+    def find_each(self, path: str) -> list[Original]:
+        """The original of a file, or those of a folder or of a pattern, as in the shell.
+
+        Raises UsageError if there is none.
+        """
+        resolved = resolve_path(path)
+        is_pattern = not os.path.lexists(resolved) and any(sign in path for sign in "*?[")
+        if not (is_pattern or os.path.isdir(resolved)):
+            try:
+                return [self.find(path)]
+            except UsageError:
+                if found := self._find_below(f"{resolved}/"):  # of a folder that was deleted
+                    return found
+                raise
+        found = self._find_below(resolved, is_pattern=is_pattern)
+        if not found:
+            raise UsageError(
+                f"the archive has no originals of {path}; `lensd restore --list` shows what it "
+                "has, and `lensd restore --all` restores all of it"
+            )
+        return found
+
+    def _find_below(self, path: str, *, is_pattern: bool = False) -> list[Original]:
+        """The originals at or below a path, or of a pattern whose * also stands for /."""
+        return [
+            o
+            for o in self.find_all()
+            if is_below(o.full_path, path) or (is_pattern and fnmatchcase(o.full_path, path))
+        ]
 
     def find(self, path: str, version: str | None = None) -> Original:
         """The original of a path in a watched folder; `version` is the start of its sha256.

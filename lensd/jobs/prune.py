@@ -1,21 +1,24 @@
-"""Deletes archived originals that are older than `archive.keep_days`. No other code deletes one.
+"""Deletes archived originals that may go. No other code deletes one.
 
 An original is deleted only after its published file was read again whole and is what the ledger
-says. Both are under a lease from before they are read until the original is unlinked. `rescued/`
-and files that the ledger does not know stay.
+says; or, where a person asks for that, while its file is deleted. Both are under a lease from
+before they are read until the original is unlinked. `rescued/` and files that the ledger does not
+know stay.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from msgspec import UNSET
 
+from lensd.config.document import KeepRules
 from lensd.errors import FileError
 from lensd.jobs import reread
 from lensd.jobs.archive_check import hold_archive
@@ -30,6 +33,7 @@ from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.notes import PruneInProgress
 from lensd.store.ledger.observed import DAY_SECONDS
 from lensd.watcher.folder import Log
+from lensd.watcher.presence import is_lost
 
 __all__ = ["Pruned", "Pruner", "Stop"]
 
@@ -47,6 +51,23 @@ class Pruned:
     kept_because: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """Why an original may go.
+
+    `days`: how old it must be; None: any age. `deleted`: its file must be gone instead of there.
+    `text`: the reason, for the ledger.
+    """
+
+    text: str
+    days: int | None = None
+    deleted: bool = False
+
+    def before(self, now: float) -> float:
+        """The wall time before which it must have been published."""
+        return math.inf if self.days is None else now - self.days * DAY_SECONDS
+
+
 class _KeepError(Exception):
     """An original is old enough and must not be deleted; the text says why."""
 
@@ -55,12 +76,12 @@ class Pruner:
     """For the process that has the state folder's lock; with `dry_run` for any process."""
 
     def __init__(
-        self, ledger: Ledger, archive: Archive, log: Log, keep_days: int, quiet_seconds: float
+        self, ledger: Ledger, archive: Archive, log: Log, keep: KeepRules, quiet_seconds: float
     ) -> None:
         self._ledger = ledger
         self._archive = archive
         self._log = log
-        self._keep_days = keep_days
+        self._keep = keep
         self._quiet_seconds = quiet_seconds
 
     def prune(self, now: float, stop: Stop, *, dry_run: bool = False) -> Iterator[Pruned]:
@@ -71,21 +92,65 @@ class Pruner:
         completed: the next call completes it.
         """
         with hold_archive(self._archive, self._ledger):
-            yield from self._prune(now, stop, dry_run=dry_run)
+            results = self._prune(self._due(now), now, stop, dry_run=dry_run)
+            gone = 0
+            for result in results:
+                gone += _bytes_gone(result) if dry_run else 0
+                yield result
+            yield from self._shrink(gone, now, stop, dry_run=dry_run)
 
-    def _prune(self, now: float, stop: Stop, *, dry_run: bool) -> Iterator[Pruned]:
+    def prune_chosen(
+        self, chosen: Sequence[Entry], stop: Stop, *, dry_run: bool, deleted: bool, days: int | None
+    ) -> Iterator[Pruned]:
+        """Delete the originals of rows that a person chose; otherwise as `prune`.
+
+        `days`: how old they must be; None: any age. With `deleted` their files must be gone.
+        """
+        text = "after `lensd prune --deleted`" if deleted else "after `lensd prune` with its path"
+        case = _Case(text, days, deleted=deleted)
+        with hold_archive(self._archive, self._ledger):
+            cases = ((row, case) for row in chosen)
+            yield from self._prune(cases, time.time(), stop, dry_run=dry_run)
+
+    def _due(self, now: float) -> Iterator[tuple[Entry, _Case]]:
+        """What is older than `keep_days`."""
+        if self._keep.keep_days is not None:
+            days = self._keep.keep_days
+            case = _Case(f"after archive.keep_days: {days}", days)
+            for row in self._ledger.originals.published_before(case.before(now)):
+                yield row, case
+
+    def _shrink(self, gone: int, now: float, stop: Stop, *, dry_run: bool) -> Iterator[Pruned]:
+        """Delete the oldest originals while all of them, less `gone`, exceed `max_size`."""
+        if self._keep.max_size is None or stop():
+            return
+        case = _Case("since the archive exceeded archive.max_size", days=1)
+        excess = self._ledger.files.totals().held_by_archive - gone - self._keep.max_size
+
+        def oldest() -> Iterator[tuple[Entry, _Case]]:
+            for row in self._ledger.originals.published_before(case.before(now)):
+                if excess <= 0:
+                    return
+                yield row, case
+
+        for result in self._prune(oldest(), now, stop, dry_run=dry_run):
+            excess -= _bytes_gone(result)
+            yield result
+
+    def _prune(
+        self, cases: Iterable[tuple[Entry, _Case]], now: float, stop: Stop, *, dry_run: bool
+    ) -> Iterator[Pruned]:
         if not dry_run:
             self.finish_interrupted()
-        before = now - self._keep_days * DAY_SECONDS
         seen = set()
-        for old in self._ledger.originals.published_before(before):
+        for old, case in cases:
             key = _key(old)
             if stop():
                 return
             if key not in seen:
                 seen.add(key)
                 try:
-                    result = self._prune_one(old, before, stop, dry_run=dry_run)
+                    result = self._prune_one(old, case, now, stop, dry_run=dry_run)
                 except Interrupted:
                     return
                 if result is not None:
@@ -103,31 +168,39 @@ class Pruner:
             self._ledger.state.prune_in_progress.clear()
         else:
             entry = self._ledger.jobs.get(job_id)
-            self._record_deletion(self._result(entry, paths), recovered=True)
+            self._record_deletion(
+                self._result(entry, paths), _Case("before a crash"), recovered=True
+            )
 
-    def _prune_one(self, old: Entry, before: float, stop: Stop, *, dry_run: bool) -> Pruned | None:
+    def _prune_one(
+        self, old: Entry, case: _Case, now: float, stop: Stop, *, dry_run: bool
+    ) -> Pruned | None:
+        before = case.before(now)
         rows = self._ledger.files.history(old.root, old.path)
         same = [r for r in rows if _key(r) == _key(old)]
         current = next((r for r in reversed(rows) if r.outcome == Outcome.COMPRESSED), None)
-        if not same or (current is not None and (current.published or before) >= before):
+        is_old = current is None or case.days is None or (current.published or before) < before
+        if not same or not is_old:
             return None  # the age of an older version counts from its replacement
         entry = same[-1]
         with ExitStack() as opened:
             try:
-                self._require_seen(old, current)
+                self._require_seen(old, current, case)
                 self._require_no_job(rows)
-                output = _hold_published(current, stop, opened)
+                require_unchanged, held = _hold_file(old, current, case, stop, opened)
                 copies = self._hold_copies(entry, stop, opened)
-                if not dry_run and any(held.lease is None for held in (output, *copies.values())):
+                if not dry_run and any(h.lease is None for h in (*held, *copies.values())):
                     reread.wait_quiet(self._quiet_seconds, stop)
             except (_KeepError, FileError, OSError) as why:
                 return self._result(entry, [], kept_because=str(why))
             if dry_run:
                 return self._result(entry, list(copies))
-            return self._delete(entry, copies, lambda: _require_unchanged(old, output))
+            return self._delete(entry, copies, require_unchanged, case)
 
-    def _require_seen(self, old: Entry, current: Entry | None) -> None:
+    def _require_seen(self, old: Entry, current: Entry | None, case: _Case) -> None:
         """The dates say that it is old enough: lensd must have seen that time pass, too."""
+        if case.days is None:
+            return
         observed = self._ledger.observed
         if (pause := observed.pause()) > 0:
             raise _KeepError(
@@ -136,13 +209,13 @@ class Pruner:
             )
         rows = [row for row in (old, current) if row is not None]
         seen = min(map(observed.age, rows))
-        if seen < self._keep_days * DAY_SECONDS:
+        if seen < case.days * DAY_SECONDS:
             raise _KeepError(
                 f"lensd has seen only {max(0.0, seen) / DAY_SECONDS:.1f} days pass since it was "
-                f"compressed (archive.keep_days: {self._keep_days}). The clock was wrong, or the "
+                f"compressed, and {case.days} are needed. The clock was wrong, or the "
                 "machine was off for long"
             )
-        grace = min(max(map(observed.grace, rows)), self._keep_days * DAY_SECONDS - observed.now())
+        grace = min(max(map(observed.grace, rows)), case.days * DAY_SECONDS - observed.now())
         if grace > 0:
             raise _KeepError(
                 "an older lensd compressed it, and the first days after an upgrade nothing of that "
@@ -157,7 +230,11 @@ class Pruner:
             raise _KeepError("a crash cut off a restore of this file; the next start completes it")
 
     def _delete(
-        self, entry: Entry, copies: dict[str, Held], require_unchanged: Callable[[], None]
+        self,
+        entry: Entry,
+        copies: dict[str, Held],
+        require_unchanged: Callable[[], None],
+        case: _Case,
     ) -> Pruned:
         """An original stays if the disk or the rights of the archive do not allow its deletion."""
         paths = list(copies)
@@ -174,7 +251,7 @@ class Pruner:
                 raise  # the note stays, so that `finish_interrupted` records the deletion
             self._ledger.state.prune_in_progress.clear()
             return self._result(entry, paths, kept_because=str(why))
-        self._record_deletion(result)
+        self._record_deletion(result, case)
         return result
 
     def _has_any(self, paths: Sequence[str]) -> bool:
@@ -212,13 +289,12 @@ class Pruner:
             kept_because=kept_because,
         )
 
-    def _record_deletion(self, result: Pruned, *, recovered: bool = False) -> None:
+    def _record_deletion(self, result: Pruned, case: _Case, *, recovered: bool = False) -> None:
         day = dt.datetime.fromtimestamp(time.time()).astimezone().date().isoformat()
         self._ledger.originals.record_pruned(result.job_id)
         self._ledger.jobs.update(
             result.job_id,
-            message=f"its original was deleted from the archive on {day}, after "
-            f"archive.keep_days: {self._keep_days}",
+            message=f"its original was deleted from the archive on {day}, {case.text}",
         )
         self._log(
             FilePruned(
@@ -238,6 +314,26 @@ def _key(entry: Entry) -> tuple[str | None, str | None]:
     return entry.archive_path, entry.sha256_in
 
 
+def _bytes_gone(result: Pruned) -> int:
+    return result.bytes if result.kept_because is None else 0
+
+
+def _hold_file(
+    old: Entry, current: Entry | None, case: _Case, stop: Stop, opened: ExitStack
+) -> tuple[Callable[[], None], Sequence[Held]]:
+    """What must still be so right before the unlink, and the published file if it must be there."""
+    if case.deleted:
+        _require_deleted(old)
+        return lambda: _require_deleted(old), ()
+    output = _hold_published(current, stop, opened)
+    return lambda: _require_unchanged(old, output), (output,)
+
+
+def _require_deleted(old: Entry) -> None:
+    if not is_lost(old):
+        raise _KeepError("its file is there again, or its folder is away")
+
+
 def _hold_published(current: Entry | None, stop: Stop, opened: ExitStack) -> Held:
     """The file under the name, which must be lensd's output, complete and undamaged."""
     if current is None:
@@ -248,7 +344,10 @@ def _hold_published(current: Entry | None, stop: Stop, opened: ExitStack) -> Hel
         opened.callback(os.close, folder_fd)
         output = opened.enter_context(reread.hold_at(folder_fd, name, current.full_path, stop))
     except FileNotFoundError:
-        raise _KeepError("the compressed file is not there") from None
+        raise _KeepError(
+            "the compressed file is not there; `lensd prune --deleted` is for originals of deleted "
+            "files"
+        ) from None
     reading = output.reading
     if reading.original is None:
         raise _KeepError("another file has the name: it is not lensd's output")

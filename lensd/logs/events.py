@@ -375,6 +375,15 @@ class FilePruned(FileEvent, frozen=True, kw_only=True, tag="file.pruned"):
     archive_path: Text
 
 
+class FileDeleted(FileEvent, frozen=True, kw_only=True, tag="file.deleted"):
+    """A person has deleted a compressed file, or an original in the archive."""
+
+    job_id: JobId
+    what: Literal["file", "original"]
+    bytes: Count
+    message: Message
+
+
 class FileMoved(FileEvent, frozen=True, kw_only=True, tag="file.moved"):
     """A known file has another path now; job, outcome and original follow it."""
 
@@ -437,6 +446,7 @@ AnyEvent = (
     | FileRestored
     | FileRescued
     | FilePruned
+    | FileDeleted
     | FileMoved
 )
 EVENTS: tuple[type[AnyEvent], ...] = get_args(AnyEvent)

@@ -132,15 +132,21 @@ class ReasonCount(Document):
     meaning: Annotated[str, Meta(description="empty: another version of lensd wrote the reason")]
 
 
-class Failure(Document):
-    """A failed or quarantined file."""
+class Unchanged(Document):
+    """A file that was not compressed."""
 
     path: Text
     watch: str
-    outcome: Annotated[str, Meta(pattern="^(failed|quarantined)$")]
+    outcome: OutcomeName
     when: Time
     reason: str | None
     message: Annotated[str | None, Meta(description="cause and remedy")]
+
+
+class Failure(Unchanged):
+    """A failed or quarantined file."""
+
+    outcome: Annotated[str, Meta(pattern="^(failed|quarantined)$")]
 
 
 class SlowJob(Document):
@@ -181,7 +187,10 @@ class Report(Document):
     ]
     delta_error: Annotated[Distribution | None, Meta(description="null: no error was measured")]
     reasons: list[ReasonCount]
-    failures: list[Failure]
+    failures: Annotated[list[Failure], Meta(description="the newest first")]
+    uncompressed: Annotated[
+        list[Unchanged], Meta(description="skipped and kept files, the newest first")
+    ]
     slowest: Annotated[list[SlowJob], Meta(max_length=10)]
     days: Annotated[list[Day], Meta(description="days without compressed files are left out")]
     hashes: Annotated[list[Hashes], Meta(description="of each compressed file")]
@@ -248,8 +257,10 @@ class Job(Document):
 
 
 class Problem(Job):
-    """A failed or quarantined file."""
+    """A file that was not compressed, in the version that was processed last."""
 
+    outcome: OutcomeName
+    when: Annotated[Epoch, Meta(description="when the job ended, in seconds since 1970")]
     reason: ReasonCode
     message: Message
 
@@ -270,32 +281,37 @@ class Schedule(Document):
     open: Annotated[bool, Meta(description="whether jobs start now")]
 
 
-class Totals(Document):
+class Totals(Document, kw_only=True):
     """The number of versions of files by outcome, and bytes."""
 
-    outcomes: dict[OutcomeName, Positive]
-    saved_in_folders: int
-    held_by_archive: Annotated[Count, Meta(description="bytes of originals")]
-    net: Annotated[int, Meta(description="saved_in_folders - held_by_archive")]
+    outcomes: dict[OutcomeName, Positive] = {}
+    saved_in_folders: int = 0
+    held_by_archive: Annotated[Count, Meta(description="bytes of originals")] = 0
+    net: Annotated[int, Meta(description="saved_in_folders - held_by_archive")] = 0
 
 
-class Status(Document):
+class Status(Document, kw_only=True):
     """The output of `lensd status --json`."""
 
     daemon: Annotated[Positive | None, Meta(description="process id; null: not running")]
     watch: list[WatchedFolder]
-    degraded: Annotated[list[Degraded], Meta(description="reported by the running daemon")]
-    running: list[Job]
-    queued: list[Job]
-    waiting: list[Waiting]
-    problems: list[Problem]
-    paused: Annotated[list[Text], Meta(description="paths, or `everything`")]
-    held: Annotated[str | None, Meta(description="the disk faults for which jobs wait")]
+    degraded: Annotated[list[Degraded], Meta(description="reported by the running daemon")] = []
+    running: list[Job] = []
+    queued: list[Job] = []
+    waiting: list[Waiting] = []
+    problems: Annotated[
+        list[Problem], Meta(description="failed and quarantined files, the newest first")
+    ] = []
+    uncompressed: Annotated[
+        list[Problem], Meta(description="skipped and kept files, the newest first")
+    ] = []
+    paused: Annotated[list[Text], Meta(description="paths, or `everything`")] = []
+    held: Annotated[str | None, Meta(description="the disk faults for which jobs wait")] = None
     schedule: Schedule | None
     totals: Totals
     filesystems: Annotated[
         list[Filesystem], Meta(description="of folders and archive, as the last start proved them")
-    ]
+    ] = []
     hashes: Annotated[list[Hashes] | UnsetType, Meta(description="only with --hashes")] = UNSET
 
 

@@ -22,10 +22,13 @@ def history(ledger: Ledger, state: str, *, drawn: bool = False) -> History:
     """All files of a ledger in the folder `state`; `drawn`: with the measures for charts."""
     kind = Drawn if drawn else Measures
     totals = ledger.files.totals()
+    gone = {job_id for job_id, what in ledger.gone.known() if what == "file"}
     return History(
         source=FromLedger(state=state),
         records=[
-            _record(e, kind) for e in ledger.files.with_outcome(*LISTED) if e.state == JobState.DONE
+            _record(e, kind)
+            for e in ledger.files.with_outcome(*LISTED)
+            if e.state == JobState.DONE and e.job_id not in gone
         ],
         others={outcome: n for outcome, n in totals.outcomes.items() if outcome not in LISTED},
         totals=ByteTotals(totals.saved_in_folders, totals.held_by_archive, totals.net),

@@ -30,29 +30,36 @@ from lensd.store.probe import Proof
 from lensd.text import printable
 
 
-def build_status(config: Config, ledger: Ledger, *, with_hashes: bool = False) -> Status:
-    """Works with and without a running daemon."""
-    daemon = holder(config.state.path)
-    jobs = list(ledger.jobs.unfinished())
+def build_status(config: Config, ledger: Ledger | None, *, with_hashes: bool = False) -> Status:
+    """Works with and without a running daemon; without a ledger, lensd has not run yet."""
     status = Status(
-        daemon=daemon,
+        daemon=holder(config.state.path),
         watch=[WatchedFolder(name=w.name, path=w.path, mode=w.settings.mode) for w in config.watch],
-        degraded=[] if daemon is None else _degraded(ledger),
-        running=[_job(e) for e in jobs if e.state != JobState.QUEUED],
-        queued=[_job(e) for e in jobs if e.state == JobState.QUEUED],
-        waiting=[_waiting(w) for w in ledger.state.waiting()],
-        problems=[
-            _problem(e) for e in ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED)
-        ],
-        paused=[printable(p) or "everything" for p in ledger.state.paused()],
-        held=ledger.state.disk_backoff.get(),
         schedule=_schedule(config),
-        totals=Totals(**asdict(ledger.files.totals())),
-        filesystems=list(map(_filesystem, ledger.state.filesystems.get() or ())),
+        totals=Totals(),
     )
+    if ledger is not None:
+        _fill(status, ledger)
     if with_hashes:
-        status.hashes = [hashes.of_entry(e) for e in ledger.files.with_outcome(Outcome.COMPRESSED)]
+        known = ledger.files.with_outcome(Outcome.COMPRESSED) if ledger else ()
+        status.hashes = [hashes.of_entry(e) for e in known]
     return status
+
+
+def _fill(status: Status, ledger: Ledger) -> None:
+    jobs, files, state = list(ledger.jobs.unfinished()), ledger.files, ledger.state
+    status.degraded = [] if status.daemon is None else _degraded(ledger)
+    status.running = [_job(e) for e in jobs if e.state != JobState.QUEUED]
+    status.queued = [_job(e) for e in jobs if e.state == JobState.QUEUED]
+    status.waiting = [_waiting(w) for w in state.waiting()]
+    failed = files.latest_with_outcome(Outcome.FAILED, Outcome.QUARANTINED)
+    status.problems = list(map(_problem, failed))
+    left = files.latest_with_outcome(Outcome.SKIPPED, Outcome.KEPT)
+    status.uncompressed = list(map(_problem, left))
+    status.paused = [printable(p) or "everything" for p in state.paused()]
+    status.held = state.disk_backoff.get()
+    status.totals = Totals(**asdict(files.totals()))
+    status.filesystems = list(map(_filesystem, state.filesystems.get() or ()))
 
 
 def _degraded(ledger: Ledger) -> list[Degraded]:
@@ -92,6 +99,8 @@ def _job(entry: Entry) -> Job:
 def _problem(entry: Entry) -> Problem:
     return Problem(
         **msgspec.structs.asdict(_job(entry)),
+        outcome=entry.outcome or "",
+        when=entry.updated,
         reason=entry.reason or "",
         message=entry.message or "",
     )

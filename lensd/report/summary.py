@@ -6,6 +6,7 @@ import datetime as dt
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from lensd.errors import Outcome, Reason
 from lensd.report import hashes
@@ -20,13 +21,17 @@ from lensd.report.documents import (
     Sizes,
     SlowJob,
     Span,
+    Unchanged,
 )
 from lensd.report.period import Period
 from lensd.report.record import ByteTotals, History, Record
 
+U = TypeVar("U", bound=Unchanged)
+
 SLOWEST = 10
 QUANTILES = (10, 50, 90, 99)  # percent
 _FAILED = (Outcome.FAILED, Outcome.QUARANTINED)
+_LEFT = (Outcome.SKIPPED, Outcome.KEPT)
 _MEANINGS: dict[str, str] = {reason: reason.text for reason in Reason}
 
 
@@ -56,7 +61,12 @@ def summarize(history: History, period: Period, now: dt.datetime, version: str) 
             [r.measures.delta_error for r in records if r.measures.delta_error is not None]
         ),
         reasons=list(_reasons(records)),
-        failures=list(_failures(records, zone)),
+        failures=[_unchanged(r, zone, Failure) for r in reversed(records) if r.outcome in _FAILED],
+        uncompressed=[
+            _unchanged(r, zone, Unchanged)
+            for r in reversed(list(_newest_of_each_path(records)))
+            if r.outcome in _LEFT
+        ],
         slowest=_slowest(records),
         days=list(_days(records, zone)),
         hashes=[_hashes(r) for r in records if r.is_output],
@@ -160,21 +170,29 @@ def _reasons(records: Iterable[Record]) -> Iterator[ReasonCount]:
         )
 
 
-def _failures(records: Iterable[Record], zone: dt.tzinfo | None) -> Iterator[Failure]:
-    for r in records:
-        if r.outcome in _FAILED:
-            yield Failure(
-                path=r.path,
-                watch=r.watch,
-                outcome=r.outcome,
-                when=local_time(r.when, zone),
-                reason=r.reason,
-                message=r.message,
-            )
+def _unchanged(record: Record, zone: dt.tzinfo | None, kind: type[U]) -> U:
+    return kind(
+        path=record.path,
+        watch=record.watch,
+        outcome=record.outcome,
+        when=local_time(record.when, zone),
+        reason=record.reason,
+        message=record.message,
+    )
+
+
+def _newest_of_each_path(records: Iterable[Record]) -> Iterable[Record]:
+    """The last job of each file, in the order in which these ended."""
+    newest: dict[str, Record] = {}
+    for record in records:
+        newest.pop(record.path, None)
+        newest[record.path] = record
+    return newest.values()
 
 
 def _slowest(records: Iterable[Record]) -> list[SlowJob]:
-    timed = [(r.worked, r) for r in records if r.worked is not None]
+    worked = (r for r in records if r.worked is not None)
+    timed = [(r.worked or 0.0, r) for r in _newest_of_each_path(worked)]
     timed.sort(key=lambda pair: -pair[0])
     return [
         SlowJob(path=r.path, seconds=round(worked, 3), bytes_in=r.measures.bytes_in)

@@ -43,8 +43,11 @@ class StateLock:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
             raise LockedError(
-                f"another lensd (process {holder}) uses the state folder {folder}; stop it "
-                "first, or give this one a `state.path` of its own"
+                f"another lensd (process {holder}) uses the state folder {folder}. `lensd status` "
+                "shows what it does; through a running daemon work `once`, `restore`, `retry`, "
+                "`prune`, `pause` and `resume`. To stop it: `systemctl stop lensd` if it is the "
+                f"service, else `kill {holder}`. To run beside it, this one needs a `state.path` "
+                "of its own"
             ) from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
@@ -105,8 +108,9 @@ class Claims:
             with suppress(OSError):
                 _lock(self._fd, fcntl.F_UNLCK, start, os.getpid())
             raise LockedError(
-                f"another lensd (process {holder}) watches the folder {folder}; stop it first, or "
-                "take the folder out of one of the two configurations"
+                f"another lensd (process {holder}) watches the folder {folder}: stop it "
+                f"(`systemctl stop lensd` if it is the service, else `kill {holder}`), or take the "
+                "folder out of one of the two configurations"
             )
 
     def _find_holder(self, start: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Render the drop-in for lensd.service from the configuration and the facts. No I/O."""
+"""Render the drop-ins of the two units from the configuration and the facts. No I/O."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from lensd.systemd.writable_paths import (
 from lensd.text import printable
 
 FOLDER = "/etc/systemd/system/lensd.service.d"
+NOTIFY_FOLDER = "/etc/systemd/system/lensd-notify.service.d"
 HOMES = ("/home", "/root", "/run/user")
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - no file is written there, paths are compared
 
@@ -50,10 +51,33 @@ def drop_in(config: Config, facts: Facts) -> str:
             *_render_program(config, facts),
             *_render_folders(paths, facts),
         ],
-        ["", *_render_hidden(config, paths, facts), *_render_device(config, facts)],
+        [
+            "",
+            *_render_hidden((*paths.all, config.source, *facts.program)),
+            *_render_device(config, facts),
+        ],
         ["", "[Install]", *_render_install(paths, facts)],
     )
     return "".join(f"{_to_one_line(line)}\n" for lines in sections for line in lines)
+
+
+def notify_drop_in(config: Config, facts: Facts) -> str:
+    """Return the text of `NOTIFY_FOLDER/lensd.conf`, for lensd-notify.service."""
+    user, state = choose_user(facts), ServicePaths.of(config).state_and_log[0]
+    words = (facts.python, "-m", "lensd", "notify", "-c", config.source)
+    lines = [
+        f"# Made by `lensd service --unit notify -c {shlex.quote(config.source)}`.",
+        "[Unit]",
+        f"RequiresMountsFor={path_value(state)}",
+        "[Service]",
+        f"User={user.user}",
+        *([f"Group={user.group}"] if user.group else []),
+        "ExecStart=",
+        f"ExecStart={' '.join(map(argument, words))}",
+        *([] if outermost(state, OWN_FOLDERS) else [f"ReadWritePaths={path_value(state)}"]),
+        *_render_hidden((state, config.source, *facts.program)),
+    ]
+    return "".join(f"{_to_one_line(line)}\n" for line in lines)
 
 
 def unreachable(facts: Facts) -> str | None:
@@ -160,8 +184,7 @@ def _render_folders(paths: ServicePaths, facts: Facts) -> Iterator[str]:
         yield "# archive beside the folder."
 
 
-def _render_hidden(config: Config, paths: ServicePaths, facts: Facts) -> Iterator[str]:
-    needed = (*paths.all, config.source, *facts.program)
+def _render_hidden(needed: Sequence[str]) -> Iterator[str]:
     in_home = _first_below(needed, HOMES)
     if in_home:
         yield f"# {in_home} is in a home folder. Homes are visible, but read-only except for the"

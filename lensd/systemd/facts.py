@@ -40,7 +40,6 @@ def probe(config: Config) -> Facts:
     owners = {watch.root: Counter(_find_owners(watch)) for watch in config.watch}
     pairs = set().union(*owners.values())
     own_paths = (config.archive.path, config.state.path)
-    program = (sys.executable, sys.base_prefix, os.path.dirname(lensd.__path__[0]))
     return Facts(
         mounts=tuple(mount.path for mount in read_mounts()),
         owners=owners,
@@ -48,10 +47,19 @@ def probe(config: Config) -> Facts:
         groups={gid: _group_name(gid) for _, gid in pairs},
         missing=frozenset(path for path in own_paths if not os.path.lexists(path)),
         python=sys.executable,
-        program=program,
+        program=_program_paths(),
         nvidia=os.path.exists("/dev/nvidiactl"),
-        private_folder=next((f for path in program for f in _find_private_folders(path)), None),
+        private_folder=find_private_folder(),
     )
+
+
+def find_private_folder() -> tuple[str, str] | None:
+    """Return a folder above the program that only its owner may enter, and the owner's name."""
+    return next((f for path in _program_paths() for f in _find_private_folders(path)), None)
+
+
+def _program_paths() -> tuple[str, ...]:
+    return sys.executable, sys.base_prefix, os.path.dirname(lensd.__path__[0])
 
 
 def _find_owners(watch: Watch) -> Iterator[Owner]:

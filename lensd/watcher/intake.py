@@ -78,6 +78,11 @@ class Intake:
         due = self._settler.next_due()
         return None if due is None else self._clock.reading(due)
 
+    def quiet_at(self) -> float | None:
+        """When all candidates have settled that settle by time alone; None without any."""
+        at = self._settler.quiet_at()
+        return None if at is None else self._clock.reading(at)
+
     def exclude(self, roots: frozenset[str]) -> None:
         """Forget the candidates in these roots, which are degraded, and take no new ones."""
         self._excluded = roots
@@ -157,6 +162,7 @@ class Intake:
         for key in list(self._settler.keys()):
             reason = self._drop(key).waiting or "still changing"
             message = f"{reason}; run lensd again when the file is complete"
+            self._recorder.record_waiting(key, reason)  # `lensd status` names it
             self._recorder.report_refusal(key, Skipped("not_whole_yet", message))
 
     def _look(self, key: Key, now: float) -> bool:

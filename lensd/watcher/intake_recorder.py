@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Unpack
@@ -26,7 +26,10 @@ class Arrival:
 
 
 class IntakeRecorder:
-    """`arrivals` gets a message for each new job, before the ledger has the job."""
+    """`arrivals` gets a message for each new job, before the ledger has the job.
+
+    `waiting(path, reason)` hears why a file is no job yet, and None when it waits no longer.
+    """
 
     def __init__(
         self,
@@ -34,11 +37,13 @@ class IntakeRecorder:
         ledger: Ledger,
         log: Log,
         arrivals: SimpleQueue[Arrival],
+        waiting: Callable[[str, str | None], None] = lambda *_: None,
     ) -> None:
         self._names = {f.root: f.name for f in folders}
         self._ledger = ledger
         self._log = log
         self._arrivals = arrivals
+        self._waiting = waiting
 
     def report_detected(self, key: Key, identity: Identity) -> None:
         """Log that a path is new."""
@@ -48,6 +53,7 @@ class IntakeRecorder:
     def record_waiting(self, key: Key, reason: str | None) -> None:
         """Note for `lensd status` why a file is no job yet; None: it waits no longer."""
         self._ledger.state.set_waiting(*key, self._names[key.root], reason)
+        self._waiting(os.path.join(*key), reason)
 
     def enqueue(self, key: Key, identity: Identity, *, first_seen: float, wait: float) -> None:
         """Make a job of a settled file, `wait` seconds after the intake first saw it."""

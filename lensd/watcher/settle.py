@@ -134,6 +134,18 @@ class Settler:
         """Whether a candidate may settle without a change: undecided, or only unproven."""
         return any(c.waiting is None or c.unproven for c in self._candidates.values())
 
+    def quiet_at(self) -> float | None:
+        """When all candidates have settled that settle by time alone; None without any."""
+        return max(
+            (
+                max(c.changed, c.busy)
+                + (self.unproven_seconds if c.unproven else self.quiet_seconds)
+                for c in self._candidates.values()
+                if c.waiting is None or c.unproven
+            ),
+            default=None,
+        )
+
     def drop(self, key: Key) -> Candidate:
         """The path is settled, or gone, or known to the ledger."""
         return self._candidates.pop(key)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -167,3 +168,15 @@ def test_several_files_each_have_an_outcome(lensd: Run, lora: SmallFile) -> None
     assert [d["path"] for d in found] == [f"{n}.safetensors" for n in ("bad", "page", "style")]
     outputs = sorted(n for n in os.listdir(folder) if "lensd" in n)
     assert outputs == ["style.lensd.safetensors"]
+
+
+def test_a_file_without_lora_ends_it_with_1(lensd: Run, tmp_path: Path) -> None:
+    """No output was written. The remedy does not speak of a watched folder, since there is none."""
+    (tmp_path / "page.safetensors").write_text("<html></html>")
+    save_file({"weight": torch.ones(4, 4)}, tmp_path / "other.safetensors")
+    for name in ("page", "other"):
+        done = lensd("compress", f"{name}.safetensors")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"lensd: skipped: {name}.safetensors: ")
+        assert "watched folder" not in done.stderr
+        assert not done.stderr.rstrip().endswith((":", ",", ";"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,11 +80,15 @@ def server(tmp_path: Path) -> HomeServer:
     return server
 
 
-def _prune(server: HomeServer) -> tuple[list[Line], str]:
+def _prune(server: HomeServer, *arguments: str | Path) -> tuple[list[Line], str]:
     """The lines of its log, each valid, and what it said."""
-    done = server.lensd("prune")
-    assert done.returncode == 0, done.stderr
-    return [parse_line(text) for text in done.stdout.splitlines()], done.stderr
+    before, log = server.config.read_text(), server.top / "prune.log"
+    server.config.write_text(json.dumps(json.loads(before) | {"log": {"path": str(log)}}))
+    log.unlink(missing_ok=True)
+    done = server.lensd("prune", *arguments)
+    server.config.write_text(before)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    return [parse_line(text) for text in log.read_text().splitlines()], done.stderr
 
 
 def test_one_old_original_goes_and_nothing_else_changes(pruned: Pruned) -> None:
@@ -209,3 +215,134 @@ def test_a_redone_file_ages_anew(server: HomeServer) -> None:
     age(server, path, 31)
     assert [str(path)] == [line["path"] for line in _prune(server)[0]]
     assert not server.archived(path).exists()
+
+
+class Named:
+    """A home server without `keep_days`: files that were compressed just now."""
+
+    def __init__(self, server: HomeServer) -> None:
+        self.server = server
+        names = ("one", "two", "rotten", "deleted", "copied", "sub/moved", "away/gone", "sub/kept")
+        self.path = {name: server.loras / f"{name}.safetensors" for name in names}
+        for seed, path in enumerate(self.path.values()):
+            server.drop(str(path.relative_to(server.loras)), seed=seed)
+        server.once()
+
+    def has_original(self, name: str) -> bool:
+        return self.server.archived(self.path[name]).exists()
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Named:
+    return Named(HomeServer(tmp_path))
+
+
+def test_a_named_original_goes_however_young_it_is(named: Named) -> None:
+    """Only that one, if its output is there and undamaged; a pattern names several."""
+    server, path = named.server, named.path
+    _rot(path["rotten"])
+    dry = server.lensd("prune", "--dry-run", path["one"])
+    assert f"would delete: {path['one']}" in dry.stdout
+    [line], _ = _prune(server, path["one"])
+    assert (line["event"], line["path"]) == ("file.pruned", str(path["one"]))
+    assert [name for name in path if not named.has_original(name)] == ["one"]
+    lines, said = _prune(server, path["rotten"], server.loras / "tw*")
+    assert [line["path"] for line in lines] == [str(path["two"])]
+    assert f"stays: {path['rotten']}" in said
+    assert named.has_original("rotten")
+    done = server.lensd("prune", server.loras / "nothing*")
+    assert (done.returncode, "has no originals of" in done.stderr) == (2, True)
+
+
+def test_originals_of_deleted_files(named: Named) -> None:
+    """A file that was moved or has a copy keeps its original, and so does one that is there."""
+    server, path = named.server, named.path
+    shutil.copyfile(path["copied"], server.loras / "copy.safetensors")
+    server.once()  # records the copy
+    path["copied"].unlink()
+    path["deleted"].unlink()
+    path["sub/moved"].rename(server.loras / "elsewhere.safetensors")
+    shutil.rmtree(path["away/gone"].parent)
+    dry = server.lensd("prune", "--deleted", "--dry-run").stdout.splitlines()
+    would = [line.split()[2] for line in dry if line.startswith("would delete: ")]
+    assert set(would) == {str(path["deleted"]), str(path["away/gone"])}
+    lines, _ = _prune(server, "--deleted")
+    assert [line["path"] for line in lines] == would
+    gone = [name for name in path if not named.has_original(name)]
+    assert gone == ["deleted", "away/gone"]
+    assert server.lensd("restore", server.loras / "elsewhere.safetensors").returncode == 0
+
+
+@pytest.mark.slow
+def test_what_was_deleted_by_hand_leaves_the_totals(named: Named) -> None:
+    """A file and an original of another one, with a line each; they count again when they are back.
+
+    The original of the deleted file is still held, and can be restored.
+    """
+    server, path = named.server, named.path
+    before = server.status()["totals"]
+    output, original = path["deleted"], server.archived(path["one"])
+    kept = [shutil.copy2(p, server.elsewhere / f"{n}") for n, p in enumerate((output, original))]
+    sizes = output.stat().st_size, original.stat().st_size
+    saved = server.archived(output).stat().st_size - sizes[0]
+    output.unlink()
+    original.unlink()
+    lines = [line for line in server.once() if line["event"] == "file.deleted"]
+    assert {(line["path"], line["what"], line["bytes"]) for line in lines} == {
+        (str(output), "file", sizes[0]),
+        (str(path["one"]), "original", sizes[1]),
+    }
+    totals = server.status()["totals"]
+    assert totals["outcomes"]["compressed"] == before["outcomes"]["compressed"] - 1
+    assert totals["saved_in_folders"] == before["saved_in_folders"] - saved
+    assert totals["held_by_archive"] == before["held_by_archive"] - sizes[1]
+    assert not [line for line in server.once() if line["event"] == "file.deleted"]
+    for copy, place in zip(kept, (output, original), strict=True):
+        shutil.move(copy, place)
+    server.once()
+    after = server.status()["totals"]
+    assert all(after[name] == before[name] for name in ("saved_in_folders", "held_by_archive"))
+    assert after["outcomes"]["compressed"] == before["outcomes"]["compressed"]
+
+
+@pytest.mark.slow
+def test_no_original_goes_while_its_folder_is_away(named: Named) -> None:
+    """An empty folder is that of a disk that is not mounted."""
+    server = named.server
+    for name in named.path:
+        named.path[name].rename(server.elsewhere / Path(name).name)
+    for folder in (server.loras / "sub", server.loras / "away"):
+        folder.rmdir()
+    assert [] == _prune(server, "--deleted")[0]
+    assert all(map(named.has_original, named.path))
+
+
+@pytest.mark.slow
+def test_deleted_files_keep_their_originals_for_keep_days(named: Named) -> None:
+    """Unless the path is named."""
+    server, path = named.server, named.path["deleted"]
+    server.configure(keep_days=30)
+    path.unlink()
+    lines, said = _prune(server, "--deleted")
+    assert lines == []
+    assert "0 originals deleted" in said
+    [line], _ = _prune(server, "--deleted", path)
+    assert line["path"] == str(path)
+
+
+@pytest.mark.slow
+def test_the_oldest_originals_go_beyond_max_size(named: Named) -> None:
+    """As many as it needs, and none of the last day."""
+    server, path = named.server, named.path
+    size = server.archived(path["one"]).stat().st_size
+    server.configure(max_size=f"{int(size * 6.5)}B")
+    assert [] == _prune(server)[0]
+    for days, name in enumerate(("two", "rotten", "one"), 2):
+        age(server, path[name], days)
+    dry = server.lensd("prune", "--dry-run").stdout
+    assert dry.count("would delete: ") == 2
+    lines, _ = _prune(server)
+    assert [line["path"] for line in lines] == [str(path["one"]), str(path["rotten"])]
+    assert server.status()["totals"]["held_by_archive"] <= 6.5 * size
+    done = server.lensd("restore", path["one"])
+    assert "since the archive exceeded archive.max_size" in done.stderr

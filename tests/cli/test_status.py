@@ -113,12 +113,39 @@ def _data_sha256(path: Path) -> str:
 
 
 def test_before_the_first_run(tmp_path: Path) -> None:
-    """Without a ledger: exit code 5 with a remedy; no ledger is created."""
+    """It says that lensd has not run yet, with code 0; the document is valid."""
     fresh = HomeServer(tmp_path)
     done = fresh.lensd("status")
-    assert (done.returncode, done.stdout) == (5, "")
-    assert "lensd has not run with this configuration" in done.stderr
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "daemon: not running")
+    assert "lensd has not run with this configuration yet" in done.stderr
+    assert fresh.status()["totals"]["outcomes"] == {}
     assert not fresh.state.exists()
+
+
+def test_files_that_were_not_compressed_have_names(server: HomeServer) -> None:
+    """The skipped one with its reason and remedy, in a pipe, in --json, and in `report`."""
+    page = f"{server.loras}/page.safetensors"
+    [left] = server.status()["uncompressed"]
+    assert (left["path"], left["outcome"], left["reason"]) == (page, "skipped", "not_safetensors")
+    assert f"not compressed: {page}: skipped (not_safetensors): the file looks like" in (
+        server.lensd("status").stdout
+    )
+    [told] = json.loads(server.lensd("report", "--json").stdout)["uncompressed"]
+    assert (told["path"], told["message"]) == (page, left["message"])
+    assert f"{page}: not_safetensors\n" in server.lensd("report").stdout
+
+
+@pytest.mark.slow
+def test_only_the_present_version_of_a_file_is_listed(tmp_path: Path) -> None:
+    """A file that failed and was then replaced by a good one is no problem any more."""
+    server = HomeServer(tmp_path)
+    path = server.drop("style.safetensors", seed=1).path
+    path.write_bytes(path.read_bytes()[:-2] + b"\xff\x7f")
+    server.once(code=1)
+    assert [p["path"] for p in server.status()["problems"]] == [str(path)]
+    server.drop("style.safetensors", seed=1)
+    server.once()
+    assert server.status()["problems"] == []
 
 
 @pytest.mark.slow

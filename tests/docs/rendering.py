@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from bench import pictures_tables, tables
 from lensd.cli import COMMANDS, main
 from lensd.config.document import Document, Settings, WatchEntry
+from lensd.config.installations import PROGRAMS as INSTALLATIONS
 from lensd.config.messages import section_at
 from lensd.daemon import app
 from lensd.errors import DegradedReason, Outcome, Reason
@@ -28,6 +29,7 @@ from lensd.logs.schema import log_schema
 from lensd.lora.layout import NAMINGS, OTHER_ADAPTERS
 from lensd.lora.portability import ENCODINGS, PROGRAMS, READS, cell
 from lensd.metrics.exposition import Family
+from tests.docs.man_page import man_page
 from tests.faults import results
 from tests.support import prometheus
 
@@ -36,6 +38,7 @@ PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGEL
 PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
 PART = re.compile(r"(<!-- from the code: ([a-z ]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
+MAN_PAGE = REPOSITORY / "lensd/cli/lensd.1"
 LOG_SCHEMA = REPOSITORY / "lensd/logs/events.schema.json"
 # Events that share fields: how the table calls them, and the pattern of their names.
 SHARED_FIELDS = {
@@ -191,6 +194,16 @@ def evidence() -> Iterator[str]:
         yield f"| `{program}` | {known} | {' | '.join(map(str, counts))} |"
 
 
+def installations() -> Iterator[str]:
+    """How `lensd init` recognizes a program, and where its LoRAs are."""
+    yield "| program | its folder contains | LoRAs are in | `targets` |"
+    yield "|---|---|---|---|"
+    for layout in INSTALLATIONS:
+        marks, loras = (", ".join(f"`{n}`" for n in t) for t in (layout.marks, layout.loras))
+        target = f"`{layout.target}`" if layout.target else "those of its packages"
+        yield f"| {layout.program} | {marks} | {loras} | {target} |"
+
+
 def namings() -> Iterator[str]:
     yield "| naming | down | up | alpha |"
     yield "|---|---|---|---|"
@@ -226,6 +239,7 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "evidence": evidence,
     "failed": partial(reasons, Outcome.FAILED),
     "faults": results.table,
+    "installations": installations,
     "kept": partial(reasons, Outcome.KEPT),
     "metrics": metrics,
     "models": tables.models,
@@ -260,5 +274,6 @@ def _cell(text: str | None) -> str:
 
 if __name__ == "__main__":
     LOG_SCHEMA.write_text(log_schema_text(), encoding="utf-8")
+    MAN_PAGE.write_text(man_page(), encoding="utf-8")
     for page in PAGES:
         page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -30,7 +30,7 @@ RUN = {
         for heading, test in {
             "As a service, in five lines": "packaging/test_service_life",
             "Other ways to install": "packaging/test_installing",
-            "Shell completion": "docs/test_operations",
+            "Shell completion and man page": "docs/test_operations",
             "Getting originals back": "docs/test_operations",
             "Checking that all is well": "docs/test_operations",
             "Deleting old originals": "docs/test_operations",
@@ -51,8 +51,10 @@ NOT_RUN = {
     "docker compose up -d": "the same; that test starts what they make as compose.yaml says",
     "docker compose exec lensd lensd status": "the same; that test runs it in there",
 }
-# In sentences these are names: one wants paths, the other goes on until it is told to end.
-NAMES = {"lensd restore", "lensd run"}
+# In sentences these are names: they want paths or answers, or go on until a signal ends them.
+NAMES = {"lensd init", "lensd notify", "lensd restore", "lensd run"}
+# These need a recipient in the configuration.
+NAMES |= {"lensd notify --now", "lensd notify --test"}
 
 
 class Block(NamedTuple):

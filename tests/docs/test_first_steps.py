@@ -71,10 +71,10 @@ def test_the_two_commands(home_server: Path) -> None:
     assert '"daemon.stopping"' in (home_server / "lensd.log").read_text()
 
 
-def test_six_questions_have_an_answer_and_a_link() -> None:
+def test_seven_questions_have_an_answer_and_a_link() -> None:
     """The table is above the first heading."""
     rows = [line for line in TOP.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 6
+    assert len(rows) == 7
     for row in rows:
         question, answer, more = (cell.strip() for cell in row.strip("|").split("|"))
         assert question.endswith("?")

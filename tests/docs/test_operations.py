@@ -94,7 +94,7 @@ def test_checking(server: Server) -> None:
 
 def test_shell_completion(tmp_path: Path, home: Path) -> None:
     """The script lies where bash looks, and bash can read it."""
-    shell.output(shell.scripts(PAGE, "Shell completion")[0], tmp_path)
+    shell.output(shell.scripts(PAGE, "Shell completion and man page")[0], tmp_path)
     script = home / ".local/share/bash-completion/completions/lensd"
     assert "lensd" in script.read_text()
     shell.output(f"bash -n {script}", tmp_path)

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from lensd import __version__
+from lensd.config.document import KeepRules
 from lensd.jobs.daily_prune import DailyPass, Schedule
 from lensd.jobs.prune import Pruner
 from lensd.store.archive import Archive
@@ -70,7 +71,7 @@ def ledger(server: HomeServer) -> Iterator[Ledger]:
 
 def _pruner(server: HomeServer, ledger: Ledger, events: Events) -> Pruner:
     archive = Archive(os.path.realpath(server.archive))
-    return Pruner(ledger, archive, _record_in(events), 30, 0.1)
+    return Pruner(ledger, archive, _record_in(events), KeepRules(30), 0.1)
 
 
 def _daily_pass(server: HomeServer, ledger: Ledger, events: Events) -> DailyPass:

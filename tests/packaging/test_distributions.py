@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tarfile
@@ -33,14 +34,22 @@ def test_the_sdist_has_every_file_of_the_tree(built: Built) -> None:
 def test_the_wheel_has_every_file_of_the_package_and_no_other(built: Built) -> None:
     """Data files and py.typed too: whatever lies in lensd/ and is no bytecode."""
     with zipfile.ZipFile(built.wheel) as archive:
-        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+        names = archive.namelist()
+    data = {name.partition(".data/")[2] for name in names if ".data/" in name}
+    assert data == {"data/share/man/man1/lensd.1"}
+    packed = {name for name in names if not re.search(r"\.(dist-info|data)/", name)}
     ours = {
         str(path.relative_to(REPOSITORY))
         for path in (REPOSITORY / "lensd").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
+    units = {
+        f"lensd/systemd/units/{path.relative_to(REPOSITORY / 'systemd')}"
+        for path in (REPOSITORY / "systemd").rglob("*")
+        if path.is_file()
+    }
     assert {"lensd/py.typed", "lensd/logs/events.schema.json"} <= ours
-    assert ours == packed
+    assert ours | units == packed
 
 
 def test_the_wheel_says_what_it_is(built: Built) -> None:

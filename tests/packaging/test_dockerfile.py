@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.docs import markdown
 from tests.packaging import dockerfile
 from tests.packaging.building import REPOSITORY
 from tests.packaging.image import Image, needs_namespaces
@@ -97,11 +96,8 @@ def test_no_host_of_a_registry_is_named() -> None:
 
 def test_the_compose_example_fits_the_image() -> None:
     """It fills the image's volumes, and gives the container no more than the test below does."""
-    page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
-    found = markdown.blocks(markdown.section(page, "In a container"))
-    service = yaml.safe_load(next(b.text for b in found if b.language == "yaml"))["services"][
-        "lensd"
-    ]
+    services = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    service = services["lensd"]
     targets = [volume.split(":")[1] for volume in service["volumes"]]
     assert {*dockerfile.value(STAGES["final"], "VOLUME").words, "/etc/lensd/config.yaml"} == {
         *targets
@@ -109,6 +105,19 @@ def test_the_compose_example_fits_the_image() -> None:
     assert (service["network_mode"], service["read_only"]) == ("none", True)
     assert service["cap_drop"] == ["ALL"]
     assert not service["user"].startswith("0")
+    assert service["healthcheck"]["test"] == ["CMD", "lensd", "check"]
+    declared = {i.text.partition("=")[0] for i in INSTRUCTIONS if i.word == "ARG"}
+    assert set(service["build"]["args"]) <= declared
+
+
+def test_the_service_for_messages_differs_by_its_network_alone() -> None:
+    """It sees configuration and state, but neither LoRAs nor archive, and starts only if asked."""
+    services = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    daemon, notify = services["lensd"], services["notify"]
+    differing = {key for key in notify if notify[key] != daemon.get(key)}
+    assert differing == {"profiles", "command", "volumes", "network_mode", "healthcheck"}
+    assert set(notify["volumes"]) < set(daemon["volumes"])
+    assert not any(":/srv" in volume for volume in notify["volumes"])
 
 
 @pytest.mark.slow

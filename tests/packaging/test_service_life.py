@@ -52,7 +52,7 @@ class Machine:
         """Run the first block below a heading, as root; what it prints."""
         python = os.path.dirname(os.path.realpath(sys.executable))
         settings = (
-            f"export PATH=/opt/lensd/bin:{python}:$PATH PIP_CONFIG_FILE=/dev/null PIP_NO_INDEX=1 "
+            f"export PATH={python}:$PATH PIP_CONFIG_FILE=/dev/null PIP_NO_INDEX=1 "
             f"PIP_FIND_LINKS={WHEELS}; cd {TREE}\n"
         )
         done = self._booted.run(

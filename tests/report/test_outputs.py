@@ -55,6 +55,7 @@ MEASURES = {
     "path": "a.safetensors",
 }
 # Documents with all fields, also the optional ones.
+PROBLEM = {"outcome": "failed", "when": 1.5, "reason": "io_error", "message": "x"}
 FILESYSTEM = {
     "point": "/l",
     "kind": "fuse.mergerfs",
@@ -82,7 +83,8 @@ COMPLETE: dict[str, dict[str, Any]] = {
         "running": [JOB],
         "queued": [JOB],
         "waiting": [{"path": "/l/b", "watch": "l", "reason": "x", "since": 1.5}],
-        "problems": [{**JOB, "reason": "io_error", "message": "x"}],
+        "problems": [{**JOB, **PROBLEM}],
+        "uncompressed": [{**JOB, **PROBLEM}],
         "paused": ["everything"],
         "held": "/l: x",
         "schedule": {"window": "01:00-07:00", "open": False},
@@ -140,6 +142,16 @@ COMPLETE: dict[str, dict[str, Any]] = {
                 "path": "/l/a",
                 "watch": "l",
                 "outcome": "failed",
+                "when": TIME,
+                "reason": None,
+                "message": None,
+            }
+        ],
+        "uncompressed": [
+            {
+                "path": "/l/a",
+                "watch": "l",
+                "outcome": "kept",
                 "when": TIME,
                 "reason": None,
                 "message": None,

@@ -64,6 +64,11 @@ def test_the_numbers_are_those_of_the_records(found: list[Record], since: float)
         low, high = statistics.median_low(errors), statistics.median_high(errors)
         assert low - 1e-6 <= quantiles.p50 <= high + 1e-6
     assert len(document.failures) == sum(r.outcome == "failed" for r in inside)
+    slow = [job.path for job in document.slowest]
+    assert sorted(slow) == sorted({r.path for r in inside})
+    times = [f.when for f in document.failures]
+    assert times == sorted(times, reverse=True)
+    assert len({f.path for f in document.uncompressed}) == len(document.uncompressed)
 
 
 def test_an_original_is_counted_once() -> None:

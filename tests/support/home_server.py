@@ -68,6 +68,7 @@ class HomeServer:
         settle: Mapping[str, Any] | None = None,
         archive: Path | None = None,
         keep_days: int | None = None,
+        max_size: str | None = None,
         metrics: Mapping[str, Any] | None = None,
         log: Mapping[str, Any] | None = None,
     ) -> None:
@@ -75,7 +76,11 @@ class HomeServer:
         document = {
             "watch": [{"path": str(self.loras)}] if watch is None else list(watch),
             "defaults": defaults or {},
-            "archive": {"path": str(archive or self.archive), "keep_days": keep_days},
+            "archive": {
+                "path": str(archive or self.archive),
+                "keep_days": keep_days,
+                "max_size": max_size,
+            },
             "state": {"path": str(self.state)},
             "settle": {"quiet_seconds": QUIET, "unproven_seconds": UNPROVEN, **(settle or {})},
             "worker": {"device": "cpu", **(worker or {})},

@@ -34,7 +34,9 @@ class AtTerminal:
         *,
         columns: int = 80,
         env: Mapping[str, str] | None = None,
+        screen: pyte.Screen | None = None,
     ) -> None:
+        """`screen`: one that has the output of earlier programs."""
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
         plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
@@ -48,7 +50,7 @@ class AtTerminal:
             start_new_session=True,
         )
         os.close(slave)
-        self._screen = pyte.Screen(columns, LINES)
+        self._screen = screen or pyte.Screen(columns, LINES)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""
 

@@ -62,6 +62,7 @@ class Service:
         program.chmod(0o755)
         pip, *lines, start = installing()
         assert "pip install" in pip
+        machine.shell(pip.rpartition(" && ")[2])  # the link
         for line in lines:
             machine.shell(f"cd '{REPOSITORY}'; {line}")
         self._make_disks()

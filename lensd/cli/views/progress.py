@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
 import click
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -19,6 +21,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from lensd.cli.views.file_lines import wrap
 from lensd.cli.views.terminal import console, share_a_terminal
 from lensd.text import visible
 
@@ -33,6 +36,34 @@ REFRESHES = 5  # a second
 LONG = 2000  # characters; for longer lines, such as JSON, the layout by rich takes too long
 
 
+class _Line(Progress):
+    """The bar, or a notice in its place."""
+
+    notice = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.notice:
+            yield Text(self.notice, no_wrap=True, overflow="ellipsis")
+        else:
+            yield from super().get_renderables()
+
+
+def _columns(width: int) -> Iterator[ProgressColumn]:
+    """What a terminal of this width has room for: number and name of the file come first."""
+    yield TextColumn(
+        "{task.fields[name]}",
+        markup=False,
+        table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+    )
+    if width >= 76:
+        yield TextColumn("{task.fields[stage]}", markup=False, table_column=Column(no_wrap=True))
+    yield BarColumn(bar_width=8 if width < 76 else 12 if width < 100 else 30)
+    yield DownloadColumn(table_column=Column(no_wrap=True))
+    if width >= 96:
+        yield TransferSpeedColumn(table_column=Column(no_wrap=True))
+    yield TimeRemainingColumn(table_column=Column(no_wrap=True))
+
+
 class Bar:
     """Shows files, bytes, rate and remaining time on stderr, if that is a terminal.
 
@@ -42,17 +73,9 @@ class Bar:
     def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
         stderr = console(stderr=True)
         self._shared = share_a_terminal()
-        self._bar = Progress(
-            TextColumn(
-                "{task.fields[name]}",
-                markup=False,
-                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-            ),
-            TextColumn("{task.fields[stage]}", markup=False, table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=12 if stderr.width < 100 else 30),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+        self._is_drawn = stderr.is_terminal
+        self._bar = _Line(
+            *_columns(stderr.width),
             console=stderr,
             refresh_per_second=REFRESHES,
             redirect_stdout=False,
@@ -66,6 +89,25 @@ class Bar:
         self._left: set[str] = set()
         self._completed = 0
         self.expect(sizes or {})
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal."""
+        return self._bar.console.width
+
+    @property
+    def notice(self) -> str:
+        """A text that is shown in place of the bar, if it is not empty."""
+        return self._bar.notice
+
+    @notice.setter
+    def notice(self, text: str) -> None:
+        self._bar.notice = text
+
+    def forget(self) -> None:
+        """End a batch: the next one begins with no files."""
+        self._sizes, self._left, self._completed = {}, set(), 0
+        self._bar.reset(self._task, total=0, name="", stage="")
 
     def open(self, sizes: Mapping[str, int] | None = None) -> None:
         """Show the bar; `sizes` adds files to the batch."""
@@ -133,9 +175,10 @@ class Bar:
 
     def say(self, message: str) -> None:
         """Print a message for people above the bar, as `lensd.cli.say` does without a bar."""
-        self.message(visible(f"lensd: {message}"))
+        text = visible(f"lensd: {message}")
+        self.message("\n".join(wrap(text, self.width, "  ")) if self._is_drawn else text)
 
     def message(self, text: str, *, is_fault: bool = False) -> None:
-        """Print a line on stderr, above the bar. It is not wrapped, so that it can be copied."""
+        """Print a line on stderr, above the bar. It is not wrapped here."""
         style = "red" if is_fault else ""
         self._bar.console.print(Text(text, style), soft_wrap=True)

@@ -12,7 +12,6 @@ from lensd.cli.views import terminal
 from lensd.cli.views.terminal import table
 from lensd.report.documents import (
     Distribution,
-    Failure,
     FromLedger,
     FromLogs,
     Ratio,
@@ -20,13 +19,17 @@ from lensd.report.documents import (
     Report,
     SlowJob,
     Span,
+    Unchanged,
 )
 from lensd.text import outcomes, size, visible, visible_lines
 
+SHOWN = 10  # files of each list; --all, a pipe and --json have all
 
-def show(document: Report) -> None:
+
+def show(document: Report, *, everything: bool) -> None:
     """Print a report as tables, without its empty sections."""
-    terminal.show(*_sections(document))
+    shown = SHOWN if terminal.is_for_people() and not everything else None
+    terminal.show(*_sections(document, shown))
     _print_log_faults(document.source)
     if document.unknown:
         terminal.console(stderr=True).print(
@@ -34,7 +37,7 @@ def show(document: Report) -> None:
         )
 
 
-def _sections(document: Report) -> Iterator[RenderableType]:
+def _sections(document: Report, shown: int | None) -> Iterator[RenderableType]:
     yield _describe_period(document.period)
     yield f"files: {outcomes(document.outcomes) or 'none'}"
     total = document.bytes
@@ -53,7 +56,9 @@ def _sections(document: Report) -> Iterator[RenderableType]:
     if document.reasons:
         yield from _titled("Not compressed", _reasons(document.reasons))
     if document.failures:
-        yield from _titled("Failures", *_failures(document.failures))
+        yield from _titled("Failures", *_files(document.failures, shown))
+    if document.uncompressed:
+        yield from _titled("Skipped and kept", *_files(document.uncompressed, shown))
     if document.slowest:
         yield from _titled("Slowest jobs, without waiting time", _slowest(document.slowest))
     if document.hashes:
@@ -111,10 +116,13 @@ def _reasons(rows: Sequence[ReasonCount]) -> RenderableType:
     return result
 
 
-def _failures(rows: Sequence[Failure]) -> Iterator[RenderableType]:
-    for r in rows:
+def _files(rows: Sequence[Unchanged], shown: int | None) -> Iterator[RenderableType]:
+    """The first files with the reason and the remedy."""
+    for r in rows[:shown]:
         yield f"{visible(r.path)}: {visible(r.reason or r.outcome)}"
         yield Padding(visible_lines(r.message or ""), (0, 0, 0, 2), expand=False)
+    if shown is not None and len(rows) > shown:
+        yield f"  and {len(rows) - shown:,} more; `lensd report --all` shows them"
 
 
 def _slowest(rows: Sequence[SlowJob]) -> RenderableType:

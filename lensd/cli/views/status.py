@@ -28,6 +28,7 @@ def lines(status: Status) -> Iterator[str]:
         ("queued", status.queued),
         ("waiting", status.waiting),
         ("problems", status.problems),
+        ("not compressed", status.uncompressed),
     ):
         for item in items:
             cause = describe_cause(item)
@@ -66,6 +67,8 @@ def describe_filesystem(found: Filesystem | Proof) -> str:
 
 def describe_cause(item: Item) -> str | None:
     """Why an item is in its state; None for a running or queued job."""
-    if isinstance(item, Problem | Degraded):
+    if isinstance(item, Problem):
+        return f"{item.outcome} ({item.reason}): {item.message}"
+    if isinstance(item, Degraded):
         return item.message
     return item.reason if isinstance(item, Waiting) else None

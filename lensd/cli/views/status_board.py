@@ -1,46 +1,49 @@
-"""Prints `lensd status` at a terminal: a table of facts, and lists that fit."""
+"""Prints `lensd status` at a terminal: facts, and lists that fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
+from lensd.cli.views.file_lines import ShortPaths, join_shown, shorten, wrap
 from lensd.cli.views.status import Item, describe_cause, describe_daemon, describe_filesystem
+from lensd.cli.views.terminal import console
+from lensd.config.model import Config
 from lensd.report.documents import Job, Status
 from lensd.text import outcomes, size, visible
 
-SHOWN = 10  # items of each list; a pipe and --json have all
+SHOWN = 10  # items of each list; --all, a pipe and --json have all
+MORE = "`lensd status --all` shows them"
 
 
-def board(status: Status) -> Iterator[RenderableType]:
-    """Lines and tables for a terminal; long lists are cut short."""
-    yield _facts_table(status)
+def board(status: Status, config: Config, *, everything: bool) -> Iterator[RenderableType]:
+    """Lines for a terminal; long lists are cut short without `everything`."""
+    width = console().width
+    for name, text in _facts(status):
+        first, *more = wrap(f"{name:<12}{visible(text)}", width, " " * 12)
+        yield Text.assemble((first[:12], "bold"), first[12:])
+        yield from more
+    paths = ShortPaths(config.watch)
     for title, items in (
         ("degraded folders", status.degraded),
         ("failed or quarantined", status.problems),
         ("running", status.running),
         ("not complete yet", status.waiting),
         ("queued", status.queued),
+        ("skipped or kept", status.uncompressed),
     ):
         if items:
             yield ""
             yield Text(f"{title}: {len(items):,}", style="bold")
-            yield from _list_items(items[:SHOWN])
-            if len(items) > SHOWN:
-                yield f"  and {len(items) - SHOWN:,} more; `lensd status | less` shows all"
+            found = [_describe(item, paths, width) for item in _first(items, everything)]
+            yield from found
+            yield from join_shown([""] * (len(items) - len(found)), 0, MORE)
 
 
-def _facts_table(status: Status) -> Table:
-    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    result.add_column(style="bold", no_wrap=True)
-    result.add_column(overflow="fold")
-    for name, text in _facts(status):
-        result.add_row(name, visible(text))
-    return result
+def _first(items: Sequence[Item], everything: bool) -> Sequence[Item]:
+    return items if everything else items[:SHOWN]
 
 
 def _facts(status: Status) -> Iterator[tuple[str, str]]:
@@ -54,18 +57,25 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     if status.schedule and not status.schedule.open:
         yield "schedule", f"jobs start only in {status.schedule.window}"
     if status.held:
-        yield "waiting for a disk", status.held
+        yield "waits", f"for a disk: {status.held}"
     totals = status.totals
     yield "files", outcomes(totals.outcomes) or "none yet"
     yield "saved", f"{size(totals.saved_in_folders)} in the folders"
-    yield "archive", f"{size(totals.held_by_archive)} of originals, net {size(totals.net)}"
+    yield "archive", f"{size(totals.held_by_archive)} of originals{_describe_net(totals.net)}"
 
 
-def _list_items(items: Sequence[Item]) -> Iterator[RenderableType]:
-    """Files with their cause, or else their size. Each path is one line, so it can be copied."""
-    for item in items:
-        cause = describe_cause(item)
-        amount = f"{size(item.bytes):>9}  " if isinstance(item, Job) and not cause else "  "
-        yield f"{amount}{visible(item.path)}"
-        if cause:
-            yield Padding(Text(visible(cause)), (0, 0, 0, 6))
+def _describe_net(net: int) -> str:
+    """What folders and archive need together, compared with before lensd."""
+    if not net:
+        return ""
+    return f"; with them, {size(abs(net))} {'less' if net > 0 else 'more'} than before lensd"
+
+
+def _describe(item: Item, paths: ShortPaths, width: int) -> str:
+    """A file with its cause, or else its size. The path is one line."""
+    cause = describe_cause(item)
+    amount = f"{size(item.bytes):>9}  " if isinstance(item, Job) and not cause else "  "
+    lines = [f"{amount}{shorten(paths.path(item.path), width - len(amount))}"]
+    if cause:
+        lines += wrap(f"      {paths.text(visible(cause))}", width, " " * 6)
+    return "\n".join(lines)

@@ -13,6 +13,7 @@ from typing import Self
 from lensd.store.ledger.database import LEDGER, Database
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.files import Files
+from lensd.store.ledger.gone import Gone
 from lensd.store.ledger.jobs import Jobs
 from lensd.store.ledger.observed import ObservedTime
 from lensd.store.ledger.originals import Originals
@@ -39,7 +40,8 @@ class Ledger:
         self.damaged = self._database.damaged
         rows = self._rows = Rows(self._database, version)
         self.jobs = Jobs(self._database, rows)
-        self.files = Files(self._database, rows)
+        self.gone = Gone(self._database)
+        self.files = Files(self._database, rows, self.gone)
         self.originals = Originals(self._database, rows)
         self.roots = Roots(self._database)
         self.state = State(self._database)

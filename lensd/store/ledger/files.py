@@ -13,6 +13,7 @@ from typing import Unpack
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, row_key
+from lensd.store.ledger.gone import Gone
 from lensd.store.ledger.observed import ObservedTime
 from lensd.store.ledger.rows import Columns, Rows, move_older_originals, replace_older, update
 from lensd.store.ledger.states import JobState, Outcome
@@ -31,9 +32,10 @@ class Totals:
 class Files:
     """Rows as versions of files."""
 
-    def __init__(self, database: Database, rows: Rows) -> None:
+    def __init__(self, database: Database, rows: Rows, gone: Gone) -> None:
         self._database = database
         self._rows = rows
+        self._gone = gone
 
     def record(
         self,
@@ -147,6 +149,16 @@ class Files:
         """Rows with one of these outcomes, oldest first."""
         return self._rows.each("outcome", *outcomes)
 
+    def latest_with_outcome(self, *outcomes: Outcome) -> list[Entry]:
+        """Rows with one of these outcomes that are the newest of their path, the newest first."""
+        marks = ",".join("?" * len(outcomes))
+        return self._rows.all(
+            f"outcome IN ({marks}) AND state = 'done' AND NOT EXISTS ("  # noqa: S608
+            "SELECT 1 FROM files AS newer WHERE newer.root = files.root "
+            "AND newer.path = files.path AND newer.id > files.id) ORDER BY updated DESC, id DESC",
+            *outcomes,
+        )
+
     def move(
         self, entry: Entry, root: str, watch: str, path: str, **columns: Unpack[Columns]
     ) -> bool:
@@ -198,7 +210,28 @@ class Files:
             "bytes_in FROM files WHERE archive_path IS NOT NULL AND state = 'done')"
         )[0][0]
         outcomes = {row["outcome"]: row["n"] for row in counts}
+        if self._gone.exists():
+            files, lost, gone = self._deleted()
+            saved, held = saved - lost, held - gone
+            left = outcomes.pop(Outcome.COMPRESSED, 0) - files
+            outcomes |= {Outcome.COMPRESSED.value: left} if left > 0 else {}
         return Totals(outcomes, saved, held, saved - held)
+
+    def _deleted(self) -> tuple[int, int, int]:
+        """Deleted outputs, the bytes that these saved, and the bytes of deleted originals.
+
+        CROSS JOIN lets SQLite begin with the table `gone`, which is small.
+        """
+        [[files, saved]] = self._database.read(
+            "SELECT count(*), coalesce(sum(bytes_in - bytes_out), 0) FROM gone CROSS JOIN files "
+            "USING (job_id) WHERE what = 'file' AND outcome = 'compressed' AND state = 'done'"
+        )
+        [[held]] = self._database.read(
+            "SELECT coalesce(sum(bytes_in), 0) FROM (SELECT DISTINCT archive_path, sha256_in, "
+            "bytes_in FROM gone CROSS JOIN files USING (job_id) WHERE what = 'original' "
+            "AND archive_path IS NOT NULL AND state = 'done')"
+        )
+        return files, saved, held
 
 
 def _distance_above(db: sqlite3.Connection, there: tuple[bytes, bytes], first: int) -> int:

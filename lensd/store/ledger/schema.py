@@ -68,6 +68,12 @@ CREATE INDEX files_by_archive ON files (archive_path, sha256_in, bytes_in, state
 # `ObservedTime` said when the output was published; NULL: an older lensd published it.
 _OBSERVED = "ALTER TABLE files ADD COLUMN observed REAL"
 
+# As little missed by an older lensd: what a person has deleted.
+_GONE = (
+    "CREATE TABLE IF NOT EXISTS gone (job_id TEXT NOT NULL, what TEXT NOT NULL, "
+    "since REAL NOT NULL, PRIMARY KEY (job_id, what))"
+)
+
 _STEPS = (_FIRST, _SECOND, _THIRD)
 
 
@@ -84,6 +90,8 @@ def prepare(db: sqlite3.Connection) -> None:
     columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
     if version_of(db) == SCHEMA_VERSION and "observed" not in columns:
         db.execute(_OBSERVED)
+    if version_of(db) == SCHEMA_VERSION:
+        db.execute(_GONE)
 
 
 def version_of(db: sqlite3.Connection) -> int:

@@ -41,6 +41,9 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
         ROOT, WATCH, [("left", FIRST)]
     ),
     "files.move": lambda ledger: ledger.files.move(ledger.jobs.get("job6"), ROOT, WATCH, "7"),
+    "files.latest_with_outcome": lambda ledger: ledger.files.latest_with_outcome(
+        Outcome.FAILED, Outcome.QUARANTINED
+    ),
     "files.newest": lambda ledger: ledger.files.newest(ROOT, 32),
     "state.last_prune.clear": lambda ledger: ledger.state.last_prune.clear(),
     "state.last_prune.get": lambda ledger: ledger.state.last_prune.get(),
@@ -89,11 +92,13 @@ PARTS = ("jobs", "files", "originals", "roots", "state", "state.last_prune")
 # Indexes of unfinished jobs only; indexes of which one value may match nearly all rows.
 SMALL = ("files_open", "files_queued")
 WIDE = ("files_by_root", "files_by_outcome", "files_by_age")
-# Totals need all of an index, which is smaller than the table. There are few quarantined files.
+# Totals need all of an index, which is smaller than the table. There are few quarantined files, and
+# `status` reads all rows of an outcome only where it lists them all.
 EXCEPTIONS = {
     ("files.totals", "SCAN files USING COVERING INDEX files_ended"),
     ("files.totals", "SEARCH files USING COVERING INDEX files_ended (outcome=?)"),
     ("files.totals", "SEARCH files USING COVERING INDEX files_by_archive (archive_path>?)"),
+    ("files.latest_with_outcome", "SEARCH files USING INDEX files_by_outcome (outcome=?)"),
     ("jobs.quarantined_before", "SEARCH files USING INDEX files_by_outcome (outcome=?)"),
 }
 
