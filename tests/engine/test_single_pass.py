@@ -33,7 +33,7 @@ FILES: dict[str, dict[str, Any]] = {
 
 
 def in_two_passes(request: CompressRequest) -> str:
-    """Compress as for a plan of the whole file, in the space of a single pass; return the sha256."""
+    """Compress by a plan of the whole file, in the space of a single pass; return the sha256."""
     p = request.parameters
     with Source.open(request.path) as source:
         source.leave_alpha_zero()
