@@ -1,4 +1,4 @@
-"""Measure the start of the command line: `--version` and the help of each command.
+"""Measure the start of the command line: `--version`, the help of each command, and `compress`.
 
 Run it from the top of the tree with `python -m bench.startup`. Each call starts a new process with
 its interpreter. The first calls do not count, because their files may not be cached.
@@ -6,6 +6,7 @@ its interpreter. The first calls do not count, because their files may not be ca
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -15,6 +16,18 @@ from bench.sizes import machine
 from lensd.cli import COMMANDS
 
 LIMIT = 0.15  # seconds
+COMPRESS_LIMIT = 1.6  # seconds until `lensd compress` reads a file
+PARTS = ("lensd.cli.compress", "numpy", "torch", "safetensors", "lensd.engine.task")
+# Imports the modules of its arguments in turn, and prints the seconds of each.
+IMPORT = """
+import importlib, json, sys, time
+found = []
+for name in sys.argv[1:]:
+    began = time.perf_counter()
+    importlib.import_module(name)
+    found.append(time.perf_counter() - began)
+print(json.dumps(found))
+"""
 ROUNDS = 11
 WARM_UP_ROUNDS = 2
 
@@ -28,7 +41,25 @@ def main() -> int:
         spread = f"({times[0]:.3f} to {times[-1]:.3f})"
         print(f"lensd {' '.join(arguments):<18} {median(times):.3f} {spread}")
     print(f"limit: {LIMIT} s; {slow} above it")
-    return 1 if slow else 0
+    whole = print_parts()
+    print(f"limit of lensd compress: {COMPRESS_LIMIT} s")
+    return 1 if slow or whole > COMPRESS_LIMIT else 0
+
+
+def print_parts() -> float:
+    """Print the seconds before `lensd compress` reads a file, part by part; return their sum."""
+    command = [sys.executable, "-c", IMPORT, *PARTS]
+    rounds = []
+    for _ in range(WARM_UP_ROUNDS + ROUNDS):
+        began = time.perf_counter()
+        parts: list[float] = json.loads(subprocess.check_output(command))
+        took = time.perf_counter() - began
+        rounds.append([took - sum(parts), *parts])
+    columns = [median(column) for column in zip(*rounds[WARM_UP_ROUNDS:], strict=True)]
+    for name, took in zip(("interpreter", *PARTS), columns, strict=True):
+        print(f"lensd compress: {name:<18} {took:.3f}")
+    print(f"lensd compress: {'all of these':<18} {sum(columns):.3f}")
+    return sum(columns)
 
 
 def seconds(arguments: list[str]) -> list[float]:

@@ -99,7 +99,7 @@ class Engine:
         self._batches: list[list[Module]] = []
         self._parameters = Parameters()
         self._cores: dict[str, list[Core]] = {}  # of a batch, by the name of its first module
-        self._room = KEPT_BYTES  # left for cores
+        self._free_bytes = KEPT_BYTES  # for cores
         self._budget = MemoryBudget(max(MEMORY, self.threads * MEMORY_OF_A_CORE))
         self._progress = progress
 
@@ -274,12 +274,12 @@ class Engine:
 
         Which cores are kept depends on the order of the batches only.
         """
-        if self._room <= 0:
+        if self._free_bytes <= 0:
             return
         pairs = [(r.core, columns(r, self._parameters)) for r in readings if r and r.core]
         cores = [spectrum.leading(*pair) for pair in pairs]
-        self._room -= sum(map(spectrum.core_bytes, cores))
-        if self._room >= 0 and len(cores) == len(batch):
+        self._free_bytes -= sum(map(spectrum.core_bytes, cores))
+        if self._free_bytes >= 0 and len(cores) == len(batch):
             self._cores[batch[0].name] = cores
 
     def _reduce_plan(self, plan: Plan, write: Callable[[Reduction], None]) -> list[Measured]:

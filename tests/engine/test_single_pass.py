@@ -33,7 +33,7 @@ FILES: dict[str, dict[str, Any]] = {
 
 
 def in_two_passes(request: CompressRequest) -> str:
-    """Compress as for a plan of the whole file, in the room of a single pass; return the sha256."""
+    """Compress by a plan of the whole file, in the space of a single pass; return the sha256."""
     p = request.parameters
     with Source.open(request.path) as source:
         source.leave_alpha_zero()
@@ -110,8 +110,8 @@ def check(source: Path, out: Path, **settings: Any) -> None:
     assert numbers["sha256_out"] == sha256
 
 
-def test_spaces_fill_the_room_that_the_header_does_not_need(tmp_path: Path) -> None:
-    """Ranks and offsets have fewer digits than in the room that was reserved for them."""
+def test_spaces_fill_the_space_that_the_header_does_not_need(tmp_path: Path) -> None:
+    """Ranks and offsets have fewer digits than in the space that was reserved for them."""
     source, out = tmp_path / "source.safetensors", tmp_path / "out"
     small_lora(source, rank=128)
     asking.compress(source, out)

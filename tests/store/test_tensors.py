@@ -67,7 +67,7 @@ def written(path: Path) -> Output:
 
 
 def test_tensors_come_in_any_order_and_the_header_last(path: Path) -> None:
-    """Each is at its offset; spaces fill the room for the header; the hash is the file's."""
+    """Each is at its offset; spaces fill up the header; the hash is the file's."""
     with written(path) as output:
         assert output.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
         with path.open("rb") as file:
@@ -122,7 +122,7 @@ def test_other_tensors_than_those_of_the_header_are_refused(path: Path) -> None:
         output.finish(other, {})
 
 
-def test_a_header_that_has_no_room_is_refused(path: Path) -> None:
+def test_a_header_that_is_too_long_is_refused(path: Path) -> None:
     """It would lie over the tensors."""
     with filled(path) as output, pytest.raises(ValueError, match="too few"):
         output.finish(TENSORS, {"note": "1.5" * 1000})
