@@ -12,7 +12,12 @@ from lensd.store.ledger import Ledger
 from lensd.worker.supervisor import ReportProgress
 
 # Begin and end of each stage, as shares of the time for a file: about what bench.engine measures.
-STAGES = {"spectrum": (0.0, 0.45), "reduce": (0.45, 0.95), "verify": (0.95, 1.0)}
+STAGES = {
+    "compress": (0.0, 0.95),
+    "spectrum": (0.0, 0.45),
+    "reduce": (0.45, 0.95),
+    "verify": (0.95, 1.0),
+}
 
 
 class ProgressObserver:

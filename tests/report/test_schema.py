@@ -29,6 +29,7 @@ CONTRACT = [
     "daemon.resumed",
     "daemon.pruned",
     "daemon.stopping",
+    "file.deleted",
     "file.detected",
     "file.settled",
     "file.compressed",

@@ -37,6 +37,8 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "roots.is_empty": lambda ledger: ledger.roots.is_empty(),
     "files.knows": lambda ledger: ledger.files.knows(ROOT, "4", FIRST),
     "roots.knows": lambda ledger: ledger.roots.knows(ROOT),
+    "files.by_job": lambda ledger: ledger.files.by_job("job4"),
+    "jobs.queued": lambda ledger: ledger.jobs.queued(20),
     "files.record_baseline": lambda ledger: ledger.files.record_baseline(
         ROOT, WATCH, [("left", FIRST)]
     ),
