@@ -13,7 +13,7 @@ from lensd.config.schedule import opens_in
 from lensd.daemon.event_log import EventLog
 from lensd.daemon.inbox import HintRouter, Inbox
 from lensd.daemon.job_thread import JobThread
-from lensd.daemon.progress import ProgressObserver, report_steps
+from lensd.daemon.progress import LatestStep, ProgressObserver, report_steps
 from lensd.daemon.root_thread import Watching
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
@@ -71,6 +71,7 @@ class Parts:
             config.watch, ledger, self.archive, self.log, self.root_states.answers
         )
         self.claims = Claims()
+        self.latest_step = LatestStep()
         self._arrivals: SimpleQueue[Arrival] = SimpleQueue()
         self._patient = patient
         self._observer = observer or ProgressObserver()
@@ -118,7 +119,9 @@ class Parts:
                 idle_exit=worker.idle_exit,
                 nice=worker.nice,
                 memory_limit=memory.limit(worker.memory_limit),
-                progress=None if observer is None else report_steps(observer, self.ledger),
+                progress=report_steps(
+                    observer or ProgressObserver(), self.ledger, self.latest_step
+                ),
             ),
             log=self.log,
             hints=self.hints,

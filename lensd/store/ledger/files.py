@@ -78,6 +78,10 @@ class Files:
         """The newest row of a path."""
         return self._rows.first("root = ? AND path = ? ORDER BY id DESC", *row_key(root, path))
 
+    def by_job(self, job_id: str) -> Entry | None:
+        """The row of a job, which may not exist."""
+        return self._rows.first("job_id = ?", job_id)
+
     def history(self, root: str, path: str) -> list[Entry]:
         """All rows of a path, oldest first."""
         return self._rows.all("root = ? AND path = ? ORDER BY id", *row_key(root, path))
