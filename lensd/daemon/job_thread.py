@@ -26,6 +26,7 @@ from lensd.errors import LensdError, StorageError
 from lensd.jobs import compress
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.data_hashes import DataHashes
 from lensd.jobs.rebuild_later import RebuildLater
 from lensd.jobs.recover_later import RecoverLater
 from lensd.store.ledger import Outcome
@@ -62,6 +63,7 @@ class JobThread:
         opens_in: Callable[[], float] = lambda: 0.0,
         daily: DailyPass | None = None,
         rebuild_later: RebuildLater | None = None,
+        data_hashes: DataHashes | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self._thread = self._new_thread()
@@ -79,6 +81,7 @@ class JobThread:
             context.archive.root,
             context.root_states,
             rebuild_later,
+            data_hashes,
             daily,
             self._recover_later,
             self.wake,

@@ -17,6 +17,7 @@ from lensd.daemon.progress import LatestStep, ProgressObserver, report_steps
 from lensd.daemon.root_thread import Watching
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.data_hashes import DataHashes
 from lensd.jobs.filesystems import Filesystems
 from lensd.jobs.gone_files import GoneFiles
 from lensd.jobs.prune import Pruner
@@ -143,6 +144,7 @@ class Parts:
             lambda: opens_in(hours, dt.datetime.now().astimezone()),
             self._make_daily_pass(),
             RebuildLater(watches, self.ledger, self.archive, self.log, self.root_states.must_wait),
+            DataHashes(self.ledger, self.archive),
         )
 
     def _make_daily_pass(self) -> DailyPass:

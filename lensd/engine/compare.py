@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lensd.engine.passes import available_cores, single_threaded_pool
+from lensd.engine.pool import available_cores, single_threaded_pool
 from lensd.engine.reader import Source
 from lensd.engine.results import Comparison, ModuleComparison
 from lensd.engine.strength import strengths

@@ -19,7 +19,8 @@ from lensd.lora.dtypes import TORCH_DTYPE
 from lensd.lora.layout import Module
 from lensd.lora.metadata import expanded_metadata, float_alpha
 from lensd.lora.tensor_spec import ITEM_SIZE
-from lensd.store.tensors import Output, TensorEntry
+from lensd.store.header import encode_header
+from lensd.store.tensors import Output, TensorEntry, offsets
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -52,14 +53,17 @@ def expand(path: str, temporary: str, inode: Sequence[int]) -> Expanded:
             )
         expansion = Expansion(source)
         metadata = expanded_metadata(source.header.metadata, source.layout, expansion.alpha)
-        with Output(temporary, inode, expansion.entries(), metadata) as output:
+        entries = expansion.entries()
+        start = offsets(entries)
+        with Output(temporary, inode, len(encode_header(entries, metadata))) as output:
             for module in source.layout.modules:
                 for key, tensor in expansion.tensors(module).items():
-                    output.write(key, as_bytes(tensor))
+                    output.write(start[key], [(key, as_bytes(tensor))])
             for key in source.layout.untouched:
-                output.copy(key, source.fd, source.header)
+                output.copy(start[key], key, source.fd, source.header)
+            output.finish(entries, metadata)
             output.sync()
-            output.hashes()  # reads the output back, and checks its size and header
+            output.sha256()  # reads the output back, and checks its size and header
             return Expanded(
                 bytes_in=source.identity.size,
                 bytes_out=output.size,

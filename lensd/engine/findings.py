@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from lensd.engine.passes import Measured
+from lensd.engine.measured import Measured
 from lensd.lora import rank
 from lensd.lora.composites import CompositePlan
 from lensd.lora.parameters import Parameters

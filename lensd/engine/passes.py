@@ -1,26 +1,24 @@
-"""Run two passes over the modules of a file, each with a pool of independent tasks.
+"""Run one pass or two over the modules of a file, with a pool of independent tasks.
 
 Each task has one intra-op thread: on a busy machine several OpenMP threads spin, and the same work
 takes ten times longer. A task has a few modules of one shape, so that memory does not grow with the
-file, and its result does not depend on the number of tasks that run at the same time.
+file, and its result does not depend on the number of tasks that run at the same time. Both ways
+compute a module beside the same others, and so to the same bits.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
-from lensd.engine import readback
+from lensd.engine import cuda, readback
+from lensd.engine.measured import Measured, check_error
 from lensd.engine.memory_budget import MemoryBudget
+from lensd.engine.pool import Clock, available_cores, map_in_order
 from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
 from lensd.errors import Failed, Reason
@@ -29,21 +27,29 @@ from lensd.lora import composites, compress, cost, fidelity, spectrum
 from lensd.lora.batches import batches
 from lensd.lora.composite_layout import Composite
 from lensd.lora.composites import CompositePlan, CompositeReading
+from lensd.lora.drafts import Draft
 from lensd.lora.int8 import Factors
 from lensd.lora.layout import Module
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import ModulePlan, Plan, Reading, columns, own_energy
+from lensd.lora.planning import (
+    EIGHT_BITS,
+    ModulePlan,
+    Plan,
+    Reading,
+    columns,
+    own_energy,
+    width,
+)
 from lensd.lora.reading import read_modules
-from lensd.store.tensors import Output
+from lensd.lora.spectrum import Core
+from lensd.store.header import tensor_bytes
+from lensd.store.tensors import Buffer, Output, offsets
 from lensd.worker import memory
 from lensd.worker.protocol import ReportProgress
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Besides its rounding error, a module may differ from its plan by this share of its norm.
-VERIFY_SLACK = 1e-4
-SMALLEST_NORM = torch.finfo(torch.float32).tiny  # programs compute smaller ones as zero
 # Predicted bytes of the batches that are computed at once. A common batch takes less than a core's
 # share, so that none waits for another.
 MEMORY, MEMORY_OF_A_CORE = 512.0 * 2**20, 128.0 * 2**20
@@ -51,40 +57,34 @@ MEMORY, MEMORY_OF_A_CORE = 512.0 * 2**20, 128.0 * 2**20
 KEPT_BYTES = 24 * 2**20
 
 
+class Reduction(NamedTuple):
+    """Modules in their output form: bytes of the factors, module by module, and of the alphas."""
+
+    measured: list[Measured]
+    factors: list[tuple[str, Buffer]]
+    alphas: dict[str, bytes]  # by key
+
+
+class Finished(NamedTuple):
+    """A batch after a single pass. Without `reduced`, the draft does not fit the file."""
+
+    readings: list[Reading | None]
+    reduced: Reduction | None
+
+
 @dataclass(slots=True)
-class Clock:
-    """The seconds of each kind of work, averaged over the pool's threads."""
+class Attempt:
+    """What a single pass found out, and the alphas, which it has not written."""
 
-    threads: int
-    spent: dict[str, float] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    readings: list[Reading] = field(default_factory=list)
+    measured: dict[str, Measured] = field(default_factory=dict)  # by the names of modules
+    alphas: dict[str, bytes] = field(default_factory=dict)  # by key
 
-    @contextmanager
-    def measure(self, kind: str) -> Iterator[None]:
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            took = (time.monotonic() - began) / self.threads
-            with self._lock:
-                self.spent[kind] = self.spent.get(kind, 0.0) + took
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One module of an output, compared with its original and with its plan."""
-
-    plan: ModulePlan | CompositePlan
-    squared_error: float  # ||delta - delta that a loader computes||_F^2
-    squared_signal: float  # ||delta_k||_F^2 before encoding
-    squared_noise: float  # ||delta_k - delta that a loader computes||_F^2
-    elements: fidelity.ElementError
-    too_noisy: bool  # its 8-bit encoding costs too much precision
-    better_in_bfloat16: bool = False  # than in float16
-
-    @property
-    def relative_error(self) -> float:
-        return (self.squared_error / self.plan.energy) ** 0.5 if self.plan.energy else 0.0
+    def fits(self, plan: Plan) -> bool:
+        """Whether all modules were reduced as planned."""
+        return len(self.measured) == len(plan.modules) and all(
+            self.measured[m.module.name].plan == m for m in plan.modules
+        )
 
 
 class Engine:
@@ -94,42 +94,86 @@ class Engine:
         torch.set_num_threads(1)
         self.source = source
         self.device = torch.device(device)
-        self.threads = 1 if self.device.type == "cuda" else available_cores()
+        self.threads = cuda.THREADS if self.device.type == "cuda" else available_cores()
         self.clock = Clock(self.threads)
-        self._cores: dict[str, spectrum.Core] = {}
+        self._batches: list[list[Module]] = []
+        self._parameters = Parameters()
+        self._cores: dict[str, list[Core]] = {}  # of a batch, by the name of its first module
+        self._room = KEPT_BYTES  # left for cores
         self._budget = MemoryBudget(max(MEMORY, self.threads * MEMORY_OF_A_CORE))
         self._progress = progress
 
-    def first_pass(self, p: Parameters) -> list[Reading]:
+    @property
+    def order(self) -> list[str]:
+        """The names of the modules in the order in which they are read."""
+        return [m.name for batch in self._batches for m in batch]
+
+    def first_pass(self, p: Parameters, draft: Draft | None = None) -> list[Reading]:
         """Return a reading per module, with its spectrum, in file order.
 
-        Raises Failed(`not_finite`) with the name of the first bad module.
+        With a draft the batches are those of `single_pass`. Raises Failed(`not_finite`) with the
+        name of the first bad module.
         """
-        modules = self.source.layout.modules
-        together = batches(modules, self._form, _elements)
-        read = self._map("spectrum", lambda batch: self._read(batch, p), together, len(modules))
-        found = {r.module.name: r for r in self._keep_cores(read)}
-        bad = [m.name for m in modules if m.name not in found]
-        if bad:
-            raise Failed(
-                Reason.NOT_FINITE,
-                f"{len(bad)} of {len(modules)} modules have NaN or infinite weights, the first "
-                f"is {bad[0]}; the file is broken: download or train it again",
-            )
-        return [found[m.name] for m in modules]
+        self._begin(p, draft)
+        found: list[Reading] = []
+        for batch, readings in self._map("spectrum", self._read, self._batches):
+            self._keep_cores(batch, readings)
+            found += (replace(r, core=None) for r in readings if r)
+        return self._in_file_order(found)
+
+    def single_pass(self, draft: Draft, output: Output | None) -> Attempt:
+        """Read, reduce and measure every module by the draft; write the factors, if to an output.
+
+        From the first module on that the draft does not fit, modules are only read. Raises
+        Failed(`not_finite`) as `first_pass` does.
+        """
+        self._begin(draft.parameters, draft)
+        attempt, end, fits = Attempt(), 0, True
+        before = {width_: _bytes_before(draft, width_) for width_ in draft.widths}
+
+        def work(batch: Sequence[Module]) -> Finished:
+            return self._read_and_reduce(batch, draft if fits else None)
+
+        for batch, (readings, reduced) in self._map("compress", work, self._batches):
+            fits = fits and reduced is not None
+            if not fits or draft.parameters.strict_energy:  # it mostly needs another attempt
+                self._keep_cores(batch, readings)
+            attempt.readings += (replace(r, core=None) for r in readings if r)
+            if not fits or reduced is None:
+                continue
+            attempt.measured |= {m.plan.module.name: m for m in reduced.measured}
+            attempt.alphas |= reduced.alphas
+            if output:
+                start = before[draft.width(batch[0])]
+                with self.clock.measure("write"):
+                    end = output.write(start + end, reduced.factors) - start
+        attempt.readings = self._in_file_order(attempt.readings)
+        return attempt
+
+    def complete(self, attempt: Attempt, plan: Plan, output: Output | None) -> list[Measured]:
+        """Write what a single pass that fits the plan has not written; check all errors."""
+        if output:
+            starts = _starts(plan)
+            with self.clock.measure("write"):
+                for key, alpha in attempt.alphas.items():
+                    output.write(starts[key], [(key, alpha)])
+            self._copy_untouched(plan, output)
+        return _checked([attempt.measured[m.module.name] for m in plan.modules])
 
     def read_composites(self) -> list[CompositeReading]:
         """Return a reading per module of LoHa, LoKr and Tucker."""
 
-        def work(module: Composite) -> list[CompositeReading]:
+        def work(modules: Sequence[Composite]) -> list[CompositeReading]:
             with self.clock.measure("read"):
-                stored = self.source.parts(module)
-                alpha = self.source.alpha(module)
+                stored = [self.source.parts(m) for m in modules]
+                alphas = [self.source.alpha(m) for m in modules]
             with self.clock.measure("compute"):
-                return [composites.read(module, stored, alpha)]
+                return [
+                    composites.read(*each) for each in zip(modules, stored, alphas, strict=True)
+                ]
 
-        found = self.source.layout.composites
-        return list(self._map("spectrum", work, found, len(found)))
+        found = [[m] for m in self.source.layout.composites]
+        return [r for _, (r,) in self._map("spectrum", work, found)]
 
     def reduce(self, plan: Plan, output: Output) -> list[Measured]:
         """Compress every module into `output`, and measure it as a loader computes it.
@@ -137,47 +181,21 @@ class Engine:
         `verify` proves that these bytes are on the disk. Raises Failed (`verify_failed`,
         `not_finite`) if a module differs from its plan.
         """
+        starts = _starts(plan)
 
-        def work(batch: Sequence[ModulePlan]) -> list[Measured]:
-            reduced, measured = self._reduce(batch)
+        def write(reduced: Reduction) -> None:
             with self.clock.measure("write"):
-                for key, tensor in (item for r in reduced for item in r.tensors.items()):
-                    output.write(key, as_bytes(tensor))
-            return measured
+                for key, data in (*reduced.factors, *reduced.alphas.items()):
+                    output.write(starts[key], [(key, data)])
 
-        results = self._of_plan(plan, work) + self._reduce_composites(plan, output)
-        with self.clock.measure("write"):
-            for key in plan.untouched:
-                output.copy(key, self.source.fd, self.source.header)
-        for m in results:
-            if not m.too_noisy:  # such modules are reduced again, in another encoding
-                _check_error(m)
-        return results
+        results = self._reduce_plan(plan, write) + self._reduce_composites(plan, starts, output)
+        self._copy_untouched(plan, output)
+        return _checked(results)
 
     def rehearse(self, plan: Plan) -> list[Measured]:
         """Measure the modules of the output without writing it."""
-        modules = self._of_plan(plan, lambda batch: self._reduce(batch)[1])
-        return modules + self._reduce_composites(plan)
-
-    def _reduce_composites(self, plan: Plan, output: Output | None = None) -> list[Measured]:
-        """Convert and measure them, and write them if there is an output."""
-
-        def work(m: CompositePlan) -> list[Measured]:
-            with self.clock.measure("read"):
-                stored = self.source.parts(m.module)
-            with self.clock.measure("compute"):
-                reduced = composites.reduce(m, stored)
-            if output:
-                with self.clock.measure("write"):
-                    for key, tensor in reduced.tensors.items():
-                        output.write(key, as_bytes(tensor))
-                    if m.module.alpha:
-                        output.copy(m.module.alpha, self.source.fd, self.source.header)
-            error, noise = reduced.squared_error, reduced.squared_noise
-            none = fidelity.ElementError()
-            return [Measured(m, error, m.energy * m.retained, noise, none, too_noisy=False)]
-
-        return list(self._map("reduce", work, plan.composites, len(plan.composites)))
+        modules = self._reduce_plan(plan, lambda _: None)
+        return modules + self._reduce_composites(plan, {})
 
     def verify(self, output: Output, plan: Plan) -> None:
         """Read the output back and compare it. Raises Failed(`verify_failed`)."""
@@ -193,96 +211,213 @@ class Engine:
         )
         return Seconds(read=read, compute=compute, write=write, verify=verify)
 
-    def _form(self, module: Module) -> tuple[object, ...]:
+    def _begin(self, p: Parameters, draft: Draft | None) -> None:
+        """Group the modules into batches; by a draft those of the widest output come first."""
+        together = batches(
+            self.source.layout.modules,
+            lambda m: self._form(m, draft),
+            _elements,
+            cuda.batch_elements(self.device),
+        )
+        if draft:
+            together.sort(key=lambda batch: -draft.width(batch[0]))
+        self._parameters, self._batches = p, together
+
+    def _form(self, module: Module, draft: Draft | None) -> tuple[object, ...]:
         """Return what the modules of one batch have in common."""
         dtypes = self.source.specs[module.up].dtype, self.source.specs[module.down].dtype
-        return module.out_features, module.rank, module.in_features, dtypes
+        width = draft.width(module) if draft else 0
+        return module.out_features, module.rank, module.in_features, dtypes, width
 
-    def _read(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
+    def _in_file_order(self, found: Iterable[Reading]) -> list[Reading]:
+        """Return readings in the order of the modules, or raise Failed(`not_finite`)."""
+        by_name = {r.module.name: r for r in found}
+        modules = self.source.layout.modules
+        bad = [m.name for m in modules if m.name not in by_name]
+        if bad:
+            raise Failed(
+                Reason.NOT_FINITE,
+                f"{len(bad)} of {len(modules)} modules have NaN or infinite weights, the first "
+                f"is {bad[0]}; the file is broken: download or train it again",
+            )
+        return [by_name[m.name] for m in modules]
+
+    def _read(self, modules: Sequence[Module]) -> list[Reading | None]:
         with self._budget.take(_memory(modules)):
-            return self._read_batch(modules, p)
+            return self._read_stored(modules, self._load(modules))
 
-    def _read_batch(self, modules: Sequence[Module], p: Parameters) -> list[Reading | None]:
+    def _read_and_reduce(self, modules: Sequence[Module], draft: Draft | None) -> Finished:
+        with self._budget.take(_memory(modules)):
+            stored = self._load(modules)
+            readings = self._read_stored(modules, stored)
+            with self.clock.measure("compute"):
+                sound = [r for r in readings if r]
+                planned = draft and len(sound) == len(readings) and draft.plan(sound)
+                if not planned:
+                    return Finished(readings, None)
+                return Finished(readings, _reduce_batch(planned, stored, [r.core for r in sound]))
+
+    def _load(self, modules: Sequence[Module]) -> Factors:
         with self.clock.measure("read"):
-            stored = self._on_device(self.source.matrices(modules))
-            alphas = [self.source.alpha(m) for m in modules]
-        with self.clock.measure("compute"):
-            found = read_modules(modules, *stored, alphas, own_energy(p))
-            return [r and _with_leading_columns(r, p) for r in found]
+            stored = self.source.matrices(modules)
+            if self.device.type == "cpu":
+                return stored
+            return Factors(*cuda.to_device(stored, self.device))
 
-    def _keep_cores(self, readings: Iterable[Reading | None]) -> Iterator[Reading]:
-        """Keep the cores of the first readings, up to KEPT_BYTES, and yield readings without core.
+    def _read_stored(self, modules: Sequence[Module], stored: Factors) -> list[Reading | None]:
+        with self.clock.measure("compute"):
+            alphas = [self.source.alpha(m) for m in modules]
+            return read_modules(modules, *stored, alphas, own_energy(self._parameters))
+
+    def _keep_cores(self, batch: Sequence[Module], readings: Sequence[Reading | None]) -> None:
+        """Keep the cores of the first batches, up to KEPT_BYTES, with the vectors that plans need.
 
         Which cores are kept depends on the order of the batches only.
         """
-        room = KEPT_BYTES
-        for reading in readings:
-            if reading is None or reading.core is None:
-                continue
-            room -= spectrum.core_bytes(reading.core)
-            if room >= 0:
-                self._cores[reading.module.name] = reading.core
-            yield replace(reading, core=None)
+        if self._room <= 0:
+            return
+        pairs = [(r.core, columns(r, self._parameters)) for r in readings if r and r.core]
+        cores = [spectrum.leading(*pair) for pair in pairs]
+        self._room -= sum(map(spectrum.core_bytes, cores))
+        if self._room >= 0 and len(cores) == len(batch):
+            self._cores[batch[0].name] = cores
 
-    def _of_plan(
-        self, plan: Plan, work: Callable[[Sequence[ModulePlan]], list[Measured]]
-    ) -> list[Measured]:
-        """Run `work` on batches of a plan's modules; return its results in the plan's order.
+    def _reduce_plan(self, plan: Plan, write: Callable[[Reduction], None]) -> list[Measured]:
+        """Reduce and write a plan's modules, in the batches of the first pass."""
+        planned = {m.module.name: m for m in plan.modules}
 
-        Modules of similar rank share a batch, because they are padded to the largest rank in it.
-        """
-        together = batches(
-            sorted(plan.modules, key=lambda m: m.rank),
-            lambda m: (*self._form(m.module), *compress.alike(m)),
-            _elements_at_work,
-        )
-        results = self._map("reduce", work, together, len(plan.modules))
-        found = {m.plan.module.name: m for m in results}
+        def work(modules: Sequence[Module]) -> list[Measured]:
+            with self._budget.take(_memory(modules)):
+                stored = self._load(modules)
+                plans = [planned[m.name] for m in modules]
+                cores = self._find_cores(plans, stored)
+                with self.clock.measure("compute"):
+                    reduced = _reduce_batch(plans, stored, cores)
+            write(reduced)
+            return reduced.measured
+
+        results = self._map("reduce", work, self._batches)
+        found = {m.plan.module.name: m for _, batch in results for m in batch}
         return [found[m.module.name] for m in plan.modules]
 
-    def _reduce(self, plans: Sequence[ModulePlan]) -> tuple[list[compress.Reduced], list[Measured]]:
-        with self._budget.take(_memory([m.module for m in plans])):
-            return self._reduce_batch(plans)
+    def _find_cores(self, plans: Sequence[ModulePlan], stored: Factors) -> Sequence[Core | None]:
+        """Return the cores that the first pass kept, or compute them again."""
+        if not any(map(_needs_core, plans)):
+            return [None] * len(plans)
+        kept = self._cores.get(plans[0].module.name)
+        if kept:
+            return kept
+        return [r.core if r else None for r in self._read_stored([m.module for m in plans], stored)]
 
-    def _reduce_batch(
-        self, plans: Sequence[ModulePlan]
-    ) -> tuple[list[compress.Reduced], list[Measured]]:
+    def _reduce_composites(
+        self, plan: Plan, starts: Mapping[str, int], output: Output | None = None
+    ) -> list[Measured]:
+        """Convert and measure them, and write them if there is an output."""
+
+        def work(plans: Sequence[CompositePlan]) -> list[Measured]:
+            return [self._reduce_composite(m, starts, output) for m in plans]
+
+        every = [[m] for m in plan.composites]
+        return [measured for _, (measured,) in self._map("reduce", work, every)]
+
+    def _reduce_composite(
+        self, m: CompositePlan, starts: Mapping[str, int], output: Output | None
+    ) -> Measured:
         with self.clock.measure("read"):
-            stored = self._on_device(self.source.matrices([m.module for m in plans]))
+            stored = self.source.parts(m.module)
         with self.clock.measure("compute"):
-            stored = compress.prepare(plans[0], stored)
-            cores = [self._cores.get(m.module.name) for m in plans]
-            reduced = compress.reduce_all(plans, stored, cores)
-            errors = compress.squared_errors(reduced, stored, cores)
-        pairs = zip(reduced, errors, strict=True)
-        return reduced, [
-            Measured(
-                r.plan,
-                e,
-                r.squared_signal,
-                r.squared_error,
-                r.elements,
-                r.too_noisy,
-                r.better_in_bfloat16,
-            )
-            for r, e in pairs
-        ]
+            reduced = composites.reduce(m, stored)
+        if output:
+            with self.clock.measure("write"):
+                for key, tensor in reduced.tensors.items():
+                    output.write(starts[key], [(key, as_bytes(tensor))])
+                if m.module.alpha:
+                    self._copy(m.module.alpha, starts, output)
+        error, noise = reduced.squared_error, reduced.squared_noise
+        none = fidelity.ElementError()
+        return Measured(m, error, m.energy * m.retained, noise, none, too_noisy=False)
 
-    def _on_device(self, factors: Factors) -> Factors:
-        if self.device.type == "cpu":
-            return factors
-        return Factors(*(t.pin_memory().to(self.device, non_blocking=True) for t in factors))
+    def _copy_untouched(self, plan: Plan, output: Output) -> None:
+        starts = _starts(plan)
+        with self.clock.measure("write"):
+            for key in plan.untouched:
+                self._copy(key, starts, output)
+
+    def _copy(self, key: str, starts: Mapping[str, int], output: Output) -> None:
+        output.copy(starts[key], key, self.source.fd, self.source.header)
 
     def _map(
-        self, stage: str, work: Callable[[T], Iterable[R]], items: Iterable[T], of: int
-    ) -> Iterator[R]:
-        """Yield the results of all items, in their order; progress counts `of` results."""
-        with single_threaded_pool(self.threads) as pool:
-            results = (result for part in pool.map(work, items) for result in part)
-            for done, result in enumerate(results, 1):
+        self, stage: str, work: Callable[[Sequence[T]], R], items: Sequence[Sequence[T]]
+    ) -> Iterator[tuple[Sequence[T], R]]:
+        """Yield the batches and their results, in their order; progress counts modules."""
+        done, of = 0, sum(map(len, items))
+        for batch, result in zip(items, map_in_order(self.threads, work, items), strict=True):
+            yield batch, result
+            for _ in batch:
+                done += 1
                 self._progress(stage, done, of)
-                yield result
         memory.return_freed_memory()  # the next pass needs blocks of other sizes
+
+
+def _reduce_batch(
+    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
+) -> Reduction:
+    """Reduce and measure modules of one shape and dtype.
+
+    Modules of similar rank are computed together, because they are padded to the largest rank.
+    """
+
+    def alike(at: int) -> tuple[object, ...]:
+        return *compress.alike(plans[at]), plans[at].rank.bit_length() // 2
+
+    results: dict[int, tuple[compress.Reduced, Measured]] = {}
+    by_rank = sorted(range(len(plans)), key=lambda at: plans[at].rank)
+    limit = cuda.batch_elements(stored.up.device)
+    for group in batches(by_rank, alike, lambda at: _elements_at_work(plans[at]), limit):
+        own_plans, own_cores = [plans[at] for at in group], [cores[at] for at in group]
+        own = compress.prepare(own_plans[0], _rows(stored, group))
+        reduced = compress.reduce_all(own_plans, own, own_cores)
+        errors = compress.squared_errors(reduced, own, own_cores)
+        for at, r, error in zip(group, reduced, errors, strict=True):
+            results[at] = r, Measured.of(r, error)
+    named = [item for at in range(len(plans)) for item in results[at][0].tensors.items()]
+    fetched = cuda.to_cpu([tensor for _, tensor in named])
+    tensors = {key: t for (key, _), t in zip(named, fetched, strict=True)}
+    factors: list[tuple[str, Buffer]] = []
+    alphas: dict[str, bytes] = {}
+    for m in plans:
+        factors += ((key, as_bytes(tensors[key])) for key, _ in m.factors)
+        if m.has_alpha:
+            alphas[m.module.alpha_key] = bytes(as_bytes(tensors[m.module.alpha_key]))
+    return Reduction([results[at][1] for at in range(len(plans))], factors, alphas)
+
+
+def _rows(stored: Factors, group: list[int]) -> Factors:
+    if group == list(range(len(stored.up))):
+        return stored
+    return Factors(*(t[group] for t in stored))
+
+
+def _checked(results: list[Measured]) -> list[Measured]:
+    """Check the errors; modules that are too noisy are reduced again, in another encoding."""
+    for m in results:
+        if not m.too_noisy:
+            check_error(m)
+    return results
+
+
+def _bytes_before(draft: Draft, width_: int) -> int:
+    """Return the bytes of the tensors that are no factors and come before factors of this width."""
+    return sum(tensor_bytes(*spec) for spec in draft.others().values() if width(spec) >= width_)
+
+
+def _starts(plan: Plan) -> dict[str, int]:
+    """Return where the data of each tensor of the output begins."""
+    return offsets([(key, *spec) for key, spec in plan.tensors])
+
+
+def _needs_core(m: ModulePlan) -> bool:
+    return not m.same and (m.encoding in EIGHT_BITS or m.rank != m.module.rank)
 
 
 def _memory(batch: Sequence[Module]) -> float:
@@ -297,46 +432,3 @@ def _elements(module: Module) -> int:
 def _elements_at_work(m: ModulePlan) -> int:
     """Count the elements of the factors before and after, and of the results between them."""
     return _elements(m.module) // m.module.rank * max(m.module.rank, 3 * m.rank)
-
-
-def _with_leading_columns(reading: Reading, p: Parameters) -> Reading:
-    """Drop the singular vectors that no plan needs."""
-    if reading.core is None:
-        return reading
-    return replace(reading, core=spectrum.leading(reading.core, columns(reading, p)))
-
-
-def single_threaded_pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool whose threads use one core each for torch operations.
-
-    Each thread sets this at its start. Otherwise torch splits the first products between cores, and
-    their rounding differs from run to run.
-    """
-    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-
-
-def available_cores() -> int:
-    return max(1, len(os.sched_getaffinity(0)))
-
-
-def _check_error(m: Measured) -> None:
-    """Compare a module's error with the bound from truncation and rounding (triangle inequality).
-
-    Raises Failed(`verify_failed`), or Failed(`not_finite`) where the output's number format cannot
-    hold the module.
-    """
-    if not math.isfinite(m.squared_noise):
-        raise Failed(
-            Reason.NOT_FINITE,
-            f"the weights of module {m.plan.module.name}, times alpha / rank ({m.plan.scale:.3g}), "
-            f"are too large for {m.plan.encoding}; the file is broken: download or train it again",
-        )
-    planned = (m.plan.energy * (1 - m.plan.retained)) ** 0.5 + m.squared_noise**0.5
-    allowed = planned + VERIFY_SLACK * m.plan.energy**0.5 + SMALLEST_NORM
-    if not m.squared_error**0.5 <= allowed:  # also when it is NaN
-        raise Failed(
-            Reason.VERIFY_FAILED,
-            f"module {m.plan.module.name} of the output differs from the original by "
-            f"{m.relative_error:.3g} of its norm, more than planned; nothing was replaced. "
-            "Please report this with the file's name",
-        )

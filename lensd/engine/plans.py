@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from lensd.engine.measures import Original
 from lensd.engine.reader import Source
 from lensd.logs.measures import Predicted
 from lensd.lora import adapter, composites
+from lensd.lora.drafts import Draft, draft
 from lensd.lora.layout import unsupported_adapter
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Findings, Plan, plan
+from lensd.store.header import encode_header, tensor_bytes
 from lensd.store.tensors import TensorEntry, output_bytes
+
+# By so much `ss_network_dim` and `ss_network_alpha` may grow together.
+NETWORK_BYTES = 64
+
+
+def make_draft(source: Source, p: Parameters) -> Draft | None:
+    """Return the draft of a file of which each module decides its rank; None for other files."""
+    alphas = {m.name: source.alpha(m) for m in source.layout.modules}
+    return draft(source.layout, source.specs, alphas, p)
 
 
 def choose(source: Source, original: Original, p: Parameters, found: Findings) -> Plan:
@@ -26,7 +38,7 @@ def choose(source: Source, original: Original, p: Parameters, found: Findings) -
     origin = replace(original.origin, mode=p.mode)
     left = p.target_size
     while any(m.rank > 1 and not m.keeps_rank for m in chosen.modules):
-        excess = _size(source, chosen, origin) - p.target_size
+        excess = output_size(source, chosen, origin) - p.target_size
         if p.mode == "int8" or excess <= 0:
             break
         left -= excess
@@ -47,6 +59,7 @@ def _plan(source: Source, original: Original, p: Parameters, found: Findings) ->
         p,
         found,
         converted,
+        original.order,
         may_add_alpha=not _has_strength(source),
     )
 
@@ -78,16 +91,41 @@ def predicted(source: Source, original: Original, p: Parameters, found: Findings
 
     def size(mode: str) -> int:
         of_mode = replace(found, least_ranks={}, energy=None) if mode == "rank" else found
-        chosen = choose(source, original, replace(p, mode=mode), of_mode)
+        of_p = replace(p, mode=mode)
+        chosen = choose(source, original, of_p, of_mode)
         origin = replace(original.origin, mode=mode)
-        return min(origin.bytes, _size(source, chosen, origin))
+        least = least_header(source, make_draft(source, of_p), origin)
+        return min(origin.bytes, output_size(source, chosen, origin, least))
 
     return Predicted(rank=size("rank"), int8=size("int8"), ultra=size("ultra"))
 
 
-def _size(source: Source, chosen: Plan, origin: Origin) -> int:
+def output_size(source: Source, chosen: Plan, origin: Origin, least: int = 0) -> int:
+    """Return the bytes of a file by this plan; its header takes at least `least` of them."""
     header = output_metadata(source.header.metadata, chosen, origin)
-    return output_bytes(entries(chosen), header)
+    return output_bytes(entries(chosen), header, least)
+
+
+def least_header(source: Source, made: Draft | None, origin: Origin) -> int:
+    """Return the bytes that a single pass reserves for the header; 0 without a draft.
+
+    They suffice for all ranks that the modules may get. `origin`: its hash may be any.
+    """
+    if made is None:
+        return 0
+    largest, old = made.largest_plan(), source.header.metadata
+    header = encode_header(entries(largest), output_metadata(old, largest, origin))
+    has_entry = adapter.KEY in old or made.alpha is None
+    quantized = any(m.encoding == "I8" for m in largest.modules)
+    ranks_of_peft = 0
+    if has_entry and not quantized:
+        ranks_of_peft = sum(3 * len(json.dumps(m.name)) + 120 for m in made.layout.modules)
+    return len(header) + NETWORK_BYTES + ranks_of_peft
+
+
+def data_bytes(chosen: Plan) -> int:
+    """Return the bytes of all tensors of the output."""
+    return sum(tensor_bytes(*spec) for _, spec in chosen.tensors)
 
 
 def entries(chosen: Plan) -> list[TensorEntry]:

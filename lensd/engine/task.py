@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -12,19 +13,24 @@ import torch
 from msgspec import structs
 
 from lensd import __version__
-from lensd.engine import findings, measures, plans
+from lensd.engine import cuda, findings, measures, plans
+from lensd.engine.measured import Measured
 from lensd.engine.measures import Original
-from lensd.engine.passes import Engine, Measured, available_cores
+from lensd.engine.passes import Engine
+from lensd.engine.pool import available_cores
 from lensd.engine.reader import Source
 from lensd.errors import Failed, FileError, Kept, PartialMeasures, Reason, Skipped
 from lensd.logs.measures import Analyzed, Compressed, Detailed, Measures
 from lensd.lora import cost
+from lensd.lora.drafts import Draft
+from lensd.lora.layout import Module
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Findings, Plan
-from lensd.store.hashing import Hashes, hashes_of
-from lensd.store.tensors import Output, open_temporary, output_bytes
+from lensd.store.hashing import sha256_of
+from lensd.store.tensors import Output, open_temporary
 from lensd.worker import device as devices
+from lensd.worker.device import Work
 from lensd.worker.protocol import ReportProgress
 from lensd.worker.request import AnalyzeRequest, AnyRequest, CompressRequest
 
@@ -68,19 +74,19 @@ def _on_best_device(
     cost.require_affordable(source.layout.modules)
     try:
         source.leave_alpha_zero()
-        device = devices.choose(request.device, _predicted_seconds(source), _cuda_free())
+        seconds = devices.predicted_cpu_seconds(work_of(source.layout.modules), available_cores())
+        device = devices.choose(request.device, seconds, cuda.free_bytes)
         if device == "cpu":
             return _on_cpu(source, work, progress)
-        if not torch.cuda.is_available():
-            note = f"there is no {device} here; computed on the CPU"
-            return structs.replace(_on_cpu(source, work, progress), device_note=note)
-        try:
-            return work(Engine(source, device, progress))
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        note = f"there is no {device} here; computed on the CPU"
+        if torch.cuda.is_available():
+            result = compute_on_gpu(source, device, work, progress)
+            if result is not None:
+                return result
+            cuda.release_memory()
             _empty_temporary(request)
             note = f"{device} ran out of memory; computed on the CPU"
-            return structs.replace(_on_cpu(source, work, progress), device_note=note)
+        return structs.replace(_on_cpu(source, work, progress), device_note=note)
     except (
         FileError,
         RuntimeError,
@@ -89,6 +95,18 @@ def _on_best_device(
         if source.unchanged():
             raise
         raise _changed() from None  # the error is about bytes that have been replaced
+
+
+def compute_on_gpu(
+    source: Source, device: str, work: Callable[[Engine], M], progress: ReportProgress
+) -> M | None:
+    """Return what `work` returns, or None if the GPU has not enough memory."""
+    try:
+        return work(Engine(source, device, progress))
+    except RuntimeError as error:
+        if not cuda.is_out_of_memory(error):
+            raise
+        return None
 
 
 def _on_cpu(source: Source, work: Callable[[Engine], M], progress: ReportProgress) -> M:
@@ -115,44 +133,56 @@ def _empty_temporary(request: AnyRequest) -> None:
 
 
 def _compress(engine: Engine, request: CompressRequest) -> Compressed:
-    source = engine.source
+    source, p = engine.source, request.parameters
     if request.adapter_config and source.layout.naming == "peft":
         raise _has_adapter_config()
-    original = _first_pass(engine, request, request.parameters)
-    found = Findings()
-    while True:
-        chosen = plans.choose(source, original, request.parameters, found)
-        plans.require_modules(chosen)
-        written = _write(engine, request, original, chosen, found)
-        if isinstance(written, _Written):
-            break
-        _empty_temporary(request)  # rare, except with `strict_energy`
+    draft = plans.make_draft(source, p)
+    least = plans.least_header(source, draft, _origin(source, request))
+    written: _Written | Findings = Findings()
+    if draft:
+        original, chosen, written = _write_in_single_pass(engine, request, draft, least)
+    else:
+        original = _first_pass(engine, request, p)
+    while not isinstance(written, _Written):
         found = written
+        chosen = plans.choose(source, original, p, found)
+        plans.require_modules(chosen)
+        written = _write(engine, request, original, chosen, found, least)
     if not source.unchanged():
         raise _changed()
     _check_error(written.measured, original, request)
     return measures.of_output(
-        engine, original, chosen, written.measured, written.hashes, written.size
+        engine, original, chosen, written.measured, written.sha256, written.size
     )
 
 
 def _first_pass(engine: Engine, request: AnyRequest, p: Parameters) -> Original:
     """Read the spectra, and hash the file in a thread beside it."""
     source = engine.source
-    with ThreadPoolExecutor(1) as pool:
-        hashing = pool.submit(hashes_of, source.fd, source.header.data_start)
+    with _hashing(source) as hashing:
         readings = engine.first_pass(p)
         composites = engine.read_composites()
-        hashes = hashing.result()
-    origin = Origin(
-        sha256=hashes.file,
+        sha256 = hashing.result()
+    return Original(_origin(source, request, sha256), readings, composites, engine.order)
+
+
+@contextmanager
+def _hashing(source: Source) -> Iterator[Future[str]]:
+    """Hash the original in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(sha256_of, source.fd)
+
+
+def _origin(source: Source, request: AnyRequest, sha256: str = "0" * 64) -> Origin:
+    """Return what the marks of an output record; without the hash it has the same length."""
+    return Origin(
+        sha256=sha256,
         bytes=source.identity.size,
         name=request.name,
         version=__version__,
         mode=request.parameters.mode,
-        energy=p.energy,
+        energy=request.parameters.energy,
     )
-    return Original(origin, hashes, readings, composites)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,46 +190,108 @@ class _Written:
     """An output that was completed."""
 
     measured: list[Measured]
-    hashes: Hashes
+    sha256: str
     size: int
 
 
+def _single_pass(
+    engine: Engine, request: AnyRequest, draft: Draft, output: Output | None
+) -> tuple[Original, Plan, list[Measured] | None]:
+    """Compute a file by its draft, and hash it beside that.
+
+    Returns what is known of it, the plan, and the modules, in its order, if the draft is the plan.
+    """
+    source = engine.source
+    with _hashing(source) as hashing:
+        attempt = engine.single_pass(draft, output)
+        sha256 = hashing.result()
+    origin = _origin(source, request, sha256)
+    original = Original(origin, attempt.readings, [], engine.order)
+    chosen = plans.choose(source, original, draft.parameters, Findings())
+    if not attempt.fits(chosen):
+        return original, chosen, None
+    return original, chosen, engine.complete(attempt, chosen, output)
+
+
+def _write_in_single_pass(
+    engine: Engine, request: CompressRequest, draft: Draft, least: int
+) -> tuple[Original, Plan, _Written | Findings]:
+    """Fill the temporary while the file is read; or return what the next attempt needs to know."""
+    with Output(request.temporary, request.temporary_inode, least) as output:
+        original, chosen, measured = _single_pass(engine, request, draft, output)
+        size = plans.output_size(engine.source, chosen, original.origin, least)
+        _check_gain(size, original, chosen, request.min_saving)
+        written: _Written | Findings = Findings()
+        if measured and size == output.size:
+            written = _finish(engine, request, original, chosen, measured, output, Findings())
+    if not isinstance(written, _Written):
+        _empty_temporary(request)
+    return original, chosen, written
+
+
 def _write(
-    engine: Engine, request: CompressRequest, original: Original, chosen: Plan, found: Findings
+    engine: Engine,
+    request: CompressRequest,
+    original: Original,
+    chosen: Plan,
+    found: Findings,
+    least: int,
 ) -> _Written | Findings:
     """Fill the temporary, and read it back; or return what the next attempt needs to know."""
-    old, origin = engine.source.header.metadata, original.origin
-    tensors, header = plans.entries(chosen), output_metadata(old, chosen, origin)
-    _check_gain(output_bytes(tensors, header), original, chosen, request.min_saving)
-    with Output(request.temporary, request.temporary_inode, tensors, header) as output:
+    size = plans.output_size(engine.source, chosen, original.origin, least)
+    _check_gain(size, original, chosen, request.min_saving)
+    header_bytes = size - plans.data_bytes(chosen)
+    with Output(request.temporary, request.temporary_inode, header_bytes) as output:
         measured = engine.reduce(chosen, output)
-        better = findings.of_attempt(measured, original.readings, request.parameters, found)
-        if better is not None:
-            return better
-        error = measures.delta_error(measured)
-        output.replace_metadata(output_metadata(old, chosen, origin, error))
-        with engine.clock.measure("write"):
-            output.sync()
-        with ThreadPoolExecutor(1) as pool:
-            hashing = pool.submit(output.hashes)
-            engine.verify(output, chosen)
-        return _Written(measured, hashing.result(), output.size)
+        written = _finish(engine, request, original, chosen, measured, output, found)
+    if not isinstance(written, _Written):
+        _empty_temporary(request)  # rare, except with `strict_energy`
+    return written
+
+
+def _finish(
+    engine: Engine,
+    request: CompressRequest,
+    original: Original,
+    chosen: Plan,
+    measured: list[Measured],
+    output: Output,
+    found: Findings,
+) -> _Written | Findings:
+    """Write the header, flush the output and read it back, unless there is a better attempt."""
+    better = findings.of_attempt(measured, original.readings, request.parameters, found)
+    if better is not None:
+        return better
+    error = measures.delta_error(measured)
+    metadata = output_metadata(engine.source.header.metadata, chosen, original.origin, error)
+    with engine.clock.measure("write"):
+        output.finish(plans.entries(chosen), metadata)
+        output.sync()
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(output.sha256)
+        engine.verify(output, chosen)
+    return _Written(measured, hashing.result(), output.size)
 
 
 def _analyze(engine: Engine, request: AnalyzeRequest) -> tuple[Analyzed, Original]:
     """Rehearse mode ultra: the plan that `compress` ends with, and its measures."""
     source, p = engine.source, request.parameters
     best = replace(p, mode="ultra")
-    original = _first_pass(engine, request, best)
-    found = Findings()
+    draft = plans.make_draft(source, best)
+    found, measured = Findings(), None
+    if draft:
+        original, chosen, measured = _single_pass(engine, request, draft, None)
+    else:
+        original = _first_pass(engine, request, best)
     while True:
-        chosen = plans.choose(source, original, best, found)
-        plans.require_modules(chosen)
-        measured = engine.rehearse(chosen)
+        if measured is None:
+            chosen = plans.choose(source, original, best, found)
+            plans.require_modules(chosen)
+            measured = engine.rehearse(chosen)
         better = findings.of_attempt(measured, original.readings, best, found)
         if better is None:
             break
-        found = better
+        found, measured = better, None
     predicted = plans.predicted(source, original, p, found)
     return measures.of_rehearsal(engine, original, chosen, measured, predicted), original
 
@@ -264,11 +356,9 @@ def _out_of_memory() -> Failed:
     )
 
 
-def _predicted_seconds(source: Source) -> float:
-    modules = source.layout.modules
-    work = sum((m.out_features + m.in_features) * cost.inner_rank(m) ** 2 for m in modules)
-    return devices.predicted_cpu_seconds(work, available_cores())
-
-
-def _cuda_free() -> int | None:
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+def work_of(modules: Sequence[Module]) -> Work:
+    """Return what the seconds for these modules are predicted from."""
+    ranks = [cost.inner_rank(m) for m in modules]
+    elements = [(m.out_features + m.in_features) * k for m, k in zip(modules, ranks, strict=True)]
+    products = sum(n * k for n, k in zip(elements, ranks, strict=True))
+    return Work(len(modules), sum(elements), products)

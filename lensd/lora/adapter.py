@@ -11,14 +11,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from lensd.lora.layout import Layout
 
 T = TypeVar("T")
 
 KEY = "lora_adapter_metadata"
-MAX_COMPARISONS = 50_000_000  # of names with patterns; they take about ten seconds
 PLAIN_NAME = re.compile(r"[\w.-]{1,1024}")
 # What reading an entry raises if the entry is no JSON object or a field has a wrong type or value.
 INVALID_ENTRY = (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -60,14 +59,9 @@ class Component(NamedTuple):
 
     def ranks_and_alphas(self, names: Iterable[str]) -> dict[str, tuple[int, float]]:
         """Return module name -> its rank and lora_alpha, for names without the component."""
-        names = list(names)
-        if len(names) * (len(self.rank_pattern) + len(self.alpha_pattern)) > MAX_COMPARISONS:
-            raise ValueError("it has too many patterns")
+        ranks, alphas = _Matcher(self.rank_pattern), _Matcher(self.alpha_pattern)
         return {
-            name: (
-                _find_match(self.rank_pattern, name, self.r),
-                float(_find_match(self.alpha_pattern, name, self.lora_alpha)),
-            )
+            name: (ranks.find(name, self.r), float(alphas.find(name, self.lora_alpha)))
             for name in names
         }
 
@@ -172,20 +166,31 @@ def _fields_with_ranks(component: Component, ranks: Mapping[str, int]) -> dict[s
     }
 
 
-def _find_match(patterns: Mapping[str, T], name: str, default: T) -> T:
-    """Return the value of the first pattern that matches a module name, as peft finds it.
+class _Matcher(Generic[T]):
+    """Finds the value of the first pattern that matches a module name, as peft finds it.
 
     peft treats patterns as regular expressions that match a whole name or its end after a dot.
     Only patterns that are plain names, with or without a leading `^`, are accepted here (others
     raise ValueError): a hostile expression could take years to match.
     """
-    for pattern, value in patterns.items():
-        whole_name, plain = pattern.startswith("^"), pattern.removeprefix("^")
-        if not PLAIN_NAME.fullmatch(plain):
-            raise ValueError(f"the pattern {pattern!r} is no module name")
-        if name == plain or (not whole_name and name.endswith("." + plain)):
-            return value
-    return default
+
+    def __init__(self, patterns: Mapping[str, T]) -> None:
+        self._whole: dict[str, tuple[int, T]] = {}  # the name that a pattern matches alone
+        self._ends: dict[str, tuple[int, T]] = {}  # a name or an end of names
+        for number, (pattern, value) in enumerate(patterns.items()):
+            plain = pattern.removeprefix("^")
+            if not PLAIN_NAME.fullmatch(plain):
+                raise ValueError(f"the pattern {pattern!r} is no module name")
+            own = self._whole if pattern.startswith("^") else self._ends
+            own.setdefault(plain, (number, value))
+
+    def find(self, name: str, default: T) -> T:
+        """Return the value for a name; `default` if no pattern matches it."""
+        dots = [at for at, letter in enumerate(name) if letter == "."]
+        ends = [name, *(name[at + 1 :] for at in dots)]
+        found = [self._ends[end] for end in ends if end in self._ends]
+        found += [self._whole[name]] if name in self._whole else []
+        return min(found, key=lambda match: match[0])[1] if found else default
 
 
 def _unique_patterns(names: Iterable[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from lensd.lora.names import canonical
@@ -40,6 +41,7 @@ def in_model(block: Block) -> tuple[int, Block]:
     return (_PARTS.index(block.part) if block.part in _PARTS else len(_PARTS)), block
 
 
+@lru_cache(maxsize=4096)  # a file's modules are asked for several times
 def block_of(module: str) -> Block:
     """Return the block of a module by its name, in any naming; `other` if the name has none."""
     component, _, path = canonical(module).partition("/")

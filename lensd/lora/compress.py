@@ -327,18 +327,18 @@ def squared_errors(
     if m.same:
         return [0.0] * len(reduced)
     if is_excessive(*stored):  # the rank stays, and the delta weight is smaller than r x r matrices
-        return [
-            float((r.plan.scale * delta - r.scale * form_delta(r.up.mT, r.down)).square().sum())
+        errors = [
+            (r.plan.scale * delta - r.scale * form_delta(r.up.mT, r.down)).square().sum()
             for r, delta in zip(reduced, form_delta(*stored), strict=True)
         ]
+        return torch.stack(errors).tolist()
     large = m.module.rank >= QUICK_RANK and m.rank < m.module.rank
     if stored.up.dtype == torch.float64 or not large:
         return _subtract_norms(reduced, stored, torch.float64)
     found = _subtract_norms(reduced, stored, torch.float32)
+    limits = _float32_limits([r.plan for r in reduced], cores)
     # `not >=`, so that NaN is computed again too
-    small = [
-        at for at, r in enumerate(reduced) if not found[at] >= _float32_limit(r.plan, cores[at])
-    ]
+    small = [at for at, limit in enumerate(limits) if not found[at] >= limit]
     if small:
         few, few_stored = [reduced[at] for at in small], Factors(*(t[small] for t in stored))
         exact = _subtract_norms(few, few_stored, torch.float64)
@@ -347,9 +347,14 @@ def squared_errors(
     return found
 
 
-def _float32_limit(m: ModulePlan, core: Core | None) -> float:
-    """Return the smallest squared error that is exact enough in float32."""
-    return math.inf if core is None else FLOAT32_ERROR_SHARE * float(core.cancellation) * m.energy
+def _float32_limits(plans: Sequence[ModulePlan], cores: Sequence[Core | None]) -> list[float]:
+    """Return the smallest squared errors that are exact enough in float32."""
+    known = [core.cancellation for core in cores if core is not None]
+    cancellation = iter(torch.stack(known).tolist() if known else ())
+    return [
+        math.inf if core is None else FLOAT32_ERROR_SHARE * next(cancellation) * m.energy
+        for m, core in zip(plans, cores, strict=True)
+    ]
 
 
 def _subtract_norms(reduced: Sequence[Reduced], stored: Factors, dtype: torch.dtype) -> list[float]:
@@ -362,10 +367,10 @@ def _subtract_norms(reduced: Sequence[Reduced], stored: Factors, dtype: torch.dt
     )
     inner = (crossed[0] * crossed[1]).sum((-2, -1)).tolist()
     norms = (squared[0] * squared[1]).sum((-2, -1)).tolist()
-    plans = [r.plan for r in reduced]
+    plans, scales = [r.plan for r in reduced], [r.scale for r in reduced]
     return [
-        max(0.0, m.energy + r.scale**2 * norm - 2 * m.scale * r.scale * both)
-        for r, m, both, norm in zip(reduced, plans, inner, norms, strict=True)
+        max(0.0, m.energy + scale**2 * norm - 2 * m.scale * scale * both)
+        for m, scale, both, norm in zip(plans, scales, inner, norms, strict=True)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 
 # Two ranks per octave where most of the energy lies, then one: short enough for a log line.
@@ -21,10 +21,10 @@ def curve(spectra: Sequence[Tensor]) -> tuple[list[int], list[float]]:
     zeros every share is 1.
     """
     longest = max(len(values) for values in spectra)
-    added = torch.zeros(longest, dtype=torch.float64)
+    added = np.zeros(longest)
     for values in spectra:
-        added[: len(values)] += values.double().square()
-    cumulative = added.cumsum(0)
+        added[: len(values)] += np.square(values.double().numpy())
+    cumulative = added.cumsum()
     ranks = [step for step in STEPS if step < longest] + [longest]
     total = float(cumulative[-1])
     shares = [float(cumulative[rank - 1]) / total if total > 0 else 1.0 for rank in ranks]

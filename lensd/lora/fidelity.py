@@ -163,7 +163,8 @@ def element_errors(
     for exact, decoded in (piece for pair in pairs for piece in pieces(*pair)):
         error = exact - decoded
         parts = exact.square(), error.square(), error.abs_()
-        sums += torch.stack([p.flatten(1).sum(1).double() for p in parts], dim=1).cpu()
+        found = torch.stack([p.flatten(1).sum(1).double() for p in parts], dim=1)
+        sums = sums.to(found.device) + found
     return [ElementError(n, *row) for n, row in zip(counts, sums.tolist(), strict=True)]
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from lensd.lora import fidelity
 from lensd.lora._kernels import calls
 from lensd.lora.fidelity import ElementError, largest_elements
-from lensd.lora.products import down_product, up_product
+from lensd.lora.products import PIECE, down_product, up_product
 from lensd.lora.shortening import is_excessive
 
 Floats = NDArray[Any]  # float32 or float64
@@ -112,8 +112,11 @@ def quantize_all(exact: Factors, steps: Sequence[float], ranks: Sequence[int]) -
     tiny = torch.finfo(torch.float32).tiny
     scales = torch.tensor([s if s >= tiny else 0.0 for s in steps], dtype=torch.float64).sqrt()
     rounded = _round_factors(exact, scales)
-    for at, rank in enumerate(ranks):
-        scales[at] = _round_within_guard(exact, rounded, at, rank, float(scales[at]))
+    products = largest_products(rounded, range(len(ranks)), ranks, [GUARD] * len(ranks))
+    for at, (rank, largest) in enumerate(zip(ranks, products, strict=True)):
+        if largest > GUARD:
+            scale = float(scales[at])
+            scales[at] = _round_within_guard(exact, rounded, at, rank, scale, largest)
     return _measure_quantized(exact, rounded, scales, ranks)
 
 
@@ -135,7 +138,7 @@ def best_gauge(
         _replace_where_smaller(best, steps, other, every)
     del other, others  # tens of MB at full rank
     best.balance()
-    guarded = [_enlarge_for_guard(best, at, ranks[at], steps[at]) for at in every]
+    guarded = _enlarge_for_guard(best, every, ranks, steps)
     unguarded = [at for at in every if 0 < steps[at] == guarded[at]]
     if unguarded:
         few_ranks = [ranks[at] for at in unguarded]
@@ -145,8 +148,9 @@ def best_gauge(
             rotated = few.rotated(rotations_of_ranks(few_ranks, number, few.up))
             _replace_where_smaller(best, steps, rotated, unguarded)
         best.balance()
-        for at in unguarded:
-            guarded[at] = _enlarge_for_guard(best, at, ranks[at], steps[at])
+        enlarged = _enlarge_for_guard(best, unguarded, ranks, steps)
+        for at, step in zip(unguarded, enlarged, strict=True):
+            guarded[at] = step
     return best, guarded
 
 
@@ -163,24 +167,34 @@ def _replace_where_smaller(
             best.up[at], best.down[at] = up, down
 
 
-def _enlarge_for_guard(exact: Factors, at: int, rank: int, step: float) -> float:
-    """Return the squared step, enlarged if a product of the unrounded factors exceeds the guard."""
-    largest = _largest_product_of(exact, at, rank, GUARD * step)
-    return step if largest <= GUARD * step else largest / GUARD * SLACK**2
+def _enlarge_for_guard(
+    exact: Factors, indices: Sequence[int], ranks: Sequence[int], steps: Sequence[float]
+) -> list[float]:
+    """Return the squared steps of some modules, enlarged where a product exceeds the guard.
+
+    The products are those of the unrounded factors.
+    """
+    enough = [GUARD * step for step in steps]
+    found = largest_products(exact, indices, ranks, enough)
+    return [
+        steps[at] if largest <= enough[at] else largest / GUARD * SLACK**2
+        for at, largest in zip(indices, found, strict=True)
+    ]
 
 
 def _round_within_guard(
-    exact: Factors, rounded: Factors, at: int, rank: int, scale: float
+    exact: Factors, rounded: Factors, at: int, rank: int, scale: float, largest: float
 ) -> float:
     """Round one module again at larger scales until no product exceeds the guard.
 
-    Updates its row of `rounded`, and returns its scale.
+    `largest` product of its row of `rounded`, which is updated. Returns its scale.
     """
-    while (largest := _largest_product_of(rounded, at, rank, GUARD)) > GUARD:
+    while largest > GUARD:
         scale *= math.sqrt(largest / GUARD) * SLACK
         one = Factors(exact.up[at : at + 1], exact.down[at : at + 1])
         again = _round_factors(one, torch.tensor([scale], dtype=torch.float64))
         rounded.up[at], rounded.down[at] = again.up[0], again.down[0]
+        largest = _largest_product_of(rounded, at, rank, GUARD)
     return scale
 
 
@@ -193,7 +207,7 @@ def _measure_quantized(
     overwritten.
     """
     width = exact.up.shape[1] + exact.down.shape[2]
-    counts = [k * width for k in ranks]
+    counts, sizes = [k * width for k in ranks], scales.tolist()
     encoded = Factors(*(t.to(torch.int8) for t in rounded))
     if rounded.up.dtype == torch.int8:
         noises, elements = _measure_natively(exact, rounded, scales, counts)
@@ -205,7 +219,7 @@ def _measure_quantized(
         Quantized(
             encoded.up[at, :, :k],
             encoded.down[at, :k],
-            float(scales[at]),
+            sizes[at],
             exact.up[at, :, :k],
             exact.down[at, :k],
             noises[at],
@@ -264,10 +278,10 @@ def rotations_of_ranks(ranks: Sequence[int], number: int, like: Tensor) -> Tenso
     k is the last dimension of `like`, which also gives dtype and device.
     """
     size = like.shape[-1]
-    result = like.new_zeros(len(ranks), size, size)
+    result = torch.zeros(len(ranks), size, size, dtype=like.dtype)
     for at, rank in enumerate(ranks):
         result[at, :rank, :rank] = _rotation(rank, number, like.dtype)
-    return result
+    return result.to(like.device)
 
 
 @lru_cache(maxsize=1024)
@@ -290,6 +304,24 @@ def rotations(rank: int) -> tuple[Tensor, ...]:
     golden = (math.sqrt(5) - 1) / 2
     flips = [((index * golden * (c + 1)) % 1 < 0.5).double() * 2 - 1 for c in range(ROTATIONS - 1)]
     return (torch.eye(rank, dtype=torch.float64), *(f[:, None] * cosine for f in flips))
+
+
+def largest_products(
+    factors: Factors, indices: Sequence[int], ranks: Sequence[int], enough: Sequence[float]
+) -> list[float]:
+    """Return the `largest_product` of some modules. `ranks` and `enough` are those of all."""
+    if factors.up.device.type == "cpu":
+        return [_largest_product_of(factors, at, ranks[at], enough[at]) for at in indices]
+    found = form_largest_products(factors).tolist()
+    return [found[at] for at in indices]
+
+
+def form_largest_products(factors: Factors) -> Tensor:
+    """Return max |up @ down| [b] by forming the products, some rows at a time: for a GPU."""
+    up, down = factors
+    rows = max(1, PIECE // (down.shape[0] * down.shape[2]))
+    parts = [(part @ down).abs().amax((1, 2)) for part in up.split(rows, dim=1)]
+    return torch.stack(parts).amax(0)
 
 
 def _largest_product_of(factors: Factors, at: int, rank: int, enough: float) -> float:

@@ -63,6 +63,9 @@ NAMINGS: tuple[Naming, ...] = (
     Naming("samlora", "w_a_", "w_b_", ".alpha", "w_", numbered=True, keeps_dtype=True),
 )
 
+_DOWN_ENDS = tuple(n.down for n in NAMINGS if not n.numbered)
+_DOWN_BEGINNINGS = tuple(n.down for n in NAMINGS if n.numbered)
+
 # Keys beside the factors that make a program use up @ down before it applies the scale: A1111 and
 # SD.Next compute magnitude * (W + up @ down) / norm first, and multiply by alpha / rank then. They
 # use `.scale` in place of alpha / rank.
@@ -219,6 +222,8 @@ def _find_module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | N
 
 def find_naming(down_key: str) -> Naming | None:
     """Return the naming whose keys of `down` are like this one."""
+    if not down_key.endswith(_DOWN_ENDS) and not down_key.startswith(_DOWN_BEGINNINGS):
+        return None
     return next((n for n in NAMINGS if n.base(down_key, n.down) is not None), None)
 
 

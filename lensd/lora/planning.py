@@ -7,10 +7,11 @@ written.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,8 @@ from lensd.lora.tensor_spec import ITEM_SIZE, WIDE_DTYPES, TensorSpec
 QUANTIZING = ("int8", "ultra")  # modes
 DTYPES: Mapping[Encoding, str] = {"int8": "I8", "float8": "F8_E4M3"}  # as safetensors names them
 EIGHT_BITS = tuple(DTYPES.values())
+NARROW = {"float16": "F16", "bfloat16": "BF16", "keep": "F32"}  # values of the setting `float32`
+ALPHA = TensorSpec("F32", ())  # of an output
 # Largest relative delta error of an 8-bit encoding alone. 0.015 is typical of int8, 0.025 of
 # float8; truncation at 99 % of the energy has 0.1.
 MAX_NOISE = 0.05
@@ -51,7 +54,7 @@ class Reading:
     @property
     def energy(self) -> float:
         """||delta||_F^2."""
-        return float(self.values.square().sum())
+        return float(np.square(self.values.numpy()).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,20 @@ class ModulePlan:
     energy: float  # ||delta||_F^2 of the original
     retained: float  # the share of that energy that the rank keeps
     keeps_rank: bool = False  # whether its rank must not change
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the output has an alpha for it."""
+        return self.alpha is not None or self.encoding == "I8"
+
+    @property
+    def factors(self) -> tuple[tuple[str, TensorSpec], tuple[str, TensorSpec]]:
+        """The keys and specs of down and up in the output."""
+        up, down = self.module.shapes_at(self.rank)
+        return (
+            (self.module.down, TensorSpec(self.encoding, down)),
+            (self.module.up, TensorSpec(self.encoding, up)),
+        )
 
     @property
     def out_scale(self) -> float:
@@ -129,27 +146,31 @@ def plan(
     p: Parameters,
     found: Findings = Findings(),
     composites: Sequence[CompositePlan] = (),
+    order: Sequence[str] = (),
     *,
     may_add_alpha: bool = True,
 ) -> Plan:
     """Plan an output from the readings of all modules, which are in the order of the layout.
 
-    `tensors`: the original's header. `composites`: their plans. `may_add_alpha`: False if the
-    header has a strength, which an alpha would replace in diffusers.
+    `tensors`: the original's header. `composites`: their plans. `order`: the names of the modules
+    in the order in which the output has their factors; that of the layout if it is empty.
+    `may_add_alpha`: False if the header has a strength, which an alpha would replace in diffusers.
     """
     if found.energy is not None:
         p = replace(p, energy=found.energy)
     verdict = portability.verdict(layout, p.targets, p.encodings)
     encodings, float_because = _choose_encodings(verdict, readings, p, found)
-    fixed = _modules_with_fixed_rank(layout, p.targets)
-    ranks = _choose_ranks(readings, encodings, p, fixed, found.least_ranks)
+    fixed = modules_with_fixed_rank(layout, p.targets)
+    ranks = choose_ranks(readings, encodings, p, fixed, found.least_ranks)
     may_add_alpha &= verdict.may_add_alpha and not composites
     alpha = _common_alpha(readings, encodings, ranks, may_add=may_add_alpha)
     if noisy := _expect_noise(readings, encodings, ranks, alpha):
         more = replace(found, too_noisy=found.too_noisy | noisy)
-        return plan(layout, tensors, readings, p, more, composites, may_add_alpha=may_add_alpha)
+        return plan(
+            layout, tensors, readings, p, more, composites, order, may_add_alpha=may_add_alpha
+        )
     modules = tuple(
-        _plan_module(reading, rank_, encoding, alpha, tensors, fixed)
+        plan_module(reading, rank_, encoding, alpha, tensors, fixed)
         for reading, rank_, encoding in zip(readings, ranks, encodings, strict=True)
     )
     converted = tuple(c for c in composites if not c.same)
@@ -158,7 +179,7 @@ def plan(
         modules=modules,
         alpha=alpha.value,
         alpha_is_added=alpha.is_added,
-        tensors=_order_tensors(layout, tensors, modules, converted),
+        tensors=_order_tensors(layout, tensors, modules, converted, order),
         forced_by=verdict.forced_by if p.mode in QUANTIZING else (),
         float_because=float_because,
         composites=converted,
@@ -182,7 +203,7 @@ def columns(reading: Reading, p: Parameters) -> int:
     return rank.smallest_rank(reading.values, 1 - 0.9 * (1 - energy) if p.strict_energy else energy)
 
 
-def _modules_with_fixed_rank(layout: Layout, targets: Sequence[str]) -> set[str]:
+def modules_with_fixed_rank(layout: Layout, targets: Sequence[str]) -> set[str]:
     """Return the names of modules whose rank must not change.
 
     At another rank, a module that is scaled last would need an alpha of its own, and diffusers
@@ -200,17 +221,16 @@ def _choose_encodings(
     encodings = _float_dtypes(readings, p.float32, found.in_bfloat16)
     float_because: Counter[str] = Counter()
     for at, reading in enumerate(readings if p.mode in QUANTIZING else ()):
-        dtype, reason = _eight_bits(reading, verdict, found.too_noisy)
+        dtype, reason = eight_bits(reading.module, verdict, found.too_noisy)
         encodings[at] = dtype or encodings[at]
         float_because.update([reason] if reason else [])
     return encodings, float_because
 
 
-def _eight_bits(
-    reading: Reading, verdict: Verdict, too_noisy: Collection[tuple[str, str]]
+def eight_bits(
+    module: Module, verdict: Verdict, too_noisy: Collection[tuple[str, str]] = ()
 ) -> tuple[str | None, str | None]:
     """Return the 8-bit dtype of a module, or the reason why it stays in floats."""
-    module = reading.module
     choices = [DTYPES[encoding] for encoding in verdict.choices[module.name]]
     if not choices:
         return None, "targets"
@@ -220,7 +240,7 @@ def _eight_bits(
     return (usable[0], None) if usable else (None, "noise")
 
 
-def _choose_ranks(
+def choose_ranks(
     readings: Sequence[Reading],
     encodings: Sequence[str],
     p: Parameters,
@@ -305,15 +325,20 @@ def _float_dtypes(
         fits = all(r.largest <= torch.finfo(torch.float16).max for r in wide)
         narrow = "BF16" if all(r.exact_bfloat16 for r in wide) or not fits else "F16"
     else:
-        narrow = {"float16": "F16", "bfloat16": "BF16", "keep": "F32"}[float32]
+        narrow = NARROW[float32]
     return [
-        r.module.dtype
-        if r.module.dtype not in WIDE_DTYPES or r.module.naming.keeps_dtype
-        else "BF16"
-        if r.module.name in in_bfloat16
+        "BF16"
+        if changes_width(r.module) and r.module.name in in_bfloat16
         else narrow
+        if changes_width(r.module)
+        else r.module.dtype
         for r in readings
     ]
+
+
+def changes_width(module: Module) -> bool:
+    """Whether a module that is stored in floats gets another dtype."""
+    return module.dtype in WIDE_DTYPES and not module.naming.keeps_dtype
 
 
 def _common_alpha(
@@ -321,12 +346,9 @@ def _common_alpha(
 ) -> CommonAlpha:
     """Return the alpha of all modules that are not int8.
 
-    It is the file's most common one, and the rest of a module's scale goes into its `up`: diffusers
-    misreads alphas that differ between modules, by 34 % and without any message. With float8
-    modules it is divided by a power of two, because their elements would be too small otherwise; a
-    file without alphas gets one for that reason alone.
+    With float8 modules the file's alpha is divided by a power of two, because their elements would
+    be too small otherwise; a file without alphas gets one for that reason alone.
     """
-    alphas = Counter(r.alpha for r in readings if r.module.alpha and not r.module.scaled_last)
     in_float8 = [
         (r, k) for r, dtype, k in zip(readings, encodings, ranks, strict=True) if dtype == "F8_E4M3"
     ]
@@ -335,13 +357,24 @@ def _common_alpha(
         spectra = [_spectrum(r, k, alpha) for r, k in in_float8 if alpha.of(r.module)]
         return alpha._replace(value=(alpha.value or 1.0) / float8.alpha_divisor(spectra))
 
-    if alphas:
-        return divided(CommonAlpha(alphas.most_common(1)[0][0]))
+    stored = most_common_alpha((r.module, r.alpha) for r in readings)
+    if stored is not None:
+        return divided(CommonAlpha(stored))
     nothing = CommonAlpha(None)
     is_large = float8.alpha_divisor(_spectrum(r, k, nothing) for r, k in in_float8) == 1
     if is_large or not may_add or any(r.module.scaled_last or r.module.alpha for r in readings):
         return nothing
     return divided(CommonAlpha(float(max(k for _, k in in_float8)), is_added=True))
+
+
+def most_common_alpha(modules: Iterable[tuple[Module, float]]) -> float | None:
+    """Return the alpha for all modules, given that of each; None if the file has no alphas.
+
+    It is the file's most common one, and the rest of a module's scale goes into its `up`: diffusers
+    misreads alphas that differ between modules, by 34 % and without any message.
+    """
+    alphas = Counter(alpha for m, alpha in modules if m.alpha and not m.scaled_last)
+    return alphas.most_common(1)[0][0] if alphas else None
 
 
 def _expect_noise(
@@ -366,7 +399,7 @@ def _spectrum(reading: Reading, rank_: int, alpha: CommonAlpha) -> float8.Spectr
     return float8.Spectrum(reading.values[:rank_] / abs(scale), m.out_features, m.in_features)
 
 
-def _plan_module(
+def plan_module(
     reading: Reading,
     rank_: int,
     encoding: str,
@@ -398,20 +431,25 @@ def _order_tensors(
     tensors: Mapping[str, TensorSpec],
     modules: Sequence[ModulePlan],
     composites: Sequence[CompositePlan],
+    order: Sequence[str],
 ) -> tuple[tuple[str, TensorSpec], ...]:
     """Return all tensors of the output, those with the widest elements first.
 
-    So the data of each tensor begins at a multiple of its element size, which torch requires.
+    So the data of each tensor begins at a multiple of its element size, which torch requires. Of
+    one size, factors come last.
     """
-    found = {key: tensors[key] for key in layout.untouched}
+    others = {key: tensors[key] for key in layout.untouched}
     for c in composites:
         for part, key in c.module.parts:
-            found[key] = TensorSpec(c.encoding, output_shape(c, tensors[key].shape, part))
-    result = list(found.items())
-    for m in modules:
-        up, down = m.module.shapes_at(m.rank)
-        result += [(m.module.down, TensorSpec(m.encoding, down))]
-        result += [(m.module.up, TensorSpec(m.encoding, up))]
-        if m.alpha is not None or m.encoding == "I8":
-            result += [(m.module.alpha_key, TensorSpec("F32", ()))]
-    return tuple(sorted(result, key=lambda item: (-ITEM_SIZE.get(item[1].dtype, 0), item[0])))
+            others[key] = TensorSpec(c.encoding, output_shape(c, tensors[key].shape, part))
+    others |= {m.module.alpha_key: ALPHA for m in modules if m.has_alpha}
+    if order:
+        planned = {m.module.name: m for m in modules}
+        modules = [planned[name] for name in order]
+    factors = [item for m in modules for item in m.factors]
+    return tuple(sorted([*sorted(others.items()), *factors], key=lambda item: -width(item[1])))
+
+
+def width(spec: TensorSpec) -> int:
+    """Return the bytes of an element; 0 if it has less than one."""
+    return ITEM_SIZE.get(spec.dtype, 0)

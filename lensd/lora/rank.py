@@ -12,8 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,17 @@ class Demand:
 
 def smallest_rank(values: Tensor, energy: float) -> int:
     """Return the smallest k >= 1 whose first k values have the share `energy` of all energy."""
-    return _smallest_count(values.double().square(), energy)
+    return _smallest_count(_squares(values), energy)
 
 
-def _smallest_count(squares: Tensor, energy: float) -> int:
-    cumulative = squares.cumsum(0)
-    return int((cumulative >= energy * cumulative[-1]).int().argmax()) + 1
+def _smallest_count(squares: Floats, energy: float) -> int:
+    cumulative = squares.cumsum()
+    return int((cumulative >= energy * cumulative[-1]).argmax()) + 1
+
+
+def _squares(values: Tensor) -> Floats:
+    """Return the squares in numpy, which is faster than torch for so few numbers."""
+    return np.square(values.double().numpy())
 
 
 def retained(values: Tensor, rank: int) -> float:
@@ -49,7 +58,7 @@ def retained(values: Tensor, rank: int) -> float:
 
     It is at most 1: a sum of fewer values may be rounded to more than the sum of all.
     """
-    squares = values.double().square()
+    squares = _squares(values)
     total = float(squares.sum())
     return min(1.0, float(squares[:rank].sum()) / total) if total > 0 else 1.0
 
@@ -69,7 +78,10 @@ def per_module(demands: Sequence[Demand], energy: float) -> list[int]:
 
     A module whose limit is lower gets its limit.
     """
-    return [min(smallest_rank(d.values, energy), len(d.squares)) for d in demands]
+    return [
+        min(smallest_rank(d.values, energy), len(d.values) if d.limit is None else d.limit)
+        for d in demands
+    ]
 
 
 def per_file(demands: Sequence[Demand], energy: float) -> list[int]:
@@ -112,7 +124,8 @@ def within_size(demands: Sequence[Demand], size: int) -> list[int]:
 
 def constant(demands: Sequence[Demand], energy: float) -> int:
     """Return the smallest rank for all modules that keeps the share `energy` of the whole file."""
-    return _smallest_count(_sum_by_rank([d.values.double().square() for d in demands]), energy)
+    squares = _sum_by_rank([d.values.double().square() for d in demands])
+    return _smallest_count(squares.numpy(), energy)
 
 
 def constant_within_size(demands: Sequence[Demand], size: int) -> int:

@@ -66,9 +66,13 @@ def read_modules(
         up, down = (t.where(sound[:, None, None], 0.0) for t in (up, down))
     exact = _find_exact_bfloat16(modules[0], up, down)
     cores = _compute_cores(*shorten(up, down), energy)
-    largest = sizes.amax(0).tolist()
+    # From a GPU, one transfer brings the numbers of all modules.
+    values = torch.stack([core.values for core in cores]).cpu()
+    largest, is_sound = sizes.amax(0).tolist(), sound.tolist()
     return [
-        _make_reading(module, alpha, cores[at], largest[at], exact=exact[at]) if sound[at] else None
+        _make_reading(module, alpha, cores[at], values[at], largest[at], exact=exact[at])
+        if is_sound[at]
+        else None
         for at, (module, alpha) in enumerate(zip(modules, alphas, strict=True))
     ]
 
@@ -92,10 +96,16 @@ def _split_stack(cores: Core) -> list[Core]:
 
 
 def _make_reading(
-    module: Module, alpha: float | None, core: Core, largest: float, *, exact: bool
+    module: Module,
+    alpha: float | None,
+    core: Core,
+    values: Tensor,
+    largest: float,
+    *,
+    exact: bool,
 ) -> Reading | None:
     alpha = alpha or float(module.rank)  # in kohya's files 0 means the rank
-    values = core.values.cpu() * abs(alpha / module.rank)
+    values = values * abs(alpha / module.rank)
     if not (abs(alpha) <= FLOAT32_MAX and float(values[0]) <= FLOAT32_MAX):
         return None
     return Reading(module, alpha, values, exact, largest, core)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from json.encoder import encode_basestring
 
 from lensd.errors import Skipped, Unfinished
 from lensd.store.hashing import read_up_to
@@ -89,18 +90,21 @@ def read_header(fd: int, size: int) -> Header:
 
 
 def encode_header(
-    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]],
+    metadata: Mapping[str, str],
+    least: int = 0,
 ) -> bytes:
     """Length prefix and JSON for (name, dtype, shape), laid out without holes in this order.
 
-    Padded with spaces to a multiple of 8 bytes. Lone surrogates, which JSON readers refuse, become
-    backslash escapes. Raises ValueError for an impossible layout.
+    Padded with spaces to a multiple of 8 bytes, and to at least `least` bytes. Lone surrogates,
+    which JSON readers refuse, become backslash escapes. Raises ValueError for an impossible layout.
     """
     members = _members(tuple(tensors))
     if metadata:
         own = {_writable(k): _writable(v) for k, v in metadata.items()}
         members = f'"__metadata__":{_json(own)}' + (f",{members}" if members else "")
     text = f"{{{members}}}".encode()
+    text = text.ljust(least - _PREFIX_BYTES)
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(_PREFIX_BYTES, "little") + text
 
@@ -108,17 +112,20 @@ def encode_header(
 @lru_cache(maxsize=1)  # an output needs it three times: for its size, its header, its metadata
 def _members(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> str:
     """JSON of the tensors' entries, without the outer braces."""
-    entries: dict[str, object] = {}
+    entries: dict[str, str] = {}
     start = 0
     for name, dtype, shape in tensors:
         end = start + tensor_bytes(dtype, shape)
-        if _writable(name) in entries or name == "__metadata__":
+        key = _writable(name)
+        if key in entries or name == "__metadata__":
             raise ValueError(f"tensor name {name!r} is taken")
-        entries[_writable(name)] = {
-            "dtype": dtype, "shape": list(shape), "data_offsets": [start, end],
-        }  # fmt: skip
+        sides = ",".join(map(str, shape))
+        entries[key] = (
+            f'{encode_basestring(key)}:{{"dtype":"{dtype}","shape":[{sides}],'
+            f'"data_offsets":[{start},{end}]}}'
+        )
         start = end
-    return _json(entries)[1:-1]
+    return ",".join(entries.values())
 
 
 def _json(entries: Mapping[str, object]) -> str:
@@ -180,13 +187,19 @@ def _parse(text: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     scanner = Scanner(text, MAX_ENTRIES)
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
-    for name in scanner.members():
-        if len(name) > MAX_NAME_LENGTH:
-            raise BadError(f"the header has a tensor name of {len(name)} characters")
+
+    def take(name: str, dtype: str, shape: str, offsets: str) -> None:
+        begin, _, end = offsets.partition(",")
+        if not end or "," in end:
+            raise _bad_offsets(name)
+        sides = tuple(map(int, shape.split(","))) if shape else ()
+        tensors[name] = _tensor(name, dtype, sides, (int(begin), int(end)))
+
+    for name in scanner.members(take):
         if name == "__metadata__":
             metadata = {key: scanner.string() for key in scanner.members()}
         else:
-            tensors[name] = _tensor(name, scanner.tensor_members())
+            tensors[name] = _tensor_of_members(name, scanner.tensor_members())
     scanner.end()
     return tensors, metadata
 
@@ -205,17 +218,28 @@ def _check_layout(tensors: dict[str, Tensor]) -> int:
     return end
 
 
-def _tensor(name: str, members: dict[str, str]) -> Tensor:
+def _bad_offsets(name: str) -> BadError:
+    return BadError(
+        f"the data_offsets of tensor {name[:MAX_NAME_LENGTH]!r} are not a begin and an end"
+    )
+
+
+def _tensor_of_members(name: str, members: dict[str, str]) -> Tensor:
     if len(members) != 3:
-        raise BadError(f"tensor {name!r} has no dtype, shape or data_offsets")
-    dtype = members["dtype"]
+        raise BadError(f"tensor {name[:MAX_NAME_LENGTH]!r} has no dtype, shape or data_offsets")
     shape, offsets = _numbers(name, members["shape"]), _numbers(name, members["data_offsets"])
+    return _tensor(name, members["dtype"], shape, offsets)
+
+
+def _tensor(name: str, dtype: str, shape: tuple[int, ...], offsets: tuple[int, ...]) -> Tensor:
+    if len(name) > MAX_NAME_LENGTH:
+        raise BadError(f"the header has a tensor name of {len(name)} characters")
     if dtype not in BITS:
         raise BadError(f"tensor {name!r} has the unknown dtype {dtype}")
-    if len(shape) > MAX_DIMENSIONS or math.prod(n or 1 for n in shape) >= 2**63:
+    if len(shape) > MAX_DIMENSIONS or math.prod(filter(None, shape)) >= 2**63:
         raise BadError(f"the shape of tensor {name!r} overflows")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise BadError(f"the data_offsets of tensor {name!r} are not a begin and an end")
+        raise _bad_offsets(name)
     if math.prod(shape) * BITS[dtype] != 8 * (offsets[1] - offsets[0]):
         raise BadError(f"the data_offsets of tensor {name!r} do not match its dtype and shape")
     return Tensor(dtype, shape, offsets[0], offsets[1])

@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from typing import Self
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple, Self
 
 from lensd.errors import Failed, Skipped
 from lensd.store.disk_errors import disk_faults
-from lensd.store.hashing import Hashes, fill, hashes_of, read_up_to
+from lensd.store.hashing import CHUNK_BYTES, fill, read_up_to, sha256_of
 from lensd.store.header import Header, encode_header, tensor_bytes
 
 TensorEntry = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
+Buffer = bytes | bytearray | memoryview
+RUN_BYTES = 8 * 2**20  # of tensors that are read back between two reports of progress
 
 
 def read_into(view: memoryview, fd: int, header: Header, name: str) -> None:
@@ -29,10 +33,19 @@ def read_into(view: memoryview, fd: int, header: Header, name: str) -> None:
         )
 
 
-def output_bytes(tensors: Sequence[TensorEntry], metadata: Mapping[str, str]) -> int:
-    """The exact size of a file with these tensors and this metadata."""
+def output_bytes(
+    tensors: Sequence[TensorEntry], metadata: Mapping[str, str], least_header: int = 0
+) -> int:
+    """The exact size of a file with these tensors, this metadata and at least this header."""
     data = sum(tensor_bytes(dtype, shape) for _, dtype, shape in tensors)
-    return len(encode_header(tensors, metadata)) + data
+    return len(encode_header(tensors, metadata, least_header)) + data
+
+
+def offsets(tensors: Sequence[TensorEntry]) -> dict[str, int]:
+    """Where each tensor begins in the data section, without holes in this order."""
+    sizes = [tensor_bytes(dtype, shape) for _, dtype, shape in tensors]
+    starts = accumulate(sizes, initial=0)
+    return {name: start for (name, _, _), start in zip(tensors, starts, strict=False)}
 
 
 def open_temporary(path: str, flags: int) -> int:
@@ -51,36 +64,34 @@ def open_temporary(path: str, flags: int) -> int:
         ) from error
 
 
+class _Extent(NamedTuple):
+    """A tensor that was written: `start` is a byte offset within the data section."""
+
+    name: str
+    start: int
+    size: int
+    digest: bytes  # of all tensors written up to this one
+
+
 class Output:
-    """Fills an existing empty file, whose tensors arrive in any order, from any thread.
+    """Fills an existing empty file: tensors in any order, from any thread, then the header.
 
     The daemon creates the file, through a folder that it has checked; `inode` (device, inode)
-    proves that the path still names that file.
+    proves that the path still names that file. The header takes `header_bytes` with its prefix.
     """
 
-    def __init__(
-        self,
-        path: str,
-        inode: Sequence[int],
-        tensors: Sequence[TensorEntry],
-        metadata: Mapping[str, str],
-    ) -> None:
+    def __init__(self, path: str, inode: Sequence[int], header_bytes: int) -> None:
         self.path = path
-        self._tensors = tensors
-        self._header = encode_header(tensors, metadata)
-        self._extents: dict[str, tuple[int, int]] = {}  # offset and size in bytes
-        self._digests: dict[str, bytes] = {}
-        start = len(self._header)
-        for name, dtype, shape in tensors:
-            self._extents[name] = (start, tensor_bytes(dtype, shape))
-            start += tensor_bytes(dtype, shape)
-        self.size = start
+        self.header_bytes = header_bytes
+        self._header = b""
+        self._written: list[_Extent] = []
+        self._digest = hashlib.sha256()  # of all tensors, in the order of `_written`
+        self._lock = threading.Lock()
         self._fd = open_temporary(path, os.O_RDWR)
         found = os.fstat(self._fd)
         if (found.st_dev, found.st_ino, found.st_size) != (*inode, 0):
             os.close(self._fd)
             raise Failed("io_error", f"the temporary {path} is not the one lensd made; try again")
-        self._write_at(0, self._header)
 
     def __enter__(self) -> Self:
         return self
@@ -93,29 +104,38 @@ class Output:
         """A path of this very file, whatever its name is (UTF-8 or not) or has become."""
         return f"/proc/self/fd/{self._fd}"
 
-    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
-        """Write all bytes of one tensor; keeps their hash for `is_as_written`."""
-        start, size = self._extents[name]
-        if len(data) != size:
-            raise ValueError(f"{name} has {len(data)} bytes, planned were {size}")
-        self._digests[name] = hashlib.sha256(data).digest()
-        self._write_at(start, data)
+    @property
+    def size(self) -> int:
+        """The bytes of the finished file."""
+        return self.header_bytes + sum(extent.size for extent in self._written)
 
-    def copy(self, name: str, source_fd: int, header: Header) -> None:
+    def write(self, start: int, tensors: Sequence[tuple[str, Buffer]]) -> int:
+        """Write tensors one after the other from `start` in the data section; return the end."""
+        data = b"".join(buffer for _, buffer in tensors)
+        self._write_at(self.header_bytes + start, data)
+        with self._lock:
+            for name, buffer in tensors:
+                self._digest.update(buffer)
+                size = len(memoryview(buffer))
+                self._written.append(_Extent(name, start, size, self._digest.copy().digest()))
+                start += size
+        return start
+
+    def copy(self, start: int, name: str, source_fd: int, header: Header) -> None:
         """Write one tensor of another file, bit for bit, under the same name."""
         tensor = header.tensors[name]
         size = tensor.end - tensor.start
-        self.write(name, read_up_to(source_fd, size, header.data_start + tensor.start))
+        self.write(start, [(name, read_up_to(source_fd, size, header.data_start + tensor.start))])
 
-    def is_as_written(self, name: str, data: bytes | bytearray | memoryview) -> bool:
-        """Whether these bytes, read from the disk, are those that were written."""
-        return self._digests.get(name) == hashlib.sha256(data).digest()
-
-    def replace_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Replace the header; its length must not change."""
-        header = encode_header(self._tensors, metadata)
-        if len(header) != len(self._header):
-            raise ValueError("the header's length changed")
+    def finish(self, tensors: Sequence[TensorEntry], metadata: Mapping[str, str]) -> None:
+        """Write the header. Raises ValueError where the tensors are not those written."""
+        starts = offsets(tensors)
+        planned = sorted((name, starts[name], tensor_bytes(d, s)) for name, d, s in tensors)
+        if planned != sorted(extent[:3] for extent in self._written):
+            raise ValueError("the tensors that were written are not those of the header")
+        header = encode_header(tensors, metadata, self.header_bytes)
+        if len(header) != self.header_bytes:
+            raise ValueError(f"{self.header_bytes} bytes are too few for the header")
         self._header = header
         self._write_at(0, header)
 
@@ -125,7 +145,7 @@ class Output:
             os.fsync(self._fd)
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def hashes(self) -> Hashes:
+    def sha256(self) -> str:
         """Hash the file as it lies on the disk, after `sync`.
 
         Raises Failed(`verify_failed`) where size or header are not what was written.
@@ -137,11 +157,53 @@ class Output:
                 "the output's header read back from the disk is not what was written to it; "
                 "nothing was replaced: check that disk",
             )
-        return hashes_of(self._fd, len(header))
+        return sha256_of(self._fd)
 
-    def _write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+    def first_difference(self, read: Callable[[int], None] = lambda _: None) -> str | None:
+        """Read all tensors back; return the name of one whose bytes are not those written.
+
+        `read` is called with the count of tensors that were read so far.
+        """
+        digest, done = hashlib.sha256(), 0
+        for run in _adjacent(self._written):
+            for chunk in self._chunks(run[0].start, sum(extent.size for extent in run)):
+                digest.update(chunk)
+            for _ in run:
+                done += 1
+                read(done)
+        if not self._written or digest.digest() == self._written[-1].digest:
+            return None
+        digest = hashlib.sha256()
+        for extent in self._written:
+            for chunk in self._chunks(extent.start, extent.size):
+                digest.update(chunk)
+            if digest.digest() != extent.digest:
+                return extent.name
+        return self._written[-1].name  # the first reading alone was wrong
+
+    def _chunks(self, start: int, size: int) -> Iterator[memoryview]:
+        """Yield these bytes of the data section; fewer where the file ends."""
+        buffer = memoryview(bytearray(min(size, CHUNK_BYTES)))
+        for at in range(start, start + size, CHUNK_BYTES):
+            part = buffer[: start + size - at]
+            yield part[: fill(part, self._fd, self.header_bytes + at)]
+
+    def _write_at(self, offset: int, data: Buffer) -> None:
         view = memoryview(data)
         with disk_faults(self.path):
             while view:
                 written = os.pwrite(self._fd, view, offset)
                 view, offset = view[written:], offset + written
+
+
+def _adjacent(extents: Sequence[_Extent]) -> Iterator[list[_Extent]]:
+    """Yield tensors that lie one after the other in the file and were written in this order."""
+    run: list[_Extent] = []
+    for extent in extents:
+        end = run[-1].start + run[-1].size if run else 0
+        if run and (extent.start != end or end - run[0].start >= RUN_BYTES):
+            yield run
+            run = []
+        run.append(extent)
+    if run:
+        yield run

@@ -247,6 +247,7 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "namings": namings,
     "owners": owners,
     "portability": portability,
+    "processor": tables.processor,
     "programs": programs,
     "quality": partial(pictures_tables.of_documentation, "settings"),
     "quarantined": partial(reasons, Outcome.QUARANTINED),

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensd.engine import passes, readback, task
+from lensd.engine import passes, task
 from lensd.engine.reader import Source
 from lensd.errors import Failed, Kept, Skipped
 from lensd.logs.measures import Analyzed
@@ -243,7 +243,7 @@ def assert_aligned(path: Path) -> None:
 @pytest.mark.parametrize("where", ["lora_down.weight", "lora_up.weight", "alpha"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_broken_module_is_named(tmp_path: Path, temporary: Path, where: str, bad: float) -> None:
-    """The reason is not_finite, and nothing is written."""
+    """The reason is not_finite, and the temporary has no header."""
     tensors = making.small_file()
     tensors[f"lora_unet_b.{where}"].reshape(-1)[0] = bad
     source = tmp_path / "a.safetensors"
@@ -251,16 +251,16 @@ def test_a_broken_module_is_named(tmp_path: Path, temporary: Path, where: str, b
     with pytest.raises(Failed, match=r"1 of 4 modules .* lora_unet_b") as caught:
         compress(source, temporary)
     assert caught.value.reason == "not_finite"
-    assert size(temporary) == 0
+    assert not any(temporary.read_bytes()[:8])
 
 
 def test_too_little_saved_keeps_the_original(lora: Path, temporary: Path) -> None:
-    """The reason is no_gain, nothing is written, and the log gets the numbers known so far."""
+    """The reason is no_gain, no header is written, and the log gets the numbers known so far."""
     with pytest.raises(Kept, match="less than `min_saving`") as caught:
         compress(lora, temporary, mode="rank", min_saving=0.95)
     assert caught.value.reason == "no_gain"
     assert caught.value.measures.bytes_in == size(lora)
-    assert size(temporary) == 0
+    assert not any(temporary.read_bytes()[:8])
 
 
 def test_a_file_is_never_enlarged(tmp_path: Path, temporary: Path) -> None:
@@ -318,10 +318,17 @@ def test_another_version_than_requested_is_not_read(lora: Path, temporary: Path)
     assert caught.value.reason == "changed"
 
 
-@pytest.mark.parametrize("stage", ["spectrum", "reduce", "verify"])
+STAGES = {"module": ("compress", "verify"), "file": ("spectrum", "reduce", "verify")}
+
+
+@pytest.mark.parametrize(
+    ("allocation", "stage"), [(a, stage) for a, stages in STAGES.items() for stage in stages]
+)
 @pytest.mark.parametrize("how", ["rewrite", "truncate", "touch"])
 @pytest.mark.fault("truncated meanwhile")
-def test_a_writer_meanwhile_is_noticed(lora: Path, temporary: Path, stage: str, how: str) -> None:
+def test_a_writer_meanwhile_is_noticed(
+    lora: Path, temporary: Path, allocation: str, stage: str, how: str
+) -> None:
     """At every stage the reason is `changed`, never that of a broken file or a bug."""
 
     def meddle(at: str, done: int, _: int) -> None:
@@ -336,46 +343,47 @@ def test_a_writer_meanwhile_is_noticed(lora: Path, temporary: Path, stage: str, 
                 os.utime(lora, ns=(1, 1))
 
     with pytest.raises(Skipped) as caught:
-        task.compress(asking.output(lora, temporary), meddle)
+        task.compress(asking.output(lora, temporary, allocation=allocation), meddle)
     assert caught.value.reason == "changed"
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("where", [0.5, 0.99])
-@pytest.mark.parametrize("mapped", [500, 2**20])
+@pytest.mark.parametrize("where", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("allocation", STAGES)
 def test_a_disk_that_writes_something_else_is_noticed(
-    lora: Path,
-    temporary: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    mode: str,
-    where: float,
-    mapped: int,
+    tmp_path: Path, temporary: Path, mode: str, where: float, allocation: str
 ) -> None:
     """The reason is verify_failed: the bytes read back differ from those written."""
-    monkeypatch.setattr(readback, "MAPPED_BYTES", mapped)
+    source = tmp_path / "source.safetensors"
+    small_lora(source, rank=32)
 
     def corrupt(at: str, done: int, _: int) -> None:
-        if (at, done) == ("reduce", 6):
+        if at in {"compress", "reduce"} and done == 6:
             with temporary.open("r+b") as file:
-                file.seek(int(size(temporary) * where))
+                start = len(file.read()) - len(temporary.read_bytes().lstrip(b"\0"))
+                file.seek(start + int((size(temporary) - start - 40) * where))
                 file.write(b"\x3a" * 40)
 
-    asked = asking.output(lora, temporary, mode=mode, min_saving=0.0)
-    with pytest.raises(Failed) as caught:
+    asked = asking.output(source, temporary, mode=mode, min_saving=0.0, allocation=allocation)
+    with pytest.raises(Failed, match="differs from what was written") as caught:
         task.compress(asked, corrupt)
     assert caught.value.reason == "verify_failed"
 
 
-def test_progress_counts_each_stage_to_its_end(lora: Path, temporary: Path) -> None:
-    """Two stages count modules, the third counts tensors of the output."""
+@pytest.mark.parametrize("allocation", STAGES)
+def test_progress_counts_each_stage_to_its_end(
+    lora: Path, temporary: Path, allocation: str
+) -> None:
+    """All stages but the last count modules, the last one counts tensors of the output."""
     reported: list[tuple[str, int, int]] = []
-    measured = task.compress(asking.output(lora, temporary), lambda *line: reported.append(line))
-    for stage in ("spectrum", "reduce", "verify"):
+    asked = asking.output(lora, temporary, allocation=allocation)
+    measured = task.compress(asked, lambda *line: reported.append(line))
+    for stage in STAGES[allocation]:
         counts = [line[1:] for line in reported if line[0] == stage]
         of = counts[0][1]
         assert counts == [(done, of) for done in range(1, of + 1)]
         assert stage == "verify" or of == measured.modules
-    assert list(dict.fromkeys(line[0] for line in reported)) == ["spectrum", "reduce", "verify"]
+    assert tuple(dict.fromkeys(line[0] for line in reported)) == STAGES[allocation]
 
 
 def test_the_same_file_gives_the_same_bytes(lora: Path, temporary: Path) -> None:
@@ -401,10 +409,10 @@ def test_cores_that_do_not_fit_in_memory_are_computed_again(
     lora: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     """The first pass keeps cores for the second up to a limit; the bytes are always the same."""
-    kept = compress(lora, temporary, mode=mode, min_saving=-1.0)
+    kept = compress(lora, temporary, mode=mode, min_saving=-1.0, allocation="file")
     for room in (0, 5_000):
         monkeypatch.setattr(passes, "KEPT_BYTES", room)
-        again = compress(lora, temporary, mode=mode, min_saving=-1.0)
+        again = compress(lora, temporary, mode=mode, min_saving=-1.0, allocation="file")
         assert same_numbers(again) == same_numbers(kept)
 
 

@@ -7,12 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from lensd.errors import Failed, Skipped
+from lensd.store.hashing import data_sha256_of
 from lensd.store.header import encode_header, read_header
 from lensd.store.tensors import Output, read_into
 
 TENSORS = [("b", "F32", ()), ("a", "I8", (2, 3)), ("none", "I8", (0,))]
+HEADER_BYTES = 512
 
 
 def test_a_tensor_is_read_from_its_offset(tmp_path: Path) -> None:
@@ -47,56 +50,90 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def written(path: Path) -> Output:
+def filled(path: Path) -> Output:
+    """Return an output with all tensors and without a header."""
     found = path.stat()
-    output = Output(str(path), (found.st_dev, found.st_ino), TENSORS, {"note": "000"})
-    for name, data in (("a", b"abcdef"), ("b", b"\0\0\x80?"), ("none", b"")):
-        output.write(name, data)
-    output.replace_metadata({"note": "1.5"})
+    output = Output(str(path), (found.st_dev, found.st_ino), HEADER_BYTES)
+    output.write(4, [("a", b"abcdef"), ("none", b"")])
+    output.write(0, [("b", b"\0\0\x80?")])
+    return output
+
+
+def written(path: Path) -> Output:
+    output = filled(path)
+    output.finish(TENSORS, {"note": "1.5"})
     output.sync()
     return output
 
 
-def test_tensors_come_in_any_order_and_metadata_last(path: Path) -> None:
-    """Each is at its offset; the digests are those of the file and of each tensor."""
+def test_tensors_come_in_any_order_and_the_header_last(path: Path) -> None:
+    """Each is at its offset; spaces fill the room for the header; the hash is the file's."""
     with written(path) as output:
-        hashes = output.hashes()
-        assert hashes.file == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert hashes.data == hashlib.sha256(b"\0\0\x80?abcdef").hexdigest()
-        assert output.is_as_written("a", b"abcdef")
-        assert not output.is_as_written("a", b"abcdeF")
-        assert not output.is_as_written("c", b"")
+        assert output.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            data = hashlib.sha256(b"\0\0\x80?abcdef").hexdigest()
+            assert data_sha256_of(file.fileno()) == data
+        assert output.first_difference() is None
+        assert output.size == path.stat().st_size
     with path.open("rb") as file:
         header = read_header(file.fileno(), path.stat().st_size)
     assert header.metadata == {"note": "1.5"}
+    assert header.data_start == HEADER_BYTES
     assert path.read_bytes()[header.data_start :] == b"\0\0\x80?abcdef"
+    tensors = load_file(path)
+    assert tensors["a"].tolist() == [[97, 98, 99], [100, 101, 102]]
+    assert float(tensors["b"]) == 1.0
 
 
 @pytest.mark.parametrize("how", ["header", "longer", "shorter"])
 def test_other_bytes_on_the_disk_are_an_error(path: Path, how: str) -> None:
-    """`hashes` fails with verify_failed for a header or a length that was not written."""
+    """`sha256` fails with verify_failed for a header or a length that was not written."""
     with written(path) as output:
         if how == "header":
             path.write_bytes(path.read_bytes().replace(b"1.5", b"1.6"))
         else:
             os.truncate(path, output.size + (1 if how == "longer" else -1))
         with pytest.raises(Failed, match="not what was written") as caught:
-            output.hashes()
+            output.sha256()
     assert caught.value.reason == "verify_failed"
 
 
-def test_a_tensor_of_another_size_than_planned_is_refused(path: Path) -> None:
-    """A wrong size would write over the next tensor."""
-    with written(path) as output, pytest.raises(ValueError, match="planned were 6"):
-        output.write("a", b"abc")
+@pytest.mark.parametrize(
+    ("old", "new", "name"), [(b"abcdef", b"abcdeF", "a"), (b"\x80?", b"\x80@", "b")]
+)
+def test_a_tensor_that_differs_is_named(path: Path, old: bytes, new: bytes, name: str) -> None:
+    """The bytes are those of the disk, and not those in memory."""
+    with written(path) as output:
+        path.write_bytes(path.read_bytes().replace(old, new))
+        assert output.first_difference() == name
+
+
+def test_a_tensor_that_is_cut_off_is_named(path: Path) -> None:
+    """The last one in the file."""
+    with written(path) as output:
+        os.truncate(path, output.size - 2)
+        assert output.first_difference() == "a"
+
+
+def test_other_tensors_than_those_of_the_header_are_refused(path: Path) -> None:
+    """One of another size would lie over the next."""
+    other = [("b", "F32", ()), ("a", "I8", (2, 2)), ("none", "I8", (0,))]
+    with filled(path) as output, pytest.raises(ValueError, match="not those of the header"):
+        output.finish(other, {})
+
+
+def test_a_header_that_has_no_room_is_refused(path: Path) -> None:
+    """It would lie over the tensors."""
+    with filled(path) as output, pytest.raises(ValueError, match="too few"):
+        output.finish(TENSORS, {"note": "1.5" * 1000})
 
 
 def test_another_file_under_the_name_is_not_filled(path: Path) -> None:
     """The inode proves which file the daemon created; it must be empty."""
     found = path.stat()
     with pytest.raises(Failed, match="not the one lensd made"):
-        Output(str(path), (found.st_dev, found.st_ino + 1), TENSORS, {})
+        Output(str(path), (found.st_dev, found.st_ino + 1), HEADER_BYTES)
     path.write_bytes(b"another file")
     with pytest.raises(Failed, match="not the one lensd made"):
-        Output(str(path), (found.st_dev, found.st_ino), TENSORS, {})
+        Output(str(path), (found.st_dev, found.st_ino), HEADER_BYTES)
     assert path.read_bytes() == b"another file"

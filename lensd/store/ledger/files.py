@@ -163,6 +163,14 @@ class Files:
             *outcomes,
         )
 
+    def published_after(self, when: float) -> Entry | None:
+        """The compressed row, with an original, that was published next after a wall time."""
+        return self._rows.first(
+            "archive_path IS NOT NULL AND published > ? AND +outcome = 'compressed' "
+            "ORDER BY published",
+            when,
+        )
+
     def move(
         self, entry: Entry, root: str, watch: str, path: str, **columns: Unpack[Columns]
     ) -> bool:
