@@ -11,10 +11,12 @@ ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
 ARG TORCH_INDEX=
+# Compiles the kernels; the final image does not contain it.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/lensd
 # A separate first step, so that Docker reuses this large layer when only lensd changes.
 RUN /opt/lensd/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml hatch_build.py README.md LICENSE /src/
 COPY systemd /src/systemd
 COPY lensd /src/lensd
 ARG EXTRAS=

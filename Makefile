@@ -71,7 +71,7 @@ clean: ## remove everything that make created, including .venv
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml hatch_build.py lensd/lora/_kernels/kernels.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "lensd needs Python 3.11 or newer as $(PYTHON). Name another one: make PYTHON=python3.12" >&2; \
 		exit 1; }

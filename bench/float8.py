@@ -1,10 +1,10 @@
 """Compare the error of lensd's float8 with that of the plain cast, and its CPU time with int8's.
 
 Run it from the top of the tree with `python -m bench.float8 [FILE...]`. Without FILE it writes a
-Stable Diffusion 1.5 LoRA of rank 128 and an SDXL LoRA of rank 32 first, and the numbers to
-`bench/results/float8.json`. Every module is truncated to the rank that has 99 % of its energy. The
-plain cast rounds the factors of mode `rank`, whose alpha is the file's own. CPU seconds are those
-of `lensd compress`, user and system, the lowest of three runs in turn.
+Stable Diffusion 1.5 LoRA of rank 128 in two namings and an SDXL LoRA of rank 32 first, and the
+numbers to `bench/results/float8.json`. Every module is truncated to the rank that has 99 % of its
+energy. The plain cast rounds the factors of mode `rank`, whose alpha is the file's own. CPU seconds
+are those of `lensd compress`, user and system, the lowest of three runs in turn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from bench.sizes import RECIPES, machine, sources
+from bench.sizes import RECIPES, Recipe, machine, sources
 from lensd.engine.passes import Engine
 from lensd.engine.reader import Source
 from lensd.engine.task import no_progress
@@ -32,7 +32,7 @@ from lensd.lora.parameters import Parameters
 from lensd.lora.planning import ModulePlan, Plan, plan
 
 RESULTS = Path(__file__).with_name("results") / "float8.json"
-MEASURED = RECIPES[:2]
+MEASURED = (*RECIPES[:2], Recipe("SD 1.5, peft, rank 128", None, "peft", 128, None, "F16", 24.0))
 TARGETS = ("diffusers",)
 RUNS = 3
 

@@ -30,7 +30,6 @@ from lensd.engine.task import no_progress
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Findings, Plan
-from lensd.store.hashing import Hashes
 from lensd.store.tensors import output_bytes
 
 RESULTS = Path(__file__).with_name("results") / "models.json"
@@ -57,7 +56,9 @@ def main(arguments: Sequence[str]) -> int:
         if table not in found["tables"]:
             found["tables"][table] = measure(folder, table)
             print(table, json.dumps(found["tables"][table]), flush=True)
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            unfinished = RESULTS.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            unfinished.replace(RESULTS)  # a kill leaves the tables that are done
     return 0
 
 
@@ -72,7 +73,7 @@ def measure(folder: Path, table: str) -> dict[str, Any]:
             p = Parameters()
             readings = Engine(source, "cpu", no_progress).first_pass(p)
             origin = Origin("0" * 64, source.identity.size, path.name, "0", p.mode, p.energy)
-            original = Original(origin, Hashes("", ""), readings)
+            original = Original(origin, readings)
             return {
                 "family": source.layout.family,
                 "bytes": source.identity.size,

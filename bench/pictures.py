@@ -1,8 +1,8 @@
 """Measure how much a compressed LoRA changes images: figures and pictures of docs/quality.md.
 
 Run it from the top of the tree with `python -m bench.pictures --cache FOLDER`. It trains small
-diffusion models of handwritten digits and LoRAs on them, and keeps both in FOLDER: a quarter
-of an hour of CPU for two models and three LoRAs, and as much for the measurements. It needs
+diffusion models of handwritten digits and LoRAs on them, and keeps both in FOLDER: half an hour
+of CPU for two models and six LoRAs, and as much for the measurements. It needs
 scikit-learn, which `pip install -e '.[dev]'` installs. It writes `bench/results/pictures.json` and
 two pictures, and prints the tables of docs/quality.md and docs/decisions/0038. `--parts` repeats
 only some of the measurements.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.pictures_measure import Judge
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
-TRAININGS = "attention:0,text:1,conv:2"
+TRAININGS = "attention:0,text:1,conv:2,attention:3,text:2,conv:1"
 PARTS = ("rules", "settings", "pictures", "tables")
 # How each encoding is asked of lensd.
 ENCODINGS: Mapping[str, Mapping[str, Any]] = {

@@ -7,6 +7,7 @@ writes `bench/results/engine.json`.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from statistics import median
@@ -38,7 +39,7 @@ def draw(results: dict[str, Any]) -> Figure:
     axes = figure.subplots()
     for number, (row, (label, colour)) in enumerate(ROWS.items()):
         heights = [at + (number - (len(ROWS) - 1) / 2) * HEIGHT for at in range(len(files))]
-        seconds = [median(found["seconds"][row]) for found in files.values()]
+        seconds = [median(f["seconds"].get(row, [math.nan])) for f in files.values()]
         bars = axes.barh(heights, seconds, HEIGHT * 0.9, label=label, color=colour)
         axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
     labels = [f"{name}\n{found['bytes'] / 1e6:.0f} MB" for name, found in files.items()]

@@ -17,8 +17,10 @@ COLUMNS = {
     "ultra": "ultra",
     "busy": "ultra, busy machine",
     "qr": "QR and SVD",
+    "peer": "resize_lora",
     "full": "full SVD",
 }
+PROCESSOR = ("copy", "analyze", "rank", "int8", "ultra", "qr", "peer", "full")
 
 
 def speed() -> Iterator[str]:
@@ -27,10 +29,34 @@ def speed() -> Iterator[str]:
     yield f"| file | MB | {' | '.join(COLUMNS.values())} |"
     yield "|---|---:" + "|---:" * len(COLUMNS) + "|"
     for name, found in results["files"].items():
-        seconds = [f"{median(found['seconds'][row]):.3g}" for row in COLUMNS]
+        seconds = [_median(found["seconds"], row) for row in COLUMNS]
         yield f"| {name} | {found['bytes'] / 1e6:.0f} | {' | '.join(seconds)} |"
     yield ""
     yield f"Seconds, medians; {results['machine']}."
+
+
+def processor() -> Iterator[str]:
+    """Yield the median CPU seconds of each file, and the ratios of ultra to the references."""
+    results = _read("engine.json")
+    heads = [*(COLUMNS[row] for row in PROCESSOR), "ultra / QR", "ultra / resize_lora"]
+    yield f"| file | {' | '.join(heads)} |"
+    yield "|---" + "|---:" * len(heads) + "|"
+    for name, found in results["files"].items():
+        cells = [_median(found["cpu_seconds"], row) for row in PROCESSOR]
+        cells += [f"{ratio(found, 'ultra', to):.2f}" for to in ("qr", "peer")]
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+    yield f"CPU seconds, medians; {results['machine']}."
+
+
+def _median(found: dict[str, list[float]], row: str) -> str:
+    return f"{median(found[row]):.3g}" if row in found else "-"
+
+
+def ratio(found: dict[str, Any], what: str, to: str, kind: str = "cpu_seconds") -> float:
+    """Return the median of the rounds' ratios."""
+    pairs = zip(found[kind][what], found[kind][to], strict=what != "full")  # one round
+    return median(a / b for a, b in pairs)
 
 
 def savings() -> Iterator[str]:

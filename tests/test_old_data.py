@@ -193,6 +193,7 @@ def test_a_daemon_goes_on(old: Old) -> None:
     assert [str(old.loras / "arriving.safetensors")] == [file["path"] for file in status["waiting"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["exchanged", "published"])
 def test_once_finishes_a_killed_job(tmp_path: Path, name: str) -> None:
     """Killed after the exchange of names, or when the original was to be unlinked.

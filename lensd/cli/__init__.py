@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "notify": ("lensd.cli.notify:notify", "Send messages about failures, disks and savings."),
     "status": ("lensd.cli.status:status", "Show the queue, files that wait, problems and totals."),
+    "web": ("lensd.cli.web:web", "Serve a live page for a browser."),
     "report": ("lensd.cli.report:report", "Show what was saved, and what failed and why."),
     "restore": ("lensd.cli.restore:restore", "Put originals back, bit for bit."),
     "retry": ("lensd.cli.retry:retry", "Try failed and quarantined files again."),

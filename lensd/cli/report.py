@@ -106,9 +106,14 @@ def _read_history(config: str | None, logs: tuple[str, ...], *, drawn: bool) -> 
     from lensd.report import from_ledger
     from lensd.store.ledger import Ledger
 
-    state = load_config(config).state.path
-    with Ledger.read_only(state) as ledger:
-        return from_ledger.history(ledger, state, drawn=drawn)
+    found = load_config(config)
+    with Ledger.read_only(found.state.path) as ledger:
+        history = from_ledger.history(ledger, found.state.path, drawn=drawn)
+    if drawn:
+        from lensd.report.disks import find_disks
+
+        history.disks = find_disks(found)
+    return history
 
 
 def _write_page(

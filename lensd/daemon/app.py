@@ -24,6 +24,7 @@ Archive                      its lock       jobs put in; root renames for a move
 Filesystems                  its lock       jobs prove each mount once
 JobContext.given_up          jobs           main asks which job is next
 EventLog                     -              every thread; its listeners never change
+LatestStep                   jobs           requests read its one value, which never changes
 Counts (metrics)             its lock       every thread counts; metrics reads
 FolderEmitter                its thread     root starts and stops it; it puts events in a queue
 leases                       their lock     jobs take them; the thread `lease` releases them
@@ -88,6 +89,7 @@ class App:
         self.config, self.ledger, self.log = config, ledger, parts.log
         self.archive, self.root_states = parts.archive, parts.root_states
         self.move_tracker = parts.move_tracker
+        self.latest_step = parts.latest_step
         self.pulse = Pulse()
         self._inbox = inbox
         self._stragglers = stragglers or Stragglers()

@@ -151,14 +151,18 @@ def _report_bug(request: Request | None, bug: Exception, log: Log) -> Result:
     return Result(EXIT_BUG, f"{message} {where}")
 
 
-def send_request(folder: str, request: Request, receive: Send) -> int:
+def send_request(
+    folder: str, request: Request, receive: Send, patience: float = START_SECONDS
+) -> int:
     """Let the daemon of a state folder handle a request; returns the exit code.
+
+    `patience`: for how many seconds a daemon may take no connection.
 
     `receive` gets each message for the person, the error of the result included. Raises LensdError
     when the daemon ends before the result, LockedError when the process that has the lock takes no
     requests (`lensd once`, or another command).
     """
-    with _connect(folder) as channel:
+    with _connect(folder, patience) as channel:
         with contextlib.suppress(ConnectionError):  # the daemon may refuse it before its end
             channel.sendall(encode(request))
         for reply in _read_replies(channel):
@@ -181,8 +185,8 @@ def _read_replies(channel: socket.socket) -> Iterator[Reply]:
 
 
 @contextmanager
-def _connect(folder: str) -> Iterator[socket.socket]:
-    deadline = time.monotonic() + START_SECONDS
+def _connect(folder: str, patience: float) -> Iterator[socket.socket]:
+    deadline = time.monotonic() + patience
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
         while True:
             try:

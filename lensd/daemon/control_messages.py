@@ -83,8 +83,18 @@ class OnceRequest(_Request, frozen=True, tag="once"):
     redo: bool = False
 
 
+class StepRequest(_Request, frozen=True, tag="step"):
+    """How far is the running job? The answer is a Step, or none between two jobs."""
+
+
 Request: TypeAlias = (
-    OnceRequest | RestoreRequest | RetryRequest | PauseRequest | ResumeRequest | PruneRequest
+    OnceRequest
+    | RestoreRequest
+    | RetryRequest
+    | PauseRequest
+    | ResumeRequest
+    | PruneRequest
+    | StepRequest
 )
 # These change files, so the thread that runs the jobs handles them, between two jobs.
 FileRequest = (RestoreRequest, PruneRequest)
@@ -108,6 +118,15 @@ class Progress(Message, frozen=True, kw_only=True):
     method: str | None = None
 
 
+class Step(Message, frozen=True, kw_only=True):
+    """`done` of the `of` modules of the running job have passed a stage."""
+
+    job_id: str
+    stage: str
+    done: int
+    of: int
+
+
 class Result(msgspec.Struct, frozen=True):
     """The last message: the exit code of the command, and its error if it has one."""
 
@@ -115,9 +134,9 @@ class Result(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-Reply: TypeAlias = Message | Progress | Result
+Reply: TypeAlias = Message | Progress | Step | Result
 # A line is tried as each of them in this order: those with more required fields come first.
-_REPLIES: tuple[type[Message | Result], ...] = (Result, Progress, Message)
+_REPLIES: tuple[type[Message | Result], ...] = (Result, Progress, Step, Message)
 
 
 def decode_request(line: bytes) -> Request:

@@ -26,7 +26,9 @@ from lensd.errors import LensdError, StorageError
 from lensd.jobs import compress
 from lensd.jobs.context import JobContext, Settings
 from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.data_hashes import DataHashes
 from lensd.jobs.rebuild_later import RebuildLater
+from lensd.jobs.recover_later import RecoverLater
 from lensd.store.ledger import Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.watcher.intake_recorder import Arrival
@@ -61,6 +63,7 @@ class JobThread:
         opens_in: Callable[[], float] = lambda: 0.0,
         daily: DailyPass | None = None,
         rebuild_later: RebuildLater | None = None,
+        data_hashes: DataHashes | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self._thread = self._new_thread()
@@ -73,7 +76,16 @@ class JobThread:
         self._first_seen: dict[str, float] = {}  # by job
         self._inbox = inbox
         self._opens_in = opens_in
-        self._idle_work = IdleWork(context.archive.root, context.root_states, rebuild_later, daily)
+        self._recover_later = RecoverLater(context)
+        self._idle_work = IdleWork(
+            context.archive.root,
+            context.root_states,
+            rebuild_later,
+            data_hashes,
+            daily,
+            self._recover_later,
+            self.wake,
+        )
         self._wake = threading.Event()
         self._requests: SimpleQueue[tuple[FileRequest, Future[int], str | None]] = SimpleQueue()
         self.backoffs = Backoffs(context, settings)
@@ -315,6 +327,8 @@ class JobThread:
             seconds = min(seconds, PROBE_SECONDS)
         if not self._context.patient:
             return seconds
+        if (due_in := self._recover_later.due_in()) > 0:  # 0: idle work waits for something else
+            seconds = min(seconds, due_in)
         if (opens_in := self._opens_in()) > 0:
             seconds = min(seconds, opens_in)
         due = self._context.ledger.jobs.next_due()

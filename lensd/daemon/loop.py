@@ -107,6 +107,7 @@ class Daemon:
             self._app.look,
             self._app.context.stopping.is_set,
             lambda: self._app.root_states.closed,
+            self._app.latest_step.get,
         )
 
     def run(self) -> Config | None:

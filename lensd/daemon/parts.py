@@ -13,10 +13,11 @@ from lensd.config.schedule import opens_in
 from lensd.daemon.event_log import EventLog
 from lensd.daemon.inbox import HintRouter, Inbox
 from lensd.daemon.job_thread import JobThread
-from lensd.daemon.progress import ProgressObserver, report_steps
+from lensd.daemon.progress import LatestStep, ProgressObserver, report_steps
 from lensd.daemon.root_thread import Watching
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
+from lensd.jobs.data_hashes import DataHashes
 from lensd.jobs.filesystems import Filesystems
 from lensd.jobs.gone_files import GoneFiles
 from lensd.jobs.prune import Pruner
@@ -71,6 +72,7 @@ class Parts:
             config.watch, ledger, self.archive, self.log, self.root_states.answers
         )
         self.claims = Claims()
+        self.latest_step = LatestStep()
         self._arrivals: SimpleQueue[Arrival] = SimpleQueue()
         self._patient = patient
         self._observer = observer or ProgressObserver()
@@ -118,7 +120,9 @@ class Parts:
                 idle_exit=worker.idle_exit,
                 nice=worker.nice,
                 memory_limit=memory.limit(worker.memory_limit),
-                progress=None if observer is None else report_steps(observer, self.ledger),
+                progress=report_steps(
+                    observer or ProgressObserver(), self.ledger, self.latest_step
+                ),
             ),
             log=self.log,
             hints=self.hints,
@@ -140,6 +144,7 @@ class Parts:
             lambda: opens_in(hours, dt.datetime.now().astimezone()),
             self._make_daily_pass(),
             RebuildLater(watches, self.ledger, self.archive, self.log, self.root_states.must_wait),
+            DataHashes(self.ledger, self.archive),
         )
 
     def _make_daily_pass(self) -> DailyPass:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
+from lensd.daemon.control_messages import Step
 from lensd.logs.events import Event
 from lensd.logs.sinks import Sink
 from lensd.store.ledger import Ledger
 from lensd.worker.supervisor import ReportProgress
+
+# Begin and end of each stage, as shares of the time for a file: about what bench.engine measures.
+STAGES = {"spectrum": (0.0, 0.45), "reduce": (0.45, 0.95), "verify": (0.95, 1.0)}
 
 
 class ProgressObserver:
@@ -42,10 +46,24 @@ class ProgressObserver:
         """The log has a new line; a JobEnd is the last of its file."""
 
 
-def report_steps(observer: ProgressObserver, ledger: Ledger) -> ReportProgress:
+class LatestStep:
+    """The last step of the running job. The job thread sets it, requests read it."""
+
+    def __init__(self) -> None:
+        self._step: Step | None = None
+
+    def get(self) -> Step | None:
+        return self._step
+
+    def set(self, step: Step) -> None:
+        self._step = step
+
+
+def report_steps(observer: ProgressObserver, ledger: Ledger, latest: LatestStep) -> ReportProgress:
     """The supervisor's progress callback: it finds the path of the job for the observer."""
 
     def report(job_id: str, stage: str, done: int, of: int) -> None:
+        latest.set(Step(f"{stage} {done}/{of}", job_id=job_id, stage=stage, done=done, of=of))
         observer.step(ledger.jobs.get(job_id).full_path, stage, done, of)
 
     return report

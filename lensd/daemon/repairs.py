@@ -15,7 +15,7 @@ from lensd.jobs.daily_prune import observe_clock
 from lensd.jobs.rebuild import rebuild
 from lensd.logs.events import DaemonBaseline
 from lensd.store.walk import linked_folders
-from lensd.watcher.baseline import record_baseline
+from lensd.watcher.baseline import list_files, record_baseline
 
 HASH_BYTES = 256 << 20  # of the originals that a rebuild hashes before the daemon is ready
 
@@ -75,10 +75,13 @@ class Repairs:
         """Bring the ledger up to date with a folder before its first scan. Raises OSError."""
         context = self._context
         ledger, archive, log = context.ledger, context.archive, context.log
+        # A file that comes during the rebuild is new, whatever `existing` says.
+        is_known = ledger.roots.knows(watch.root)
+        there = set[str]() if is_known else list_files(watch, progress)
         hash_bytes = HASH_BYTES if context.patient else math.inf
         rebuild(watch, ledger, archive, log, progress, hash_bytes=hash_bytes)
         recover.rescue_strays(watch.root, watch.name, recursive=watch.recursive, context=context)
-        baseline = record_baseline(watch, ledger, context.move_tracker, progress)
+        baseline = record_baseline(watch, ledger, context.move_tracker, progress, there=there)
         if baseline is not None:
             files, size = baseline
             links = sorted(linked_folders(watch.root)) if watch.recursive else []

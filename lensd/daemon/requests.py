@@ -25,6 +25,8 @@ from lensd.daemon.control_messages import (
     RestoreRequest,
     ResumeRequest,
     RetryRequest,
+    Step,
+    StepRequest,
 )
 from lensd.daemon.select import choose, resolve_paths, watch_of
 from lensd.errors import (
@@ -66,6 +68,7 @@ class RequestHandler:
     look_at: Callable[[Iterable[str]], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
     closed: Callable[[], Collection[str]] = frozenset  # the roots that may not be read now
+    latest_step: Callable[[], Step | None] = lambda: None
 
     def handle(self, request: Request, send: Send) -> int:
         """Raises LensdError as the method for the request does."""
@@ -82,6 +85,11 @@ class RequestHandler:
                 return self.resume(request, send)
             case PruneRequest():
                 return self.prune(request, send)
+            case StepRequest():
+                step = self.latest_step()
+                if step is not None:
+                    send(step)
+                return EXIT_OK
             case _:
                 assert_never(request)
 

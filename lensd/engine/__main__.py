@@ -9,6 +9,7 @@ import torch
 
 from lensd.engine import task
 from lensd.engine.priority import lower_priority
+from lensd.lora._kernels import loading
 from lensd.worker.protocol import ReportProgress, serve
 from lensd.worker.request import (
     AnalyzeResult,
@@ -29,7 +30,12 @@ def handle(request: AnyRequest, progress: ReportProgress) -> Result:
 def main() -> None:
     gc.freeze()  # torch's objects live as long as the process; the collector need not visit them
     lower_priority(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
-    serve(handle, "cuda" if torch.cuda.is_available() else "cpu", str(torch.__version__))
+    serve(
+        handle,
+        "cuda" if torch.cuda.is_available() else "cpu",
+        str(torch.__version__),
+        loading.described(),
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -11,8 +11,9 @@ from lensd.engine.pool import available_cores, single_threaded_pool
 from lensd.engine.reader import Source
 from lensd.engine.results import Comparison, ModuleComparison
 from lensd.engine.strength import strengths
-from lensd.lora import comparison, fidelity
-from lensd.lora.comparison import Distance
+from lensd.lora import comparison, composites, fidelity
+from lensd.lora.comparison import AnyModule, Distance
+from lensd.lora.composites import Form
 from lensd.lora.layout import Module
 from lensd.text import printable
 
@@ -31,11 +32,11 @@ def compare(a: str, b: str) -> Comparison:
         Source.open_any(os.path.realpath(b)) as second,
         single_threaded_pool(available_cores()) as pool,
     ):
-        read_a, read_b = _factor_reader(first), _factor_reader(second)
-        pairs, only_a, only_b = comparison.pair(first.layout.modules, second.layout.modules)
-        common = list(pool.map(lambda p: comparison.distance(read_a(p[0]), read_b(p[1])), pairs))
-        energies_a = list(pool.map(lambda m: _energy(read_a(m)), only_a))
-        energies_b = list(pool.map(lambda m: _energy(read_b(m)), only_b))
+        of_a, of_b = Reader(first), Reader(second)
+        pairs, only_a, only_b = comparison.pair(of_a.modules, of_b.modules)
+        common = list(pool.map(lambda p: _distance(of_a, p[0], of_b, p[1]), pairs))
+        energies_a = list(pool.map(of_a.energy, only_a))
+        energies_b = list(pool.map(of_b.energy, only_b))
     missing_in_b = [Distance(energy, 0.0, energy) for energy in energies_a]
     missing_in_a = [Distance(0.0, energy, energy) for energy in energies_b]
     overall = _add([*common, *missing_in_b, *missing_in_a])
@@ -52,22 +53,43 @@ def compare(a: str, b: str) -> Comparison:
     )
 
 
-def _factor_reader(source: Source) -> Callable[[Module], Factors]:
-    """Return a function that reads a module's factors and scale, by its alpha and the header."""
-    strength_of = strengths(source)
+class Reader:
+    """Reads the modules of a file with their scales, by alpha and the header."""
 
-    def read(module: Module) -> Factors:
-        up, down = source.factors(module)
-        scale = (source.alpha(module) or module.rank) / module.rank
-        return up, down, scale * strength_of.get(module.name, 1.0)
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._strengths = strengths(source)
 
-    return read
+    @property
+    def modules(self) -> tuple[AnyModule, ...]:
+        return (*self._source.layout.modules, *self._source.layout.composites)
+
+    def factors(self, module: Module) -> Factors:
+        up, down = self._source.factors(module)
+        scale = (self._source.alpha(module) or module.rank) / module.rank
+        return up, down, scale * self._strengths.get(module.name, 1.0)
+
+    def form(self, module: AnyModule) -> tuple[Form, float]:
+        if isinstance(module, Module):
+            up, down, scale = self.factors(module)
+            return comparison.form_of_pair(up, down), scale
+        parts = self._source.parts(module)
+        return composites.form_of(module.kind, parts), module.scale(self._source.alpha(module))
+
+    def energy(self, module: AnyModule) -> float:
+        """Return ||delta||_F^2."""
+        if isinstance(module, Module):
+            up, down, scale = self.factors(module)
+            nothing = up[:, :1] * 0, down[:1] * 0, scale
+            return comparison.distance((up, down, scale), nothing).energy_a
+        form, scale = self.form(module)
+        return sum(float(piece.square().sum()) for piece in form.pieces(scale))
 
 
-def _energy(factors: Factors) -> float:
-    """Return ||delta||_F^2 of a module."""
-    up, down, scale = factors
-    return comparison.distance(factors, (up[:, :1] * 0, down[:1] * 0, scale)).energy_a
+def _distance(of_a: Reader, a: AnyModule, of_b: Reader, b: AnyModule) -> Distance:
+    if isinstance(a, Module) and isinstance(b, Module):
+        return comparison.distance(of_a.factors(a), of_b.factors(b))
+    return comparison.distance_of_forms(of_a.form(a), of_b.form(b))
 
 
 def _add(distances: Sequence[Distance]) -> Distance:
@@ -87,7 +109,7 @@ def _signal_to_noise(d: Distance) -> float | None:
     return fidelity.decibels(d.energy_a, d.squared_error)
 
 
-def _compare_module(a: Module, b: Module, d: Distance) -> ModuleComparison:
+def _compare_module(a: AnyModule, b: AnyModule, d: Distance) -> ModuleComparison:
     return ModuleComparison(
         module=a.name,
         module_b=b.name,

@@ -14,7 +14,7 @@ from lensd.engine.reader import Source
 from lensd.engine.results import Expanded
 from lensd.engine.strength import strengths
 from lensd.errors import UsageError
-from lensd.lora import floats
+from lensd.lora import floats, marks
 from lensd.lora.dtypes import TORCH_DTYPE
 from lensd.lora.layout import Module
 from lensd.lora.metadata import expanded_metadata, float_alpha
@@ -63,7 +63,7 @@ def expand(path: str, temporary: str, inode: Sequence[int]) -> Expanded:
                 output.copy(start[key], key, source.fd, source.header)
             output.finish(entries, metadata)
             output.sync()
-            output.hashes()  # reads the output back, and checks its size and header
+            output.sha256()  # reads the output back, and checks its size and header
             return Expanded(
                 bytes_in=source.identity.size,
                 bytes_out=output.size,
@@ -79,6 +79,7 @@ class Expansion:
         """Raise UsageError for an int8 file without lensd's marks."""
         self.source = source
         self.alpha: float | None = None
+        self._drops_alpha = source.header.metadata.get(marks.ALPHA) == "none"
         self.scales: dict[str, float] = {}
         quantized = [m for m in source.layout.modules if source.is_int8(m)]
         if quantized:
@@ -94,6 +95,8 @@ class Expansion:
             alpha = {module.alpha: self.source.tensor(module.alpha)} if module.alpha else {}
             if self.source.is_float8(module):  # float16 represents every float8
                 up, down = up.half(), down.half()
+            if self._drops_alpha and (own := self.source.alpha(module)) is not None:
+                alpha, up = {}, (up.double() * (own / module.rank)).to(up.dtype)
             return {module.up: up, module.down: down, **alpha}
         scale = self.scales[module.name]
         up, down = floats.expand(up, down, scale, TORCH_DTYPE[floats.dtype_for(scale)])
@@ -109,13 +112,13 @@ class Expansion:
         """
         specs = dict(self.source.specs)
         for m in self.source.layout.modules:
+            if self._drops_alpha:
+                specs.pop(m.alpha_key, None)
             quantized = m.name in self.scales
             if not quantized and not self.source.is_float8(m):
                 continue
             dtype = floats.dtype_for(self.scales[m.name]) if quantized else "F16"
             specs |= {key: specs[key]._replace(dtype=dtype) for key in (m.up, m.down)}
-            if quantized and self.alpha is None:
-                specs.pop(m.alpha_key, None)
         entries = [(key, spec.dtype, spec.shape) for key, spec in specs.items()]
         return sorted(entries, key=lambda e: (-ITEM_SIZE.get(e[1], 0), e[0]))
 

@@ -32,7 +32,6 @@ from lensd.lora.curve import curve
 from lensd.lora.metadata import Origin
 from lensd.lora.planning import EIGHT_BITS, ModulePlan, Plan, Reading
 from lensd.lora.tensor_spec import ITEM_SIZE
-from lensd.store.hashing import Hashes
 
 ENERGIES = (0.9, 0.95, 0.99, 0.999)  # of the table of `lensd analyze`
 
@@ -42,7 +41,6 @@ class Original:
     """What is known of a file after the first pass."""
 
     origin: Origin
-    hashes: Hashes
     readings: list[Reading]
     composites: list[CompositeReading] = field(default_factory=list)
     order: Sequence[str] = ()  # of the names of modules, for the factors of the output
@@ -53,18 +51,17 @@ def of_output(
     original: Original,
     plan: Plan,
     measured: Sequence[Measured],
-    hashes: Hashes,
+    sha256: str,
     size: int,
 ) -> Compressed:
-    """Of an output that was written and read back; it has these hashes and `size` bytes."""
+    """Of an output that was written and read back; it has this sha256 and `size` bytes."""
     return Compressed(
         **asdict(_common(engine, original, plan, measured)),
         dtype_out=_encoding(plan),
         bytes_out=size,
         delta_error=delta_error(measured),
         delta_error_max=_worst_error(measured),
-        sha256_out=hashes.file,
-        data_sha256_out=hashes.data,
+        sha256_out=sha256,
     )
 
 
@@ -106,8 +103,7 @@ def _common(
         energy_retained=_energy(every),
         seconds=engine.seconds(),
         device=str(engine.device),
-        sha256_in=original.hashes.file,
-        data_sha256_in=original.hashes.data,
+        sha256_in=original.origin.sha256,
         encodings=Encodings(
             int8=sum(m.encoding == "I8" for m in plan.modules),
             float8=sum(m.encoding == "F8_E4M3" for m in plan.modules),

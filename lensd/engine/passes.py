@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from lensd.engine import readback
+from lensd.engine import cuda, readback
 from lensd.engine.measured import Measured, check_error
 from lensd.engine.memory_budget import MemoryBudget
 from lensd.engine.pool import Clock, available_cores, map_in_order
@@ -94,7 +94,7 @@ class Engine:
         torch.set_num_threads(1)
         self.source = source
         self.device = torch.device(device)
-        self.threads = 1 if self.device.type == "cuda" else available_cores()
+        self.threads = cuda.THREADS if self.device.type == "cuda" else available_cores()
         self.clock = Clock(self.threads)
         self._batches: list[list[Module]] = []
         self._parameters = Parameters()
@@ -213,7 +213,12 @@ class Engine:
 
     def _begin(self, p: Parameters, draft: Draft | None) -> None:
         """Group the modules into batches; by a draft those of the widest output come first."""
-        together = batches(self.source.layout.modules, lambda m: self._form(m, draft), _elements)
+        together = batches(
+            self.source.layout.modules,
+            lambda m: self._form(m, draft),
+            _elements,
+            cuda.batch_elements(self.device),
+        )
         if draft:
             together.sort(key=lambda batch: -draft.width(batch[0]))
         self._parameters, self._batches = p, together
@@ -257,7 +262,7 @@ class Engine:
             stored = self.source.matrices(modules)
             if self.device.type == "cpu":
                 return stored
-            return Factors(*(t.pin_memory().to(self.device, non_blocking=True) for t in stored))
+            return Factors(*cuda.to_device(stored, self.device))
 
     def _read_stored(self, modules: Sequence[Module], stored: Factors) -> list[Reading | None]:
         with self.clock.measure("compute"):
@@ -367,17 +372,20 @@ def _reduce_batch(
 
     results: dict[int, tuple[compress.Reduced, Measured]] = {}
     by_rank = sorted(range(len(plans)), key=lambda at: plans[at].rank)
-    for group in batches(by_rank, alike, lambda at: _elements_at_work(plans[at])):
+    limit = cuda.batch_elements(stored.up.device)
+    for group in batches(by_rank, alike, lambda at: _elements_at_work(plans[at]), limit):
         own_plans, own_cores = [plans[at] for at in group], [cores[at] for at in group]
         own = compress.prepare(own_plans[0], _rows(stored, group))
         reduced = compress.reduce_all(own_plans, own, own_cores)
         errors = compress.squared_errors(reduced, own, own_cores)
         for at, r, error in zip(group, reduced, errors, strict=True):
             results[at] = r, Measured.of(r, error)
+    named = [item for at in range(len(plans)) for item in results[at][0].tensors.items()]
+    fetched = cuda.to_cpu([tensor for _, tensor in named])
+    tensors = {key: t for (key, _), t in zip(named, fetched, strict=True)}
     factors: list[tuple[str, Buffer]] = []
     alphas: dict[str, bytes] = {}
-    for at, m in enumerate(plans):
-        tensors = results[at][0].tensors
+    for m in plans:
         factors += ((key, as_bytes(tensors[key])) for key, _ in m.factors)
         if m.has_alpha:
             alphas[m.module.alpha_key] = bytes(as_bytes(tensors[m.module.alpha_key]))

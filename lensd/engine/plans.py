@@ -52,7 +52,28 @@ def _plan(source: Source, original: Original, p: Parameters, found: Findings) ->
         composites.plan(reading, of_file, found.least_ranks.get(reading.module.name, 1))
         for reading in original.composites
     ]
-    return plan(source.layout, source.specs, original.readings, p, found, converted, original.order)
+    return plan(
+        source.layout,
+        source.specs,
+        original.readings,
+        p,
+        found,
+        converted,
+        original.order,
+        may_add_alpha=not _has_strength(source),
+    )
+
+
+def _has_strength(source: Source) -> bool:
+    """Whether the header of a peft file has a strength that is not 1, or that cannot be read."""
+    text = source.header.metadata.get(adapter.KEY)
+    if text is None:
+        return False
+    try:
+        scales = adapter.scales(text, [m.name for m in source.layout.modules])
+    except ValueError:
+        return True
+    return any(scale != 1 for scale in scales.values())
 
 
 def require_modules(chosen: Plan) -> None:

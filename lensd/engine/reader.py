@@ -24,7 +24,7 @@ from lensd.lora.composite_layout import Composite
 from lensd.lora.dtypes import TORCH_DTYPE
 from lensd.lora.float8 import FLOAT8
 from lensd.lora.int8 import Factors
-from lensd.lora.layout import Layout, Module, read_layout, unsupported_adapter
+from lensd.lora.layout import Layout, Module, read_layout
 from lensd.lora.planning import EIGHT_BITS
 from lensd.lora.tensor_spec import ITEM_SIZE, TensorSpec
 from lensd.store.disk_errors import unreadable
@@ -59,7 +59,9 @@ class Source:
 
     @classmethod
     def open_any(cls, path: str) -> Source:
-        """Open an original or an output of lensd, whose 8-bit pairs are modules too.
+        """Open an original or an output of lensd.
+
+        Pairs in 8 bits are modules too, and so are LoHa and LoKr in 16 bits.
 
         Raises as `open` does.
         """
@@ -173,12 +175,10 @@ def _layout_with_8_bits(header: Header) -> Layout:
     `read_layout` accepts only wider floats, so 8 bits are passed to it as float16.
     """
     specs = _tensor_specs(header)
-    layout = read_layout(
-        {k: s._replace(dtype="F16") if s.dtype in EIGHT_BITS else s for k, s in specs.items()}
+    return read_layout(
+        {k: s._replace(dtype="F16") if s.dtype in EIGHT_BITS else s for k, s in specs.items()},
+        also_small=True,
     )
-    if not layout.modules:
-        raise unsupported_adapter(layout.composites[0].kind)
-    return layout
 
 
 def _open_regular(path: str, *, is_expected: bool) -> int:

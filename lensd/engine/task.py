@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ import torch
 from msgspec import structs
 
 from lensd import __version__
-from lensd.engine import findings, measures, plans
+from lensd.engine import cuda, findings, measures, plans
 from lensd.engine.measured import Measured
 from lensd.engine.measures import Original
 from lensd.engine.passes import Engine
@@ -23,12 +23,14 @@ from lensd.errors import Failed, FileError, Kept, PartialMeasures, Reason, Skipp
 from lensd.logs.measures import Analyzed, Compressed, Detailed, Measures
 from lensd.lora import cost
 from lensd.lora.drafts import Draft
+from lensd.lora.layout import Module
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
 from lensd.lora.planning import Findings, Plan
-from lensd.store.hashing import Hashes, hashes_of
+from lensd.store.hashing import sha256_of
 from lensd.store.tensors import Output, open_temporary
 from lensd.worker import device as devices
+from lensd.worker.device import Work
 from lensd.worker.protocol import ReportProgress
 from lensd.worker.request import AnalyzeRequest, AnyRequest, CompressRequest
 
@@ -72,19 +74,19 @@ def _on_best_device(
     cost.require_affordable(source.layout.modules)
     try:
         source.leave_alpha_zero()
-        device = devices.choose(request.device, _predicted_seconds(source), _cuda_free())
+        seconds = devices.predicted_cpu_seconds(work_of(source.layout.modules), available_cores())
+        device = devices.choose(request.device, seconds, cuda.free_bytes)
         if device == "cpu":
             return _on_cpu(source, work, progress)
-        if not torch.cuda.is_available():
-            note = f"there is no {device} here; computed on the CPU"
-            return structs.replace(_on_cpu(source, work, progress), device_note=note)
-        try:
-            return work(Engine(source, device, progress))
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        note = f"there is no {device} here; computed on the CPU"
+        if torch.cuda.is_available():
+            result = compute_on_gpu(source, device, work, progress)
+            if result is not None:
+                return result
+            cuda.release_memory()
             _empty_temporary(request)
             note = f"{device} ran out of memory; computed on the CPU"
-            return structs.replace(_on_cpu(source, work, progress), device_note=note)
+        return structs.replace(_on_cpu(source, work, progress), device_note=note)
     except (
         FileError,
         RuntimeError,
@@ -93,6 +95,18 @@ def _on_best_device(
         if source.unchanged():
             raise
         raise _changed() from None  # the error is about bytes that have been replaced
+
+
+def compute_on_gpu(
+    source: Source, device: str, work: Callable[[Engine], M], progress: ReportProgress
+) -> M | None:
+    """Return what `work` returns, or None if the GPU has not enough memory."""
+    try:
+        return work(Engine(source, device, progress))
+    except RuntimeError as error:
+        if not cuda.is_out_of_memory(error):
+            raise
+        return None
 
 
 def _on_cpu(source: Source, work: Callable[[Engine], M], progress: ReportProgress) -> M:
@@ -138,7 +152,7 @@ def _compress(engine: Engine, request: CompressRequest) -> Compressed:
         raise _changed()
     _check_error(written.measured, original, request)
     return measures.of_output(
-        engine, original, chosen, written.measured, written.hashes, written.size
+        engine, original, chosen, written.measured, written.sha256, written.size
     )
 
 
@@ -148,21 +162,21 @@ def _first_pass(engine: Engine, request: AnyRequest, p: Parameters) -> Original:
     with _hashing(source) as hashing:
         readings = engine.first_pass(p)
         composites = engine.read_composites()
-        hashes = hashing.result()
-    return Original(_origin(source, request, hashes), hashes, readings, composites, engine.order)
+        sha256 = hashing.result()
+    return Original(_origin(source, request, sha256), readings, composites, engine.order)
 
 
 @contextmanager
-def _hashing(source: Source) -> Iterator[Future[Hashes]]:
+def _hashing(source: Source) -> Iterator[Future[str]]:
     """Hash the original in a thread."""
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(hashes_of, source.fd, source.header.data_start)
+        yield pool.submit(sha256_of, source.fd)
 
 
-def _origin(source: Source, request: AnyRequest, hashes: Hashes | None = None) -> Origin:
-    """Return what the marks of an output record; without hashes it has the same length."""
+def _origin(source: Source, request: AnyRequest, sha256: str = "0" * 64) -> Origin:
+    """Return what the marks of an output record; without the hash it has the same length."""
     return Origin(
-        sha256=hashes.file if hashes else "0" * 64,
+        sha256=sha256,
         bytes=source.identity.size,
         name=request.name,
         version=__version__,
@@ -176,7 +190,7 @@ class _Written:
     """An output that was completed."""
 
     measured: list[Measured]
-    hashes: Hashes
+    sha256: str
     size: int
 
 
@@ -190,9 +204,9 @@ def _single_pass(
     source = engine.source
     with _hashing(source) as hashing:
         attempt = engine.single_pass(draft, output)
-        hashes = hashing.result()
-    origin = _origin(source, request, hashes)
-    original = Original(origin, hashes, attempt.readings, [], engine.order)
+        sha256 = hashing.result()
+    origin = _origin(source, request, sha256)
+    original = Original(origin, attempt.readings, [], engine.order)
     chosen = plans.choose(source, original, draft.parameters, Findings())
     if not attempt.fits(chosen):
         return original, chosen, None
@@ -254,7 +268,7 @@ def _finish(
         output.finish(plans.entries(chosen), metadata)
         output.sync()
     with ThreadPoolExecutor(1) as pool:
-        hashing = pool.submit(output.hashes)
+        hashing = pool.submit(output.sha256)
         engine.verify(output, chosen)
     return _Written(measured, hashing.result(), output.size)
 
@@ -342,11 +356,9 @@ def _out_of_memory() -> Failed:
     )
 
 
-def _predicted_seconds(source: Source) -> float:
-    modules = source.layout.modules
-    work = sum((m.out_features + m.in_features) * cost.inner_rank(m) ** 2 for m in modules)
-    return devices.predicted_cpu_seconds(work, available_cores())
-
-
-def _cuda_free() -> int | None:
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+def work_of(modules: Sequence[Module]) -> Work:
+    """Return what the seconds for these modules are predicted from."""
+    ranks = [cost.inner_rank(m) for m in modules]
+    elements = [(m.out_features + m.in_features) * k for m, k in zip(modules, ranks, strict=True)]
+    products = sum(n * k for n, k in zip(elements, ranks, strict=True))
+    return Work(len(modules), sum(elements), products)

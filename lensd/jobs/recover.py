@@ -188,7 +188,9 @@ def _to_file_error(error: Exception) -> FileError:
 
 
 def _report(context: JobContext, end: FileError, path: str, watch: str, job_id: str | None) -> None:
-    message = f"after a crash: {end}. Nothing was deleted; lensd tries again"
+    has_retry = context.patient and job_id is not None  # `recover_later`
+    again = "lensd tries again" if has_retry else "the next start tries again"
+    message = f"after a crash: {end}. Nothing was deleted; {again}"
     context.log(file_end(end, path=path, watch=watch, job_id=job_id, message=message))
 
 

@@ -209,6 +209,10 @@ class WorkerStarted(Event, frozen=True, kw_only=True, tag="worker.started"):
     pid: Pid
     device: Text
     torch: Annotated[Text, Meta(description="its version")]
+    kernels: Annotated[
+        Text | UnsetType,
+        Meta(description="what computes: native avx2, native avx512, native generic or python"),
+    ] = UNSET
     seconds: Annotated[Amount, Meta(description="that the start took")]
 
 

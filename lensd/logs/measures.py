@@ -136,7 +136,7 @@ class Measures(Struct, frozen=True, kw_only=True):
             Sha256,
             Meta(
                 description="of the tensors' bytes without the header; its first 12 digits are "
-                "AutoV3"
+                "AutoV3. Absent since AutoV3 is computed after the job"
             ),
         ]
         | UnsetType

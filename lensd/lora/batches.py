@@ -1,7 +1,7 @@
 """Group modules of one shape into batches that are computed together.
 
-The grouping depends on the file and the settings alone, never on free memory: the number of
-modules in a batch may change the last bits of a result.
+The grouping depends on the file, the settings and the kind of device alone, never on free memory:
+the number of modules in a batch may change the last bits of a result.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ ELEMENTS = 2**21
 
 
 def batches(
-    items: Iterable[T], key: Callable[[T], Hashable], elements: Callable[[T], int]
+    items: Iterable[T],
+    key: Callable[[T], Hashable],
+    elements: Callable[[T], int],
+    limit: int = ELEMENTS,
 ) -> list[list[T]]:
-    """Group items of equal key, in their order, into batches of at most ELEMENTS elements."""
+    """Group items of equal key, in their order, into batches of at most `limit` elements."""
     groups: dict[Hashable, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
-    return [batch for group in groups.values() for batch in _split_by_size(group, elements)]
+    return [b for group in groups.values() for b in _split_by_size(group, elements, limit)]
 
 
-def _split_by_size(group: list[T], elements: Callable[[T], int]) -> list[list[T]]:
+def _split_by_size(group: list[T], elements: Callable[[T], int], limit: int) -> list[list[T]]:
     result: list[list[T]] = []
     remaining = 0
     for item in group:
         size = elements(item)
         if size > remaining:
             result.append([])
-            remaining = ELEMENTS
+            remaining = limit
         result[-1].append(item)
         remaining -= size
     return result

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from lensd.lora import fidelity
+from lensd.lora.composite_layout import Composite
+from lensd.lora.composites import Form
 from lensd.lora.layout import Module
 from lensd.lora.names import canonical
 from lensd.lora.reading import flatten
+
+AnyModule: TypeAlias = Module | Composite
 
 
 class Pairing(NamedTuple):
@@ -24,9 +28,9 @@ class Pairing(NamedTuple):
     Pairs are in the order of the first file.
     """
 
-    both: tuple[tuple[Module, Module], ...]
-    only_a: tuple[Module, ...]
-    only_b: tuple[Module, ...]
+    both: tuple[tuple[AnyModule, AnyModule], ...]
+    only_a: tuple[AnyModule, ...]
+    only_b: tuple[AnyModule, ...]
 
 
 class Distance(NamedTuple):
@@ -37,7 +41,7 @@ class Distance(NamedTuple):
     squared_error: float
 
 
-def pair(a: Sequence[Module], b: Sequence[Module]) -> Pairing:
+def pair(a: Sequence[AnyModule], b: Sequence[AnyModule]) -> Pairing:
     """Match modules by canonical name and widths, whichever naming each file uses.
 
     Modules of one name and different widths are different modules.
@@ -51,7 +55,7 @@ def pair(a: Sequence[Module], b: Sequence[Module]) -> Pairing:
     )
 
 
-def _index_by_name(modules: Iterable[Module]) -> Mapping[tuple[str, int, int], Module]:
+def _index_by_name(modules: Iterable[AnyModule]) -> Mapping[tuple[str, int, int], AnyModule]:
     return {(canonical(m.name), m.out_features, m.in_features): m for m in modules}
 
 
@@ -70,6 +74,21 @@ def distance(a: tuple[Tensor, Tensor, float], b: tuple[Tensor, Tensor, float]) -
         fidelity.squared_norm(other_up, other_down),
         measure(up, down, other_up, other_down),
     )
+
+
+def distance_of_forms(a: tuple[Form, float], b: tuple[Form, float]) -> Distance:
+    """Measure two delta weights scale * form of one shape, whatever computes them, in pieces."""
+    energy_a = energy_b = error = 0.0
+    for x, y in zip(a[0].pieces(a[1]), b[0].pieces(b[1]), strict=True):
+        energy_a += float(x.square().sum())
+        energy_b += float(y.square().sum())
+        error += float((x - y).square().sum())
+    return Distance(energy_a, energy_b, error)
+
+
+def form_of_pair(up: Tensor, down: Tensor) -> Form:
+    """Return up [out, r, ...] and down [r, in, ...] as a form, float64."""
+    return Form("LoRA", flatten(up.double(), down.double()))
 
 
 def _fold_scale_into_up(up: Tensor, down: Tensor, scale: float) -> tuple[Tensor, Tensor]:

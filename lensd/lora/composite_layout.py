@@ -46,6 +46,15 @@ class Composite:
     reducible: bool  # whether its rank may change
     work: float
 
+    @property
+    def can_shrink(self) -> bool:
+        """Whether its number format or its rank may become smaller."""
+        return self.kind == "Tucker" or not self.dtype.endswith("16")
+
+    def scale(self, alpha: float | None) -> float:
+        """Return the factor of the delta weight."""
+        return 1.0 if alpha is None or self.dim is None else alpha / self.dim
+
 
 class _Sizes(NamedTuple):
     """What the shapes of a module say: sides of the delta weight, rank, and elements at work."""
@@ -59,11 +68,14 @@ class _Sizes(NamedTuple):
     reducible: bool = False
 
 
-def find_composites(tensors: Mapping[str, TensorSpec]) -> tuple[Composite, ...]:
+def find_composites(
+    tensors: Mapping[str, TensorSpec], *, also_small: bool = False
+) -> tuple[Composite, ...]:
     """Return the modules that can become smaller: those of 32 or 64 bits, and all of Tucker.
 
     A module with further tensors (magnitudes, biases, scales), with tensors of several dtypes, or
-    of a shape that no program expects is none of them.
+    of a shape that no program expects is none of them. `also_small`: return LoHa and LoKr in 16
+    bits too.
     """
     groups: dict[str, dict[str, str]] = {}
     for key in tensors:
@@ -78,7 +90,7 @@ def find_composites(tensors: Mapping[str, TensorSpec]) -> tuple[Composite, ...]:
         if key not in own:
             names.difference_update(_prefixes(key))
     found_all = [_composite(tensors, name, groups[name]) for name in groups if name in names]
-    composites = tuple(c for c in found_all if c)
+    composites = tuple(c for c in found_all if c and (also_small or c.can_shrink))
     return composites if sum(c.work for c in composites) <= FILE_WORK else ()
 
 
@@ -95,7 +107,7 @@ def _composite(
     specs = {part: tensors[key] for part, key in parts.items()}
     dtypes = {spec.dtype for spec in specs.values()}
     dtype = next(iter(dtypes))
-    if len(dtypes) > 1 or dtype not in FLOAT_DTYPES or (kind != "Tucker" and dtype[-2:] == "16"):
+    if len(dtypes) > 1 or dtype not in FLOAT_DTYPES:
         return None
     alpha = tensors.get(name + _ALPHA)
     if alpha and (prod(alpha.shape) != 1 or alpha.dtype not in FLOAT_DTYPES + INTEGER_DTYPES):

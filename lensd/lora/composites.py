@@ -36,11 +36,36 @@ Parts = Mapping[str, Tensor]  # part -> tensor
 class Form(NamedTuple):
     """What a delta weight is computed from, in float64; factors are left [m, r] and right [r, n].
 
-    LoHa: the factors of w1 and of w2. LoKr: w1 and w2. Tucker: up, and the core times down.
+    LoHa: the factors of w1 and of w2. LoKr: w1 and w2. Tucker: up, and the core times down. Any
+    other kind: up and down.
     """
 
     kind: str
     matrices: tuple[Tensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the delta weight."""
+        first, second, *_ = self.matrices
+        if self.kind == "LoKr":
+            return len(first) * len(second), first.shape[1] * second.shape[1]
+        return len(first), second.shape[1]
+
+    def pieces(self, scale: float = 1.0) -> Iterator[Tensor]:
+        """Yield the delta weight, PIECE elements or one row at a time."""
+        rows, columns = self.shape
+        step = max(1, PIECE // columns)
+        for start in range(0, rows, step):
+            yield scale * self._rows(torch.arange(start, min(start + step, rows)))
+
+    def _rows(self, at: Tensor) -> Tensor:
+        first, second, *others = self.matrices
+        if self.kind == "LoHa":
+            return (first[at] @ second) * (others[0][at] @ others[1])
+        if self.kind == "LoKr":
+            left, right = first[at // len(second)], second[at % len(second)]
+            return (left[:, :, None] * right[:, None, :]).flatten(1)
+        return first[at] @ second
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +114,14 @@ class CompositeOutput:
 
 def read(module: Composite, parts: Parts, alpha: float | None) -> CompositeReading:
     """Read one module: the stored tensors by part."""
-    scale = 1.0 if alpha is None or module.dim is None else alpha / module.dim
-    form = _form(module.kind, parts)
+    scale = module.scale(alpha)
+    form = form_of(module.kind, parts)
     energy = scale**2 * _squared_norm(form)
     roundings = {}
     if module.dtype in WIDE_DTYPES and scale:
         for dtype in ("F16", "BF16"):
             rounded = {name: t.to(TORCH_DTYPE[dtype]) for name, t in parts.items()}
-            roundings[dtype] = scale**2 * _squared_distance(form, _form(module.kind, rounded))
+            roundings[dtype] = scale**2 * _squared_distance(form, form_of(module.kind, rounded))
     fits = roundings and roundings["F16"] <= roundings["BF16"] and _suits_float16(form)
     kept = _split_tucker(parts).kept() if module.reducible and 0 < energy < torch.inf else ()
     return CompositeReading(module, scale, energy, roundings, "F16" if fits else "BF16", kept)
@@ -136,14 +161,14 @@ def reduce(m: CompositePlan, parts: Parts) -> CompositeOutput:
         exact = _truncate(m, parts)
     encoded = {name: t.to(TORCH_DTYPE[m.encoding]) for name, t in exact.items()}
     kind = m.module.kind
-    planned, output = _form(kind, exact), _form(kind, encoded)
+    planned, output = form_of(kind, exact), form_of(kind, encoded)
     # With an alpha, a program divides it by the rank of the output.
     scale = m.scale * (m.module.rank / m.rank if m.module.alpha else 1.0)
     noise = scale**2 * _squared_distance(planned, output)
     lost = max(0.0, 1 - m.retained) * m.energy
     error = noise
     if lost:
-        original = _form(kind, parts)
+        original = form_of(kind, parts)
         error = _squared_difference(m.scale, original.matrices, scale, output.matrices)
     keys = dict(m.module.parts)
     return CompositeOutput(m, {keys[name]: t for name, t in encoded.items()}, error, noise)
@@ -160,7 +185,8 @@ def output_shape(m: CompositePlan, shape: tuple[int, ...], part: str) -> tuple[i
     }[part]
 
 
-def _form(kind: str, stored: Parts) -> Form:
+def form_of(kind: str, stored: Parts) -> Form:
+    """Return the form of a module with these parts."""
     parts = {name: t.double() for name, t in stored.items()}
     if kind == "LoHa":
         return Form(kind, (*_factors(parts, "hada_w1"), *_factors(parts, "hada_w2")))
@@ -191,7 +217,7 @@ def _times_core(core: Tensor, right: Tensor) -> Tensor:
 
 def _squared_norm(form: Form) -> float:
     if form.kind == "LoHa":
-        return sum(float(piece.square().sum()) for piece in _hadamard_pieces(form))
+        return sum(float(piece.square().sum()) for piece in form.pieces())
     if form.kind == "Tucker":
         return squared_norm(*form.matrices)
     return prod(float(t.square().sum()) for t in form.matrices)
@@ -200,7 +226,7 @@ def _squared_norm(form: Form) -> float:
 def _squared_distance(a: Form, b: Form) -> float:
     """Return the squared distance of two delta weights that differ by rounding."""
     if a.kind == "LoHa":
-        pieces = zip(_hadamard_pieces(a), _hadamard_pieces(b), strict=True)
+        pieces = zip(a.pieces(), b.pieces(), strict=True)
         return sum(float((x - y).square().sum()) for x, y in pieces)
     if a.kind == "Tucker":
         return squared_rounding(*a.matrices, *b.matrices)
@@ -220,14 +246,6 @@ def _squared_difference(
     right = torch.cat([before[1], after[1]], dim=0)
     small = torch.linalg.qr(left).R @ torch.linalg.qr(right.T).R.T
     return float(small.square().sum())
-
-
-def _hadamard_pieces(form: Form) -> Iterator[Tensor]:
-    left, right, other_left, other_right = form.matrices
-    step = max(1, PIECE // right.shape[1])
-    for at in range(0, len(left), step):
-        rows = slice(at, at + step)
-        yield (left[rows] @ right) * (other_left[rows] @ other_right)
 
 
 def _suits_float16(form: Form) -> bool:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from lensd.lora import fidelity, float8, int8, spectrum
+from lensd.lora._kernels import calls
 from lensd.lora.dtypes import TORCH_DTYPE
 from lensd.lora.fidelity import ElementError, largest_elements
 from lensd.lora.int8 import Factors
 from lensd.lora.planning import EIGHT_BITS, MAX_NOISE, ModulePlan
-from lensd.lora.products import gram, product, quick_gram
-from lensd.lora.reading import QUICK_RANK, flatten
+from lensd.lora.products import down_product, gram, product, quick_gram, up_product
+from lensd.lora.reading import QUICK_RANK, flatten, widen
 from lensd.lora.shortening import form_delta, is_excessive, shorten
 from lensd.lora.spectrum import Core
 from lensd.lora.tensor_spec import WIDE_DTYPES
@@ -85,7 +86,7 @@ def prepare(m: ModulePlan, stored: Factors) -> Factors:
         return stored
     if is_excessive(*stored):
         return Factors(*shorten(*stored))
-    return Factors(stored.up.float(), stored.down.float()) if stored.up.itemsize < 4 else stored
+    return Factors(*widen(*stored))
 
 
 def alike(m: ModulePlan) -> tuple[object, ...]:
@@ -208,7 +209,7 @@ def truncate_all(
     halves = _truncation_halves(plans, stored, cores)
     if plans[0].encoding not in WIDE_DTYPES and _fit_in_float32(halves):
         up, down = (t.float() for t in halves)
-        result = Factors(product(stored.up.float(), up), product(down, stored.down.float()))
+        result = Factors(up_product(stored.up, up), down_product(down, stored.down))
         if _fit_in_float32(result):
             return result
     return Factors(
@@ -264,12 +265,14 @@ def _choose_gauge(
 
 def _balance_stored(stored: Factors, scales: Sequence[float]) -> Factors:
     """Return float32 factors of scale up @ down, with largest elements that are similar."""
-    # One factor at a time is float64, to save memory.
     balances = _balancing_powers(stored, [abs(scale) for scale in scales])
     gains = [scale * c for scale, c in zip(scales, balances, strict=True)]
-    up = stored.up.to(torch.float64, copy=True)
+    # float32 is enough where it holds the gains. One factor at a time is wider, to save memory.
+    fit = all(1e-30 < abs(gain) < 1e30 for gain in (*gains, *balances))
+    dtype = torch.float32 if fit and stored.up.dtype != torch.float64 else torch.float64
+    up = stored.up.to(dtype, copy=True)
     up = up.mul_(_per_matrix(gains, up)).float()
-    down = stored.down.to(torch.float64, copy=True)
+    down = stored.down.to(dtype, copy=True)
     return Factors(up, down.div_(_per_matrix(balances, down)).float())
 
 
@@ -324,18 +327,18 @@ def squared_errors(
     if m.same:
         return [0.0] * len(reduced)
     if is_excessive(*stored):  # the rank stays, and the delta weight is smaller than r x r matrices
-        return [
-            float((r.plan.scale * delta - r.scale * form_delta(r.up.mT, r.down)).square().sum())
+        errors = [
+            (r.plan.scale * delta - r.scale * form_delta(r.up.mT, r.down)).square().sum()
             for r, delta in zip(reduced, form_delta(*stored), strict=True)
         ]
+        return torch.stack(errors).tolist()
     large = m.module.rank >= QUICK_RANK and m.rank < m.module.rank
-    if stored.up.dtype != torch.float32 or not large:
+    if stored.up.dtype == torch.float64 or not large:
         return _subtract_norms(reduced, stored, torch.float64)
     found = _subtract_norms(reduced, stored, torch.float32)
+    limits = _float32_limits([r.plan for r in reduced], cores)
     # `not >=`, so that NaN is computed again too
-    small = [
-        at for at, r in enumerate(reduced) if not found[at] >= _float32_limit(r.plan, cores[at])
-    ]
+    small = [at for at, limit in enumerate(limits) if not found[at] >= limit]
     if small:
         few, few_stored = [reduced[at] for at in small], Factors(*(t[small] for t in stored))
         exact = _subtract_norms(few, few_stored, torch.float64)
@@ -344,9 +347,14 @@ def squared_errors(
     return found
 
 
-def _float32_limit(m: ModulePlan, core: Core | None) -> float:
-    """Return the smallest squared error that is exact enough in float32."""
-    return math.inf if core is None else FLOAT32_ERROR_SHARE * float(core.cancellation) * m.energy
+def _float32_limits(plans: Sequence[ModulePlan], cores: Sequence[Core | None]) -> list[float]:
+    """Return the smallest squared errors that are exact enough in float32."""
+    known = [core.cancellation for core in cores if core is not None]
+    cancellation = iter(torch.stack(known).tolist() if known else ())
+    return [
+        math.inf if core is None else FLOAT32_ERROR_SHARE * next(cancellation) * m.energy
+        for m, core in zip(plans, cores, strict=True)
+    ]
 
 
 def _subtract_norms(reduced: Sequence[Reduced], stored: Factors, dtype: torch.dtype) -> list[float]:
@@ -359,20 +367,37 @@ def _subtract_norms(reduced: Sequence[Reduced], stored: Factors, dtype: torch.dt
     )
     inner = (crossed[0] * crossed[1]).sum((-2, -1)).tolist()
     norms = (squared[0] * squared[1]).sum((-2, -1)).tolist()
-    plans = [r.plan for r in reduced]
+    plans, scales = [r.plan for r in reduced], [r.scale for r in reduced]
     return [
-        max(0.0, m.energy + r.scale**2 * norm - 2 * m.scale * r.scale * both)
-        for r, m, both, norm in zip(reduced, plans, inner, norms, strict=True)
+        max(0.0, m.energy + scale**2 * norm - 2 * m.scale * scale * both)
+        for m, scale, both, norm in zip(plans, scales, inner, norms, strict=True)
     ]
+
+
+def _stack_padded(encoded: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Return [ki, n] of one dtype as [b, k, n] in the layout of `like`, with zeros after ki."""
+    b, k, n = len(encoded), max(map(len, encoded)), like.shape[-1]
+    dtype, device = encoded[0].dtype, like.device
+    if like.is_contiguous():
+        result = torch.zeros(b, k, n, dtype=dtype, device=device)
+    else:
+        result = torch.zeros(b, n, k, dtype=dtype, device=device).mT
+    for row, factor in zip(result, encoded, strict=True):
+        row[: len(factor)] = factor
+    return result
 
 
 def _cross_and_square(
     stored: Tensor, encoded: Sequence[Tensor], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Return X Y^T [b, r, k] and Y Y^T [b, k, k] for X [b, r, n] and each Y [ki, n], as float64."""
-    largest_rank = max(map(len, encoded))
-    padded = stored.new_zeros(len(encoded), largest_rank, stored.shape[-1], dtype=dtype)
-    for at, factor in enumerate(encoded):
-        padded[at, : len(factor)] = factor
+    together = _stack_padded(encoded, like=stored)
+    exact = dtype == torch.float64
+    crossed = calls.cross(stored, together, exact=exact)
+    # Sums of products of int8 are exact in float32.
+    squared = calls.gram(together, exact=exact and together.dtype != torch.int8)
+    if crossed is not None and squared is not None:
+        return crossed, squared
+    padded = together.to(dtype)
     squared = quick_gram(padded) if dtype == torch.float32 else gram(padded)
     return product(stored.to(dtype), padded.mT).double(), squared

@@ -17,6 +17,7 @@ from lensd.lora.planning import (
     ALPHA,
     NARROW,
     QUANTIZING,
+    CommonAlpha,
     ModulePlan,
     Plan,
     Reading,
@@ -40,7 +41,7 @@ class Draft:
     specs: Mapping[str, TensorSpec]  # of the original
     parameters: Parameters
     encodings: Mapping[str, str]  # module name -> dtype
-    alpha: float | None  # of all modules that are not int8
+    alpha: CommonAlpha
     fixed: frozenset[str]  # names of modules whose rank must not change
 
     def plan(self, readings: Sequence[Reading]) -> list[ModulePlan]:
@@ -70,7 +71,15 @@ class Draft:
         modules = tuple(self._at_full_rank())
         factors = [item for m in modules for item in m.factors]
         tensors = (*self.others().items(), *factors)
-        return Plan(self.layout, modules, self.alpha, tensors, forced_by=(), float_because={})
+        return Plan(
+            layout=self.layout,
+            modules=modules,
+            alpha=self.alpha.value,
+            alpha_is_added=self.alpha.is_added,
+            tensors=tensors,
+            forced_by=(),
+            float_because={},
+        )
 
     def _at_full_rank(self) -> Iterator[ModulePlan]:
         for m in self.layout.modules:
@@ -97,13 +106,14 @@ def draft(
     # All spectra decide the alpha of float8, and some modules of it mostly need another encoding.
     if len(encodings) < len(found) or "F8_E4M3" in encodings.values():
         return None
+    # In kohya's files an alpha of 0 means the rank, but such modules stay untouched.
+    alpha_of_modules = ((m, alphas[m.name] or float(m.rank)) for m in layout.modules)
     return Draft(
         layout=layout,
         specs=specs,
         parameters=p,
         encodings=encodings,
-        # In kohya's files an alpha of 0 means the rank, but such modules stay untouched.
-        alpha=most_common_alpha((m, alphas[m.name] or float(m.rank)) for m in layout.modules),
+        alpha=CommonAlpha(most_common_alpha(alpha_of_modules)),
         fixed=frozenset(modules_with_fixed_rank(layout, p.targets)),
     )
 

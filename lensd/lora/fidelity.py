@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lensd.lora._kernels import calls
 from lensd.lora.products import gram, pieces, product
 from lensd.lora.shortening import form_delta, is_excessive, shorten
 
@@ -101,6 +102,9 @@ def _sum_grams(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
 
 def largest_elements(matrices: Tensor) -> Tensor:
     """Return max |element| of each matrix [..., m, n] as float64 [...]; NaN if any is NaN."""
+    found = calls.largest(matrices)
+    if found is not None:
+        return found
     high, low = matrices.amax((-2, -1)), matrices.amin((-2, -1))
     return torch.maximum(high, -low).double()
 
@@ -159,7 +163,8 @@ def element_errors(
     for exact, decoded in (piece for pair in pairs for piece in pieces(*pair)):
         error = exact - decoded
         parts = exact.square(), error.square(), error.abs_()
-        sums += torch.stack([p.flatten(1).sum(1).double() for p in parts], dim=1).cpu()
+        found = torch.stack([p.flatten(1).sum(1).double() for p in parts], dim=1)
+        sums = sums.to(found.device) + found
     return [ElementError(n, *row) for n, row in zip(counts, sums.tolist(), strict=True)]
 
 

@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lensd.lora import fidelity
+from lensd.lora._kernels import calls
 from lensd.lora.fidelity import ElementError, largest_elements
-from lensd.lora.products import product
+from lensd.lora.products import PIECE, down_product, up_product
+from lensd.lora.shortening import is_excessive
 
 Floats = NDArray[Any]  # float32 or float64
 
@@ -77,7 +79,7 @@ class Factors(NamedTuple):
 
     def rotated(self, rotation: Tensor) -> Factors:
         """Return up R and R^T down, whose products are the same, for rotations R [b, k, k]."""
-        return Factors(product(self.up, rotation), product(rotation.mT, self.down))
+        return Factors(up_product(self.up, rotation), down_product(rotation.mT, self.down))
 
     def squared_steps(self) -> Tensor:
         """Return the square of each module's quantization step after balancing: scale^2 [b]."""
@@ -109,9 +111,12 @@ def quantize_all(exact: Factors, steps: Sequence[float], ranks: Sequence[int]) -
     # If the alpha would be too small for float32, the delta becomes zero.
     tiny = torch.finfo(torch.float32).tiny
     scales = torch.tensor([s if s >= tiny else 0.0 for s in steps], dtype=torch.float64).sqrt()
-    rounded = Factors(_round(exact.up, scales), _round(exact.down, scales))
-    for at, rank in enumerate(ranks):
-        scales[at] = _round_within_guard(exact, rounded, at, rank, float(scales[at]))
+    rounded = _round_factors(exact, scales)
+    products = largest_products(rounded, range(len(ranks)), ranks, [GUARD] * len(ranks))
+    for at, (rank, largest) in enumerate(zip(ranks, products, strict=True)):
+        if largest > GUARD:
+            scale = float(scales[at])
+            scales[at] = _round_within_guard(exact, rounded, at, rank, scale, largest)
     return _measure_quantized(exact, rounded, scales, ranks)
 
 
@@ -133,7 +138,7 @@ def best_gauge(
         _replace_where_smaller(best, steps, other, every)
     del other, others  # tens of MB at full rank
     best.balance()
-    guarded = [_enlarge_for_guard(best, at, ranks[at], steps[at]) for at in every]
+    guarded = _enlarge_for_guard(best, every, ranks, steps)
     unguarded = [at for at in every if 0 < steps[at] == guarded[at]]
     if unguarded:
         few_ranks = [ranks[at] for at in unguarded]
@@ -143,8 +148,9 @@ def best_gauge(
             rotated = few.rotated(rotations_of_ranks(few_ranks, number, few.up))
             _replace_where_smaller(best, steps, rotated, unguarded)
         best.balance()
-        for at in unguarded:
-            guarded[at] = _enlarge_for_guard(best, at, ranks[at], steps[at])
+        enlarged = _enlarge_for_guard(best, unguarded, ranks, steps)
+        for at, step in zip(unguarded, enlarged, strict=True):
+            guarded[at] = step
     return best, guarded
 
 
@@ -161,44 +167,59 @@ def _replace_where_smaller(
             best.up[at], best.down[at] = up, down
 
 
-def _enlarge_for_guard(exact: Factors, at: int, rank: int, step: float) -> float:
-    """Return the squared step, enlarged if a product of the unrounded factors exceeds the guard."""
-    largest = largest_product(*exact.module_at(at, rank), GUARD * step)
-    return step if largest <= GUARD * step else largest / GUARD * SLACK**2
+def _enlarge_for_guard(
+    exact: Factors, indices: Sequence[int], ranks: Sequence[int], steps: Sequence[float]
+) -> list[float]:
+    """Return the squared steps of some modules, enlarged where a product exceeds the guard.
+
+    The products are those of the unrounded factors.
+    """
+    enough = [GUARD * step for step in steps]
+    found = largest_products(exact, indices, ranks, enough)
+    return [
+        steps[at] if largest <= enough[at] else largest / GUARD * SLACK**2
+        for at, largest in zip(indices, found, strict=True)
+    ]
 
 
 def _round_within_guard(
-    exact: Factors, rounded: Factors, at: int, rank: int, scale: float
+    exact: Factors, rounded: Factors, at: int, rank: int, scale: float, largest: float
 ) -> float:
     """Round one module again at larger scales until no product exceeds the guard.
 
-    Updates its row of `rounded`, and returns its scale.
+    `largest` product of its row of `rounded`, which is updated. Returns its scale.
     """
-    while (largest := largest_product(*rounded.module_at(at, rank), GUARD)) > GUARD:
+    while largest > GUARD:
         scale *= math.sqrt(largest / GUARD) * SLACK
-        scales = torch.tensor([scale], dtype=torch.float64)
-        for all_rounded, factor in zip(rounded, exact, strict=True):
-            all_rounded[at] = _round(factor[at : at + 1], scales)[0]
+        one = Factors(exact.up[at : at + 1], exact.down[at : at + 1])
+        again = _round_factors(one, torch.tensor([scale], dtype=torch.float64))
+        rounded.up[at], rounded.down[at] = again.up[0], again.down[0]
+        largest = _largest_product_of(rounded, at, rank, GUARD)
     return scale
 
 
 def _measure_quantized(
     exact: Factors, rounded: Factors, scales: Tensor, ranks: Sequence[int]
 ) -> list[Quantized]:
-    """Convert rounded factors to int8, and measure the error against the exact ones.
+    """Return rounded factors as int8, with the error against the exact ones.
 
-    `rounded` has whole numbers in the float dtype of the factors. It is overwritten.
+    Those that are not int8 have whole numbers in the float dtype of the factors. These are
+    overwritten.
     """
-    int_up, int_down = (t.to(torch.int8) for t in rounded)
-    decoded = Factors(*(t.mul_(scales.to(t)[:, None, None]) for t in rounded))
-    noises = fidelity.squared_roundings(*exact, *decoded).tolist()
     width = exact.up.shape[1] + exact.down.shape[2]
-    elements = fidelity.element_errors(zip(exact, decoded, strict=True), [k * width for k in ranks])
+    counts, sizes = [k * width for k in ranks], scales.tolist()
+    encoded = Factors(*(t.to(torch.int8) for t in rounded))
+    if rounded.up.dtype == torch.int8:
+        noises, elements = _measure_natively(exact, rounded, scales, counts)
+    else:
+        decoded = Factors(*(t.mul_(scales.to(t)[:, None, None]) for t in rounded))
+        noises = fidelity.squared_roundings(*exact, *decoded).tolist()
+        elements = fidelity.element_errors(zip(exact, decoded, strict=True), counts)
     return [
         Quantized(
-            int_up[at, :, :k],
-            int_down[at, :k],
-            float(scales[at]),
+            encoded.up[at, :, :k],
+            encoded.down[at, :k],
+            sizes[at],
             exact.up[at, :, :k],
             exact.down[at, :k],
             noises[at],
@@ -206,6 +227,23 @@ def _measure_quantized(
         )
         for at, k in enumerate(ranks)
     ]
+
+
+def _measure_natively(
+    exact: Factors, rounded: Factors, scales: Tensor, counts: Sequence[int]
+) -> tuple[list[float], list[ElementError]]:
+    """Return ||exact_up exact_down - up down||_F^2 and the errors of the elements per module.
+
+    With the errors E and the decoded factors Y the difference is E_up E_down + E_up Y_down +
+    Y_up E_down. Its norm needs the inner products of E and Y of each side alone.
+    """
+    up, of_up = calls.rounding(exact.up.mT, rounded.up.mT, scales)
+    down, of_down = calls.rounding(exact.down, rounded.down, scales)
+    (ee, yy, ey), (ff, zz, fz) = up.unbind(1), down.unbind(1)
+    norms = ee * (ff + zz + fz + fz.mT) + yy * ff + 2 * ey * (ff + fz.mT)
+    rows = (of_up + of_down).tolist()
+    elements = [ElementError(n, *row) for n, row in zip(counts, rows, strict=True)]
+    return norms.sum((-2, -1)).clamp_min(0).tolist(), elements
 
 
 def plain(up: Tensor, down: Tensor) -> Quantized:
@@ -216,8 +254,15 @@ def plain(up: Tensor, down: Tensor) -> Quantized:
     exact = Factors(up[None].clone(), down[None].clone())
     scales = exact.squared_steps().sqrt()
     exact.balance()
-    rounded = Factors(_round(exact.up, scales), _round(exact.down, scales))
-    return _measure_quantized(exact, rounded, scales, [up.shape[1]])[0]
+    return _measure_quantized(exact, _round_factors(exact, scales), scales, [up.shape[1]])[0]
+
+
+def _round_factors(exact: Factors, scales: Tensor) -> Factors:
+    """Divide by scales [b] and round: to int8 where the kernels can, else to whole floats."""
+    can = calls.can_take(exact.up.mT, exact.down) and exact.up.dtype == torch.float32
+    if can and all(t.is_contiguous() for t in exact) and not is_excessive(*exact):
+        return Factors(*(calls.round_to_int8(t, scales) for t in exact))
+    return Factors(*(_round(t, scales) for t in exact))
 
 
 def _round(matrices: Tensor, scales: Tensor) -> Tensor:
@@ -233,10 +278,10 @@ def rotations_of_ranks(ranks: Sequence[int], number: int, like: Tensor) -> Tenso
     k is the last dimension of `like`, which also gives dtype and device.
     """
     size = like.shape[-1]
-    result = like.new_zeros(len(ranks), size, size)
+    result = torch.zeros(len(ranks), size, size, dtype=like.dtype)
     for at, rank in enumerate(ranks):
         result[at, :rank, :rank] = _rotation(rank, number, like.dtype)
-    return result
+    return result.to(like.device)
 
 
 @lru_cache(maxsize=1024)
@@ -259,6 +304,30 @@ def rotations(rank: int) -> tuple[Tensor, ...]:
     golden = (math.sqrt(5) - 1) / 2
     flips = [((index * golden * (c + 1)) % 1 < 0.5).double() * 2 - 1 for c in range(ROTATIONS - 1)]
     return (torch.eye(rank, dtype=torch.float64), *(f[:, None] * cosine for f in flips))
+
+
+def largest_products(
+    factors: Factors, indices: Sequence[int], ranks: Sequence[int], enough: Sequence[float]
+) -> list[float]:
+    """Return the `largest_product` of some modules. `ranks` and `enough` are those of all."""
+    if factors.up.device.type == "cpu":
+        return [_largest_product_of(factors, at, ranks[at], enough[at]) for at in indices]
+    found = form_largest_products(factors).tolist()
+    return [found[at] for at in indices]
+
+
+def form_largest_products(factors: Factors) -> Tensor:
+    """Return max |up @ down| [b] by forming the products, some rows at a time: for a GPU."""
+    up, down = factors
+    rows = max(1, PIECE // (down.shape[0] * down.shape[2]))
+    parts = [(part @ down).abs().amax((1, 2)) for part in up.split(rows, dim=1)]
+    return torch.stack(parts).amax(0)
+
+
+def _largest_product_of(factors: Factors, at: int, rank: int, enough: float) -> float:
+    """Return `largest_product` of one module."""
+    found = calls.largest_product(factors.up[at], factors.down[at], enough)
+    return largest_product(*factors.module_at(at, rank), enough) if found is None else found
 
 
 def largest_product(up: Floats, down: Floats, enough: float) -> float:

@@ -166,15 +166,16 @@ class Layout:
         return max(dict.fromkeys(dtypes), key=dtypes.count)
 
 
-def read_layout(tensors: Mapping[str, TensorSpec]) -> Layout:
+def read_layout(tensors: Mapping[str, TensorSpec], *, also_small: bool = False) -> Layout:
     """Find the LoRA modules of a file from its header (key -> dtype and shape).
 
+    `also_small`: also those of LoHa and LoKr that cannot become smaller.
     Raises Skipped (`no_lora`, `checkpoint`, `unsupported_adapter`, `unsupported_dtype`) if it has
     no module that can be reduced.
     """
     pairs = [m for m in (_find_module(tensors, key) for key in tensors) if m]
     modules = tuple(m for m in pairs if _is_float(tensors, m))
-    composites = find_composites(tensors)
+    composites = find_composites(tensors, also_small=also_small)
     if not modules and not composites:
         raise _explain_no_modules(tensors, pairs)
     taken = {key for m in modules for key in (m.up, m.down, m.alpha) if key}

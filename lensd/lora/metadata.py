@@ -59,9 +59,11 @@ def output_metadata(
         marks.ERROR: fixed_width(delta_error),
     }
     quantized = any(m.encoding == "I8" for m in plan.modules)
-    if quantized:
+    if plan.alpha_is_added:
+        result[marks.ALPHA] = "none"
+    elif quantized:
         result[marks.ALPHA] = "none" if plan.alpha is None else repr(plan.alpha)
-    _update_adapter_entry(result, plan, quantized=quantized)
+    _update_adapter_entry(result, plan, moves=quantized or plan.alpha_is_added)
     for m in plan.modules:  # cloneofsimo's loader reads ranks from these entries
         if f"{m.module.name}:rank" in result:
             result[f"{m.module.name}:rank"] = str(m.rank)
@@ -75,15 +77,15 @@ def _network_value(plan: Plan, ranks: set[int], *, alpha: bool) -> str:
     return str(plan.alpha) if alpha else str(next(iter(ranks)))
 
 
-def _update_adapter_entry(result: dict[str, str], plan: Plan, *, quantized: bool) -> None:
-    """Update the adapter entry, or for an int8 file move it to one of lensd's marks.
+def _update_adapter_entry(result: dict[str, str], plan: Plan, *, moves: bool) -> None:
+    """Update the adapter entry, or move it to one of lensd's marks.
 
     diffusers refuses an adapter entry with ranks that are not the tensors', and one in a file that
     has `.alpha` keys, as int8 files do.
     """
     original = result.pop(adapter.KEY, None)
     ranks = {m.module.name: m.rank for m in plan.modules}
-    if quantized:
+    if moves:
         if original is not None:
             result[marks.ADAPTER] = original
     else:
@@ -124,7 +126,7 @@ def expanded_metadata(
 
 
 def float_alpha(metadata: Mapping[str, str]) -> float | None:
-    """Return the alpha of all modules when the int8 file is expanded; None: no alpha, scale 1.
+    """Return the alpha of all modules when the 8-bit file is expanded; None: no alpha, scale 1.
 
     Raises KeyError if lensd's mark is missing, and ValueError if it is damaged.
     """

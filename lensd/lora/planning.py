@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -95,6 +96,7 @@ class Plan:
     layout: Layout
     modules: tuple[ModulePlan, ...]
     alpha: float | None  # of all modules that are not int8
+    alpha_is_added: bool  # the original has no alphas
     tensors: tuple[tuple[str, TensorSpec], ...]  # of the output, in file order
     forced_by: tuple[str, ...]  # targets because of which some module is not in int8
     # In modes int8 and ultra: reason -> number of modules that stay in floats for that reason.
@@ -111,6 +113,19 @@ class Plan:
         converted = {key for c in self.composites for _, key in c.module.parts}
         converted |= {c.module.alpha for c in self.composites if c.module.alpha}
         return [key for key in self.layout.untouched if key not in converted]
+
+
+class CommonAlpha(NamedTuple):
+    """The alpha of all modules that are not int8; None: they have none.
+
+    `is_added`: the original has no alphas, and every module gets this one.
+    """
+
+    value: float | None
+    is_added: bool = False
+
+    def of(self, module: Module) -> float | None:
+        return self.value if module.alpha or self.is_added else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +147,14 @@ def plan(
     found: Findings = Findings(),
     composites: Sequence[CompositePlan] = (),
     order: Sequence[str] = (),
+    *,
+    may_add_alpha: bool = True,
 ) -> Plan:
     """Plan an output from the readings of all modules, which are in the order of the layout.
 
     `tensors`: the original's header. `composites`: their plans. `order`: the names of the modules
     in the order in which the output has their factors; that of the layout if it is empty.
+    `may_add_alpha`: False if the header has a strength, which an alpha would replace in diffusers.
     """
     if found.energy is not None:
         p = replace(p, energy=found.energy)
@@ -144,10 +162,13 @@ def plan(
     encodings, float_because = _choose_encodings(verdict, readings, p, found)
     fixed = modules_with_fixed_rank(layout, p.targets)
     ranks = choose_ranks(readings, encodings, p, fixed, found.least_ranks)
-    alpha = _common_alpha(readings, encodings, ranks)
+    may_add_alpha &= verdict.may_add_alpha and not composites
+    alpha = _common_alpha(readings, encodings, ranks, may_add=may_add_alpha)
     if noisy := _expect_noise(readings, encodings, ranks, alpha):
         more = replace(found, too_noisy=found.too_noisy | noisy)
-        return plan(layout, tensors, readings, p, more, composites, order)
+        return plan(
+            layout, tensors, readings, p, more, composites, order, may_add_alpha=may_add_alpha
+        )
     modules = tuple(
         plan_module(reading, rank_, encoding, alpha, tensors, fixed)
         for reading, rank_, encoding in zip(readings, ranks, encodings, strict=True)
@@ -156,7 +177,8 @@ def plan(
     return Plan(
         layout=layout,
         modules=modules,
-        alpha=alpha,
+        alpha=alpha.value,
+        alpha_is_added=alpha.is_added,
         tensors=_order_tensors(layout, tensors, modules, converted, order),
         forced_by=verdict.forced_by if p.mode in QUANTIZING else (),
         float_because=float_because,
@@ -320,21 +342,29 @@ def changes_width(module: Module) -> bool:
 
 
 def _common_alpha(
-    readings: Sequence[Reading], encodings: Sequence[str], ranks: Sequence[int]
-) -> float | None:
-    """Return the alpha of all modules that are not int8; None if the file has no alphas.
+    readings: Sequence[Reading], encodings: Sequence[str], ranks: Sequence[int], *, may_add: bool
+) -> CommonAlpha:
+    """Return the alpha of all modules that are not int8.
 
-    With float8 modules it is divided by a power of two, because their elements would be too small
-    otherwise.
+    With float8 modules the file's alpha is divided by a power of two, because their elements would
+    be too small otherwise; a file without alphas gets one for that reason alone.
     """
-    alpha = most_common_alpha((r.module, r.alpha) for r in readings)
-    if alpha is None:
-        return None
-    return alpha / float8.alpha_divisor(
-        _spectrum(r, k, alpha)
-        for r, dtype, k in zip(readings, encodings, ranks, strict=True)
-        if dtype == "F8_E4M3" and r.module.alpha
-    )
+    in_float8 = [
+        (r, k) for r, dtype, k in zip(readings, encodings, ranks, strict=True) if dtype == "F8_E4M3"
+    ]
+
+    def divided(alpha: CommonAlpha) -> CommonAlpha:
+        spectra = [_spectrum(r, k, alpha) for r, k in in_float8 if alpha.of(r.module)]
+        return alpha._replace(value=(alpha.value or 1.0) / float8.alpha_divisor(spectra))
+
+    stored = most_common_alpha((r.module, r.alpha) for r in readings)
+    if stored is not None:
+        return divided(CommonAlpha(stored))
+    nothing = CommonAlpha(None)
+    is_large = float8.alpha_divisor(_spectrum(r, k, nothing) for r, k in in_float8) == 1
+    if is_large or not may_add or any(r.module.scaled_last or r.module.alpha for r in readings):
+        return nothing
+    return divided(CommonAlpha(float(max(k for _, k in in_float8)), is_added=True))
 
 
 def most_common_alpha(modules: Iterable[tuple[Module, float]]) -> float | None:
@@ -351,7 +381,7 @@ def _expect_noise(
     readings: Sequence[Reading],
     encodings: Sequence[str],
     ranks: Sequence[int],
-    alpha: float | None,
+    alpha: CommonAlpha,
 ) -> set[tuple[str, str]]:
     """Return the modules whose elements would be too small for float8, each with its dtype."""
     return {
@@ -361,10 +391,11 @@ def _expect_noise(
     }
 
 
-def _spectrum(reading: Reading, rank_: int, alpha: float | None) -> float8.Spectrum:
+def _spectrum(reading: Reading, rank_: int, alpha: CommonAlpha) -> float8.Spectrum:
     """Return the spectrum of up @ down in an output with that alpha."""
     m = reading.module
-    scale = alpha / rank_ if m.alpha and alpha is not None else 1.0
+    own = alpha.of(m)
+    scale = 1.0 if own is None else own / rank_
     return float8.Spectrum(reading.values[:rank_] / abs(scale), m.out_features, m.in_features)
 
 
@@ -372,14 +403,14 @@ def plan_module(
     reading: Reading,
     rank_: int,
     encoding: str,
-    alpha: float | None,
+    common: CommonAlpha,
     tensors: Mapping[str, TensorSpec],
     fixed: Collection[str],
 ) -> ModulePlan:
     module = reading.module
-    if module.scaled_last:  # neither up @ down nor alpha / rank may change
+    alpha = common.of(module)
+    if module.scaled_last and module.alpha:  # neither up @ down nor alpha / rank may change
         alpha = reading.scale * rank_
-    alpha = alpha if module.alpha else None
     out_scale = 1.0 if alpha is None else alpha / rank_
     stored = {tensors[module.up].dtype, tensors[module.down].dtype}
     return ModulePlan(

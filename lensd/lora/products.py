@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lensd.lora._kernels import calls
+
 PIECE = 2**22  # elements of a stack that are converted at a time
 
 
@@ -23,6 +25,18 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
+def up_product(up: Tensor, small: Tensor) -> Tensor:
+    """Return up @ small [b, m, k] in the dtype of `small`, for up [b, m, r] of any float dtype."""
+    found = calls.product(small.mT, up.mT)
+    return product(up.to(small.dtype), small) if found is None else found.mT
+
+
+def down_product(small: Tensor, down: Tensor) -> Tensor:
+    """Return small @ down [b, k, n] in the dtype of `small`, for down [b, r, n] as `up_product`."""
+    found = calls.product(small, down)
+    return product(small, down.to(small.dtype)) if found is None else found
+
+
 def gram(wide: Tensor) -> Tensor:
     """Return wide @ wide^T [..., r, r] for [..., r, n]."""
     return product(wide, wide.mT)
@@ -30,6 +44,9 @@ def gram(wide: Tensor) -> Tensor:
 
 def exact_gram(wide: Tensor) -> Tensor:
     """Return the `gram` of a stack of any float dtype in float64."""
+    found = calls.gram(wide, exact=True)
+    if found is not None:
+        return found
     first, *others = (gram(part.double()) for (part,) in pieces(wide))
     for other in others:
         first += other
@@ -52,8 +69,11 @@ def quick_gram(wide: Tensor) -> Tensor:
     Returns float64. In float32 the rounding errors of a sum of squares all have one sign: the sum
     comes out too large by about 1e-7 of itself. So the diagonal is summed in float64. The rounding
     errors of the other elements have both signs; in a sum over a whole matrix of at least 64 rows
-    they leave an error of about 1e-8.
+    they leave an error of about 1e-8. The kernels also take 16-bit floats.
     """
+    found = calls.gram(wide, exact=False)
+    if found is not None:
+        return found
     result = gram(wide).double()
     result.diagonal(dim1=-2, dim2=-1).copy_(_sum_squares(wide))
     return result

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lensd.lora import spectrum
+from lensd.lora._kernels import calls
 from lensd.lora.fidelity import largest_elements
 from lensd.lora.layout import Module
 from lensd.lora.planning import Reading
@@ -23,6 +24,16 @@ FLOAT32_MAX = torch.finfo(torch.float32).max
 def flatten(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """Return the factors of one module as matrices: up [out, r], down [r, in * kh * kw]."""
     return up.reshape(up.shape[0], up.shape[1]), down.reshape(down.shape[0], -1)
+
+
+def widen(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Convert 16-bit floats to float32, which represents them exactly: torch is slow with them.
+
+    Those that the kernels can take are returned as they are.
+    """
+    if up.itemsize >= 4 or calls.can_take(up.mT, down):
+        return up, down
+    return up.float(), down.float()
 
 
 def read_module(module: Module, up: Tensor, down: Tensor, alpha: float | None) -> Reading | None:
@@ -47,18 +58,21 @@ def read_modules(
     `energy`: the caller needs only the smallest rank for this share of the energy; then modules of
     large rank may be solved in float32. None: the caller needs the whole spectrum.
     """
-    if up.itemsize < 4 and not is_excessive(up, down):
-        # float32 represents these formats exactly, and torch is slow with them
-        up, down = up.float(), down.float()
+    if not is_excessive(up, down):
+        up, down = widen(up, down)
     sizes = torch.stack([largest_elements(up), largest_elements(down)])
     sound = (sizes <= FLOAT32_MAX).all(0)  # NaN compares as false
     if not sound.all():
         up, down = (t.where(sound[:, None, None], 0.0) for t in (up, down))
     exact = _find_exact_bfloat16(modules[0], up, down)
     cores = _compute_cores(*shorten(up, down), energy)
-    largest = sizes.amax(0).tolist()
+    # From a GPU, one transfer brings the numbers of all modules.
+    values = torch.stack([core.values for core in cores]).cpu()
+    largest, is_sound = sizes.amax(0).tolist(), sound.tolist()
     return [
-        _make_reading(module, alpha, cores[at], largest[at], exact=exact[at]) if sound[at] else None
+        _make_reading(module, alpha, cores[at], values[at], largest[at], exact=exact[at])
+        if is_sound[at]
+        else None
         for at, (module, alpha) in enumerate(zip(modules, alphas, strict=True))
     ]
 
@@ -82,10 +96,16 @@ def _split_stack(cores: Core) -> list[Core]:
 
 
 def _make_reading(
-    module: Module, alpha: float | None, core: Core, largest: float, *, exact: bool
+    module: Module,
+    alpha: float | None,
+    core: Core,
+    values: Tensor,
+    largest: float,
+    *,
+    exact: bool,
 ) -> Reading | None:
     alpha = alpha or float(module.rank)  # in kohya's files 0 means the rank
-    values = core.values.cpu() * abs(alpha / module.rank)
+    values = values * abs(alpha / module.rank)
     if not (abs(alpha) <= FLOAT32_MAX and float(values[0]) <= FLOAT32_MAX):
         return None
     return Reading(module, alpha, values, exact, largest, core)

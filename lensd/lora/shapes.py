@@ -1,14 +1,15 @@
 """Name the modules whose factors fit no layer of the base model that the names point to.
 
-The layers of transformers are those of `transformers`, by their names. For UNets and text encoders
-a table has, per family, the shapes of the layers that trainers adapt: out:in,in,... with the kernel
-in `in`, over all namings (fused and split projections, convolutions). Variants of a family differ
-in the layers before the first and after the last block, so one side is enough there.
+The layers of transformers are those of `transformers`, by their names; of a layer before the first
+and after the last block, one side has to be a multiple of the model's width. For UNets and text
+encoders a table has, per family, the shapes of the layers that trainers adapt: out:in,in,... with
+the kernel in `in`, over all namings (fused and split projections, convolutions). Variants of a
+family differ in the layers before the first and after the last block, so one side is enough there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lensd.lora.blocks import UNKNOWN_PART, Block, block_of
 from lensd.lora.family import FLUX_OR_CHROMA, UNKNOWN, without_root
@@ -57,10 +58,19 @@ def _families(family: str) -> tuple[str, ...]:
 def _fits_transformer(m: Module, models: Sequence[Transformer]) -> bool:
     """Whether one of the models has the module's shape at its place; True if none has the place."""
     if (place := place_of(without_root(m.name))) is None:
-        return True
+        return any(_fits_outside_of_blocks(m, model) for model in models)
     own = [model for model in models if (place.blocks, place.layer) in model.layers]
     shape = m.out_features, m.in_features
     return not own or any(fits(model, place, shape) for model in own)
+
+
+def _fits_outside_of_blocks(m: Module, model: Transformer) -> bool:
+    """True for a family whose layers there are in no table."""
+    own = OUTSIDE_OF_BLOCKS.get(model.family)
+    return own is None or any(
+        side in own or side in range(model.width, 12 * model.width + 1, model.width)
+        for side in (m.out_features, m.in_features)
+    )
 
 
 def _fits_table(m: Module, block: Block, shapes: Shapes | None) -> bool:
@@ -77,6 +87,15 @@ def _parse(table: str) -> Shapes:
     rows = (row.split(":") for row in table.split())
     return frozenset((int(out), int(width)) for out, ins in rows for width in ins.split(","))
 
+
+# family -> sides of layers outside of the blocks that are no multiple of its width
+OUTSIDE_OF_BLOCKS: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("flux", "flux2", "hunyuanvideo", "ltx", "qwenimage", "sd3"), ()),
+    "chroma": (5120,),
+    "ltx2": (2048,),
+    "wan": (1280,),
+    "zimage": (1024,),
+}
 
 _CLIP_L = "768:768,3072 3072:768 "
 _CLIP_G = "1280:1280,5120 5120:1280 "

@@ -277,6 +277,7 @@ class Transformer:
     """A model of one size, with the names of its original code or those of diffusers."""
 
     family: str
+    width: int
     blocks: dict[str, int] = field(default_factory=dict)  # list of blocks -> their number
     # (list of blocks, layer) -> its shapes (out, in), which may differ between blocks; a layer has
     # two names, as in Place
@@ -312,7 +313,7 @@ def transformers() -> tuple[Transformer, ...]:
 
 
 def _read_model(family: str, width: int, numbers: str, lines: list[str]) -> Transformer:
-    model = Transformer(family)
+    model = Transformer(family, width)
     remaining = [int(n) for n in numbers.split(",")]
     lists: list[str] = []
     for first, *names in map(str.split, lines):

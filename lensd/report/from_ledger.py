@@ -26,7 +26,7 @@ def history(ledger: Ledger, state: str, *, drawn: bool = False) -> History:
     return History(
         source=FromLedger(state=state),
         records=[
-            _record(e, kind)
+            record_of(e, kind)
             for e in ledger.files.with_outcome(*LISTED)
             if e.state == JobState.DONE and e.job_id not in gone
         ],
@@ -35,7 +35,7 @@ def history(ledger: Ledger, state: str, *, drawn: bool = False) -> History:
     )
 
 
-def _record(entry: Entry, kind: type[Measures]) -> Record:
+def record_of(entry: Entry, kind: type[Measures]) -> Record:
     """The row's columns take precedence over its log line, because they follow a moved file."""
     measures = msgspec.convert(entry.line or {}, kind)
     measures.bytes_in = measures.bytes_in or entry.bytes_in
@@ -52,4 +52,5 @@ def _record(entry: Entry, kind: type[Measures]) -> Record:
         measures=measures,
         reason=entry.reason,
         message=entry.message,
+        inside=printable(entry.path),
     )

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from lensd.errors import DiskUnavailable
+from lensd.jobs import data_hashes
 from lensd.report.documents import Hashes
 from lensd.text import printable, visible
 
 if TYPE_CHECKING:
+    from lensd.store.archive import Archive
     from lensd.store.ledger.entry import Entry
 
 
-def of_entry(entry: Entry) -> Hashes:
-    """The hashes of a compressed file. None: not known, because an older lensd compressed the file
-    or the ledger was lost.
+def of_entry(archive: Archive, entry: Entry) -> Hashes:
+    """The hashes of a compressed file.
+
+    AutoV3 is computed here, from the archived original and from the output, where the ledger does
+    not have it yet. None: the file is away or has changed, or the ledger was lost.
     """
     line = entry.line or {}
-    data = line.get("data_sha256_in"), line.get("data_sha256_out")
+    with suppress(DiskUnavailable):  # the archive is away
+        line = {**line, **data_hashes.compute(archive, entry)}
+    data = line.get(data_hashes.ORIGINAL), line.get(data_hashes.OUTPUT)
     return from_sha256(printable(entry.full_path), (entry.sha256_in, entry.sha256_out), data)
 
 

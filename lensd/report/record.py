@@ -64,7 +64,10 @@ class Drawn(Measures, kw_only=True, gc=False):
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
-    """The outcome of the job of one version of a file. `when`: seconds since 1970."""
+    """The outcome of the job of one version of a file. `when`: seconds since 1970.
+
+    `inside`: the path relative to the watched folder; None where only `path` is known.
+    """
 
     path: str
     watch: str
@@ -74,6 +77,15 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     measures: Measures
     reason: str | None = None
     message: str | None = None
+    inside: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The path as people read it: the name of the watched folder, then the path in it."""
+        if self.inside is not None:
+            return f"{self.watch}/{self.inside}"
+        _, found, inside = self.path.partition(f"/{self.watch}/")
+        return f"{self.watch}/{inside}" if self.watch and found else self.path
 
     @property
     def is_output(self) -> bool:
@@ -107,11 +119,20 @@ class ByteTotals(msgspec.Struct, frozen=True):
     net: int
 
 
+class Disk(msgspec.Struct, frozen=True):
+    """A disk and what lensd has there: `holds` has names of watched folders, or `archive`."""
+
+    holds: tuple[str, ...]
+    free: int  # bytes
+    size: int
+
+
 class History(msgspec.Struct, kw_only=True):
     """Everything that a report is made from.
 
     `others`: the number of files per outcome without records (baseline, superseded). `totals`: of
-    the ledger, or None. `unknown`: what the source does not contain, in words.
+    the ledger, or None. `unknown`: what the source does not contain, in words. `disks`: as they are
+    now; none for logs.
     """
 
     source: FromLedger | FromLogs
@@ -119,3 +140,4 @@ class History(msgspec.Struct, kw_only=True):
     others: dict[str, int] = {}
     totals: ByteTotals | None = None
     unknown: list[str] = []
+    disks: list[Disk] = []

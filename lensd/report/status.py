@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from dataclasses import asdict
 
 import msgspec
@@ -22,6 +23,7 @@ from lensd.report.documents import (
     Waiting,
     WatchedFolder,
 )
+from lensd.store.archive import Archive
 from lensd.store.ledger import JobState, Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.state import WaitingFile
@@ -41,8 +43,9 @@ def build_status(config: Config, ledger: Ledger | None, *, with_hashes: bool = F
     if ledger is not None:
         _fill(status, ledger)
     if with_hashes:
-        known = ledger.files.with_outcome(Outcome.COMPRESSED) if ledger else ()
-        status.hashes = [hashes.of_entry(e) for e in known]
+        archive = Archive(os.path.realpath(config.archive.path))
+        compressed = ledger.files.with_outcome(Outcome.COMPRESSED) if ledger else ()
+        status.hashes = [hashes.of_entry(archive, entry) for entry in compressed]
     return status
 
 

@@ -30,7 +30,7 @@ U = TypeVar("U", bound=Unchanged)
 
 SLOWEST = 10
 QUANTILES = (10, 50, 90, 99)  # percent
-_FAILED = (Outcome.FAILED, Outcome.QUARANTINED)
+FAILED = (Outcome.FAILED, Outcome.QUARANTINED)
 _LEFT = (Outcome.SKIPPED, Outcome.KEPT)
 _MEANINGS: dict[str, str] = {reason: reason.text for reason in Reason}
 
@@ -61,7 +61,7 @@ def summarize(history: History, period: Period, now: dt.datetime, version: str) 
             [r.measures.delta_error for r in records if r.measures.delta_error is not None]
         ),
         reasons=list(_reasons(records)),
-        failures=[_unchanged(r, zone, Failure) for r in reversed(records) if r.outcome in _FAILED],
+        failures=[_unchanged(r, zone, Failure) for r in reversed(records) if r.outcome in FAILED],
         uncompressed=[
             _unchanged(r, zone, Unchanged)
             for r in reversed(list(_newest_of_each_path(records)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from lensd.store.disk_errors import Interrupted, disk_faults
 
@@ -65,22 +64,15 @@ def sha256_of(fd: int, *, drop_cache: bool = False, stop: Callable[[], bool] | N
     return digest.hexdigest()
 
 
-class Hashes(NamedTuple):
-    """Hex sha256 of a safetensors file: all of it, and its tensors' bytes without the header.
+def data_sha256_of(fd: int, stop: Callable[[], bool] | None = None) -> str:
+    """Hex sha256 of a safetensors file without its header; its first 12 digits are AutoV3.
 
-    Programs call the first 10 digits of `file` AutoV2, the first 12 of `data` AutoV3.
+    Raises Interrupted, Failed(`io_error`).
     """
-
-    file: str
-    data: str
-
-
-def hashes_of(fd: int, data_start: int) -> Hashes:
-    """Both hashes, from one pass over the file. Raises Failed(`io_error`)."""
-    file, data = hashlib.sha256(), hashlib.sha256()
+    start = 8 + int.from_bytes(read_up_to(fd, 8, 0), "little")
+    digest = hashlib.sha256()
     offset = 0
-    for chunk in chunks(fd):
-        file.update(chunk)
-        data.update(chunk[max(0, data_start - offset) :])
+    for chunk in chunks(fd, stop):
+        digest.update(chunk[max(0, start - offset) :])
         offset += len(chunk)
-    return Hashes(file.hexdigest(), data.hexdigest())
+    return digest.hexdigest()

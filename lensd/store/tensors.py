@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from lensd.errors import Failed, Skipped
 from lensd.store.disk_errors import disk_faults
-from lensd.store.hashing import CHUNK_BYTES, Hashes, fill, hashes_of, read_up_to
+from lensd.store.hashing import CHUNK_BYTES, fill, read_up_to, sha256_of
 from lensd.store.header import Header, encode_header, tensor_bytes
 
 TensorEntry = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
@@ -145,7 +145,7 @@ class Output:
             os.fsync(self._fd)
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def hashes(self) -> Hashes:
+    def sha256(self) -> str:
         """Hash the file as it lies on the disk, after `sync`.
 
         Raises Failed(`verify_failed`) where size or header are not what was written.
@@ -157,7 +157,7 @@ class Output:
                 "the output's header read back from the disk is not what was written to it; "
                 "nothing was replaced: check that disk",
             )
-        return hashes_of(self._fd, len(header))
+        return sha256_of(self._fd)
 
     def first_difference(self, read: Callable[[int], None] = lambda _: None) -> str | None:
         """Read all tensors back; return the name of one whose bytes are not those written.

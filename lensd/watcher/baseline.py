@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import cache, partial
 
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
+from lensd.store.walk import walk
 from lensd.watcher.folder import Folder
 from lensd.watcher.move_tracker import Found, MoveTracker
 from lensd.watcher.one_file import contain_bug, record_each
@@ -14,23 +15,43 @@ from lensd.watcher.scan import in_batches, scan
 from lensd.watcher.settle import Key
 
 
+def list_files(folder: Folder, progress: Callable[[], None] = lambda: None) -> set[str]:
+    """The relative paths of the files that are in a folder now.
+
+    `progress` is called for each folder. Raises OSError when the root cannot be read.
+    """
+    paths: set[str] = set()
+    for at in walk(folder.root, recursive=folder.recursive, wanted=lambda p, _: folder.selects(p)):
+        progress()
+        paths.update(at.path + name for name in at.names)
+    return paths
+
+
 def record_baseline(
     folder: Folder,
     ledger: Ledger,
     move_tracker: MoveTracker,
     progress: Callable[[], None] = lambda: None,
+    *,
+    there: Container[str] | None = None,
 ) -> tuple[int, int] | None:
     """Record a folder that the ledger sees for the first time; None if the ledger knows it.
 
     Returns the number of the files that are left alone (`existing: leave`), and their bytes.
-    `progress` is called again and again meanwhile. Raises OSError when the folder cannot be read.
+    `there`: the paths of the files that were in the folder before; the others are new. By default
+    all were. `progress` is called again and again meanwhile. Raises OSError when the folder cannot
+    be read.
     """
     if ledger.roots.knows(folder.root):
         return None
+
+    def is_left(path: str) -> bool:
+        return folder.existing == "leave" and (there is None or path in there)
+
     files = size = 0
     for unknown in _unknown_files(folder, ledger, move_tracker, progress):
         left = record_each(
-            unknown if folder.existing == "leave" else [],
+            [file for file in unknown if is_left(file[0])],
             partial(ledger.files.record_baseline, folder.root, folder.name),
             lambda file: move_tracker.report_bug(Key(folder.root, file[0])),
         )

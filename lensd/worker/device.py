@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 CUDA_FREE_BYTES = 4 << 30
 WORTH_SECONDS = 10.0
-# One core's throughput in the compressing passes, in multiply-adds of float64 a second. The order
-# of magnitude is enough to distinguish files that take seconds from files that take minutes.
-CPU_SPEED = 5e9
 
 
-def predicted_cpu_seconds(parameters_times_rank: float, threads: int) -> float:
-    """Seconds on the CPU for a file whose sum over modules of parameters x rank is given."""
-    return 3 * parameters_times_rank / (CPU_SPEED * threads)
+class Work(NamedTuple):
+    """What the time for a file depends on. Each is a sum over its modules."""
+
+    modules: float
+    elements: float  # of both factors: rank x (rows + columns)
+    products: float  # rank^2 x (rows + columns)
 
 
-def choose(setting: str, seconds: float, cuda_free: int | None) -> str:
-    """The torch device. `cuda_free` is the GPU's free memory in bytes, None without a GPU.
+# Processor time of mode ultra, in seconds of one core for each of these. `python -m
+# bench.prediction` fits it to the files of bench.engine, and prints how far off it is.
+SECONDS = Work(modules=8.5e-4, elements=3.2e-8, products=0.0)
+
+
+def predicted_cpu_seconds(work: Work, threads: int, seconds: Work = SECONDS) -> float:
+    """Seconds on the CPU for a file, if each thread has a core."""
+    return sum(a * b for a, b in zip(work, seconds, strict=True)) / threads
+
+
+def choose(setting: str, seconds: float, cuda_free: Callable[[], int | None]) -> str:
+    """The torch device. `cuda_free()` is the GPU's free memory in bytes, None without a GPU.
 
     `auto` leaves the GPU to the user's image generation, unless the GPU has much free memory and
-    the file takes long enough on the CPU.
+    the file takes long enough on the CPU. To ask for the free memory takes some hundred megabytes
+    of it (a CUDA context), so that is done only where the answer decides.
     """
     if setting != "auto":
         return setting
-    has_room = cuda_free is not None and cuda_free >= CUDA_FREE_BYTES
-    return "cuda" if has_room and seconds > WORTH_SECONDS else "cpu"
+    if seconds <= WORTH_SECONDS:
+        return "cpu"
+    free = cuda_free()
+    return "cuda" if free is not None and free >= CUDA_FREE_BYTES else "cpu"

@@ -37,7 +37,7 @@ Handle = Callable[[AnyRequest, ReportProgress], Result]
 Send = Callable[[Answer], None]
 
 
-def serve(handle: Handle, device: str, torch_version: str) -> None:
+def serve(handle: Handle, device: str, torch_version: str, kernels: str) -> None:
     """Answer requests from standard input until it closes. Never returns.
 
     Everything else that is written to standard output goes to standard error, so that a library
@@ -54,7 +54,7 @@ def serve(handle: Handle, device: str, torch_version: str) -> None:
             os.write(out, encode(answer))
 
     lines: SimpleQueue[bytes] = SimpleQueue()
-    send(Hello(pid=os.getpid(), device=device, torch=torch_version))
+    send(Hello(pid=os.getpid(), device=device, torch=torch_version, kernels=kernels))
     threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
     threading.Thread(target=_send_heartbeats, args=(send,), daemon=True).start()
     while True:

@@ -55,11 +55,12 @@ class Answer(Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Hello(Answer, frozen=True, kw_only=True, tag="hello"):
-    """The worker has started. `device` is cpu or cuda; `torch` is a version."""
+    """The worker has started. `device` is cpu or cuda; `torch` is a version; see WorkerStarted."""
 
     pid: int
     device: str
     torch: str
+    kernels: str
 
 
 class Heartbeat(Answer, frozen=True, kw_only=True, tag="heartbeat"):

@@ -142,6 +142,7 @@ class Worker:
                 pid=hello.pid,
                 device=hello.device,
                 torch=hello.torch,
+                kernels=hello.kernels,
                 seconds=round(time.monotonic() - began, 3),
             )
         )

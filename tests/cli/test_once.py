@@ -50,6 +50,7 @@ def test_once_processes_every_file_once(server: HomeServer) -> None:
     assert [] == server.temporaries()
 
 
+@pytest.mark.slow
 def test_incomplete_files_are_reported_and_stay(server: HomeServer) -> None:
     """An open writer or a partner file: one line with the reason. Other files are compressed."""
     good = server.drop("good.safetensors", seed=1).path

@@ -32,6 +32,7 @@ def test_the_next_start_takes_it_up_again(server: HomeServer) -> None:
     assert line["reason"] == "not_finite"
 
 
+@pytest.mark.slow
 def test_only_the_named_file(server: HomeServer) -> None:
     """A path that has no problem is an error that says where those with one are listed."""
     fine = server.lensd("retry", server.loras / "fine.safetensors")

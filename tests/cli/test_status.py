@@ -95,11 +95,18 @@ def test_hashes_at_a_terminal(server: HomeServer) -> None:
 
 
 def test_hashes_that_the_ledger_does_not_know(server: HomeServer, tmp_path: Path) -> None:
-    """For a file that an older lensd compressed, sha256 is known and AutoV3 is null or empty."""
+    """They are computed from the files; without the original its AutoV3 is null or empty."""
     older = HomeServer(tmp_path)
     shutil.copytree(server.state, older.state)
     with contextlib.closing(sqlite3.connect(older.state / "ledger.sqlite3")) as db, db:
-        db.execute("UPDATE files SET line = json_remove(line, '$.data_sha256_in')")
+        db.execute("UPDATE files SET line = json_remove(line, '$.data_sha256_out')")
+    [known], [row] = (
+        json.loads(s.lensd("status", "--hashes", "--json").stdout)["hashes"]
+        for s in (server, older)
+    )
+    assert row == known
+    with contextlib.closing(sqlite3.connect(older.state / "ledger.sqlite3")) as db, db:
+        db.execute("UPDATE files SET archive_path = CAST('/nowhere/gone' AS BLOB)")
     [row] = json.loads(older.lensd("status", "--hashes", "--json").stdout)["hashes"]
     assert row["original_autov3"] is None
     assert row["original_autov2"] == row["original"][:10]

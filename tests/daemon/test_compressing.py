@@ -14,8 +14,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lensd.store.ledger import Ledger
 from tests.support import delta
-from tests.support.home_server import HomeServer, Seen
+from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.marks import needs_root
 from tests.support.running import Line, RunningDaemon
 
@@ -79,11 +80,26 @@ def test_a_dropped_file_is_detected_settled_and_compressed(scene: Scene) -> None
     assert marks["lensd.original_bytes"] == str(before.size)
     assert marks["lensd.original_name"] == "style.safetensors"
     assert marks["lensd.mode"] == "ultra"
-    assert marks["sshs_model_hash"] == line["data_sha256_in"]  # as its trainer computed it
     assert marks["ss_tag_frequency"]
     assert str(archived) == line["archive_path"]
     assert (line["watch"], line["mode"], line["naming"]) == ("ultra", "ultra", "kohya")
     assert line["ratio"] == pytest.approx(before.size / after.size, rel=1e-3)
+
+
+def test_auto_v3_follows_the_job(scene: Scene) -> None:
+    """The ledger gets it while the daemon has no job: the hash that the trainer computed."""
+    path = scene.server.drop("ultra/hashed.safetensors", seed=8).path
+    line = scene.daemon.wait_for_file(path, "file.compressed")
+    assert "data_sha256_in" not in line
+
+    def kept() -> object:
+        with Ledger.read_only(str(scene.server.state)) as ledger:
+            entry = ledger.files.find(str(path.parent), path.name)
+            return entry and entry.line and entry.line.get("data_sha256_in")
+
+    wait_until(lambda: kept() is not None, "the hash is in the ledger")
+    with safe_open(path, "pt") as file:
+        assert kept() == file.metadata()["sshs_model_hash"]
 
 
 @pytest.mark.parametrize(

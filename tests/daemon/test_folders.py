@@ -26,6 +26,7 @@ def _hold_the_worker(server: HomeServer, daemon: RunningDaemon) -> int:
     return worker.pid
 
 
+@pytest.mark.slow
 @pytest.mark.fault("links")
 def test_a_watched_folder_may_be_a_link_but_links_inside_are_not_entered(
     server: HomeServer,

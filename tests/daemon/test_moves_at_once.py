@@ -38,6 +38,7 @@ def server(tmp_path: Path) -> HomeServer:
     return server
 
 
+@pytest.mark.slow
 def test_two_moves_never_share_the_crash_note(server: HomeServer) -> None:
     """The main loop follows renamed files of one folder, a request restores those of another: each
     move clears its note before the next one writes its own.

@@ -199,6 +199,7 @@ def test_a_file_that_may_not_be_read_has_failed(
     daemon.wait_for_file(good.path, "file.compressed")
 
 
+@pytest.mark.slow
 @needs_root
 @needs_program("setpriv")
 def test_a_folder_that_may_not_be_written_fails_its_files_only(

@@ -65,6 +65,7 @@ def test_a_faulty_file_is_refused_and_the_old_one_stays(server: HomeServer) -> N
         assert daemon.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_job_under_way_begins_again(server: HomeServer) -> None:
     """Nothing is lost by a reload in the middle of a job: it is done with the new settings."""
     with server.daemon() as daemon:

@@ -109,6 +109,7 @@ def test_a_folder_that_is_back(folder: Folder) -> None:
     folder.wait_until_open()
 
 
+@pytest.mark.slow
 def test_a_folder_that_goes_again_during_its_repair(folder: Folder) -> None:
     """It stays closed, and the check after its next return repairs it."""
     with folder.busy_job_thread():

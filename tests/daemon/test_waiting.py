@@ -102,6 +102,7 @@ def test_a_file_that_is_being_written_shows_in_status(running: Running) -> None:
     assert daemon.wait_for_file(path)["event"] == "file.compressed"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("half-written")
 def test_a_file_of_a_wrong_length_waits_as_long_as_that_lasts(running: Running) -> None:
     """After `unproven_seconds` the log says so, once, for it may never be whole; `status` always.
@@ -175,6 +176,7 @@ def _parts(path: Path) -> tuple[bytes, bytes]:
 PREALLOCATED = {_sparse: "holes", _zero_tailed: "zero bytes", _all_zero: "zero bytes"}
 
 
+@pytest.mark.slow
 @pytest.mark.fault("half-written")
 def test_whole_files_that_look_preallocated_are_taken_later(server: HomeServer) -> None:
     """With holes or with zeros at the end: not refused, but taken after the longer quiet time.

@@ -32,6 +32,7 @@ from lensd.metrics.exposition import Family
 from tests.docs.man_page import man_page
 from tests.faults import results
 from tests.support import prometheus
+from tests.web import refusals
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -246,9 +247,11 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "namings": namings,
     "owners": owners,
     "portability": portability,
+    "processor": tables.processor,
     "programs": programs,
     "quality": partial(pictures_tables.of_documentation, "settings"),
     "quarantined": partial(reasons, Outcome.QUARANTINED),
+    "refusals": refusals.table,
     "rules": partial(pictures_tables.of_documentation, "rules"),
     "savings": tables.savings,
     "scale": tables.scale,

@@ -53,6 +53,7 @@ def _read_log(home_server: Path, lora: Path, command: str) -> None:
     assert shell.output(command, home_server).split("\t")[1] == str(compressed["bytes_out"])
 
 
+@pytest.mark.slow
 def test_single_file_commands_work(home_server: Path) -> None:
     """`analyze`, `compress` and `compare` run as the README shows them."""
     said = shell.output(shell.scripts("README.md", "One file")[0], home_server)

@@ -100,7 +100,7 @@ def test_the_direction_of_imports_is_told_as_it_is_held() -> None:
 
 def test_every_folder_has_its_row() -> None:
     """In CONTRIBUTING.md's table of folders, and in that of docs/design.md."""
-    folders = {name for layer in _layers() for name in layer.split(" | ")}
+    folders = {name for layer in _layers() for name in re.split(r" [|:] ", layer)}
     table = markdown.section((REPOSITORY / "CONTRIBUTING.md").read_text("utf-8"), "The folders")
     assert folders - set(re.findall(r"`lensd/(\w+)(?:/|\.py)`", table)) == set()
     table = markdown.section((REPOSITORY / "docs/design.md").read_text("utf-8"), "The folders")

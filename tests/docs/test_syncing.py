@@ -79,6 +79,7 @@ def synced(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Synced]:
         assert daemon.stop() == 0
 
 
+@pytest.mark.slow
 def test_to_the_server_and_on_to_the_laptop(synced: Synced) -> None:
     """Each file is sent once and compressed once; a second run of both does nothing.
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from lensd.engine.compare import compare
+from lensd.engine.expand import expand, load_file
 from lensd.errors import UsageError
 from tests.engine import asking
 from tests.lora import making
@@ -102,3 +103,58 @@ def test_an_entry_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
     path = write(tmp_path / "a", tensors, {"lora_adapter_metadata": text})
     with pytest.raises(UsageError, match="strength"):
         compare(path, path)
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "Tucker"])
+def test_modules_that_are_no_pairs_are_compared_too(tmp_path: Path, kind: str) -> None:
+    """As programs compute them: with an output, with themselves, and with a pair of equal meaning.
+
+    Such files are no 8-bit files, which `expand` says, and load_file returns them as they are.
+    """
+    source, out = tmp_path / "a.safetensors", tmp_path / "out.safetensors"
+    tensors, delta = COMPOSITES[kind]()
+    write(source, {f"{NAME}.{part}": t for part, t in tensors.items()})
+    reported = asking.compress(source, out, mode="rank", energy=0.9)
+    assert reported["delta_error"] > 0
+    found = compare(str(source), str(out))
+    assert (found.modules, found.only_in_a, found.only_in_b) == (1, [], [])
+    assert found.delta_error == pytest.approx(reported["delta_error"], rel=1e-6)
+    assert compare(str(out), str(out)).delta_error == 0.0
+    eye = torch.eye(len(delta)).reshape(len(delta), len(delta), *[1] * (delta.dim() - 2))
+    pair = {f"{NAME}.lora_up.weight": eye, f"{NAME}.lora_down.weight": delta.contiguous()}
+    same = compare(str(source), write(tmp_path / "pair.safetensors", pair))
+    assert same.delta_error == pytest.approx(0.0, abs=1e-6)
+    loaded = load_file(out)
+    assert loaded.keys() == {f"{NAME}.{part}" for part in tensors}
+    with pytest.raises(UsageError, match="nothing to expand"):
+        expand(str(out), str(tmp_path / "none"), (0, 0))
+
+
+def _normal(*shape: int) -> torch.Tensor:
+    seed = sum(size * 7**at for at, size in enumerate(shape))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+def _loha() -> tuple[Tensors, torch.Tensor]:
+    w = [_normal(24, 4), _normal(4, 40), _normal(24, 3), _normal(3, 40)]
+    names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha")
+    alpha = torch.tensor(2.0)
+    return dict(zip(names, [*w, alpha], strict=True)), 0.5 * (w[0] @ w[1]) * (w[2] @ w[3])
+
+
+def _lokr() -> tuple[Tensors, torch.Tensor]:
+    first, left, right = _normal(4, 5), _normal(60, 2), _normal(2, 80)
+    tensors = {"lokr_w1": first, "lokr_w2_a": left, "lokr_w2_b": right, "alpha": torch.tensor(1.0)}
+    return tensors, 0.5 * torch.kron(first, left @ right)
+
+
+def _tucker() -> tuple[Tensors, torch.Tensor]:
+    up, down, mid = _normal(24, 6, 1, 1), _normal(6, 20, 1, 1), _normal(6, 6, 3, 3)
+    mid *= 0.3 ** torch.arange(6.0)[:, None, None, None]
+    delta = torch.einsum("nmkl,in,mj->ijkl", mid, up[:, :, 0, 0], down[:, :, 0, 0])
+    names = ("lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha")
+    return dict(zip(names, [up, down, mid, torch.tensor(3.0)], strict=True)), 0.5 * delta
+
+
+COMPOSITES = {"LoHa": _loha, "LoKr": _lokr, "Tucker": _tucker}
+NAME = "lora_unet_down_blocks_0_attentions_0_proj_in"

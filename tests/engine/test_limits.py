@@ -224,6 +224,7 @@ def noises(source: Path, allocation: str) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_int8_has_a_small_error_on_real_shapes(tmp_path: Path) -> None:
     """The limit is the same, on a part of that file that is quick enough for every test run."""
     source = tmp_path / "a.safetensors"

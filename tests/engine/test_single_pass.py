@@ -42,14 +42,14 @@ def in_two_passes(request: CompressRequest) -> str:
         engine = Engine(source, "cpu", task.no_progress)
         with task._hashing(source) as hashing:
             readings = engine.first_pass(p, draft)
-            hashes = hashing.result()
-        origin = task._origin(source, request, hashes)
-        original = measures.Original(origin, hashes, readings, [], engine.order)
+            sha256 = hashing.result()
+        origin = task._origin(source, request, sha256)
+        original = measures.Original(origin, readings, [], engine.order)
         chosen = plans.choose(source, original, p, Findings())
         least = plans.least_header(source, draft, origin)
         written = task._write(engine, request, original, chosen, Findings(), least)
         assert isinstance(written, task._Written)
-        return written.hashes.file
+        return written.sha256
 
 
 # peft has no alphas, and diffusers cannot load int8 without one: int8 changes nothing there.

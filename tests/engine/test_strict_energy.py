@@ -33,8 +33,15 @@ def errors(before: Path, after: Path) -> tuple[float, float]:
     return worst, math.sqrt(sum(lost.values()) / sum(energies.values()))
 
 
-@pytest.mark.parametrize("energy", [0.99, 0.999])
-@pytest.mark.parametrize("allocation", ["module", "file"])
+@pytest.mark.parametrize(
+    ("allocation", "energy"),
+    [
+        ("file", 0.99),
+        pytest.param("module", 0.99, marks=pytest.mark.slow),
+        pytest.param("file", 0.999, marks=pytest.mark.slow),
+        pytest.param("module", 0.999, marks=pytest.mark.slow),
+    ],
+)
 def test_the_error_stays_below_that_of_the_energy(
     real: Path, tmp_path: Path, allocation: str, energy: float
 ) -> None:
@@ -51,6 +58,7 @@ def test_the_error_stays_below_that_of_the_energy(
     assert again["sha256_out"] == numbers["sha256_out"]
 
 
+@pytest.mark.slow
 def test_int8_that_alone_exceeds_it_is_replaced_by_floats(real: Path, tmp_path: Path) -> None:
     """The noise of int8 is up to 1.8 % in this file, and 0.99975 allows 1.58 %."""
     out = tmp_path / "out"
@@ -61,6 +69,7 @@ def test_int8_that_alone_exceeds_it_is_replaced_by_floats(real: Path, tmp_path: 
         assert numbers["float_because"] == {"noise": numbers["encodings"]["float"]}
 
 
+@pytest.mark.slow
 def test_a_constant_rank_is_raised_for_all_modules(real: Path, tmp_path: Path) -> None:
     """The module with the largest error decides."""
     out = tmp_path / "out"
@@ -88,6 +97,7 @@ def test_a_target_size_ignores_it(real: Path, tmp_path: Path) -> None:
     assert one["sha256_out"] == two["sha256_out"]
 
 
+@pytest.mark.slow
 def test_an_analysis_foresees_it(real: Path, tmp_path: Path) -> None:
     """The predicted size of ultra is that of the output, to the byte."""
     found = task.analyze(asking.analysis(real, strict_energy=True, energy=0.99))

@@ -184,6 +184,7 @@ def test_every_number_is_right_for_a_peft_file(tmp_path: Path, mode: str) -> Non
         assert json.loads(written["lensd.adapter_metadata"])["transformer.r"] == 12
 
 
+@pytest.mark.slow
 def test_a_file_of_real_shapes_keeps_its_energy(tmp_path: Path) -> None:
     """Nearly all of the error is truncation; the quantization of ultra adds little."""
     source, out = tmp_path / "a.safetensors", tmp_path / "out"

@@ -98,6 +98,7 @@ def _is_smaller(path: Path, size: int) -> bool:
     return path.stat().st_size < 0.9 * size
 
 
+@pytest.mark.slow
 @pytest.mark.fault("links")
 def test_a_folder_that_is_moved_out_during_the_job(server: HomeServer) -> None:
     """It is not the watched folder's any more: nothing in it is replaced, and lensd goes on."""

@@ -53,4 +53,4 @@ def stage(request: CompressRequest, output: bytes) -> None:
 
 
 if __name__ == "__main__":
-    serve(compress, "cpu", "none")
+    serve(compress, "cpu", "none", "python")

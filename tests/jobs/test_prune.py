@@ -159,6 +159,7 @@ def _descriptors() -> Iterator[str]:
             yield fd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deleted", [False, True])
 def test_a_pass_that_was_cut_off_is_finished(
     server: HomeServer, ledger: Ledger, *, deleted: bool
@@ -204,6 +205,7 @@ def test_a_file_that_a_program_has_open_for_writing_is_kept(
     assert server.archived(path).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault("written meanwhile")
 def test_a_writer_that_comes_while_lensd_reads_keeps_the_original(
     server: HomeServer, ledger: Ledger, target: Path

@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from watchdog.events import FileOpenedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
 
 from lensd.config.load import load
 from lensd.jobs.rebuild import rebuild
@@ -24,7 +27,9 @@ from lensd.store.ledger import LEDGER, Ledger
 from lensd.watcher.baseline import record_baseline
 from lensd.watcher.move_tracker import MoveTracker
 from tests.faults.one_job import Folder
+from tests.support.architectures import Module
 from tests.support.home_server import HomeServer, Seen
+from tests.support.limits import PATIENCE
 from tests.support.running import Line
 from tests.watcher.test_one_bug import REFUSE
 
@@ -361,3 +366,60 @@ def test_one_file_does_not_end_a_rebuild(tmp_path: Path) -> None:
         assert (found.files, found.originals) == (2, 1)
         assert ["file.failed", "daemon.rebuilt"] == [event.name for event in said]
         assert ledger.state.rebuilding.get() == (str(loras),)
+
+
+COPIES = 2000
+TINY = (Module("unet", "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", 32, 32),)
+
+
+class _Opened(FileSystemEventHandler):
+    """Set when any program opens a file."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def on_opened(self, event: FileSystemEvent) -> None:
+        if not event.is_directory:
+            self.event.set()
+
+
+@contextmanager
+def _opening(folder: Path) -> Iterator[threading.Event]:
+    """Set when a program opens a file in a folder."""
+    opened, observer = _Opened(), Observer()
+    observer.schedule(opened, str(folder), event_filter=[FileOpenedEvent])
+    observer.start()
+    yield opened.event
+    observer.stop()
+    observer.join()
+
+
+def _copy(server: HomeServer, output: Path, copies: int) -> None:
+    """Outputs with originals, in a folder of their own."""
+    original = server.archived(output).read_bytes()
+    content = output.read_bytes()
+    for number in range(copies):
+        path = server.loras / "many" / f"{number:05}.safetensors"
+        for copy, of in ((path, content), (server.archived(path), original)):
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(of)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("ledger")
+def test_a_file_that_comes_during_a_rebuild(server: HomeServer) -> None:
+    """It is a new file, which `existing: leave` is not about; one that was there is left."""
+    server.configure(defaults={"min_saving": 0.0})
+    first = server.drop("first.safetensors", modules=TINY).path
+    server.once()
+    _copy(server, first, COPIES)
+    _lose(server)
+    there = Seen.of(server.drop("there.safetensors", seed=1).path)
+    came = server.make("came.safetensors", seed=2).path
+    with _opening(server.loras / "many") as opened, server.daemon() as daemon:
+        assert opened.wait(PATIENCE)
+        came = server.move_in(came)
+        lines = [daemon.wait_for_event(f"daemon.{name}") for name in ("rebuilt", "baseline")]
+        assert [COPIES + 1, 1] == [line["files"] for line in lines]
+        daemon.wait_for_file(came, "file.compressed")
+    assert there == Seen.of(server.loras / "there.safetensors")

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lensd.lora.portability import ENCODINGS, READS, Encoding, cell
+from lensd.lora.portability.reads import applies_added_alpha
 from tests.engine.loaders import EXACT
 from tests.loading import invokeai, pipelines, transformers
-from tests.loading.cases import CASES, Case, File, make
+from tests.loading.cases import CASES, KOHYA, Case, File, make
 from tests.support.suites import FULL
 
 Deltas = list[Tensor]
@@ -45,6 +46,13 @@ LOADERS: dict[str, Callable[[Case, dict[str, Tensor], torch.dtype], Deltas]] = {
 }
 INVOKEAI = pytest.mark.skipif(not invokeai.FOLDER.is_dir(), reason=invokeai.MISSING)
 PROGRAMS = [pytest.param(p, marks=[INVOKEAI] if p.startswith("invokeai") else []) for p in LOADERS]
+# Programs that apply an alpha which the original did not have.
+APPLYING = [
+    pytest.param(c, p.values[0], marks=p.marks, id=f"{c.dialect} {c.family} {p.values[0]}")
+    for c in CASES
+    for p in PROGRAMS
+    if c.suffixes is not KOHYA and applies_added_alpha(c.dialect, str(p.values[0]))
+]
 
 
 def relative(found: Deltas, meant: Deltas) -> float:
@@ -74,6 +82,23 @@ def test_a_program_does_what_its_cell_says(
             load(case, file.tensors, dtype)
     else:
         compare(case, load, file, dtype, wrong=said.kind == "wrong", program=program)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize(("case", "program"), APPLYING)
+def test_a_program_applies_an_added_alpha_to_float8(
+    case: Case, program: str, dtype: torch.dtype
+) -> None:
+    """Where the table says so: one alpha for modules of several ranks."""
+    file, alpha = make(case, "float8"), 3.0
+    down, up, end = case.suffixes
+    tensors, in_floats = dict(file.tensors), dict(file.in_floats)
+    for name in case.names(case.family):
+        tensors[name + end] = torch.tensor(alpha)
+        in_floats[name + up] = in_floats[name + up] * (alpha / tensors[name + down].shape[0])
+    load = LOADERS[program]
+    meant = load(case, in_floats, torch.float32)
+    assert relative(load(case, tensors, dtype), meant) <= EXACT[dtype]
 
 
 def reads_nothing(case: Case, load: Any, original: File, dtype: torch.dtype) -> bool:

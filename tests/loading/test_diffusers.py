@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import lensd
 from lensd.engine import expand
+from lensd.lora import adapter
 from tests.engine import asking
 from tests.loading import files, pipelines
 from tests.loading.files import Made
@@ -160,6 +161,35 @@ def test_float8_applies_with_the_reported_error(case: str, mode: str, tmp_path: 
     assert torch.float8_e4m3fn not in {t.dtype for t in load_file(expanded).values()}
     for lora in (out, expanded, lensd.load_file(out)):
         found = files.relative(pipelines.applied(name, lora), made.deltas)
+        assert found == pytest.approx(numbers["delta_error"], abs=AGREE)
+
+
+@pytest.mark.parametrize(("mode", "has_entry"), [("int8", False), ("ultra", True)])
+def test_flux_of_small_weights_gets_an_alpha(mode: str, tmp_path: Path, *, has_entry: bool) -> None:
+    """diffusers applies it. Without one, the weights lie below what float8 stores well.
+
+    The float form has none, since InvokeAI refuses it in this naming. An entry whose strength is 1
+    is left out, as diffusers permits none beside alphas.
+    """
+
+    def spell(f: files.Factors, place: str) -> dict[str, torch.Tensor]:
+        return files.peft(files.Factors(f.up / 8, f.down / 8), files.peft_name(place))
+
+    path, out, expanded = (tmp_path / f"{name}.safetensors" for name in ("a", "out", "float"))
+    layers = adapted("flux")
+    entry = files.adapter_entry(layers, 1.0) if has_entry else None
+    made = files.write(path, layers, spell, scale=2.0**-6, metadata=entry)
+    numbers = asking.compress(path, out, mode=mode, targets=("diffusers",))
+    assert numbers["encodings"]["float8"] > 0.9 * numbers["modules"]
+    alphas = {float(t) for key, t in load_file(out).items() if key.endswith(".alpha")}
+    assert len(alphas) == 1
+    assert adapter.KEY not in asking.metadata_of(out)
+    expanded.touch()
+    expand.expand(str(out), str(expanded), (expanded.stat().st_dev, expanded.stat().st_ino))
+    assert not [key for key in load_file(expanded) if key.endswith(".alpha")]
+    assert lensd.load_file(out).keys() == load_file(expanded).keys()
+    for lora in (out, expanded, lensd.load_file(out)):
+        found = files.relative(pipelines.applied("flux", lora), made.deltas)
         assert found == pytest.approx(numbers["delta_error"], abs=AGREE)
 
 

@@ -58,6 +58,26 @@ LTX = layout("diffusion_model.transformer_blocks.0.attn1.to_q", family="ltx")
 QWEN = layout(f"diffusion_model.{QWEN_KEY}", family="qwenimage")
 Z_IMAGE = layout("diffusion_model.layers.0.attention.to_q", family="zimage")
 NO_FAMILY = layout("diffusion_model.x")
+
+
+@pytest.mark.parametrize(
+    ("file", "targets", "expected"),
+    [
+        (FLUX, ["diffusers"], True),
+        (FLUX, ["comfyui-bypass", "diffusers", "forge"], True),
+        (FLUX, ["diffusers", "invokeai"], False),
+        (UNET, ["diffusers"], False),
+        (WAN, ["comfyui-bypass", "invokeai"], True),
+        (WAN, ["comfyui-bypass", "diffusers"], False),
+    ],
+)
+def test_float8_gets_an_alpha_only_if_every_target_applies_it(
+    file: Layout, targets: list[str], *, expected: bool
+) -> None:
+    """The loaders are asked in tests/loading."""
+    assert verdict(file, targets).may_add_alpha is expected
+
+
 T_WAN = layout("transformer.blocks.0.attn1.to_q", family="wan")
 T_SD3 = layout(TO_Q, family="sd3")
 T_QWEN = layout(f"transformer.{QWEN_KEY}", family="qwenimage")

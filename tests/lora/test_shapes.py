@@ -66,14 +66,16 @@ def test_first_and_last_layers_may_belong_to_a_variant() -> None:
 def test_a_layer_of_a_transformer_with_another_shape_is_named(
     layer: str, out: int, family: str
 ) -> None:
-    """Layers that no table has are no reason."""
-    specs: Specs = pair("lora_unet_x", 7, 5)
+    """A layer that no table has is no reason if one side belongs to the model."""
+    specs: Specs = pair("lora_unet_x", 7, 3072)
     for at in range(12):
         specs |= pair(layer.format(at), out, 3072)
     assert not warnings(read_layout(specs))
-    wrong = layer.format(12)
-    [warning] = warnings(read_layout(specs | pair(wrong, out, 3073)))
-    assert warning.startswith(f"1 of 14 modules fit no layer of {family}, the first is {wrong} (")
+    for wrong in (layer.format(12), "lora_unet_y", "transformer.proj_out"):
+        [warning] = warnings(read_layout(specs | pair(wrong, out + 1, 3073)))
+        assert warning.startswith(
+            f"1 of 14 modules fit no layer of {family}, the first is {wrong} ("
+        )
 
 
 def test_an_unknown_family_has_no_warning() -> None:
@@ -110,6 +112,16 @@ def tables(folder: Path) -> Iterator[tuple[str, Specs]]:
             specs[m["module"] + told["up_suffix"]] = TensorSpec("F16", (m["out"], 8, *one))
         yield name, specs
         yield name, dict(list(specs.items())[:6])
+
+
+def test_no_layer_of_real_models_has_a_warning(shared: Path) -> None:
+    """All layers of the transformers in ../shared/models, also those outside of the blocks."""
+    for path in (shared / "models").glob("modules.*.json"):
+        specs: Specs = {}
+        for m in json.loads(path.read_text()).get("transformer", ()):
+            name, kernel = f"transformer.{m['name']}", tuple(m["kernel"] or ())
+            specs |= pair(name, m["out"], m["in"], kernel)
+        assert not specs or not warnings(read_layout(specs)), path
 
 
 def test_no_table_of_real_models_has_a_warning(shared: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +44,7 @@ def test_the_wheel_has_every_file_of_the_package_and_no_other(built: Built) -> N
     ours = {
         str(path.relative_to(REPOSITORY))
         for path in (REPOSITORY / "lensd").rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.suffix not in (".pyc", ".so")
     }
     units = {
         f"lensd/systemd/units/{path.relative_to(REPOSITORY / 'systemd')}"
@@ -49,7 +52,37 @@ def test_the_wheel_has_every_file_of_the_package_and_no_other(built: Built) -> N
         if path.is_file()
     }
     assert {"lensd/py.typed", "lensd/logs/events.schema.json"} <= ours
-    assert ours | units == packed
+    assert ours | units == {name for name in packed if not name.endswith(".so")}
+
+
+@needs_program("c++")
+def test_the_wheel_has_the_kernels_and_names_their_platform(built: Built) -> None:
+    """One wheel for every version of Python, but for one kind of processor."""
+    with zipfile.ZipFile(built.wheel) as archive:
+        kernels = [name for name in archive.namelist() if name.endswith(".so")]
+    assert kernels
+    assert "-py3-none-linux_" in built.wheel.name
+
+
+def test_a_build_without_a_compiler_makes_a_wheel_of_python(built: Built, tmp_path: Path) -> None:
+    """It says so in one line, and the wheel fits every machine."""
+    with tarfile.open(built.sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tree,) = tmp_path.glob("lensd-*/")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(tree)]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"CXX": "there-is-no-compiler"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no C++ compiler was found; it computes in Python" in done.stdout + done.stderr
+    (wheel,) = (tree / "dist").glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
 
 
 def test_the_wheel_says_what_it_is(built: Built) -> None:

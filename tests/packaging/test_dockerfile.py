@@ -56,9 +56,9 @@ def test_what_is_copied_is_there_and_reaches_the_build() -> None:
 def test_what_the_wheel_is_built_from_is_copied() -> None:
     """pyproject.toml names the files that a build reads."""
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    for name in ("README.md", "LICENSE", "lensd"):
+    for name in ("README.md", "LICENSE", "lensd", "hatch_build.py"):
         assert f'"{name}"' in text
-    assert {"README.md", "LICENSE", "lensd", "pyproject.toml"} <= set(_copied())
+    assert {"README.md", "LICENSE", "lensd", "hatch_build.py", "pyproject.toml"} <= set(_copied())
 
 
 def test_stages_that_are_copied_from_exist() -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sqlite3
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.support.home_server import HomeServer
 from tests.support.running import parse_line
 
 VENDOR = Path(__file__).parents[2] / "lensd/report/page/vendor"
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 NONE, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 NEEDS_A_NAME = ("button", "textbox", "searchbox", "combobox", "link", "region", "table", "image")
 
@@ -72,7 +74,7 @@ def opened(browser: Browser, page: Path) -> Browser:
 
 def rows(browser: Browser) -> list[list[str]]:
     """The table of files as shown; the name is the first line of the first cell."""
-    script = """return [...document.querySelectorAll("#rows tr")].map(
+    script = """return [...document.querySelectorAll("#rows > tr:not(.detail)")].map(
         (row) => [...row.children].map((cell, at) => (at ? cell : cell.firstChild).textContent))"""
     return browser.js(script)
 
@@ -88,13 +90,23 @@ def press(browser: Browser, *keys: str) -> None:
     ActionChains(browser.driver).send_keys(*keys).perform()
 
 
+def choose(browser: Browser, name: str) -> None:
+    """Click the name of a file in the table."""
+    browser.driver.find_element(By.XPATH, f"//button[.='{name}']").click()
+
+
 def test_totals_and_files_are_those_of_the_ledger(opened: Browser, server: HomeServer) -> None:
     """Each file has its sizes, error and outcome; the totals equal those of `lensd status`."""
     totals = server.status()["totals"]
     shown = opened.js("return [...document.querySelectorAll('.totals dd')].map((d) => d.innerText)")
-    saved = [totals[key] for key in ("saved_in_folders", "held_by_archive", "net")]
-    assert shown[0] == "3 files"
-    assert [size(number) for number in saved] == shown[2:]
+    saved, held, net = (size(totals[key]) for key in ("saved_in_folders", "held_by_archive", "net"))
+    assert [text.replace(NO_BREAK_SPACE, " ") for text in [shown[0], *shown[2:6]]] == [
+        "3 files",
+        saved,
+        held,
+        f"{net.removeprefix('-')} more",
+        f"in use than before: the originals take {held}, and the folders save {saved}.",
+    ]
     table = {row[0]: row for row in rows(opened)}
     entries = compressed(server)
     assert set(table) == {*entries, "page.safetensors", BAD}
@@ -108,18 +120,24 @@ def test_totals_and_files_are_those_of_the_ledger(opened: Browser, server: HomeS
 
 
 def test_the_failure_has_its_remedy(opened: Browser) -> None:
-    """The page shows the message of the log."""
-    [failure] = opened.driver.find_elements(By.CSS_SELECTOR, ".failures li")
-    assert BAD in failure.text
+    """The first section names the file as below its watched folder, with the message of the log."""
+    [failure] = opened.driver.find_elements(By.CSS_SELECTOR, "main > :first-child .failures li")
+    assert f"loras/{BAD}" in failure.text
+    assert opened.driver.find_element(By.ID, "attention-title").text == "1 file needs attention"
     assert "download or train it again" in failure.text
 
 
 def test_a_chosen_file_shows_its_ranks_and_spectrum(opened: Browser, server: HomeServer) -> None:
-    """The numbers below both charts equal those of the log line; both charts are drawn."""
+    """Both charts are drawn directly below the row, with the numbers of the log line.
+
+    A second click closes them.
+    """
     line = compressed(server)["good.safetensors"].line
     assert line is not None
-    opened.driver.find_element(By.XPATH, "//button[.='good.safetensors']").click()
+    choose(opened, "good.safetensors")
     assert opened.js("return document.activeElement.textContent") == "good.safetensors"
+    below = "return document.querySelector('tr[aria-current] + tr').contains(byId('chosen'))"
+    assert opened.js(below)
     blocks = [[part, *row] for part, found in line["blocks"].items() for row in found]
     names = [part if at is None else f"{part}.{at}" for part, at, *_ in blocks]
     expected = [[n, *map(str, row[2:])] for n, row in zip(names, blocks, strict=True)]
@@ -132,11 +150,15 @@ def test_a_chosen_file_shows_its_ranks_and_spectrum(opened: Browser, server: Hom
     assert line["sha256_out"] in facts
     canvases = opened.js("return document.querySelectorAll('#chosen canvas').length")
     assert canvases == 2
+    visible_now = "return byId('ranks').getBoundingClientRect().bottom <= innerHeight"
+    assert opened.js(visible_now)
+    choose(opened, "good.safetensors")
+    assert not opened.driver.find_elements(By.ID, "chosen")
 
 
 def test_a_file_that_was_not_compressed(opened: Browser) -> None:
     """The page shows its reason and message, and no charts."""
-    opened.driver.find_element(By.XPATH, "//button[.='page.safetensors']").click()
+    choose(opened, "page.safetensors")
     chosen = opened.driver.find_element(By.ID, "chosen").text
     assert "not_safetensors" in chosen
     assert "the file was not compressed" in chosen
@@ -152,7 +174,7 @@ def test_a_ledger_of_an_older_lensd(browser: Browser, server: HomeServer, tmp_pa
     done = older.lensd("report", "--html", tmp_path / "older.html")
     assert done.returncode == 0, done.stderr
     browser.open(tmp_path / "older.html")
-    browser.driver.find_element(By.XPATH, "//button[.='good.safetensors']").click()
+    choose(browser, "good.safetensors")
     chosen = browser.driver.find_element(By.ID, "chosen").text
     assert chosen.count("an older lensd compressed it") == 2
     assert (compressed(server)["good.safetensors"].sha256_out or "?") in chosen
@@ -180,7 +202,7 @@ def test_sorting(opened: Browser, column: str) -> None:
 
 
 def test_search_and_filter(opened: Browser, server: HomeServer) -> None:
-    """By name, reason, start of a sha256, and outcome. The page shows the number of files."""
+    """By name, reason, start of a sha256, folder, outcome. The page shows the number of files."""
     search = opened.driver.find_element(By.ID, "search")
     sha256 = compressed(server)["good.safetensors"].sha256_out or ""
     good = "good.safetensors"
@@ -195,6 +217,13 @@ def test_search_and_filter(opened: Browser, server: HomeServer) -> None:
     search.send_keys(Keys.BACKSPACE * 10)
     Select(opened.driver.find_element(By.ID, "outcome")).select_by_value("skipped")
     assert [row[0] for row in rows(opened)] == ["page.safetensors"]
+    Select(opened.driver.find_element(By.ID, "outcome")).select_by_value("")
+    folders = Select(opened.driver.find_element(By.ID, "folder"))
+    below = [o.get_attribute("value") for o in folders.options][2]
+    assert below is not None
+    assert below.startswith("loras/sub")
+    folders.select_by_value(below)
+    assert len(rows(opened)) == 1
 
 
 def test_names_are_never_markup_or_script(opened: Browser, page: Path) -> None:
@@ -280,6 +309,8 @@ def test_names_for_screen_readers(opened: Browser) -> None:
     found = opened.accessible()
     nameless = [role for role, name in found if role in NEEDS_A_NAME[:-2] and not name]
     assert not nameless
+    choose(opened, "good.safetensors")
+    found = opened.accessible()
     pictures = [name for role, name in found if role in ("image", "img")]
     assert any("Saved so far" in name for name in pictures)
     assert any("Median rank" in name for name in pictures)
@@ -290,7 +321,7 @@ def test_names_for_screen_readers(opened: Browser) -> None:
 def test_by_keyboard_alone(opened: Browser) -> None:
     """From the search field, keys sort by a heading and choose a file; the focus is visible."""
     opened.driver.find_element(By.ID, "search").click()
-    press(opened, Keys.TAB, Keys.TAB, Keys.TAB)  # the outcome, the table, its first heading
+    press(opened, *[Keys.TAB] * 4)  # the folder, the outcome, the table, its first heading
     assert opened.js("return document.activeElement.textContent") == "File"
     assert opened.js("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
     press(opened, Keys.ENTER)
@@ -303,8 +334,8 @@ def test_by_keyboard_alone(opened: Browser) -> None:
     name = opened.js("return document.activeElement.textContent")
     assert name == rows(opened)[0][0]
     press(opened, Keys.ENTER)
-    assert opened.js("return document.activeElement.id") == "chosen-title"
     assert opened.js("return document.activeElement.textContent") == name
+    assert opened.js("return document.activeElement.getAttribute('aria-expanded')") == "true"
     current = opened.js("return document.querySelector('tr[aria-current]').innerText")
     assert current.startswith(name)
 
@@ -313,6 +344,132 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(opened: Browser, page: Path
     """The page and its charts fit into 400 pixels."""
     opened.open(page, width=400)
     assert opened.js("return document.documentElement.scrollWidth") == 400
+
+
+# What is drawn on each canvas when the charts are drawn again: texts with their boxes.
+LABELS = """
+window.labels = new Map();
+const found = window.labels, draw = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  const box = this.measureText(text), at = this.getTransform();
+  const shift = { center: box.width / 2, right: box.width, end: box.width }[this.textAlign] ?? 0;
+  const left = at.e + x - shift, top = at.f + y - box.actualBoundingBoxAscent;
+  const bottom = at.f + y + box.actualBoundingBoxDescent;
+  const label = [text, left, top, left + box.width, bottom];
+  if (text) found.set(this, [...(found.get(this) ?? []), label]);
+  return draw.call(this, text, x, y);
+};
+redrawAll(); // uPlot draws after this script
+"""
+Box = tuple[str, float, float, float, float]
+
+
+MARGIN = 4.0  # pixels between two labels, so that they are read as two
+
+
+def overlap(one: Box, other: Box) -> bool:
+    (_, left, top, right, bottom), (_, *box) = one, other
+    across = left < box[2] + MARGIN and box[0] < right + MARGIN
+    return across and top < box[3] + MARGIN and box[1] < bottom + MARGIN
+
+
+@pytest.fixture(scope="session")
+def months(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with some months of files of all base models."""
+    folder = tmp_path_factory.mktemp("months")
+    many_files.write_log(folder / "log", 120, seed=3, troubles=0.2)
+    done = run(folder, "report", "--log", "log", "--html", "months.html")
+    assert done.returncode == 0, done.stderr
+    return folder / "months.html"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_labels_of_axes_do_not_collide(browser: Browser, months: Path, width: int) -> None:
+    """In no chart does a label touch another one."""
+    browser.open(months, width=width)
+    browser.js("document.querySelector('#rows > tr:not(:has(td.outcome:empty)) button').click()")
+    browser.js(LABELS)
+    charts = browser.js("return [...window.labels.values()]")
+    assert len(charts) >= 2
+    for labels in charts:
+        assert len(labels) > 4
+        collisions = [(a[0], b[0]) for a, b in combinations(labels, 2) if overlap(a, b)]
+        assert not collisions
+
+
+def test_a_phone_shows_two_lines_for_each_file(browser: Browser, months: Path) -> None:
+    """Its name is on one line, and folder, size and ratio are on the other; no word is broken."""
+    browser.open(months, width=390)
+    script = """return [...document.querySelectorAll("#rows > tr")].map((row) => {
+        const texts = [...row.querySelectorAll("button, span, td")];
+        const shown = texts.filter((e) => e.checkVisibility());
+        const boxes = shown.map((e) => e.getBoundingClientRect());
+        const top = Math.min(...boxes.map((b) => b.top));
+        const bottom = Math.max(...boxes.map((b) => b.bottom));
+        const line = parseFloat(getComputedStyle(row.querySelector("button")).lineHeight);
+        return [boxes.length, bottom - top, line]; })"""
+    for texts, height, line in browser.js(script):
+        assert texts == 4
+        assert height < 2.2 * line
+    assert browser.js("return document.documentElement.scrollWidth") == 390
+
+
+def test_savings_are_steps(browser: Browser, tmp_path: Path) -> None:
+    """Between two days with files the line stays at the height of the first one."""
+    many_files.write_log(tmp_path / "log", 10, seed=3, troubles=0.0)
+    done = run(tmp_path, "report", "--log", "log", "--html", "few.html")
+    assert done.returncode == 0, done.stderr
+    browser.open(tmp_path / "few.html")
+    script = """const plot = drawn.get("savings"), [days, totals] = plot.data;
+        const rise = (n) => (days[n + 1] - days[n] > 3 * DAY ? totals[n + 1] - totals[n] : 0);
+        const at = days.reduce((best, _, n) => (rise(n) > rise(best) ? n : best), 1);
+        const seen = (total) => {
+            const x = Math.round(plot.valToPos((days[at] + days[at + 1]) / 2, "x", true));
+            const y = Math.round(plot.valToPos(total, "y", true));
+            const { data } = plot.ctx.getImageData(x, y - 1, 1, 3);
+            return [0, 4, 8].some((n) => data[n] === 0x0b && data[n + 1] === 0x6b);
+        };
+        return [seen(totals[at]), seen((totals[at] + totals[at + 1]) / 2)]"""
+    browser.prefer("light")
+    assert browser.js(script) == [True, False]
+
+
+def test_no_empty_read_outs(browser: Browser, months: Path) -> None:
+    """A legend names the colours; values are there while the pointer is on the chart."""
+    browser.open(months)
+    legend = browser.driver.find_element(By.CSS_SELECTOR, "#savings .u-legend")
+    assert legend.text.strip() == "Saved so far"
+    canvas = browser.driver.find_element(By.CSS_SELECTOR, "#savings .u-over")
+    ActionChains(browser.driver).move_to_element(canvas).perform()
+    assert re.search(r"Saved so far:?\s*[\d.]+ [kMG]B", legend.text)
+    ActionChains(browser.driver).move_to_element(
+        browser.driver.find_element(By.TAG_NAME, "h1")
+    ).perform()
+    assert legend.text.strip() == "Saved so far"
+
+
+def test_only_large_ratios_are_coloured(browser: Browser, months: Path) -> None:
+    """From 3 times on."""
+    browser.open(months)
+    script = """return [...document.querySelectorAll("td.ratio, .bars td.n")].map((cell) =>
+        [cell.textContent, cell.classList.contains("much")])"""
+    cells = [(text, much) for text, much in browser.js(script) if text.endswith(TIMES)]
+    assert {much for _, much in cells} == {True, False}
+    assert [text for text, much in cells if much != (float(text[:-1]) >= 2.95)] == []
+
+
+def test_the_free_space_of_the_disks(opened: Browser, server: HomeServer) -> None:
+    """Each disk has its free space; the folder and the archive of the tests are on one."""
+    text = opened.driver.find_element(By.CLASS_NAME, "totals").text.replace(NO_BREAK_SPACE, " ")
+    found = re.search(r"Free for loras, archive\n(\S+ .B)\nof (\S+ .B)", text)
+    assert found is not None
+    assert found[2] == size(shutil.disk_usage(server.loras).total)
+
+
+def test_sentences_are_separated(opened: Browser) -> None:
+    """There is a space or a new line between two sentences."""
+    text = opened.driver.find_element(By.TAG_NAME, "main").text
+    assert re.findall(r"[a-z]\.[A-Z][a-z]", text) == []
 
 
 def test_printing_uses_black_on_white(opened: Browser) -> None:

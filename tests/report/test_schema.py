@@ -108,7 +108,13 @@ LINES: dict[str, dict[str, Any]] = {
     "daemon.resumed": {"paths": []},
     "daemon.pruned": {"files": 2, "bytes": 9, "kept": 1, "message": "x"},
     "daemon.stopping": {"signal": "SIGTERM"},
-    "worker.started": {"pid": 2, "device": "cpu", "torch": "2.13.0", "seconds": 1.5},
+    "worker.started": {
+        "pid": 2,
+        "device": "cpu",
+        "torch": "2.13.0",
+        "kernels": "native avx2",
+        "seconds": 1.5,
+    },
     "worker.stopped": {"pid": 2, "reason": "idle"},
     "worker.crashed": {"pid": 2, "exit": -9, "job_id": "7f3a", "message": "x"},
     "file.detected": {**FILE, "job_id": None, "bytes": 9},
@@ -138,6 +144,7 @@ OPTIONAL = {
     "file.kept": {"delta_error", "bytes_in", "sha256_in"},
     "file.failed": {"attempts"},
     "file.quarantined": {"attempts"},
+    "worker.started": {"kernels"},
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from lensd.errors import Failed, Skipped
+from lensd.store.hashing import data_sha256_of
 from lensd.store.header import encode_header, read_header
 from lensd.store.tensors import Output, read_into
 
@@ -66,11 +67,12 @@ def written(path: Path) -> Output:
 
 
 def test_tensors_come_in_any_order_and_the_header_last(path: Path) -> None:
-    """Each is at its offset; spaces fill up the header; the hashes are the file's."""
+    """Each is at its offset; spaces fill up the header; the hash is the file's."""
     with written(path) as output:
-        hashes = output.hashes()
-        assert hashes.file == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert hashes.data == hashlib.sha256(b"\0\0\x80?abcdef").hexdigest()
+        assert output.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            data = hashlib.sha256(b"\0\0\x80?abcdef").hexdigest()
+            assert data_sha256_of(file.fileno()) == data
         assert output.first_difference() is None
         assert output.size == path.stat().st_size
     with path.open("rb") as file:
@@ -85,14 +87,14 @@ def test_tensors_come_in_any_order_and_the_header_last(path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["header", "longer", "shorter"])
 def test_other_bytes_on_the_disk_are_an_error(path: Path, how: str) -> None:
-    """`hashes` fails with verify_failed for a header or a length that was not written."""
+    """`sha256` fails with verify_failed for a header or a length that was not written."""
     with written(path) as output:
         if how == "header":
             path.write_bytes(path.read_bytes().replace(b"1.5", b"1.6"))
         else:
             os.truncate(path, output.size + (1 if how == "longer" else -1))
         with pytest.raises(Failed, match="not what was written") as caught:
-            output.hashes()
+            output.sha256()
     assert caught.value.reason == "verify_failed"
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-PEFT_PARTS = {"unet": "unet", "te": "text_encoder", "transformer": "transformer"}
+PEFT_PARTS = {
+    "unet": "unet",
+    "te": "text_encoder",
+    "te1": "text_encoder",
+    "te2": "text_encoder_2",
+    "transformer": "transformer",
+}
 
 
 class Module(NamedTuple):

@@ -11,11 +11,15 @@ import random
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lensd import __version__
 from lensd.lora.blocks import Block, block_of, in_model
 from lensd.lora.curve import STEPS
+from lensd.store.identity import Identity
+from lensd.store.ledger import Columns, Ledger, Outcome
 from tests.support.architectures import Module, sd15
 from tests.support.lora_file import Plan
 from tests.support.sdxl_flux import flux_kohya, flux_peft, sdxl_kohya
@@ -160,6 +164,75 @@ def write_log(path: Path, files: int, seed: int = 1, troubles: float = 0.05) -> 
         for line in lines(files, seed, troubles):
             file.write(json.dumps(line) + "\n")
     return path
+
+
+def write_ledger(
+    state: Path, root: Path, files: int, *, different: int = 1000, seed: int = 1
+) -> None:
+    """A ledger as lensd leaves it after so many files below `root`, which need not be there.
+
+    The measures repeat after `different` files, since it takes long to make them up.
+    """
+    state.mkdir(exist_ok=True)
+    found = list(lines(different, seed))
+    kinds = {end: [line for line in found if line["event"] == f"file.{end}"] for end in ENDS}
+    with closing(Ledger(str(state), __version__)) as ledger, ledger.together():
+        ledger.roots.add(str(root), "loras")
+        made = 0
+        for end, some in kinds.items():
+            count = len(some) * files // len(found)
+            for first in range(0, count, 1000):
+                rows = [
+                    _row(some[n % len(some)], made + n, end)
+                    for n in range(first, min(count, first + 1000))
+                ]
+                ledger.files.record_all(str(root), "loras", rows)
+                _set_ends(ledger, bytes(root), some, rows, first)
+            made += count
+
+
+def _set_ends(
+    ledger: Ledger,
+    root: bytes,
+    some: list[Line],
+    rows: list[tuple[str, Identity, Columns]],
+    first: int,
+) -> None:
+    """Give the rows the times of their lines."""
+    ends = [
+        (_moment(some[(first + n) % len(some)]), root, row[0].encode())
+        for n, row in enumerate(rows)
+    ]
+    with ledger._database.change() as db:
+        db.executemany("UPDATE files SET updated = ? WHERE root = ? AND path = ?", ends)
+
+
+def _moment(line: Line) -> float:
+    return dt.datetime.fromisoformat(line["timestamp"]).timestamp()
+
+
+ENDS = ("compressed", "kept", "skipped", "failed", "quarantined")
+
+
+def _row(line: Line, number: int, end: str) -> tuple[str, Identity, Columns]:
+    inside = line["path"].removeprefix("/srv/loras/").replace("_v", f"_{number}v")
+    head = {"timestamp", "level", "event", "schema", "path", "watch", "job_id"}
+    measures = {name: value for name, value in line.items() if name not in head}
+    identity = Identity(1, number + 1, measures.get("bytes_out", 1000), 0, 0)
+    columns: Columns = {"outcome": Outcome(end)}
+    if end == "compressed":
+        columns |= {
+            "line": measures,
+            "published": _moment(line),
+            "bytes_in": measures["bytes_in"],
+            "bytes_out": measures["bytes_out"],
+            "sha256_in": f"{number:08x}{measures['sha256_in'][8:]}",
+            "sha256_out": measures["sha256_out"],
+            "archive_path": f"/srv/lora-archive/loras/{inside}",
+        }
+    else:
+        columns |= {"reason": measures["reason"], "message": measures["message"]}
+    return inside, identity, columns
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The modules that trainers adapt in SDXL and FLUX, in the spellings that are most common.
 
-SDXL as kohya's scripts spell it (the original UNet's names), FLUX as kohya's (the original names,
-query, key and value in one) and as peft's (diffusers' names, query, key and value apart).
+As kohya's scripts spell them (the original names; FLUX has query, key and value in one) and as
+peft's (diffusers' names; query, key and value apart).
 """
 
 from __future__ import annotations
@@ -21,6 +21,15 @@ SDXL_TRANSFORMERS = (
     *((f"output_blocks.{i}.1", 640, 2) for i in (3, 4, 5)),
 )
 
+# the same in diffusers
+SDXL_PEFT = (
+    *((f"down_blocks.1.attentions.{i}", 640, 2) for i in range(2)),
+    *((f"down_blocks.2.attentions.{i}", 1280, 10) for i in range(2)),
+    ("mid_block.attentions.0", 1280, 10),
+    *((f"up_blocks.0.attentions.{i}", 1280, 10) for i in range(3)),
+    *((f"up_blocks.1.attentions.{i}", 640, 2) for i in range(3)),
+)
+
 
 def sdxl_kohya() -> list[Module]:
     """986 modules: both text encoders and the UNet's transformers, all of them linear."""
@@ -28,6 +37,14 @@ def sdxl_kohya() -> list[Module]:
         *_clip("te1", layers=12, width=768),
         *_clip("te2", layers=32, width=1280),
         *(m for place in SDXL_TRANSFORMERS for m in _sdxl_transformer(*place)),
+    ]
+
+
+def sdxl_peft() -> list[Module]:
+    """736 modules: the attention of both text encoders and of the UNet."""
+    return [
+        *(m for m in sdxl_kohya() if m.part != "unet" and ".self_attn." in m.path),
+        *(m for p in SDXL_PEFT for m in _sdxl_transformer(*p) if ".attn" in m.path),
     ]
 
 

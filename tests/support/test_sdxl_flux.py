@@ -9,17 +9,22 @@ from pathlib import Path
 import pytest
 
 from tests.support.architectures import Module, kohya_name, peft_name
-from tests.support.sdxl_flux import flux_kohya, flux_peft, sdxl_kohya
+from tests.support.sdxl_flux import flux_kohya, flux_peft, sdxl_kohya, sdxl_peft
 
 
 @pytest.mark.parametrize(
     ("modules", "count", "per_rank"),
-    [(sdxl_kohya, 986, 3_563_008), (flux_kohya, 304, 4_786_176), (flux_peft, 494, 5_369_856)],
+    [
+        (sdxl_kohya, 986, 3_563_008),
+        (sdxl_peft, 736, 1_852_928),
+        (flux_kohya, 304, 4_786_176),
+        (flux_peft, 494, 5_369_856),
+    ],
 )
 def test_sizes_are_those_of_published_files(
     modules: Callable[[], list[Module]], count: int, per_rank: int
 ) -> None:
-    """Modules, and parameters for each rank: at rank 16 in 16 bits 114, 153 and 172 MB."""
+    """Modules, and parameters for each rank: at rank 16 in 16 bits 114, 59, 153 and 172 MB."""
     found = modules()
     assert len(found) == count
     assert sum(m.out_features + m.fan_in for m in found) == per_rank
@@ -29,6 +34,7 @@ def test_sizes_are_those_of_published_files(
     ("table", "modules", "name"),
     [
         ("sdxl.kohya", sdxl_kohya, kohya_name),
+        ("sdxl.peft", sdxl_peft, peft_name),
         ("flux.kohya", flux_kohya, kohya_name),
         ("flux.peft", flux_peft, peft_name),
     ],

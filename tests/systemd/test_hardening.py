@@ -16,15 +16,15 @@ FOLDER = REPOSITORY / "systemd"
 UNIT = FOLDER / "lensd.service"
 
 
-def _exposure(folder: Path, *drop_ins: Path) -> float:
+def _exposure(folder: Path, *drop_ins: Path, unit: Path = UNIT) -> float:
     """Return the exposure by `systemd-analyze security`: 0 (the best) to 10."""
-    shutil.copy(UNIT, folder)
+    shutil.copy(unit, folder)
     (folder / "lensd.service.d").mkdir()
     for drop_in in drop_ins:
         shutil.copy(drop_in, folder / "lensd.service.d")
-    command = ["systemd-analyze", "security", "--offline=true", str(folder / "lensd.service")]
+    command = ["systemd-analyze", "security", "--offline=true", str(folder / unit.name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    found = re.search(r"exposure level for lensd.service: ([0-9.]+)", done.stdout)
+    found = re.search(r"exposure level for [a-z.-]+: ([0-9.]+)", done.stdout)
     assert found, done.stdout + done.stderr
     return float(found[1])
 
@@ -41,10 +41,16 @@ def test_exposure_with_a_gpu(tmp_path: Path) -> None:
     assert _exposure(tmp_path, FOLDER / "lensd.service.d/cuda.conf") <= 1.5
 
 
+@needs_program("systemd-analyze")
+def test_exposure_of_the_page(tmp_path: Path) -> None:
+    """It is at most 1.0, although the page has the network."""
+    assert _exposure(tmp_path, unit=FOLDER / "lensd-web.service") <= 1.0
+
+
 def test_every_setting_has_its_reason() -> None:
     """There is a comment above each line, or above its block of lines."""
-    files = [UNIT, *FOLDER.glob("**/*.conf")]
-    assert len(files) == 4
+    files = [*FOLDER.glob("*.service"), *FOLDER.glob("**/*.conf")]
+    assert len(files) == 6
     for file in files:
         body = file.read_text(encoding="utf-8")
         for block in re.split(r"\n\n|\n(?=\[)", body):

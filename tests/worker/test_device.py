@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lensd.worker.device import CUDA_FREE_BYTES, choose, predicted_cpu_seconds
+from lensd.worker.device import CUDA_FREE_BYTES, Work, choose, predicted_cpu_seconds
 
 ROOM, CROWDED = CUDA_FREE_BYTES, CUDA_FREE_BYTES - 1
 
@@ -25,10 +25,21 @@ def test_the_gpu_is_for_large_files_and_free_memory(
     setting: str, seconds: float, free: int | None, device: str
 ) -> None:
     """`auto` leaves it to the user's image generation otherwise; a named device is taken."""
-    assert device == choose(setting, seconds, free)
+    assert device == choose(setting, seconds, lambda: free)
+
+
+@pytest.mark.parametrize(("setting", "seconds"), [("cpu", 1e9), ("cuda", 1e9), ("auto", 9.0)])
+def test_the_gpu_is_not_asked_where_nothing_depends_on_it(setting: str, seconds: float) -> None:
+    """Its answer takes memory from it."""
+
+    def ask() -> int:
+        raise AssertionError("a CUDA context was created")
+
+    choose(setting, seconds, ask)
 
 
 def test_more_work_or_fewer_threads_take_longer() -> None:
     """In proportion."""
-    assert predicted_cpu_seconds(2e9, 1) == 2 * predicted_cpu_seconds(1e9, 1)
-    assert predicted_cpu_seconds(1e9, 1) == 2 * predicted_cpu_seconds(1e9, 2)
+    once, twice = Work(200, 1e7, 1e9), Work(400, 2e7, 2e9)
+    assert predicted_cpu_seconds(twice, 1) == 2 * predicted_cpu_seconds(once, 1)
+    assert predicted_cpu_seconds(once, 1) == 2 * predicted_cpu_seconds(once, 2)

@@ -60,7 +60,7 @@ def handle(request, progress):
     nice = str(os.nice(0))
     return AnalyzeResult(measures=structs.replace(ANALYZED, family=request.path, naming=nice))
 os.nice(int(sys.argv[1]))
-serve(handle, "cpu", "0")
+serve(handle, "cpu", "0", "python")
 """
 Events = list[Event]
 

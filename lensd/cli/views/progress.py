@@ -23,15 +23,9 @@ from rich.text import Text
 
 from lensd.cli.views.file_lines import wrap
 from lensd.cli.views.terminal import console, share_a_terminal
+from lensd.daemon.progress import STAGES
 from lensd.text import visible
 
-# Begin and end of each stage, as shares of the time for a file: about what bench.engine measures.
-STAGES = {
-    "compress": (0.0, 0.95),
-    "spectrum": (0.0, 0.45),
-    "reduce": (0.45, 0.95),
-    "verify": (0.95, 1.0),
-}
 REFRESHES = 5  # a second
 LONG = 2000  # characters; for longer lines, such as JSON, the layout by rich takes too long
 

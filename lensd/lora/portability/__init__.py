@@ -26,7 +26,7 @@ from lensd.lora.portability.cells import (
     Source,
 )
 from lensd.lora.portability.dialects import DIALECTS, dialect_of_modules
-from lensd.lora.portability.reads import READS
+from lensd.lora.portability.reads import READS, applies_added_alpha
 
 __all__ = [
     "DEFAULT_TARGETS",
@@ -54,11 +54,13 @@ class Verdict(NamedTuple):
     file whose modules differ in encoding is exact if each module is (tests/loading has such files
     in diffusers). All modules of one dialect get the same encodings. `forced_by`: the programs that
     do not load an encoding exactly that would be preferred to the first choice, in any module;
-    targets only, except where no target reads the file.
+    targets only, except where no target reads the file. `may_add_alpha`: whether every constraining
+    program applies an alpha that the file does not have to float8 factors.
     """
 
     choices: Mapping[str, tuple[Encoding, ...]]
     forced_by: tuple[str, ...]
+    may_add_alpha: bool = False
 
     @property
     def encodings(self) -> dict[str, Encoding | None]:
@@ -111,7 +113,13 @@ def verdict(
                 break
             forced_by |= inexact[encoding]
     choices = {name: chosen[dialect] for name, dialect in of_modules.items()}
-    return Verdict(choices, tuple(p for p in programs if p in forced_by))
+    may_add_alpha = all(
+        applies_added_alpha(d, p)
+        for d in set(of_modules.values())
+        for p in programs
+        if cell(d, p, "float8").may_read
+    )
+    return Verdict(choices, tuple(p for p in programs if p in forced_by), may_add_alpha)
 
 
 def _blocks(found: Cell) -> bool:

@@ -264,6 +264,23 @@ ROWS: Mapping[str, Row] = {
     "xlabs": {**_ONLY_DIFFUSERS, **_INVOKEAI_FLUX},
 }
 
+# dialect -> programs that do not load int8, but apply an alpha that the original did not have
+_ADDED_ALPHA: Mapping[str, tuple[Program, ...]] = {
+    "peft transformer: flux": ("diffusers",),
+    "diffusers transformer: flux": ("diffusers",),
+}
+
+
+def applies_added_alpha(dialect: str, program: str) -> bool:
+    """Whether the program applies an alpha that the original did not have to float8 factors.
+
+    A program that does so with int8, whose scale is such an alpha, does it with float8 too.
+    """
+    entry = next((e for name, e in ROWS.get(dialect, {}).items() if name == program), None)
+    if entry is None or entry.float8 != _EXACT:
+        return False
+    return entry.int8 in (_EXACT, _OVERFLOWS) or program in _ADDED_ALPHA.get(dialect, ())
+
 
 def _cells(program: Program, entry: _Entry) -> Cells:
     def cell(state: _State, how: How) -> Cell:

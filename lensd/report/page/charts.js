@@ -18,6 +18,9 @@ function axis(more) {
   };
 }
 
+// Low enough that its first label is clear of the lowest label of the other axis.
+const axisBelow = (more) => axis({ size: 36, gap: 12, ...more });
+
 function drawChart(id, label, options, data) {
   const parent = byId(id);
   drawn.get(id)?.destroy();
@@ -28,8 +31,12 @@ function drawChart(id, label, options, data) {
     height: HEIGHT,
     padding: [12, 20, 0, 0],
     cursor: { y: false, drag: { x: false, y: false } },
+    hooks: {},
     ...options,
   };
+  // Without a pointer the legend names the colours only.
+  const point = (plot) => parent.classList.toggle("pointed", plot.cursor.idx != null && plot.cursor.left >= 0);
+  complete.hooks = { ...complete.hooks, setCursor: [point] };
   drawn.set(id, new uPlot(complete, data, parent));
 }
 
@@ -40,6 +47,7 @@ function removeChart(id) {
 
 function redrawAll(width) {
   for (const [id, plot] of drawn) {
+    if (!byId(id)) continue; // its file is not on this page of the table
     plot.setSize({ width: width ?? byId(id).clientWidth, height: HEIGHT });
     plot.redraw(false, true);
   }
@@ -62,14 +70,18 @@ function drawSavings(days) {
   let sum = 0;
   const total = days.map(([, , saved]) => (sum += saved));
   const moments = days.map(([day]) => Date.parse(`${day}T00:00:00`) / 1000);
-  if (days.length === 1) {
-    moments.unshift(moments[0] - DAY);
-    total.unshift(0);
-  }
+  // Each day is a step: from nothing before the first one to the end of the last one.
+  moments.unshift(moments[0] - DAY);
+  total.unshift(0);
+  moments.push(moments[moments.length - 1] + DAY);
+  total.push(sum);
   drawChart("savings", `Saved so far, by day: ${size(sum)} at the end`, {
     legend: { show: true },
     padding: [12, 40, 0, 0],
-    axes: [axis({ grid: { show: false }, size: 30, space: 100, incrs: DAYS, values: (_, at) => at.map(dayOf) }), axis({ size: 68, values: (_, at) => at.map(size) })],
+    axes: [
+      axisBelow({ grid: { show: false }, space: 100, incrs: DAYS, values: (_, at) => at.map(dayOf) }),
+      axis({ size: 68, values: (_, at) => at.map(size) }),
+    ],
     scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(1, high * 1.05)] } },
     series: [
       { label: "Day", value: (_, at) => (at === null ? NONE : dayOf(at)) },
@@ -78,7 +90,8 @@ function drawSavings(days) {
         stroke: () => colour("accent"),
         fill: () => colour("accent-soft"),
         width: 2,
-        points: { show: days.length < 40, size: 5, fill: () => colour("accent") },
+        paths: uPlot.paths.stepped({ align: 1 }),
+        points: { show: false },
         value: (_, bytes) => (bytes == null ? NONE : size(bytes)),
       },
     ],
@@ -102,7 +115,7 @@ function drawErrors(errors) {
   drawChart("errors", "Number of files by relative error; the numbers are below", {
     legend: { show: true },
     axes: [
-      axis({ grid: { show: false }, size: 30, values: (_, at) => at.map((e) => percent(e, 1)), space: 56 }),
+      axisBelow({ grid: { show: false }, values: (_, at) => at.map((e) => percent(e, 1)), space: 64 }),
       axis({ size: 48, values: (_, at) => at.map((n) => (Number.isInteger(n) ? count(n) : "")) }),
     ],
     scales: { x: { time: false, range: () => [0, bins.length * width] }, y: { range: fromZero } },
@@ -140,7 +153,7 @@ function drawRanks(names, before, after) {
   drawChart("ranks", `Median rank in each of ${names.length} blocks, before and after; the numbers are below`, {
     legend: { show: true },
     axes: [
-      axis({ grid: { show: false }, size: 30, splits: () => parts.map((p) => p.middle),
+      axisBelow({ grid: { show: false }, splits: () => parts.map((p) => p.middle),
         values: (plot) => fittingNames(plot, parts) }),
       axis({ size: 48 }),
     ],
@@ -188,7 +201,7 @@ function drawSpectrum(ranks, energy) {
   drawChart("spectrum", "Share of the energy by number of first ranks; the numbers are below", {
     legend: { show: true },
     axes: [
-      axis({ values: (_, at) => at.map((r) => (r === null ? "" : String(r))), size: 30, space: 34 }),
+      axisBelow({ values: (_, at) => at.map((r) => (r === null ? "" : String(r))), space: 40 }),
       axis({ size: 52, splits: () => [0, 0.25, 0.5, 0.75, 1], values: (_, at) => at.map((e) => percent(e, 0)) }),
     ],
     scales: {
@@ -226,4 +239,21 @@ function markEnergy(plot, share) {
   ctx.textAlign = "left";
   ctx.fillText(percent(share, 0), bbox.left + 6 * uPlot.pxRatio, at + 4 * uPlot.pxRatio);
   ctx.restore();
+}
+
+function redrawOnChanges() {
+  let width = 0;
+  new ResizeObserver(() => {
+    if (width !== innerWidth) redrawAll();
+    width = innerWidth;
+  }).observe(document.documentElement);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redrawAll());
+  addEventListener("beforeprint", () => {
+    document.documentElement.dataset.printing = "";
+    redrawAll(PRINTED_WIDTH);
+  });
+  addEventListener("afterprint", () => {
+    delete document.documentElement.dataset.printing;
+    redrawAll();
+  });
 }

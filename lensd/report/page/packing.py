@@ -59,13 +59,18 @@ class Page(msgspec.Struct, kw_only=True):
 
 def pack(records: Sequence[Record], days: Sequence[Day]) -> str:
     """The data of the page as JSON, deflated, in base64."""
+    return base64.b64encode(zlib.compress(to_json(records, days), 9)).decode()
+
+
+def to_json(records: Sequence[Record], days: Sequence[Day] = ()) -> bytes:
+    """The data of the page as JSON."""
     shared = _SharedValues()
     page = Page(
         files=_columns(records, shared),
         shared=shared.values,
         days=[(d.day, d.files, d.saved) for d in days],
     )
-    return base64.b64encode(zlib.compress(msgspec.json.encode(page), 9)).decode()
+    return msgspec.json.encode(page)
 
 
 class _SharedValues:
@@ -86,7 +91,7 @@ class _SharedValues:
 def _columns(records: Sequence[Record], shared: _SharedValues) -> Columns:
     measures = [r.measures for r in records]
     return Columns(
-        path=[visible(r.path) for r in records],
+        path=[visible(r.shown) for r in records],
         outcome=[r.outcome for r in records],
         reason=[visible(r.reason or "") for r in records],
         message=[visible_lines(r.message or "") for r in records],

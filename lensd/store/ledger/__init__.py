@@ -30,11 +30,14 @@ class Ledger:
 
     `version` is lensd's; finished rows carry it. Without the lock of the state folder, open it
     `readonly`. Raises StorageError when it cannot be opened. `damaged`: where a damaged database
-    was moved before a new one was made, else None.
+    was moved before a new one was made, else None. `unchanging`, with `readonly`: no process writes
+    to it, so that the folder may be read-only as well.
     """
 
-    def __init__(self, folder: str, version: str, *, readonly: bool = False) -> None:
-        self._database = Database(folder, readonly=readonly)
+    def __init__(
+        self, folder: str, version: str, *, readonly: bool = False, unchanging: bool = False
+    ) -> None:
+        self._database = Database(folder, readonly=readonly, unchanging=unchanging)
         self.folder = folder
         self.readonly = readonly
         self.damaged = self._database.damaged

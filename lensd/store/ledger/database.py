@@ -26,7 +26,7 @@ class Database:
     damaged one, else None.
     """
 
-    def __init__(self, folder: str, *, readonly: bool = False) -> None:
+    def __init__(self, folder: str, *, readonly: bool = False, unchanging: bool = False) -> None:
         self._lock = threading.RLock()
         self._folder = folder
         path = os.path.join(folder, LEDGER)
@@ -39,7 +39,7 @@ class Database:
         try:
             if not readonly and _is_damaged(path):
                 self.damaged = _set_aside(path)
-            self.connection = _open(path, readonly=readonly)
+            self.connection = _open(path, readonly=readonly, unchanging=unchanging)
             # O_PATH: the end of another descriptor would drop SQLite's locks.
             self._opened_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except (sqlite3.Error, OSError) as error:
@@ -116,9 +116,10 @@ def _describe(path: str, error: sqlite3.Error | OSError, *, readonly: bool) -> s
     )
 
 
-def _open(path: str, *, readonly: bool) -> sqlite3.Connection:
+def _open(path: str, *, readonly: bool, unchanging: bool) -> sqlite3.Connection:
     """A connection to a database of this version's schema."""
-    db = _connect(path, "ro" if readonly else "rwc")
+    mode = "ro" if readonly else "rwc"
+    db = _connect(path, f"{mode}&immutable=1" if unchanging else mode)
     try:
         if not readonly:
             _make_durable(path, db)

@@ -78,6 +78,10 @@ class Files:
         """The newest row of a path."""
         return self._rows.first("root = ? AND path = ? ORDER BY id DESC", *row_key(root, path))
 
+    def by_job(self, job_id: str) -> Entry | None:
+        """The row of a job, which may not exist."""
+        return self._rows.first("job_id = ?", job_id)
+
     def history(self, root: str, path: str) -> list[Entry]:
         """All rows of a path, oldest first."""
         return self._rows.all("root = ? AND path = ? ORDER BY id", *row_key(root, path))
@@ -157,6 +161,14 @@ class Files:
             "SELECT 1 FROM files AS newer WHERE newer.root = files.root "
             "AND newer.path = files.path AND newer.id > files.id) ORDER BY updated DESC, id DESC",
             *outcomes,
+        )
+
+    def published_after(self, when: float) -> Entry | None:
+        """The compressed row, with an original, that was published next after a wall time."""
+        return self._rows.first(
+            "archive_path IS NOT NULL AND published > ? AND +outcome = 'compressed' "
+            "ORDER BY published",
+            when,
         )
 
     def move(

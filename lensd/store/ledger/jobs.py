@@ -109,6 +109,10 @@ class Jobs:
         """Jobs that are queued or have begun, oldest first."""
         return self._rows.each("state", JobState.QUEUED, *UNDER_WAY, also="state <> 'done'")
 
+    def queued(self, count: int) -> list[Entry]:
+        """The first jobs of the queue, in its order."""
+        return self._rows.all("state = 'queued' ORDER BY attempts, id LIMIT ?", count)
+
     def under_way(self) -> list[Entry]:
         """Jobs that have begun, oldest first."""
         return list(self._rows.each("state", *UNDER_WAY, also="state <> 'done'"))

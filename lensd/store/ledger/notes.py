@@ -140,6 +140,11 @@ def last_prune(database: Database) -> Note[float]:
     return Note(database, "pruned_at", repr, float)
 
 
+def hashed_until(database: Database) -> Note[float]:
+    """The wall time until which published files have the hashes of `jobs.data_hashes`."""
+    return Note(database, "hashed_until", repr, float)
+
+
 def filesystems(database: Database) -> Note[tuple[Proof, ...]]:
     """What the filesystems of the folders are proven to do, as an array of objects."""
     return Note(

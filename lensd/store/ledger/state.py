@@ -36,6 +36,7 @@ class State:
         self.rebuilding = notes.rebuilding(database)
         self.restoring = notes.restoring(database)
         self.last_prune = notes.last_prune(database)
+        self.hashed_until = notes.hashed_until(database)
 
     def pause(self, paths: Iterable[str]) -> None:
         """Take no job under these absolute paths (files or folders); "" or none: no job at all."""

@@ -62,6 +62,7 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "originals.record_pruned": lambda ledger: ledger.originals.record_pruned("job9"),
     "jobs.quarantined_before": lambda ledger: ledger.jobs.quarantined_before("2.0"),
     "files.record": lambda ledger: ledger.files.record("record", ROOT, WATCH, "record", FIRST),
+    "files.published_after": lambda ledger: ledger.files.published_after(1e9),
     "files.record_all": lambda ledger: ledger.files.record_all(
         ROOT, WATCH, [("all", FIRST, {"outcome": Outcome.COMPRESSED})]
     ),

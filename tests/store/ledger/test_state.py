@@ -44,6 +44,7 @@ NOTES: dict[str, tuple[Any, str]] = {
                           '["job", ["caf\\udce9\\n[1]%.safetensors"]]'),
     "rebuilding": (("/a", os.fsdecode(b"\xe9")), '["2f61", "e9"]'),
     "last_prune": (1764082800.125, "1764082800.125"),
+    "hashed_until": (1764082800.125, "1764082800.125"),
 }  # fmt: skip
 
 
@@ -55,6 +56,7 @@ KEYS = {
     "prune_in_progress": "pruning",
     "rebuilding": "rebuilding",
     "last_prune": "pruned_at",
+    "hashed_until": "hashed_until",
 }
 
 

@@ -1,0 +1,1 @@
+"""The templates, style and scripts of `lensd web`. Others come from lensd.report.page."""

@@ -1,0 +1,191 @@
+"""`lensd web` without a browser: its answers, its headers, what it refuses, and its memory."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lensd.web.protection import POLICY
+from tests.support.home_server import HomeServer
+from tests.support.web import Web, serving
+from tests.web.refusals import REFUSALS, Refusal
+
+TOKEN = "0123456789abcdef"  # noqa: S105  of the tests
+EVIL = "</script><img src=x onerror=document.title=1>"
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, list[tuple[str, str | None]]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Called for each of them."""
+        self.found.append((tag, attrs))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> HomeServer:
+    """After one run: a compressed file with a hostile name, and a failed one."""
+    server = HomeServer(tmp_path_factory.mktemp("server"))
+    server.drop(f"sub/{EVIL}.safetensors", seed=1, effective_rank=2.0)
+    bad = server.drop("bad.safetensors", seed=4).path
+    bad.write_bytes(bad.read_bytes()[:-2] + b"\xff\x7f")
+    server.once(code=1)
+    return server
+
+
+@pytest.fixture(scope="module")
+def web(server: HomeServer) -> Iterator[Web]:
+    with serving(server.config) as found:
+        found.open_session()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def closed(server: HomeServer) -> Iterator[Web]:
+    """A server that asks for a token."""
+    token = server.top / "token"
+    token.write_text(f"{TOKEN}\n")
+    token.chmod(0o600)
+    with serving(server.config, "--token-file", str(token)) as found:
+        yield found
+
+
+def test_each_page_answers_with_its_headers(web: Web) -> None:
+    """The first page has no inline script or style, and names as text."""
+    page = web.get("/")
+    assert page.status == 200
+    job = re.search(r"/files/([0-9a-f]{16})", page.text)
+    assert job is not None
+    for path in ("/table", "/savings", f"/files/{job[1]}", f"/files/{job[1]}/data"):
+        assert web.get(path).status == 200, path
+    statics = re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)
+    assert len(statics) > 6
+    for path in (*statics, "/", "/nothing"):
+        headers = web.get(path).headers
+        assert headers["content-security-policy"] == POLICY
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+    assert "unsafe" not in POLICY
+    tags = Tags()
+    tags.feed(page.text)
+    assert not {"style", "img", "iframe"} & {name for name, _ in tags.found}
+    scripts = [dict(attributes) for name, attributes in tags.found if name == "script"]
+    assert [s["src"] for s in scripts] == [p for p in statics if p.endswith(".js")]
+    names = {name for _, attributes in tags.found for name, _ in attributes}
+    assert not [name for name in names if name.startswith("on") or name == "style"]
+    assert re.fullmatch(
+        r"lensd-[0-9a-f]{8}=[0-9a-f]{64}; HttpOnly; Path=/; SameSite=strict",
+        page.headers["set-cookie"],
+    )
+
+
+def test_no_path_of_the_disk(web: Web, server: HomeServer) -> None:
+    """Pages name files as below the watched folder, also in messages and lines of the log."""
+    page = web.get("/").text
+    jobs = set(re.findall(r"/files/([0-9a-f]{16})", page))
+    assert len(jobs) == 2
+    texts = [page, *(web.get(f"/files/{job}").text for job in jobs)]
+    assert "loras/<wbr>bad.<wbr>safetensors" in page
+    for text in texts:
+        assert str(server.top) not in text
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda r: r.what)
+def test_refused_requests(web: Web, closed: Web, server: HomeServer, refusal: Refusal) -> None:
+    """Each is answered with its status, and changes nothing."""
+    target = closed if refusal.with_token else web
+    headers = {
+        name: value.format(own=target.address, cookie=target.cookie)
+        for name, value in refusal.headers.items()
+    }
+    found = target.request(
+        refusal.method,
+        refusal.path,
+        {name.replace("-", "_"): value for name, value in headers.items()},
+    )
+    assert found.status == refusal.status, found
+    assert "root:" not in found.text
+    assert server.status()["paused"] == []
+
+
+def test_the_token_opens_the_pages(closed: Web) -> None:
+    """A browser is led to the form; the cookie of the right token opens the pages."""
+    led = closed.get("/", accept="text/html")
+    assert (led.status, led.headers["location"]) == (303, "/login")
+    assert closed.get("/login").status == 200
+    wrong = closed.post("/login", "token=wrong")
+    assert wrong.status == 403
+    assert "set-cookie" not in wrong.headers
+    right = closed.post("/login", f"token={TOKEN}")
+    assert right.status == 303
+    cookie = right.headers["set-cookie"].partition(";")[0]
+    assert closed.get("/", cookie=cookie).status == 200
+    assert closed.get("/savings", cookie=cookie).status == 200
+
+
+def test_without_a_daemon_nothing_is_changed(web: Web, server: HomeServer) -> None:
+    """A button says that the daemon does not run."""
+    answer = web.post("/all/pause")
+    assert answer.status == 409
+    assert "daemon is not running" in json.loads(answer.text)["said"]
+    assert "The daemon is not running." in web.get("/").text
+    assert server.status()["paused"] == []
+
+
+def test_search_filter_and_order(web: Web) -> None:
+    """By the parameters of the address; values that make no sense count as not given."""
+
+    def names(address: str) -> list[str]:
+        found = re.findall(r'<th scope="row"><a [^>]*title="([^"]+)"', web.get(address).text)
+        return [name.rpartition(".")[0] for name in found]
+
+    assert names("/table?search=BAD") == ["bad"]
+    assert names("/table?outcome=failed") == ["bad"]
+    assert len(names("/table?folder=loras/sub")) == 1
+    assert len(names("/table?folder=loras")) == 2
+    for down in "01":  # a file without a value comes last
+        assert names(f"/table?sort=after&down={down}")[-1] == "bad"
+    assert len(names("/table?sort=nothing&page=x&down=maybe")) == 2
+    assert names("/table?page=9") == []
+    assert names("/table?search=%25") == []
+
+
+def test_without_a_ledger(tmp_path: Path) -> None:
+    """The page says that lensd has not run yet."""
+    server = HomeServer(tmp_path)
+    with serving(server.config) as web:
+        page = web.get("/")
+        assert page.status == 200
+        assert "lensd has not run with this configuration" in page.text
+        assert web.get("/savings").status == 503
+
+
+def test_faults_of_the_command_line(tmp_path: Path) -> None:
+    """Each message names the remedy, and the exit code is 2."""
+    server = HomeServer(tmp_path)
+    token = tmp_path / "token"
+    token.write_text("short")
+    token.chmod(0o600)
+    open_token = tmp_path / "open"
+    open_token.write_text(TOKEN)
+    open_token.chmod(stat.S_IRUSR | stat.S_IROTH)
+    for arguments, said in (
+        (["--listen", "0.0.0.0:8787"], "add --token-file"),
+        (["--listen", "here"], "no ADDRESS:PORT"),
+        (["--token-file", str(token)], "openssl rand"),
+        (["--token-file", str(open_token)], "chmod 600"),
+        (["--token-file", str(tmp_path / "none")], "cannot be read"),
+    ):
+        done = server.lensd("web", *arguments)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
