@@ -90,7 +90,10 @@ def compress(
         target = output or path.removesuffix(".safetensors") + SUFFIX
         measures = _compress(path, target, chosen, device, bar, force=force)
         return Compression(
-            path=printable(path), output=printable(target), mode=mode, **structs.asdict(measures)
+            path=printable(path),
+            output=printable(target),
+            mode=mode,
+            **structs.asdict(measures) | {"data_sha256_out": _hash_data(target)},
         )
 
     return process_files(files, process, _print, as_json=as_json, needs_lora=True)
@@ -137,6 +140,13 @@ def _compress(
             device=device,
         )
         return task.compress(request, functools.partial(bar.step, path))
+
+
+def _hash_data(path: str) -> str:
+    from lensd.store.hashing import data_sha256_of
+
+    with open(path, "rb") as file:
+        return data_sha256_of(file.fileno())
 
 
 def _print(document: Compression, bar: Bar) -> None:

@@ -24,10 +24,10 @@ def prune(config: str | None, paths: tuple[str, ...], *, deleted: bool, dry_run:
     you deleted. Originals that stay are listed with the reason.
 
     \b
-    lensd prune --dry-run                 list what would be deleted, and what would stay
-    lensd prune                           delete them now; the daemon does so once a day
-    lensd prune loras/style.safetensors   delete one original
-    lensd prune --deleted                 delete originals whose compressed file you deleted
+    lensd prune --dry-run                list what would be deleted
+    lensd prune                          delete them; the daemon does so daily
+    lensd prune loras/style.safetensors  delete one original
+    lensd prune --deleted                delete those whose file you deleted
     """
     from lensd.cli.client import handle_request, read_only_handler
     from lensd.daemon.control_messages import PruneRequest

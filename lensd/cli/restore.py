@@ -50,7 +50,7 @@ def restore(
     \b
     lensd restore --list                   list the originals in the archive
     lensd restore loras/style.safetensors  restore one file
-    lensd restore loras/sdxl 'loras/ink*'  restore a folder, and all that fits a pattern
+    lensd restore loras/sdxl 'loras/ink*'  restore a folder, and a pattern
     lensd restore --all                    restore every file, e.g. to uninstall
     """
     from lensd.cli.client import handle_request

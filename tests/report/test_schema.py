@@ -119,6 +119,7 @@ LINES: dict[str, dict[str, Any]] = {
     "worker.stopped": {"pid": 2, "reason": "idle"},
     "worker.crashed": {"pid": 2, "exit": -9, "job_id": "7f3a", "message": "x"},
     "file.detected": {**FILE, "job_id": None, "bytes": 9},
+    "file.deleted": {**FILE, "what": "file", "bytes": 9, "message": "a was deleted by hand"},
     "file.settled": {**FILE, "bytes": 9, "wait": 5.1},
     "file.compressed": COMPRESSED,
     "file.analyzed": ANALYZED,
