@@ -221,19 +221,16 @@ def _truncation_halves(
     plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
 ) -> Factors:
     """Return A [b, r, k] and B [b, k, r] with delta_k = (up A)(B down), float64."""
-    rank, size = stored.up.shape[-1], max(m.rank for m in plans)
-    up = stored.up.new_zeros(len(plans), rank, size, dtype=torch.float64)
-    down = torch.zeros_like(up.mT)
-    for at, (m, found) in enumerate(zip(plans, cores, strict=True)):
-        if found is not None and found.left.shape[1] >= m.rank:
-            core = found
-        else:
-            core = spectrum.core(stored.up[at], stored.down[at])
-        left, right = spectrum.truncation(core, m.rank)
-        spread = abs(m.scale) ** 0.5
-        up[at, :, : m.rank] = left * math.copysign(spread, m.scale)
-        down[at, : m.rank] = right * spread
-    return Factors(up, down)
+    own = [
+        found
+        if found is not None and found.left.shape[1] >= m.rank
+        else spectrum.core(stored.up[at], stored.down[at])
+        for at, (m, found) in enumerate(zip(plans, cores, strict=True))
+    ]
+    left, right = spectrum.truncations(own, [m.rank for m in plans])
+    spread = [abs(m.scale) ** 0.5 for m in plans]
+    signed = [math.copysign(s, m.scale) for s, m in zip(spread, plans, strict=True)]
+    return Factors(left * _per_matrix(signed, left), right * _per_matrix(spread, right))
 
 
 def _fit_in_float32(factors: Factors) -> bool:

@@ -81,16 +81,16 @@ class Factors(NamedTuple):
         """Return up R and R^T down, whose products are the same, for rotations R [b, k, k]."""
         return Factors(up_product(self.up, rotation), down_product(rotation.mT, self.down))
 
-    def squared_steps(self) -> Tensor:
-        """Return the square of each module's quantization step after balancing: scale^2 [b]."""
-        return largest_elements(self.up) * largest_elements(self.down) / LEVELS**2
+    def sizes(self) -> Tensor:
+        """Return the largest element of up and of down: [2, b]."""
+        return torch.stack([largest_elements(self.up), largest_elements(self.down)])
 
-    def balance(self) -> None:
+    def balance(self, sizes: Tensor) -> None:
         """Give both factors of each module the same largest element, in place.
 
-        Factors of zeros stay unchanged.
+        `sizes` are those of these factors. Factors of zeros stay unchanged.
         """
-        balance = (largest_elements(self.down) / largest_elements(self.up)).sqrt()
+        balance = (sizes[1] / sizes[0]).sqrt()
         balance = balance.nan_to_num(1.0, 1.0).masked_fill(balance == 0, 1.0).to(self.up)
         self.up.mul_(balance[:, None, None])
         self.down.div_(balance[:, None, None])
@@ -132,12 +132,13 @@ def best_gauge(
     candidates have, which it mostly does, no further candidate can be better.
     """
     best = factors.rotated(rotations_of_ranks(ranks, 1, factors.up))
-    steps = best.squared_steps().tolist()
+    sizes = best.sizes()
+    steps = _squared_steps(sizes).tolist()
     every = range(len(ranks))
     for other in (factors, *others):
-        _replace_where_smaller(best, steps, other, every)
+        _replace_where_smaller(best, steps, sizes, other, every)
     del other, others  # tens of MB at full rank
-    best.balance()
+    best.balance(sizes)
     guarded = _enlarge_for_guard(best, every, ranks, steps)
     unguarded = [at for at in every if 0 < steps[at] == guarded[at]]
     if unguarded:
@@ -146,25 +147,31 @@ def best_gauge(
         few = factors if all_of_them else Factors(*(t[unguarded] for t in factors))
         for number in range(2, ROTATIONS):
             rotated = few.rotated(rotations_of_ranks(few_ranks, number, few.up))
-            _replace_where_smaller(best, steps, rotated, unguarded)
-        best.balance()
+            _replace_where_smaller(best, steps, sizes, rotated, unguarded)
+        best.balance(best.sizes())
         enlarged = _enlarge_for_guard(best, unguarded, ranks, steps)
         for at, step in zip(unguarded, enlarged, strict=True):
             guarded[at] = step
     return best, guarded
 
 
-def _replace_where_smaller(
-    best: Factors, steps: list[float], other: Factors, indices: Sequence[int]
-) -> None:
-    """Replace factors in `best` by those of `other` that have a smaller step, and update `steps`.
+def _squared_steps(sizes: Tensor) -> Tensor:
+    """Return the square of each module's quantization step after balancing: scale^2 [b]."""
+    return sizes[0] * sizes[1] / LEVELS**2
 
-    Row i of `other` is a candidate for row indices[i] of `best`.
+
+def _replace_where_smaller(
+    best: Factors, steps: list[float], sizes: Tensor, other: Factors, indices: Sequence[int]
+) -> None:
+    """Replace factors in `best` by those of `other` that have a smaller step.
+
+    Row i of `other` is a candidate for row indices[i] of `best`, whose steps and sizes are updated.
     """
-    for at, step, up, down in zip(indices, other.squared_steps().tolist(), *other, strict=True):
+    found = other.sizes()
+    for row, (at, step) in enumerate(zip(indices, _squared_steps(found).tolist(), strict=True)):
         if step < steps[at]:
-            steps[at] = step
-            best.up[at], best.down[at] = up, down
+            steps[at], sizes[:, at] = step, found[:, row]
+            best.up[at], best.down[at] = other.up[row], other.down[row]
 
 
 def _enlarge_for_guard(
@@ -252,8 +259,9 @@ def plain(up: Tensor, down: Tensor) -> Quantized:
     Only the benchmarks and tests use it, for comparison.
     """
     exact = Factors(up[None].clone(), down[None].clone())
-    scales = exact.squared_steps().sqrt()
-    exact.balance()
+    sizes = exact.sizes()
+    scales = _squared_steps(sizes).sqrt()
+    exact.balance(sizes)
     return _measure_quantized(exact, _round_factors(exact, scales), scales, [up.shape[1]])[0]
 
 
@@ -311,9 +319,13 @@ def largest_products(
 ) -> list[float]:
     """Return the `largest_product` of some modules. `ranks` and `enough` are those of all."""
     if factors.up.device.type == "cpu":
+        if len(indices) == len(factors.up):
+            found = calls.largest_products(*factors, enough)
+            if found is not None:
+                return found
         return [_largest_product_of(factors, at, ranks[at], enough[at]) for at in indices]
-    found = form_largest_products(factors).tolist()
-    return [found[at] for at in indices]
+    formed = form_largest_products(factors).tolist()
+    return [formed[at] for at in indices]
 
 
 def form_largest_products(factors: Factors) -> Tensor:
@@ -326,8 +338,9 @@ def form_largest_products(factors: Factors) -> Tensor:
 
 def _largest_product_of(factors: Factors, at: int, rank: int, enough: float) -> float:
     """Return `largest_product` of one module."""
-    found = calls.largest_product(factors.up[at], factors.down[at], enough)
-    return largest_product(*factors.module_at(at, rank), enough) if found is None else found
+    one = slice(at, at + 1)
+    found = calls.largest_products(factors.up[one], factors.down[one], [enough])
+    return largest_product(*factors.module_at(at, rank), enough) if found is None else found[0]
 
 
 def largest_product(up: Floats, down: Floats, enough: float) -> float:

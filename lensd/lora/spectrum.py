@@ -22,6 +22,7 @@ Modules of one shape are computed together, in the leading dimensions of every t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -165,12 +166,33 @@ def _qr_triangle(tall: Tensor) -> Tensor:
 
 
 def truncation(c: Core, rank: int) -> tuple[Tensor, Tensor]:
-    """Return A [r, k] and B [k, r] so that (up A)(B down) is the best approximation of rank k.
+    """Return `truncations` of one module: A [r, k] and B [k, r]."""
+    left, right = truncations([c], [rank])
+    return left[0], right[0]
 
-    `c` is the core of one module with at least `rank` singular vectors. Columns of A and rows of B
-    are zero if their singular value is zero or smaller than the rounding error.
+
+def truncations(cores: Sequence[Core], ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return A [b, r, k] and B [b, k, r] so that (up A)(B down) are the best approximations.
+
+    `cores` are those of b modules, with at least as many singular vectors as their ranks. k is the
+    largest rank. Columns of A and rows of B are zero from a module's rank on, and if their singular
+    value is zero or smaller than the rounding error.
     """
-    values = c.values[:rank]
-    lost = values <= c.values[0] * EPSILON
-    spread = values.rsqrt().masked_fill(lost, 0.0)
-    return c.left[:, :rank] * spread, (c.right[:, :rank] * spread).T
+    size = max(ranks)
+    left, right = (
+        torch.stack([_columns(vectors, size) for vectors in side])
+        for side in ([c.left for c in cores], [c.right for c in cores])
+    )
+    values = torch.stack([c.values for c in cores])
+    leading = values[:, :size]
+    beyond = torch.arange(size, device=values.device) >= values.new_tensor(ranks)[:, None]
+    lost = (leading <= values[:, :1] * EPSILON) | beyond
+    spread = leading.rsqrt().masked_fill(lost, 0.0)[:, None]
+    return left * spread, (right * spread).mT
+
+
+def _columns(vectors: Tensor, count: int) -> Tensor:
+    """Return the first columns as float64, with zeros after the last one."""
+    missing = count - vectors.shape[1]
+    found = vectors[:, :count].double()
+    return torch.nn.functional.pad(found, (0, missing)) if missing > 0 else found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import c_double, c_int32, c_size_t, c_void_p
 from typing import Any, NamedTuple
 
@@ -199,19 +199,20 @@ def rounding(exact: Tensor, rounded: Tensor, scales: Tensor) -> tuple[Tensor, Te
     return grams, elements
 
 
-def largest_product(up: Tensor, down: Tensor, enough: float) -> float | None:
-    """Return max |up @ down|, or a bound that is at most `enough`, for up [m, k], down [k, n].
+def largest_products(up: Tensor, down: Tensor, enough: Sequence[float]) -> list[float] | None:
+    """Return max |up @ down|, or a bound that is at most `enough`, of b modules.
 
-    Both are float32 or both are int8.
+    up [b, m, k] and down [b, k, n] are float32 or int8, both alike.
     """
     left, right = _factor(up.mT), _factor(down)
     if left is None or right is None or left.rank != right.rank or up.dtype != down.dtype:
         return None
     if not (up.is_contiguous() and down.is_contiguous()):
         return None
-    limit, out = c_double(enough), c_double()
-    data = *left.arguments, right.data.data_ptr()
-    sizes = 1, left.longer, left.rank, right.longer
-    addresses = ctypes.addressof(limit), ctypes.addressof(out)
-    _run("largest_product", *data, *sizes, *addresses)
-    return out.value
+    if not left.b == right.b == len(enough):
+        raise ValueError(f"shapes do not fit: {up.shape}, {down.shape} and {len(enough)} limits")
+    limits, out = (c_double * left.b)(*enough), (c_double * left.b)()
+    sizes = left.b, left.longer, left.rank, right.longer
+    addresses = ctypes.addressof(limits), ctypes.addressof(out)
+    _run("largest_product", *left.arguments, right.data.data_ptr(), *sizes, *addresses)
+    return list(out)

@@ -155,8 +155,11 @@ def test_largest_product(seed: int, rank: int, m: int, n: int, share: float) -> 
     down = factors(seed + 1, 1, rank, n, torch.float32, up=False)[0]
     for a, b in ((up, down), (up.mul(30).to(torch.int8), down.mul(30).to(torch.int8))):
         largest = float((a.double() @ b.double()).abs().max())
-        found = calls.largest_product(a, b, share * largest)
-        assert found is not None
+        pair = torch.stack([a, a]), torch.stack([b, b])
+        both = calls.largest_products(*pair, [0.0, share * largest])
+        assert both is not None
+        exact, found = both
+        assert exact == pytest.approx(largest, rel=1e-5)
         if found > share * largest:
             assert found == pytest.approx(largest, rel=1e-5)
         else:
