@@ -375,7 +375,7 @@ def _reduce_batch(
     limit = cuda.batch_elements(stored.up.device)
     for group in batches(by_rank, alike, lambda at: _elements_at_work(plans[at]), limit):
         own_plans, own_cores = [plans[at] for at in group], [cores[at] for at in group]
-        own = compress.prepare(own_plans[0], _rows(stored, group))
+        own = compress.prepare(own_plans[0], stored.select(group))
         reduced = compress.reduce_all(own_plans, own, own_cores)
         errors = compress.squared_errors(reduced, own, own_cores)
         for at, r, error in zip(group, reduced, errors, strict=True):
@@ -390,12 +390,6 @@ def _reduce_batch(
         if m.has_alpha:
             alphas[m.module.alpha_key] = bytes(as_bytes(tensors[m.module.alpha_key]))
     return Reduction([results[at][1] for at in range(len(plans))], factors, alphas)
-
-
-def _rows(stored: Factors, group: list[int]) -> Factors:
-    if group == list(range(len(stored.up))):
-        return stored
-    return Factors(*(t[group] for t in stored))
 
 
 def _checked(results: list[Measured]) -> list[Measured]:

@@ -337,8 +337,8 @@ def squared_errors(
     # `not >=`, so that NaN is computed again too
     small = [at for at, limit in enumerate(limits) if not found[at] >= limit]
     if small:
-        few, few_stored = [reduced[at] for at in small], Factors(*(t[small] for t in stored))
-        exact = _subtract_norms(few, few_stored, torch.float64)
+        few = [reduced[at] for at in small]
+        exact = _subtract_norms(few, stored.select(small), torch.float64)
         for at, squared_error in zip(small, exact, strict=True):
             found[at] = squared_error
     return found

@@ -77,6 +77,14 @@ class Factors(NamedTuple):
         """
         return self.up[at, :, :rank].cpu().numpy(), self.down[at, :rank].cpu().numpy()
 
+    def select(self, modules: Sequence[int]) -> Factors:
+        """Return a copy of the factors of some modules; these factors if it is all, in order."""
+        if list(modules) == list(range(len(self.up))):
+            return self
+        index = torch.tensor(modules, device=self.up.device)
+        # It copies whole matrices, several times faster than an index in brackets.
+        return Factors(*(t.index_select(0, index) for t in self))
+
     def rotated(self, rotation: Tensor) -> Factors:
         """Return up R and R^T down, whose products are the same, for rotations R [b, k, k]."""
         return Factors(up_product(self.up, rotation), down_product(rotation.mT, self.down))
@@ -143,8 +151,7 @@ def best_gauge(
     unguarded = [at for at in every if 0 < steps[at] == guarded[at]]
     if unguarded:
         few_ranks = [ranks[at] for at in unguarded]
-        all_of_them = len(unguarded) == len(ranks)
-        few = factors if all_of_them else Factors(*(t[unguarded] for t in factors))
+        few = factors.select(unguarded)
         for number in range(2, ROTATIONS):
             rotated = few.rotated(rotations_of_ranks(few_ranks, number, few.up))
             _replace_where_smaller(best, steps, sizes, rotated, unguarded)
