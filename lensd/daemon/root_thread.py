@@ -67,8 +67,8 @@ class Services:
     wake_all: Callable[[], None]
 
 
-class _Stopped(Exception):
-    """The thread has to end."""
+class _Stopped(BaseException):
+    """The thread has to end. It is no bug, so what catches each Exception lets it through."""
 
 
 class RootThread(threading.Thread):
@@ -148,8 +148,6 @@ class RootThread(threading.Thread):
             self._rest_until = now + LEDGER_RETRY_SECONDS
             monitor.scan_all_after(self._rest_until)
             self._services.faults.report(self.root, error)
-        except _Stopped:
-            raise
         except Exception:  # noqa: BLE001  a bug costs this root a pause, and the others nothing
             self._rest_until = now + BUG_RETRY_SECONDS
             monitor.scan_all_after(self._rest_until)

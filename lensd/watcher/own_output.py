@@ -16,7 +16,7 @@ from lensd.store.identity import Identity
 
 _FIRST_BYTES = 8192
 _START = b'{"__metadata__":'
-_LAST = re.compile(rb'"data_offsets":\[[0-9]{1,19},([0-9]{1,19})\]\}\} {0,7}\Z')
+_LAST = re.compile(rb'"data_offsets":\[[0-9]{1,19},([0-9]{1,19})\]\}\}\Z')
 _DECODER = json.JSONDecoder()
 
 
@@ -76,6 +76,7 @@ def _own_metadata(fd: int, size: int) -> Mapping[str, str] | None:
     if not raw.startswith(_START, 8) or length > MAX_HEADER_BYTES:
         return None
     raw = raw[8 : 8 + length] if length + 8 <= len(raw) else os.pread(fd, length, 8)
+    raw = raw.rstrip(b" ")  # a header that is written last is padded
     last = _LAST.search(raw, max(0, len(raw) - _FIRST_BYTES))
     if last is None or 8 + length + int(last[1]) != size:
         return None

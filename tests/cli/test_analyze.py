@@ -55,6 +55,7 @@ def test_the_predicted_sizes_are_the_real_ones(lensd: Run, tmp_path: Path) -> No
     assert set(predicted) == {"rank", "int8", "ultra"}
 
 
+@pytest.mark.slow
 def test_the_text(lensd: Run, tmp_path: Path) -> None:
     """Ranks by block and sizes by mode are columns; a file that is no LoRA has a line on stderr."""
     path = small_lora(tmp_path / "style.safetensors", seed=5).path
@@ -79,6 +80,7 @@ def test_the_text(lensd: Run, tmp_path: Path) -> None:
     assert lensd("analyze", "none.safetensors").returncode == 2
 
 
+@pytest.mark.slow
 def test_the_programs_because_of_which_int8_is_not_used(lensd: Run, tmp_path: Path) -> None:
     """They are named, with the number of modules that stay in 16 bits; else there is no line."""
     save_file(key_lists.of("sd15.peft_base").tensors(), tmp_path / "unknown.safetensors")
@@ -139,6 +141,7 @@ def test_without_matplotlib(tmp_path: Path) -> None:
     assert "pip install" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_loha_has_sizes_and_no_spectrum(lensd: Run, tmp_path: Path) -> None:
     """It has no singular values to show or to draw."""
     random = torch.Generator().manual_seed(0)

@@ -83,6 +83,7 @@ def test_its_options(lensd: Run, lora: SmallFile, tmp_path: Path) -> None:
     assert os.path.getsize(tmp_path / "sized.safetensors") <= 9000
 
 
+@pytest.mark.slow
 def test_a_warning_is_printed_and_in_the_document(lensd: Run, lora: SmallFile) -> None:
     """The small modules have the names of Stable Diffusion, and fit none of its layers."""
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -96,7 +97,9 @@ def test_a_warning_is_printed_and_in_the_document(lensd: Run, lora: SmallFile) -
     assert "fit no layer of sd15" in warning
 
 
-@pytest.mark.parametrize("mode", ["rank", "int8", "ultra"])
+@pytest.mark.parametrize(
+    "mode", [*(pytest.param(m, marks=pytest.mark.slow) for m in ("rank", "int8")), "ultra"]
+)
 def test_a_saving_below_5_percent_writes_nothing(lensd: Run, lora: SmallFile, mode: str) -> None:
     """As the daemon keeps such a file; `--min-saving 0` writes it."""
     save_file(load_file(lora.path) | making.ballast(), lora.path)
@@ -155,6 +158,7 @@ def test_a_missing_output_folder(lensd: Run, lora: SmallFile) -> None:
     assert lora.path.exists()
 
 
+@pytest.mark.slow
 def test_several_files_each_have_an_outcome(lensd: Run, lora: SmallFile) -> None:
     """A broken file fails (exit code 1), a file that is no LoRA is skipped, the rest succeed."""
     folder = lora.path.parent

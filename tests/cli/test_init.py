@@ -89,6 +89,7 @@ def test_a_configuration_is_not_overwritten(lensd: Run, home: Path, tmp_path: Pa
     assert str(home) in path.read_text()
 
 
+@pytest.mark.slow
 def test_names_are_unique(lensd: Run, home: Path, tmp_path: Path) -> None:
     """Two folders of one name get the names of the folders above them too."""
     one, two = (programs.comfyui(home / name) for name in ("a/ComfyUI", "b/ComfyUI"))
@@ -98,6 +99,7 @@ def test_names_are_unique(lensd: Run, home: Path, tmp_path: Path) -> None:
     assert names == ["a-ComfyUI-models-loras", "b-ComfyUI-models-loras"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["a: b # c", "'", '"', "ja, nein", "null", "12", "ünï 漢😀", "{x}"]
 )

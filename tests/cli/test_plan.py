@@ -25,7 +25,9 @@ def _size_then(server: HomeServer, path: Path) -> int:
     return path.stat().st_size
 
 
-@pytest.mark.parametrize("energy", [0.5, 0.99, 0.9999])
+@pytest.mark.parametrize(
+    "energy", [*(pytest.param(e, marks=pytest.mark.slow) for e in (0.5, 0.9999)), 0.99]
+)
 def test_the_size_that_comes_lies_in_the_range(server: HomeServer, energy: float) -> None:
     """The plan computes spectra: a constant share of the ranks would miss most of these."""
     path = server.drop("style.safetensors", seed=4).path

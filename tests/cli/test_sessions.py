@@ -137,6 +137,7 @@ def test_pause_and_resume_print_messages_only(tmp_path: Path) -> None:
         assert f"lensd: {verb}d: everything" in done.stderr
 
 
+@pytest.mark.slow
 def test_once_beside_a_daemon_lets_the_daemon_process_the_files(tmp_path: Path) -> None:
     """Also the files that `existing: leave` left alone. Another `run` names the first one."""
     server = HomeServer(tmp_path)

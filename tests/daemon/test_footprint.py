@@ -8,12 +8,14 @@ import socket
 from pathlib import Path
 
 import psutil
+import pytest
 
 from lensd.watcher.scan import BATCH
 from tests.support.home_server import HomeServer, wait_until
 from tests.support.limits import PATIENCE
 
 
+@pytest.mark.slow
 def test_the_daemon_stays_small_and_the_worker_leaves(server: HomeServer) -> None:
     """No torch is ever mapped into the daemon, under 57 MB; an idle worker ends by itself."""
     server.configure(worker={"idle_exit": 0.5})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import signal
 
+import pytest
+
 from tests.support.home_server import HomeServer
 
 
@@ -14,6 +16,7 @@ def _closed() -> str:
     return f"{opens:%H:%M}-{opens + dt.timedelta(hours=1):%H:%M}"
 
 
+@pytest.mark.slow
 def test_outside_of_the_window_jobs_wait(server: HomeServer) -> None:
     """Files are queued, `status` says when; what is asked for is done, and so is `once`."""
     window = _closed()

@@ -232,7 +232,8 @@ def test_a_writer_that_ends_begins_the_quiet_time(server: HomeServer) -> None:
 
 
 @pytest.mark.fault("half-written")
-@pytest.mark.parametrize("end", ["SIGTERM", pytest.param("SIGKILL", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
 def test_a_restart_in_the_middle_of_a_slow_write(server: HomeServer, end: str) -> None:
     """The next daemon knows nothing of when it was last written: it looks for itself."""
     quiet = 2.0

@@ -58,6 +58,7 @@ def test_a_failure_reaches_a_web_server(home: HomeServer, webhook: Webhook) -> N
     assert "lensd retry" in message["message"]
 
 
+@pytest.mark.slow
 def test_a_failure_reaches_a_mail_server(home: HomeServer, mailbox: Mailbox) -> None:
     """Through apprise's mailto://."""
     url = f"mailto://127.0.0.1:{mailbox.port}?from=lensd@example.org&to=anna@example.org&mode=insecure"
@@ -90,6 +91,7 @@ def test_a_thousand_failures_are_one_message(home: HomeServer, webhook: Webhook)
     assert webhook.received.empty()
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_away_and_comes_back(home: HomeServer, webhook: Webhook) -> None:
     """One message says what happened, another that it is solved."""
     notify(home, urls=[webhook.url])
@@ -105,6 +107,7 @@ def test_a_folder_that_is_away_and_comes_back(home: HomeServer, webhook: Webhook
         assert webhook.next()["title"] == "lensd: 1 problem solved"
 
 
+@pytest.mark.slow
 def test_the_week_is_summarized(home: HomeServer, webhook: Webhook) -> None:
     """Seven days after the first start, and not again before seven more."""
     notify(home, urls=[webhook.url], on=["weekly"])
@@ -123,6 +126,7 @@ def test_the_week_is_summarized(home: HomeServer, webhook: Webhook) -> None:
     assert webhook.received.empty()
 
 
+@pytest.mark.slow
 def test_what_is_not_wanted_is_not_sent(home: HomeServer, webhook: Webhook) -> None:
     """`on` without failed."""
     notify(home, urls=[webhook.url], on=["degraded"])
@@ -132,6 +136,7 @@ def test_what_is_not_wanted_is_not_sent(home: HomeServer, webhook: Webhook) -> N
     assert webhook.received.empty()
 
 
+@pytest.mark.slow
 def test_a_message_that_nobody_took_is_sent_later(home: HomeServer, webhook: Webhook) -> None:
     """A server with an error gets it again; exit code 1 until then."""
     notify(home, urls=[webhook.url])
@@ -229,6 +234,7 @@ def test_a_line_that_is_no_yaml_is_not_shown(home: HomeServer) -> None:
     assert PASSWORD not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_no_process_and_no_log_shows_the_addresses(home: HomeServer, webhook: Webhook) -> None:
     """Command lines, environments, the log with level debug, stderr: also when sending fails."""
     webhook.code = 500
@@ -251,6 +257,7 @@ def test_no_process_and_no_log_shows_the_addresses(home: HomeServer, webhook: We
     assert TOKEN not in text
 
 
+@pytest.mark.slow
 def test_the_child_ends_with_a_killed_daemon(home: HomeServer, webhook: Webhook) -> None:
     """The pipe that is its stdin closes."""
     notify(home, urls=[webhook.url])
@@ -268,6 +275,7 @@ def test_the_child_ends_with_a_killed_daemon(home: HomeServer, webhook: Webhook)
     assert not any(p.is_running() for p in found)
 
 
+@pytest.mark.slow
 def test_two_processes_send_one_message(home: HomeServer, webhook: Webhook) -> None:
     """A daemon's child and `lensd notify` beside it, as with a container that has a network."""
     notify(home, urls=[webhook.url])

@@ -32,6 +32,7 @@ def test_the_variable_chooses(name: str) -> None:
         assert found == "python False"
 
 
+@pytest.mark.slow
 @pytest.mark.lengthy
 def test_an_older_processor_gets_older_kernels() -> None:
     """torch knows the processor; where it has no AVX2, nothing compiled for AVX2 is loaded."""
