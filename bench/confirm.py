@@ -59,9 +59,9 @@ class Computed(NamedTuple):
 
 def compute(before: Path, after: Path) -> Computed:
     """Compute all fields, module by module."""
-    ranks, energies, errors, noises, kept = [], [], [], [], []
+    ranks, energies, errors, kept = [], [], [], []
     count = squared = absolute = signal = 0.0
-    has_float8 = False
+    in_8_bits, noise = 0.0, 0.0  # of the delta weights of modules in 8 bits
     for pair in pairs(before, after):
         rank = pair.new_down.shape[0]
         left, values, right = svd(pair.up, pair.down)
@@ -70,8 +70,9 @@ def compute(before: Path, after: Path) -> Computed:
         energies.append(float(values.square().sum()))
         kept.append(float(values[:rank].square().sum()))
         errors.append(distance(pair.up, pair.down, pair.new_up, pair.new_down))
-        noises.append(distance(*best, pair.new_up, pair.new_down))
-        has_float8 |= pair.is_float8
+        if pair.step or pair.is_float8:
+            in_8_bits += kept[-1]
+            noise += distance(*best, pair.new_up, pair.new_down)
         if pair.step:
             elements = pair.new_down.numel() + pair.new_up.numel()
             count += elements
@@ -89,7 +90,7 @@ def compute(before: Path, after: Path) -> Computed:
         energy_overall=sum(kept) / total,
         delta_error=math.sqrt(sum(errors) / total),
         delta_error_max=math.sqrt(max(worst)),
-        delta_snr_db=10 * math.log10(sum(kept) / sum(noises)) if count or has_float8 else None,
+        delta_snr_db=10 * math.log10(in_8_bits / noise) if noise else None,
         mse=squared / count if count else None,
         mae=absolute / count if count else None,
         snr_db=10 * math.log10(signal / squared) if count else None,

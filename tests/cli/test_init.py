@@ -51,7 +51,8 @@ def test_options_alone_write_a_configuration(lensd: Run, home: Path, tmp_path: P
     assert config.archive.path == f"{tmp_path}/archive"
     assert config.state.path == f"{tmp_path}/state"
     assert "no faults" in done.stdout
-    assert "lensd once --dry-run" in done.stdout
+    assert "  lensd once --dry-run -c " in done.stdout
+    assert "\n      shows what it would do to the files there\n" in done.stdout
 
 
 def test_the_configuration_explains_its_keys(lensd: Run, home: Path, tmp_path: Path) -> None:

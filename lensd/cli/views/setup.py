@@ -77,7 +77,8 @@ def show_service_command(path: str) -> None:
 
 
 def _show_command(command: str, purpose: str) -> None:
-    click.echo(visible(f"  {command}\n      {purpose}"))
+    click.echo(visible(f"  {command}"))
+    click.echo(f"      {purpose}")
 
 
 def _is_found(path: str) -> bool:
