@@ -60,7 +60,7 @@ class Hello(Answer, frozen=True, kw_only=True, tag="hello"):
     pid: int
     device: str
     torch: str
-    kernels: str
+    kernels: str = "python"  # of a worker from before there were kernels, in bench.engine
 
 
 class Heartbeat(Answer, frozen=True, kw_only=True, tag="heartbeat"):
