@@ -35,6 +35,7 @@ def test_what_is_wrong(wrong: dict[str, float]) -> None:
     assert not RIGHT._replace(**wrong).is_right  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu() -> None:
     """It says so, prints no table, and ends with 2."""

@@ -174,6 +174,7 @@ def test_several_files_each_have_an_outcome(lensd: Run, lora: SmallFile) -> None
     assert outputs == ["style.lensd.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_file_without_lora_ends_it_with_1(lensd: Run, tmp_path: Path) -> None:
     """No output was written. The remedy does not speak of a watched folder, since there is none."""
     (tmp_path / "page.safetensors").write_text("<html></html>")

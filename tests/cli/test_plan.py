@@ -68,6 +68,7 @@ def test_the_time_counts_the_wait(server: HomeServer) -> None:
     assert UNPROVEN < 300
 
 
+@pytest.mark.slow
 def test_nothing_to_do_names_redo(server: HomeServer) -> None:
     """With files that `--redo` would process, and how many these are."""
     server.drop("style.safetensors", seed=1)

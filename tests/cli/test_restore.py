@@ -202,6 +202,7 @@ def test_an_edited_output_is_refused(files: Files, name: str, edit: Callable[[Pa
     assert _is_back(path, before)
 
 
+@pytest.mark.slow
 def test_a_redo_leaves_an_edited_output(files: Files) -> None:
     """With its old size and date: lensd compares its bytes before it replaces it."""
     server, path, before = files.take("redone")

@@ -19,6 +19,7 @@ def server(tmp_path: Path) -> HomeServer:
     return server
 
 
+@pytest.mark.slow
 def test_the_next_start_takes_it_up_again(server: HomeServer) -> None:
     """The problem is gone from the status, and the daemon looks at the file as at a new one."""
     done = server.lensd("retry")

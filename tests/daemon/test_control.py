@@ -270,6 +270,7 @@ def test_a_pause_outlives_the_daemon(server: HomeServer) -> None:
         assert daemon.wait_for_file(path)["event"] == "file.compressed"
 
 
+@pytest.mark.slow
 def test_a_socket_that_a_killed_daemon_left(tmp_path: Path) -> None:
     """It stands in nobody's way, also where the path is longer than an address may be."""
     deep = tmp_path / ("folder" * 20)

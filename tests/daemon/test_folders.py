@@ -57,6 +57,7 @@ def test_a_watched_folder_may_be_a_link_but_links_inside_are_not_entered(
     assert Seen.of(path).sha256 == line["sha256_in"]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_renamed_while_it_waits_its_turn(running: Running) -> None:
     """Its job follows it: the new name is compressed and archived under that name."""
     server, daemon = running

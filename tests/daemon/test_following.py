@@ -45,6 +45,7 @@ def _is_back(path: Path, before: Seen) -> bool:
     return Seen.of(path)._replace(inode=before.inode) == before
 
 
+@pytest.mark.slow
 def test_a_compressed_file_that_is_renamed(running: Running) -> None:
     """The daemon sees it: mark, ledger and archive follow, and nothing is compressed again."""
     server, daemon = running

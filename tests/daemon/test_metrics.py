@@ -27,6 +27,7 @@ def textfile(server: HomeServer) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_it_says_what_log_and_ledger_say(server: HomeServer, textfile: Path) -> None:
     """Counters since the start, gauges of now; small, readable for all, and 0 when it has ended."""
     before = time.time()

@@ -83,6 +83,7 @@ def test_seven_questions_have_an_answer_and_a_link() -> None:
         assert markdown.links(more)
 
 
+@pytest.mark.slow
 def test_the_configuration_runs_as_a_daemon(home_server: Path) -> None:
     """The daemon compresses a new file, and leaves the existing one alone."""
     config = home_server / "config.yaml"

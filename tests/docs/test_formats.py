@@ -51,7 +51,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
     return Outputs(tmp_path_factory.mktemp("outputs"))
 
 
-@pytest.mark.parametrize("mode", ["rank", "int8", "ultra", "float8"])
+@pytest.mark.parametrize(
+    "mode",
+    [*(pytest.param(m, marks=pytest.mark.slow) for m in ("rank", "int8")), "ultra", "float8"],
+)
 def test_the_decoder_on_the_page_reads_outputs(outputs: Outputs, mode: str) -> None:
     """It gives the original's delta weights, as near as the mode says."""
     made = outputs.made

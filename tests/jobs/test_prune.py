@@ -119,7 +119,10 @@ def _replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize("while_it_reads", ["the output", "the original"])
-@pytest.mark.parametrize("harm", [Path.unlink, _replace, Path.touch])
+@pytest.mark.parametrize(
+    "harm",
+    [Path.unlink, *(pytest.param(h, marks=pytest.mark.slow) for h in (_replace, Path.touch))],
+)
 def test_an_output_that_goes_during_the_pass_keeps_its_original(
     server: HomeServer, ledger: Ledger, harm: Callable[[Path], object], while_it_reads: str
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from lensd import __version__
 from lensd.config.load import load_for_run
 from lensd.daemon.control_messages import Message, RestoreRequest
@@ -17,6 +19,7 @@ from lensd.watcher.move_tracker import MoveTracker
 from tests.support.home_server import HomeServer, Seen
 
 
+@pytest.mark.slow
 def test_a_restore_of_many_files_stops_between_two(tmp_path: Path) -> None:
     """It says how many are left; these stay compressed, and nothing is half done."""
     block_lease_signal()

@@ -133,6 +133,7 @@ NAMES = ("bytes_in", "bytes_out", "delta_error", "seconds", "spectrum", "blocks"
 STAMPS = ("2026-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00")
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from(NAMES), WILD), max_size=3), st.sampled_from(STAMPS))
 def test_no_value_is_fatal(
     tmp_path_factory: pytest.TempPathFactory, changes: list[Line], stamp: str
