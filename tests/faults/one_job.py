@@ -27,6 +27,7 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any, Literal
 
+from lensd.config.document import Archive as ArchiveConfig
 from lensd.daemon.control_messages import decode_request
 from lensd.daemon.inbox import Inbox, Look
 from lensd.daemon.requests import RequestHandler
@@ -187,7 +188,7 @@ def ask(plan: dict[str, Any], folder: Folder, context: JobContext) -> None:
         return
     config: Any = SimpleNamespace(
         watch=[folder],
-        archive=SimpleNamespace(keep_days=30),
+        archive=ArchiveConfig(path=context.archive.root, keep_days=30),
         settle=SimpleNamespace(quiet_seconds=plan["quiet"]),
     )
     handler = RequestHandler(
