@@ -60,9 +60,8 @@ def release_memory() -> None:
 
 def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Copy tensors from the CPU, without waiting for the copies."""
-    with torch.cuda.device(
-        device
-    ):  # pinned memory belongs to the current GPU, which may be another
+    # Pinned memory belongs to the current GPU, which may be another.
+    with torch.cuda.device(device):
         return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
 
 

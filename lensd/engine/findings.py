@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from lensd.engine.measured import Measured
-from lensd.lora import rank
 from lensd.lora.composites import CompositePlan
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import EIGHT_BITS, Findings, ModulePlan, Reading
+from lensd.lora.plan import EIGHT_BITS, Findings, ModulePlan, Reading
 from lensd.lora.tensor_spec import ITEM_SIZE
 
 ROUNDS = 4  # attempts with higher ranks; the second is mostly the last
@@ -72,7 +71,7 @@ def _tighten_modules(
             continue
         name, noise = m.plan.module.name, _noise(m) * MARGIN
         if noise < allowed:
-            least[name] = max(m.plan.rank + 1, rank.smallest_rank(reading.values, p.energy + noise))
+            least[name] = max(m.plan.rank + 1, reading.smallest_rank(p.energy + noise))
         else:
             least[name] = m.plan.module.rank
         if m.plan.encoding in EIGHT_BITS and _floats_are_better(m, reading, p, least[name]):
@@ -94,7 +93,7 @@ def _floats_are_better(m: Measured, reading: Reading, p: Parameters, least: int)
     """
     if m.plan.rank >= len(reading.values) or (p.max_rank is not None and least > p.max_rank):
         return True
-    in_floats = rank.smallest_rank(reading.values, p.energy)
+    in_floats = reading.smallest_rank(p.energy)
     return in_floats * ITEM_SIZE["F16"] < least * ITEM_SIZE["I8"]
 
 

@@ -9,9 +9,9 @@ import torch
 
 from lensd.errors import Failed, Reason
 from lensd.lora.composites import CompositePlan
-from lensd.lora.compress import Reduced
 from lensd.lora.fidelity import ElementError
-from lensd.lora.planning import ModulePlan
+from lensd.lora.plan import ModulePlan
+from lensd.lora.reduced import Reduced
 
 # Besides its rounding error, a module may differ from its plan by this share of its norm.
 VERIFY_SLACK = 1e-4

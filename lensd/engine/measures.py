@@ -26,11 +26,11 @@ from lensd.logs.measures import (
     Spectrum,
     UntouchedBecause,
 )
-from lensd.lora import blocks, fidelity, rank, shapes, untouched
+from lensd.lora import blocks, fidelity, shapes, untouched
 from lensd.lora.composites import CompositePlan, CompositeReading
 from lensd.lora.curve import curve
 from lensd.lora.metadata import Origin
-from lensd.lora.planning import EIGHT_BITS, ModulePlan, Plan, Reading
+from lensd.lora.plan import EIGHT_BITS, ModulePlan, Plan, Reading
 from lensd.lora.tensor_spec import ITEM_SIZE
 
 ENERGIES = (0.9, 0.95, 0.99, 0.999)  # of the table of `lensd analyze`
@@ -135,7 +135,7 @@ def module(reading: Reading) -> Module:
         bytes=elements * ITEM_SIZE[found.dtype],
         alpha=reading.alpha,
         norm=math.sqrt(reading.energy),
-        ranks={str(e): rank.smallest_rank(reading.values, e) for e in ENERGIES},
+        ranks={str(e): reading.smallest_rank(e) for e in ENERGIES},
         spectrum=[float(f"{value:.6g}") for value in reading.values],
     )
 

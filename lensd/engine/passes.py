@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 
 from lensd.engine import cuda, readback
+from lensd.engine.attempt import Attempt, Finished
 from lensd.engine.measured import Measured, check_error
 from lensd.engine.memory_budget import MemoryBudget
-from lensd.engine.pool import Clock, available_cores, map_in_order
+from lensd.engine.pool import Clock, map_in_order, threads_of
 from lensd.engine.readback import as_bytes
 from lensd.engine.reader import Source
+from lensd.engine.reducing import Reduction, elements, reduce_batch
 from lensd.errors import Failed, Reason
 from lensd.logs.measures import Seconds
 from lensd.lora import composites, compress, cost, fidelity, spectrum
@@ -31,19 +32,13 @@ from lensd.lora.drafts import Draft
 from lensd.lora.int8 import Factors
 from lensd.lora.layout import Module
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import (
-    EIGHT_BITS,
-    ModulePlan,
-    Plan,
-    Reading,
-    columns,
-    own_energy,
-    width,
-)
+from lensd.lora.plan import ModulePlan, Plan, Reading
+from lensd.lora.rank_choice import columns, own_energy
 from lensd.lora.reading import read_modules
 from lensd.lora.spectrum import Core
+from lensd.lora.tensor_order import width
 from lensd.store.header import tensor_bytes
-from lensd.store.tensors import Buffer, Output, offsets
+from lensd.store.tensors import Output, offsets
 from lensd.worker import memory
 from lensd.worker.protocol import ReportProgress
 
@@ -57,48 +52,20 @@ MEMORY, MEMORY_OF_A_CORE = 512.0 * 2**20, 128.0 * 2**20
 KEPT_BYTES = 24 * 2**20
 
 
-class Reduction(NamedTuple):
-    """Modules in their output form: bytes of the factors, module by module, and of the alphas."""
-
-    measured: list[Measured]
-    factors: list[tuple[str, Buffer]]
-    alphas: dict[str, bytes]  # by key
-
-
-class Finished(NamedTuple):
-    """A batch after a single pass. Without `reduced`, the draft does not fit the file."""
-
-    readings: list[Reading | None]
-    reduced: Reduction | None
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What a single pass found out, and the alphas, which it has not written."""
-
-    readings: list[Reading] = field(default_factory=list)
-    measured: dict[str, Measured] = field(default_factory=dict)  # by the names of modules
-    alphas: dict[str, bytes] = field(default_factory=dict)  # by key
-
-    def fits(self, plan: Plan) -> bool:
-        """Whether all modules were reduced as planned."""
-        return len(self.measured) == len(plan.modules) and all(
-            self.measured[m.module.name].plan == m for m in plan.modules
-        )
-
-
 class Engine:
-    """The passes of one file on one device."""
+    """The passes of one file on one device. `processes`: how many share the cores."""
 
-    def __init__(self, source: Source, device: str, progress: ReportProgress) -> None:
+    def __init__(
+        self, source: Source, device: str, progress: ReportProgress, processes: int = 1
+    ) -> None:
         torch.set_num_threads(1)
         self.source = source
         self.device = torch.device(device)
-        self.threads = cuda.THREADS if self.device.type == "cuda" else available_cores()
+        self.threads = cuda.THREADS if self.device.type == "cuda" else threads_of(processes)
         self.clock = Clock(self.threads)
         self._batches: list[list[Module]] = []
         self._parameters = Parameters()
-        self._cores: dict[str, list[Core]] = {}  # of a batch, by the name of its first module
+        self._cores: dict[str, Core] = {}  # of whole batches, by the names of modules
         self._free_bytes = KEPT_BYTES  # for cores
         self._budget = MemoryBudget(max(MEMORY, self.threads * MEMORY_OF_A_CORE))
         self._progress = progress
@@ -118,7 +85,7 @@ class Engine:
         found: list[Reading] = []
         for batch, readings in self._map("spectrum", self._read, self._batches):
             self._keep_cores(batch, readings)
-            found += (replace(r, core=None) for r in readings if r)
+            found += (r.without_core() for r in readings if r)
         return self._in_file_order(found)
 
     def single_pass(self, draft: Draft, output: Output | None) -> Attempt:
@@ -138,7 +105,7 @@ class Engine:
             fits = fits and reduced is not None
             if not fits or draft.parameters.strict_energy:  # it mostly needs another attempt
                 self._keep_cores(batch, readings)
-            attempt.readings += (replace(r, core=None) for r in readings if r)
+            attempt.readings += (r.without_core() for r in readings if r)
             if not fits or reduced is None:
                 continue
             attempt.measured |= {m.plan.module.name: m for m in reduced.measured}
@@ -155,8 +122,7 @@ class Engine:
         if output:
             starts = _starts(plan)
             with self.clock.measure("write"):
-                for key, alpha in attempt.alphas.items():
-                    output.write(starts[key], [(key, alpha)])
+                output.write_apart(starts, attempt.alphas)
             self._copy_untouched(plan, output)
         return _checked([attempt.measured[m.module.name] for m in plan.modules])
 
@@ -185,8 +151,7 @@ class Engine:
 
         def write(reduced: Reduction) -> None:
             with self.clock.measure("write"):
-                for key, data in (*reduced.factors, *reduced.alphas.items()):
-                    output.write(starts[key], [(key, data)])
+                output.write_apart(starts, dict(reduced.factors) | reduced.alphas)
 
         results = self._reduce_plan(plan, write) + self._reduce_composites(plan, starts, output)
         self._copy_untouched(plan, output)
@@ -216,7 +181,7 @@ class Engine:
         together = batches(
             self.source.layout.modules,
             lambda m: self._form(m, draft),
-            _elements,
+            elements,
             cuda.batch_elements(self.device),
         )
         if draft:
@@ -255,7 +220,7 @@ class Engine:
                 planned = draft and len(sound) == len(readings) and draft.plan(sound)
                 if not planned:
                     return Finished(readings, None)
-                return Finished(readings, _reduce_batch(planned, stored, [r.core for r in sound]))
+                return Finished(readings, reduce_batch(planned, stored, [r.core for r in sound]))
 
     def _load(self, modules: Sequence[Module]) -> Factors:
         with self.clock.measure("read"):
@@ -276,23 +241,25 @@ class Engine:
         """
         if self._free_bytes <= 0:
             return
-        pairs = [(r.core, columns(r, self._parameters)) for r in readings if r and r.core]
-        cores = [spectrum.leading(*pair) for pair in pairs]
+        sound = [r for r in readings if r]
+        most = max((columns(r, self._parameters) for r in sound), default=0)
+        cores = spectrum.leading([r.core for r in sound if r.core], most)
         self._free_bytes -= sum(map(spectrum.core_bytes, cores))
         if self._free_bytes >= 0 and len(cores) == len(batch):
-            self._cores[batch[0].name] = cores
+            self._cores |= {m.name: core for m, core in zip(batch, cores, strict=True)}
 
     def _reduce_plan(self, plan: Plan, write: Callable[[Reduction], None]) -> list[Measured]:
         """Reduce and write a plan's modules, in the batches of the first pass."""
         planned = {m.module.name: m for m in plan.modules}
 
         def work(modules: Sequence[Module]) -> list[Measured]:
+            # Modules that are reduced together lie together, so that none has to be copied.
+            plans = sorted((planned[m.name] for m in modules), key=_alike)
             with self._budget.take(_memory(modules)):
-                stored = self._load(modules)
-                plans = [planned[m.name] for m in modules]
+                stored = self._load([m.module for m in plans])
                 cores = self._find_cores(plans, stored)
                 with self.clock.measure("compute"):
-                    reduced = _reduce_batch(plans, stored, cores)
+                    reduced = reduce_batch(plans, stored, cores)
             write(reduced)
             return reduced.measured
 
@@ -302,10 +269,10 @@ class Engine:
 
     def _find_cores(self, plans: Sequence[ModulePlan], stored: Factors) -> Sequence[Core | None]:
         """Return the cores that the first pass kept, or compute them again."""
-        if not any(map(_needs_core, plans)):
+        if not any(m.needs_core for m in plans):
             return [None] * len(plans)
-        kept = self._cores.get(plans[0].module.name)
-        if kept:
+        kept = [self._cores[name] for m in plans if (name := m.module.name) in self._cores]
+        if len(kept) == len(plans):
             return kept
         return [r.core if r else None for r in self._read_stored([m.module for m in plans], stored)]
 
@@ -359,39 +326,6 @@ class Engine:
         memory.return_freed_memory()  # the next pass needs blocks of other sizes
 
 
-def _reduce_batch(
-    plans: Sequence[ModulePlan], stored: Factors, cores: Sequence[Core | None]
-) -> Reduction:
-    """Reduce and measure modules of one shape and dtype.
-
-    Modules of similar rank are computed together, because they are padded to the largest rank.
-    """
-
-    def alike(at: int) -> tuple[object, ...]:
-        return *compress.alike(plans[at]), plans[at].rank.bit_length() // 2
-
-    results: dict[int, tuple[compress.Reduced, Measured]] = {}
-    by_rank = sorted(range(len(plans)), key=lambda at: plans[at].rank)
-    limit = cuda.batch_elements(stored.up.device)
-    for group in batches(by_rank, alike, lambda at: _elements_at_work(plans[at]), limit):
-        own_plans, own_cores = [plans[at] for at in group], [cores[at] for at in group]
-        own = compress.prepare(own_plans[0], stored.select(group))
-        reduced = compress.reduce_all(own_plans, own, own_cores)
-        errors = compress.squared_errors(reduced, own, own_cores)
-        for at, r, error in zip(group, reduced, errors, strict=True):
-            results[at] = r, Measured.of(r, error)
-    named = [item for at in range(len(plans)) for item in results[at][0].tensors.items()]
-    fetched = cuda.to_cpu([tensor for _, tensor in named])
-    tensors = {key: t for (key, _), t in zip(named, fetched, strict=True)}
-    factors: list[tuple[str, Buffer]] = []
-    alphas: dict[str, bytes] = {}
-    for m in plans:
-        factors += ((key, as_bytes(tensors[key])) for key, _ in m.factors)
-        if m.has_alpha:
-            alphas[m.module.alpha_key] = bytes(as_bytes(tensors[m.module.alpha_key]))
-    return Reduction([results[at][1] for at in range(len(plans))], factors, alphas)
-
-
 def _checked(results: list[Measured]) -> list[Measured]:
     """Check the errors; modules that are too noisy are reduced again, in another encoding."""
     for m in results:
@@ -402,7 +336,7 @@ def _checked(results: list[Measured]) -> list[Measured]:
 
 def _bytes_before(draft: Draft, width_: int) -> int:
     """Return the bytes of the tensors that are no factors and come before factors of this width."""
-    return sum(tensor_bytes(*spec) for spec in draft.others().values() if width(spec) >= width_)
+    return sum(tensor_bytes(*spec) for spec in draft.others.values() if width(spec) >= width_)
 
 
 def _starts(plan: Plan) -> dict[str, int]:
@@ -410,19 +344,11 @@ def _starts(plan: Plan) -> dict[str, int]:
     return offsets([(key, *spec) for key, spec in plan.tensors])
 
 
-def _needs_core(m: ModulePlan) -> bool:
-    return not m.same and (m.encoding in EIGHT_BITS or m.rank != m.module.rank)
+def _alike(m: ModulePlan) -> tuple[object, ...]:
+    """Return what the modules that the kernels reduce with one call have in common."""
+    return compress.alike(m, one_by_one=True)
 
 
 def _memory(batch: Sequence[Module]) -> float:
     """Predict the bytes that modules of one shape take at the worst moment."""
     return len(batch) * cost.of_module(batch[0]).memory
-
-
-def _elements(module: Module) -> int:
-    return module.rank * (module.out_features + module.in_features)
-
-
-def _elements_at_work(m: ModulePlan) -> int:
-    """Count the elements of the factors before and after, and of the results between them."""
-    return _elements(m.module) // m.module.rank * max(m.module.rank, 3 * m.rank)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple, Self
 
 from lensd.engine.measures import Original
 from lensd.engine.reader import Source
@@ -13,12 +15,33 @@ from lensd.lora.drafts import Draft, draft
 from lensd.lora.layout import unsupported_adapter
 from lensd.lora.metadata import Origin, output_metadata
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import Findings, Plan, plan
-from lensd.store.header import encode_header, tensor_bytes
+from lensd.lora.plan import Findings, Plan
+from lensd.lora.planning import plan
+from lensd.store.header import HEADER_STEP, largest_header, tensor_bytes
 from lensd.store.tensors import TensorEntry, output_bytes
 
 # By so much `ss_network_dim` and `ss_network_alpha` may grow together.
 NETWORK_BYTES = 64
+
+
+class OutputHeader(NamedTuple):
+    """What the header of an output says."""
+
+    tensors: list[TensorEntry]
+    metadata: Mapping[str, str]  # with an error of 0, as long as it is not measured
+
+    @classmethod
+    def of(cls, source: Source, chosen: Plan, origin: Origin) -> Self:
+        tensors = [(key, spec.dtype, spec.shape) for key, spec in chosen.tensors]
+        return cls(tensors, output_metadata(source.header.metadata, chosen, origin))
+
+    def file_bytes(self, least: int = 0) -> int:
+        """Return the bytes of the output; its header takes at least `least` of them."""
+        return output_bytes(self.tensors, self.metadata, least)
+
+    def data_bytes(self) -> int:
+        """Return the bytes of all tensors of the output."""
+        return sum(tensor_bytes(dtype, shape) for _, dtype, shape in self.tensors)
 
 
 def make_draft(source: Source, p: Parameters) -> Draft | None:
@@ -38,7 +61,7 @@ def choose(source: Source, original: Original, p: Parameters, found: Findings) -
     origin = replace(original.origin, mode=p.mode)
     left = p.target_size
     while any(m.rank > 1 and not m.keeps_rank for m in chosen.modules):
-        excess = output_size(source, chosen, origin) - p.target_size
+        excess = OutputHeader.of(source, chosen, origin).file_bytes() - p.target_size
         if p.mode == "int8" or excess <= 0:
             break
         left -= excess
@@ -95,15 +118,9 @@ def predicted(source: Source, original: Original, p: Parameters, found: Findings
         chosen = choose(source, original, of_p, of_mode)
         origin = replace(original.origin, mode=mode)
         least = least_header(source, make_draft(source, of_p), origin)
-        return min(origin.bytes, output_size(source, chosen, origin, least))
+        return min(origin.bytes, OutputHeader.of(source, chosen, origin).file_bytes(least))
 
     return Predicted(rank=size("rank"), int8=size("int8"), ultra=size("ultra"))
-
-
-def output_size(source: Source, chosen: Plan, origin: Origin, least: int = 0) -> int:
-    """Return the bytes of a file by this plan; its header takes at least `least` of them."""
-    header = output_metadata(source.header.metadata, chosen, origin)
-    return output_bytes(entries(chosen), header, least)
 
 
 def least_header(source: Source, made: Draft | None, origin: Origin) -> int:
@@ -113,20 +130,9 @@ def least_header(source: Source, made: Draft | None, origin: Origin) -> int:
     """
     if made is None:
         return 0
-    largest, old = made.largest_plan(), source.header.metadata
-    header = encode_header(entries(largest), output_metadata(old, largest, origin))
-    has_entry = adapter.KEY in old or made.alpha is None
-    quantized = any(m.encoding == "I8" for m in largest.modules)
+    header = largest_header(*OutputHeader.of(source, made.largest_plan, origin))
     ranks_of_peft = 0
-    if has_entry and not quantized:
+    if adapter.KEY in source.header.metadata and "I8" not in made.encodings.values():
         ranks_of_peft = sum(3 * len(json.dumps(m.name)) + 120 for m in made.layout.modules)
-    return len(header) + NETWORK_BYTES + ranks_of_peft
-
-
-def data_bytes(chosen: Plan) -> int:
-    """Return the bytes of all tensors of the output."""
-    return sum(tensor_bytes(*spec) for _, spec in chosen.tensors)
-
-
-def entries(chosen: Plan) -> list[TensorEntry]:
-    return [(key, spec.dtype, spec.shape) for key, spec in chosen.tensors]
+    needed = header + NETWORK_BYTES + ranks_of_peft
+    return needed + -needed % HEADER_STEP

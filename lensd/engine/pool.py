@@ -68,5 +68,13 @@ def single_threaded_pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
+def threads_of(processes: int) -> int:
+    """Return how many threads compute in each of so many processes that share the cores.
+
+    The result does not depend on it.
+    """
+    return -(-available_cores() // processes)
+
+
 def available_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)))

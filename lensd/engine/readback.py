@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lensd.errors import Failed
-from lensd.lora.planning import Plan
+from lensd.errors import Failed, Reason
+from lensd.lora.plan import Plan
 from lensd.lora.tensor_spec import TensorSpec
 from lensd.store.tensors import Output
 from lensd.worker.protocol import ReportProgress
@@ -21,12 +21,12 @@ def verify(output: Output, plan: Plan, progress: ReportProgress) -> None:
         with safe_open(output.reading_path, framework="pt") as file:
             _check_shapes(plan, {name: _spec(file, name) for name in file.keys()})  # noqa: SIM118
     except SafetensorError as error:
-        raise Failed("verify_failed", f"the output cannot be read back: {error}") from None
+        raise Failed(Reason.VERIFY_FAILED, f"the output cannot be read back: {error}") from None
     of = len(plan.tensors)
     differs = output.first_difference(lambda done: progress("verify", done, of))
     if differs is not None:
         raise Failed(
-            "verify_failed",
+            Reason.VERIFY_FAILED,
             f"the tensor {differs}, read back from the disk, differs from what was written; the "
             "original was not replaced. Check that disk",
         )
@@ -49,13 +49,13 @@ def _check_shapes(plan: Plan, found: dict[str, TensorSpec]) -> None:
     for key, spec in plan.tensors:
         if found.pop(key, None) != spec:
             raise Failed(
-                "verify_failed",
+                Reason.VERIFY_FAILED,
                 f"the tensor {key} of the output, read back from the disk, is missing or has "
                 "not the planned type and shape; the original was not replaced. Check that disk",
             )
     if found:
         raise Failed(
-            "verify_failed",
+            Reason.VERIFY_FAILED,
             f"the output, read back from the disk, has a tensor that was not planned: "
             f"{next(iter(found))}; the original was not replaced. Check that disk",
         )

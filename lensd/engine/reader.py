@@ -6,9 +6,7 @@ pread returns fewer bytes, which becomes an error.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -18,22 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensd.errors import Failed, Skipped
+from lensd.errors import Reason, Skipped
 from lensd.lora import marks, zero_alpha
 from lensd.lora.composite_layout import Composite
 from lensd.lora.dtypes import TORCH_DTYPE
 from lensd.lora.float8 import FLOAT8
 from lensd.lora.int8 import Factors
 from lensd.lora.layout import Layout, Module, read_layout
-from lensd.lora.planning import EIGHT_BITS
+from lensd.lora.plan import EIGHT_BITS
+from lensd.lora.quick_spectrum import NUMPY_DTYPE
 from lensd.lora.tensor_spec import ITEM_SIZE, TensorSpec
-from lensd.store.disk_errors import unreadable
+from lensd.store.fs import open_original
 from lensd.store.header import Header, read_header
 from lensd.store.identity import Identity
 from lensd.store.tensors import read_into
-
-# Of the numbers that are read without torch, which takes several times longer for each.
-NUMPY_DTYPE = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 
 @dataclass(slots=True)
@@ -49,7 +45,7 @@ class Source:
     _alphas: dict[str, float] = field(default_factory=dict)  # by key
 
     @classmethod
-    def open(cls, path: str, expected: Sequence[int] | None = None) -> Source:
+    def open(cls, path: str, expected: Identity | None = None) -> Source:
         """Open an original; `expected` is the Identity that it must have.
 
         Raises Skipped (no LoRA, an output of lensd, not a regular file, changed) or Failed
@@ -69,13 +65,11 @@ class Source:
 
     @classmethod
     def _open(
-        cls, path: str, expected: Sequence[int] | None, find_layout: Callable[[Header], Layout]
+        cls, path: str, expected: Identity | None, find_layout: Callable[[Header], Layout]
     ) -> Source:
-        fd = _open_regular(path, is_expected=expected is not None)
+        fd = open_original(path, expected)
         try:
             identity = Identity.of(os.fstat(fd))
-            if expected is not None and identity != Identity(*expected):
-                raise Skipped("changed", "the file changed before it was read; lensd starts over")
             header = read_header(fd, identity.size)
             return cls(fd, path, identity, header, _tensor_specs(header), find_layout(header))
         except BaseException:
@@ -139,7 +133,7 @@ class Source:
     def _number(self, key: str) -> float:
         """Read a tensor of one element."""
         dtype = self.specs[key].dtype
-        if dtype not in NUMPY_DTYPE:
+        if dtype == "BF16" or dtype not in NUMPY_DTYPE:  # numpy has no bfloat16
             return float(self.tensor(key))
         data = bytearray(ITEM_SIZE[dtype])
         read_into(memoryview(data), self.fd, self.header, key)
@@ -162,7 +156,7 @@ def _tensor_specs(header: Header) -> dict[str, TensorSpec]:
 def _original_layout(header: Header) -> Layout:
     if marks.is_output(header.metadata):
         raise Skipped(
-            "already_compressed",
+            Reason.ALREADY_COMPRESSED,
             "lensd wrote this file; to compress it with other settings use `lensd once --redo`, "
             "which starts from the original",
         )
@@ -179,26 +173,3 @@ def _layout_with_8_bits(header: Header) -> Layout:
         {k: s._replace(dtype="F16") if s.dtype in EIGHT_BITS else s for k, s in specs.items()},
         also_small=True,
     )
-
-
-def _open_regular(path: str, *, is_expected: bool) -> int:
-    """Open a regular file and return its descriptor; raises as `Source.open` does.
-
-    `is_expected`: the path was a regular file a moment ago, so a link there has replaced it.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise Skipped("vanished", "the file does not exist any more") from None
-    except PermissionError:
-        raise unreadable() from None
-    except OSError as error:
-        if is_expected and error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise Skipped("vanished", "something else has replaced the file") from None
-        if error.errno == errno.ELOOP:
-            raise Skipped("symlink", "this is a symbolic link; lensd does not follow it") from None
-        raise Failed("io_error", f"the file cannot be opened: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise Skipped("not_regular", "this is not a regular file; lensd does not change it")
-    return fd

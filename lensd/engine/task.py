@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import torch
 from msgspec import structs
 
 from lensd import __version__
-from lensd.engine import cuda, findings, measures, plans
+from lensd.engine import findings, measures, plans
+from lensd.engine.best_device import compute_on_best_device
 from lensd.engine.measured import Measured
 from lensd.engine.measures import Original
 from lensd.engine.passes import Engine
-from lensd.engine.pool import available_cores
 from lensd.engine.reader import Source
-from lensd.errors import Failed, FileError, Kept, PartialMeasures, Reason, Skipped
+from lensd.errors import Kept, PartialMeasures, Reason, Skipped
 from lensd.logs.measures import Analyzed, Compressed, Detailed, Measures
-from lensd.lora import cost
 from lensd.lora.drafts import Draft
-from lensd.lora.layout import Module
-from lensd.lora.metadata import Origin, output_metadata
+from lensd.lora.metadata import Origin, with_error
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import Findings, Plan
+from lensd.lora.plan import Findings, Plan
 from lensd.store.hashing import sha256_of
-from lensd.store.tensors import Output, open_temporary
-from lensd.worker import device as devices
-from lensd.worker.device import Work
+from lensd.store.tensors import Output, empty_temporary
 from lensd.worker.protocol import ReportProgress
 from lensd.worker.request import AnalyzeRequest, AnyRequest, CompressRequest
 
@@ -47,13 +41,13 @@ def compress(request: CompressRequest, progress: ReportProgress = no_progress) -
     Raises Skipped, Failed or Kept (`no_gain`, `max_error`); the caller removes the temporary.
     """
     with Source.open(request.path, request.identity) as source:
-        return _on_best_device(source, request, lambda e: _compress(e, request), progress)
+        return compute_on_best_device(source, request, lambda e: _compress(e, request), progress)
 
 
 def analyze(request: AnalyzeRequest, progress: ReportProgress = no_progress) -> Analyzed:
     """The same measures without an output, and the bytes that each mode would give."""
     with Source.open(request.path, request.identity) as source:
-        return _on_best_device(source, request, lambda e: _analyze(e, request)[0], progress)
+        return compute_on_best_device(source, request, lambda e: _analyze(e, request)[0], progress)
 
 
 def analyze_in_detail(request: AnalyzeRequest, progress: ReportProgress = no_progress) -> Detailed:
@@ -65,71 +59,7 @@ def analyze_in_detail(request: AnalyzeRequest, progress: ReportProgress = no_pro
         return Detailed(**structs.asdict(found), details=details)
 
     with Source.open(request.path, request.identity) as source:
-        return _on_best_device(source, request, work, progress)
-
-
-def _on_best_device(
-    source: Source, request: AnyRequest, work: Callable[[Engine], M], progress: ReportProgress
-) -> M:
-    cost.require_affordable(source.layout.modules)
-    try:
-        source.leave_alpha_zero()
-        seconds = devices.predicted_cpu_seconds(work_of(source.layout.modules), available_cores())
-        device = devices.choose(request.device, seconds, cuda.free_bytes)
-        if device == "cpu":
-            return _on_cpu(source, work, progress)
-        note = f"there is no {device} here; computed on the CPU"
-        if torch.cuda.is_available():
-            result = compute_on_gpu(source, device, work, progress)
-            if result is not None:
-                return result
-            cuda.release_memory()
-            _empty_temporary(request)
-            note = f"{device} ran out of memory; computed on the CPU"
-        return structs.replace(_on_cpu(source, work, progress), device_note=note)
-    except (
-        FileError,
-        RuntimeError,
-        ArithmeticError,
-    ):  # the last two: from bytes that are no floats
-        if source.unchanged():
-            raise
-        raise _changed() from None  # the error is about bytes that have been replaced
-
-
-def compute_on_gpu(
-    source: Source, device: str, work: Callable[[Engine], M], progress: ReportProgress
-) -> M | None:
-    """Return what `work` returns, or None if the GPU has not enough memory."""
-    try:
-        return work(Engine(source, device, progress))
-    except RuntimeError as error:
-        if not cuda.is_out_of_memory(error):
-            raise
-        return None
-
-
-def _on_cpu(source: Source, work: Callable[[Engine], M], progress: ReportProgress) -> M:
-    try:
-        return work(Engine(source, "cpu", progress))
-    except (MemoryError, RuntimeError) as error:
-        # torch has no class of its own for the error of its CPU allocator
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            raise _out_of_memory() from None
-        raise
-
-
-def _empty_temporary(request: AnyRequest) -> None:
-    """Remove what a first try wrote into the temporary, if the name still is that file's."""
-    if not isinstance(request, CompressRequest):
-        return
-    fd = open_temporary(request.temporary, os.O_WRONLY)
-    try:
-        found = os.fstat(fd)
-        if (found.st_dev, found.st_ino) == request.temporary_inode:
-            os.ftruncate(fd, 0)
-    finally:
-        os.close(fd)
+        return compute_on_best_device(source, request, work, progress)
 
 
 def _compress(engine: Engine, request: CompressRequest) -> Compressed:
@@ -148,8 +78,6 @@ def _compress(engine: Engine, request: CompressRequest) -> Compressed:
         chosen = plans.choose(source, original, p, found)
         plans.require_modules(chosen)
         written = _write(engine, request, original, chosen, found, least)
-    if not source.unchanged():
-        raise _changed()
     _check_error(written.measured, original, request)
     return measures.of_output(
         engine, original, chosen, written.measured, written.sha256, written.size
@@ -186,6 +114,17 @@ def _origin(source: Source, request: AnyRequest, sha256: str = "0" * 64) -> Orig
 
 
 @dataclass(frozen=True, slots=True)
+class _Planned:
+    """An output before it is complete. `found`: what earlier attempts found."""
+
+    original: Original
+    chosen: Plan
+    header: plans.OutputHeader
+    size: int
+    found: Findings
+
+
+@dataclass(frozen=True, slots=True)
 class _Written:
     """An output that was completed."""
 
@@ -219,13 +158,12 @@ def _write_in_single_pass(
     """Fill the temporary while the file is read; or return what the next attempt needs to know."""
     with Output(request.temporary, request.temporary_inode, least) as output:
         original, chosen, measured = _single_pass(engine, request, draft, output)
-        size = plans.output_size(engine.source, chosen, original.origin, least)
-        _check_gain(size, original, chosen, request.min_saving)
         written: _Written | Findings = Findings()
-        if measured and size == output.size:
-            written = _finish(engine, request, original, chosen, measured, output, Findings())
+        planned = _plan_output(engine, request, original, chosen, Findings(), least)
+        if measured and planned.size == output.size:
+            written = _finish(engine, request, planned, measured, output)
     if not isinstance(written, _Written):
-        _empty_temporary(request)
+        empty_temporary(request.temporary, request.temporary_inode)
     return original, chosen, written
 
 
@@ -238,38 +176,50 @@ def _write(
     least: int,
 ) -> _Written | Findings:
     """Fill the temporary, and read it back; or return what the next attempt needs to know."""
-    size = plans.output_size(engine.source, chosen, original.origin, least)
-    _check_gain(size, original, chosen, request.min_saving)
-    header_bytes = size - plans.data_bytes(chosen)
+    planned = _plan_output(engine, request, original, chosen, found, least)
+    header_bytes = planned.size - planned.header.data_bytes()
     with Output(request.temporary, request.temporary_inode, header_bytes) as output:
         measured = engine.reduce(chosen, output)
-        written = _finish(engine, request, original, chosen, measured, output, found)
-    if not isinstance(written, _Written):
-        _empty_temporary(request)  # rare, except with `strict_energy`
+        written = _finish(engine, request, planned, measured, output)
+    if not isinstance(written, _Written):  # rare, except with `strict_energy`
+        empty_temporary(request.temporary, request.temporary_inode)
     return written
+
+
+def _plan_output(
+    engine: Engine,
+    request: CompressRequest,
+    original: Original,
+    chosen: Plan,
+    found: Findings,
+    least: int,
+) -> _Planned:
+    """Make the header. Raises Kept(`no_gain`)."""
+    header = plans.OutputHeader.of(engine.source, chosen, original.origin)
+    size = header.file_bytes(least)
+    _check_gain(size, original, chosen, request.min_saving)
+    return _Planned(original, chosen, header, size, found)
 
 
 def _finish(
     engine: Engine,
     request: CompressRequest,
-    original: Original,
-    chosen: Plan,
+    planned: _Planned,
     measured: list[Measured],
     output: Output,
-    found: Findings,
 ) -> _Written | Findings:
     """Write the header, flush the output and read it back, unless there is a better attempt."""
-    better = findings.of_attempt(measured, original.readings, request.parameters, found)
+    readings, p = planned.original.readings, request.parameters
+    better = findings.of_attempt(measured, readings, p, planned.found)
     if better is not None:
         return better
-    error = measures.delta_error(measured)
-    metadata = output_metadata(engine.source.header.metadata, chosen, original.origin, error)
     with engine.clock.measure("write"):
-        output.finish(plans.entries(chosen), metadata)
+        metadata = with_error(planned.header.metadata, measures.delta_error(measured))
+        output.finish(planned.header.tensors, metadata)
         output.sync()
     with ThreadPoolExecutor(1) as pool:
         hashing = pool.submit(output.sha256)
-        engine.verify(output, chosen)
+        engine.verify(output, planned.chosen)
     return _Written(measured, hashing.result(), output.size)
 
 
@@ -294,12 +244,6 @@ def _analyze(engine: Engine, request: AnalyzeRequest) -> tuple[Analyzed, Origina
         found, measured = better, None
     predicted = plans.predicted(source, original, p, found)
     return measures.of_rehearsal(engine, original, chosen, measured, predicted), original
-
-
-def _changed() -> Skipped:
-    return Skipped(
-        Reason.CHANGED, "another program wrote to the file while lensd read it; it starts over"
-    )
 
 
 def _has_adapter_config() -> Skipped:
@@ -346,19 +290,3 @@ def _check_error(measured: list[Measured], original: Original, request: Compress
             "set `strict_energy: false`",
             measures=known,
         )
-
-
-def _out_of_memory() -> Failed:
-    return Failed(
-        Reason.OUT_OF_MEMORY,
-        "there was not enough memory for this file; close other programs or add swap, "
-        "then `lensd retry`",
-    )
-
-
-def work_of(modules: Sequence[Module]) -> Work:
-    """Return what the seconds for these modules are predicted from."""
-    ranks = [cost.inner_rank(m) for m in modules]
-    elements = [(m.out_features + m.in_features) * k for m, k in zip(modules, ranks, strict=True)]
-    products = sum(n * k for n, k in zip(elements, ranks, strict=True))
-    return Work(len(modules), sum(elements), products)

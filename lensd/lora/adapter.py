@@ -186,6 +186,8 @@ class _Matcher(Generic[T]):
 
     def find(self, name: str, default: T) -> T:
         """Return the value for a name; `default` if no pattern matches it."""
+        if not self._ends and not self._whole:
+            return default
         dots = [at for at, letter in enumerate(name) if letter == "."]
         ends = [name, *(name[at + 1 :] for at in dots)]
         found = [self._ends[end] for end in ends if end in self._ends]

@@ -21,7 +21,10 @@ KINDS = {
     frozenset((*_HADAMARD, "hada_t1", "hada_t2")): "LoHa",
     **{frozenset((*one, *two)): "LoKr" for one in _W1 for two in _W2},
 }
-_PART = re.compile(rf"(.+)\.({'|'.join(sorted({re.escape(p) for ps in KINDS for p in ps}))})")
+_PARTS = sorted({part for parts in KINDS for part in parts})
+_PART = re.compile(rf"(.+)\.({'|'.join(map(re.escape, _PARTS))})")
+# Each kind has one of these, and no pair of factors has.
+_OWN_PARTS = tuple(part for part in _PARTS if part not in TUCKER[:2])
 _ALPHA = ".alpha"
 # Bounds for one module and for all, as those of `cost` for pairs: multiply-adds, and bytes.
 MODULE_WORK = 1.5e11
@@ -77,6 +80,8 @@ def find_composites(
     of a shape that no program expects is none of them. `also_small`: return LoHa and LoKr in 16
     bits too.
     """
+    if not any(key.endswith(_OWN_PARTS) for key in tensors):
+        return ()
     groups: dict[str, dict[str, str]] = {}
     for key in tensors:
         if found := _PART.fullmatch(key):

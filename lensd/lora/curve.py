@@ -20,10 +20,10 @@ def curve(spectra: Sequence[Tensor]) -> tuple[list[int], list[float]]:
     lies on or above the straight line, because each further rank adds less energy. In a file of
     zeros every share is 1.
     """
-    longest = max(len(values) for values in spectra)
+    longest = max(values.numel() for values in spectra)
     added = np.zeros(longest)
     for values in spectra:
-        added[: len(values)] += np.square(values.double().numpy())
+        added[: values.numel()] += np.square(values.double().numpy())
     cumulative = added.cumsum()
     ranks = [step for step in STEPS if step < longest] + [longest]
     total = float(cumulative[-1])

@@ -9,31 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from lensd.lora import portability
+from lensd.lora.common_alpha import CommonAlpha, most_common_alpha
+from lensd.lora.encoding_choice import NARROW, QUANTIZING, changes_width, eight_bits
 from lensd.lora.layout import Layout, Module
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import (
-    ALPHA,
-    NARROW,
-    QUANTIZING,
-    CommonAlpha,
-    ModulePlan,
-    Plan,
-    Reading,
-    changes_width,
-    choose_ranks,
-    eight_bits,
-    modules_with_fixed_rank,
-    most_common_alpha,
-    own_energy,
-    plan_module,
-)
+from lensd.lora.plan import ModulePlan, Plan, Reading
+from lensd.lora.planning import plan_module
 from lensd.lora.portability import Verdict
+from lensd.lora.rank_choice import choose_ranks, modules_with_fixed_rank, own_energy
+from lensd.lora.tensor_order import ALPHA
 from lensd.lora.tensor_spec import ITEM_SIZE, TensorSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Draft:
     """The presumed plan of a file in which each module decides its own rank."""
 
@@ -61,16 +52,20 @@ class Draft:
     def widths(self) -> set[int]:
         return {ITEM_SIZE[encoding] for encoding in self.encodings.values()}
 
+    @cached_property
     def others(self) -> dict[str, TensorSpec]:
-        """Return the tensors of the output that are no factors."""
+        """The tensors of the output that are no factors."""
         found = {key: self.specs[key] for key in self.layout.untouched}
-        return found | {m.module.alpha_key: ALPHA for m in self._at_full_rank() if m.has_alpha}
+        modules = self.layout.modules
+        has_alpha = (m for m in modules if m.alpha or self.encodings[m.name] == "I8")
+        return found | {m.alpha_key: ALPHA for m in has_alpha}
 
+    @property
     def largest_plan(self) -> Plan:
-        """Return a plan with all modules at their full rank, and without measures."""
+        """A plan with all modules at their full rank, and without measures."""
         modules = tuple(self._at_full_rank())
         factors = [item for m in modules for item in m.factors]
-        tensors = (*self.others().items(), *factors)
+        tensors = (*self.others.items(), *factors)
         return Plan(
             layout=self.layout,
             modules=modules,

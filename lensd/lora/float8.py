@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -160,17 +161,34 @@ def _shares(metric: Tensor) -> Tensor:
     return (lower / lower.diagonal(dim1=-2, dim2=-1)[:, None, :]).mT.float().contiguous()
 
 
-class Spectrum(NamedTuple):
-    """Of a product up @ down: its singular values [k], float64, and its sides m and n."""
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """Of a product up @ down: means of its singular values, the largest one, and its sides."""
 
-    values: Tensor
+    mean: float
+    mean_square: float
+    geometric_mean: float  # of values that are at least 1e-9 of the mean
+    largest: float
     m: int
     n: int
+
+    @classmethod
+    def of(cls, values: Floats, m: int, n: int) -> Self:
+        """`values` [k], float64 in falling order: numpy is faster than torch for so few numbers."""
+        count, mean = len(values), float(values.sum()) / len(values)
+        logarithms = np.log(np.maximum(values, 1e-9 * mean)) if mean > 0 else values
+        geometric = math.exp(float(logarithms.sum()) / count) if mean > 0 else 0.0
+        return cls(mean, float(values @ values) / count, geometric, float(values[0]), m, n)
+
+    def divided(self, scale: float) -> Self:
+        """Return the spectrum of the product divided by `scale`."""
+        means = self.mean / scale, self.mean_square / scale**2, self.geometric_mean / scale
+        return type(self)(*means, self.largest / scale, self.m, self.n)
 
     @property
     def element_size(self) -> float:
         """Root mean square of the elements of balanced factors in the rotated gauge."""
-        return math.sqrt(float(self.values.mean()) / math.sqrt(self.m * self.n))
+        return math.sqrt(self.mean / math.sqrt(self.m * self.n))
 
     @property
     def expected_noise(self) -> float:
@@ -183,9 +201,7 @@ class Spectrum(NamedTuple):
             return 0.0
         below = SMALLEST_NORMAL / 8 / math.sqrt(12) / size  # all elements with steps of 2^-9
         each = (max(NORMAL_NOISE, below) + math.hypot(NORMAL_NOISE, below)) / 2
-        mean, square = float(self.values.mean()), float(self.values.square().mean())
-        geometric = float(self.values.clamp_min(1e-9 * mean).log().mean().exp())
-        return each * math.sqrt(2 * mean * geometric / square)
+        return each * math.sqrt(2 * self.mean * self.geometric_mean / self.mean_square)
 
 
 def alpha_divisor(modules: Iterable[Spectrum]) -> int:
@@ -197,6 +213,6 @@ def alpha_divisor(modules: Iterable[Spectrum]) -> int:
     for spectrum in modules:
         if (size := spectrum.element_size) > 0:
             needed = max(needed, (GOOD_SIZE / size) ** 2)
-            allowed = min(allowed, LARGEST_NORM / float(spectrum.values.max()))
+            allowed = min(allowed, LARGEST_NORM / spectrum.largest)
     power = min(math.ceil(math.log2(needed)), math.floor(math.log2(max(allowed, 1.0))))
     return int(2**power)

@@ -25,10 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lensd.lora import fidelity
-from lensd.lora._kernels import calls
 from lensd.lora.fidelity import ElementError, largest_elements
 from lensd.lora.products import PIECE, down_product, up_product
-from lensd.lora.shortening import is_excessive
 
 Floats = NDArray[Any]  # float32 or float64
 
@@ -78,9 +76,10 @@ class Factors(NamedTuple):
         return self.up[at, :, :rank].cpu().numpy(), self.down[at, :rank].cpu().numpy()
 
     def select(self, modules: Sequence[int]) -> Factors:
-        """Return a copy of the factors of some modules; these factors if it is all, in order."""
-        if list(modules) == list(range(len(self.up))):
-            return self
+        """Return the factors of some modules; they are views if these follow each other."""
+        first, end = modules[0], modules[-1] + 1
+        if list(modules) == list(range(first, end)):
+            return Factors(self.up[first:end], self.down[first:end])
         index = torch.tensor(modules, device=self.up.device)
         # It copies whole matrices, several times faster than an index in brackets.
         return Factors(*(t.index_select(0, index) for t in self))
@@ -217,18 +216,14 @@ def _measure_quantized(
 ) -> list[Quantized]:
     """Return rounded factors as int8, with the error against the exact ones.
 
-    Those that are not int8 have whole numbers in the float dtype of the factors. These are
-    overwritten.
+    The rounded ones have whole numbers in the float dtype of the factors; they are overwritten.
     """
     width = exact.up.shape[1] + exact.down.shape[2]
     counts, sizes = [k * width for k in ranks], scales.tolist()
     encoded = Factors(*(t.to(torch.int8) for t in rounded))
-    if rounded.up.dtype == torch.int8:
-        noises, elements = _measure_natively(exact, rounded, scales, counts)
-    else:
-        decoded = Factors(*(t.mul_(scales.to(t)[:, None, None]) for t in rounded))
-        noises = fidelity.squared_roundings(*exact, *decoded).tolist()
-        elements = fidelity.element_errors(zip(exact, decoded, strict=True), counts)
+    decoded = Factors(*(t.mul_(scales.to(t)[:, None, None]) for t in rounded))
+    noises = fidelity.squared_roundings(*exact, *decoded).tolist()
+    elements = fidelity.element_errors(zip(exact, decoded, strict=True), counts)
     return [
         Quantized(
             encoded.up[at, :, :k],
@@ -241,23 +236,6 @@ def _measure_quantized(
         )
         for at, k in enumerate(ranks)
     ]
-
-
-def _measure_natively(
-    exact: Factors, rounded: Factors, scales: Tensor, counts: Sequence[int]
-) -> tuple[list[float], list[ElementError]]:
-    """Return ||exact_up exact_down - up down||_F^2 and the errors of the elements per module.
-
-    With the errors E and the decoded factors Y the difference is E_up E_down + E_up Y_down +
-    Y_up E_down. Its norm needs the inner products of E and Y of each side alone.
-    """
-    up, of_up = calls.rounding(exact.up.mT, rounded.up.mT, scales)
-    down, of_down = calls.rounding(exact.down, rounded.down, scales)
-    (ee, yy, ey), (ff, zz, fz) = up.unbind(1), down.unbind(1)
-    norms = ee * (ff + zz + fz + fz.mT) + yy * ff + 2 * ey * (ff + fz.mT)
-    rows = (of_up + of_down).tolist()
-    elements = [ElementError(n, *row) for n, row in zip(counts, rows, strict=True)]
-    return norms.sum((-2, -1)).clamp_min(0).tolist(), elements
 
 
 def plain(up: Tensor, down: Tensor) -> Quantized:
@@ -273,10 +251,7 @@ def plain(up: Tensor, down: Tensor) -> Quantized:
 
 
 def _round_factors(exact: Factors, scales: Tensor) -> Factors:
-    """Divide by scales [b] and round: to int8 where the kernels can, else to whole floats."""
-    can = calls.can_take(exact.up.mT, exact.down) and exact.up.dtype == torch.float32
-    if can and all(t.is_contiguous() for t in exact) and not is_excessive(*exact):
-        return Factors(*(calls.round_to_int8(t, scales) for t in exact))
+    """Divide by scales [b] and round to whole numbers in the same dtype."""
     return Factors(*(_round(t, scales) for t in exact))
 
 
@@ -326,10 +301,6 @@ def largest_products(
 ) -> list[float]:
     """Return the `largest_product` of some modules. `ranks` and `enough` are those of all."""
     if factors.up.device.type == "cpu":
-        if len(indices) == len(factors.up):
-            found = calls.largest_products(*factors, enough)
-            if found is not None:
-                return found
         return [_largest_product_of(factors, at, ranks[at], enough[at]) for at in indices]
     formed = form_largest_products(factors).tolist()
     return [formed[at] for at in indices]
@@ -345,13 +316,15 @@ def form_largest_products(factors: Factors) -> Tensor:
 
 def _largest_product_of(factors: Factors, at: int, rank: int, enough: float) -> float:
     """Return `largest_product` of one module."""
-    one = slice(at, at + 1)
-    found = calls.largest_products(factors.up[one], factors.down[one], [enough])
-    return largest_product(*factors.module_at(at, rank), enough) if found is None else found[0]
+    return largest_product(*factors.module_at(at, rank), enough)
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def largest_product(up: Floats, down: Floats, enough: float) -> float:
     """Return max |up @ down|, or an upper bound of it if that bound is at most `enough`.
+
+    Without a warning it returns any number for factors that are not finite: they are of a file
+    that was rewritten after the first pass, and the engine discards that result.
 
     No element of the product exceeds the norm of its row times the norm of its column (Cauchy and
     Schwarz). Rows and columns with the largest norms are multiplied first, so that only few blocks

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-from lensd.errors import Skipped
+from lensd.errors import Reason, Skipped
 from lensd.lora.composite_layout import Composite, find_composites
 from lensd.lora.family import family_of
 from lensd.lora.tensor_spec import FLOAT_DTYPES, INTEGER_DTYPES, ITEM_SIZE, TensorSpec
@@ -82,6 +82,10 @@ SCALED_TOO = (".lora_B.bias", ".lora_B.default.bias", ".lora_up.bias")
 # Other keys that might be an alpha. It is unknown which programs use them, so a pair beside such a
 # key is not reduced.
 ODD_ALPHAS = (".alpha", "_lora.alpha", ".lora.alpha", ".lora_linear_layer.alpha", ".lora_alpha")
+
+MIDDLE = ".lora_mid.weight"  # the third factor of a Tucker module
+# Beside a pair that has none of these keys, only its alpha can be.
+_BESIDE = tuple({*SCALED_LAST, *SCALED_TOO, *ODD_ALPHAS, MIDDLE} - {".alpha"})
 
 LYCORIS = "lycoris"  # the naming of a file that has only LoHa, LoKr or Tucker modules
 # Other kinds of adapters, which are no product of two factors, and a part of a key that only they
@@ -173,7 +177,8 @@ def read_layout(tensors: Mapping[str, TensorSpec], *, also_small: bool = False) 
     Raises Skipped (`no_lora`, `checkpoint`, `unsupported_adapter`, `unsupported_dtype`) if it has
     no module that can be reduced.
     """
-    pairs = [m for m in (_find_module(tensors, key) for key in tensors) if m]
+    plain = not any(key.endswith(_BESIDE) for key in tensors)
+    pairs = [m for m in (_find_module(tensors, key, plain=plain) for key in tensors) if m]
     modules = tuple(m for m in pairs if _is_float(tensors, m))
     composites = find_composites(tensors, also_small=also_small)
     if not modules and not composites:
@@ -191,20 +196,24 @@ def read_layout(tensors: Mapping[str, TensorSpec], *, also_small: bool = False) 
     )
 
 
-def _find_module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | None:
-    """Return the module whose `down` has this key; None for any other key or an unsuitable pair."""
+def _find_module(tensors: Mapping[str, TensorSpec], down_key: str, *, plain: bool) -> Module | None:
+    """Return the module whose `down` has this key; None for any other key or an unsuitable pair.
+
+    `plain`: no key of the file ends as those in _BESIDE do.
+    """
     naming = find_naming(down_key)
     if naming is None:
         return None
     base = naming.base(down_key, naming.down) or ""
     up_key, name = naming.key(base, naming.up), naming.key(base, naming.end)
-    if up_key not in tensors or base + ".lora_mid.weight" in tensors:
+    if up_key not in tensors or base + MIDDLE in tensors:
         return None
     up, down = tensors[up_key], tensors[down_key]
     alpha = name + naming.alpha
     if not _is_pair(up.shape, down.shape) or not _may_be_alpha(tensors.get(alpha)):
         return None
-    if any(base + odd in tensors for odd in ODD_ALPHAS if base + odd != alpha):
+    is_usual = plain and alpha == base + ".alpha"
+    if not is_usual and any(base + odd in tensors for odd in ODD_ALPHAS if base + odd != alpha):
         return None
     beside = SCALED_LAST + (SCALED_TOO if alpha in tensors else ())
     return Module(
@@ -216,7 +225,7 @@ def _find_module(tensors: Mapping[str, TensorSpec], down_key: str) -> Module | N
         up_shape=up.shape,
         down_shape=down.shape,
         dtype=_common_dtype(up.dtype, down.dtype),
-        scaled_last=any(base + part in tensors for part in beside),
+        scaled_last=not plain and any(base + part in tensors for part in beside),
     )
 
 
@@ -254,7 +263,7 @@ def _is_float(tensors: Mapping[str, TensorSpec], module: Module) -> bool:
 def unsupported_adapter(kind: str) -> Skipped:
     """Return the reason why a file of this kind of adapter alone stays as it is."""
     return Skipped(
-        "unsupported_adapter",
+        Reason.UNSUPPORTED_ADAPTER,
         f"this is a {kind} adapter: its weights are no product of two factors, and lensd can "
         "reduce only such products. LoHa and LoKr in 32 bits become 16 bits, nothing more. The "
         "file stays unchanged",
@@ -265,7 +274,7 @@ def _explain_no_modules(tensors: Mapping[str, TensorSpec], pairs: list[Module]) 
     if pairs:
         dtypes = ", ".join(sorted({tensors[m.down].dtype for m in pairs}))
         return Skipped(
-            "unsupported_dtype",
+            Reason.UNSUPPORTED_DTYPE,
             f"its LoRA pairs are stored as {dtypes}; lensd reduces only float16, bfloat16, float32 "
             "and float64. The file stays unchanged",
         )
@@ -274,13 +283,13 @@ def _explain_no_modules(tensors: Mapping[str, TensorSpec], pairs: list[Module]) 
             return unsupported_adapter(kind)
     if any(CHECKPOINT_KEYS.match(key) for key in tensors):
         return Skipped(
-            "checkpoint",
-            "this is a whole model (a checkpoint), not a LoRA; move it out of the watched folder "
-            "or add it to `exclude`",
+            Reason.CHECKPOINT,
+            "this is a whole model (a checkpoint), not a LoRA",
+            folder_advice="; move it out of the watched folder or add it to `exclude`",
         )
     example = f" (the first is {next(iter(tensors))!r})" if tensors else ""
     return Skipped(
-        "no_lora",
-        f"none of its {len(tensors)} tensors{example} form a pair of LoRA factors"
-        "; move the file out of the watched folder or add it to `exclude`",
+        Reason.NO_LORA,
+        f"none of its {len(tensors)} tensors{example} form a pair of LoRA factors",
+        folder_advice="; move the file out of the watched folder or add it to `exclude`",
     )

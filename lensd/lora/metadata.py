@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lensd.lora import adapter, marks
 from lensd.lora.layout import Layout
-from lensd.lora.planning import Plan
+from lensd.lora.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,10 @@ def fixed_width(error: float) -> str:
     return f"{min(error, 1e99) if error >= 1e-99 else 0.0:.6e}"
 
 
-def output_metadata(
-    metadata: Mapping[str, str], plan: Plan, origin: Origin, delta_error: float = 0.0
-) -> dict[str, str]:
+def output_metadata(metadata: Mapping[str, str], plan: Plan, origin: Origin) -> dict[str, str]:
     """Return the original's entries, updated where they state ranks or alphas, and lensd's marks.
 
-    `delta_error`: the relative error over all modules, 0 as long as it is not measured.
+    The error is 0; `with_error` sets it.
     """
     result = dict(metadata)
     ranks = {m.rank for m in plan.all_modules}
@@ -56,7 +54,7 @@ def output_metadata(
         marks.ORIGINAL_BYTES: str(origin.bytes),
         marks.ORIGINAL_NAME: origin.name,
         marks.ENERGY: repr(origin.energy),
-        marks.ERROR: fixed_width(delta_error),
+        marks.ERROR: fixed_width(0.0),
     }
     quantized = any(m.encoding == "I8" for m in plan.modules)
     if plan.alpha_is_added:
@@ -68,6 +66,11 @@ def output_metadata(
         if f"{m.module.name}:rank" in result:
             result[f"{m.module.name}:rank"] = str(m.rank)
     return result
+
+
+def with_error(metadata: Mapping[str, str], delta_error: float) -> dict[str, str]:
+    """Return metadata of the same length, with the relative error over all modules."""
+    return {**metadata, marks.ERROR: fixed_width(delta_error)}
 
 
 def _network_value(plan: Plan, ranks: set[int], *, alpha: bool) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# bfloat16 as the whole numbers of its bits
 NUMPY_DTYPE = {"F16": np.float16, "BF16": np.uint16, "F32": np.float32, "F64": np.float64}
 
 

@@ -7,17 +7,16 @@ sqrt(1 - e).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Floats = NDArray[np.float64]
+from lensd.lora.parameters import Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +37,27 @@ class Demand:
         return self.values[: self.limit].double().square()
 
 
+def kept_energy(values: Tensor) -> Tensor:
+    """Return the energy of the first 1, 2, ... r singular values, for [..., r], as float64."""
+    return values.double().square().cumsum(-1)
+
+
 def smallest_rank(values: Tensor, energy: float) -> int:
     """Return the smallest k >= 1 whose first k values have the share `energy` of all energy."""
-    return _smallest_count(_squares(values), energy)
+    return smallest_count(kept_energy(values).tolist(), energy)
 
 
-def _smallest_count(squares: Floats, energy: float) -> int:
-    cumulative = squares.cumsum()
-    return int((cumulative >= energy * cumulative[-1]).argmax()) + 1
+def smallest_count(kept: Sequence[float], energy: float) -> int:
+    """Return `smallest_rank`, given `kept_energy`."""
+    return bisect_left(kept, energy * kept[-1]) + 1
 
 
-def _squares(values: Tensor) -> Floats:
-    """Return the squares in numpy, which is faster than torch for so few numbers."""
-    return np.square(values.double().numpy())
+def retained(kept: Sequence[float], rank: int) -> float:
+    """Return the share of energy in the first `rank` singular values, given `kept_energy`.
 
-
-def retained(values: Tensor, rank: int) -> float:
-    """Return the share of energy in the first `rank` singular values; 1 for a module of zeros.
-
-    It is at most 1: a sum of fewer values may be rounded to more than the sum of all.
+    It is 1 for a module of zeros, and where the rank exceeds the number of values.
     """
-    squares = _squares(values)
-    total = float(squares.sum())
-    return min(1.0, float(squares[:rank].sum()) / total) if total > 0 else 1.0
+    return kept[rank - 1] / kept[-1] if rank < len(kept) and kept[-1] > 0 else 1.0
 
 
 def balance(values: Tensor) -> Tensor:
@@ -71,6 +68,26 @@ def balance(values: Tensor) -> Tensor:
     """
     norm = float(values.double().norm())
     return values / norm**0.5 if norm > 0 else values
+
+
+def allocate(demands: Sequence[Demand], p: Parameters, floors: Sequence[int]) -> list[int]:
+    """Return ranks, at least `floors`, where not only each module decides its own rank."""
+    if p.constant_rank:
+        return [max(_constant_rank(demands, p), *floors)] * len(demands)
+    if p.target_size is not None:
+        ranks = within_size(demands, p.target_size)
+    else:
+        ranks = per_file(demands, p.energy)
+    return [max(pair) for pair in zip(ranks, floors, strict=True)]
+
+
+def _constant_rank(demands: Sequence[Demand], p: Parameters) -> int:
+    """Return one rank for all modules; modules with fewer ranks keep theirs."""
+    if p.target_size is not None:
+        return constant_within_size(demands, p.target_size)
+    if p.allocation == "module":
+        return max(per_module(demands, p.energy))
+    return constant(demands, p.energy)
 
 
 def per_module(demands: Sequence[Demand], energy: float) -> list[int]:
@@ -125,7 +142,7 @@ def within_size(demands: Sequence[Demand], size: int) -> list[int]:
 def constant(demands: Sequence[Demand], energy: float) -> int:
     """Return the smallest rank for all modules that keeps the share `energy` of the whole file."""
     squares = _sum_by_rank([d.values.double().square() for d in demands])
-    return _smallest_count(squares.numpy(), energy)
+    return smallest_count(squares.cumsum(0).tolist(), energy)
 
 
 def constant_within_size(demands: Sequence[Demand], size: int) -> int:

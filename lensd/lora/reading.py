@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from lensd.lora import spectrum
+from lensd.lora import rank, spectrum
 from lensd.lora._kernels import calls
 from lensd.lora.fidelity import largest_elements
 from lensd.lora.layout import Module
-from lensd.lora.planning import Reading
+from lensd.lora.plan import Reading
 from lensd.lora.shortening import is_excessive, shorten
 from lensd.lora.spectrum import Core
 from lensd.lora.tensor_spec import WIDE_DTYPES
@@ -66,15 +66,8 @@ def read_modules(
         up, down = (t.where(sound[:, None, None], 0.0) for t in (up, down))
     exact = _find_exact_bfloat16(modules[0], up, down)
     cores = _compute_cores(*shorten(up, down), energy)
-    # From a GPU, one transfer brings the numbers of all modules.
-    values = torch.stack([core.values for core in cores]).cpu()
-    largest, is_sound = sizes.amax(0).tolist(), sound.tolist()
-    return [
-        _make_reading(module, alpha, cores[at], values[at], largest[at], exact=exact[at])
-        if is_sound[at]
-        else None
-        for at, (module, alpha) in enumerate(zip(modules, alphas, strict=True))
-    ]
+    readings = _make_readings(modules, alphas, cores, sizes.amax(0).tolist(), exact)
+    return [r if is_sound else None for r, is_sound in zip(readings, sound.tolist(), strict=True)]
 
 
 def _compute_cores(up: Tensor, down: Tensor, energy: float | None) -> list[Core]:
@@ -95,20 +88,28 @@ def _split_stack(cores: Core) -> list[Core]:
     return [Core(*parts) for parts in zip(*cores, strict=True)]
 
 
-def _make_reading(
-    module: Module,
-    alpha: float | None,
-    core: Core,
-    values: Tensor,
-    largest: float,
-    *,
-    exact: bool,
-) -> Reading | None:
-    alpha = alpha or float(module.rank)  # in kohya's files 0 means the rank
-    values = values * abs(alpha / module.rank)
-    if not (abs(alpha) <= FLOAT32_MAX and float(values[0]) <= FLOAT32_MAX):
-        return None
-    return Reading(module, alpha, values, exact, largest, core)
+def _make_readings(
+    modules: Sequence[Module],
+    alphas: Sequence[float | None],
+    cores: Sequence[Core],
+    largest: Sequence[float],
+    exact: Sequence[bool],
+) -> Iterator[Reading | None]:
+    """Yield the readings of modules, None where float32 cannot hold the alpha or the delta weight.
+
+    `largest`: the largest elements. `exact`: whether bfloat16 represents every weight.
+    """
+    # In kohya's files 0 means the rank.
+    known = [alpha or float(m.rank) for m, alpha in zip(modules, alphas, strict=True)]
+    scales = [abs(alpha / m.rank) for m, alpha in zip(modules, known, strict=True)]
+    # From a GPU, one transfer brings the numbers of all modules.
+    values = torch.stack([core.values for core in cores]).cpu()
+    values *= torch.tensor(scales, dtype=torch.float64)[:, None]
+    highest, kept = values[:, 0].tolist(), rank.kept_energy(values).tolist()
+    every = zip(modules, known, values, exact, largest, kept, cores, strict=True)
+    for high, each in zip(highest, every, strict=True):
+        fits = abs(each[1]) <= FLOAT32_MAX and high <= FLOAT32_MAX
+        yield Reading(*each) if fits else None
 
 
 def _find_exact_bfloat16(module: Module, *factors: Tensor) -> list[bool]:

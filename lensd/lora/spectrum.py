@@ -57,9 +57,14 @@ class Core(NamedTuple):
     cancellation: Tensor
 
 
-def leading(c: Core, columns: int) -> Core:
-    """Copy the core of one module with only its first singular vectors."""
-    return c._replace(left=c.left[:, :columns].clone(), right=c.right[:, :columns].clone())
+def leading(cores: Sequence[Core], columns: int) -> list[Core]:
+    """Copy the cores of modules of one shape, with only their first singular vectors."""
+    if not cores:
+        return []
+    parts = [[v[:, :columns] for v in vectors] for _, *vectors, _ in cores]
+    left, right = (torch.stack(column) for column in zip(*parts, strict=True))
+    every = zip(cores, left.unbind(), right.unbind(), strict=True)
+    return [core._replace(left=u, right=v) for core, u, v in every]
 
 
 def core_bytes(c: Core) -> int:
@@ -103,10 +108,11 @@ def quick_core(up: Tensor, down: Tensor, energy: float) -> tuple[Core, Tensor]:
     many singular vectors as the largest of these ranks needs.
     """
     gram_up, gram_down = quick_gram(up.mT), quick_gram(down)
-    total = (gram_up * gram_down).sum((-2, -1))
+    total = torch.linalg.vecdot(gram_up.flatten(1), gram_down.flatten(1))
     gram_up, gram_down = gram_up.float(), gram_down.float()
     root, info = torch.linalg.cholesky_ex(gram_up)
-    root = root.where((info == 0)[:, None, None], 0.0)
+    if info.any():
+        root = root.where((info == 0)[:, None, None], 0.0)
     squares, vectors = torch.linalg.eigh(product(product(root.mT, gram_down), root))
     squares = squares.flip(-1).clamp_min(0).double()
     squares *= (total / squares.sum(-1))[:, None]
@@ -134,7 +140,7 @@ def _ranks_and_certainty(squares: Tensor, margin: Tensor, energy: float) -> tupl
 
 
 def _norm(matrices: Tensor) -> Tensor:
-    return matrices.square().sum((-2, -1)).sqrt()
+    return torch.linalg.vector_norm(matrices, dim=(-2, -1))
 
 
 def square_root(gram: Tensor) -> Tensor:
@@ -167,32 +173,43 @@ def _qr_triangle(tall: Tensor) -> Tensor:
 
 def truncation(c: Core, rank: int) -> tuple[Tensor, Tensor]:
     """Return `truncations` of one module: A [r, k] and B [k, r]."""
-    left, right = truncations([c], [rank])
+    left, right = truncations([c], [rank], [1.0])
     return left[0], right[0]
 
 
-def truncations(cores: Sequence[Core], ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return A [b, r, k] and B [b, k, r] so that (up A)(B down) are the best approximations.
+def truncations(
+    cores: Sequence[Core],
+    ranks: Sequence[int],
+    scales: Sequence[float],
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor]:
+    """Return A [b, r, k] and B [b, k, r]: (up A)(B down) approximates scale up @ down best.
 
     `cores` are those of b modules, with at least as many singular vectors as their ranks. k is the
     largest rank. Columns of A and rows of B are zero from a module's rank on, and if their singular
     value is zero or smaller than the rounding error.
     """
     size = max(ranks)
-    left, right = (
-        torch.stack([_columns(vectors, size) for vectors in side])
-        for side in ([c.left for c in cores], [c.right for c in cores])
-    )
+    left = _stack_columns([c.left for c in cores], size, dtype)
+    right = _stack_columns([c.right for c in cores], size, dtype)
     values = torch.stack([c.values for c in cores])
     leading = values[:, :size]
     beyond = torch.arange(size, device=values.device) >= values.new_tensor(ranks)[:, None]
     lost = (leading <= values[:, :1] * EPSILON) | beyond
-    spread = leading.rsqrt().masked_fill(lost, 0.0)[:, None]
-    return left * spread, (right * spread).mT
+    scale = values.new_tensor(scales)[:, None]
+    spread = leading.rsqrt().masked_fill(lost, 0.0) * scale.abs().sqrt()
+    left *= (spread * scale.sign())[:, None].to(dtype)
+    right *= spread[:, None].to(dtype)
+    return left, right.mT
 
 
-def _columns(vectors: Tensor, count: int) -> Tensor:
-    """Return the first columns as float64, with zeros after the last one."""
-    missing = count - vectors.shape[1]
-    found = vectors[:, :count].double()
-    return torch.nn.functional.pad(found, (0, missing)) if missing > 0 else found
+def _stack_columns(vectors: Sequence[Tensor], count: int, dtype: torch.dtype) -> Tensor:
+    """Return [b, r, count]: the first columns of each, with zeros after its last one."""
+    if len({v.dtype for v in vectors}) == 1 and min(v.shape[1] for v in vectors) >= count:
+        return torch.stack([v[:, :count] for v in vectors]).to(dtype)
+    result = torch.zeros(
+        len(vectors), len(vectors[0]), count, dtype=dtype, device=vectors[0].device
+    )
+    for row, found in zip(result, vectors, strict=True):
+        row[:, : found.shape[1]] = found[:, :count]
+    return result

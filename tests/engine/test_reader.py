@@ -13,6 +13,7 @@ from lensd.engine.reader import Source
 from lensd.errors import Skipped
 from lensd.store.identity import Identity
 from tests.lora import making
+from tests.support.descriptors import Descriptors
 from tests.support.realistic import small_lora
 
 
@@ -52,12 +53,12 @@ def test_only_the_expected_version_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     small_lora(path)
     identity = Identity.of(path.stat())
-    with Source.open(str(path), list(identity)) as source:
+    with Source.open(str(path), identity) as source:
         assert source.unchanged()
         os.utime(path, ns=(5, 5))
         assert not source.unchanged()
     with pytest.raises(Skipped) as caught:
-        Source.open(str(path), list(identity))
+        Source.open(str(path), identity)
     assert caught.value.reason == "changed"
 
 
@@ -75,7 +76,7 @@ def test_other_than_regular_files_are_skipped(tmp_path: Path) -> None:
 def test_a_skipped_file_leaves_no_descriptor_open(tmp_path: Path) -> None:
     """So it is for every reason."""
     save_file({"x": torch.ones(1)}, tmp_path / "no.safetensors")
-    before = len(os.listdir("/proc/self/fd"))
+    descriptors = Descriptors()
     assert reason(tmp_path / "no.safetensors") == "no_lora"
     assert reason(tmp_path) == "not_regular"
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert [] == descriptors.opened()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from lensd.engine import measures, plans, task
 from lensd.engine.passes import Engine
 from lensd.engine.reader import Source
-from lensd.lora.planning import Findings
+from lensd.lora.plan import Findings
 from lensd.store.header import read_header
 from lensd.worker.request import CompressRequest
 from tests.engine import asking
@@ -132,3 +132,24 @@ def test_a_module_that_needs_another_encoding_is_written_again(tmp_path: Path, m
     numbers = asking.compress(source, out, mode=mode, strict_energy=True, min_saving=-1.0)
     assert numbers["delta_error_max"] <= 0.1
     assert load_file(out).keys() >= {k for k in load_file(source) if "lora_" in k}
+
+
+def test_offsets_that_grow_in_the_order_of_the_batches_fit_into_the_header(tmp_path: Path) -> None:
+    """The output has all modules of one shape before those of the next, unlike the original."""
+    source, out = tmp_path / "source.safetensors", tmp_path / "out"
+    sides = [64, *[8] * 60, *[64] * 40]
+    tensors = {}
+    for at, side in enumerate(sides):
+        name = f"lora_unet_{at:03}"
+        tensors[f"{name}.alpha"] = torch.tensor(2.0)
+        tensors[f"{name}.lora_down.weight"] = torch.eye(2, side).half()
+        tensors[f"{name}.lora_up.weight"] = torch.eye(side, 2).half()
+    save_file(tensors, source)
+    request = asking.output(source, out, mode="int8", targets=("kohya",), min_saving=-1.0)
+    with Source.open(request.path) as opened:
+        draft = plans.make_draft(opened, request.parameters)
+        assert draft is not None
+        engine = Engine(opened, "cpu", task.no_progress)
+        least = plans.least_header(opened, draft, task._origin(opened, request))
+        *_, written = task._write_in_single_pass(engine, request, draft, least)
+    assert isinstance(written, task._Written)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensd.engine import passes, task
+from lensd.engine import best_device, passes, task
 from lensd.engine.reader import Source
 from lensd.errors import Failed, Kept, Skipped
 from lensd.logs.measures import Analyzed
@@ -24,11 +24,13 @@ from lensd.lora import blocks, fidelity, metadata
 from lensd.lora import compress as numerics
 from lensd.lora.parameters import Parameters
 from lensd.store.header import tensor_bytes
+from lensd.store.tensors import empty_temporary
 from tests.engine import asking
 from tests.engine.asking import MODES, Numbers, compress, deltas
 from tests.lora import making
 from tests.lora.making import Made
 from tests.support.architectures import Module, sd15
+from tests.support.descriptors import Descriptors
 from tests.support.realistic import small_lora, write_lora
 from tests.support.sdxl_flux import flux_peft, sdxl_kohya
 
@@ -347,6 +349,13 @@ def test_a_writer_meanwhile_is_noticed(
     assert caught.value.reason == "changed"
 
 
+def test_a_writer_during_an_analysis_is_noticed(lora: Path) -> None:
+    """Measures of a file that is no longer there are not reported."""
+    with pytest.raises(Skipped) as caught:
+        task.analyze(asking.analysis(lora), lambda *_: os.utime(lora, ns=(1, 1)))
+    assert caught.value.reason == "changed"
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("where", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("allocation", STAGES)
@@ -545,7 +554,7 @@ def test_too_little_memory_is_a_reason_and_no_bug(lora: Path) -> None:
         raise AssertionError("there is that much memory")
 
     with Source.open(str(lora)) as source, pytest.raises(Failed) as caught:
-        task._on_best_device(source, asked, work, task.no_progress)
+        best_device.compute_on_best_device(source, asked, work, task.no_progress)
     assert caught.value.reason == "out_of_memory"
 
 
@@ -553,12 +562,12 @@ def test_a_second_try_finds_the_temporary_empty(lora: Path, temporary: Path) -> 
     """After the GPU ran out of memory half-way; a file that took its place is not touched."""
     asked = asking.output(lora, temporary)
     temporary.write_bytes(b"half an output")
-    task._empty_temporary(asked)
+    empty_temporary(asked.temporary, asked.temporary_inode)
     assert size(temporary) == 0
     other = temporary.with_name("other")
     other.write_bytes(b"somebody else's")
     other.rename(temporary)
-    task._empty_temporary(asked)
+    empty_temporary(asked.temporary, asked.temporary_inode)
     assert temporary.read_bytes() == b"somebody else's"
 
 
@@ -575,13 +584,13 @@ def test_no_descriptor_is_left_open(lora: Path, temporary: Path, tmp_path: Path)
     broken = tmp_path / "b.safetensors"
     save_file({"lora_unet_x.lora_down.weight": torch.ones(2, 2)}, broken)
     compress(lora, temporary)
-    before = len(os.listdir("/proc/self/fd"))
+    descriptors = Descriptors()
     compress(lora, temporary)
     with pytest.raises(Kept):
         compress(lora, temporary, max_error=0.0)
     with pytest.raises(Skipped):
         compress(broken, temporary)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert [] == descriptors.opened()
 
 
 @pytest.mark.slow

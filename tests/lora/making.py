@@ -12,7 +12,7 @@ from torch import Tensor
 from lensd.lora import compress, planning
 from lensd.lora.layout import Layout, read_layout
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import Plan, Reading
+from lensd.lora.plan import Findings, Plan, Reading
 from lensd.lora.reading import read_module
 from lensd.lora.tensor_spec import TensorSpec
 
@@ -191,7 +191,7 @@ def read(tensors: Mapping[str, Tensor]) -> tuple[Layout, list[Reading]]:
 
 def plan_of(tensors: Mapping[str, Tensor], parameters: Parameters) -> Plan:
     layout, readings = read(tensors)
-    return planning.plan(layout, specs_of(tensors), readings, parameters)
+    return planning.plan(layout, specs_of(tensors), readings, parameters, Findings())
 
 
 def compressed(tensors: Mapping[str, Tensor], parameters: Parameters) -> Tensors:

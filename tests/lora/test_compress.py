@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from lensd.lora import compress
+from lensd.lora.int8 import Factors
 from lensd.lora.parameters import Parameters
 from lensd.lora.reading import read_module
 from tests.lora import making
 from tests.lora.making import Made
+from tests.support.suites import examples
 
 RANK = Parameters(mode="rank")
 # Relative rounding error of a delta weight whose factors are stored in these formats.
@@ -31,7 +36,7 @@ def two_modules(draw: st.DrawFn) -> making.Tensors:
 
 
 @pytest.mark.lengthy
-@settings(max_examples=100)
+@examples(100)
 @given(two_modules(), st.sampled_from([0.9, 0.99, 1.0]), st.sampled_from(["keep", "auto"]))
 def test_a_float_output_is_the_best_approximation_under_one_alpha(
     tensors: making.Tensors, energy: float, float32: str
@@ -246,6 +251,32 @@ def test_mode_int8_keeps_every_rank() -> None:
         assert result[key].shape == tensor.shape
         expected = torch.float32 if key.endswith(".alpha") else torch.int8
         assert result[key].dtype == expected
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-32])
+def test_int8_modules_of_full_and_of_smaller_rank_go_together(size: float) -> None:
+    """Each becomes what it becomes alone, also where its numbers are too small for the kernels."""
+    tensors: making.Tensors = {}
+    for at in range(4):
+        up, down = making.factors("decaying", 96, 80, 8, at)
+        made_ = Made((up * size).float(), down.float(), None)
+        tensors |= making.peft(f"transformer.block.{at}", made_)
+    modules = making.plan_of(tensors, Parameters(mode="rank")).modules
+    plans = [
+        replace(m, rank=k, encoding="I8", alpha=None, same=False)
+        for m, k in zip(modules, (8, 5, 8, 3), strict=True)
+    ]
+    pairs = [making.pair_of(tensors, m.module.up, m.module.down) for m in plans]
+    stored = Factors(*map(torch.stack, zip(*pairs, strict=True)))
+    for m, pair, found in zip(
+        plans, pairs, compress.reduce_all(plans, stored, [None] * 4), strict=True
+    ):
+        alone = compress.reduce(m, *pair)
+        assert found.plan == m
+        assert found.squared_error == pytest.approx(alone.squared_error, rel=1e-6)
+        for key in (m.module.up, m.module.down):
+            assert torch.equal(found.tensors[key], alone.tensors[key])
+            assert found.tensors[key].any()
 
 
 def test_a_target_that_cannot_load_int8_keeps_the_file_in_floats() -> None:

@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd.lora import fidelity
 from lensd.lora.fidelity import ElementError
 from tests.lora import making
+from tests.support.suites import examples
 
 
 @st.composite
@@ -26,7 +27,7 @@ def pairs(draw: st.DrawFn) -> tuple[torch.Tensor, ...]:
     return tuple(made)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(pairs())
 def test_norms_and_distances_are_those_of_the_dense_matrices(
     pair: tuple[torch.Tensor, ...],
@@ -47,7 +48,7 @@ def test_norms_and_distances_are_those_of_the_dense_matrices(
     assert fidelity.squared_distance(up, down, up, down) <= 1e-13 * size
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(making.modules(), st.sampled_from([1e-2, 1e-5, 1e-8]), st.integers(0, 2**32))
 def test_squared_rounding_resolves_what_a_difference_of_norms_cannot(
     made: making.Made, size: float, seed: int
@@ -65,7 +66,7 @@ def test_squared_rounding_resolves_what_a_difference_of_norms_cannot(
     assert found == pytest.approx(float(expected.square().sum()), rel=1e-6, abs=allowed)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=4), st.integers(0, 2**32))
 def test_element_errors_are_the_textbook_sums_over_all_tensors(sizes: list[int], seed: int) -> None:
     """mse, mae and snr_db of several merged tensors equal those that numpy computes."""

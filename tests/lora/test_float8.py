@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,11 +18,12 @@ from torch import Tensor
 from lensd.lora import compress, float8, planning
 from lensd.lora.float8 import FLOAT8, Rounded, Spectrum
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import Findings
+from lensd.lora.plan import Findings
 from lensd.lora.portability import Encoding
 from tests.lora import making
 from tests.support.architectures import sd15
 from tests.support.realistic import write_lora
+from tests.support.suites import examples
 
 UNMERGED = Parameters(targets=("comfyui-bypass",))
 
@@ -49,7 +50,7 @@ def check(r: Rounded, up: Tensor, down: Tensor) -> None:
     assert applied <= noise(up, down, cast(up), cast(down)) ** 2 * (1 + 1e-3) + tiny
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(making.modules(largest=40), st.sampled_from([1e-3, 0.1, 1.0, 30.0, 1e4]))
 def test_the_reported_error_is_applied_and_never_above_the_plain_cast(
     made: making.Made, size: float
@@ -150,9 +151,9 @@ def test_the_error_can_be_expected_from_the_spectrum(size: float, decay: float) 
     left = torch.linalg.qr(torch.randn(400, 20, generator=random)).Q
     right = torch.linalg.qr(torch.randn(900, 20, generator=random)).Q
     values = torch.exp(-decay * torch.arange(20.0))
-    spectrum = Spectrum(values.double(), 400, 900)
+    spectrum = Spectrum.of(values.double().numpy(), 400, 900)
     values = values * (size / spectrum.element_size) ** 2
-    spectrum = spectrum._replace(values=values.double())
+    spectrum = Spectrum.of(values.double().numpy(), 400, 900)
     assert spectrum.element_size == pytest.approx(size)
     root = values.sqrt()
     found = float8.round_factors(left * root, root[:, None] * right.T)
@@ -164,9 +165,7 @@ def test_the_alpha_is_divided_by_what_small_factors_need() -> None:
     """The divisor is a power of two, within the limits for sizes and for products."""
 
     def divisor(*sizes: float) -> int:
-        return float8.alpha_divisor(
-            Spectrum(torch.full((4,), size, dtype=torch.float64), 100, 100) for size in sizes
-        )
+        return float8.alpha_divisor(Spectrum.of(np.full(4, size), 100, 100) for size in sizes)
 
     assert divisor(1.0) == 1  # elements of 0.1
     assert divisor(0.1) == 4  # elements of 0.032, of 0.063 with the divisor
@@ -174,7 +173,7 @@ def test_the_alpha_is_divided_by_what_small_factors_need() -> None:
     assert divisor(0.1, 30.0) == 2  # products of up to 60
     assert divisor(1e-9, 1000.0) == 1
     assert divisor() == divisor(0.0) == 1
-    assert Spectrum(torch.zeros(4), 100, 100).expected_noise == 0.0
+    assert Spectrum.of(np.zeros(4), 100, 100).expected_noise == 0.0
 
 
 def test_modules_share_one_alpha_and_keep_their_meaning() -> None:

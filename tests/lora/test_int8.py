@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lensd.lora import compress, fidelity, int8
+from lensd.lora import fidelity, int8, truncation
 from lensd.lora.int8 import Factors, Quantized
 from lensd.lora.parameters import Parameters
 from lensd.lora.reading import flatten
 from tests.lora import making
 from tests.support.architectures import sd15
 from tests.support.realistic import write_lora
+from tests.support.suites import examples
 
 ROTATION_ERROR = torch.finfo(torch.float64).eps * 1e4
 
@@ -43,7 +44,7 @@ def check(q: Quantized, up: Tensor, down: Tensor) -> None:
     assert float((decoded_up @ decoded_down - expected).norm()) <= 1e-6 * float(expected.norm())
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(making.modules(largest=40))
 def test_values_products_and_scale_are_within_their_bounds(made: making.Made) -> None:
     """Values are in [-127, 127], products at most 45000; the scale restores the delta weight."""
@@ -89,7 +90,7 @@ def test_no_product_exceeds_the_guard(name: str, dtype: torch.dtype) -> None:
     assert noise <= 0.1 * float(exact.norm())
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.sampled_from(making.KINDS), st.integers(1, 40), st.integers(0, 2**32), st.floats(0, 2))
 def test_the_largest_product_is_found_or_bounded(
     kind: str, rank: int, seed: int, share: float
@@ -169,7 +170,7 @@ def test_the_gauge_gains_2_db_over_the_plain_way_at_the_same_bytes(tmp_path: Pat
     gains = []
     for m in making.plan_of(tensors, Parameters()).modules:
         up, down = flatten(*making.pair_of(tensors, m.module.up, m.module.down))
-        (left,), (right,) = compress.truncate_all([m], Factors(up[None], down[None]), [None])
+        (left,), (right,) = truncation.truncate_all([m], Factors(up[None], down[None]), [None])
         factors = left, right
         ours, plain = int8.quantize(*factors), int8.plain(*factors)
         assert ours.up.shape == plain.up.shape

@@ -7,17 +7,18 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd.lora import marks, metadata
 from lensd.lora.adapter import adapter_metadata
-from lensd.lora.metadata import Origin, output_metadata
+from lensd.lora.metadata import Origin, output_metadata, with_error
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import Plan
+from lensd.lora.plan import Plan
 from lensd.store.header import encode_header
 from tests.lora import making
 from tests.lora.making import Made
+from tests.support.suites import examples
 
 ORIGIN = Origin("ab" * 32, 123456, "a.safetensors", "1.2.3", "rank", 0.99)
 
@@ -68,7 +69,7 @@ def test_original_entries_stay() -> None:
 
 def test_marks_record_the_origin_of_the_file() -> None:
     """Version, mode, hash, size and name of the original, energy and error are strings."""
-    result = output_metadata({}, kohya_plan(), ORIGIN, 0.0123)
+    result = with_error(output_metadata({}, kohya_plan(), ORIGIN), 0.0123)
     assert result == {
         "lensd.version": "1.2.3",
         "lensd.mode": "rank",
@@ -153,7 +154,7 @@ def test_the_adapter_entry_has_the_new_ranks_and_the_same_scales(
         assert scale_of(after, name) == pytest.approx(scale_of(before, name), rel=1e-12)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(
     st.dictionaries(
         st.lists(st.sampled_from(["a", "b", "to_q", "0"]), min_size=1, max_size=4).map(".".join),

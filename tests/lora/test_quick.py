@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lensd.lora import rank, reading, spectrum
 from tests.lora import making
+from tests.support.suites import examples
 
 RANK = 72
 THRESHOLDS = (0.9, 0.95, 0.99, 0.999, 0.99999)
@@ -29,7 +30,7 @@ def stack(kind: str, seeds: list[int], spread: float = 3.0) -> tuple[Tensor, Ten
 
 
 @pytest.mark.lengthy
-@settings(max_examples=25)
+@examples(25)
 @given(
     st.sampled_from(making.KINDS),
     st.lists(st.integers(0, 2**32), min_size=1, max_size=3),
@@ -50,7 +51,8 @@ def test_certain_results_are_those_of_float64(
         assert rank.smallest_rank(values, energy) == k
         whole = 3e-8 * float(quick.cancellation[at])
         assert float(values.square().sum()) == pytest.approx(float(full.square().sum()), rel=whole)
-        assert rank.retained(values, k) == pytest.approx(rank.retained(true, k), abs=1e-5)
+        share, expected = (rank.retained(rank.kept_energy(v).tolist(), k) for v in (values, true))
+        assert share == pytest.approx(expected, abs=1e-5)
         left, right = spectrum.truncation(spectrum.Core(*(t[at] for t in quick)), k)
         kept = (up[at].double() @ left.double()) @ (right.double() @ down[at].double())
         error = float((full - kept).norm())
@@ -84,7 +86,7 @@ def test_spectra_that_float32_cannot_resolve_are_not_certain(kind: str) -> None:
 
 
 @pytest.mark.lengthy
-@settings(max_examples=25)
+@examples(25)
 @given(st.lists(st.sampled_from(making.KINDS), min_size=1, max_size=5), st.integers(0, 2**32))
 def test_modules_in_a_batch_get_the_ranks_that_they_get_alone(kinds: list[str], seed: int) -> None:
     """The other modules may have zeros, NaN, or factors that only float64 resolves."""

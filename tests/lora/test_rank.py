@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from lensd.lora.rank import Demand
 from lensd.lora.reading import read_module
 from tests.lora import making
 from tests.lora.making import Made
+from tests.support.suites import examples
 
 THRESHOLDS = (0.9, 0.95, 0.99, 0.999)
 CLOSE = 1e-9  # a cumulative energy this near the threshold may be on either side of it
@@ -26,7 +27,7 @@ def columns(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(making.modules())
 def test_ranks_are_those_of_float64_svd(made: Made) -> None:
     """At every threshold, unless the energy is within 1e-9 of it; at least 1, at most the own."""
@@ -46,7 +47,7 @@ def test_ranks_are_those_of_float64_svd(made: Made) -> None:
         assert 1 <= found <= made.rank
         between = shares[min(found, expected) - 1 : max(found, expected) - 1]
         assert all(abs(share - energy) <= CLOSE for share in between), (found, expected)
-        assert rank.retained(reading.values, found) == pytest.approx(shares[found - 1], abs=1e-11)
+        assert rank.retained(reading.kept, found) == pytest.approx(shares[found - 1], abs=1e-11)
 
 
 def test_smallest_rank_is_not_one_too_many() -> None:
@@ -61,7 +62,7 @@ def test_smallest_rank_is_not_one_too_many() -> None:
 def test_an_untrained_module_keeps_rank_1_and_all_of_its_energy() -> None:
     """Rank 0 breaks every loader. A module of zeros has no energy to lose."""
     assert rank.smallest_rank(columns([0.0, 0.0]), 0.99) == 1
-    assert rank.retained(columns([0.0, 0.0]), 1) == 1.0
+    assert rank.retained(rank.kept_energy(columns([0.0, 0.0])).tolist(), 1) == 1.0
 
 
 def test_no_rank_retains_more_than_all_energy() -> None:
@@ -70,7 +71,8 @@ def test_no_rank_retains_more_than_all_energy() -> None:
         values = torch.rand(61, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         tail = 1e-9 * torch.ones(3, dtype=torch.float64)
         spectrum = torch.cat([values.sort(descending=True).values, tail])
-        assert all(rank.retained(spectrum, k) <= 1 for k in (61, 62, 63, 64))
+        kept = rank.kept_energy(spectrum).tolist()
+        assert all(rank.retained(kept, k) <= 1 for k in (61, 62, 63, 64))
 
 
 def energy_of(demands: list[Demand], ranks: list[int]) -> float:
@@ -96,7 +98,7 @@ def files(draw: st.DrawFn, most: int = 6, longest: int = 12) -> list[Demand]:
 
 
 @pytest.mark.lengthy
-@settings(max_examples=200)
+@examples(200)
 @given(files(), st.sampled_from([*THRESHOLDS, 1.0]))
 def test_file_allocation_reaches_the_energy_at_no_more_bytes_than_modules_alone(
     demands: list[Demand], energy: float
@@ -113,7 +115,7 @@ def every_choice(demands: list[Demand]) -> list[list[int]]:
     return [list(c) for c in itertools.product(*(range(1, len(d.values) + 1) for d in demands))]
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(files(most=3, longest=4), st.sampled_from(THRESHOLDS))
 def test_file_allocation_is_within_one_rank_of_the_cheapest(
     demands: list[Demand], energy: float
@@ -129,7 +131,7 @@ def test_file_allocation_is_within_one_rank_of_the_cheapest(
 
 
 @pytest.mark.lengthy
-@settings(max_examples=150)
+@examples(150)
 @given(files(most=3, longest=4), st.integers(0, 80_000))
 def test_size_allocation_fits_and_keeps_most_energy(demands: list[Demand], size: int) -> None:
     """It exceeds `size` only at rank 1; with equal costs no choice that fits keeps more energy."""
@@ -150,7 +152,7 @@ def test_size_allocation_fits_and_keeps_most_energy(demands: list[Demand], size:
             pytest.fail(f"module {at} could have one more rank")
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(files(), st.integers(1, 12), st.sampled_from(THRESHOLDS))
 def test_a_limit_is_kept_and_other_modules_get_more_ranks(
     demands: list[Demand], limit: int, energy: float
@@ -169,7 +171,7 @@ def test_a_limit_is_kept_and_other_modules_get_more_ranks(
 
 
 @pytest.mark.lengthy
-@settings(max_examples=100)
+@examples(100)
 @given(files(), st.sampled_from(THRESHOLDS), st.integers(0, 80_000))
 def test_a_constant_rank_is_the_smallest_for_an_energy_and_the_largest_for_a_size(
     demands: list[Demand], energy: float, size: int
@@ -197,13 +199,14 @@ def balanced(demands: list[Demand]) -> list[Demand]:
 def weighted_share(demands: list[Demand], ranks: list[int]) -> float:
     """Return the mean of the modules' shares of energy, weighted by the norms of their deltas."""
     norms = [float(d.values.norm()) for d in demands]
-    shares = [rank.retained(d.values, k) for d, k in zip(demands, ranks, strict=True)]
+    kept = [rank.kept_energy(d.values).tolist() for d in demands]
+    shares = [rank.retained(each, k) for each, k in zip(kept, ranks, strict=True)]
     total = math.fsum(norms)
     return math.fsum(n * s for n, s in zip(norms, shares, strict=True)) / total if total else 1.0
 
 
 @pytest.mark.lengthy
-@settings(max_examples=200)
+@examples(200)
 @given(files(), st.sampled_from([*THRESHOLDS, 1.0]))
 def test_balanced_allocation_keeps_the_weighted_share_at_no_more_bytes_than_modules_alone(
     demands: list[Demand], energy: float
@@ -216,7 +219,7 @@ def test_balanced_allocation_keeps_the_weighted_share_at_no_more_bytes_than_modu
     assert bytes_of(demands, ranks) <= bytes_of(demands, rank.per_module(demands, energy))
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(files())
 def test_balanced_allocation_takes_more_bytes_for_more_energy(demands: list[Demand]) -> None:
     """Within the bytes of one rank, since each choice may exceed the cheapest by one rank."""
@@ -225,7 +228,7 @@ def test_balanced_allocation_takes_more_bytes_for_more_energy(demands: list[Dema
     assert all(less <= more + slack for less, more in itertools.pairwise(sizes))
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(files(), st.integers(0, 80_000))
 def test_balanced_allocation_fits_a_size(demands: list[Demand], size: int) -> None:
     """It exceeds the size only at rank 1."""
@@ -233,7 +236,7 @@ def test_balanced_allocation_fits_a_size(demands: list[Demand], size: int) -> No
     assert bytes_of(demands, ranks) <= size or ranks == [1] * len(demands)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(files(), st.sampled_from(THRESHOLDS))
 def test_balanced_and_file_allocation_agree_on_modules_of_equal_energy(
     demands: list[Demand], energy: float

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd.lora import comparison, compress, fidelity, spectrum
@@ -15,6 +15,7 @@ from lensd.lora.reading import flatten
 from lensd.lora.shortening import form_delta, is_excessive, shorten
 from tests.lora import making
 from tests.lora.making import Made
+from tests.support.suites import examples
 
 
 @st.composite
@@ -31,7 +32,7 @@ def bombs(draw: st.DrawFn) -> Made:
     return Made(up.to(dtype), down.to(dtype), draw(st.sampled_from((None, 1.0, -3.0))))
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(bombs())
 def test_short_factors_have_the_same_delta_weight(made: Made) -> None:
     """To the last digits of float64, and with its singular values."""
@@ -60,7 +61,7 @@ def test_the_delta_weight_is_formed_piece_by_piece() -> None:
     assert torch.allclose(form_delta(up, down), up.double() @ down.double(), rtol=1e-11)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(bombs(), st.sampled_from(("rank", "int8", "ultra")), st.sampled_from((0.5, 0.99, 1.0)))
 def test_an_output_has_a_possible_rank_and_the_planned_error(
     made: Made, mode: str, energy: float

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from lensd.lora import spectrum
 from tests.lora import making
 from tests.lora.making import Made
+from tests.support.suites import examples
 
 
 def flat(made: Made) -> tuple[torch.Tensor, torch.Tensor]:
     return made.up.flatten(1), made.down.flatten(1)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(making.modules())
 def test_singular_values_equal_those_of_the_full_matrix(made: Made) -> None:
     """The values of `core` are the delta weight's, with zeros if the rank exceeds a dimension."""
@@ -31,7 +32,7 @@ def test_singular_values_equal_those_of_the_full_matrix(made: Made) -> None:
     assert bool((found.diff() <= 0).all())
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(making.modules())
 def test_truncation_is_the_best_approximation_of_its_rank(made: Made) -> None:
     """At every rank its error is the tail of the spectrum (Eckart and Young)."""
@@ -47,7 +48,7 @@ def test_truncation_is_the_best_approximation_of_its_rank(made: Made) -> None:
         assert error == pytest.approx(making.tail(values, rank), rel=1e-9, abs=allowed)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(making.modules())
 def test_truncation_splits_singular_values_evenly(made: Made) -> None:
     """Column i of the left factor and row i of the right factor both have the norm sqrt(s_i)."""

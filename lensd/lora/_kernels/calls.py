@@ -7,10 +7,10 @@ has its own memory for intermediate results.
 
 from __future__ import annotations
 
-import ctypes
+import math
 import threading
-from collections.abc import Callable, Sequence
-from ctypes import c_double, c_int32, c_size_t, c_void_p
+from collections.abc import Callable, Iterator, Sequence
+from ctypes import c_bool, c_double, c_int32, c_size_t, c_void_p
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +19,12 @@ from torch import Tensor
 from lensd.lora._kernels import loading
 
 FLOATS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
-DTYPES = FLOATS | {torch.int8: 3}
+DTYPES = FLOATS | {torch.int8: 3, torch.float8_e4m3fn: 4}
+ROUNDED = (torch.float16, torch.bfloat16, torch.float8_e4m3fn)  # what `round_floats` can give
 # The memory for intermediate results grows with the square of the rank: here to 17 MB.
 LARGEST_RANK = 512
 ALIGNMENT = 64
+QUANTIZATION = 7  # numbers of a module, see truncation.hpp
 
 _ARGUMENTS = {
     "gram": (c_int32, c_void_p, *[c_size_t] * 3, c_int32, c_int32, c_void_p, c_void_p),
@@ -35,9 +37,14 @@ _ARGUMENTS = {
         *(c_void_p, c_size_t, c_void_p, c_void_p),
     ),
     "largest": (c_int32, c_void_p, c_size_t, c_size_t, c_void_p),
-    "round": (c_void_p, c_size_t, c_size_t, c_void_p, c_void_p),
-    "rounding": (c_void_p, c_void_p, *[c_size_t] * 3, c_int32, *[c_void_p] * 4),
-    "largest_product": (c_int32, *[c_void_p] * 2, *[c_size_t] * 4, *[c_void_p] * 3),
+    "quantize": (
+        *(c_int32, c_void_p, c_void_p, *[c_size_t] * 4, *[c_void_p] * 3, c_size_t),
+        *(c_void_p, c_void_p, c_void_p, c_double, c_double, *[c_void_p] * 3),
+    ),
+    "round": (
+        *(c_int32, c_void_p, c_void_p, *[c_size_t] * 4, *[c_void_p] * 3, c_size_t),
+        *(c_void_p, c_void_p, c_void_p, c_int32, *[c_void_p] * 3),
+    ),
 }
 
 
@@ -161,58 +168,115 @@ def largest(matrices: Tensor) -> Tensor | None:
     return out
 
 
-def round_to_int8(exact: Tensor, scales: Tensor) -> Tensor:
-    """Return [b, m, n] / scales [b] as int8; 0 where the scale is 0.
+class Quantized(NamedTuple):
+    """Rounded factors of a module, and what was measured: see `Quantization` in truncation.hpp."""
 
-    `exact` is contiguous and float32, and the kernels must be able to take it.
+    up: Tensor  # [m * k]
+    down: Tensor  # [k * n]
+    data: tuple[memoryview, memoryview]  # their bytes: those of down, then those of up
+    scale: float  # a loader computes scale^2 * up @ down; 1 for floats
+    squared_noise: float
+    signal: float
+    squared: float
+    absolute: float
+    inner: float  # <stored up @ stored down, up @ down>
+    squared_norm: float  # ||up @ down||^2
+
+
+class Truncations(NamedTuple):
+    """How b modules are truncated: delta = up @ left @ right^T @ down, with `counts` columns."""
+
+    left: Tensor  # float32 [b, r, k], of which counts[i] columns count
+    right: Tensor  # as left
+    counts: Sequence[int]
+    rotations: Sequence[Tensor]  # for each module float32 [3, count, count]
+    # not 0 where delta also is the product of up times the first and down times the second
+    gains: Sequence[tuple[float, float]]
+    exact: Sequence[bool]  # whether inner products with the stored factors are float64
+
+
+def quantize(
+    up: Tensor, down: Tensor, to: Truncations, guard: tuple[float, float]
+) -> list[Quantized] | None:
+    """Round the truncations of up [b, m, r] @ down [b, r, n] to int8 in their best gauge.
+
+    The kernels must be able to take the stored factors, of which the second gains are 1. `guard`:
+    the largest product, and the slack. Returns None if float32 cannot hold the factors.
     """
-    out = torch.empty(exact.shape, dtype=torch.int8)
-    b, count = len(exact), exact[0].numel()
-    steps = scales.float().contiguous()
-    if _factor(exact.reshape(b, 1, count)) is None or steps.shape != (b,):
-        raise ValueError(f"shapes do not fit: {exact.shape} and {scales.shape}")
-    if exact.dtype != torch.float32 or not exact.is_contiguous():
-        raise ValueError(f"no contiguous float32: {exact.dtype}")
-    _function("round")(exact.data_ptr(), b, count, steps.data_ptr(), out.data_ptr())
-    return out
+    scales = (c_double * len(up))(*(gain for gain, _ in to.gains))
+    exact = (c_bool * len(up))(*to.exact)
+    return _round("quantize", up, down, to, torch.int8, (scales, exact, *guard))
 
 
-def rounding(exact: Tensor, rounded: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Measure what rounding changed, for `exact` [b, r, n] float32 and `rounded` int8.
+def round_floats(
+    up: Tensor, down: Tensor, to: Truncations, dtype: torch.dtype
+) -> list[Quantized] | None:
+    """Round the truncations of up [b, m, r] @ down [b, r, n] to one of the dtypes ROUNDED.
 
-    Both have the same layout, and the kernels must be able to take them. With y = scales * rounded
-    and e = exact - y, returns the Gram matrices e e^T, y y^T and e y^T [b, 3, r, r], and the sums
-    of exact^2, e^2 and |e| [b, 3].
+    float8 in the gauge that gives the smallest error. Otherwise where gains are given, the stored
+    factors are rounded. Returns None if float32 cannot hold the factors.
     """
-    found, other = _factor(exact), _factor(rounded)
-    steps = scales.float().contiguous()
-    if found is None or other is None or found[1:] != other[1:] or steps.shape != (found.b,):
-        raise ValueError(f"shapes do not fit: {exact.shape} and {rounded.shape}")
-    if (exact.dtype, rounded.dtype) != (torch.float32, torch.int8):
-        raise ValueError(f"dtypes do not fit: {exact.dtype} and {rounded.dtype}")
-    grams = torch.empty(found.b, 3, found.rank, found.rank, dtype=torch.float64)
-    elements = torch.empty(found.b, 3, dtype=torch.float64)
-    data = exact.data_ptr(), rounded.data_ptr()
-    sizes = found.b, found.rank, found.longer, found.short_first
-    results = grams.data_ptr(), elements.data_ptr()
-    _run("rounding", *data, *sizes, steps.data_ptr(), *results)
-    return grams, elements
+    gains = (c_double * (2 * len(up)))(*(gain for pair in to.gains for gain in pair))
+    exact = (c_bool * len(up))(*to.exact)
+    return _round("round", up, down, to, dtype, (gains, exact, DTYPES[dtype]))
 
 
-def largest_products(up: Tensor, down: Tensor, enough: Sequence[float]) -> list[float] | None:
-    """Return max |up @ down|, or a bound that is at most `enough`, of b modules.
-
-    up [b, m, k] and down [b, k, n] are float32 or int8, both alike.
-    """
-    left, right = _factor(up.mT), _factor(down)
-    if left is None or right is None or left.rank != right.rank or up.dtype != down.dtype:
+def _round(
+    name: str,
+    up: Tensor,
+    down: Tensor,
+    to: Truncations,
+    dtype: torch.dtype,
+    arguments: tuple[object, ...],
+) -> list[Quantized] | None:
+    _require_fit(up, down, to)
+    (b, m, rank), n, most = up.shape, down.shape[2], to.left.shape[2]
+    numbers = torch.empty(sum(to.counts) * (m + n), dtype=dtype)
+    found = torch.empty(b, QUANTIZATION, dtype=torch.float64)
+    left, right = to.left.contiguous(), to.right.contiguous()
+    rotations = [r.contiguous() for r in to.rotations]
+    _run(
+        name,
+        *(DTYPES[up.dtype], up.data_ptr(), down.data_ptr(), b, m, rank, n),
+        *((c_size_t * b)(*to.counts), left.data_ptr(), right.data_ptr(), most),
+        (c_void_p * b)(*(r.data_ptr() for r in rotations)),
+        *arguments,
+        *(numbers.data_ptr(), found.data_ptr()),
+    )
+    rows = found.tolist()
+    if any(math.isnan(scale) for scale, *_ in rows):
         return None
+    parts = _split(numbers, to.counts, m, n)
+    return [Quantized(*part, *row) for part, row in zip(parts, rows, strict=True)]
+
+
+def _require_fit(up: Tensor, down: Tensor, to: Truncations) -> None:
+    """Raise ValueError where the kernel would leave its memory or misread it."""
+    if not (can_take(up.mT, down) and up.dtype == down.dtype in FLOATS):
+        raise ValueError(f"dtypes do not fit: {up.dtype} and {down.dtype}")
     if not (up.is_contiguous() and down.is_contiguous()):
-        return None
-    if not left.b == right.b == len(enough):
-        raise ValueError(f"shapes do not fit: {up.shape}, {down.shape} and {len(enough)} limits")
-    limits, out = (c_double * left.b)(*enough), (c_double * left.b)()
-    sizes = left.b, left.longer, left.rank, right.longer
-    addresses = ctypes.addressof(limits), ctypes.addressof(out)
-    _run("largest_product", *left.arguments, right.data.data_ptr(), *sizes, *addresses)
-    return list(out)
+        raise ValueError(f"layouts do not fit: {up.stride()} and {down.stride()}")
+    (b, _, rank), counts, halves = up.shape, to.counts, (to.left, to.right)
+    lengths = {len(each) for each in (down, *halves, *to[2:])}
+    most = to.left.shape[-1]
+    if not (
+        lengths == {b}
+        and down.shape[1] == rank
+        and all(t.shape == (b, rank, most) for t in halves)
+        and 0 < min(counts) <= max(counts) <= most <= rank
+        and all(r.shape == (3, k, k) for r, k in zip(to.rotations, counts, strict=True))
+        and all(t.dtype == torch.float32 for t in (*halves, *to.rotations))
+    ):
+        raise ValueError(f"shapes do not fit: {up.shape}, {down.shape}, {to.left.shape}, {counts}")
+
+
+def _split(
+    numbers: Tensor, counts: Sequence[int], m: int, n: int
+) -> Iterator[tuple[Tensor, Tensor, tuple[memoryview, memoryview]]]:
+    """Yield up and down of each module, and their bytes."""
+    parts = iter(numbers.split([size for k in counts for size in (k * n, m * k)]))
+    data, start, size = numbers.view(torch.uint8).numpy().data, 0, numbers.itemsize
+    for k, down, up in zip(counts, parts, parts, strict=True):
+        middle, end = start + k * n * size, start + k * (m + n) * size
+        yield up, down, (data[start:middle], data[middle:end])
+        start = end

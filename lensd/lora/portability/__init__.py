@@ -83,7 +83,11 @@ def constraining(layout: Layout, targets: Sequence[str]) -> tuple[str, ...]:
 
     If no target may read it, return all programs that are known to.
     """
-    found = dialects(layout)
+    return _constraining(dialects(layout), targets)
+
+
+def _constraining(found: frozenset[str], targets: Sequence[str]) -> tuple[str, ...]:
+    """Return `constraining` for modules of these dialects."""
 
     def reads(program: str) -> bool:
         return any(cell(d, program, e).may_read for d in found for e in ENCODINGS)
@@ -101,8 +105,8 @@ def verdict(
     `encodings`: those to choose from, in order of preference. Modules of a dialect that no program
     is known to read stay in floats.
     """
-    programs = constraining(layout, targets)
     of_modules = dialect_of_modules(layout)
+    programs = _constraining(frozenset(of_modules.values()), targets)
     chosen: dict[str, tuple[Encoding, ...]] = {}
     forced_by: set[str] = set()
     for dialect in set(of_modules.values()):

@@ -6,6 +6,7 @@ These decide which programs read a file, and how.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from lensd.lora.layout import Layout, Module
@@ -110,9 +111,16 @@ def dialect_of_modules(layout: Layout) -> dict[str, str]:
 
 
 def _dialect_of(module: Module, family: str) -> str:
-    for d in DIALECTS:
-        same_naming = d.naming == module.naming.name and d.down in (None, module.naming.down)
-        same_family = d.families is None or family in d.families
-        if same_naming and same_family and d.module.match(module.name):
-            return d.name
-    return "other"
+    possible = _possible_dialects(module.naming.name, module.naming.down, family)
+    return next((d.name for d in possible if d.module.match(module.name)), "other")
+
+
+@lru_cache(maxsize=64)
+def _possible_dialects(naming: str, down: str, family: str) -> tuple[Dialect, ...]:
+    return tuple(
+        d
+        for d in DIALECTS
+        if d.naming == naming
+        and d.down in (None, down)
+        and (d.families is None or family in d.families)
+    )

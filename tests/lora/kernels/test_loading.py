@@ -23,7 +23,13 @@ def described(**variables: str) -> str:
 
 
 @pytest.mark.lengthy
-@pytest.mark.parametrize("name", ["python", "avx2", "avx512", "generic"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "python",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("avx2", "avx512", "generic")),
+    ],
+)
 def test_the_variable_chooses(name: str) -> None:
     """A name that is not compiled or does not fit the processor means Python, as `python` does."""
     found = described(LENSD_KERNELS=name)
