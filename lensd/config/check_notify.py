@@ -12,7 +12,7 @@ from lensd.config.faults import Fault
 from lensd.config.model import Config
 
 MISSING = "apprise, which sends to notify.urls, is not installed"
-MISSING_REMEDY = "pip install 'lensd[notify]' in the environment of lensd; or use notify.command"
+MISSING_REMEDY = "pip install apprise in the environment of lensd; or use notify.command"
 
 
 def check_notify(config: Config) -> Iterator[Fault]:

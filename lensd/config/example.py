@@ -8,14 +8,15 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import BaseModel
 
-from lensd.config.document import Document, Settings, WatchEntry
+from lensd.config.document import Document
 from lensd.config.messages import section_at
+from lensd.config.settings import Settings, WatchEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
 _WIDTH = 88
@@ -109,6 +110,8 @@ def _render_key(
 def _render_value(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(_render_value(name, item) for item in value)}]"
+    if isinstance(value, BaseModel):
+        return json.dumps(value.model_dump())
     if not isinstance(value, str):
         return json.dumps(value)
     if name in ("include", "exclude") or not _is_plain(value):

@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lensd.config.document import Archive, Document, Log, Settings, State, WatchEntry
+from lensd.config.document import Archive, Document, Log, State
 from lensd.config.example import example
+from lensd.config.settings import Settings, WatchEntry
 from lensd.config.types import Existing
 from lensd.errors import ConfigError
 from lensd.lora.portability import Program
+from lensd.store.space import device_of
 
 SYSTEM_PATH = "/etc/lensd/config.yaml"
 USER_PATH = "~/.config/lensd/config.yaml"
@@ -117,12 +119,4 @@ def unique_names(paths: Sequence[str]) -> list[str]:
 
 def is_same_disk(path: str, other: str) -> bool:
     """Whether two paths, of which the last parts may not exist yet, are on one filesystem."""
-    return _device(path) == _device(other)
-
-
-def _device(path: str) -> int:
-    while True:
-        try:
-            return os.stat(path).st_dev
-        except OSError:
-            path = os.path.dirname(path)
+    return device_of(path) == device_of(other)

@@ -35,13 +35,20 @@ class Layout:
     target: Program | None  # its name under `targets`; None: it starts other programs
 
 
+# InvokeAI 6 has a folder for each model, named by its key: `models` itself is the folder of all.
+_KEY = "????????-????-????-????-????????????"
 _WEBUI_LORAS = ("models/Lora", "models/LyCORIS")
 PROGRAMS = (
     Layout("ComfyUI", ("main.py", "comfy", "folder_paths.py"), ("models/loras",), "comfyui"),
     Layout("Forge", ("webui.py", "modules", "modules_forge"), _WEBUI_LORAS, "forge"),
     Layout("SD.Next", ("webui.py", "modules", "installer.py"), _WEBUI_LORAS, "sdnext"),
     Layout("AUTOMATIC1111", ("webui.py", "modules", "launch.py"), _WEBUI_LORAS, "a1111"),
-    Layout("InvokeAI", ("invokeai.yaml",), ("models/*/lora", "autoimport/lora"), "invokeai"),
+    Layout(
+        "InvokeAI",
+        ("invokeai.yaml",),
+        ("models/*/lora", "autoimport/lora", f"models/{_KEY}/.."),
+        "invokeai",
+    ),
     Layout(
         "Stability Matrix",
         ("Packages", "Models", "settings.json"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from lensd.config.check_cluster import check_cluster
 from lensd.config.check_notify import check_notify
 from lensd.config.check_paths import check_folders, known_roots
 from lensd.config.document import Document
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 LOAD_SECONDS = 30.0  # each watched folder has its own deadline; archive and state have this one
 SEARCH_PATHS = ("config.yaml", "~/.config/lensd/config.yaml", "/etc/lensd/config.yaml")
-_REMEDY = "make one with: lensd config example > config.yaml"
+_REMEDY = "`lensd init` makes one"
 
 
 def find_config(explicit: str | None) -> str:
@@ -38,7 +39,8 @@ def find_config(explicit: str | None) -> str:
     for path in map(os.path.expanduser, SEARCH_PATHS):
         if os.path.isfile(path):
             return path
-    raise ConfigError(f"there is no configuration file {', '.join(SEARCH_PATHS)}; {_REMEDY}")
+    paths = f"{', '.join(SEARCH_PATHS[:-1])} or {SEARCH_PATHS[-1]}"
+    raise ConfigError(f"there is no configuration file {paths}; {_REMEDY}")
 
 
 def load(path: str) -> Config:
@@ -58,6 +60,7 @@ def load_for_run(path: str, *, waits: bool = False) -> Config:
     if config is not None:
         faults = faults + check_folders(config, known_roots(config) if waits else ())
         faults += check_notify(config)
+        faults += check_cluster(config)
     if config is None or faults:
         raise FaultyConfigError(path, faults)
     return config

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
-from fnmatch import fnmatchcase
+import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
-from lensd.config.document import (
-    Archive,
-    Log,
-    Metrics,
-    Notify,
-    Part,
-    Settings,
-    Settle,
-    State,
-    WatchEntry,
-    Worker,
-)
+from lensd.config.document import Archive, Log, Metrics, Notify, Settle, State
 from lensd.config.faults import Fault
+from lensd.config.part import Part
+from lensd.config.settings import Settings, WatchEntry
 from lensd.config.types import NAME_REMEDY, Existing, FolderName
+from lensd.config.worker import Worker
 from lensd.store.deadline import real_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from lensd.config.document import Document
 
@@ -153,14 +147,19 @@ def _find_equal_names(config: Config) -> list[Fault]:
     return faults
 
 
-def _matches(candidates: Iterable[str], patterns: Iterable[str]) -> bool:
-    patterns = [pattern.rstrip("/") for pattern in patterns]
-    return any(
-        fnmatchcase(text, pattern)
-        for candidate in candidates
-        for text in (candidate, os.path.basename(candidate))
-        for pattern in patterns
-    )
+def _matches(candidates: Iterable[str], patterns: tuple[str, ...]) -> bool:
+    match = _compile(patterns)
+    return any(match(path) or match(os.path.basename(path)) for path in candidates)
+
+
+@lru_cache
+def _compile(patterns: tuple[str, ...]) -> Callable[[str], re.Match[str] | None]:
+    """Return what matches a text with at least one of the patterns; nothing matches none.
+
+    A scan asks for each file, so fnmatch's search for a compiled pattern would take most of it.
+    """
+    parts = [fnmatch.translate(pattern.rstrip("/")) for pattern in patterns]
+    return re.compile("|".join(parts) or r"(?!)").match
 
 
 def _with_parents(relative: str) -> list[str]:

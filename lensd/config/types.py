@@ -16,7 +16,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from lensd import __version__
 from lensd.config import schedule
 from lensd.config.faults import show_value
 from lensd.config.sizes import PATTERN, parse_size
@@ -131,10 +130,11 @@ def _check_urls(value: Any) -> Any:
     return tuple(map(SecretStr, urls))
 
 
-def _check_one_process(value: Any) -> Any:
-    if isinstance(value, int) and value > 1:
-        message = f"more than one process is not available in lensd {__version__}"
-        raise invalid(message, "remove the line, or write processes: 1")
+def _check_cluster(value: Any) -> Any:
+    found = re.fullmatch(r"(tcp|tls)://.+:[0-9]{1,5}", value) if isinstance(value, str) else None
+    if found is None:
+        remedy = "write tls://HOST:PORT, or tcp://HOST:PORT for a scheduler on this machine"
+        raise invalid(f"{show_value(value)} is not the address of a Dask scheduler", remedy)
     return value
 
 
@@ -189,8 +189,12 @@ Command = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)
 ]
 Occasions = Annotated[tuple[Occasion, ...], Field(strict=False)]
-OneProcess = Annotated[
-    int, BeforeValidator(_check_one_process), Field(ge=1, json_schema_extra={"maximum": 1})
+ClusterAddress = Annotated[
+    str,
+    BeforeValidator(_check_cluster),
+    Field(json_schema_extra={"pattern": "^(tcp|tls)://.+:[0-9]+$"}),
 ]
+ClusterPaths = Literal["staged", "shared"]
+ClusterFallback = Literal["wait", "local"]
 Seconds = Annotated[float, Field(ge=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]

@@ -19,7 +19,7 @@ class Work(NamedTuple):
 
 # Processor time of mode ultra, in seconds of one core for each of these. `python -m
 # bench.prediction` fits it to the files of bench.engine, and prints how far off it is.
-SECONDS = Work(modules=8.5e-4, elements=3.2e-8, products=0.0)
+SECONDS = Work(modules=2.4e-4, elements=8.9e-9, products=2.5e-11)
 
 
 def predicted_cpu_seconds(work: Work, threads: int, seconds: Work = SECONDS) -> float:

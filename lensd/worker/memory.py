@@ -6,7 +6,7 @@ import ctypes
 import os
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 SMALLEST_LIMIT = 2**30  # of `auto`: on a small machine a real file may need half a gigabyte
 _CGROUPS = "/sys/fs/cgroup"
@@ -27,13 +27,29 @@ def used_bytes(pid: int) -> int:
     return sum(int(kilobytes) << 10 for kilobytes in found)
 
 
-def limit(setting: int | Literal["auto"] | None) -> int | None:
-    """The limit in bytes for `worker.memory_limit`, None without one.
+Limit: TypeAlias = int | Literal["auto"] | None  # `worker.memory_limit`
+
+
+def limit(setting: Limit, processes: int = 1) -> int | None:
+    """The limit in bytes of one of some processes, None without one.
 
     `auto` is half of the memory that lensd can have, and at least SMALLEST_LIMIT: the other half is
     for the programs that use the files.
     """
-    return max(SMALLEST_LIMIT, available_bytes() // 2) if setting == "auto" else setting
+    if setting != "auto":
+        return setting
+    return max(SMALLEST_LIMIT, available_bytes() // 2 // processes)
+
+
+def count_processes(setting: int, memory_limit: Limit) -> int:
+    """How many processes `worker.processes` means.
+
+    0 is one for each core, as far as half of the memory that lensd can have suffices for them.
+    """
+    if setting:
+        return setting
+    need = memory_limit if isinstance(memory_limit, int) else SMALLEST_LIMIT
+    return max(1, min(len(os.sched_getaffinity(0)), available_bytes() // 2 // need))
 
 
 def available_bytes() -> int:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import subprocess
 from collections.abc import Sequence
-from typing import IO, cast
+from typing import IO, Any, cast
 
+from msgspec import Struct
+
+from lensd.errors import WorkerUnavailable
 from lensd.store.json_lines import decode, encode
 from lensd.worker import isolated
-from lensd.worker.request import AnyAnswer, AnyRequest
+from lensd.worker.request import Answer, AnyAnswer
 
-POLL_SECONDS = 0.2
+KILL_SECONDS = 5.0
 # One core for each of the worker's own threads. glibc's malloc keeps freed memory: otherwise it
 # would give each block of some MB back and fetch it again, and the kernel fills its pages with
 # zeros each time. All threads share one heap, since malloc_trim does not reach the end of others.
@@ -24,42 +28,53 @@ ENVIRONMENT = {
 
 
 class Process:
-    """Started with the constructor; `kill` ends it."""
+    """Started with the constructor; `kill` ends it. `answers`: the types of what it sends.
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=isolated.FOLDER,
-            env=isolated.environment() | ENVIRONMENT,
-            bufsize=0,
-        )
+    Raises WorkerUnavailable.
+    """
+
+    def __init__(self, command: Sequence[str], answers: Any = AnyAnswer) -> None:
+        self._answers = answers
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=isolated.FOLDER,
+                env=isolated.environment() | ENVIRONMENT,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise WorkerUnavailable(error) from error
         self._stdin = cast("IO[bytes]", self._process.stdin)
         self._stdout = cast("IO[bytes]", self._process.stdout)
         self._buffer = b""
         self.pid = self._process.pid
         self.uses_cuda = False
 
-    def send(self, request: AnyRequest) -> bool:
+    def send(self, message: Struct) -> bool:
         """False if the process has ended or is ending."""
         if self._process.poll() is not None or _is_ending(self.pid):
             return False
         try:
-            self._stdin.write(encode(request))
+            self._stdin.write(encode(message))
         except BrokenPipeError:
             return False
         return True
 
-    def receive(self) -> AnyAnswer | None:
-        """The next message, or None after a short wait.
+    def fileno(self) -> int:
+        """Of the pipe that it writes to."""
+        return self._stdout.fileno()
+
+    def receive(self, seconds: float) -> Answer | None:
+        """The next message, or None if there is none for so long.
 
         Raises EOFError when there will be none, ValueError for a line that is no message.
         """
         if b"\n" not in self._buffer:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._stdout, selectors.EVENT_READ)
-                if not selector.select(POLL_SECONDS):
+                if not selector.select(seconds):
                     return None
             chunk = os.read(self._stdout.fileno(), 65536)
             if not chunk:
@@ -69,7 +84,7 @@ class Process:
         if not newline:
             return None
         self._buffer = rest
-        answer: AnyAnswer = decode(line, AnyAnswer)
+        answer: Answer = decode(line, self._answers)
         return answer
 
     def exit_code(self) -> int | None:
@@ -80,8 +95,10 @@ class Process:
             return None
 
     def kill(self) -> None:
+        """End it. One that a disk holds, which does not answer, ends when the disk answers."""
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_SECONDS)
         self._stdin.close()
         self._stdout.close()
 

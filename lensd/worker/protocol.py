@@ -38,10 +38,21 @@ Send = Callable[[Answer], None]
 
 
 def serve(handle: Handle, device: str, torch_version: str, kernels: str) -> None:
-    """Answer requests from standard input until it closes. Never returns.
+    """Answer requests from standard input until it closes. Never returns."""
+    lines: SimpleQueue[bytes] = SimpleQueue()
+    hello = Hello(pid=os.getpid(), device=device, torch=torch_version, kernels=kernels)
+    send = begin(hello, lines.put)
+    threading.Thread(target=_send_heartbeats, args=(send,), daemon=True).start()
+    while True:
+        send(_answer(handle, lines.get(), _progress_sender(send)))
 
-    Everything else that is written to standard output goes to standard error, so that a library
-    that prints cannot break the protocol. Signals are ignored: the daemon closes the pipe.
+
+def begin(hello: Hello, receive: Callable[[bytes], None]) -> Send:
+    """Say hello, and call `receive` with each line from standard input, in a thread of its own.
+
+    Returns what sends an answer, from any thread. Everything else that is written to standard
+    output goes to standard error, so that a library that prints cannot break the protocol. Signals
+    are ignored: the daemon closes the pipe, and then the process ends at once.
     """
     out = os.dup(1)
     os.dup2(2, 1)
@@ -53,18 +64,15 @@ def serve(handle: Handle, device: str, torch_version: str, kernels: str) -> None
         with lock:
             os.write(out, encode(answer))
 
-    lines: SimpleQueue[bytes] = SimpleQueue()
-    send(Hello(pid=os.getpid(), device=device, torch=torch_version, kernels=kernels))
-    threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
-    threading.Thread(target=_send_heartbeats, args=(send,), daemon=True).start()
-    while True:
-        send(_answer(handle, lines.get(), _progress_sender(send)))
+    send(hello)
+    threading.Thread(target=_read_lines, args=(receive,), daemon=True).start()
+    return send
 
 
-def _read_lines(lines: SimpleQueue[bytes]) -> None:
+def _read_lines(receive: Callable[[bytes], None]) -> None:
     """A closed pipe means that the daemon has ended, or wants this process to end at once."""
     for line in sys.stdin.buffer:
-        lines.put(line)
+        receive(line)
     os._exit(0)
 
 
@@ -95,12 +103,6 @@ def _answer(handle: Handle, line: bytes, report: ReportProgress) -> Answer:
     try:
         return handle(decode(line, AnyRequest), report)
     except FileError as error:
-        return Refused(
-            outcome=error.outcome,
-            reason=error.reason,
-            message=str(error),
-            measures=error.measures,
-            disk=error.disk,
-        )
+        return Refused.of(error)
     except Exception:  # noqa: BLE001  a bug must reach the daemon's log, not end the worker
         return Bug(traceback=traceback.format_exc(limit=-8))

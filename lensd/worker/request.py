@@ -6,12 +6,16 @@ field `type`. Daemon and worker are of one version, so that these types may chan
 
 from __future__ import annotations
 
+from typing import Self
+
 from msgspec import Struct
 
-from lensd.errors import Outcome, PartialMeasures, Reason
+from lensd.errors import Failed, FileError, Kept, Outcome, PartialMeasures, Reason, Skipped
 from lensd.logs.measures import Analyzed, Compressed
 from lensd.lora.parameters import Parameters
 from lensd.store.identity import Identity
+
+_ERRORS: dict[Outcome, type[FileError]] = {k.outcome: k for k in (Kept, Skipped, Failed)}
 
 
 class Request(Struct, frozen=True, kw_only=True, tag_field="op"):
@@ -19,6 +23,7 @@ class Request(Struct, frozen=True, kw_only=True, tag_field="op"):
 
     `path` is the file to read, `name` the name that an output's marks give it. With an `identity`
     the worker refuses any other version of the file. `device`: cpu, cuda, cuda:N or auto.
+    `processes`: how many compute when the request begins; each uses its part of the cores.
     """
 
     path: str
@@ -27,6 +32,7 @@ class Request(Struct, frozen=True, kw_only=True, tag_field="op"):
     device: str
     job_id: str | None = None
     identity: Identity | None = None
+    processes: int = 1
 
 
 class CompressRequest(Request, frozen=True, kw_only=True, tag="compress"):
@@ -51,7 +57,12 @@ AnyRequest = CompressRequest | AnalyzeRequest
 
 
 class Answer(Struct, frozen=True, kw_only=True, tag_field="type"):
-    """Base of everything that the worker says."""
+    """Base of everything that the worker says.
+
+    `job_id`: of the request that it is about. A worker with one request at a time leaves it out.
+    """
+
+    job_id: str | None = None
 
 
 class Hello(Answer, frozen=True, kw_only=True, tag="hello"):
@@ -76,7 +87,10 @@ class Progress(Answer, frozen=True, kw_only=True, tag="progress"):
 
 
 class CompressResult(Answer, frozen=True, kw_only=True, tag="compressed"):
+    """`host`: the worker of a cluster that computed it, None for a process of this machine."""
+
     measures: Compressed
+    host: str | None = None
 
 
 class AnalyzeResult(Answer, frozen=True, kw_only=True, tag="analyzed"):
@@ -91,6 +105,28 @@ class Refused(Answer, frozen=True, kw_only=True, tag="refused"):
     message: str
     measures: PartialMeasures
     disk: str | None
+    folder_advice: str = ""
+
+    @classmethod
+    def of(cls, error: FileError) -> Self:
+        return cls(
+            outcome=error.outcome,
+            reason=error.reason,
+            message=error.message,
+            measures=error.measures,
+            disk=error.disk,
+            folder_advice=error.folder_advice,
+        )
+
+    def to_error(self) -> FileError:
+        """The error of which it was made."""
+        return _ERRORS[self.outcome](
+            self.reason,
+            self.message,
+            measures=self.measures,
+            disk=self.disk,
+            folder_advice=self.folder_advice,
+        )
 
 
 class Bug(Answer, frozen=True, kw_only=True, tag="bug"):

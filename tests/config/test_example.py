@@ -11,9 +11,10 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from lensd.config.document import Document, Settings, WatchEntry
+from lensd.config.document import Document
 from lensd.config.example import SCHEMA_FILE, example, schema
 from lensd.config.model import Config
+from lensd.config.settings import Settings, WatchEntry
 
 Read = Callable[[str], Config]
 
@@ -64,7 +65,7 @@ def test_the_schema_is_valid_and_takes_the_example() -> None:
         "watch: [{path: /a, enrgy: 1}]",
         "watch: [{path: /a, energy: 1.5}]",
         "watch: [{path: /a, energy: '0.9'}]",
-        "{watch: [{path: /a}], worker: {processes: 2}}",
+        "{watch: [{path: /a}], worker: {processes: -1}}",
         "{watch: [{path: /a}], worker: {schedule: x}}",
         "{watch: [{path: /a}], worker: {device: gpu}}",
         "{watch: [{path: /a}], defaults: {target_size: much}}",

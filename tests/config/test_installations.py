@@ -42,6 +42,13 @@ def test_a_program_is_found_with_its_folder(tmp_path: Path, program: str) -> Non
     assert found[program].target == expected[program]
 
 
+def test_a_flat_folder_of_invokeai_is_found(tmp_path: Path) -> None:
+    """Its models of all kinds lie in one folder, each below its key."""
+    models = programs.flat_invokeai(tmp_path / "invokeai")
+    (models / "f2a1c9d0-1b1c-4a0e-9a55-0c3c5a3b8f11").mkdir()
+    assert find(tmp_path)["InvokeAI"].loras == (str(models),)
+
+
 def test_a_shared_folder_is_that_of_all_its_programs(tmp_path: Path) -> None:
     """Stability Matrix links the folders of its packages to its own; all have the same path."""
     shared = programs.stability_matrix(tmp_path / ".local/share/StabilityMatrix")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,19 @@ def test_auto_is_half_of_the_memory() -> None:
     assert memory.limit("auto") == max(2**30, available // 2)
     assert memory.limit(300 << 20) == 300 << 20
     assert memory.limit(None) is None
+
+
+def test_processes_fit_into_half_of_the_memory() -> None:
+    """0 means one for each core at most; a number stays what it is. `auto` is shared by them."""
+    half = memory.available_bytes() // 2
+    cores = len(os.sched_getaffinity(0))
+    assert memory.count_processes(3, "auto") == 3
+    assert memory.count_processes(0, half) == 1
+    assert memory.count_processes(0, 2 * half) == 1
+    assert memory.count_processes(0, 256 << 20) == max(1, min(cores, half // (256 << 20)))
+    assert memory.count_processes(0, None) == memory.count_processes(0, 2**30)
+    assert memory.limit("auto", 2) == max(2**30, half // 2)
+    assert memory.limit(300 << 20, 2) == 300 << 20
 
 
 def test_each_cgroup_above_the_process_counts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,12 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lensd.errors import Outcome, PartialMeasures, Reason
+from lensd.errors import Outcome, PartialMeasures, Reason, WorkerUnavailable
 from lensd.logs.events import Event, WorkerCrashed, WorkerStarted, WorkerStopped
 from lensd.lora.parameters import Parameters
 from lensd.worker import memory
 from lensd.worker.request import AnalyzeRequest, AnalyzeResult, Bug, Refused
-from lensd.worker.supervisor import Abandoned, Worker, WorkerLost
+from lensd.worker.supervisor import Worker
+from lensd.worker.workers import Abandoned, WorkerLost
 from tests.support.home_server import wait_until
 from tests.support.limits import PATIENCE
 
@@ -93,7 +95,9 @@ def _ask(
     request = AnalyzeRequest(
         path=path, name=deed, parameters=Parameters(), device="cpu", job_id=job_id
     )
-    return worker.request(request, give_up or _never)
+    answer = worker.request(request, give_up or _never)
+    assert isinstance(answer, AnalyzeResult | Refused | Bug)
+    return answer
 
 
 def _never() -> bool:
@@ -280,3 +284,20 @@ def test_memory_that_only_maps_files_is_not_counted(tmp_path: Path) -> None:
         assert 1 << 20 < memory.used_bytes(process.pid) < 64 << 20
         process.kill()
     assert memory.used_bytes(process.pid) == 0
+
+
+def test_a_process_that_cannot_be_started_is_no_fault_of_a_file() -> None:
+    """Here no descriptor is free. All jobs wait; the next try has its process."""
+    worker = _worker([])
+    free = os.dup(0)
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limits[1]))
+    try:
+        with pytest.raises(WorkerUnavailable, match="can be started: Too many open files"):
+            _ask(worker, "nothing")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not worker.is_busy
+    assert isinstance(_ask(worker, "nothing"), AnalyzeResult)
+    worker.stop("shutdown")

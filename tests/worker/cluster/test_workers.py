@@ -1,0 +1,68 @@
+"""The daemon's side of a cluster, on a machine that can start no further process."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lensd.errors import WorkerUnavailable
+from lensd.logs.events import Event
+from lensd.lora.parameters import Parameters
+from lensd.worker.cluster.messages import ClusterSettings, EngineLimits
+from lensd.worker.cluster.workers import ClusterWorkers
+from lensd.worker.pool import WorkerPool
+from lensd.worker.request import AnalyzeRequest
+from lensd.worker.supervisor import Worker
+from lensd.worker.workers import Task
+from tests.support.limits import PATIENCE
+
+LIMITS = EngineLimits(timeout=600.0, idle_exit=60.0, nice=0, memory_limit=None)
+NOWHERE = ClusterSettings(address="tcp://127.0.0.1:1", paths="staged", limits=LIMITS)
+TASK = Task(
+    AnalyzeRequest(path=__file__, name="a", parameters=Parameters(), device="cpu", job_id="job"),
+    lambda: False,
+)
+
+
+@contextmanager
+def one_free_descriptor() -> Iterator[None]:
+    free = os.dup(0)
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_without_a_client_process_no_cluster_is_available() -> None:
+    """A task waits as without a worker process."""
+    workers = ClusterWorkers(NOWHERE, lambda _: None, 60.0)
+    with one_free_descriptor():
+        with pytest.raises(WorkerUnavailable):
+            workers.start(TASK)
+        assert not workers.is_available()
+    workers.stop("shutdown")
+
+
+@pytest.mark.slow
+def test_the_fallback_cannot_start_a_process_either() -> None:
+    """That is the end of the one task, and not of the thread that waits."""
+    events: list[Event] = []
+    local = WorkerPool(
+        lambda: Worker(("/nonexistent",), events.append, timeout=60.0, idle_exit=60.0), 1
+    )
+    workers = ClusterWorkers(NOWHERE, events.append, 60.0, local)
+    workers.start(TASK)
+    deadline = time.monotonic() + PATIENCE
+    ended = workers.wait(1.0)
+    while not ended and time.monotonic() < deadline:
+        ended = workers.wait(1.0)
+    workers.stop("shutdown")
+    assert [(end.job_id, type(end.result)) for end in ended] == [("job", WorkerUnavailable)]
