@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -28,23 +28,34 @@ from lensd.store.archive import Archived, Method
 from lensd.store.attributes import copy_attributes, is_protected
 from lensd.store.disk_errors import Interrupted, disk_faults
 from lensd.store.filesystem import enforces_leases
-from lensd.store.fs import fsync_folder, identity_at, open_folder, open_regular
+from lensd.store.fs import (
+    fsync_folder,
+    identity_at,
+    new_token,
+    open_folder,
+    open_original,
+    open_regular,
+    temporary_name,
+)
+from lensd.store.hashing import sha256_of
 from lensd.store.identity import Identity
 from lensd.store.ledger import JobState
 from lensd.store.ledger.entry import Entry
 from lensd.store.probe import Way
 from lensd.store.staging import Inode
 from lensd.store.swap import swap
+from lensd.worker.request import CompressResult
+from lensd.worker.workers import WorkerLost
 
 
 @contextmanager
 def staged(job_file: JobFile, context: JobContext) -> Iterator[Inode]:
     """Create the temporary beside the file; remove it if the block does not publish it."""
-    context.ledger.jobs.update(
-        job_file.entry.job_id, state=JobState.RUNNING, temporary=job_file.temporary
-    )
-    with disk_faults(job_file.entry.root):
-        fd = staging.create(job_file.folder_fd, job_file.temporary)
+    try:
+        fd = _create_staged(job_file, context)
+    except FileExistsError:  # a disk kept that of an earlier attempt; a later start rescues it
+        job_file.temporary = temporary_name(f"{job_file.entry.job_id}-{new_token()}")
+        fd = _create_staged(job_file, context)
     inode = staging.inode_of(fd)
     os.close(fd)
     try:
@@ -55,6 +66,14 @@ def staged(job_file: JobFile, context: JobContext) -> Iterator[Inode]:
         if is_denied or is_protected(job_file.fd):
             _remove_copy(job_file, context)
         raise
+
+
+def _create_staged(job_file: JobFile, context: JobContext) -> int:
+    context.ledger.jobs.update(
+        job_file.entry.job_id, state=JobState.RUNNING, temporary=job_file.temporary
+    )
+    with disk_faults(job_file.entry.root):
+        return staging.create(job_file.folder_fd, job_file.temporary)
 
 
 def _remove_staged(job_file: JobFile, inode: Inode, context: JobContext) -> None:
@@ -84,6 +103,34 @@ def _remove_copy(job_file: JobFile, context: JobContext) -> None:
             if context.archive.originals.has(path) and job_file.unbroken:
                 context.archive.remover.remove(path)
             context.ledger.jobs.update(entry.job_id, archive_path=None, archive_method=None)
+
+
+def require_true_answer(
+    job_file: JobFile, answer: CompressResult, stop: Callable[[], bool]
+) -> None:
+    """Hash the staged output and the original, if another machine computed the answer.
+
+    Raises WorkerLost(`wrong_answer`) where the hashes are not those of the answer, Interrupted.
+    """
+    if answer.host is None:
+        return
+    fd = open_regular(job_file.folder_fd, job_file.temporary)
+    try:
+        output = sha256_of(fd, drop_cache=True, stop=stop)
+    finally:
+        os.close(fd)
+    fd = open_original(job_file.original)
+    try:
+        original = sha256_of(fd, stop=stop)
+    finally:
+        os.close(fd)
+    measures = answer.measures
+    if (original, output) != (measures.sha256_in, measures.sha256_out):
+        which = "the output" if original == measures.sha256_in else "the original"
+        raise WorkerLost(
+            Reason.WRONG_ANSWER,
+            f"the worker {answer.host} of the cluster gave a wrong sha256 of {which}",
+        )
 
 
 def complete_output(job_file: JobFile, inode: Inode, size: int, settings: Settings) -> Identity:

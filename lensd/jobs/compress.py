@@ -1,5 +1,9 @@
 """One settled file to its outcome: compute, archive, publish, log.
 
+A job is a generator: it yields a Task for a worker process, is sent the answer or thrown the
+exception that ends the task, and returns. While it waits, its file, lease and archive stay open,
+and the thread that runs it takes other jobs.
+
 The read lease is taken before the worker reads and kept until the commit ends. So the worker's
 hash stays true, and a program that opens the file for writing ends the job and keeps its file.
 """
@@ -9,12 +13,12 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Generator
+from typing import Literal, TypeAlias
 
 from msgspec import structs
 
-from lensd.errors import Failed, FileError, Kept, Outcome, Reason, Skipped, StorageError, bug
+from lensd.errors import FileError, Kept, Outcome, Reason, StorageError, bug
 from lensd.jobs import commit, job_end, replaced
 from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.context import JobContext, JobFile, Settings, open_job_file
@@ -33,30 +37,38 @@ from lensd.store.identity import Identity
 from lensd.store.ledger import JobState
 from lensd.store.ledger.entry import Entry
 from lensd.store.staging import Inode
-from lensd.worker.request import AnalyzeRequest, Bug, CompressRequest, Refused
-from lensd.worker.supervisor import Abandoned, WorkerLost
+from lensd.worker.request import (
+    AnalyzeRequest,
+    AnalyzeResult,
+    Bug,
+    CompressRequest,
+    CompressResult,
+    Refused,
+)
+from lensd.worker.workers import Abandoned, End, Task, WorkerLost
 
-_ERRORS: dict[Outcome, type[FileError]] = {k.outcome: k for k in (Kept, Skipped, Failed)}
+# Returns the event of the job's end, None if the job goes on.
+Job: TypeAlias = Generator[Task, End, Event | None]
 
 
-def process(entry: Entry, settings: Settings, context: JobContext, waited: float) -> Event | None:
-    """Bring one queued job to its end. Returns the event of that end, None if the job goes on.
+def process(entry: Entry, settings: Settings, context: JobContext, waited: float) -> Job:
+    """Bring one queued job to its end.
 
     `waited` is how many seconds ago the file was first noticed. Raises DiskUnavailable where lensd
     waits for a disk, StorageError for the ledger's or the archive's disk.
     """
     try:
-        return _process(entry, settings, context, waited)
+        return (yield from _process(entry, settings, context, waited))
     except StorageError:
         raise
     except Exception:  # noqa: BLE001  not even a bug in the end of a job may end the daemon
         return job_end.record_bug(entry, traceback.format_exc(limit=-8), context)
 
 
-def _process(entry: Entry, settings: Settings, context: JobContext, waited: float) -> Event | None:
+def _process(entry: Entry, settings: Settings, context: JobContext, waited: float) -> Job:
     try:
         with open_job_file(entry, context, waited) as job_file:
-            return _run(job_file, settings, context)
+            return (yield from _run(job_file, settings, context))
     except (Abandoned, Interrupted):
         job_end.abandon(entry, context)
         return None
@@ -72,15 +84,15 @@ def _process(entry: Entry, settings: Settings, context: JobContext, waited: floa
         return job_end.finish(entry, bug(traceback.format_exc(limit=-8)), context)
 
 
-def _run(job_file: JobFile, settings: Settings, context: JobContext) -> Event:
+def _run(job_file: JobFile, settings: Settings, context: JobContext) -> Generator[Task, End, Event]:
     entry, mode = job_file.entry, settings.mode
     if mode == "analyze":
-        return _analyze(job_file, settings, context)
+        return (yield from _analyze(job_file, settings, context))
     with (
         hold_archive(context.archive, context.ledger, job_file.folder_fd),
         commit.staged(job_file, context) as inode,
     ):
-        measured = _request_output(job_file, inode, settings, context)
+        measured = yield from _request_output(job_file, inode, settings, context)
         _check_returned(entry, measured.sha256_in, context)
         output = commit.complete_output(job_file, inode, measured.bytes_out, settings)
         context.ledger.jobs.update(
@@ -101,8 +113,10 @@ def _run(job_file: JobFile, settings: Settings, context: JobContext) -> Event:
         return commit.publish(job_file, context, event, output)
 
 
-def _analyze(job_file: JobFile, settings: Settings, context: JobContext) -> FileAnalyzed:
-    measured = _request_analysis(job_file, settings, context)
+def _analyze(
+    job_file: JobFile, settings: Settings, context: JobContext
+) -> Generator[Task, End, Event]:
+    measured = yield from _request_analysis(job_file, settings, context)
     event = _analyzed(job_file, measured)
     context.ledger.jobs.finish(
         event.job_id,
@@ -117,7 +131,7 @@ def _analyze(job_file: JobFile, settings: Settings, context: JobContext) -> File
 
 def _request_output(
     job_file: JobFile, inode: Inode, settings: Settings, context: JobContext
-) -> Compressed:
+) -> Generator[Task, End, Compressed]:
     """Let the worker fill the staged output. Raises the FileError with which that ended."""
     folder = os.path.dirname(job_file.entry.full_path)
     request = CompressRequest(
@@ -133,13 +147,17 @@ def _request_output(
         max_error=settings.max_error,
         adapter_config=identity_at(job_file.folder_fd, "adapter_config.json") is not None,
     )
-    answer = context.worker.request(request, give_up=_give_up(job_file, context))
-    if isinstance(answer, Refused | Bug):
-        raise _refusal(answer)
-    return answer.measures
+    give_up = _give_up(job_file, context)
+    answer = yield Task(request, give_up)
+    if isinstance(answer, CompressResult):
+        commit.require_true_answer(job_file, answer, give_up)
+        return answer.measures
+    raise _refusal(answer)
 
 
-def _request_analysis(job_file: JobFile, settings: Settings, context: JobContext) -> Analyzed:
+def _request_analysis(
+    job_file: JobFile, settings: Settings, context: JobContext
+) -> Generator[Task, End, Analyzed]:
     """Let the worker measure the file. Raises the FileError with which that ended."""
     request = AnalyzeRequest(
         job_id=job_file.entry.job_id,
@@ -149,10 +167,10 @@ def _request_analysis(job_file: JobFile, settings: Settings, context: JobContext
         parameters=settings.parameters(),
         device=context.device,
     )
-    answer = context.worker.request(request, give_up=_give_up(job_file, context))
-    if isinstance(answer, Refused | Bug):
-        raise _refusal(answer)
-    return answer.measures
+    answer = yield Task(request, _give_up(job_file, context))
+    if isinstance(answer, AnalyzeResult):
+        return answer.measures
+    raise _refusal(answer)
 
 
 def _give_up(job_file: JobFile, context: JobContext) -> Callable[[], bool]:
@@ -171,12 +189,11 @@ def _readable_name(job_file: JobFile) -> str:
     return os.fsencode(job_file.name).decode("utf-8", "backslashreplace")
 
 
-def _refusal(answer: Refused | Bug) -> FileError:
+def _refusal(answer: End) -> FileError:
     """The error that the worker raised."""
-    if isinstance(answer, Bug):
-        return bug(answer.traceback)
-    kind = _ERRORS[answer.outcome]
-    return kind(answer.reason, answer.message, measures=answer.measures, disk=answer.disk)
+    if isinstance(answer, Refused):
+        return answer.to_error()
+    return bug(answer.traceback if isinstance(answer, Bug) else f"another answer: {answer}")
 
 
 def _check_returned(entry: Entry, sha256: str, context: JobContext) -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from lensd.errors import Skipped
+from lensd.errors import Reason, Skipped
 from lensd.jobs.explained import require_changeable
 from lensd.jobs.filesystems import Filesystems
 from lensd.lora.parameters import Parameters
@@ -25,7 +25,6 @@ from lensd.watcher.folder import Log
 from lensd.watcher.hints import Hints
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_states import RootStates
-from lensd.worker.supervisor import Worker
 
 
 class Settings(Protocol):
@@ -44,11 +43,13 @@ class Settings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What every job needs. `patient`: after a fault of a disk the job waits, and does not fail."""
+    """What every job needs. `patient`: after a fault of a disk the job waits, and does not fail.
+
+    `running` has the jobs that have begun and not ended: recovery leaves them alone.
+    """
 
     ledger: Ledger
     archive: Archive
-    worker: Worker
     log: Log
     hints: Hints
     root_states: RootStates
@@ -59,6 +60,11 @@ class JobContext:
     patient: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
     given_up: set[str] = field(default_factory=set)  # jobs that the ledger cannot end
+    running: dict[str, Entry] = field(default_factory=dict)
+
+    def interrupted_jobs(self) -> list[Entry]:
+        """Jobs that have begun, and that a crash or a fault of a disk has cut off."""
+        return [e for e in self.ledger.jobs.under_way() if e.job_id not in self.running]
 
 
 @dataclass(slots=True)
@@ -107,10 +113,10 @@ def open_job_file(entry: Entry, context: JobContext, waited: float) -> Iterator[
         require_changeable(fd, entry.full_path)
         found = Identity.of(os.fstat(fd))
         if not found.same_content(expected):
-            raise Skipped("changed", "another file took the name just before the job began")
+            raise Skipped(Reason.CHANGED, "another file took the name just before the job began")
         lease = Lease.take(fd)
         if lease is Refusal.OPEN_WRITER:
-            raise Skipped("changed", "a program opened the file for writing; it starts over")
+            raise Skipped(Reason.CHANGED, "a program opened the file for writing; it starts over")
         if isinstance(lease, Lease):
             opened.callback(lease.release)
         yield JobFile(
@@ -135,12 +141,14 @@ def _require_expected(entry: Entry, folder_fd: int, name: str, context: JobConte
     except FileNotFoundError:
         raise _vanished() from None
     if not facts.identity.same_content(entry.identity):
-        raise Skipped("changed", "another version of the file came before the job began")
+        raise Skipped(Reason.CHANGED, "another version of the file came before the job began")
     for refusal in (facts.kind_refusal, facts.refusal):
         if refusal is not None:
             raise refusal
     if facts.partner is not None:
-        raise Skipped("changed", f"a download of it is under way: {facts.partner} lies beside it")
+        raise Skipped(
+            Reason.CHANGED, f"a download of it is under way: {facts.partner} lies beside it"
+        )
     return facts.identity
 
 
@@ -160,4 +168,4 @@ def _open_file(folder_fd: int, name: str) -> int:
 
 
 def _vanished() -> Skipped:
-    return Skipped("vanished", "the file disappeared before it could be processed")
+    return Skipped(Reason.VANISHED, "the file disappeared before it could be processed")

@@ -43,7 +43,10 @@ def observe_clock(ledger: Ledger, log: Log) -> None:
 
 
 class DailyPass:
-    """Deletes originals that are older than keep_days; without a pruner it looks at the clock."""
+    """Deletes the originals that may go, once a day; looks at the clock and for deleted files.
+
+    Without a `pruner` it deletes nothing.
+    """
 
     def __init__(
         self, pruner: Pruner | None, ledger: Ledger, log: Log, gone: GoneFiles | None = None

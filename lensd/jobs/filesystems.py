@@ -13,7 +13,7 @@ from lensd.store.probe import Proof, prove, unproven
 
 
 class Filesystems:
-    """The mounts that this process has proven. The main loop and the job thread share it."""
+    """The mounts that this process has proven. From any thread."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

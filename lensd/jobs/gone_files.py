@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import cache, partial
 
 from lensd.jobs import reread
 from lensd.jobs.archive_check import hold_archive
@@ -22,6 +24,7 @@ FIRST_SECONDS = 600.0  # from a start: by then lensd has followed the files that
 _MESSAGES = {
     "file": "its compressed file was deleted. `lensd restore` with its path brings the original "
     "back; `lensd prune --deleted` deletes that too",
+    "both": "its compressed file was deleted, and its original is not in the archive any more",
     "original": "its original was deleted from the archive by another program than lensd, so that "
     "lensd cannot restore it",
 }
@@ -48,27 +51,39 @@ class GoneFiles:
         """
         known, found = self._ledger.gone.known(), set()
         with hold_archive(self._archive, self._ledger):
-            for entry, what in self._find():
+            for gone in self._find(known):
                 if stop():
                     return False
-                found.add((entry.job_id, what))
-                if (entry.job_id, what) not in known:
-                    self._ledger.gone.change([(entry.job_id, what)])
-                    self._report(entry, what)
+                found.add(gone)
+                entry = None if gone in known else self._ledger.files.by_job(gone[0])
+                if entry is not None:
+                    self._ledger.gone.change([gone])
+                    self._report(entry, gone[1])
         self._ledger.gone.change((), known - found)
         return True
 
-    def _find(self) -> Iterator[tuple[Entry, What]]:
-        there: dict[str, bool] = {}
-        for entry in self._ledger.files.with_outcome(Outcome.COMPRESSED, Outcome.REPLACED):
-            if entry.root not in there:
-                there[entry.root] = is_there(self._ledger, entry.root)
-            is_output = entry.outcome == Outcome.COMPRESSED
-            if is_output and there[entry.root] and is_lost(entry):
-                yield entry, "file"
-            paths = reread.archive_paths(self._archive, entry)
-            if paths and not any(self._archive.originals.has(path) for path in paths):
-                yield entry, "original"
+    def _find(self, known: Collection[tuple[str, What]]) -> Iterator[tuple[str, What]]:
+        """The job of each deleted file or original, and which of both it is.
+
+        One stat shows that a path is there, as nearly all are. A slower look decides the others. A
+        `known` file stays deleted while its disk is away, which says nothing about it.
+        """
+        there = cache(partial(is_there, self._ledger))
+        for place in self._ledger.gone.places(Outcome.COMPRESSED, Outcome.REPLACED):
+            if place.outcome is Outcome.COMPRESSED and not os.path.lexists(place.full_path):
+                is_known = (place.job_id, "file") in known
+                if is_known or (there(place.root) and is_lost(place)):
+                    yield place.job_id, "file"
+            paths = reread.archive_paths(self._archive, place)
+            if paths and not (os.path.lexists(paths[0]) or any(map(self._may_have, paths))):
+                yield place.job_id, "original"
+
+    def _may_have(self, path: str) -> bool:
+        """Whether the archive has an original; also true if the disk does not say."""
+        try:
+            return self._archive.originals.has(path)
+        except OSError:
+            return True
 
     def _report(self, entry: Entry, what: What) -> None:
         size = entry.bytes_out if what == "file" else entry.bytes_in
@@ -79,6 +94,6 @@ class GoneFiles:
                 job_id=entry.job_id,
                 what=what,
                 bytes=size or 0,
-                message=_MESSAGES[what],
+                message=_MESSAGES["both" if what == "file" and not entry.archive_path else what],
             )
         )

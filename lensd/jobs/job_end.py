@@ -13,10 +13,16 @@ from lensd.jobs.context import JobContext
 from lensd.jobs.end_decision import BACK_OFF, Facts, Verdict, attempts_allowed, decide
 from lensd.jobs.explained import immutable
 from lensd.logs.events import Event, FilePostponed, FileQuarantined, file_end
+from lensd.store.disk_errors import fault_of
 from lensd.store.ledger import Columns, JobState
 from lensd.store.ledger.entry import Entry
-from lensd.worker.supervisor import WorkerLost
+from lensd.worker.workers import WorkerLost
 
+# Errors of a network disk, or of a machine at its limits: the job is tried again.
+_PASSING = (
+    errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    errno.EAGAIN,
+)  # fmt: skip
 _BEFORE_PUBLISHING = (JobState.QUEUED, JobState.RUNNING, JobState.STAGED)
 
 
@@ -118,9 +124,10 @@ def io_error(error: OSError, path: str) -> Failed | Skipped:
     if error.errno == errno.EPERM:
         return immutable(path)
     where = f" at {error.filename}" if error.filename else ""
-    return Failed(
+    return fault_of(error, path) or Failed(
         Reason.IO_ERROR,
         f"{error.strerror or error}{where}; the file is untouched: check rights and disk",
+        disk=path if error.errno in _PASSING else None,
     )
 
 
@@ -152,7 +159,7 @@ def _supersede(entry: Entry, message: str, context: JobContext) -> None:
 
 def _restart_under_new_name(entry: Entry, context: JobContext) -> None:
     if context.ledger.jobs.get(entry.job_id).state not in (JobState.QUEUED, JobState.DONE):
-        # The main loop moved the row after this job began, before its last step was written.
+        # Another thread moved the row after this job began, before its last step was written.
         context.ledger.jobs.update(entry.job_id, state=JobState.QUEUED, temporary=None, staged=None)
     context.hints.look(entry.full_path)  # another file may have its old name
 

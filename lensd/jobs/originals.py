@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from lensd.errors import UsageError
 from lensd.jobs.rebuild import rebuild
@@ -14,11 +13,13 @@ from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
-from lensd.store.paths import is_below, resolve_path
+from lensd.store.paths import is_below, is_pattern, matcher_of, resolve_path
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.move_tracker import MoveTracker, choose_paths
 from lensd.watcher.own_output import read_marks
 from lensd.watcher.settle import Key
+
+NAMED = 3  # paths in a message, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +84,14 @@ class OriginalFinder:
         Raises UsageError if there is none.
         """
         resolved = resolve_path(path)
-        is_pattern = not os.path.lexists(resolved) and any(sign in path for sign in "*?[")
-        if not (is_pattern or os.path.isdir(resolved)):
+        if not (is_pattern(path) or os.path.isdir(resolved)):
             try:
                 return [self.find(path)]
-            except UsageError:
-                if found := self._find_below(f"{resolved}/"):  # of a folder that was deleted
+            except UsageError:  # the path may be that of a folder that was deleted
+                if found := self._select(lambda full: is_below(full, f"{resolved}/")):
                     return found
                 raise
-        found = self._find_below(resolved, is_pattern=is_pattern)
+        found = self._select(matcher_of(path))
         if not found:
             raise UsageError(
                 f"the archive has no originals of {path}; `lensd restore --list` shows what it "
@@ -99,13 +99,17 @@ class OriginalFinder:
             )
         return found
 
-    def _find_below(self, path: str, *, is_pattern: bool = False) -> list[Original]:
-        """The originals at or below a path, or of a pattern whose * also stands for /."""
-        return [
-            o
-            for o in self.find_all()
-            if is_below(o.full_path, path) or (is_pattern and fnmatchcase(o.full_path, path))
-        ]
+    def _select(self, wanted: Callable[[str], bool]) -> list[Original]:
+        """The originals whose full paths are wanted."""
+        return [original for original in self.find_all() if wanted(original.full_path)]
+
+    def _describe_likely(self, path: str) -> str:
+        """Which path may be meant instead of one that is in no watched folder."""
+        name = os.path.basename(path)
+        likely = [o.full_path for o in self.find_all() if os.path.basename(o.relative) == name]
+        if 0 < len(likely) <= NAMED:
+            return f"the archive has the original of {' and of '.join(likely)}"
+        return "give the path that the original had; `lensd restore --list` shows all"
 
     def find(self, path: str, version: str | None = None) -> Original:
         """The original of a path in a watched folder; `version` is the start of its sha256.
@@ -115,7 +119,7 @@ class OriginalFinder:
         resolved = resolve_path(path)
         folder = next((f for f in self._folders if is_below(resolved, f.root)), None)
         if folder is None:
-            raise UsageError(f"{path} is in no watched folder; give the path that the original had")
+            raise UsageError(f"{path} is in no watched folder; {self._describe_likely(path)}")
         relative = os.path.relpath(resolved, folder.root)
         moved = self._find_moved(folder, relative)
         if version is not None:

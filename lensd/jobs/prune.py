@@ -40,7 +40,7 @@ __all__ = ["Pruned", "Pruner", "Stop"]
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """One original that is old enough: deleted, or `kept_because` of what the text says."""
+    """One original that was to go: deleted, or `kept_because` of what the text says."""
 
     path: str  # in the watched folder
     watch: str
@@ -292,6 +292,8 @@ class Pruner:
     def _record_deletion(self, result: Pruned, case: _Case, *, recovered: bool = False) -> None:
         day = dt.datetime.fromtimestamp(time.time()).astimezone().date().isoformat()
         self._ledger.originals.record_pruned(result.job_id)
+        if case.deleted:
+            self._ledger.gone.change([(result.job_id, "file")])
         self._ledger.jobs.update(
             result.job_id,
             message=f"its original was deleted from the archive on {day}, {case.text}",

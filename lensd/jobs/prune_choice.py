@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+from operator import attrgetter
 
 from lensd.errors import UsageError
 from lensd.jobs.restoring import is_there
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
-from lensd.store.paths import is_below, resolve_path
+from lensd.store.ledger.gone import Place
+from lensd.store.paths import matcher_of
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.own_output import read_marks
 from lensd.watcher.presence import is_lost
@@ -27,24 +30,33 @@ class PruneChoice:
         self._closed = closed
 
     def choose(self, paths: Sequence[str], *, deleted: bool) -> list[Entry]:
-        """Rows with an archived original, oldest first. Raises UsageError for a path without any.
+        """Rows with an archived original, oldest first, without their log lines.
 
-        Without `paths` all rows; with `deleted` only those whose file was deleted.
+        Without `paths` all rows; with `deleted` only those whose file was deleted. Raises
+        UsageError for a path without any.
         """
         outcomes = Outcome.COMPRESSED, Outcome.REPLACED
-        rows = [e for e in self._ledger.files.with_outcome(*outcomes) if e.archive_path is not None]
-        if paths:
-            rows = _select(rows, paths)
-        return self._select_deleted(rows, by_path=bool(paths)) if deleted else rows
+        places = (p for p in self._ledger.gone.places(*outcomes) if p.archive_path is not None)
+        chosen = _select(places, paths) if paths else places
+        if deleted:
+            return self._select_deleted(chosen, by_path=bool(paths))
+        return self._read_rows(chosen)
 
-    def _select_deleted(self, rows: Sequence[Entry], *, by_path: bool) -> list[Entry]:
-        there = {root: self._is_there(root) for root in {row.root for row in rows}}
-        lost = [e for e in rows if there[e.root] and is_lost(e) and (by_path or _was_here(e))]
+    def _select_deleted(self, places: Iterable[Place], *, by_path: bool) -> list[Entry]:
+        """One stat shows that a file is there, as nearly all are."""
+        there = cache(self._is_there)
+        gone = (p for p in places if there(p.root) and not os.path.lexists(p.full_path))
+        lost = [e for e in self._read_rows(filter(is_lost, gone)) if by_path or _was_here(e)]
         if not lost:
             return []
         moved = {entry.job_id for entry, _ in self._move_tracker.plan()}
         copied = self._originals_of_copies()
         return [e for e in lost if e.job_id not in moved and e.sha256_in not in copied]
+
+    def _read_rows(self, places: Iterable[Place]) -> list[Entry]:
+        rows = (self._ledger.files.by_job(place.job_id) for place in places)
+        light = [replace(e, line=None) for e in rows if e]  # of many files, lines need a gigabyte
+        return sorted(light, key=attrgetter("number"))
 
     def _is_there(self, root: str) -> bool:
         return root not in self._closed and is_there(self._ledger, root)
@@ -56,23 +68,21 @@ class PruneChoice:
         return {marked.sha256 for marked in marks if marked is not None}
 
 
-def _select(rows: Sequence[Entry], paths: Sequence[str]) -> list[Entry]:
-    found: dict[str, Entry] = {}
-    for path in paths:
-        resolved = resolve_path(path)
-        is_pattern = not os.path.lexists(resolved) and any(sign in path for sign in "*?[")
-        named = [
-            row
-            for row in rows
-            if is_below(row.full_path, resolved)
-            or (is_pattern and fnmatchcase(row.full_path, resolved))
-        ]
-        if not named:
-            raise UsageError(
-                f"the archive has no originals of {path}; `lensd restore --list` shows what it has"
-            )
-        found |= {row.job_id: row for row in named}
-    return list(found.values())
+def _select(places: Iterable[Place], paths: Sequence[str]) -> list[Place]:
+    """The places at or below one of the paths, or of one of these patterns."""
+    found: list[Place] = []
+    left = {path: matcher_of(path) for path in paths}  # paths without a place so far
+    matchers = tuple(left.values())
+    for place in places:
+        full = place.full_path
+        if any(matches(full) for matches in matchers):
+            found.append(place)
+            left = {path: matches for path, matches in left.items() if not matches(full)}
+    for path in left:
+        raise UsageError(
+            f"the archive has no originals of {path}; `lensd restore --list` shows what it has"
+        )
+    return found
 
 
 def _was_here(entry: Entry) -> bool:

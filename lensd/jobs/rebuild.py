@@ -30,6 +30,9 @@ from lensd.watcher.own_output import Marked, marks_at
 from lensd.watcher.scan import BATCH, in_batches
 
 Progress = Callable[[], None]
+# In one commit. Each commit writes most pages of the indexes by hash and by inode, so that few
+# large ones write less: 780 MB for 100,000 files, and 940 MB with a quarter of the rows.
+_ROWS = 2000
 
 
 @dataclass(slots=True)
@@ -74,7 +77,8 @@ def rebuild(
     for _ in record_older(folder, ledger, archive):
         progress()
         rebuilt.originals += 1
-    for batch in in_batches(_find_outputs(folder, archive, rebuilt, progress)):
+    outputs = _find_outputs(folder, archive, rebuilt, progress)
+    for batch in in_batches(outputs, _ROWS):
         record_each(
             batch,
             partial(_record_outputs, ledger, folder, rebuilt),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
-from lensd.errors import FileError
+from lensd.errors import DiskUnavailable, FileError
+from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.rebuild import Rebuilt, report
 from lensd.jobs.unclaimed import find_unclaimed, hash_unclaimed
 from lensd.store.archive import Archive
@@ -16,6 +18,15 @@ _MESSAGE = (
     "the ledger is complete again: lensd has hashed the originals whose outputs were deleted or "
     "moved"
 )
+
+
+@dataclass(slots=True)
+class _Rest:
+    """The originals of one folder that are left, and how many were hashed."""
+
+    left: Iterator[tuple[str, str]]
+    hashed: int = 0
+    is_readable: bool = True  # all of them so far
 
 
 class RebuildLater:
@@ -35,8 +46,7 @@ class RebuildLater:
         self._archive = archive
         self._log = log
         self._must_wait = must_wait
-        self._left: dict[str, Iterator[tuple[str, str]]] = {}
-        self._hashed: dict[str, int] = {}
+        self._rests: dict[str, _Rest] = {}
         self._unreadable: set[str] = set()  # roots whose note stays for the next start
 
     def roots(self) -> list[str]:
@@ -47,35 +57,38 @@ class RebuildLater:
     def run_some(self, root: str, stop: Callable[[], bool]) -> None:
         """Until all of a root is done, or `stop()` is true before an original.
 
-        Raises StorageError.
+        Without effect while the archive is away. Raises StorageError.
         """
-        with suppress(OSError):  # the archive is away
-            self._run_folder(self._folders[root], stop)
+        with suppress(DiskUnavailable, OSError), hold_archive(self._archive, self._ledger):
+            try:
+                self._run_folder(self._folders[root], stop)
+            except BaseException:
+                self._rests.pop(root, None)  # an iterator ends with its first exception
+                raise
 
     def _run_folder(self, folder: Folder, stop: Callable[[], bool]) -> None:
-        root, ledger, archive = folder.root, self._ledger, self._archive
-        unclaimed = find_unclaimed(folder, ledger, archive)
-        left = self._left.setdefault(root, unclaimed)
-        is_readable = True
-        while not (stop() or self._must_wait(root)):
-            found = next(left, None)
+        ledger, archive = self._ledger, self._archive
+        rest = self._rests.get(folder.root)
+        if rest is None:
+            rest = self._rests[folder.root] = _Rest(find_unclaimed(folder, ledger, archive))
+        while not (stop() or self._must_wait(folder.root)):
+            found = next(rest.left, None)
             if found is None:
-                self._end(folder, is_complete=is_readable)
+                self._end(folder, rest)
                 return
             try:
                 hash_unclaimed(folder, ledger, archive, *found)
             except (FileError, OSError):
-                is_readable = False
+                rest.is_readable = False
             else:
-                self._hashed[root] = self._hashed.get(root, 0) + 1
+                rest.hashed += 1
 
-    def _end(self, folder: Folder, *, is_complete: bool) -> None:
-        del self._left[folder.root]
-        if not is_complete:
+    def _end(self, folder: Folder, rest: _Rest) -> None:
+        del self._rests[folder.root]
+        if not rest.is_readable:
             self._unreadable.add(folder.root)
             return
         with self._ledger.together():
             waiting = self._ledger.state.rebuilding.get() or ()
             self._ledger.state.rebuilding.set(tuple(r for r in waiting if r != folder.root))
-        rebuilt = Rebuilt(originals=self._hashed.get(folder.root, 0))
-        report(folder, rebuilt, self._log, _MESSAGE)
+        report(folder, Rebuilt(originals=rest.hashed), self._log, _MESSAGE)

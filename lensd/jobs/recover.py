@@ -67,12 +67,12 @@ def continue_restores(
 def continue_jobs(
     context: JobContext, wanted: Callable[[str], bool], *, report: bool = True
 ) -> Failed | None:
-    """As `recover`, for the wanted roots, in which no job may be running.
+    """As `recover`, for the wanted roots. Leaves the jobs that are running.
 
     Raises DiskUnavailable if the archive is away and there is such a job.
     """
     fault = continue_restores(context, wanted, report=report)
-    under_way = [e for e in context.ledger.jobs.under_way() if wanted(e.root)]
+    under_way = [e for e in context.interrupted_jobs() if wanted(e.root)]
     if under_way:
         with hold_archive(context.archive, context.ledger):
             context.archive.sweeper.sweep_rescued()
@@ -180,11 +180,11 @@ def _to_file_error(error: Exception) -> FileError:
     if isinstance(error, FileError):
         return error
     if isinstance(error, StorageError):
-        return Failed("io_error", str(error), disk=error.path)
+        return Failed(Reason.IO_ERROR, str(error), disk=error.path)
     if not isinstance(error, OSError):
         return bug("".join(traceback.format_exception(error, limit=-8)))
     where = f" at {error.filename}" if error.filename else ""
-    return Failed("io_error", f"{error.strerror or error}{where}; check rights and disk")
+    return Failed(Reason.IO_ERROR, f"{error.strerror or error}{where}; check rights and disk")
 
 
 def _report(context: JobContext, end: FileError, path: str, watch: str, job_id: str | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from lensd.errors import Skipped
+from lensd.errors import Reason, Skipped
 from lensd.jobs import commit, reread
 from lensd.jobs.context import JobContext
 from lensd.jobs.recover_decision import Content, Facts, Verdict, decide
@@ -49,7 +49,7 @@ def recover_job(entry: Entry, context: JobContext) -> None:
                     return
     finally:
         os.close(folder_fd)
-    raise Skipped("changed", "another program changes the file again and again")
+    raise Skipped(Reason.CHANGED, "another program changes the file again and again")
 
 
 def temporary_of(entry: Entry) -> str:

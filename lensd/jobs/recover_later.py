@@ -48,5 +48,5 @@ class RecoverLater:
         """The jobs and restores in open roots that a crash or a fault cut off."""
         ledger, closed = self.context.ledger, self.context.root_states.closed
         restores = [ledger.jobs.get(r.job_id) for r in ledger.state.restoring.get() or ()]
-        entries = [*ledger.jobs.under_way(), *restores]
+        entries = [*self.context.interrupted_jobs(), *restores]
         return {entry.job_id for entry in entries if entry.root not in closed}

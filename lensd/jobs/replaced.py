@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lensd.errors import Skipped
+from lensd.errors import Reason, Skipped
 from lensd.jobs.context import JobContext, JobFile
 from lensd.logs.events import FileRescued
 from lensd.store.disk_errors import Interrupted
@@ -55,7 +55,7 @@ def keep_unknown_output(job_file: JobFile, context: JobContext) -> None:
         job_file.kept = sha256
     elif sha256 not in outputs:
         raise Skipped(
-            "changed",
+            Reason.CHANGED,
             "another program edited the output after lensd wrote it, so it stays. Move it away, "
             "restore the original, then run `lensd once --redo` with the path",
         )

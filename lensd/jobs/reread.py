@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from lensd.errors import Failed, Skipped
+from lensd.errors import Failed, Reason, Skipped
 from lensd.jobs.archived import open_original
 from lensd.lora import marks
 from lensd.store.archive import Archive
@@ -22,6 +22,7 @@ from lensd.store.header import read_header
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease, Refusal
 from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.gone import Place
 from lensd.store.paths import VERSIONS
 
 Stop = Callable[[], bool]
@@ -135,7 +136,7 @@ def original(archive: Archive, path: str, stop: Stop | None = None) -> Reading:
         return _read(fd, path, stop, look_for_mark=False)
 
 
-def archive_paths(archive: Archive, entry: Entry) -> list[str]:
+def archive_paths(archive: Archive, entry: Entry | Place) -> list[str]:
     """Where the archive may have an entry's original: as the newest of its path, or an older one.
 
     Empty if the ledger has no archive path for it, or one outside of this archive.
@@ -161,7 +162,7 @@ def _hold(fd: int, path: str, stop: Stop | None, *, look_for_mark: bool) -> Iter
     lease = Lease.take(fd)
     if lease is Refusal.OPEN_WRITER:
         raise Skipped(
-            "changed",
+            Reason.CHANGED,
             f"a program has {path} open for writing: close it there, or wait until it is closed, "
             "then try again",
         )
@@ -181,7 +182,7 @@ def _read(fd: int, path: str, stop: Stop | None, *, look_for_mark: bool) -> Read
         after = Identity.of(os.fstat(fd))
     if not after.same_content(before):
         raise Skipped(
-            "changed", f"another program wrote to {path} while lensd read it; try again later"
+            Reason.CHANGED, f"another program wrote to {path} while lensd read it; try again later"
         )
     return Reading(before, sha256, mark)
 

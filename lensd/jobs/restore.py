@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
-from lensd.errors import Failed, LensdError, Skipped, UsageError
+from lensd.errors import Failed, LensdError, Reason, Skipped, UsageError
 from lensd.jobs import reread
 from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.explained import explained, require_changeable
@@ -88,7 +88,7 @@ class Restorer:
         rows = self._ledger.files.history(original.folder.root, original.relative)
         if any(r.state in UNDER_WAY for r in rows):
             raise Skipped(
-                "changed",
+                Reason.CHANGED,
                 f"a crash cut off a job of {original.full_path}: `lensd run` or `lensd once` "
                 "completes it; then restore the original again",
             )
@@ -205,7 +205,7 @@ class Restorer:
 def _require_hash(source: Held, original: Original) -> None:
     if source.reading.sha256 != original.sha256:
         raise Failed(
-            "io_error",
+            Reason.IO_ERROR,
             f"the archived original {original.archive_path} is damaged (its sha256 is not "
             f"{original.sha256}): nothing was replaced; restore that file from a backup and check "
             "the disk",
@@ -214,6 +214,6 @@ def _require_hash(source: Held, original: Original) -> None:
 
 def _changed(original: Original, why: str) -> Skipped:
     return Skipped(
-        "changed",
+        Reason.CHANGED,
         f"{original.full_path} {why}. Move it away first, then restore the original again",
     )

@@ -10,7 +10,7 @@ import stat
 import struct
 import sys
 
-from lensd.errors import Skipped
+from lensd.errors import Reason, Skipped
 from lensd.store.disk_errors import disk_faults
 
 _ACL = "system.posix_acl_access"
@@ -45,7 +45,7 @@ def copy_attributes(source_fd: int, target_fd: int, *, preserve_mtime: bool) -> 
         denied += _copy_owner(source, target_fd)
     if denied:
         raise Skipped(
-            "owner",
+            Reason.OWNER,
             f"lensd may not copy the original's {', '.join(denied)}: run it as the owner of the "
             "files, or with CAP_CHOWN and CAP_FOWNER in its unit's AmbientCapabilities=",
         )

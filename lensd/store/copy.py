@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import Literal
 
-from lensd.errors import Failed, Skipped
+from lensd.errors import Failed, Reason, Skipped
 from lensd.store.attributes import copy_attributes
 from lensd.store.disk_errors import path_of
 from lensd.store.fs import copy_name, fsync_folder, identity_at, open_regular
@@ -52,7 +52,7 @@ def fill(
         return method
     require_unchanged(source_fd, identity)
     raise Failed(
-        "io_error",
+        Reason.IO_ERROR,
         f"{wrong} reads differently from what it should: check that disk and the memory "
         "(`dmesg`, `smartctl`); nothing was replaced",
     )
@@ -75,7 +75,7 @@ def link_open_file(fd: int, folder_fd: int, name: str) -> bool:
     except OSError as error:
         if error.errno == errno.ENOENT and os.fstat(fd).st_nlink == 0:
             raise Skipped(
-                "vanished", "the file was deleted meanwhile; there is nothing to do"
+                Reason.VANISHED, "the file was deleted meanwhile; there is nothing to do"
             ) from error
         if error.errno not in (*CANNOT_LINK, errno.ENOENT):
             raise
@@ -142,6 +142,6 @@ def _clone(source_fd: int, target_fd: int) -> bool:
 
 def _changed() -> Skipped:
     return Skipped(
-        "changed",
+        Reason.CHANGED,
         "another program wrote to the file while lensd copied it; lensd takes it again later",
     )

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lensd.errors import Failed
+from lensd.errors import Failed, Reason
 
 
 class Interrupted(Exception):
@@ -23,21 +23,30 @@ def disk_faults(where: str | int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FAULTS:
+        failed = fault_of(error, where)
+        if failed is None:
             raise
-        path = path_of(where) if isinstance(where, int) else where
-        reason, message = _FAULTS[error.errno]
-        failed = Failed(reason, message.format(path))
-        failed.disk = path
         raise failed from error
 
 
+def fault_of(error: OSError, where: str | int) -> Failed | None:
+    """The failure by a full or broken disk, as `disk_faults` raises it; None for other errors."""
+    if error.errno not in _FAULTS:
+        return None
+    path = path_of(where) if isinstance(where, int) else where
+    reason, message = _FAULTS[error.errno]
+    return Failed(reason, message.format(path), disk=path)
+
+
 _FAULTS = {
-    errno.ENOSPC: ("no_space", "the disk of {} is full: free some space there"),
-    errno.EDQUOT: ("no_space", "the quota on the disk of {} is used up: free some space there"),
-    errno.EROFS: ("read_only", "the disk of {} is read-only: remount it writable"),
+    errno.ENOSPC: (Reason.NO_SPACE, "the disk of {} is full: free some space there"),
+    errno.EDQUOT: (
+        Reason.NO_SPACE,
+        "the quota on the disk of {} is used up: free some space there",
+    ),
+    errno.EROFS: (Reason.READ_ONLY, "the disk of {} is read-only: remount it writable"),
     errno.EIO: (
-        "io_error",
+        Reason.IO_ERROR,
         "the disk of {} reported an I/O error: see `dmesg` and check the disk",
     ),
 }
@@ -46,7 +55,7 @@ _FAULTS = {
 def unreadable() -> Failed:
     """The failure of a file that lensd may not open."""
     return Failed(
-        "unreadable",
+        Reason.UNREADABLE,
         "lensd may not read the file; give its user read permission (`chmod`, `setfacl`)",
     )
 

@@ -8,8 +8,8 @@ import re
 import secrets
 import stat
 
-from lensd.errors import Skipped
-from lensd.store.disk_errors import path_of
+from lensd.errors import Failed, Reason, Skipped
+from lensd.store.disk_errors import path_of, unreadable
 from lensd.store.identity import Identity
 from lensd.store.paths import is_relative
 
@@ -39,7 +39,7 @@ def enter_folder(folder_fd: int, part: str) -> int:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
         raise Skipped(
-            "symlink",
+            Reason.SYMLINK,
             f"{path_of(folder_fd)}/{part} is a link or no folder: lensd enters no links below a "
             "root; put a real folder there",
         ) from error
@@ -73,7 +73,7 @@ def open_regular(folder_fd: int, name: str) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise Skipped(
-                "symlink",
+                Reason.SYMLINK,
                 f"{path_of(folder_fd)}/{name} is a symbolic link: put the file itself there",
             ) from error
         if error.errno == errno.ENXIO:
@@ -83,6 +83,36 @@ def open_regular(folder_fd: int, name: str) -> int:
         return fd
     os.close(fd)
     raise _not_regular(folder_fd, name)
+
+
+def open_original(path: str, expected: Identity | None = None) -> int:
+    """A read descriptor of the file at `path`; `expected` is the Identity that it must have.
+
+    Raises Skipped(`vanished` | `symlink` | `not_regular` | `changed`), Failed(`unreadable` |
+    `io_error`).
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Skipped(Reason.VANISHED, "the file does not exist any more") from None
+    except PermissionError:
+        raise unreadable() from None
+    except OSError as error:
+        # The path was a regular file a moment ago, so a link there has replaced it.
+        if expected is not None and error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise Skipped(Reason.VANISHED, "something else has replaced the file") from None
+        if error.errno == errno.ELOOP:
+            raise Skipped(
+                Reason.SYMLINK, "this is a symbolic link; lensd does not follow it"
+            ) from None
+        raise Failed(Reason.IO_ERROR, f"the file cannot be opened: {error.strerror}") from None
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and expected in (None, Identity.of(found)):
+        return fd
+    os.close(fd)
+    if stat.S_ISREG(found.st_mode):
+        raise Skipped(Reason.CHANGED, "the file changed before it was read; lensd starts over")
+    raise Skipped(Reason.NOT_REGULAR, "this is not a regular file; lensd does not change it")
 
 
 def temporary_name(token: str) -> str:
@@ -114,7 +144,7 @@ def is_temporary(name: str) -> bool:
 
 def _not_regular(folder_fd: int, name: str) -> Skipped:
     where = f"{path_of(folder_fd)}/{name}"
-    return Skipped("not_regular", f"{where} is not a regular file: move it elsewhere")
+    return Skipped(Reason.NOT_REGULAR, f"{where} is not a regular file: move it elsewhere")
 
 
 def _parts(relative: str) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from json.encoder import encode_basestring
 
-from lensd.errors import Skipped, Unfinished
+from lensd.errors import Reason, Skipped, Unfinished
 from lensd.store.hashing import read_up_to
 from lensd.store.header_scanner import BadError, Scanner
 from lensd.store.sniff import kind_of
@@ -35,9 +35,11 @@ MAX_DIMENSIONS = 16
 # Patterns take longer than linear time on a name. Real names have up to 150 characters.
 MAX_NAME_LENGTH = 256
 _PREFIX_BYTES = 8
+HEADER_STEP = 8  # the length of a header that lensd writes is a multiple of it
 _SNIFF_BYTES = 512
-_AGAIN = "download the file again, or move it out of the watched folder"
-_OR_AGAIN = f"if a download is going on, lensd takes the file when it is whole; else {_AGAIN}"
+_AGAIN = "download the file again"
+_OR_MOVE = ", or move it out of the watched folder"
+_OR_WAIT = f"{_OR_MOVE}; if a download is going on, lensd takes the file when it is whole"
 
 _NUMBER = r"[ \t\n\r]*(?:0|[1-9][0-9]{0,19})[ \t\n\r]*"
 _NUMBERS = re.compile(rf"{_NUMBER}(?:,{_NUMBER})*|[ \t\n\r]*")
@@ -69,21 +71,21 @@ def read_header(fd: int, size: int) -> Header:
     Unfinished(`empty` | `truncated`), or Unfinished(`bad_header`) with bytes after the last tensor.
     """
     if size == 0:
-        raise Unfinished("empty", f"the file has no bytes; {_AGAIN}")
+        raise Unfinished(Reason.EMPTY, f"the file has no bytes; {_AGAIN}", folder_advice=_OR_MOVE)
     length = _header_length(read_up_to(fd, min(size, _SNIFF_BYTES), 0), size)
     raw = read_up_to(fd, length, _PREFIX_BYTES)
     if len(raw) < length or b"\0" in raw:
         # JSON has no NUL byte: a preallocated download whose header is not complete yet.
-        raise _truncated("its header is not all there")
+        raise _unfinished(Reason.TRUNCATED, "its header is not all there")
     try:
         text = raw.decode()
         del raw  # the text alone may take 128 MB, at 4 bytes per character
         tensors, metadata = _parse(text)
         data_bytes = _check_layout(tensors)
     except UnicodeDecodeError:
-        raise Skipped("bad_header", f"the header is not UTF-8: {_AGAIN}") from None
+        raise _skipped(Reason.BAD_HEADER, "the header is not UTF-8") from None
     except BadError as fault:
-        raise Skipped("bad_header", f"{fault}: {_AGAIN}") from None
+        raise _skipped(Reason.BAD_HEADER, str(fault)) from None
     data_start = _PREFIX_BYTES + length
     _check_size(size, data_start + data_bytes)
     return Header(tensors, metadata, data_start)
@@ -96,8 +98,9 @@ def encode_header(
 ) -> bytes:
     """Length prefix and JSON for (name, dtype, shape), laid out without holes in this order.
 
-    Padded with spaces to a multiple of 8 bytes, and to at least `least` bytes. Lone surrogates,
-    which JSON readers refuse, become backslash escapes. Raises ValueError for an impossible layout.
+    Padded with spaces to a multiple of HEADER_STEP bytes, and to at least `least` bytes. Lone
+    surrogates, which JSON readers refuse, become backslash escapes. Raises ValueError for an
+    impossible layout.
     """
     members = _members(tuple(tensors))
     if metadata:
@@ -105,8 +108,24 @@ def encode_header(
         members = f'"__metadata__":{_json(own)}' + (f",{members}" if members else "")
     text = f"{{{members}}}".encode()
     text = text.ljust(least - _PREFIX_BYTES)
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % HEADER_STEP)
     return len(text).to_bytes(_PREFIX_BYTES, "little") + text
+
+
+def largest_header(
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> int:
+    """Return the bytes that suffice for a header of these tensors, in any order.
+
+    They suffice too if sides of the tensors are smaller. Raises ValueError for an unknown dtype.
+    """
+    data = sum(tensor_bytes(dtype, shape) for _, dtype, shape in tensors)
+    names = _json([_writable(name) for name, _, _ in tensors])
+    shapes = _json([shape for _, _, shape in tensors])
+    dtypes = "".join(dtype for _, dtype, _ in tensors)
+    # The commas after shapes and after whole entries are those of the two lists.
+    frames = (len(':{"dtype":"","shape":"data_offsets":[,]}') + 2 * len(str(data))) * len(tensors)
+    return len(encode_header((), metadata)) + len((names + shapes + dtypes).encode()) + frames
 
 
 @lru_cache(maxsize=1)  # an output needs it three times: for its size, its header, its metadata
@@ -128,17 +147,18 @@ def _members(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> str:
     return ",".join(entries.values())
 
 
-def _json(entries: Mapping[str, object]) -> str:
+def _json(entries: Mapping[str, object] | Sequence[object]) -> str:
     return json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
 
 
-def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
+@lru_cache(maxsize=4096)  # many tensors have the same shape, and each is asked for several times
+def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of one tensor. Raises ValueError: unknown dtype, or no whole number of bytes."""
     if dtype not in BITS:
         raise ValueError(f"unknown dtype {dtype!r}")
     size, rest = divmod(math.prod(shape) * BITS[dtype], 8)
     if rest:
-        raise ValueError(f"{dtype} {tuple(shape)} is not a whole number of bytes")
+        raise ValueError(f"{dtype} {shape} is not a whole number of bytes")
     return size
 
 
@@ -146,41 +166,47 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _truncated(what: str) -> Unfinished:
-    return Unfinished("truncated", f"{what}: {_OR_AGAIN}")
+def _skipped(reason: Reason, fault: str) -> Skipped:
+    return Skipped(reason, f"{fault}: {_AGAIN}", folder_advice=_OR_MOVE)
+
+
+def _unfinished(reason: Reason, fault: str) -> Unfinished:
+    return Unfinished(reason, f"{fault}: {_AGAIN}", folder_advice=_OR_WAIT)
 
 
 def _header_length(beginning: bytearray, size: int) -> int:
     """The length prefix, checked as far as possible without reading the header itself."""
     length = int.from_bytes(beginning[:_PREFIX_BYTES], "little")
     if length == 0:
-        raise _truncated("the file begins with zeros")
+        raise _unfinished(Reason.TRUNCATED, "the file begins with zeros")
     kind = kind_of(beginning)
     has_no_brace = beginning[_PREFIX_BYTES : _PREFIX_BYTES + 1] != b"{"
     if has_no_brace or (kind and length > MAX_HEADER_BYTES):
         if kind is None and size <= _PREFIX_BYTES:
-            raise _truncated(f"the file has {size} bytes only")
-        raise Skipped(
-            "not_safetensors",
-            f"the file looks like {kind or 'no known format'}, not like safetensors: {_AGAIN}",
+            raise _unfinished(Reason.TRUNCATED, f"the file has {size} bytes only")
+        raise _skipped(
+            Reason.NOT_SAFETENSORS,
+            f"the file looks like {kind or 'no known format'}, not like safetensors",
         )
     if length > MAX_HEADER_BYTES:
-        raise Skipped(
-            "bad_header",
+        raise _skipped(
+            Reason.BAD_HEADER,
             f"the header says it has {length} bytes, more than the {MAX_HEADER_BYTES} that lensd "
-            f"reads: {_AGAIN}",
+            "reads",
         )
     if _PREFIX_BYTES + length > size:
-        raise _truncated(f"the header alone needs {_PREFIX_BYTES + length} bytes, {size} are there")
+        raise _unfinished(
+            Reason.TRUNCATED,
+            f"the header alone needs {_PREFIX_BYTES + length} bytes, {size} are there",
+        )
     return length
 
 
 def _check_size(size: int, needed: int) -> None:
     if size < needed:
-        raise _truncated(f"the tensors need {needed} bytes, {size} are there")
+        raise _unfinished(Reason.TRUNCATED, f"the tensors need {needed} bytes, {size} are there")
     if size > needed:
-        what = f"{size - needed} bytes lie beyond the last tensor"
-        raise Unfinished("bad_header", f"{what}: {_OR_AGAIN}")
+        raise _unfinished(Reason.BAD_HEADER, f"{size - needed} bytes lie beyond the last tensor")
 
 
 def _parse(text: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -15,12 +15,16 @@ import fcntl
 import hashlib
 import os
 import struct
+import time
 from contextlib import suppress
 from typing import Self
 
 from lensd.errors import LockedError, StorageError
 
 _FLOCK = "hhqqi4x"  # l_type, l_whence, l_start, l_len, l_pid (0 for these locks)
+# Between two looks at a lock that `holder` has, and how many there are.
+_LOOK_SECONDS = 0.005
+_LOOKS = 1000
 _PID_BITS = 22  # the kernel's limit: 4 Mi processes
 
 
@@ -28,29 +32,22 @@ class StateLock:
     """The lock on `<state>/lock`, until the end of the block or of the process."""
 
     def __init__(self, folder: str) -> None:
-        self._path = os.path.join(folder, "lock")
         try:
             os.makedirs(folder, mode=0o750, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            path = os.path.join(folder, "lock")
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                _lock_alone(self._fd, folder)
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            except BaseException:
+                os.close(self._fd)
+                raise
         except OSError as error:
             raise StorageError(
                 f"the state folder {folder} cannot be used: {error.strerror}; create it for the "
-                "user that runs lensd, or set `state.path`"
+                "user that runs lensd, free space on its disk, or set `state.path`"
             ) from None
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._fd)
-            raise LockedError(
-                f"another lensd (process {holder}) uses the state folder {folder}. `lensd status` "
-                "shows what it does; through a running daemon work `once`, `restore`, `retry`, "
-                "`prune`, `pause` and `resume`. To stop it: `systemctl stop lensd` if it is the "
-                f"service, else `kill {holder}`. To run beside it, this one needs a `state.path` "
-                "of its own"
-            ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def __enter__(self) -> Self:
         return self
@@ -59,8 +56,33 @@ class StateLock:
         os.close(self._fd)
 
 
+def _lock_alone(fd: int, folder: str) -> None:
+    """Raises LockedError if another lensd has the lock, and not `holder` for a moment; OSError."""
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            break
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        time.sleep(_LOOK_SECONDS)
+    pid = _read_pid(fd) or "unknown"
+    raise LockedError(
+        f"another lensd (process {pid}) uses the state folder {folder}. `lensd status` shows what "
+        "it does; through a running daemon work `once`, `restore`, `retry`, `prune`, `pause` and "
+        f"`resume`. To stop it: `systemctl stop lensd` if it is the service, else `kill {pid}`. "
+        "To run beside it, this one needs a `state.path` of its own"
+    )
+
+
+def _read_pid(fd: int) -> str:
+    return os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+
+
 def holder(folder: str) -> int | None:
-    """The process that holds the lock of a state folder, None if it is free."""
+    """The process that holds the lock of a state folder, None if it is free; 0: unknown."""
     try:
         fd = os.open(os.path.join(folder, "lock"), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -68,7 +90,7 @@ def holder(folder: str) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+        text = _read_pid(fd)
         return int(text) if text.isdigit() else 0
     finally:
         os.close(fd)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 from lensd.store.deadline import answers, real_path
 
@@ -23,6 +25,21 @@ def resolve_path(path: str) -> str:
 def is_below(path: str, folder: str) -> bool:
     """Whether `path` is `folder` or lies in it, by their names alone (no I/O)."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path that a person gave is a pattern, as in the shell. No file has that name."""
+    return any(sign in path for sign in "*?[") and not os.path.lexists(resolve_path(path))
+
+
+def matcher_of(path: str) -> Callable[[str], bool]:
+    """Whether a full path is at or below `path`, or fits it if it is a pattern.
+
+    The * of a pattern also stands for /.
+    """
+    resolved = resolve_path(path)
+    may_fit = is_pattern(path)
+    return lambda full: is_below(full, resolved) or (may_fit and fnmatchcase(full, resolved))
 
 
 def is_relative(path: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from lensd.errors import Skipped
+from lensd.errors import Reason, Skipped
 from lensd.store import staging
 from lensd.store.copy import Stop, fill, link_open_file
 from lensd.store.disk_errors import disk_faults
@@ -75,17 +75,15 @@ def publish(
     return _replace(folder_fd, name, temporary, staged, untouched, came_out_untouched, way)
 
 
-def discard(
-    folder_fd: int, temporary: str, identity: Identity, *, exact_ctime: bool = False
-) -> bool:
+def discard(folder_fd: int, temporary: str, identity: Identity) -> bool:
     """Unlink a temporary, durably, if it is still the given file; False: it is another file.
 
-    Compares the ctime only with `exact_ctime`, since an exchange changes it.
+    Does not compare the ctime, since an exchange changes it.
     """
     found = identity_at(folder_fd, temporary)
     if found is None:
         return True
-    if not found.same_content(identity) or (exact_ctime and found != identity):
+    if not found.same_content(identity):
         return False
     with disk_faults(folder_fd):
         os.unlink(temporary, dir_fd=folder_fd)
@@ -254,10 +252,12 @@ def _has_content(folder_fd: int, name: str, identity: Identity) -> bool:
 
 def _changed(what: str) -> Skipped:
     return Skipped(
-        "changed",
+        Reason.CHANGED,
         f"another program wrote to {what}; its bytes stay, and lensd takes the file again",
     )
 
 
 def _vanished() -> Skipped:
-    return Skipped("vanished", "the file was deleted or renamed meanwhile; nothing was replaced")
+    return Skipped(
+        Reason.VANISHED, "the file was deleted or renamed meanwhile; nothing was replaced"
+    )

@@ -52,8 +52,15 @@ def walk(root: str, *, recursive: bool, wanted: Wanted) -> Iterator[Visited]:
 
 def linked_folders(root: str) -> Iterator[str]:
     """Paths below the root of the symbolic links to folders, which no walk enters."""
-    for folder in walk(root, recursive=True, wanted=lambda _, e: e.is_symlink() and e.is_dir()):
+    for folder in walk(root, recursive=True, wanted=lambda _, entry: _is_linked_folder(entry)):
         yield from (folder.path + name for name in folder.names)
+
+
+def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link to itself, or to what lensd may not see
+        return False
 
 
 def _read_names(fd: int, folder: str, wanted: Wanted) -> tuple[list[str], list[str]]:

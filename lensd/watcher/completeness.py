@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from lensd.errors import Failed, FileError, Skipped, Unfinished
+from lensd.errors import Failed, FileError, Reason, Skipped, Unfinished
 from lensd.lora.marks import is_output
 from lensd.store.disk_errors import unreadable
 from lensd.store.hashing import read_up_to
@@ -117,7 +117,7 @@ def probe(folder_fd: int, name: str, own_inode: int | None = None) -> Facts:
         if error.errno in (errno.ENOENT, errno.ELOOP):
             raise FileNotFoundError(errno.ENOENT, "it is gone", name) from error
         why = f"lensd cannot open the file: {error.strerror}; check the disk"
-        return replace(facts, refusal=Failed("io_error", why))
+        return replace(facts, refusal=Failed(Reason.IO_ERROR, why))
     try:
         return _look_inside(fd, facts)
     finally:
@@ -164,15 +164,15 @@ def _ends_in_zeros(fd: int, size: int) -> bool:
 def _wrong_kind(found: os.stat_result, own_inode: int | None) -> FileError | None:
     if stat.S_ISLNK(found.st_mode):
         return Skipped(
-            "symlink",
+            Reason.SYMLINK,
             "this is a symbolic link, and lensd leaves links alone. Put the file itself here, or "
             "watch the folder of its target",
         )
     if not stat.S_ISREG(found.st_mode):
-        return Skipped("not_regular", "this is not a regular file; lensd leaves it alone")
+        return Skipped(Reason.NOT_REGULAR, "this is not a regular file; lensd leaves it alone")
     if found.st_nlink > (2 if own_inode == found.st_ino else 1):
         return Skipped(
-            "hardlinked",
+            Reason.HARDLINKED,
             f"the file has {found.st_nlink} names (hard links), and only one would get the smaller "
             "file. Remove the other names, or replace this one by a copy",
         )

@@ -21,6 +21,7 @@ class DegradedRoots:
         self._lock = threading.Lock()
         self._notes: dict[str, DegradedRoot] = {}
         self._silent: dict[str, DegradedRoot] = {}
+        self._written: dict[str, DegradedRoot] | None = None  # None: a killed lensd left some
         self._names: frozenset[str] = frozenset()
 
     @property
@@ -44,7 +45,6 @@ class DegradedRoots:
         self, known: dict[str, DegradedRoot], notes: Mapping[str, DegradedRoot | None]
     ) -> None:
         with self._lock:
-            before = {**self._notes, **self._silent}
             for root, note in notes.items():
                 if note is None:
                     known.pop(root, None)
@@ -52,9 +52,10 @@ class DegradedRoots:
                     known[root] = note
             now = {**self._notes, **self._silent}
             self._names = frozenset(note.watch for note in now.values())
-            if now == before:
+            if now == self._written:
                 return
             if now:
                 self._ledger.state.degraded.set(tuple(now.values()))
             else:
                 self.clear()
+            self._written = now

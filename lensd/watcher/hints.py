@@ -1,4 +1,4 @@
-"""What other threads report to the main loop. `lensd.daemon.inbox` has the queue."""
+"""What other threads report to the thread of a root. `lensd.daemon.inbox` has the queues."""
 
 from __future__ import annotations
 

@@ -50,8 +50,12 @@ class Inotify:
 
     def __init__(self) -> None:
         """Raises OSError(EMFILE) when the kernel gives this user no further instance."""
-        self.descriptor = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self.descriptor = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        except OSError:
+            os.close(self._wake)
+            raise
         self._poll = select.poll()
         for fd in (self.descriptor, self._wake):
             self._poll.register(fd, select.POLLIN)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from lensd.errors import FileError, Skipped, StorageError, bug
+from lensd.errors import FileError, Reason, Skipped, StorageError, bug
 from lensd.store.archive import Archive
 from lensd.store.fs import is_temporary, open_folder
 from lensd.store.identity import Identity
@@ -163,7 +163,7 @@ class Intake:
             reason = self._drop(key).waiting or "still changing"
             message = f"{reason}; run lensd again when the file is complete"
             self._recorder.record_waiting(key, reason)  # `lensd status` names it
-            self._recorder.report_refusal(key, Skipped("not_whole_yet", message))
+            self._recorder.report_refusal(key, Skipped(Reason.NOT_WHOLE_YET, message))
 
     def _look(self, key: Key, now: float) -> bool:
         """Look at a candidate. True if there may be a new job."""
@@ -185,6 +185,7 @@ class Intake:
             self._drop(key)
             return False
         except StorageError:
+            self._settler.look_again(key, now)
             raise
         except Exception:  # noqa: BLE001  one file must not end the daemon
             self._give_up(key, identity, traceback.format_exc(limit=-8))

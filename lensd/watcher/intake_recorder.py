@@ -28,7 +28,8 @@ class Arrival:
 class IntakeRecorder:
     """`arrivals` gets a message for each new job, before the ledger has the job.
 
-    `waiting(path, reason)` hears why a file is no job yet, and None when it waits no longer.
+    `waiting(path, reason)` is called with why a file is no job yet, and with None when it waits no
+    longer.
     """
 
     def __init__(

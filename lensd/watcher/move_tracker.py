@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from functools import partial
+from itertools import groupby
 
 from lensd.logs.events import FileMoved
 from lensd.store.archive import Archive
@@ -26,7 +27,7 @@ from lensd.watcher.one_file import contain_bug, report_bug
 from lensd.watcher.original_renamer import OriginalRenamer
 from lensd.watcher.own_output import Marked, read_marks
 from lensd.watcher.presence import has_file, has_inode, is_lost, is_same_disk
-from lensd.watcher.scan import scan
+from lensd.watcher.scan import in_batches, scan
 from lensd.watcher.settle import Key
 
 SEARCH_AGAIN_SECONDS = 60.0
@@ -91,8 +92,8 @@ class MoveTracker:
 
     def has_lost_outputs(self) -> bool:
         """Whether an output is missing where the ledger has it. Looks at every output."""
-        outputs = self._ledger.files.with_outcome(Outcome.COMPRESSED)
-        return any(self._answers(e.root) and is_lost(e) for e in outputs)
+        outputs = self._ledger.gone.places(Outcome.COMPRESSED)
+        return any(self._answers(place.root) and is_lost(place) for place in outputs)
 
     def origin(self, key: Key, identity: Identity) -> Entry | None:
         """The row whose file has moved to a path, by its inode."""
@@ -125,12 +126,19 @@ class MoveTracker:
     def plan(self) -> Iterator[tuple[Entry, Key]]:
         """The moves that are not in the ledger yet, by a scan of all folders. Changes nothing."""
         has_lost_outputs = self.has_lost_outputs()
-        for key, identity in self._scan_all():
+        for key, identity in self._unknown_files():
             entry = None
             with contain_bug(partial(self.report_bug, key)):
                 entry = self._plan(key, identity, has_lost_outputs=has_lost_outputs)
             if entry is not None and entry.state in _AT_REST:
                 yield entry, key
+
+    def _unknown_files(self) -> Iterator[tuple[Key, Identity]]:
+        """Those of a scan that have no row, or a damaged one: many files need few queries."""
+        for root, found in groupby(self._scan_all(), key=lambda file: file[0].root):
+            for batch in in_batches((key.path, identity) for key, identity in found):
+                for path, identity in self._ledger.files.unknown(root, batch):
+                    yield Key(root, path), identity
 
     def _plan(self, key: Key, identity: Identity, *, has_lost_outputs: bool) -> Entry | None:
         if self._ledger.files.knows(*key, identity):

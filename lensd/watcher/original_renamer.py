@@ -58,19 +58,29 @@ class OriginalRenamer:
             self._ledger.state.renaming_original.clear()
 
     def finish_interrupted(self) -> None:
-        """Let an original keep one of its two names, where the last steps did not happen."""
+        """Let an original keep one of its two names, where the last steps did not happen.
+
+        The note stays while the archive is away or cannot be written.
+        """
         renaming = self._ledger.state.renaming_original.get()
         if renaming is None:
             return
-        old, new = renaming
+        with suppress(FileError, OSError):
+            if self._finish(*renaming):
+                self._ledger.state.renaming_original.clear()
+
+    def _finish(self, old: str, new: str) -> bool:
+        """False: the archive is away. Raises FileError, OSError."""
         if _is_same_file(old, new):
             with suppress(StorageError):  # archive.path was changed: both stay in the old archive
                 is_old = bool(self._ledger.originals.at(old))
                 self._archive.remover.remove_second_name(new if is_old else old)
-        elif not os.path.lexists(old) and os.path.lexists(new):  # a disk without hard links
+        elif not os.path.lexists(old):  # a disk without hard links
+            if not os.path.lexists(new):
+                return False
             for entry in self._ledger.originals.at(old):
                 self._ledger.originals.record_moved(old, new, entry.sha256_in or "")
-        self._ledger.state.renaming_original.clear()
+        return True
 
 
 def _is_same_file(a: str, b: str) -> bool:

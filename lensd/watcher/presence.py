@@ -9,6 +9,7 @@ from lensd.errors import FileError
 from lensd.store.fs import identity_at, open_folder
 from lensd.store.identity import Identity
 from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.gone import Place
 
 
 class _Unreadable(Enum):
@@ -32,7 +33,7 @@ def has_inode(entry: Entry) -> bool:
     )
 
 
-def is_lost(entry: Entry) -> bool:
+def is_lost(entry: Entry | Place) -> bool:
     """Whether nothing has the path, in a root that is there and not empty."""
     if _find(entry) is not None:
         return False
@@ -56,7 +57,7 @@ def is_same_disk(entry: Entry, identity: Identity) -> bool:
         return False
 
 
-def _find(entry: Entry) -> Identity | _Unreadable | None:
+def _find(entry: Entry | Place) -> Identity | _Unreadable | None:
     """What lies under the row's path; None for nothing."""
     folder, name = os.path.split(entry.path)
     try:

@@ -128,7 +128,7 @@ class RootMonitor:
         if now < self._check_at:
             return []
         self._check_at = now + min(CHECK_SECONDS, self._rescan_seconds)
-        before, back = self.degraded, []
+        back = []
         for root in self._roots.values():
             was = root.seen
             problem = self._identify(root)
@@ -144,8 +144,7 @@ class RootMonitor:
         if not self._watches.alive:
             self._watches.start(root.folder for root in self._healthy())
             self.scan_all_after()
-        if before != self.degraded:
-            self._publish()
+        self._publish()
         return back
 
     def readmit(self, path: str) -> bool:
@@ -259,7 +258,10 @@ class RootMonitor:
         self._log(DaemonRecovered(watch=watch, path=path, reason=problem.reason, message=message))
 
     def _publish(self) -> None:
-        """For `lensd status`, which is another process, and for the metrics' thread."""
+        """For `lensd status`, which is another process, and for the metrics' thread.
+
+        With each check, since the ledger may have refused the last change.
+        """
         notes: dict[str, DegradedRoot | None] = dict.fromkeys(self._roots)
         for r, problem in self.degraded.items():
             root = self._roots[r]

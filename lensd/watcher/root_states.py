@@ -80,7 +80,7 @@ class RootStates:
             self._hanging -= {path}
 
     def device(self, root: str) -> int | None:
-        """The device of a root, as far as the main loop knows it. From any thread."""
+        """The device of a root at its last check; None: it was never there. From any thread."""
         with self._lock:
             identity = self._identities.get(root)
         return None if identity is None else identity.device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -12,14 +13,16 @@ from lensd.store.identity import Identity
 from lensd.store.walk import walk
 
 BATCH = 500  # files in one query of the ledger
+# Errors of a stat that do not say that the whole disk is away, as EIO and ESTALE may.
+_OF_ONE_FILE = (errno.ENOENT, errno.EACCES, errno.EUCLEAN)
 
 T = TypeVar("T")
 
 
-def in_batches(found: Iterable[T]) -> Iterator[list[T]]:
-    """Up to BATCH items at a time."""
+def in_batches(found: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
+    """Up to `size` items at a time."""
     files = iter(found)
-    while batch := list(islice(files, BATCH)):
+    while batch := list(islice(files, size)):
         yield batch
 
 
@@ -28,7 +31,9 @@ def scan(
 ) -> Iterator[tuple[str, Identity]]:
     """(path relative to root, identity) of the selected files and links, in name order.
 
-    An unreadable root raises OSError: a root that is not there is never taken for an empty one.
+    Leaves out a file in a folder that lensd may list but not enter, and one whose inode the
+    filesystem finds damaged. An unreadable root raises OSError: a root that is not there is never
+    taken for an empty one.
     """
     for folder in walk(
         root,
@@ -38,7 +43,9 @@ def scan(
         for name in folder.names:
             try:
                 found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in _OF_ONE_FILE:
+                    raise
                 continue
             yield folder.path + name, Identity.of(found)
 

@@ -108,6 +108,12 @@ class Settler:
         self._schedule(key, candidate, now + self._seconds_to_next_look(self.idle(key, now)))
         return now - candidate.changed
 
+    def look_again(self, key: Key, now: float) -> None:
+        """A look failed, but not because of the file. Without effect if that was dropped."""
+        candidate = self._candidates.get(key)
+        if candidate is not None:
+            self._schedule(key, candidate, now + LOOK_AGAIN_SECONDS)
+
     def idle(self, key: Key, now: float) -> float:
         """Seconds since a look found a difference, or a program at work on it."""
         candidate = self._candidates[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,10 @@ class Published:
 
 
 @pytest.fixture
-def published(tmp_path: Path) -> Published:
-    return Published(tmp_path)
+def published(tmp_path: Path) -> Iterator[Published]:
+    published = Published(tmp_path)
+    yield published
+    published.ledger.close()
 
 
 def test_both_hashes_are_kept_in_the_line(published: Published) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 import pytest
 
 from lensd.errors import Reason
+from lensd.jobs import job_end
 from lensd.jobs.end_decision import BACK_OFF, Facts, Verdict, attempts_allowed, decide
 
 
@@ -67,3 +70,28 @@ def test_a_file_that_takes_too_long_has_fewer_attempts() -> None:
 def test_each_reason_has_a_verdict(reason: Reason) -> None:
     """With an unmoved file in a folder that is there."""
     assert decide(Facts(reason)) in (Verdict.RECORD, Verdict.FORGET, Verdict.SUPERSEDE)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.EIO, Reason.IO_ERROR),
+        (errno.ENOSPC, Reason.NO_SPACE),
+        (errno.EROFS, Reason.READ_ONLY),
+        (errno.ESTALE, Reason.IO_ERROR),
+        (errno.EMFILE, Reason.IO_ERROR),
+    ],
+)
+def test_an_error_that_passes_fails_no_file_at_once(code: int, reason: Reason) -> None:
+    """Whichever call of a job meets it: the daemon waits, or tries again."""
+    end = job_end.io_error(OSError(code, os.strerror(code)), "/srv/loras/a.safetensors")
+    facts = Facts(end.reason, is_disk_error=end.disk is not None, waits_for_disks=True)
+    assert end.reason is reason
+    assert decide(facts) in (Verdict.WAIT_FOR_DISK, Verdict.POSTPONE)
+
+
+def test_a_missing_right_fails_a_file_at_once() -> None:
+    """A person has to give it."""
+    end = job_end.io_error(PermissionError(errno.EACCES, "Permission denied"), "/srv/loras/a")
+    facts = Facts(end.reason, is_disk_error=end.disk is not None, waits_for_disks=True)
+    assert decide(facts) is Verdict.RECORD

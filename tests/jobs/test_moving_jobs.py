@@ -5,6 +5,7 @@ Both of lensd's threads follow files; here they do it in the order that is hard 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from lensd.watcher.settle import Key
 from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from tests.faults.one_job import Folder, Settings
+from tests.support.jobs import finish
 from tests.support.realistic import small_lora
 
 
@@ -49,7 +51,6 @@ class App:
         self.context = JobContext(
             ledger=self.ledger,
             archive=archive,
-            worker=Worker(isolated.command("lensd.engine"), self._log, 60, 60),
             log=self._log,
             device="cpu",
             quiet_seconds=0.1,
@@ -66,14 +67,20 @@ class App:
     def rename(self) -> None:
         Path(self.root, "set").rename(Path(self.root, "moved"))
 
+    def run(self) -> Event | None:
+        worker = Worker(isolated.command("lensd.engine"), self._log, 60, 60)
+        return finish(compress.process(self.queued, Settings(), self.context, 0.0), worker)
+
     def is_next(self) -> bool:
         entry: Entry | None = self.ledger.jobs.next_queued()
         return entry is not None and (entry.root, entry.path) == self.new
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> App:
-    return App(tmp_path)
+def app(tmp_path: Path) -> Iterator[App]:
+    app = App(tmp_path)
+    yield app
+    app.ledger.close()
 
 
 def test_a_job_that_has_begun_is_not_moved_beneath_it(app: App) -> None:
@@ -82,7 +89,7 @@ def test_a_job_that_has_begun_is_not_moved_beneath_it(app: App) -> None:
     app.ledger.jobs.update("job", state=JobState.RUNNING, temporary=".lensd-x")
     assert not app.move_tracker.move(app.queued, app.new)
     assert app.move_tracker.follow_file(app.new, app.identity) is Found.BUSY
-    assert compress.process(app.queued, Settings(), app.context, 0.0) is None
+    assert app.run() is None
     assert app.is_next()
 
 
@@ -92,5 +99,5 @@ def test_a_job_that_was_moved_as_it_began_is_queued_again(app: App, state: JobSt
     app.rename()
     assert app.move_tracker.move(app.queued, app.new)
     app.ledger.jobs.update("job", state=state, temporary=".lensd-x")
-    assert compress.process(app.queued, Settings(), app.context, 0.0) is None
+    assert app.run() is None
     assert app.is_next()

@@ -23,11 +23,13 @@ from lensd.store.ledger import Ledger
 from lensd.store.ledger.notes import PruneInProgress
 from lensd.watcher.folder import Log
 from tests.support.aging import age
+from tests.support.descriptors import open_paths
 from tests.support.disks import remount, tmpfs
 from tests.support.home_server import HomeServer, Seen
 from tests.support.limits import PATIENCE
 
 DAY, HOUR = 86400.0, 3600.0
+WHERE = ["the output", pytest.param("the original", marks=pytest.mark.slow)]
 NOW = 1_800_000_000.0
 
 
@@ -118,7 +120,7 @@ def _replace(path: Path) -> None:
     other.rename(path)
 
 
-@pytest.mark.parametrize("while_it_reads", ["the output", "the original"])
+@pytest.mark.parametrize("while_it_reads", WHERE)
 @pytest.mark.parametrize(
     "harm",
     [Path.unlink, *(pytest.param(h, marks=pytest.mark.slow) for h in (_replace, Path.touch))],
@@ -152,14 +154,7 @@ def test_an_output_that_goes_during_the_pass_keeps_its_original(
 
 
 def _has_open(path: Path) -> bool:
-    return any(os.path.samefile(fd, path) for fd in _descriptors())
-
-
-def _descriptors() -> Iterator[str]:
-    for name in os.listdir("/proc/self/fd"):
-        fd = f"/proc/self/fd/{name}"
-        if os.path.exists(fd):
-            yield fd
+    return os.path.realpath(path) in open_paths()
 
 
 @pytest.mark.slow
@@ -183,7 +178,7 @@ def test_a_pass_that_was_cut_off_is_finished(
     assert ledger.state.prune_in_progress.get() is None
 
 
-@pytest.fixture(params=["the output", "the original"])
+@pytest.fixture(params=WHERE)
 def target(request: pytest.FixtureRequest, server: HomeServer) -> Path:
     """The file of `b.safetensors` that another program writes to."""
     path = server.loras / "b.safetensors"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ import pytest
 from lensd import __version__
 from lensd.daemon.inbox import Inbox
 from lensd.jobs import commit, recover
-from lensd.jobs.context import JobContext
+from lensd.jobs.context import JobContext, JobFile
 from lensd.jobs.filesystems import Filesystems
 from lensd.logs.events import Event
 from lensd.store.archive import Archive
+from lensd.store.disk_errors import Interrupted
 from lensd.store.fs import temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import block_lease_signal
@@ -31,8 +34,6 @@ from lensd.store.ledger.entry import Entry
 from lensd.store.rename import exchange
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.root_states import RootStates
-from lensd.worker import isolated
-from lensd.worker.supervisor import Worker
 from tests.support.events import compressed
 from tests.support.home_server import HomeServer, Seen
 
@@ -61,7 +62,6 @@ class Crashed:
         self.context = JobContext(
             ledger=self.ledger,
             archive=archive,
-            worker=Worker(isolated.command("lensd.engine"), self.log, 60, 60),
             log=self.log,
             device="cpu",
             quiet_seconds=0.1,
@@ -115,8 +115,10 @@ class Crashed:
 
 
 @pytest.fixture
-def crashed(tmp_path: Path) -> Crashed:
-    return Crashed(tmp_path)
+def crashed(tmp_path: Path) -> Iterator[Crashed]:
+    crashed = Crashed(tmp_path)
+    yield crashed
+    crashed.ledger.close()
 
 
 @pytest.mark.parametrize("there", [None, b"", OUTPUT[:4]])
@@ -128,6 +130,26 @@ def test_while_the_worker_wrote(crashed: Crashed, there: bytes | None) -> None:
     assert crashed.recover().state == JobState.QUEUED
     assert crashed.path.read_bytes() == ORIGINAL
     assert [] == crashed.lines
+
+
+def test_a_temporary_that_an_earlier_attempt_could_not_remove(crashed: Crashed) -> None:
+    """Its disk was read-only. The next one has another, and a start after the job rescues it."""
+    crashed.temporary.write_bytes(OUTPUT[:4])
+    folder_fd, fd = os.open(crashed.loras, os.O_RDONLY), os.open(crashed.path, os.O_RDONLY)
+    job_file = JobFile(
+        crashed.ledger.jobs.get("job"), folder_fd, crashed.path.name, fd, None,
+        crashed.temporary.name, str(crashed.path), waited=0.0, began=0.0,
+    )  # fmt: skip
+    with suppress(Interrupted), commit.staged(job_file, crashed.context):
+        assert crashed.ledger.jobs.get("job").temporary == job_file.temporary
+        assert (crashed.loras / job_file.temporary).read_bytes() == b""
+        raise Interrupted
+    os.close(folder_fd)
+    os.close(fd)
+    assert sorted(crashed.loras.iterdir()) == [crashed.temporary, crashed.path]
+    crashed.ledger.jobs.finish("job", Outcome.KEPT)
+    crashed.recover()
+    assert [name for name, _ in crashed.lines] == ["file.rescued"]
 
 
 @pytest.mark.parametrize("link", [True, False])
@@ -352,8 +374,8 @@ def test_a_lost_ledger_does_not_hide_half_copies(crashed: Crashed, tmp_path: Pat
     crashed.recover()
     assert half.exists()
     (tmp_path / "new").mkdir()
-    ledger = Ledger(str(tmp_path / "new"), __version__)
-    recover.recover(replace(crashed.context, ledger=ledger))
+    with closing(Ledger(str(tmp_path / "new"), __version__)) as ledger:
+        recover.recover(replace(crashed.context, ledger=ledger))
     assert not half.exists()
 
 
@@ -393,7 +415,7 @@ def test_a_file_that_was_archived_and_then_renamed(tmp_path: Path) -> None:
     ledger.close()
     sha256 = Seen.of(path).sha256
     new = path.rename(server.loras / "new.safetensors")
-    with server.daemon() as daemon:
+    with server.daemon(forked=True) as daemon:
         line = daemon.wait_for_file(new)
         assert (line["event"], line["sha256_in"]) == ("file.compressed", sha256)
     assert Seen.of(server.archived(new)).sha256 == sha256

@@ -18,6 +18,7 @@ from lensd.store.fs import copy_name, temporary_name
 from lensd.store.identity import Identity
 from lensd.store.lease import Lease
 from tests.store.conftest import RunPython
+from tests.support.protected import protected
 
 NAME = "styles/ink.safetensors"
 
@@ -497,3 +498,11 @@ def test_incomplete_copies_of_a_killed_lensd_are_swept(archive: Archive, source:
     assert archive.sweeper.sweep() == 1
     assert list(all_files(archive.root)) == [f"loras/{NAME}"]
     assert archive.sweeper.sweep() == 0
+
+
+def test_a_copy_that_cannot_be_unlinked_ends_no_sweep(archive: Archive) -> None:
+    """The archive is read-only; a later start unlinks it."""
+    half = write(Path(archive.root, "rescued/x/loras", copy_name()), b"ha")
+    with protected(half.parent, "i"):
+        assert archive.sweeper.sweep_rescued() == 0
+    assert archive.sweeper.sweep_rescued() == 1

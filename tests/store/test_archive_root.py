@@ -11,6 +11,7 @@ import pytest
 from lensd.errors import DiskUnavailable
 from lensd.store.archive import Archive
 from tests.store.test_archive import NAME, all_files, keep, write
+from tests.support.descriptors import Descriptors
 from tests.support.disks import Mounts
 
 
@@ -56,8 +57,16 @@ def test_an_archive_that_is_unmounted_meanwhile_is_away(tmp_path: Path) -> None:
 def test_the_root_is_closed_after_the_last_use(tmp_path: Path) -> None:
     """Else its disk could not be unmounted."""
     archive = Archive(str(tmp_path))
-    before = os.listdir("/proc/self/fd")
+    descriptors = Descriptors()
     with archive.hold() as outer, archive.hold() as inner:
         assert outer == inner
         archive.originals.find("loras", NAME)
-    assert os.listdir("/proc/self/fd") == before
+    assert [] == descriptors.opened()
+
+
+def test_an_archive_that_cannot_be_opened_is_away(tmp_path: Path) -> None:
+    """As after the end of a FUSE server, or without the right to enter it."""
+    (tmp_path / "archive").symlink_to("archive")
+    archive = Archive(str(tmp_path / "archive"))
+    with pytest.raises(DiskUnavailable, match=r"archive cannot be opened \(Too many levels"):
+        archive.originals.find("loras", NAME)

@@ -20,6 +20,7 @@ from lensd.store.fs import (
     temporary_name,
 )
 from lensd.store.identity import Identity
+from tests.support.descriptors import Descriptors
 
 
 def where(fd: int) -> str:
@@ -27,10 +28,6 @@ def where(fd: int) -> str:
         return os.readlink(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.parametrize("relative", ["", ".", "a", "a/b", "a//b/"])
@@ -57,12 +54,12 @@ def test_a_folder_swapped_for_a_link_is_not_entered(tmp_path: Path, relative: st
     root.mkdir()
     (root / "link").symlink_to(outside)
     (root / "file").write_bytes(b"")
-    before = open_descriptors()
+    descriptors = Descriptors()
     for enter in (open_folder, lambda top, folder: mirror_back(top, folder, "/nowhere/x")):
         with pytest.raises(Skipped) as caught:
             enter(str(root), relative)
         assert caught.value.reason == "symlink"
-    assert open_descriptors() == before
+    assert [] == descriptors.opened()
     assert list((outside / "inner").iterdir()) == []
 
 

@@ -20,7 +20,15 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
 from lensd.errors import Skipped
-from lensd.store.header import BITS, Header, Tensor, encode_header, read_header, tensor_bytes
+from lensd.store.header import (
+    BITS,
+    Header,
+    Tensor,
+    encode_header,
+    largest_header,
+    read_header,
+    tensor_bytes,
+)
 from tests.store.conftest import RunPython
 
 READ_AND_MEASURE = """
@@ -99,6 +107,25 @@ def test_what_is_written_is_read_by_lensd_and_by_the_library(
     with safe_open(path, "np") as judge:
         assert set(judge.keys()) == set(layout)
         assert (judge.metadata() or {}) == metadata
+
+
+@given(
+    names=st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True, min_size=1),
+    sides=st.lists(st.integers(1, 10**6), min_size=1, max_size=4),
+    seed=st.randoms(use_true_random=False),
+)
+def test_the_largest_header_suffices_in_any_order(
+    names: list[str], sides: list[int], seed: random.Random
+) -> None:
+    """Also if some sides are smaller; and no header of these tensors leaves more than digits."""
+    tensors = [(name + "x", "F16", tuple(sides)) for name in names]
+    space = largest_header(tensors, {"note": "ü"})
+    smaller = [(name, d, (seed.randint(1, s[0]), *s[1:])) for name, d, s in tensors]
+    for found in (tensors, smaller):
+        seed.shuffle(found)
+        assert len(encode_header(found, {"note": "ü"})) <= space + -space % 8
+    digits = sum(len(str(number)) for number in (*sides, 10**30)) * len(tensors)
+    assert space <= len(encode_header(smaller, {"note": "ü"})) + 2 * digits
 
 
 def test_lone_surrogates_are_written_as_text_for_every_reader(tmp_path: Path) -> None:

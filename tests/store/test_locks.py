@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from lensd.errors import LockedError
-from lensd.store.locks import Claims
-
-pytestmark = pytest.mark.lengthy  # each starts a process
+from lensd.errors import LockedError, StorageError
+from lensd.store import locks
+from lensd.store.locks import Claims, StateLock
 
 HOLD = "import sys; from lensd.store.locks import Claims; c = Claims(); c.claim(sys.argv[1]); "
 HOLD += "print(flush=True); sys.stdin.read()"
@@ -33,6 +35,7 @@ def holder(folder: Path) -> Iterator[int]:
             process.kill()
 
 
+@pytest.mark.lengthy  # as others below: it starts a process
 def test_a_folder_locked_by_another_process(tmp_path: Path) -> None:
     """The error names the process; the folder is free after the process ends in any way."""
     with Claims() as claims:
@@ -41,6 +44,7 @@ def test_a_folder_locked_by_another_process(tmp_path: Path) -> None:
         claims.claim(str(tmp_path))
 
 
+@pytest.mark.lengthy
 def test_through_a_link(tmp_path: Path) -> None:
     """The lock is on the folder and not on its path."""
     (tmp_path / "folder").mkdir()
@@ -49,6 +53,7 @@ def test_through_a_link(tmp_path: Path) -> None:
         claims.claim(str(tmp_path / "folder"))
 
 
+@pytest.mark.lengthy
 def test_other_folders_are_free(tmp_path: Path) -> None:
     """Two daemons may watch two folders side by side."""
     (tmp_path / "folder").mkdir()
@@ -56,6 +61,7 @@ def test_other_folders_are_free(tmp_path: Path) -> None:
         claims.claim(str(tmp_path))
 
 
+@pytest.mark.lengthy
 def test_one_process_may_claim_again(tmp_path: Path) -> None:
     """A reload locks again before it unlocks; an open and close of `/` drops no lock."""
     with Claims() as first, Claims() as second:
@@ -76,3 +82,30 @@ def test_a_missing_folder(tmp_path: Path) -> None:
     """Locking it raises OSError."""
     with Claims() as claims, pytest.raises(FileNotFoundError):
         claims.claim(str(tmp_path / "none"))
+
+
+def test_a_look_at_the_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    """`lensd status` has the lock for a moment; a daemon that starts then waits for it."""
+    with StateLock(str(tmp_path)):
+        pass
+    fd = os.open(tmp_path / "lock", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    threading.Timer(0.02, os.close, [fd]).start()
+    with StateLock(str(tmp_path)):
+        assert locks.holder(str(tmp_path)) == os.getpid()
+        with pytest.raises(LockedError, match=f"process {os.getpid()}"):
+            StateLock(str(tmp_path))
+    assert locks.holder(str(tmp_path)) is None
+
+
+def test_a_state_folder_on_a_full_disk(tmp_path: Path) -> None:
+    """The error names the folder; the lock is free."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=f"{tmp_path} cannot be used"):
+            StateLock(str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with StateLock(str(tmp_path)):
+        pass

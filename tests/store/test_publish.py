@@ -365,11 +365,8 @@ print(len(seen))
 
 
 def test_only_the_given_file_is_discarded(stage: Stage) -> None:
-    """Other files stay; the ctime counts only with `exact_ctime`."""
+    """Other files stay."""
     seen = identity(stage.temporary)
-    time.sleep(0.02)
-    stage.temporary.chmod(0o640)
-    assert not discard(stage.fd, "t", seen, exact_ctime=True)
     in_place(stage.temporary, b"theirs")
     assert not discard(stage.fd, "t", seen)
     assert stage.temporary.read_bytes() == b"theirs"

@@ -85,6 +85,18 @@ def test_tensors_come_in_any_order_and_the_header_last(path: Path) -> None:
     assert float(tensors["b"]) == 1.0
 
 
+def test_tensors_apart_are_written_where_they_begin(path: Path) -> None:
+    """Those that follow each other together, the others alone."""
+    found = path.stat()
+    with Output(str(path), (found.st_dev, found.st_ino), HEADER_BYTES) as output:
+        starts = {"a": 0, "b": 2, "d": 6}
+        output.write_apart(starts, {"d": b"gh", "b": b"cd", "a": b"ab"})
+        output.write_apart({"c": 4}, {"c": b"ef"})
+        output.write_apart({}, {})
+        assert output.first_difference() is None
+    assert path.read_bytes()[HEADER_BYTES:] == b"abcdefgh"
+
+
 @pytest.mark.parametrize("how", ["header", "longer", "shorter"])
 def test_other_bytes_on_the_disk_are_an_error(path: Path, how: str) -> None:
     """`sha256` fails with verify_failed for a header or a length that was not written."""

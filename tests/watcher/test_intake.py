@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 import pytest
 
+from lensd.errors import StorageError
 from lensd.logs.events import Event, FileEvent
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
@@ -130,3 +131,19 @@ def test_very_many_new_files_are_taken_up_in_portions(app: App) -> None:
     assert pending == [MOST, 2 * MOST]
     assert app.intake.pending == MOST
     assert app.events()["file.skipped"] == MOST + 5
+
+
+def test_a_file_is_looked_at_again_when_the_ledger_can_be_written(app: App) -> None:
+    """A scan does not take up a file that is known as a candidate."""
+    app.write("a.safetensors")
+    app.baseline()
+    (app.loras / "a.safetensors").rename(app.loras / "b.safetensors")
+    app.intake.notice(str(app.loras / "b.safetensors"), 0.0)
+    app.ledger._database.connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(StorageError):
+        app.intake.step(0.0)
+    app.ledger._database.connection.execute("PRAGMA query_only = OFF")
+    app.intake.scan(app.folder, 10.0)
+    app.intake.step(10.0)
+    assert app.events() == {"file.moved": 1}
+    assert app.intake.pending == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ import pytest
 
 from lensd.daemon.inbox import Inbox, Look, Message, NewFolder
 from lensd.watcher import inotify_audit, root_identity
+from lensd.watcher.inotify import Inotify
 from lensd.watcher.observer import Observer
+from tests.support.descriptors import Descriptors
 from tests.support.home_server import wait_until
 
 SECONDS = 20.0
@@ -176,28 +179,43 @@ def test_links_to_folders_are_not_entered(watched: Watched, tmp_path: Path) -> N
 
 def test_a_root_that_cannot_be_watched(watched: Watched) -> None:
     """The error names why, and no descriptor is left."""
-    before = len(os.listdir("/proc/self/fd"))
+    descriptors = Descriptors()
     for path, number in (("none", errno.ENOENT), ("file", errno.ENOTDIR)):
         (watched.root / "file").touch()
         with pytest.raises(OSError, match=os.strerror(number)):
             watched.observer.add(str(watched.root / path), recursive=True)
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert [] == descriptors.opened()
     assert watched.observer.alive
     assert watched.observer.descriptor(str(watched.root)) is None
 
 
+def test_a_process_without_free_descriptors_leaves_none_open() -> None:
+    """One is free, and two are needed."""
+    descriptors = Descriptors()
+    free = os.dup(0)
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limits[1]))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            Inotify()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [] == descriptors.opened()
+
+
 def test_no_descriptor_is_left(watched: Watched) -> None:
     """After a root was removed, and after the observer was stopped. Another one can be made."""
-    before = len(os.listdir("/proc/self/fd"))
+    descriptors = Descriptors()
     watched.add()
     watched.add()
     watched.observer.remove(str(watched.root))
     watched.observer.remove(str(watched.root))
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert [] == descriptors.opened()
     watched.add()
     watched.observer.stop()
     assert not watched.observer.alive
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert [] == descriptors.opened()
     second = Observer(watched.inbox)
     assert second.alive
     second.stop()
@@ -206,7 +224,7 @@ def test_no_descriptor_is_left(watched: Watched) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies_closes_its_descriptor(watched: Watched) -> None:
     """Its next read fails. The observer says that it is not alive, and can be stopped."""
-    before = len(os.listdir("/proc/self/fd"))
+    descriptors = Descriptors()
     watched.add()
     assert watched.observer.alive
     descriptor = watched.observer.descriptor(str(watched.root))
@@ -216,6 +234,6 @@ def test_a_thread_that_dies_closes_its_descriptor(watched: Watched) -> None:
     os.close(folder)
     (watched.root / "a").touch()
     wait_until(lambda: not watched.observer.alive, "it has died")
-    wait_until(lambda: before == len(os.listdir("/proc/self/fd")), "it has closed everything")
+    wait_until(lambda: not descriptors.opened(), "it has closed everything")
     assert watched.observer.descriptor(str(watched.root)) is None
     watched.observer.stop()

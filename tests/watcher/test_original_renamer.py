@@ -14,6 +14,7 @@ from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.notes import RenamingOriginal
 from lensd.watcher.original_renamer import OriginalRenamer
+from tests.support.protected import protected
 
 
 class Renaming:
@@ -90,3 +91,28 @@ def test_a_failed_move_is_finished_before_the_next_one(renaming: Renaming) -> No
     old = renaming.renamer.add_new_name(second, "loras", "d")
     renaming.renamer.drop_old_name(old)
     assert renaming.names() == ["b", "d"]
+
+
+def test_while_the_archive_is_away_the_note_stays(renaming: Renaming) -> None:
+    """A start without the archive's disk; the disk has no hard links, so the ledger is behind."""
+    renaming.archive("a")
+    old, new = renaming.path("a"), renaming.path("b")
+    renaming.ledger.state.renaming_original.set(RenamingOriginal(str(old), str(new)))
+    old.rename(new)
+    away = (renaming.top / "archive").rename(renaming.top / "away")
+    renaming.renamer.finish_interrupted()
+    away.rename(renaming.top / "archive")
+    renaming.renamer.finish_interrupted()
+    assert renaming.ledger.jobs.get("a").archive_path == str(new)
+    assert renaming.ledger.state.renaming_original.get() is None
+
+
+def test_an_archive_that_cannot_be_written_ends_no_start(renaming: Renaming) -> None:
+    """The two names stay until it can be."""
+    entry = renaming.archive("a")
+    renaming.renamer.add_new_name(entry, "loras", "b")
+    with protected(renaming.path(""), "i"):
+        renaming.renamer.finish_interrupted()
+        assert renaming.names() == ["a", "b"]
+    renaming.renamer.finish_interrupted()
+    assert renaming.names() == ["b"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from lensd.store.ledger.roots import RootIdentity
 from lensd.watcher import root_identity
+from tests.support.descriptors import Descriptors
 
 KNOWN = RootIdentity(7, 11, "1 /srv/disk")
 
@@ -72,6 +72,6 @@ def test_a_probe(tmp_path: Path) -> None:
 
 def test_a_probe_leaves_nothing_open(tmp_path: Path) -> None:
     """An open folder would keep its disk from being unmounted."""
-    before = os.listdir("/proc/self/fd")
+    descriptors = Descriptors()
     root_identity.probe(str(tmp_path))
-    assert len(before) == len(os.listdir("/proc/self/fd"))
+    assert [] == descriptors.opened()

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from lensd.errors import Skipped
+from lensd.errors import Reason, Skipped
 from lensd.store.archive import naming
 from lensd.store.archive.rescuing import Rescuer
 from lensd.store.archive.root import ArchiveRoot, Place
@@ -146,7 +146,7 @@ def _adopt(
         if may_link:
             return "link"
         if source.st_nlink < 2:
-            raise Skipped("vanished", "the file was deleted meanwhile; the archive has it")
+            raise Skipped(Reason.VANISHED, "the file was deleted meanwhile; the archive has it")
         # a program that writes to the file would write to the archive
         os.unlink(place.name, dir_fd=place.folder_fd)
         return None

@@ -48,7 +48,7 @@ class ArchiveRoot:
     def hold(self) -> Iterator[int]:
         """Its descriptor, which stays open until the last one that holds it is done.
 
-        Raises DiskUnavailable if the folder is not there.
+        Raises DiskUnavailable if the folder is not there or cannot be opened.
         """
         with self._lock:
             if self._users == 0:
@@ -178,11 +178,14 @@ class ArchiveRoot:
     def _open(self) -> None:
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            why = "does not exist"
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                why = f"cannot be opened ({error.strerror})"
             raise DiskUnavailable(
                 DegradedReason.IO_ERROR,
                 self.path,
-                f"the archive {self.path} does not exist: mount its disk or correct archive.path",
+                f"the archive {self.path} {why}: mount its disk or correct archive.path",
             ) from None
         found = os.fstat(fd)
         if self._inode != (found.st_dev, found.st_ino):

@@ -66,7 +66,9 @@ def _inodes(paths: Iterable[str]) -> Iterable[tuple[int, int]]:
 
 
 def _sweep(folder_fd: int, names: Iterable[str]) -> int:
-    incomplete = [name for name in names if is_temporary(name)]
-    for name in incomplete:
-        os.unlink(name, dir_fd=folder_fd)
-    return len(incomplete)
+    count = 0
+    for name in filter(is_temporary, names):
+        with contextlib.suppress(OSError):  # on a read-only disk; a later start unlinks it
+            os.unlink(name, dir_fd=folder_fd)
+            count += 1
+    return count

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
-from urllib.parse import quote
 
 from lensd.errors import Outcome, StorageError
-from lensd.store.ledger.database import LEDGER
+from lensd.store.ledger.database import LEDGER, uri
 
 # Outcomes that the table leaves out: another row of the same path is newer.
 HIDDEN = (Outcome.SUPERSEDED, Outcome.REPLACED)
@@ -112,11 +112,10 @@ class Catalog:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(":memory:", uri=True, check_same_thread=False, timeout=5)
         self._db.text_factory = lambda found: found.decode("utf-8", "backslashreplace")
-        path = quote(os.fsencode(os.path.join(folder, LEDGER)))
-        more = "&immutable=1" if unchanging else ""
+        name = uri(os.path.join(folder, LEDGER), "ro", unchanging=unchanging)
         self._folder = folder
         with self._reading():
-            self._db.execute("ATTACH ? AS ledger", (f"file:{path}?mode=ro{more}",))
+            self._db.execute("ATTACH ? AS ledger", (name,))
             self._db.executescript(_TABLE)
         self._version = -1
         self.refresh()
@@ -198,24 +197,14 @@ class Catalog:
             ).fetchone()
         return int(before), int(after)
 
-    def _reading(self) -> _Reading:
-        return _Reading(self._folder)
-
-
-class _Reading:
-    """Turns errors of SQLite into a StorageError."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            raise StorageError(
-                f"the ledger in {self._folder} cannot be read: {error}", self._folder
-            ) from None
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn errors of SQLite into a StorageError."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            message = f"the ledger in {self._folder} cannot be read: {error}"
+            raise StorageError(message, self._folder) from None
 
 
 def _condition(query: Query) -> tuple[str, Sequence[str]]:

@@ -118,8 +118,7 @@ def _describe(path: str, error: sqlite3.Error | OSError, *, readonly: bool) -> s
 
 def _open(path: str, *, readonly: bool, unchanging: bool) -> sqlite3.Connection:
     """A connection to a database of this version's schema."""
-    mode = "ro" if readonly else "rwc"
-    db = _connect(path, f"{mode}&immutable=1" if unchanging else mode)
+    db = _connect(uri(path, "ro" if readonly else "rwc", unchanging=unchanging))
     try:
         if not readonly:
             _make_durable(path, db)
@@ -149,8 +148,12 @@ def _check_version(path: str, found: int, *, readonly: bool) -> None:
         )
 
 
-def _connect(path: str, mode: str) -> sqlite3.Connection:
-    name = f"file:{_quoted(path)}?mode={mode}"
+def uri(path: str, mode: str, *, unchanging: bool = False) -> str:
+    """SQLite's name of a database file. `unchanging`: without locks, since no process writes."""
+    return f"file:{quote(os.fsencode(path))}?mode={mode}{'&immutable=1' if unchanging else ''}"
+
+
+def _connect(name: str) -> sqlite3.Connection:
     db = sqlite3.connect(name, uri=True, check_same_thread=False, timeout=30)
     db.row_factory = sqlite3.Row
     return db
@@ -202,7 +205,7 @@ def _is_sound(path: str) -> bool:
 
 
 def _passes_checks(path: str, mode: str) -> bool:
-    db = _connect(path, mode)
+    db = _connect(uri(path, mode))
     try:
         checks = [tuple(row) for row in db.execute("PRAGMA quick_check(1)")]
         return checks == [("ok",)] and schema.is_complete(db)
@@ -238,7 +241,3 @@ def _set_aside(path: str) -> str:
     finally:
         os.close(folder_fd)
     return aside
-
-
-def _quoted(path: str) -> str:
-    return quote(os.fsencode(path))

@@ -12,7 +12,7 @@ from typing import Unpack
 
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
-from lensd.store.ledger.entry import Entry, row_key
+from lensd.store.ledger.entry import Entry, row_key, stored
 from lensd.store.ledger.gone import Gone
 from lensd.store.ledger.observed import ObservedTime
 from lensd.store.ledger.rows import Columns, Rows, move_older_originals, replace_older, update
@@ -269,6 +269,8 @@ def _row_is_about(row: sqlite3.Row | None, now: Identity) -> bool:
     if row is None:
         return False
     _, _, state, outcome, *numbers, staged = row
+    if staged == stored("staged", now):  # as nearly always: a scan asks for each file
+        return bool(outcome != Outcome.SUPERSEDED)
     try:
         output = Identity(*json.loads(staged)) if staged else None
     except (ValueError, TypeError, RecursionError):  # a damaged row, which `Rows` reports

@@ -15,6 +15,10 @@ from lensd.store.ledger.observed import ObservedTime
 from lensd.store.ledger.rows import Columns, Rows, update
 from lensd.store.ledger.states import UNDER_WAY, JobState, Outcome
 
+SOME = 1000
+# No job is postponed for longer: a later time is that of a clock which was wrong.
+LONGEST_DELAY = 3600.0
+_IS_POSTPONED = "not_before > ? AND not_before <= ?"
 _NOT_PAUSED = """
 NOT EXISTS (
     SELECT 1 FROM paused, (SELECT CAST(root || x'2f' || files.path AS BLOB) AS whole)
@@ -64,40 +68,51 @@ class Jobs:
         self,
         now: float | None = None,
         *,
+        root: str | None = None,
         without: Collection[str] = (),
         but: Collection[str] = (),
         heed_pauses: bool = True,
+        smallest: bool = False,
     ) -> Entry | None:
         """The job that waits longest; those with failed attempts come after the fresh ones.
 
-        Leaves out paused jobs (with `heed_pauses`), jobs postponed beyond `now` (wall time; by
-        default the present), jobs in a root of `without`, and the jobs `but`.
+        `root`: only jobs of this one. `smallest`: of the SOME jobs that wait longest the one with
+        the smallest file. Leaves out paused jobs (with `heed_pauses`), jobs postponed beyond `now`
+        (wall time; by default the present), jobs in a root of `without`, and the jobs `but`.
         """
         if heed_pauses and self._is_everything_paused():  # one look instead of one per job
             return None
         moment = time.time() if now is None else now
         marks, others = ",".join("?" * len(without)), ",".join("?" * len(but))
-        return self._rows.first(
-            "state = 'queued' AND (not_before IS NULL OR not_before <= ?) "
+        of_root, roots = ("", []) if root is None else ("AND root = ? ", [os.fsencode(root)])
+        where = (
+            f"state = 'queued' {of_root}AND (not_before IS NULL OR NOT ({_IS_POSTPONED})) "
             f"AND root NOT IN ({marks}) AND job_id NOT IN ({others}) "
-            f"AND (? OR {_NOT_PAUSED}) ORDER BY attempts, id",
-            moment,
-            *map(os.fsencode, without),
-            *but,
-            not heed_pauses,
+            f"AND (? OR {_NOT_PAUSED}) ORDER BY attempts, id"
         )
+        if smallest:
+            longest = f"SELECT id FROM files WHERE {where} LIMIT {SOME}"  # noqa: S608  constants
+            where = f"id IN ({longest}) ORDER BY attempts, size, id"
+        postponed = (moment, moment + LONGEST_DELAY)
+        values = (*roots, *postponed, *map(os.fsencode, without), *but, not heed_pauses)
+        return self._rows.first(where, *values)
 
     def _is_everything_paused(self) -> bool:
         return bool(self._database.read("SELECT 1 FROM paused WHERE path = x''"))
 
     def next_due(self, now: float | None = None) -> float | None:
         """The wall time at which a postponed job may be tried again, None without one."""
-        query = "SELECT min(not_before) AS due FROM files WHERE state = 'queued' AND not_before > ?"
-        due = self._database.read(query, time.time() if now is None else now)[0]["due"]
+        where = f"state = 'queued' AND {_IS_POSTPONED}"
+        query = f"SELECT min(not_before) AS due FROM files WHERE {where}"  # noqa: S608  constants
+        moment = time.time() if now is None else now
+        due = self._database.read(query, moment, moment + LONGEST_DELAY)[0]["due"]
         return None if due is None else float(due)
 
     def postpone(self, job_id: str, not_before: float, reason: str, message: str) -> None:
-        """Queue the job again, to start at a wall time or later: its disk may work by then."""
+        """Queue the job again, to start at a wall time or later: its disk may work by then.
+
+        That is within LONGEST_DELAY.
+        """
         with self._database.change() as db:
             db.execute("UPDATE files SET retries = retries + 1 WHERE job_id = ?", (job_id,))
             update(db, job_id, {

@@ -68,6 +68,12 @@ CREATE INDEX files_by_archive ON files (archive_path, sha256_in, bytes_in, state
 # `ObservedTime` said when the output was published; NULL: an older lensd published it.
 _OBSERVED = "ALTER TABLE files ADD COLUMN observed REAL"
 
+# An index, which an older lensd does not miss either: the next job of one root.
+_QUEUED_BY_ROOT = (
+    "CREATE INDEX IF NOT EXISTS files_queued_by_root ON files (root, attempts, id) "
+    "WHERE state = 'queued'"
+)
+
 # As little missed by an older lensd: what a person has deleted.
 _GONE = (
     "CREATE TABLE IF NOT EXISTS gone (job_id TEXT NOT NULL, what TEXT NOT NULL, "
@@ -92,6 +98,7 @@ def prepare(db: sqlite3.Connection) -> None:
         db.execute(_OBSERVED)
     if version_of(db) == SCHEMA_VERSION:
         db.execute(_GONE)
+        db.execute(_QUEUED_BY_ROOT)
 
 
 def version_of(db: sqlite3.Connection) -> int:

@@ -50,6 +50,21 @@ def test_the_queue_is_in_order_and_failed_attempts_come_last(ledger: Ledger) -> 
     assert order == ["second", "third", "first"]
 
 
+def test_the_smallest_file_of_a_root(ledger: Ledger) -> None:
+    """With its size; failed attempts come last here too, and other roots are left out."""
+    for number, size in enumerate((30, 10, 20, 5)):
+        file = FIRST._replace(size=size)
+        ledger.jobs.enqueue(str(size), ROOT if number < 3 else "/srv/other", WATCH, str(size), file)
+    ledger.jobs.update("10", attempts=1)
+    smallest = ledger.jobs.next_queued(root=ROOT, smallest=True)
+    assert smallest is not None
+    assert smallest.job_id == "20"
+    ledger.jobs.finish("20", Outcome.COMPRESSED)
+    anywhere = ledger.jobs.next_queued(smallest=True, but=["5"])
+    assert anywhere is not None
+    assert anywhere.job_id == "30"
+
+
 def _order(ledger: Ledger, now: float | None = None) -> list[str]:
     """The queued jobs in the order in which they are taken."""
     taken = []
@@ -109,6 +124,16 @@ def test_a_postponed_job_waits_for_its_time(tmp_path: Path, ledger: Ledger) -> N
     assert ["well"] == _order(ledger, 1_999.0)
     assert ["sick", "well"] == _order(ledger, 2_000.0)
     ledger.close()
+
+
+def test_a_job_does_not_wait_for_the_time_of_a_wrong_clock(ledger: Ledger) -> None:
+    """It was postponed while the clock was a year ahead, and the clock is right again."""
+    ledger.jobs.enqueue("sick", ROOT, WATCH, "sick", FIRST)
+    now, year = 1.8e9, 365 * 86400.0
+    ledger.jobs.postpone("sick", now + year + 10, "io_error", "it cannot be read")
+    assert _order(ledger, now + year) == []
+    assert ledger.jobs.next_due(now + year) == now + year + 10
+    assert _order(ledger, now) == ["sick"]
 
 
 def test_a_released_version_is_unknown_again(ledger: Ledger) -> None:

@@ -51,7 +51,11 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "state.last_prune.get": lambda ledger: ledger.state.last_prune.get(),
     "state.last_prune.set": lambda ledger: ledger.state.last_prune.set(1.0),
     "jobs.next_due": lambda ledger: ledger.jobs.next_due(),
-    "jobs.next_queued": lambda ledger: ledger.jobs.next_queued(without=["/srv/away"]),
+    "jobs.next_queued": lambda ledger: [
+        ledger.jobs.next_queued(without=["/srv/away"]),
+        ledger.jobs.next_queued(root=ROOT),
+        ledger.jobs.next_queued(root=ROOT, smallest=True),
+    ],
     "originals.find": lambda ledger: ledger.originals.find("in8"),
     "originals.published_before": lambda ledger: list(ledger.originals.published_before(1e9)),
     "originals.record_moved": lambda ledger: ledger.originals.record_moved(
@@ -72,6 +76,10 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "jobs.release": lambda ledger: ledger.jobs.release([ledger.jobs.get("job3")]),
     "files.replace_older": lambda ledger: ledger.files.replace_older(ROOT, "4", "job4"),
     "state.resume": lambda ledger: ledger.state.resume([f"{ROOT}/4"]),
+    "gone.change": lambda ledger: ledger.gone.change([("job4", "file")], [("job5", "file")]),
+    "gone.exists": lambda ledger: ledger.gone.exists(),
+    "gone.known": lambda ledger: ledger.gone.known(),
+    "gone.places": lambda ledger: list(ledger.gone.places(Outcome.COMPRESSED)),
     "roots.get_identity": lambda ledger: ledger.roots.get_identity(ROOT),
     "files.same_file": lambda ledger: ledger.files.same_file(FIRST),
     "roots.set_identity": lambda ledger: ledger.roots.set_identity(ROOT, 1, 2, None),
@@ -91,9 +99,9 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
         ledger.files.with_outcome(Outcome.COMPRESSED, Outcome.FAILED)
     ),
 }
-PARTS = ("jobs", "files", "originals", "roots", "state", "state.last_prune")
+PARTS = ("jobs", "files", "gone", "originals", "roots", "state", "state.last_prune")
 # Indexes of unfinished jobs only; indexes of which one value may match nearly all rows.
-SMALL = ("files_open", "files_queued")
+SMALL = ("files_open", "files_queued", "files_queued_by_root")
 WIDE = ("files_by_root", "files_by_outcome", "files_by_age")
 # Totals need all of an index, which is smaller than the table. There are few quarantined files, and
 # `status` reads all rows of an outcome only where it lists them all.
@@ -184,6 +192,18 @@ def test_pages_make_one_list(ledger: Ledger) -> None:
     assert len(numbers) == 1200
     published = [entry.published for entry in ledger.originals.published_before(1900.0)]
     assert published == [1000.0 + n for n in range(900) if n % 3]
+
+
+def test_places_leave_damaged_rows_out(ledger: Ledger) -> None:
+    """All other rows have the columns that `with_outcome` reads."""
+    with ledger._database.change() as db:
+        db.execute("UPDATE files SET path = '../4' WHERE job_id = 'job4'")
+        db.execute("UPDATE files SET path = 5 WHERE job_id = 'job5'")
+    entries = [e for e in ledger.files.with_outcome(Outcome.COMPRESSED) if e.path != "5"]
+    assert [tuple(place) for place in ledger.gone.places(Outcome.COMPRESSED)] == [
+        (e.job_id, e.root, e.path, e.archive_path, e.sha256_in, e.outcome) for e in entries
+    ]
+    assert len(entries) == 1198
 
 
 def test_rows_may_change_while_pages_are_read(ledger: Ledger) -> None:

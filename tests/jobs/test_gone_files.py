@@ -1,0 +1,68 @@
+"""Files that a person deleted are reported once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from lensd.jobs.gone_files import GoneFiles
+from lensd.logs.events import Event
+from lensd.store.archive import Archive
+from lensd.store.identity import Identity
+from lensd.store.ledger import Ledger, Outcome
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    for name in ("loras", "archive/loras", "state"):
+        (tmp_path / name).mkdir(parents=True)
+    with closing(Ledger(str(tmp_path / "state"), "1")) as ledger:
+        yield ledger
+
+
+def test_an_original_that_cannot_be_looked_at_is_not_deleted(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    """The disk reports an error (here for the length of a name); the look goes on."""
+    path = tmp_path / "loras/a.safetensors"
+    path.write_bytes(b"output")
+    events: list[Event] = []
+    for name, folder in (("far", "x" * 300), ("gone", "none")):
+        ledger.files.record(
+            name, str(path.parent), "loras", path.name, Identity.of(path.stat()),
+            outcome=Outcome.COMPRESSED, sha256_in="0" * 64,
+            archive_path=str(tmp_path / "archive/loras" / folder / path.name),
+        )  # fmt: skip
+    GoneFiles(ledger, Archive(str(tmp_path / "archive")), events.append).look()
+    assert ledger.gone.known() == {("gone", "original")}
+    assert len(events) == 1
+
+
+def test_a_deleted_file_stays_deleted_while_its_disk_is_away(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    """It is reported once, and it leaves the totals until it is there again."""
+    root = tmp_path / "loras"
+    for name in ("a.safetensors", "b.safetensors"):
+        (root / name).write_bytes(b"output")
+    found = Identity.of((root / "a.safetensors").stat())
+    events: list[Event] = []
+    ledger.files.record(
+        "job", str(root), "loras", "a.safetensors", found, outcome=Outcome.COMPRESSED
+    )
+    gone = GoneFiles(ledger, Archive(str(tmp_path / "archive")), events.append)
+    (root / "a.safetensors").unlink()
+    gone.look()
+    assert ledger.gone.known() == {("job", "file")}
+    away = root.rename(tmp_path / "away")
+    gone.look()
+    assert ledger.gone.known() == {("job", "file")}
+    away.rename(root)
+    gone.look()
+    assert [event.name for event in events] == ["file.deleted"]
+    (root / "a.safetensors").write_bytes(b"output")
+    gone.look()
+    assert ledger.gone.known() == set()
