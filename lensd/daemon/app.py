@@ -11,10 +11,11 @@ RootStates                   its lock       root opens and closes; jobs ask; ans
 DegradedRoots                its lock       root and answers report; metrics read the names
 Question                     its lock       answers and jobs ask; a thread of its own is asked
 Stragglers                   its lock       answers and main add; root waits for them
-LedgerFaults                 its lock       each root reports
+IntakeFaults                 its lock       each root reports
 MoveTracker                  its lock       root and jobs: one move at a time, one crash note
 Backoffs                     jobs           answers notes an archive that hangs
-Worker                       jobs           main reads Worker.is_fresh and JobThread.error
+Workers                      jobs           main reads Workers.is_fresh and JobThread.error
+running jobs                 jobs           a thread that is left hands its job over by a queue
 JobThread's thread and task  its lock       answers lets another thread take the next jobs
 RebuildLater                 jobs           its note in the ledger, which a start reads
 times of first sight         jobs           the queue of Arrivals, which the intake fills
@@ -24,7 +25,7 @@ Archive                      its lock       jobs put in; root renames for a move
 Filesystems                  its lock       jobs prove each mount once
 JobContext.given_up          jobs           main asks which job is next
 EventLog                     -              every thread; its listeners never change
-LatestStep                   jobs           requests read its one value, which never changes
+LatestSteps                  jobs           requests read its values, which never change
 Counts (metrics)             its lock       every thread counts; metrics reads
 FolderEmitter                its thread     root starts and stops it; it puts events in a queue
 leases                       their lock     jobs take them; the thread `lease` releases them
@@ -49,7 +50,7 @@ from functools import partial
 from lensd.config.model import Config, Watch
 from lensd.daemon.answer_watch import AnswerWatch
 from lensd.daemon.inbox import Inbox, Message
-from lensd.daemon.ledger_faults import LedgerFaults
+from lensd.daemon.intake_faults import IntakeFaults
 from lensd.daemon.notifier import Notifier
 from lensd.daemon.parts import Parts
 from lensd.daemon.progress import ProgressObserver
@@ -89,7 +90,7 @@ class App:
         self.config, self.ledger, self.log = config, ledger, parts.log
         self.archive, self.root_states = parts.archive, parts.root_states
         self.move_tracker = parts.move_tracker
-        self.latest_step = parts.latest_step
+        self.latest_steps = parts.latest_steps
         self.pulse = Pulse()
         self._inbox = inbox
         self._stragglers = stragglers or Stragglers()
@@ -97,7 +98,7 @@ class App:
         self._notifier = Notifier(config.source) if config.notify.is_wanted else None
         if observer is not None:
             self.log.add(observer.logged)
-        self.context = parts.make_context(observer)
+        self.context = parts.make_context()
         self.job_thread = parts.make_job_thread(self.context, inbox)
         self._repairs = Repairs(
             config.watch, self.context, self.job_thread.back_off, parts.hints.put
@@ -121,7 +122,7 @@ class App:
         services = Services(
             self.root_states,
             self._stragglers,
-            LedgerFaults(self.config.state.path, self.log),
+            IntakeFaults(self.config.state.path, self.log),
             self.log,
             repair=lambda root: self.job_thread.submit(partial(self._repairs.repair, root), root),
             may_repair=self._is_each_root_checked,
@@ -182,7 +183,7 @@ class App:
             if error is not None:
                 raise error
         events = all(thread.events_arrive for thread in self._threads)
-        return events and self.job_thread.worker.is_fresh(time.monotonic())
+        return events and self.job_thread.workers.is_fresh(time.monotonic())
 
     def prepare(self) -> None:
         """Finish what a crash left, and record the folders that the ledger does not know."""
@@ -229,7 +230,7 @@ class App:
         """Whether no job is left, and no path waits for a look."""
         # In this order: the job thread takes a job only when it is not idle, and before it is idle
         # again, it has put the paths that need another look in the inbox.
-        if self.job_thread.next_job() is not None:
+        if self.job_thread.has_jobs():
             return False
         return self.job_thread.idle.is_set() and self._inbox.empty()
 

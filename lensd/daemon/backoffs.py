@@ -7,10 +7,19 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 
 from lensd.daemon.disk_backoff import DiskBackoff, Disks
-from lensd.errors import DiskUnavailable, LensdError, StorageError
+from lensd.errors import (
+    ClusterUnavailable,
+    DegradedReason,
+    DiskUnavailable,
+    LensdError,
+    StorageError,
+    WorkerUnavailable,
+)
 from lensd.jobs import recover
 from lensd.jobs.context import JobContext, Settings
 from lensd.logs.events import DaemonDegraded, DaemonRecovered
+
+_OF_NO_DISK = (ClusterUnavailable, WorkerUnavailable)
 
 
 class Backoffs:
@@ -32,7 +41,7 @@ class Backoffs:
         """What a fault of a disk means; it holds no job as yet. May wait for the disk."""
         if not isinstance(fault, DiskUnavailable):
             fault = DiskUnavailable(
-                "io_error", fault.path or self._context.archive.root, str(fault)
+                DegradedReason.IO_ERROR, fault.path or self._context.archive.root, str(fault)
             )
         return DiskBackoff.begin(fault, self._disks(), time.monotonic(), of_pass=of_pass)
 
@@ -51,14 +60,15 @@ class Backoffs:
         """The roots that need a disk which is not to be tried now."""
         return frozenset().union(*(b.roots for b in self._all if not self._may_try(b)))
 
-    def hold_archive(self) -> bool:
+    def must_archive_wait(self) -> bool:
         """Whether the archive's disk is not to be tried now."""
         archiving = self._disks().archiving
-        return any(b.roots >= archiving and not self._is_due(b) for b in self._all)
+        disks = [b for b in self._all if not isinstance(b.fault, _OF_NO_DISK)]
+        return any(b.roots >= archiving and not self._is_due(b) for b in disks)
 
-    def end_of(self, root: str) -> None:
-        """A job in a root has succeeded."""
-        self._end([b for b in self._all if root in b.roots and not b.of_pass])
+    def end_of(self, root: str, began: float) -> None:
+        """A job in a root has succeeded, which began (monotonic) after the fault."""
+        self._end([b for b in self._all if root in b.roots and b.since <= began and not b.of_pass])
 
     def end_without_jobs(self, waiting: Collection[str]) -> None:
         """No job needs these disks but those in the roots that wait; the next finds out again."""
@@ -85,6 +95,8 @@ class Backoffs:
         )
 
     def _is_due(self, backoff: DiskBackoff) -> bool:
+        if isinstance(backoff.fault, ClusterUnavailable):
+            return backoff.fault.is_back()
         return backoff.is_due(self._disks().look(backoff.place), time.monotonic())
 
     def _may_try(self, backoff: DiskBackoff) -> bool:

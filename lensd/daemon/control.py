@@ -27,14 +27,14 @@ from lensd.daemon.control_messages import (
     decode_reply,
     decode_request,
 )
-from lensd.errors import EXIT_BUG, LensdError, LockedError, UsageError
+from lensd.errors import EXIT_BUG, LensdError, LockedError, StorageError, UsageError
 from lensd.logs.events import DaemonError
 from lensd.store.json_lines import encode
 from lensd.store.locks import holder
 from lensd.watcher.folder import Log
 
 NAME = "control.sock"
-REQUEST_SECONDS = 10.0  # for a request line, from the connection to its end
+REQUEST_SECONDS = 10.0  # for each part of a request line
 START_SECONDS = 5.0  # a daemon that has the lock may still be starting, or reloading
 
 Send: TypeAlias = Callable[[Message], None]
@@ -55,16 +55,23 @@ class Server:
         self._server: _Listener | None = None
 
     def start(self) -> None:
-        """Raises OSError if the folder cannot have a socket."""
+        """Raises StorageError if the folder cannot have a socket."""
         path = os.path.join(self._folder, NAME)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # a killed daemon left it: this process has the lock
-        with _short_path(self._folder) as folder:
-            server = _Listener(os.path.join(folder, NAME), _Conversation)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)  # a killed daemon left it: this process has the lock
+            with _short_path(self._folder) as folder:
+                server = _Listener(os.path.join(folder, NAME), _Conversation)
+            os.chmod(path, 0o660)
+        except OSError as error:
+            raise StorageError(
+                f"the control socket {path} cannot be made: {error.strerror or error}; free space "
+                "on its disk, or check the rights of the state folder",
+                path,
+            ) from None
         self._server = server
         server.handle_control = self._handle
         server.log = self._log
-        os.chmod(path, 0o660)
         threading.Thread(target=server.serve_forever, name="control", daemon=True).start()
 
     def stop(self) -> None:

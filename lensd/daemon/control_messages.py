@@ -84,7 +84,7 @@ class OnceRequest(_Request, frozen=True, tag="once"):
 
 
 class StepRequest(_Request, frozen=True, tag="step"):
-    """How far is the running job? The answer is a Step, or none between two jobs."""
+    """How far are the running jobs? The answer is a Step for each that has made one."""
 
 
 Request: TypeAlias = (
@@ -119,7 +119,7 @@ class Progress(Message, frozen=True, kw_only=True):
 
 
 class Step(Message, frozen=True, kw_only=True):
-    """`done` of the `of` modules of the running job have passed a stage."""
+    """`done` of the `of` modules of a running job have passed a stage."""
 
     job_id: str
     stage: str

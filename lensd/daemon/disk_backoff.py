@@ -119,6 +119,7 @@ class DiskBackoff:
     place: str
     disk: Disk
     next_try: float
+    since: float
     of_pass: bool = False
     delay: float = FIRST_TRY_SECONDS
 
@@ -127,7 +128,7 @@ class DiskBackoff:
         cls, fault: DiskUnavailable, disks: Disks, now: float, *, of_pass: bool = False
     ) -> DiskBackoff:
         roots, place = disks.roots_waiting_for(fault.path), disks.place_of(fault.path)
-        return cls(fault, roots, place, disks.look(place), now + FIRST_TRY_SECONDS, of_pass)
+        return cls(fault, roots, place, disks.look(place), now + FIRST_TRY_SECONDS, now, of_pass)
 
     def is_due(self, disk: Disk, now: float) -> bool:
         """Whether a job may try. Where no probe shows the fault (a quota) the pauses grow."""

@@ -6,20 +6,21 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lensd.config.document import Settle
 from lensd.config.model import Config, Watch
 from lensd.daemon import select
 from lensd.daemon.sample import Expected, expect
 from lensd.daemon.select import Choice
-from lensd.errors import FileError, Skipped, StorageError
+from lensd.errors import FileError, Reason, Skipped, StorageError
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger
+from lensd.store.space import device_of, free_bytes, size_of
 from lensd.watcher.completeness import Kind, decide, probe
 
-BYTES_PER_SECOND = 25e6  # of input, Ultra on two cores
-START_SECONDS = 4.0  # of the worker process
+BYTES_PER_SECOND = 25e6  # of input, ultra on two cores (bench.engine)
+START_SECONDS = 3.5  # of the worker process (bench.plan)
 SAMPLED = 12  # files of a folder; the others are like them
 
 
@@ -54,10 +55,20 @@ def estimate(config: Config, paths: Sequence[str], *, redo: bool) -> list[Estima
         except StorageError:
             ledger = None  # lensd has not run yet
         choice = select.choose(config, ledger, paths, redo=redo)
-        redone = choice
-        if not (redo or choice.files or choice.again or choice.resumed):
-            redone = select.choose(config, ledger, paths, redo=True)
-    return [_estimate_folder(config, watch, choice, redone) for watch in config.watch]
+        plans = [_estimate_folder(config, watch, choice) for watch in config.watch]
+        if redo or any(plan.files for plan in plans):
+            return plans
+        again = select.choose(config, ledger, paths, redo=True)
+    return [
+        replace(plan, redone=_count_redone(again, watch))
+        for plan, watch in zip(plans, config.watch, strict=True)
+    ]
+
+
+def _count_redone(choice: Choice, watch: Watch) -> int:
+    """How many files of a folder have a result, which `--redo` would replace."""
+    rows = (*choice.again, *(e for e in choice.released if e.outcome in select.RESULTS))
+    return sum(row.root == watch.root for row in rows)
 
 
 def _files(choice: Choice, watch: Watch) -> Iterator[tuple[str, str, int]]:
@@ -71,17 +82,10 @@ def _files(choice: Choice, watch: Watch) -> Iterator[tuple[str, str, int]]:
             is_archived = entry.archive_path is not None and (entry.redo or entry.published)
             source = entry.archive_path if is_archived else entry.full_path
             size = entry.bytes_in if is_archived else entry.identity.size
-            yield entry.full_path, source or "", size or _size_of(source or "")
+            yield entry.full_path, source or "", size or size_of(source or "")
 
 
-def _size_of(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
-def _estimate_folder(config: Config, watch: Watch, choice: Choice, redone: Choice) -> Estimate:
+def _estimate_folder(config: Config, watch: Watch, choice: Choice) -> Estimate:
     sizes: list[tuple[int, Expected]] = []
     left: list[tuple[str, str]] = []
     wait = 0.0
@@ -93,7 +97,7 @@ def _estimate_folder(config: Config, watch: Watch, choice: Choice, redone: Choic
             left.append((path, getattr(why, "strerror", None) or str(why)))
     now = sum(size for size, _ in sizes)
     archive = os.path.realpath(config.archive.path)
-    same_disk = _device(archive) == os.stat(watch.root).st_dev
+    same_disk = device_of(archive) == device_of(watch.root)
     return Estimate(
         watch=watch.name,
         mode=watch.settings.mode,
@@ -103,10 +107,9 @@ def _estimate_folder(config: Config, watch: Watch, choice: Choice, redone: Choic
         bytes_least=sum(then.least for _, then in sizes),
         bytes_most=sum(then.most for _, then in sizes),
         archive_needs=0 if same_disk or watch.settings.mode == "analyze" else now,
-        archive_free=_free(archive),
+        archive_free=free_bytes(archive),
         seconds=now / BYTES_PER_SECOND + START_SECONDS + wait if sizes else 0.0,
         left=tuple(left),
-        redone=0 if redone is choice else sum(1 for _ in _files(redone, watch)),
     )
 
 
@@ -121,7 +124,9 @@ def _seconds_to_settle(path: str, settle: Settle) -> float:
     quiet, unproven = settle.quiet_seconds, settle.unproven_seconds
     verdict = decide(facts, math.inf, quiet, unproven)
     if verdict.kind is not Kind.TAKE:
-        raise verdict.refusal or Skipped("not_whole_yet", verdict.reason or "it is lensd's output")
+        raise verdict.refusal or Skipped(
+            Reason.NOT_WHOLE_YET, verdict.reason or "it is lensd's output"
+        )
     return max(quiet, unproven) if decide(facts, quiet, quiet, unproven).unproven else quiet
 
 
@@ -139,19 +144,3 @@ def _expect(
         round(ratio * sum(e.least for _, e in known[:SAMPLED])),
         round(ratio * sum(e.most for _, e in known[:SAMPLED])),
     )
-
-
-def _device(path: str) -> int:
-    return os.stat(_nearest_folder(path)).st_dev
-
-
-def _free(path: str) -> int:
-    space = os.statvfs(_nearest_folder(path))
-    return space.f_bavail * space.f_frsize
-
-
-def _nearest_folder(path: str) -> str:
-    """The path, or the nearest folder above it: the archive may not exist yet."""
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path

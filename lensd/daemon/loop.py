@@ -107,7 +107,7 @@ class Daemon:
             self._app.look,
             self._app.context.stopping.is_set,
             lambda: self._app.root_states.closed,
-            self._app.latest_step.get,
+            self._app.latest_steps.get,
         )
 
     def run(self) -> Config | None:

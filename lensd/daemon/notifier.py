@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from contextlib import suppress
 
 from lensd.worker import isolated
@@ -15,11 +16,14 @@ RESTART_SECONDS = 60.0
 
 
 class Notifier(threading.Thread):
-    """Starts the child again if it ends by an error. `config`: the path of the configuration."""
+    """Starts the child again if it ends by an error. `config`: the path of the configuration.
+
+    The first child of all reports what happens from now on: a file may fail before it has started.
+    """
 
     def __init__(self, config: str) -> None:
         super().__init__(name="notifier", daemon=True)
-        self._command = [*isolated.command("lensd.notify"), config]
+        self._command = [*isolated.command("lensd.notify"), config, str(time.time())]
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None

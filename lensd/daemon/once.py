@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import signal
 import time
 
@@ -53,9 +52,7 @@ def _queue_files(app: App, paths: list[str], *, redo: bool) -> dict[str, int]:
     app.find_deleted()
     there = app.config.model_copy(update={"watch": app.healthy()})
     chosen = select.choose(there, app.ledger, paths, redo=redo)
-    app.ledger.jobs.release(chosen.released)
-    for entry in chosen.again:
-        app.ledger.jobs.redo(secrets.token_hex(8), entry)
+    select.queue(chosen, app.ledger)
     now = time.monotonic()
     sizes = {entry.full_path: entry.identity.size for entry in chosen.resumed}
     sizes |= {entry.full_path: entry.bytes_in or 0 for entry in chosen.again}

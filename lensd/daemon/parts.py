@@ -13,7 +13,7 @@ from lensd.config.schedule import opens_in
 from lensd.daemon.event_log import EventLog
 from lensd.daemon.inbox import HintRouter, Inbox
 from lensd.daemon.job_thread import JobThread
-from lensd.daemon.progress import LatestStep, ProgressObserver, report_steps
+from lensd.daemon.progress import LatestSteps, ProgressObserver, report_steps
 from lensd.daemon.root_thread import Watching
 from lensd.jobs.context import JobContext
 from lensd.jobs.daily_prune import DailyPass
@@ -27,6 +27,7 @@ from lensd.store import own_folders
 from lensd.store.archive import Archive
 from lensd.store.deadline import real_path
 from lensd.store.ledger import Ledger
+from lensd.store.ledger.entry import Entry
 from lensd.store.locks import Claims
 from lensd.watcher.coverage import Watches
 from lensd.watcher.degraded_roots import DegradedRoots
@@ -38,7 +39,9 @@ from lensd.watcher.root_monitor import RootMonitor
 from lensd.watcher.root_states import RootStates
 from lensd.watcher.settle import Settler
 from lensd.worker import isolated, memory
+from lensd.worker.pool import WorkerPool
 from lensd.worker.supervisor import Worker
+from lensd.worker.workers import Workers
 
 if TYPE_CHECKING:
     from lensd.metrics.exporter import Exporter
@@ -57,6 +60,8 @@ class Parts:
     ) -> None:
         self.config = config
         self.ledger = ledger
+        worker = config.worker
+        self.processes = memory.count_processes(worker.processes, worker.memory_limit)
         self.log = EventLog()
         ledger.on_damaged_row(self._report_damaged_row)
         self.archive = Archive(
@@ -72,7 +77,8 @@ class Parts:
             config.watch, ledger, self.archive, self.log, self.root_states.answers
         )
         self.claims = Claims()
-        self.latest_step = LatestStep()
+        self.latest_steps = LatestSteps()
+        self._running: dict[str, Entry] = {}
         self._arrivals: SimpleQueue[Arrival] = SimpleQueue()
         self._patient = patient
         self._observer = observer or ProgressObserver()
@@ -108,44 +114,66 @@ class Parts:
         )
         return Watching(intake, monitor)
 
-    def make_context(self, observer: ProgressObserver | None) -> JobContext:
-        worker = self.config.worker
+    def make_context(self) -> JobContext:
         return JobContext(
             ledger=self.ledger,
             archive=self.archive,
-            worker=Worker(
-                command=isolated.command("lensd.engine"),
-                log=self.log,
-                timeout=worker.timeout,
-                idle_exit=worker.idle_exit,
-                nice=worker.nice,
-                memory_limit=memory.limit(worker.memory_limit),
-                progress=report_steps(
-                    observer or ProgressObserver(), self.ledger, self.latest_step
-                ),
-            ),
             log=self.log,
             hints=self.hints,
             root_states=self.root_states,
             move_tracker=self.move_tracker,
             filesystems=Filesystems(self.ledger),
-            device=worker.device,
+            device=self.config.worker.device,
             quiet_seconds=self.config.settle.quiet_seconds,
             patient=self._patient,
+            running=self._running,
         )
+
+    def _make_worker(self) -> Worker:
+        worker = self.config.worker
+        return Worker(
+            command=isolated.command("lensd.engine"),
+            log=self.log,
+            timeout=worker.timeout,
+            idle_exit=worker.idle_exit,
+            nice=worker.nice,
+            memory_limit=memory.limit(worker.memory_limit, self.processes),
+            processes=self.processes,
+            progress=report_steps(self._observer, self._running, self.latest_steps),
+        )
+
+    def _make_workers(self) -> Workers:
+        """Processes of this machine, or a cluster."""
+        local = WorkerPool(self._make_worker, self.processes)
+        worker = self.config.worker
+        if worker.cluster is None:
+            return local
+        # not loaded without worker.cluster
+        from lensd.daemon.cluster_settings import cluster_settings
+        from lensd.worker.cluster.workers import ClusterWorkers
+
+        has_fallback = worker.cluster_fallback == "local"
+        settings = cluster_settings(worker)
+        return ClusterWorkers(settings, self.log, worker.idle_exit, local if has_fallback else None)
 
     def make_job_thread(self, context: JobContext, inbox: Inbox) -> JobThread:
         watches, hours = self.config.watch, self.config.worker.hours
         return JobThread(
             context,
+            self._make_workers(),
             {w.root: w.settings for w in watches},
             self._arrivals,
             inbox,
             lambda: opens_in(hours, dt.datetime.now().astimezone()),
+            self._note_end,
             self._make_daily_pass(),
             RebuildLater(watches, self.ledger, self.archive, self.log, self.root_states.must_wait),
             DataHashes(self.ledger, self.archive),
         )
+
+    def _note_end(self, entry: Entry) -> None:
+        self.latest_steps.remove(entry.job_id)
+        self._observer.ended(entry.full_path)
 
     def _make_daily_pass(self) -> DailyPass:
         keep, quiet = self.config.archive.rules(), self.config.settle.quiet_seconds

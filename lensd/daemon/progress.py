@@ -8,8 +8,8 @@ from typing import Self
 from lensd.daemon.control_messages import Step
 from lensd.logs.events import Event
 from lensd.logs.sinks import Sink
-from lensd.store.ledger import Ledger
-from lensd.worker.supervisor import ReportProgress
+from lensd.store.ledger.entry import Entry
+from lensd.worker.workers import ReportProgress
 
 # Begin and end of each stage, as shares of the time for a file: about what bench.engine measures.
 STAGES = {
@@ -38,6 +38,9 @@ class ProgressObserver:
     def step(self, path: str, stage: str, done: int, of: int) -> None:
         """`done` of the `of` modules of a file have passed a stage."""
 
+    def ended(self, path: str) -> None:
+        """No job runs for the file any more; it may have no outcome yet."""
+
     def settling(self, files: int, seconds: float) -> None:
         """No job may begin: `files` files are quiet in about `seconds` seconds."""
 
@@ -51,24 +54,30 @@ class ProgressObserver:
         """The log has a new line; a JobEnd is the last of its file."""
 
 
-class LatestStep:
-    """The last step of the running job. The job thread sets it, requests read it."""
+class LatestSteps:
+    """The last step of each running job. The job thread sets it, requests read it."""
 
     def __init__(self) -> None:
-        self._step: Step | None = None
+        self._steps: dict[str, Step] = {}
 
-    def get(self) -> Step | None:
-        return self._step
+    def get(self) -> tuple[Step, ...]:
+        return tuple(self._steps.values())
 
     def set(self, step: Step) -> None:
-        self._step = step
+        self._steps[step.job_id] = step
+
+    def remove(self, job_id: str) -> None:
+        """The job runs no more."""
+        self._steps.pop(job_id, None)
 
 
-def report_steps(observer: ProgressObserver, ledger: Ledger, latest: LatestStep) -> ReportProgress:
-    """The supervisor's progress callback: it finds the path of the job for the observer."""
+def report_steps(
+    observer: ProgressObserver, running: Mapping[str, Entry], latest: LatestSteps
+) -> ReportProgress:
+    """The supervisor's progress callback. The observer gets the path with which the job began."""
 
     def report(job_id: str, stage: str, done: int, of: int) -> None:
         latest.set(Step(f"{stage} {done}/{of}", job_id=job_id, stage=stage, done=done, of=of))
-        observer.step(ledger.jobs.get(job_id).full_path, stage, done, of)
+        observer.step(running[job_id].full_path, stage, done, of)
 
     return report

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from lensd.daemon.control_messages import (
     Step,
     StepRequest,
 )
-from lensd.daemon.select import choose, resolve_paths, watch_of
+from lensd.daemon.select import choose, queue, resolve_paths, watch_of
 from lensd.errors import (
     EXIT_OK,
     EXIT_SOME_FAILED,
@@ -48,7 +47,7 @@ from lensd.store.disk_errors import Interrupted
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below
-from lensd.text import size, visible
+from lensd.text import plural, size, visible
 from lensd.watcher.folder import Log
 from lensd.watcher.move_tracker import MoveTracker
 
@@ -68,7 +67,7 @@ class RequestHandler:
     look_at: Callable[[Iterable[str]], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
     closed: Callable[[], Collection[str]] = frozenset  # the roots that may not be read now
-    latest_step: Callable[[], Step | None] = lambda: None
+    latest_steps: Callable[[], tuple[Step, ...]] = tuple
 
     def handle(self, request: Request, send: Send) -> int:
         """Raises LensdError as the method for the request does."""
@@ -86,8 +85,7 @@ class RequestHandler:
             case PruneRequest():
                 return self.prune(request, send)
             case StepRequest():
-                step = self.latest_step()
-                if step is not None:
+                for step in self.latest_steps():
                     send(step)
                 return EXIT_OK
             case _:
@@ -100,13 +98,15 @@ class RequestHandler:
         )
         resolve_paths(self.config, request.paths)
         chosen = choose(there, self.ledger, request.paths, redo=request.redo)
-        self.ledger.jobs.release(chosen.released)
-        for entry in chosen.again:
-            self.ledger.jobs.redo(secrets.token_hex(8), entry)
+        queue(chosen, self.ledger)
         self.look_at(os.path.join(file.watch.root, file.path) for file in chosen.files)
         count = len(chosen.files) + len(chosen.again)
-        queued = f"; {len(chosen.resumed):,} more are in its queue" if chosen.resumed else ""
-        send(Message(f"lensd takes {count:,} files{queued}; `lensd status` shows how far it is"))
+        queued = (
+            f"; {plural(len(chosen.resumed), 'more is', 'more are')} in its queue"
+            if chosen.resumed
+            else ""
+        )
+        send(Message(f"lensd takes {plural(count)}{queued}; `lensd status` shows how far it is"))
         return EXIT_OK
 
     def restore(self, request: RestoreRequest, send: Send) -> int:
@@ -127,18 +127,18 @@ class RequestHandler:
                 method = restorer.put_back(original, purge=request.purge, stop=self.stop)
             except Interrupted:
                 left = len(originals) - done + 1
-                send(Message(f"lensd is stopping; {left} files are not restored: try again later"))
+                send(Message(f"lensd is stopping; {_not_restored(left)}: try again later"))
                 return EXIT_SOME_FAILED
             except (LensdError, OSError) as error:
                 say = f"error: {error}" if path in str(error) else f"error: {path}: {error}"
             else:
                 restored.append(original)
-                say = f"restored {path} ({method} from {original.archive_path})"
+                say = f"restored {path} ({method} from the archive)"
             send(Progress(visible(say), path=path, done=done, of=len(originals), method=method))
         if len(originals) > 1:
             left = len(originals) - len(restored)
-            say = f"restored {len(restored):,} files, {size(sum(o.bytes for o in restored))}"
-            send(Message(f"{say}; {left:,} files are not restored" if left else say))
+            say = f"restored {plural(len(restored))}, {size(sum(o.bytes for o in restored))}"
+            send(Message(f"{say}; {_not_restored(left)}" if left else say))
         return EXIT_OK if len(restored) == len(originals) else EXIT_SOME_FAILED
 
     def find_originals(self, request: RestoreRequest) -> list[Original]:
@@ -165,7 +165,9 @@ class RequestHandler:
         for entry in postponed:
             self.ledger.jobs.update(entry.job_id, not_before=None)
         self.look_at(e.full_path for e in failed)
-        send(Message(f"{len(failed) + len(postponed)} files will be tried again when lensd runs"))
+        count = len(failed) + len(postponed)
+        say = f"{plural(count)} will be tried again when lensd runs"
+        send(Message(say if count else "no file has failed, so there is nothing to try again"))
         return EXIT_OK
 
     def pause(self, request: PauseRequest, send: Send) -> int:
@@ -227,13 +229,15 @@ class RequestHandler:
             results.append(result)
             send(Message(visible(_describe(result, dry_run=request.dry_run))))
         deleted = [r for r in results if r.kept_because is None]
-        send(
-            Message(
-                f"{len(deleted)} originals {'would be ' if request.dry_run else ''}deleted, "
-                f"{size(sum(r.bytes for r in deleted))}; {len(results) - len(deleted)} stay"
-            )
-        )
+        done = "would be deleted" if request.dry_run else "deleted"
+        stay = plural(len(results) - len(deleted), "stays", "stay")
+        sizes = f"{size(sum(r.bytes for r in deleted))}; {stay}"
+        send(Message(f"{plural(len(deleted), 'original')} {done}, {sizes}"))
         return EXIT_OK
+
+
+def _not_restored(left: int) -> str:
+    return f"{plural(left)} {'is' if left == 1 else 'are'} not restored"
 
 
 def _describe(result: Pruned, *, dry_run: bool) -> str:

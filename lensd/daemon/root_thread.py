@@ -25,7 +25,7 @@ from lensd.daemon.inbox import (
     RootRepaired,
     Wake,
 )
-from lensd.daemon.ledger_faults import LedgerFaults
+from lensd.daemon.intake_faults import IntakeFaults
 from lensd.daemon.stragglers import Stragglers
 from lensd.errors import StorageError
 from lensd.logs.events import DaemonError, Event
@@ -59,7 +59,7 @@ class Services:
 
     states: RootStates
     stragglers: Stragglers
-    faults: LedgerFaults
+    faults: IntakeFaults
     log: Log
     repair: Callable[[str], Future[int]]
     may_repair: Callable[[], bool]

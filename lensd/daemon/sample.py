@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
-from lensd.config.document import Settings
-from lensd.errors import Failed, Skipped
+from lensd.config.settings import Settings
+from lensd.errors import Failed, Reason, Skipped
 from lensd.lora.layout import Layout, Module, read_layout
 from lensd.lora.marks import is_output
 from lensd.lora.portability import verdict
@@ -21,10 +21,14 @@ from lensd.store.header import Header, read_header
 from lensd.store.tensors import read_into
 
 MODULES = 24  # of a file; more modules make the range narrower
-# Both with an allocation over the whole file and with `strict_energy` a file needs other ranks than
-# those that each module needs by itself (docs/formats.md).
-ALLOCATION_SHARE = 0.75
-STRICT_SHARE = 1.12
+# What an allocation over the whole file needs of the bytes that the modules need by themselves: the
+# least, the median and the most of the files of bench.plan.
+ALLOCATION_SHARES = {
+    "module": (1.0, 1.0, 1.0),
+    "file": (0.25, 0.6, 1.0),
+    "balanced": (0.5, 0.77, 1.0),
+}
+STRICT_SHARE = 1.12  # bench.strict: the most that `strict_energy` adds
 _THREADS = "OPENBLAS_NUM_THREADS"
 LEAST_MARGIN = 0.04  # of the range: a sample that agrees with itself may still be off
 
@@ -49,13 +53,13 @@ def expect(path: str, size: int, settings: Settings) -> Expected:
         specs = {k: TensorSpec(t.dtype, t.shape) for k, t in header.tensors.items()}
         layout = read_layout(specs)
         if is_output(header.metadata):
-            raise Skipped("returned", "it is an output of lensd already")
+            raise Skipped(Reason.ALREADY_COMPRESSED, "it is an output of lensd already")
         if settings.mode == "analyze":
             return Expected(size, size, size)
-        share, margin = _kept_share(fd, header, layout, settings)
+        shares = _kept_shares(fd, header, layout, settings)
     finally:
         os.close(fd)
-    return _to_bytes(size, layout, specs, settings, (share - margin, share, share + margin))
+    return _to_bytes(size, layout, specs, settings, shares)
 
 
 def _to_bytes(
@@ -73,8 +77,6 @@ def _to_bytes(
     least, likely, most = (
         round(rest + fixed + (full - fixed) * min(1.0, max(0.0, share))) for share in shares
     )
-    if settings.allocation != "module":
-        least = round(least * ALLOCATION_SHARE)
     if settings.strict_energy:
         most = round(most * STRICT_SHARE)
     if settings.target_size is not None and settings.mode != "int8":
@@ -101,24 +103,28 @@ def _widths(layout: Layout, settings: Settings) -> list[tuple[Module, int]]:
             m,
             1
             if is_8_bit and encodings[m.name] and not m.scaled_last
-            else min(wide, ITEM_SIZE[m.dtype]),
+            else min(4 if m.naming.keeps_dtype else wide, ITEM_SIZE[m.dtype]),
         )
         for m in layout.modules
     ]
 
 
-def _kept_share(fd: int, header: Header, layout: Layout, settings: Settings) -> tuple[float, float]:
-    """The share of the numbers that stay, and twice its standard error."""
+def _kept_shares(
+    fd: int, header: Header, layout: Layout, settings: Settings
+) -> tuple[float, float, float]:
+    """The share of the numbers that stay: the least, the likely and the most."""
     modules = [m for m in layout.modules if not m.scaled_last]
     if settings.mode == "int8" or not modules or settings.target_size is not None:
-        return 1.0, 0.0
+        return 1.0, 1.0, 1.0
     weights = [_numbers(m) for m in modules]
     chosen = random.Random(0).choices(modules, weights, k=MODULES)  # noqa: S311  a sample
     reading = _Reading(fd, header)
     shares = [_share_of(reading, m, settings) for m in chosen]
     mean = sum(shares) / MODULES
     variance = sum((s - mean) ** 2 for s in shares) / (MODULES - 1)
-    return mean, max(LEAST_MARGIN * mean, 2 * math.sqrt(variance / MODULES))
+    margin = max(LEAST_MARGIN * mean, 2 * math.sqrt(variance / MODULES))
+    least, likely, most = ALLOCATION_SHARES[settings.allocation]
+    return (mean - margin) * least, mean * likely, (mean + margin) * most
 
 
 def _share_of(reading: _Reading, module: Module, settings: Settings) -> float:
@@ -143,7 +149,7 @@ class _Reading:
         )
         found = kept_rank(up, down, energy)
         if found is None:
-            raise Failed("not_finite", f"{module.name} has NaN or infinite weights")
+            raise Failed(Reason.NOT_FINITE, f"{module.name} has NaN or infinite weights")
         return found
 
     def _read(self, key: str) -> bytearray:

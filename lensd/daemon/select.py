@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,8 @@ from lensd.watcher.scan import scan
 
 # Outcomes of files that `once` takes up again, and those that need `--redo`.
 RELEASED = (Outcome.BASELINE, Outcome.FAILED, Outcome.QUARANTINED)
-REDONE = (Outcome.RESTORED, Outcome.KEPT, Outcome.SKIPPED, Outcome.ANALYZED)
+RESULTS = (Outcome.RESTORED, Outcome.KEPT, Outcome.ANALYZED)
+REDONE = (*RESULTS, Outcome.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo:
     outcomes = RELEASED + REDONE if redo else RELEASED
     for file in _find_files(config, resolve_paths(config, paths)):
         key = file.watch.root, file.path, file.identity
-        if key[:2] in queued and ledger and ledger.files.knows(*key):
-            continue
         entry = ledger.files.knows(*key) if ledger else None
+        if entry is not None and key[:2] in queued:
+            continue
         output = ledger.files.output(*key) if ledger and redo else None
         if output is not None and output.archive_path is not None:
             choice.again.append(output)
@@ -62,6 +64,13 @@ def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo:
             choice.released.append(entry)
             choice.files.append(file)
     return choice
+
+
+def queue(choice: Choice, ledger: Ledger) -> None:
+    """Queue the outputs to replace, and forget the earlier outcomes of the released files."""
+    ledger.jobs.release(choice.released)
+    for entry in choice.again:
+        ledger.jobs.redo(secrets.token_hex(8), entry)
 
 
 def _find_files(config: Config, within: Sequence[str]) -> Iterator[File]:

@@ -29,7 +29,7 @@ def server(tmp_path: Path) -> HomeServer:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One daemon for the module. At its end: exit status 0, and no temporary is left."""
     server = HomeServer(tmp_path_factory.mktemp("server"))
-    with server.daemon() as daemon:
+    with server.daemon(forked=True) as daemon:
         daemon.wait_for_event("daemon.ready")
         yield Running(server, daemon)
         assert daemon.stop() == 0

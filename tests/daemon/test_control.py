@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench.memory import resident
-from lensd.daemon.control import NAME, send_request
+from lensd.daemon.control import NAME, Server, send_request
 from lensd.daemon.control_messages import (
     LONGEST_REQUEST,
     Message,
@@ -27,7 +27,7 @@ from lensd.daemon.control_messages import (
     ResumeRequest,
     decode_reply,
 )
-from lensd.errors import LensdError
+from lensd.errors import LensdError, StorageError
 from lensd.store.json_lines import encode
 from lensd.store.ledger.database import LEDGER
 from tests.daemon.conftest import Running
@@ -286,6 +286,15 @@ def test_a_socket_that_a_killed_daemon_left(tmp_path: Path) -> None:
         assert server.lensd("resume").returncode == 0
         assert daemon.stop() == 0
     assert not (server.state / NAME).exists()
+
+
+def test_a_state_folder_that_takes_no_socket(tmp_path: Path) -> None:
+    """As on a disk without inodes: an error that names the path, and no bug."""
+    (tmp_path / NAME).mkdir()
+    server = Server(str(tmp_path), lambda *_: 0, lambda _: None)
+    with pytest.raises(StorageError, match=str(tmp_path / NAME)):
+        server.start()
+    server.stop()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ def test_a_folder_that_goes_and_comes_back(tmp_path: Path) -> None:
     """One line when it is gone, one when it is there again; then files are taken as before."""
     server = HomeServer(tmp_path)
     server.configure(settle={"rescan_seconds": 0.3})
-    with server.daemon() as daemon:
+    with server.daemon(forked=True) as daemon:
         daemon.wait_for_event("daemon.ready")
         server.loras.rename(tmp_path / "gone")
         line = daemon.wait_for_event("daemon.degraded")

@@ -278,7 +278,7 @@ def test_a_fault_of_the_daily_pass_is_reported_once(server: HomeServer) -> None:
         def turn() -> int:
             for backoff in jobs.backoffs:
                 backoff.next_try = -math.inf
-            assert not jobs._run_job()
+            assert not jobs._begin_job()
             jobs._do_idle_work()
             return 0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,18 +12,8 @@ from lensd.daemon.estimate import estimate
 from lensd.errors import UsageError
 from lensd.store.ledger import Ledger
 from tests.lora import making
+from tests.support.descriptors import Descriptors
 from tests.support.home_server import HomeServer
-
-
-def _open_descriptors() -> set[str]:
-    """What this process has open, apart from the listing itself."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.add(os.readlink(f"/proc/self/fd/{fd}"))
-        except FileNotFoundError:  # the descriptor of the listing
-            continue
-    return found
 
 
 def test_an_estimate_closes_the_ledger(server: HomeServer) -> None:
@@ -34,12 +22,12 @@ def test_an_estimate_closes_the_ledger(server: HomeServer) -> None:
     server.state.mkdir()
     Ledger(str(server.state), __version__).close()
     config = load_for_run(str(server.config))
-    before = _open_descriptors()
+    descriptors = Descriptors()
     [plan] = estimate(config, [], redo=False)
-    assert (1, before) == (plan.files, _open_descriptors())
+    assert (1, []) == (plan.files, descriptors.opened())
     with pytest.raises(UsageError, match="does not exist") as error:
         estimate(config, [str(server.top / "nowhere")], redo=False)
-    assert before == _open_descriptors(), error
+    assert [] == descriptors.opened(), error
 
 
 def test_an_estimate_follows_min_saving(server: HomeServer) -> None:

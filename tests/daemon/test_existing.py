@@ -47,7 +47,7 @@ def test_what_is_there_may_be_wanted(server: HomeServer) -> None:
             {"path": str(folders["shy"]), "name": "quiet one"},
         ]
     )
-    with server.daemon() as daemon:
+    with server.daemon(forked=True) as daemon:
         line = daemon.wait_for_event("file.compressed")
         assert (line["watch"], line["mode"]) == ("eager", "rank")
         assert line["path"] == str(folders["eager"] / "style.safetensors")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from lensd import __version__
 from lensd.store.fs import temporary_name
 from lensd.store.identity import Identity
@@ -13,6 +15,7 @@ from tests.support.home_server import HomeServer
 NEWER = b"what a user program wrote to the file while lensd replaced it"
 
 
+@pytest.mark.slow
 def test_what_a_start_could_not_recover_is_tried_again(server: HomeServer) -> None:
     """A file stands where `rescued/` has to be. When it is gone, the job continues."""
     made = server.drop("style.safetensors")

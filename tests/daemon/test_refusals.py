@@ -91,15 +91,15 @@ def _alpha_zero(server: HomeServer, path: Path) -> None:
 
 
 CASES = {
-    "truncated": Case(_truncated, "file.skipped", "truncated", "download the file again"),
+    "truncated": Case(_truncated, "file.skipped", "truncated", "if a download is going on"),
     "empty": Case(lambda _, p: p.touch(), "file.skipped", "empty", "download the file again"),
     "web_page": Case(_web_page, "file.skipped", "not_safetensors", "a web page"),
     "not_finite": Case(_not_finite, "file.failed", "not_finite", "attn1_to_q"),
     "infinite": Case(_infinite, "file.failed", "not_finite", "attn1_to_q"),
     "checkpoint": Case(_checkpoint, "file.skipped", "checkpoint", "LoRA"),
-    "no_lora": Case(_no_lora, "file.skipped", "no_lora", "LoRA"),
+    "no_lora": Case(_no_lora, "file.skipped", "no_lora", "add it to `exclude`"),
     "loha": Case(_loha, "file.skipped", "unsupported_adapter", "LoHa"),
-    "overlap": Case(_overlap, "file.skipped", "bad_header", "download the file again"),
+    "overlap": Case(_overlap, "file.skipped", "bad_header", "out of the watched folder"),
     "alpha_zero": Case(_alpha_zero, "file.skipped", "alpha_zero", "the right alpha"),
     "hardlink": Case(_hardlink, "file.skipped", "hardlinked", "by a copy"),
     "peft": Case(_beside_adapter_config, "file.skipped", "adapter_config", "lensd compress"),

@@ -26,7 +26,7 @@ def test_a_new_folder_and_new_settings_hold_from_then_on(server: HomeServer) -> 
     """The same process; files of the new folder are jobs, and the mode is the new one."""
     more = server.top / "more"
     more.mkdir()
-    with server.daemon() as daemon:
+    with server.daemon(forked=True) as daemon:
         daemon.wait_for_event("daemon.ready")
         first = server.drop("first.safetensors", seed=1).path
         assert daemon.wait_for_file(first)["mode"] == "ultra"
@@ -47,7 +47,7 @@ def test_a_new_folder_and_new_settings_hold_from_then_on(server: HomeServer) -> 
 
 def test_a_faulty_file_is_refused_and_the_old_one_stays(server: HomeServer) -> None:
     """One line names key and line of the fault; files go on being compressed as before."""
-    with server.daemon() as daemon:
+    with server.daemon(forked=True) as daemon:
         daemon.wait_for_event("daemon.ready")
         good = server.config.read_text()
         server.config.write_text(good.replace('"watch"', '"wotch"'))

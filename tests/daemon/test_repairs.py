@@ -77,7 +77,7 @@ class Folder:
         assert begun.wait(60)
         repairs = self._app.job_thread._requests
         yield
-        wait_until(lambda: self.is_closed and not repairs.empty(), "a request for a repair")
+        wait_until(lambda: self.is_closed and bool(repairs), "a request for a repair")
         may_end.set()
         assert answer.result(60) == 0
 
@@ -114,7 +114,7 @@ def test_a_folder_that_goes_again_during_its_repair(folder: Folder) -> None:
     """It stays closed, and the check after its next return repairs it."""
     with folder.busy_job_thread():
         folder.come_back()
-        wait_until(lambda: not folder._app.job_thread._requests.empty(), "a request for a repair")
+        wait_until(lambda: bool(folder._app.job_thread._requests), "a request for a repair")
         folder.go()
     assert folder.last_request().result(60) == 0
     assert folder.is_closed

@@ -266,7 +266,7 @@ def test_a_rescan_obeys_the_same_rules(server: HomeServer) -> None:
         settle={"quiet_seconds": quiet, "unproven_seconds": 3600, "rescan_seconds": 0.5}
     )
     whole = server.make("whole.safetensors", seed=24).path.read_bytes()
-    with server.daemon() as daemon:
+    with server.daemon(forked=True) as daemon:
         daemon.wait_for_event("daemon.ready")
         folder = server.elsewhere / "set"
         folder.mkdir()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from contextlib import closing
 
@@ -12,6 +16,7 @@ import psutil
 import pytest
 import torch
 
+from lensd.store.ledger import Ledger
 from tests.fuzz.bombs import Hole, write
 from tests.support.architectures import Module
 from tests.support.home_server import HomeServer, Seen, wait_until
@@ -31,14 +36,21 @@ def _backoff(server: HomeServer, daemon: RunningDaemon) -> int:
     return pid
 
 
+def _unread(pid: int) -> int:
+    """Bytes that a process has not read from its stdin."""
+    with open(f"/proc/{pid}/fd/0", "rb", buffering=0) as pipe:
+        found = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(found, sys.byteorder)
+
+
 def test_a_killed_worker_costs_one_attempt(server: HomeServer) -> None:
     """`worker.crashed` with its signal; the file is compressed by the next one."""
-    with server.daemon() as daemon:
+    with server.daemon(forked=True) as daemon:
         daemon.wait_for_event("daemon.ready")
         pid = _backoff(server, daemon)
         path = server.drop("style.safetensors", seed=2).path
         settled = daemon.wait_for_file(path, "file.settled")
-        wait_until(lambda: bool(server.temporaries()), "the job runs")
+        wait_until(lambda: _unread(pid) > 0, "the stopped worker has a request")
         os.kill(pid, signal.SIGKILL)
         crashed = daemon.wait_for_event("worker.crashed")
         assert (crashed["pid"], crashed["exit"]) == (pid, -signal.SIGKILL)
@@ -229,3 +241,26 @@ def _pretend_older_version(server: HomeServer) -> None:
     with sqlite3.connect(server.state / "ledger.sqlite3") as db:
         db.execute("UPDATE files SET version = '0.0.1' WHERE outcome = 'quarantined'")
     db.close()
+
+
+WITHOUT_PYTHON = """
+import sys
+from lensd.cli import main
+sys.executable = "/nonexistent"  # of each process that lensd starts
+main(["once", "--yes", "-c", sys.argv[1]])
+"""
+
+
+def test_no_file_fails_because_no_process_can_be_started(server: HomeServer) -> None:
+    """The machine has no memory for one, for example: the file stays queued."""
+    server.drop("style.safetensors", seed=1)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PYTHON, server.config],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 5, done.stderr
+    assert "no worker process can be started: No such file" in done.stderr
+    with Ledger.read_only(str(server.state)) as ledger:
+        assert [entry.outcome for entry in ledger.jobs.unfinished()] == [None]
