@@ -1,0 +1,167 @@
+"""The manifest: a row for each object of a collection, as JSON lines or as Parquet.
+
+While a run lasts, its rows are in a journal beside the manifest: JSON lines, one after the other,
+durable before the run goes on. A run that is killed leaves it, and the next run continues with it.
+The last row of an object counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO
+
+from lensd.collection.rows import Row
+from lensd.errors import StorageError, UsageError
+from lensd.store.fs import fsync_folder
+from lensd.store.json_lines import encode
+
+PARQUET = ".parquet"
+_SUFFIXES = (PARQUET, ".jsonl", ".ndjson", ".json")
+
+
+def require_kind(path: str) -> None:
+    """Raises UsageError for the name of another kind of file, or if pyarrow is missing."""
+    if not path.endswith(_SUFFIXES):
+        raise UsageError(f"{path}: a manifest ends in .jsonl or .parquet")
+    if path.endswith(PARQUET):
+        try:
+            import pyarrow as pa  # noqa: F401
+        except ImportError:
+            raise UsageError(
+                "a manifest in Parquet needs pyarrow: `pip install pyarrow` in lensd's "
+                "environment, or let its name end in .jsonl"
+            ) from None
+
+
+def journal_of(manifest: str) -> str:
+    return f"{manifest}.journal"
+
+
+def read(manifest: str) -> Iterator[Row]:
+    """The rows of a run that was killed, with several of one object, else those of the manifest.
+
+    Raises StorageError for a file that cannot be read, UsageError for one that is no manifest.
+    """
+    journal = journal_of(manifest)
+    path = journal if os.path.exists(journal) else manifest
+    if not os.path.exists(path):
+        return
+    try:
+        if path.endswith(PARQUET):
+            from lensd.collection import parquet
+
+            yield from parquet.read(path)
+        else:
+            with open(path, "rb") as file:
+                yield from (row for _, _, row in _lines(file))
+    except OSError as error:
+        raise StorageError(f"cannot read the manifest {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is no manifest of lensd: {error}") from None
+
+
+class Journal:
+    """The journal of a run, which holds the rows of the manifest too."""
+
+    def __init__(self, manifest: str, work: str) -> None:
+        """`work`: a folder of this run alone, on the disk of the manifest."""
+        self._manifest, self._work = manifest, work
+        self._path = journal_of(manifest)
+        if not os.path.exists(self._path):
+            start = os.path.join(work, "journal")
+            with _writing(start), open(start, "wb") as file:
+                file.writelines(map(encode, read(manifest)))
+                _sync(file)
+            os.rename(start, self._path)
+            _sync_names(self._path)
+        self._file = open(self._path, "r+b")  # noqa: SIM115  until `close`
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Each row with its offset. Removes a last line that a crash cut off."""
+        end = 0
+        for start, after, row in _lines(self._file):
+            end = after
+            yield start, row
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def append(self, rows: Iterable[Row]) -> list[int]:
+        """Make rows durable; returns the offset of each."""
+        offsets = []
+        with _writing(self._path):
+            for row in rows:
+                offsets.append(self._file.tell())
+                self._file.write(encode(row))
+            _sync(self._file)
+        return offsets
+
+    def complete(self, offsets: Iterable[int]) -> None:
+        """Write the manifest of the rows at these offsets, and remove the journal."""
+        new = os.path.join(self._work, f"manifest{PARQUET}")
+        rows = (self._row_at(offset) for offset in offsets)
+        with _writing(self._manifest):
+            if self._manifest.endswith(PARQUET):
+                from lensd.collection import parquet
+
+                parquet.write(new, rows)
+            else:
+                with open(new, "wb") as file:
+                    file.writelines(map(encode, rows))
+            with open(new, "rb") as file:
+                _sync(file)
+            os.replace(new, self._manifest)
+            _sync_names(self._manifest)
+            os.unlink(self._path)
+
+    def close(self) -> None:
+        """Drop what a full disk did not take; `append` has raised the error."""
+        with suppress(OSError):
+            self._file.close()
+
+    def _row_at(self, offset: int) -> Row:
+        self._file.seek(offset)
+        return _decode(self._file.readline())
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}; then run the same command again", path
+        ) from None
+
+
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, int, Row]]:
+    """Start, end and row of each line. Raises ValueError for one that is no row."""
+    start = 0
+    for line in file:
+        if not line.endswith(b"\n"):
+            return
+        end = start + len(line)
+        yield start, end, _decode(line)
+        start = end
+
+
+def _decode(line: bytes) -> Row:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("a line is no JSON object")  # noqa: TRY004  as other faults of a line
+    return row
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_names(path: str) -> None:
+    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fsync_folder(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,154 @@
+"""A collection on an SFTP server. Keys, agent and known hosts are those of ssh."""
+
+from __future__ import annotations
+
+import datetime as dt
+import getpass
+import os
+import posixpath
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import paramiko
+
+from lensd.collection.item import Item, Version, is_wanted
+from lensd.errors import UsageError
+from lensd.store.fs import temporary_name
+
+SECONDS = 60.0  # for a connection, and for each answer
+# One connection a thread: paramiko's SFTP client is not for several.
+_open = threading.local()
+
+
+class Sftp:
+    """`address`: sftp://[USER[:PASSWORD]@]HOST[:PORT]/FOLDER, from the root of the server."""
+
+    def __init__(self, address: str) -> None:
+        self._address = urlsplit(address)
+        if not self._address.hostname:
+            raise UsageError(f"{address} names no host: sftp://HOST/FOLDER")
+        self._root = posixpath.normpath(unquote(self._address.path) or "/")
+        self.url = f"sftp://{_without_password(self._address)}{self._root}"
+
+    def find(self) -> Iterator[Item]:
+        """The entries of one folder are in memory at a time; links are left out."""
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            with self._server() as server:
+                entries = server.listdir_attr(self._path(folder))
+            for entry in entries:
+                name, mode = folder + entry.filename, entry.st_mode or 0
+                if stat.S_ISDIR(mode):
+                    folders.append(f"{name}/")
+                elif stat.S_ISREG(mode) and is_wanted(name):
+                    yield Item(name, _version_of(entry))
+
+    def version(self, name: str) -> Version | None:
+        with self._server() as server:
+            try:
+                return _version_of(server.stat(self._path(name)))
+            except FileNotFoundError:
+                return None
+
+    def fetch(self, name: str, folder: str) -> str:
+        path = os.path.join(folder, "original")
+        with self._server() as server:
+            server.get(self._path(name), path)  # raises OSError for another size than stat's
+        return path
+
+    def publish(self, name: str, path: str, token: str, *, replace: bool) -> None:
+        target = self._path(name)
+        folder = posixpath.dirname(target)
+        temporary = f"{folder}/{temporary_name(token)}"
+        if not replace and self.version(name) is not None:
+            raise FileExistsError(target)
+        with self._server() as server:
+            _make_folders(server, folder)
+            server.put(path, temporary)
+            try:
+                if replace:
+                    server.posix_rename(temporary, target)
+                else:
+                    server.rename(temporary, target)  # fails where there is a file
+            except OSError:
+                server.remove(temporary)
+                if self.version(name) is not None:
+                    raise FileExistsError(target) from None
+                raise
+
+    def _path(self, name: str) -> str:
+        return posixpath.join(self._root, name).rstrip("/") or "/"
+
+    @contextmanager
+    def _server(self) -> Iterator[paramiko.SFTPClient]:
+        """The connection of this thread. One that broke is replaced at the next call."""
+        address = self._address.geturl()
+        known: dict[str, _Connection] = _open.__dict__
+        if address in known and not known[address].is_active():
+            known.pop(address).ssh.close()
+        try:
+            if address not in known:
+                known[address] = _connect(self._address)
+            yield known[address].sftp
+        except (EOFError, paramiko.SSHException) as error:
+            if address in known:
+                known.pop(address).ssh.close()
+            host = self._address.hostname
+            raise ConnectionError(f"{host}: {error or 'the connection ended'}") from error
+
+
+class _Connection(NamedTuple):
+    ssh: paramiko.SSHClient
+    sftp: paramiko.SFTPClient
+
+    def is_active(self) -> bool:
+        transport = self.ssh.get_transport()
+        return transport is not None and transport.is_active()
+
+
+def _connect(address: SplitResult) -> _Connection:
+    """A host whose key is not in known_hosts is refused."""
+    ssh = paramiko.SSHClient()
+    ssh.load_system_host_keys()
+    ssh.connect(
+        address.hostname or "",
+        address.port or paramiko.config.SSH_PORT,
+        unquote(address.username) if address.username else getpass.getuser(),
+        unquote(address.password) if address.password else None,
+        timeout=SECONDS,
+        banner_timeout=SECONDS,
+        auth_timeout=SECONDS,
+    )
+    sftp = ssh.open_sftp()
+    channel = sftp.get_channel()
+    if channel is not None:
+        channel.settimeout(SECONDS)
+    return _Connection(ssh, sftp)
+
+
+def _make_folders(server: paramiko.SFTPClient, folder: str) -> None:
+    """Create a folder and those above it."""
+    try:
+        server.stat(folder)
+    except FileNotFoundError:
+        _make_folders(server, posixpath.dirname(folder))
+        try:
+            server.mkdir(folder)
+        except OSError:  # another thread may have made it
+            server.stat(folder)
+
+
+def _without_password(address: SplitResult) -> str:
+    user = f"{address.username}@" if address.username else ""
+    port = f":{address.port}" if address.port else ""
+    return f"{user}{address.hostname}{port}"
+
+
+def _version_of(found: paramiko.SFTPAttributes) -> Version:
+    changed = dt.datetime.fromtimestamp(found.st_mtime or 0, dt.UTC)
+    return Version(found.st_size or 0, None, changed.isoformat())

@@ -1,0 +1,66 @@
+"""`lensd batch --cluster`: objects of a real S3 endpoint on a real Dask cluster."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.collection.conftest import Batch, files_of
+from tests.support.certificates import make_certificates
+from tests.support.dask_cluster import DaskCluster
+from tests.support.realistic import small_lora
+from tests.support.stores import S3
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_same_bytes_on_a_cluster_whose_worker_is_killed(batch: Batch, s3: S3) -> None:
+    """With TLS. Each object has one row, and the object of a run on this machine."""
+    source = batch.folder / "source"
+    source.mkdir()
+    for seed in range(12):
+        content = small_lora(source / f"{seed}.safetensors", seed=seed).path.read_bytes()
+        s3.put(f"cluster/in/{seed}.safetensors", content)
+    batch.run("source", "expected")
+    on_s3 = batch._replace(env=s3.env)
+    tls = make_certificates(batch.folder / "tls")
+    cluster = DaskCluster(
+        batch.folder / "dask", ((), ()), options=tls.options, protocol="tls", env=s3.env
+    )
+    with cluster:
+        command = batch.command(
+            "s3://hub/cluster/in", "s3://hub/cluster/out", "--manifest", "m.jsonl",
+            "--cluster", cluster.address, "--cluster-tls", *tls,
+        )  # fmt: skip
+        with subprocess.Popen(
+            command, cwd=batch.folder, env=on_s3.whole_env, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            said = ""
+            for line in process.stderr:
+                said += line
+                if "dashboard" in line:
+                    cluster.kill_a_worker(random.Random(1))  # noqa: S311  not for secrets
+        assert process.returncode == 0, said
+        assert "12 compressed" in said
+    found = {name: s3.get(f"cluster/out/{name}") for name in files_of(batch.folder / "expected")}
+    assert files_of(batch.folder / "expected") == found
+    assert len(on_s3.rows("m.jsonl")) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["a", "s3://hub/b", "--cluster", "tcp://127.0.0.1:1"], "may have other folders"),
+        (["s3://hub/a", "s3://hub/b", "--cluster", "tls://127.0.0.1:1"], "go together"),
+        (["s3://hub/a", "s3://hub/b", "--cluster", "tcp://192.0.2.1:1"], "not encrypted"),
+    ],
+)
+def test_what_a_cluster_does_not_do(
+    batch: Batch, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    """Exit code 2, before anything is read."""
+    assert says in batch._replace(folder=tmp_path).run(*arguments, code=2)

@@ -1,0 +1,183 @@
+"""`lensd batch` with real stores: an S3 endpoint over HTTP, and an SFTP server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.cli.conftest import run as run_lensd
+from tests.collection.conftest import Batch, files_of
+from tests.support import stores
+from tests.support.cutting_proxy import CuttingProxy
+from tests.support.home_server import HomeServer
+from tests.support.realistic import small_lora
+from tests.support.stores import S3, SftpServer
+
+pytestmark = pytest.mark.lengthy
+
+
+def _upload(s3: S3, folder: Path, prefix: str) -> None:
+    for name, content in files_of(folder).items():
+        s3.put(f"{prefix}/{name}", content)
+
+
+def _download(s3: S3, prefix: str) -> dict[str, bytes]:
+    return {key.removeprefix(f"{prefix}/"): s3.get(key) for key in s3.keys(f"{prefix}/")}
+
+
+@pytest.mark.slow
+def test_a_bucket(batch: Batch, source: Path, s3: S3) -> None:
+    """The same bytes as from a folder. A second run does what is new; ETags tell what changed."""
+    on_s3 = batch._replace(env=s3.env)
+    _upload(s3, source, "first/in")
+    batch.run("source", "dest")
+    on_s3.run("s3://hub/first/in", "s3://hub/first/out", "--manifest", "s3.jsonl")
+    assert files_of(batch.folder / "dest") == _download(s3, "first/out")
+    rows = on_s3.rows("s3.jsonl")
+    assert all(row["source_etag"] for row in rows.values())
+    s3.put("first/in/a.safetensors", (source / "a.safetensors").read_bytes())  # a later time
+    s3.put("first/in/more/b.safetensors", (source / "a.safetensors").read_bytes())
+    said = on_s3.run("s3://hub/first/in", "s3://hub/first/out", "--manifest", "s3.jsonl")
+    assert "1 compressed" in said
+    assert files_of(source) != _download(s3, "first/in")
+
+
+@pytest.mark.slow
+@stores.needs_sshd
+def test_the_same_bytes_from_everywhere(
+    batch: Batch, source: Path, s3: S3, sftp: SftpServer
+) -> None:
+    """From the daemon, `lensd compress`, and batches from and to a folder, S3 and SFTP."""
+    expected = _by_the_daemon(batch.folder / "server", source)
+    assert expected == {name: _by_compress(source / name) for name in files_of(source)}
+    away = batch._replace(env={**s3.env, "HOME": str(sftp.home)})
+    _upload(s3, source, "all/in")
+    shutil.copytree(source, sftp.root / "all/in")
+    for number, (a, b) in enumerate(
+        [
+            (source, f"{sftp.url}/all/out"),
+            ("s3://hub/all/in", batch.folder / "from s3"),
+            (f"{sftp.url}/all/in", "s3://hub/all/out"),
+        ]
+    ):
+        away.run(a, b, "--manifest", f"{number}.jsonl", "--min-saving", "0")
+    assert expected == files_of(sftp.root / "all/out")
+    assert expected == files_of(batch.folder / "from s3")
+    assert expected == _download(s3, "all/out")
+
+
+def _by_the_daemon(folder: Path, source: Path) -> dict[str, bytes]:
+    folder.mkdir()
+    server = HomeServer(folder)
+    server.configure(defaults={"min_saving": 0.0})
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        for name in files_of(source):
+            copy = server.elsewhere / os.path.basename(name)
+            shutil.copyfile(source / name, copy)
+            daemon.wait_for_file(server.move_in(copy, name), "file.compressed")
+    return files_of(server.loras)
+
+
+def _by_compress(original: Path) -> bytes:
+    arguments = ("compress", str(original), "-o", "out.safetensors", "--force", "--min-saving", "0")
+    assert run_lensd(original.parents[2], *arguments).returncode == 0
+    return (original.parents[2] / "out.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@stores.needs_sshd
+def test_a_connection_that_breaks_in_the_middle_of_a_file(
+    batch: Batch, source: Path, sftp: SftpServer
+) -> None:
+    """The file is read again, from the start."""
+    shutil.copytree(source, sftp.root / "cut/in")
+    away = batch._replace(env={"HOME": str(sftp.home)})
+    with CuttingProxy(sftp.port, cuts=2, after=30_000) as proxy:
+        away.run(f"{sftp.url_by(proxy.port)}/cut/in", "dest")
+        assert proxy.left <= 0
+    rows = away.rows()
+    assert sum(row["attempts"] - 1 for row in rows.values()) == 2
+    batch.run("source", "expected", "--manifest", "expected.jsonl")
+    assert files_of(batch.folder / "expected") == files_of(batch.folder / "dest")
+
+
+@pytest.mark.slow
+@stores.needs_sshd
+def test_an_sftp_server(batch: Batch, source: Path, sftp: SftpServer) -> None:
+    """No temporary file stays; another file of the same name does; an unknown host is refused."""
+    away = batch._replace(env={"HOME": str(sftp.home)})
+    served = sftp.root / "server/out"
+    served.mkdir(parents=True)
+    (served / "a.safetensors").write_bytes(b"mine")
+    said = away.run("source", f"{sftp.url}/server/out", code=1)
+    assert "destination_taken" in said
+    assert (served / "a.safetensors").read_bytes() == b"mine"
+    assert set(files_of(source)) == set(files_of(served))
+    away.run("source", f"{sftp.url}/server/out", "--force")
+    assert (served / "a.safetensors").stat().st_size > 4
+    assert set(files_of(source)) == set(files_of(served))
+    (batch.folder / ".ssh").mkdir()
+    shutil.copyfile(sftp.home / ".ssh/id_ed25519", batch.folder / ".ssh/id_ed25519")
+    stranger = batch._replace(env={"HOME": str(batch.folder)})
+    said = stranger.run(f"{sftp.url}/server/out", "dest", "--manifest", "m.jsonl", code=5)
+    assert "not found in known_hosts" in said
+
+
+@pytest.mark.slow
+def test_a_bucket_as_destination(batch: Batch, source: Path, s3: S3) -> None:
+    """Another object of the same name stays. A large one comes in parts. A key that is no path,
+    or has no bucket, fails.
+    """
+    on_s3 = batch._replace(env=s3.env)
+    s3.put("taken/a.safetensors", b"mine")
+    large = {"emb": torch.zeros(20 * 2**20, dtype=torch.float16)}
+    save_file(load_file(source / "a.safetensors") | large, source / "large.safetensors")
+    assert "destination_taken" in on_s3.run("source", "s3://hub/taken", code=1)
+    found = _download(s3, "taken")
+    assert found["a.safetensors"] == b"mine"
+    assert found["large.safetensors"] == (source / "large.safetensors").read_bytes()
+    assert s3.uploads() == []
+    original = (source / "a.safetensors").read_bytes()
+    hostile = ("../up", "a//b", "./c", "d/../e", "/f", f"{'g' * 300}", "h?versionId=i")
+    for name in (*hostile, "good #%&+?é"):
+        s3.put(f"hostile/{name}.safetensors", original)
+    said = on_s3.run("s3://hub/hostile", "top/dest", "--manifest", "hostile.jsonl", code=1)
+    assert f"1 compressed, {len(hostile)} failed" in said
+    assert ["good #%&+?é.safetensors"] == os.listdir(batch.folder / "top/dest")
+    assert ["dest"] == os.listdir(batch.folder / "top")
+    said = on_s3.run("s3://none/a", "dest", "--manifest", "none.jsonl", code=5)
+    assert "cannot be listed" in said
+
+
+@pytest.mark.slow
+def test_the_manifest_and_its_report(batch: Batch, source: Path) -> None:
+    """Parquet and JSON lines have the same rows; `lensd report` reads both."""
+    (source / "page.safetensors").write_text("<html>")
+    small_lora(source / "peft.safetensors", naming="peft", alpha=None)
+    batch.run("source", "dest", "--manifest", "m.parquet")
+    batch.run("source", "dest", "--manifest", "m.jsonl")
+    table = pq.read_table(batch.folder / "m.parquet")
+    rows = {os.path.basename(row["path"]): row for row in table.to_pylist()}
+    for name, row in batch.rows("m.jsonl").items():
+        for field in ("outcome", "bytes_in", "bytes_out", "sha256_out", "source_size", "reason"):
+            assert row.get(field) == rows[name][field]
+    documents = [
+        json.loads(run_lensd(batch.folder, "report", "--json", "--manifest", name).stdout)
+        for name in ("m.parquet", "m.jsonl")
+    ]
+    assert documents[0]["source"] == {"kind": "manifest", "manifest": "m.parquet"}
+    for document in documents:
+        assert document["outcomes"] == {"compressed": 4, "skipped": 1}
+        assert document["bytes"]["after"] == sum(row["bytes_out"] or 0 for row in rows.values())
+    page = run_lensd(batch.folder, "report", "--html", "r.html", "--manifest", "m.parquet")
+    assert page.returncode == 0
+    assert "from the manifest m.parquet" in (batch.folder / "r.html").read_text()
+    assert "no manifest" in run_lensd(batch.folder, "report", "--manifest", "none.jsonl").stderr
