@@ -1,7 +1,8 @@
-"""Sizes, counts and file names as people read them."""
+"""Sizes, counts, file names and lines as people read them."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 # C0 and C1 controls, DEL, line separators, and controls of the writing direction.
@@ -30,6 +31,13 @@ def visible_lines(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
+def break_line(line: str, width: int, indent: str) -> list[str]:
+    """Lines of at most `width` characters, the further ones indented; a longer word stays whole."""
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def size(count: float) -> str:
     """A number of bytes with its unit, in powers of 1000: `40.3 kB`."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -39,7 +47,17 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def plural(count: int, noun: str = "file", nouns: str = "") -> str:
+    """E.g. `1 file`, `2,000 files`. `nouns`: a plural that does not end in s alone."""
+    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
+
+
 def outcomes(counts: Mapping[str, int]) -> str:
-    """Files by outcome: `2 compressed, 1 failed`. `superseded` counts no files and is left out."""
-    files = sorted((name, count) for name, count in counts.items() if name != "superseded")
+    """Files by outcome: `2 compressed, 1 failed`.
+
+    Without `superseded`, which counts no files, and `replaced`: such a file has a newer version,
+    which counts with its own outcome.
+    """
+    left_out = ("superseded", "replaced")
+    files = sorted((name, count) for name, count in counts.items() if name not in left_out)
     return ", ".join(f"{count:,} {name}" for name, count in files)

@@ -9,17 +9,16 @@ import select
 import shutil
 import signal
 import sys
-import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import click
 
 from lensd import __version__
 from lensd.errors import EXIT_BUG, EXIT_INTERRUPTED, LensdError
-from lensd.text import visible_lines
+from lensd.text import break_line, visible, visible_lines
 
 EXIT_PIPE = 141  # as shells count: 128 + SIGPIPE
 
@@ -46,9 +45,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pause": ("lensd.cli.pause:pause", "Pause the job queue."),
     "resume": ("lensd.cli.resume:resume", "End a pause of the job queue."),
     "verify": ("lensd.cli.verify:verify", "Read originals and outputs again; report damage."),
-    "prune": ("lensd.cli.prune:prune", "Delete originals that are older than keep_days."),
+    "prune": ("lensd.cli.prune:prune", "Delete archived originals that may go."),
     "analyze": ("lensd.cli.analyze:analyze", "Show how small a LoRA would become; change nothing."),
     "compress": ("lensd.cli.compress:compress", "Compress a LoRA to a new file, without a daemon."),
+    "batch": ("lensd.cli.batch:batch", "Compress a collection to another folder or bucket."),
     "expand": ("lensd.cli.expand:expand", "Convert an 8-bit LoRA to float16, for any program."),
     "compare": ("lensd.cli.compare:compare", "Measure how far two LoRAs are apart, by module."),
     "completion": (
@@ -65,7 +65,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 SECTIONS = {
     "init": "Daemon and configuration",
     "status": "Queue, results and originals",
-    "analyze": "Single files, without daemon and archive",
+    "analyze": "Files and collections, without daemon and archive",
     "completion": "For shells and scripts",
 }
 
@@ -112,8 +112,12 @@ class Commands(Group):
         signal.signal(signal.SIGTERM, _exit_on_signal)  # `run` and `once` set their own handlers
         try:
             code = super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise  # click handles usage errors (2) and the ends of --help and --version itself
+        except (click.ClickException, click.exceptions.Exit) as error:
+            raise _folded(error) from None  # click handles usage errors (2), --help and --version
+        except click.Abort:  # ^C or ^D at a question, all of which come before any change
+            click.echo(err=True)
+            say("interrupted; nothing was written")
+            code = EXIT_INTERRUPTED
         except LensdError as error:
             say(f"error: {error}")
             code = error.exit_code
@@ -127,23 +131,36 @@ class Commands(Group):
         ctx.exit(code or 0)
 
 
+def _folded(error: Exception) -> Exception:
+    """A usage error in lines that fit the terminal, which would break words; others as they are."""
+    if not (isinstance(error, click.UsageError) and sys.stderr.isatty()):
+        return error
+    if type(error).show is not click.UsageError.show:  # it prints the help
+        return error
+    text = fold(f"Error: {error.format_message()}").removeprefix("Error: ")
+    return click.UsageError(text, error.ctx)
+
+
 def say(message: str) -> None:
     """Print a message for people on stderr; stdout is for data."""
     text = visible_lines(f"lensd: {message}")
-    click.echo(_fold(text) if sys.stderr.isatty() else text, err=True)
+    click.echo(fold(text) if sys.stderr.isatty() else text, err=True)
 
 
-def _fold(text: str) -> str:
+def show_line(text: str, *, err: bool = False) -> None:
+    """Print a line for people on stdout or stderr; a terminal does not break its words."""
+    stream = sys.stderr if err else sys.stdout
+    line = visible(text)
+    click.echo(fold(line) if stream.isatty() else line, err=err)
+
+
+def fold(text: str) -> str:
     """The text in lines that fit the terminal, which would break words."""
     width = shutil.get_terminal_size().columns
-    return "\n".join(
-        textwrap.fill(
-            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-        )
-        if len(line) > width
-        else line
-        for line in text.split("\n")
+    lines = (
+        break_line(line, width, "  ") if len(line) > width else [line] for line in text.split("\n")
     )
+    return "\n".join(chain.from_iterable(lines))
 
 
 def _sections() -> Iterator[tuple[str, list[str]]]:

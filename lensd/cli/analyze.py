@@ -36,7 +36,7 @@ def analyze(files: tuple[str, ...], as_json: bool, picture: str | None, force: b
     lensd analyze style.safetensors --plot style.svg
     lensd analyze *.safetensors --json | jq '[.path, .predicted.ultra]'
     """
-    from lensd.cli.batch import process_files
+    from lensd.cli.single_files import process_files
 
     if picture is not None:
         from lensd.cli import plot
@@ -58,7 +58,7 @@ def _analyze(path: str, bar: Bar) -> Analysis:
 
     with delay_interrupts():
         from lensd.engine import task  # importing torch takes a second
-    from lensd.config.document import Settings
+    from lensd.config.settings import Settings
     from lensd.report.documents import Analysis
     from lensd.worker.request import AnalyzeRequest
 

@@ -8,12 +8,13 @@ import click
 
 from lensd.cli import say
 from lensd.cli.options import config_option
-from lensd.text import visible, visible_lines
+from lensd.text import plural, size, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lensd.config.document import Notify
+    from lensd.cli.views.facts import Fact, Found, Sentence
+    from lensd.config.document import Archive, Notify
     from lensd.config.model import Config, Watch
 
 
@@ -24,13 +25,15 @@ def check(config: str | None) -> int:
 
     Prints FILE:LINE: KEY: FAULT and a remedy for each fault, and exits with code 4. Without
     faults, it prints the watched folders and where the originals go. If lensd is running, a path
-    that its systemd unit or its user may not write is a fault, too.
+    that its systemd unit or its user may not write is a fault, too. With `worker.cluster` it
+    connects to the cluster, and exits with code 5 if no worker there can do jobs.
 
     \b
     lensd check                check ./config.yaml or the first other default
     lensd check -c nas.yaml    check this file
     sudo lensd check           also check what the running service may write
     """
+    from lensd.cli.views.facts import show_found
     from lensd.config.faults import FaultyConfigError
     from lensd.config.load import find_config, load_for_run
     from lensd.notify.send import recipients
@@ -43,18 +46,24 @@ def check(config: str | None) -> int:
         click.echo(visible_lines(error.details))
         say(f"error: {error.summary}")
         return error.exit_code
-    notes += _check_program(found)
     recipients(found.notify)
-    for line in (*_summarize(path, found), *_filesystems(found), *notes):
-        click.echo(visible(line))
+    cluster: list[Found] = []
+    if found.worker.cluster is not None:
+        from lensd.cli.check_cluster import describe_cluster
+
+        cluster = describe_cluster(found.worker)
+    facts = (*_summarize(path, found), *_filesystems(found))
+    for each in (*facts, *notes, *_check_program(found), *cluster):
+        show_found(each)
     return 0
 
 
-def _check_running_service(path: str, config: Config) -> list[str]:
+def _check_running_service(path: str, config: Config) -> list[Sentence]:
     """Notes on what could not be checked.
 
     Raises FaultyConfigError for paths that a running lensd may not write.
     """
+    from lensd.cli.views.facts import Sentence
     from lensd.config.faults import FaultyConfigError
     from lensd.systemd.access import NotAllowed
     from lensd.systemd.unwritable import unwritable
@@ -62,14 +71,15 @@ def _check_running_service(path: str, config: Config) -> list[str]:
     try:
         faults = unwritable(config)
     except NotAllowed:
-        return ["note: `sudo lensd check` also checks what a running lensd may write"]
+        return [Sentence("note: `sudo lensd check` also checks what a running lensd may write")]
     if faults:
         raise FaultyConfigError(path, faults)
     return []
 
 
-def _check_program(config: Config) -> list[str]:
+def _check_program(config: Config) -> list[Sentence]:
     """A warning where a service of systemd could not start this lensd (203/EXEC)."""
+    from lensd.cli.views.facts import Sentence
     from lensd.systemd.dropin import unreachable
     from lensd.systemd.facts import find_private_folder, probe
     from lensd.systemd.install import is_booted
@@ -77,29 +87,36 @@ def _check_program(config: Config) -> list[str]:
     if not is_booted() or find_private_folder() is None:
         return []
     warning = unreachable(probe(config))
-    return [] if warning is None else [f"warning: as a service, lensd would not start: {warning}"]
+    if warning is None:
+        return []
+    text = f"warning: as a service, lensd would not start: {warning}"
+    return [Sentence(text, is_exact=True)]
 
 
-def _summarize(path: str, config: Config) -> Iterator[str]:
+def _summarize(path: str, config: Config) -> Iterator[Found]:
+    from lensd.cli.views.facts import Fact, Sentence
     from lensd.config.check_notify import secrets_warning
     from lensd.config.check_paths import folder_warnings
 
-    yield f"{path}: no faults"
+    yield Sentence(f"{path}: no faults")
     for watch in config.watch:
-        yield f"  watch    {_watch_line(watch)}"
-    yield f"  archive  {config.archive.path}, {_retention(config.archive.keep_days)}"
-    yield f"  state    {config.state.path}"
-    yield f"  log      {config.log.path or 'stdout'}, level {config.log.level}"
+        yield Fact("watch", _watch_line(watch))
+    yield Fact("archive", f"{config.archive.path}, {_retention(config.archive)}")
+    yield Fact("state", config.state.path)
+    if config.worker.processes != 1:
+        yield Fact("worker", _describe_workers(config))
+    yield Fact("log", f"{config.log.path or 'stdout'}, level {config.log.level}")
     if config.metrics.textfile is not None:
-        yield f"  metrics  {config.metrics.textfile}"
+        yield Fact("metrics", config.metrics.textfile)
     if config.notify.is_wanted:
-        yield f"  notify   {_describe_notify(config.notify)}"
+        yield Fact("notify", _describe_notify(config.notify))
     for warning in (*folder_warnings(config), *filter(None, [secrets_warning(config)])):
-        yield f"warning: {warning.render(path)}"
+        yield Sentence(f"warning: {warning.render(path)}", is_exact=True)
 
 
-def _filesystems(config: Config) -> Iterator[str]:
+def _filesystems(config: Config) -> Iterator[Fact]:
     """What the last start of lensd proved; nothing before the first one."""
+    from lensd.cli.views.facts import Fact
     from lensd.cli.views.status import describe_filesystem
     from lensd.errors import StorageError
     from lensd.store.ledger import Ledger
@@ -110,7 +127,7 @@ def _filesystems(config: Config) -> Iterator[str]:
     except StorageError:
         return
     for proof in proofs:
-        yield f"  disk     {describe_filesystem(proof)}"
+        yield Fact("disk", describe_filesystem(proof))
 
 
 def _describe_notify(notify: Notify) -> str:
@@ -119,11 +136,23 @@ def _describe_notify(notify: Notify) -> str:
     return f"{len(notify.urls)} urls{command}, on {', '.join(notify.on)}"
 
 
-def _retention(keep_days: int | None) -> str:
-    return "originals are kept" if keep_days is None else f"originals are kept {keep_days} days"
+def _retention(archive: Archive) -> str:
+    days, most = archive.keep_days, archive.max_size
+    kept = "originals are kept" if days is None else f"originals are kept {days} days"
+    return kept if most is None else f"{kept}, at most {size(most)} of them"
+
+
+def _describe_workers(config: Config) -> str:
+    from lensd.worker import memory
+
+    worker = config.worker
+    count = memory.count_processes(worker.processes, worker.memory_limit)
+    limit = memory.limit(worker.memory_limit, count)
+    of_memory = "any amount of memory" if limit is None else f"at most {size(limit)} of memory"
+    return f"{plural(count, 'process', 'processes')}, {of_memory} each"
 
 
 def _watch_line(watch: Watch) -> str:
     folder = watch.path if watch.root == watch.path else f"{watch.path} -> {watch.root}"
-    old = {"leave": "left alone", "compress": "compressed"}[watch.existing]
-    return f"{watch.name}: {folder}, mode {watch.settings.mode}; files already there are {old}"
+    old = {"leave": "left alone", "compress": "compressed too"}[watch.existing]
+    return f"{watch.name}: {folder}, mode {watch.settings.mode}; existing files are {old}"

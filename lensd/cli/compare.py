@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -40,7 +41,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
 
     result = work.compare(a, b)
     if as_json:
-        from lensd.report.documents import to_json
+        from lensd.report.json_text import to_json
 
         click.echo(to_json(result))
     else:
@@ -51,7 +52,7 @@ def _print(result: Comparison) -> None:
     from lensd.cli.views.terminal import show
 
     worst = sorted(result.per_module, key=_error_or_infinity, reverse=True)[:WORST]
-    show(*map(visible, _lines(result)))
+    show(*map(visible, _lines(result)), folds=True)
     if worst:
         show("", f"the worst {len(worst)} of {result.modules}:", _table(worst))
 
@@ -70,12 +71,22 @@ def _lines(result: Comparison) -> Iterator[str]:
 
 
 def _table(modules: Sequence[ModuleComparison]) -> Table:
+    from lensd.cli.views.file_lines import shorten
+    from lensd.cli.views.terminal import columns_for_names, console
+
+    names = [visible(m.module) for m in modules]
+    space = columns_for_names(names, partial(_rows, modules), console())
+    return _rows(modules, [shorten(name, max(1, space)) for name in names])
+
+
+def _rows(modules: Sequence[ModuleComparison], names: Sequence[str]) -> Table:
     from lensd.cli.views.terminal import table
 
-    rows = table("module", "error", "SNR", "rank", numbers=("error", "SNR", "rank"))
-    for m in modules:
+    numbers = ("error", "SNR", "rank")
+    rows = table("module", *numbers, numbers=numbers)
+    for m, name in zip(modules, names, strict=True):
         error, snr = _format_error(m.delta_error), _format_snr(m.snr_db)
-        rows.add_row(visible(m.module), error, snr, f"{m.rank_a} -> {m.rank_b}")
+        rows.add_row(name, error, snr, f"{m.rank_a} -> {m.rank_b}")
     return rows
 
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from lensd.cli import show_line
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
+from lensd.cli.settings import read_settings, settings_options
 from lensd.errors import UsageError
-from lensd.text import printable, size, visible
+from lensd.text import printable, size
 
 if TYPE_CHECKING:
     from lensd.cli.views.progress import Bar
-    from lensd.config.document import Settings
+    from lensd.config.settings import Settings
     from lensd.logs.measures import Compressed
     from lensd.report.documents import Compression
 
@@ -25,39 +27,7 @@ SUFFIX = ".lensd.safetensors"
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=LORA)
 @click.option("-o", "--output", metavar="OUT", help="The output file (default NAME" + SUFFIX + ").")
-@click.option(
-    "--mode",
-    type=click.Choice(["rank", "int8", "ultra"]),
-    default="ultra",
-    show_default=True,
-    help="rank: lower ranks. int8: 8-bit numbers. ultra: both.",
-)
-@click.option(
-    "--energy", type=float, help="The share of squared singular values to keep, e.g. 0.999."
-)
-@click.option(
-    "--allocation",
-    type=click.Choice(["module", "file", "balanced"]),
-    help="What keeps that energy: each module, the whole file in fewer bytes, or (balanced) the "
-    "file with more weight on weak modules.",
-)
-@click.option(
-    "--strict-energy",
-    is_flag=True,
-    default=None,
-    help="Keep the measured error below sqrt(1 - energy), with that of 8-bit numbers.",
-)
-@click.option("--target-size", metavar="SIZE", help="Keep the most energy that fits, e.g. in 32MB.")
-@click.option("--max-rank", type=int, metavar="RANK", help="The highest rank of any module.")
-@click.option("--targets", metavar="T,...", help="The programs that must load the output.")
-@click.option("--encodings", metavar="E,...", help="The 8-bit formats to use: int8, float8.")
-@click.option(
-    "--min-saving",
-    type=float,
-    metavar="SHARE",
-    help="Write nothing if less than this share is saved (default 0.05; 0: any saving).",
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto.")
+@settings_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
 def compress(
@@ -79,12 +49,12 @@ def compress(
     """
     from msgspec import structs
 
-    from lensd.cli.batch import process_files
+    from lensd.cli.single_files import process_files
     from lensd.report.documents import Compression
 
     if output is not None and len(files) > 1:
         raise UsageError("-o takes one output: pass a single input or omit -o")
-    chosen = _settings(mode=mode, **settings)
+    chosen = read_settings(mode=mode, **settings)
 
     def process(path: str, bar: Bar) -> Compression:
         target = output or path.removesuffix(".safetensors") + SUFFIX
@@ -97,26 +67,6 @@ def compress(
         )
 
     return process_files(files, process, _print, as_json=as_json, needs_lora=True)
-
-
-def _settings(
-    *, target_size: str | None, targets: str | None, encodings: str | None, **options: Any
-) -> Settings:
-    """Validate the given options as the configuration is. Raises UsageError."""
-    from lensd.config.document import Settings
-    from lensd.config.sizes import parse_size
-
-    given: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
-    try:
-        if target_size:
-            given["target_size"] = parse_size(target_size)
-        if targets:
-            given["targets"] = tuple(targets.split(","))
-        if encodings:
-            given["encodings"] = tuple(encodings.split(","))
-        return Settings(**given).with_allocation_of_size()
-    except ValueError as error:
-        raise UsageError(f"an option has an invalid value: {error}") from None
 
 
 def _compress(
@@ -156,4 +106,5 @@ def _print(document: Compression, bar: Bar) -> None:
         f"{document.bytes_in / document.bytes_out:.1f} times smaller, "
         f"delta error {document.delta_error:.4f}"
     )
-    bar.print_line(visible(line))
+    with bar.hidden():
+        show_line(line)

@@ -6,9 +6,10 @@ import os
 
 import click
 
+from lensd.cli import show_line
 from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
-from lensd.text import size, visible
+from lensd.text import size
 
 SUFFIX = ".float16.safetensors"
 
@@ -35,9 +36,7 @@ def expand(file: str, output: str | None, force: bool) -> None:
             from lensd.engine import expand as work  # importing torch takes a second
 
         result = work.expand(os.fspath(file), new.path, new.inode)
-    click.echo(
-        visible(
-            f"{file}: {size(result.bytes_in)} -> {target}: {size(result.bytes_out)}, "
-            f"{result.expanded} of {result.modules} modules expanded"
-        )
+    show_line(
+        f"{file}: {size(result.bytes_in)} -> {target}: {size(result.bytes_out)}, "
+        f"{result.expanded} of {result.modules} modules expanded"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lensd.cli import say
+from lensd.cli import fold, say, show_line
 from lensd.errors import ConfigError, UsageError
 from lensd.text import visible
 
@@ -69,7 +69,7 @@ def init(context: click.Context, /, folders: tuple[str, ...], **options: Any) ->
     found = find_installations((*SEARCHED, *options["search"], *folders))
     answers = _collect(folders, options, places, found, asks=asks)
     kept = first.write(path, first.render(answers), force=options["force"])
-    click.echo(visible(f"wrote {path}" + (f"; the old one is {kept}" if kept else "")))
+    show_line(f"wrote {path}" + (f"; the old one is {kept}" if kept else ""))
     code: int = context.invoke(check, config=path)
     if code == 0:
         view.show_next_steps(path, answers.existing)
@@ -157,8 +157,8 @@ def _choose_targets(
         return _parse_targets(given)
     if not asks:
         return default
-    click.echo(f"Programs: {', '.join(PROGRAMS)}", err=True)
-    return _ask("Which of them load these LoRAs?", ",".join(default), _parse_targets)
+    show_line(f"Programs: {', '.join(PROGRAMS)}", err=True)
+    return _ask("Which of them load these LoRAs?", ", ".join(default), _parse_targets)
 
 
 def _parse_targets(text: str) -> tuple[str, ...]:
@@ -195,8 +195,9 @@ def _ask_archive(default: str, watched: Sequence[str]) -> str:
 
 def _choose_existing(watched: Sequence[str], *, asks: bool) -> Any:
     from lensd.cli.views import setup as view
+    from lensd.store.space import count_files
 
-    files, total = view.count_files(watched)
+    files, total = count_files(watched)
     if not (asks and files):
         return _EXISTING[0]
     question = f"{view.describe_files(files, total)} there now. Compress them too?"
@@ -211,17 +212,26 @@ def _offer_service(context: click.Context, path: str, *, asks: bool) -> None:
 
     if not is_booted():
         return
-    may = asks and os.geteuid() == 0
-    if may and click.confirm("Start lensd now and at each boot, as a service?", err=True):
+    if asks and os.geteuid() == 0 and _wants_service():
         context.invoke(service, config=path, unit="lensd", install=True)
     else:
         view.show_service_command(path)
 
 
+def _wants_service() -> bool:
+    """^C means no: the configuration is written already."""
+    try:
+        return click.confirm("Start lensd now and at each boot, as a service?", err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False
+
+
 def _ask(question: str, default: str | None, parse: Callable[[str], Any]) -> Any:
     """Ask until `parse` takes the answer."""
     while True:
-        answer = click.prompt(question, default=default, err=True, type=str)
+        text = fold(f"{question} [{default}]" if default else question)
+        answer = click.prompt(text, default=default, show_default=False, err=True, type=str)
         try:
             return parse(answer)
         except (UsageError, ConfigError) as error:
@@ -235,7 +245,9 @@ def _require_folder_or_nothing(text: str) -> str:
 def _require_folder(text: str) -> str:
     path = _absolute(text)
     if not os.path.isdir(path):
-        raise ConfigError(f"there is no folder {path}; correct the path, or create it: mkdir -p")
+        raise ConfigError(
+            f"there is no folder {path}; correct the path, or create it: mkdir -p '{path}'"
+        )
     return path
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lensd.cli import say
-from lensd.cli.options import LORA_OR_FOLDER, config_option, verbose_option
-from lensd.errors import LockedError
+from lensd.cli.options import LORA_OR_FOLDER, config_option, find_named, verbose_option
+from lensd.errors import EXIT_OK, LockedError
 
 if TYPE_CHECKING:
     from lensd.config.model import Config
@@ -45,6 +45,7 @@ def once(
     from lensd.daemon.estimate import estimate
 
     found = load_for_run(find_config(config))
+    paths = find_named(found, paths)
     select.resolve_paths(found, paths)  # reports a wrong path before any work
     ask = sys.stdin.isatty() and not yes
     if dry_run or ask:
@@ -52,9 +53,16 @@ def once(
 
         plans = estimate(found, list(paths), redo=redo)
         show_plans(found, plans, stderr=not dry_run, verbose=verbose)
-        if dry_run or not any(p.files for p in plans):
-            return 0
-        click.confirm("Go on?", abort=True, err=True)
+        if dry_run:
+            return EXIT_OK
+        if not any(p.files for p in plans):
+            from lensd.cli.client import note_deleted
+
+            note_deleted(found)
+            return EXIT_OK
+        if not click.confirm("Go on?", err=True):
+            say("nothing was changed")
+            return EXIT_OK
     try:
         return _process(found, list(paths), redo=redo, verbose=verbose)
     except LockedError as locked:
@@ -74,7 +82,7 @@ def _let_daemon_process(
     config: Config, paths: tuple[str, ...], locked: LockedError, *, redo: bool
 ) -> int:
     """Ask the daemon that has the lock. Raises `locked` if no daemon has it, and LensdError."""
-    from lensd.cli.client import say_message
+    from lensd.cli.client import say_messages
     from lensd.daemon import control
     from lensd.daemon.control_messages import OnceRequest
 
@@ -82,4 +90,4 @@ def _let_daemon_process(
         raise locked
     say("a daemon runs, so it processes the files")
     request = OnceRequest(paths=tuple(map(os.path.abspath, paths)), redo=redo)
-    return control.send_request(config.state.path, request, say_message)
+    return control.send_request(config.state.path, request, say_messages(config))

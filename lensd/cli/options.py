@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from click.shell_completion import CompletionItem
 
     from lensd.config.model import Config
@@ -31,6 +34,32 @@ def load_config(given: str | None) -> Config:
     from lensd.config.load import find_config, load  # imports pydantic, which --help must not
 
     return load(find_config(given))
+
+
+def find_named(config: Config, paths: Iterable[str]) -> tuple[str, ...]:
+    """The paths that a person gave; a name like `loras/style.safetensors`, as terminals show it,
+    becomes the path in the watched folder `loras`, unless the name is that of another file here.
+    """
+    from lensd.store.paths import is_below, resolve_path
+
+    def find(path: str) -> str:
+        name, _, inside = path.partition("/")
+        watch = next((watch for watch in config.watch if watch.name == name), None)
+        if watch is None or os.path.lexists(path):
+            return path
+        here = resolve_path(path)
+        is_watched = any(is_below(here, other.root) for other in config.watch)
+        return path if is_watched else os.path.join(watch.root, inside)
+
+    return tuple(map(find, paths))
+
+
+def load_named(given: str | None, paths: Iterable[str]) -> tuple[Config, tuple[str, ...]]:
+    """The configuration, and `find_named` paths as the ledger writes them. Raises ConfigError."""
+    from lensd.store.paths import resolve_path
+
+    config = load_config(given)
+    return config, tuple(map(resolve_path, find_named(config, paths)))
 
 
 class Lora(click.Path):

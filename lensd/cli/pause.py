@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
-from lensd.store.paths import resolve_path
+from lensd.cli.options import LORA_OR_FOLDER, config_option, load_named
 
 
 @click.command()
@@ -24,4 +23,5 @@ def pause(config: str | None, paths: tuple[str, ...]) -> int:
     from lensd.cli.client import handle_request
     from lensd.daemon.control_messages import PauseRequest
 
-    return handle_request(load_config(config), PauseRequest(paths=tuple(map(resolve_path, paths))))
+    found, named = load_named(config, paths)
+    return handle_request(found, PauseRequest(paths=named))

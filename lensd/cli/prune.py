@@ -6,7 +6,7 @@ import os
 
 import click
 
-from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
+from lensd.cli.options import LORA_OR_FOLDER, config_option, find_named, load_config
 
 
 @click.command()
@@ -33,10 +33,16 @@ def prune(config: str | None, paths: tuple[str, ...], *, deleted: bool, dry_run:
     from lensd.daemon.control_messages import PruneRequest
 
     found = load_config(config)
-    request = PruneRequest(
-        dry_run=dry_run, paths=tuple(map(os.path.abspath, paths)), deleted=deleted
-    )
+    named = tuple(map(os.path.abspath, find_named(found, paths)))
+    request = PruneRequest(dry_run=dry_run, paths=named, deleted=deleted)
     if not dry_run:
         return handle_request(found, request)
+    from lensd.cli.views.file_lines import ShortPaths
+    from lensd.cli.views.terminal import console, is_for_people
+
+    short, width = ShortPaths.of(found.watch), console().width
     with read_only_handler(found) as handler:
-        return handler.prune(request, lambda message: click.echo(message.say))
+        return handler.prune(
+            request,
+            lambda m: click.echo(short.fit(m.say, width) if is_for_people() else m.say),
+        )

@@ -14,8 +14,8 @@ from lensd.errors import UsageError
 
 if TYPE_CHECKING:
     from lensd.report.documents import Report
+    from lensd.report.history import History
     from lensd.report.period import Period
-    from lensd.report.record import History
 
 
 @click.command()
@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     help="Read logs, not the ledger; they may be rotated and gzipped. - is stdin.",
 )
+@click.option(
+    "--manifest",
+    metavar="M",
+    type=click.Path(dir_okay=False),
+    help="Read the manifest of `lensd batch`, not the ledger.",
+)
 @click.argument(
     "more_logs",
     nargs=-1,
@@ -53,6 +59,7 @@ def report(
     everything: bool,
     force: bool,
     logs: tuple[str, ...],
+    manifest: str | None,
     more_logs: tuple[str, ...],
 ) -> None:
     """Show what was saved, what failed and why, and the errors of the outputs.
@@ -64,41 +71,53 @@ def report(
     lensd report --html report.html    a page with charts and all files
     lensd report --log lensd.log*      without the ledger, on any machine
     journalctl -u lensd -o cat | lensd report --log -
+    lensd report --manifest lensd-manifest.jsonl    of `lensd batch`
     """
     if as_json + as_csv + (html is not None) > 1:
         raise UsageError("--json, --csv and --html exclude each other; choose one")
-    _check_sources(config, logs, more_logs)
+    _check_sources(config, manifest, logs, more_logs)
     if html is not None:
         from lensd.cli.staging import require_free
 
         require_free("", html, force=force)
-    from lensd.report import summary
     from lensd.report.period import period
 
     now = dt.datetime.now().astimezone()
     wanted = period(since, until, now)
-    history = _read_history(config, (*logs, *more_logs), drawn=html is not None)
+    history = _read_history(config, manifest, (*logs, *more_logs), drawn=html is not None)
     if as_csv:
         from lensd.report import sheet
 
-        sheet.write(summary.in_period(history.records, wanted), sys.stdout, now.tzinfo)
+        sheet.write(history.records.select(wanted), sys.stdout, now.tzinfo)
     elif html is not None:
         _write_page(history, wanted, now, html, force=force)
     else:
-        document = summary.summarize(history, wanted, now, __version__)
-        _print(document, as_json=as_json, everything=everything)
+        from lensd.report.summary import summarize
+
+        document = summarize(history, wanted, now, __version__)
+        _print(document, history, as_json=as_json, everything=everything)
 
 
-def _check_sources(config: str | None, logs: tuple[str, ...], more_logs: tuple[str, ...]) -> None:
+def _check_sources(
+    config: str | None, manifest: str | None, logs: tuple[str, ...], more_logs: tuple[str, ...]
+) -> None:
     """Raises UsageError."""
+    if manifest is not None and (logs or config is not None):
+        raise UsageError("--manifest excludes -c and --log; give only one of them")
     if more_logs and not logs:
         raise UsageError(f"unexpected argument {more_logs[0]}; name logs after --log")
     if logs and config is not None:
         raise UsageError("-c reads the ledger and --log reads logs; give only one of them")
 
 
-def _read_history(config: str | None, logs: tuple[str, ...], *, drawn: bool) -> History:
-    """From the logs, if there are any: they need neither a configuration nor a ledger."""
+def _read_history(
+    config: str | None, manifest: str | None, logs: tuple[str, ...], *, drawn: bool
+) -> History:
+    """From the logs or the manifest, if given: they need neither a configuration nor a ledger."""
+    if manifest is not None:
+        from lensd.report import from_manifest
+
+        return from_manifest.history(manifest, drawn=drawn)
     if logs:
         from lensd.report import from_logs
 
@@ -126,12 +145,16 @@ def _write_page(
     click.echo(f"wrote {target}; open it in a browser")
 
 
-def _print(document: Report, *, as_json: bool, everything: bool) -> None:
+def _print(document: Report, history: History, *, as_json: bool, everything: bool) -> None:
     if as_json:
-        from lensd.report.documents import to_json
+        from lensd.report.json_text import json_parts
 
-        click.echo(to_json(document, indent=2))
+        sys.stdout.writelines(json_parts(document))
+        click.echo()
         return
+    from lensd.cli.views.file_lines import ShortPaths
     from lensd.cli.views.report import show
+    from lensd.cli.views.terminal import is_for_people
 
-    show(document, everything=everything)
+    roots = history.records.roots() if is_for_people() else {}
+    show(document, ShortPaths(roots), everything=everything)

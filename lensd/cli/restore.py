@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config, verbose_option
+from lensd.cli.options import LORA_OR_FOLDER, config_option, find_named, load_config, verbose_option
 from lensd.errors import EXIT_OK, LensdError, UsageError
-from lensd.text import size, visible
+from lensd.text import plural, size, visible
 
 if TYPE_CHECKING:
     from lensd.cli.views.file_lines import ShortPaths
@@ -62,13 +62,13 @@ def restore(
         )
     found = load_config(config)
     request = RestoreRequest(
-        paths=tuple(map(os.path.abspath, paths)),
+        paths=tuple(map(os.path.abspath, find_named(found, paths))),
         everything=everything or (list_ and not paths),
         version=version,
         purge=purge,
     )
     if list_:
-        _show(_find_originals(found, request))
+        _show(_find_originals(found, request), found)
         return EXIT_OK
     if sys.stderr.isatty():
         return _restore_with_bar(found, request, verbose=verbose)
@@ -84,7 +84,7 @@ def _restore_with_bar(config: Config, request: RestoreRequest, *, verbose: bool)
     with suppress(LensdError):  # the handler reports it
         originals = _find_originals(config, request)
     with Bar({o.full_path: o.bytes for o in originals}) as bar:
-        progress = _RestoreProgress(bar, originals, ShortPaths(config.watch), verbose=verbose)
+        progress = _RestoreProgress(bar, originals, ShortPaths.of(config.watch), verbose=verbose)
         return handle_request(config, request, progress.receive)
 
 
@@ -127,17 +127,22 @@ def _find_originals(config: Config, request: RestoreRequest) -> list[Original]:
         return handler.find_originals(request)
 
 
-def _show(originals: Sequence[Original]) -> None:
-    """One original per line; a table at a terminal, without the archive path."""
-    from lensd.cli.views.terminal import is_for_people, show, table
+def _show(originals: Sequence[Original], config: Config) -> None:
+    """One original per line; at a terminal without the archive path, in lines that fit."""
+    from lensd.cli.views.file_lines import ShortPaths, shorten
+    from lensd.cli.views.terminal import console, is_for_people, show
 
     if not is_for_people():
         show(*(visible(_describe(original)) for original in originals))
         return
-    found = table("bytes", "sha256", "original of", numbers=("bytes",))
+    if originals:
+        show(f"{'bytes':>8}  {'sha256':<12}  original of")
+    paths, width = ShortPaths.of(config.watch), console().width
     for o in originals:
-        found.add_row(size(o.bytes), o.sha256[:12], visible(o.full_path))
-    show(found, "", f"{len(originals):,} originals, {size(sum(o.bytes for o in originals))}")
+        numbers = f"{size(o.bytes):>8}  {o.sha256[:12]}  "
+        show(f"{numbers}{shorten(paths.path(o.full_path), width - len(numbers))}")
+    total = size(sum(o.bytes for o in originals))
+    show("", f"{plural(len(originals), 'original')}, {total}")
 
 
 def _describe(original: Original) -> str:

@@ -44,14 +44,17 @@ def status(config: str | None, *, as_json: bool, hashes: bool, everything: bool)
     with _open_ledger(found) as ledger:
         document = build_status(found, ledger, with_hashes=hashes)
     if as_json:
-        from lensd.report.documents import to_json
+        from lensd.report.json_text import to_json
 
         click.echo(to_json(document, indent=2))
     elif isinstance(document.hashes, list):
         _print_hashes(document.hashes)
     else:
         if ledger is None:
-            say("lensd has not run with this configuration yet: `lensd once` or `lensd run` starts")
+            say(
+                "lensd has not run with this configuration yet; start it with `lensd once` or "
+                "`lensd run`"
+            )
         _print(found, document, everything=everything)
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from lensd.cli.options import LORA_OR_FOLDER, config_option, load_config
+from lensd.cli.options import LORA_OR_FOLDER, config_option, find_named, load_config
 from lensd.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
 from lensd.store.paths import is_below, resolve_path
-from lensd.text import printable, size, visible
+from lensd.text import plural, printable, size, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +38,7 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
     lensd verify | less               one line for every file
     lensd verify /srv/loras/style     verify one folder
     """
+    from lensd.cli.views.file_lines import ShortPaths
     from lensd.cli.views.progress import Bar
     from lensd.cli.views.terminal import is_for_people
     from lensd.jobs.verify import Verifier
@@ -45,8 +46,10 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
     from lensd.store.ledger import Ledger
 
     found = load_config(config)
+    paths = find_named(found, paths)
     selection = _Selection(found, paths)
     faults_only = is_for_people()
+    short = ShortPaths.of(found.watch)
     findings = []
     with Ledger.read_only(found.state.path) as ledger:
         verifier = Verifier(ledger, Archive(os.path.realpath(found.archive.path)))
@@ -55,7 +58,9 @@ def verify(config: str | None, paths: tuple[str, ...], *, as_json: bool) -> int:
             for finding in _verify_files(verifier, keys, selection, bar):
                 findings.append(finding)
                 if not (as_json or (faults_only and finding.state == "ok")):
-                    bar.print_line(visible(_describe(finding)), is_fault=finding.is_fault)
+                    line = visible(_describe(finding))
+                    line = short.fit(line, bar.width) if faults_only else line
+                    bar.print_line(line, is_fault=finding.is_fault)
     click.echo(_as_json(findings) if as_json else _summarize(findings))
     return EXIT_SOME_FAILED if any(f.is_fault for f in findings) else EXIT_OK
 
@@ -108,7 +113,8 @@ def _describe(finding: Finding) -> str:
 
 
 def _as_json(findings: Sequence[Finding]) -> str:
-    from lensd.report.documents import Verification, to_json
+    from lensd.report.documents import Verification
+    from lensd.report.json_text import to_json
 
     document = Verification(
         faults=sum(f.is_fault for f in findings),
@@ -121,6 +127,6 @@ def _as_json(findings: Sequence[Finding]) -> str:
 
 
 def _summarize(findings: Sequence[Finding]) -> str:
-    counts = Counter(f"{f.kind} {f.state}" for f in findings)
-    text = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    counts = sorted(Counter((f.kind, f.state) for f in findings).items())
+    text = ", ".join(f"{plural(count, kind)} {state}" for (kind, state), count in counts)
     return f"{text or 'no file to verify'}; {size(sum(f.bytes for f in findings))} read"

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
+
 import click
 
 from lensd.cli.options import config_option, load_config
 from lensd.errors import UsageError
+
+
+def require_packages() -> None:
+    """Raises UsageError without the packages of the extra `web`."""
+    for name in ("starlette", "uvicorn"):
+        if find_spec(name) is None:
+            raise UsageError(
+                f"`lensd web` needs {name}: install lensd again in its clone, with '.[web]' in "
+                "place of '.', e.g. `pip install '.[web]'` or `pipx install --force '.[web]'`"
+            )
 
 
 @click.command()
@@ -33,7 +46,7 @@ def web(config: str | None, listen: str, token_file: str | None, names: tuple[st
     """Serve a live page: what lensd does now, all files, and buttons for them.
 
     It reads the ledger and sends requests to the running daemon; by itself it changes no file. It
-    needs the extra `web` (pip install 'lensd[web]').
+    needs starlette and uvicorn (docs/web.md).
 
     \b
     lensd web                              then open http://127.0.0.1:8787/
@@ -43,13 +56,12 @@ def web(config: str | None, listen: str, token_file: str | None, names: tuple[st
     """
     from lensd.cli import say
 
-    try:
-        from lensd.web.server import serve
-    except ModuleNotFoundError as missing:
-        if missing.name not in ("starlette", "uvicorn", "anyio"):
-            raise
-        raise UsageError(
-            f"`lensd web` needs {missing.name}: run `pip install '.[web]'` in a clone, or "
-            "`pip install starlette uvicorn` in lensd's environment"
-        ) from None
-    return serve(load_config(config), listen, token_file, names, say)
+    require_packages()
+    from lensd.web.server import serve
+
+    found = load_config(config)
+    if not sys.stderr.isatty():
+        return serve(found, listen, token_file, names, say)
+    code = serve(found, listen, token_file, names, lambda said: say(f"{said} (^C ends it)"))
+    say("stopped")
+    return code

@@ -203,6 +203,12 @@ class DaemonStopping(Event, frozen=True, kw_only=True, tag="daemon.stopping"):
     signal: Annotated[Text | None, Meta(description="e.g. SIGTERM; null: no signal")]
 
 
+Host = Annotated[
+    Text | UnsetType,
+    Meta(description="the address of a worker of the cluster; absent: this machine"),
+]
+
+
 class WorkerStarted(Event, frozen=True, kw_only=True, tag="worker.started"):
     """The worker process has started."""
 
@@ -214,6 +220,11 @@ class WorkerStarted(Event, frozen=True, kw_only=True, tag="worker.started"):
         Meta(description="what computes: native avx2, native avx512, native generic or python"),
     ] = UNSET
     seconds: Annotated[Amount, Meta(description="that the start took")]
+    processes: Annotated[
+        Count | UnsetType,
+        Meta(description="how many worker processes run at most; absent: of a cluster"),
+    ] = UNSET
+    host: Host = UNSET
 
 
 class WorkerStopped(Event, frozen=True, kw_only=True, tag="worker.stopped"):
@@ -221,6 +232,7 @@ class WorkerStopped(Event, frozen=True, kw_only=True, tag="worker.stopped"):
 
     pid: Pid
     reason: Code
+    host: Host = UNSET
 
 
 class WorkerCrashed(Event, frozen=True, kw_only=True, tag="worker.crashed"):
@@ -233,6 +245,7 @@ class WorkerCrashed(Event, frozen=True, kw_only=True, tag="worker.crashed"):
     ]
     job_id: JobIdOrNull
     message: Message
+    host: Host = UNSET
 
 
 class FileEvent(Event, frozen=True, kw_only=True):

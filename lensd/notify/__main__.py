@@ -19,14 +19,15 @@ NO_NETWORK = (
 
 
 def main() -> int:
-    """Follow the ledger of a configuration."""
+    """Follow the ledger of a configuration. Arguments: its path, when the daemon started."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C at the terminal: the daemon ends first
     if not _may_use_network():
         _say(NO_NETWORK)
         return 0
     try:
         config = load(sys.argv[1])
-        Follower(config, recipients(config.notify), _say).follow(_wait)
+        follower = Follower(config, recipients(config.notify), _say, float(sys.argv[2]))
+        follower.follow(_wait)
     except LensdError as error:
         _say(str(error))
     return 0

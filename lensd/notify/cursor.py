@@ -32,26 +32,33 @@ class Cursor(msgspec.Struct, kw_only=True):
 class CursorFile:
     """The open file, under its lock."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, path: str, descriptor: int) -> None:
+        self._path = path
         self._descriptor = descriptor
 
-    def read(self) -> Cursor:
-        """A new file, or one that is damaged, begins now; so does a time in the future."""
+    def read(self, since: float | None = None) -> Cursor:
+        """A new file, or one that is damaged, begins at `since`, else now.
+
+        A time in the future becomes now. Raises StorageError.
+        """
         now = time.time()
         try:
             cursor = msgspec.json.decode(os.pread(self._descriptor, 1 << 20, 0), type=Cursor)
         except msgspec.DecodeError:
-            cursor = Cursor.start(now)
+            cursor = Cursor.start(now if since is None else since)
             self.write(cursor)
         cursor.until, cursor.weekly = min(cursor.until, now), min(cursor.weekly, now)
         cursor.sent = min(cursor.sent, now)
         return cursor
 
     def write(self, cursor: Cursor) -> None:
-        """Replace the content."""
+        """Replace the content. Raises StorageError."""
         data = msgspec.json.encode(cursor)
-        os.pwrite(self._descriptor, data, 0)
-        os.ftruncate(self._descriptor, len(data))
+        try:
+            os.pwrite(self._descriptor, data, 0)
+            os.ftruncate(self._descriptor, len(data))
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
 
 
 @contextmanager
@@ -67,6 +74,6 @@ def locked(state: str) -> Iterator[CursorFile]:
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield CursorFile(descriptor)
+        yield CursorFile(path, descriptor)
     finally:
         os.close(descriptor)

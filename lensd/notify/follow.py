@@ -22,15 +22,26 @@ Say = Callable[[str], None]
 
 
 class Follower:
-    """Several processes may follow one ledger: each message is sent by the first that can."""
+    """Several processes may follow one ledger: each message is sent by the first that can.
 
-    def __init__(self, config: Config, recipients: Sequence[Recipient], say: Say) -> None:
+    `since`: what the first of all looks begins with, in seconds since 1970; else its own time.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        recipients: Sequence[Recipient],
+        say: Say,
+        since: float | None = None,
+    ) -> None:
         self._config, self._recipients, self._say = config, recipients, say
         self._interval = config.notify.interval_seconds
+        self._since = since
         self._first: float | None = None  # monotonic: when these news were first seen
         self._failures = 0
         self._not_before = 0.0
         self._seen: object = None
+        self._unwritten: Cursor | None = None  # after a message; a full disk did not take it
 
     def follow(self, wait: Callable[[float], bool]) -> None:
         """Go on until `wait(seconds)` returns True; then send what is left."""
@@ -55,18 +66,19 @@ class Follower:
         if not hurry and time.monotonic() < self._not_before:
             return True
         with locked(self._config.state.path) as file:
-            cursor, now = file.read(), time.time()
+            cursor, now = self._unwritten or file.read(self._since), time.time()
             news = collect(self._config, cursor, now)
-            if not news:
-                self._first = None
+            if news and not hurry and not self._is_due(cursor, now):
                 return True
-            if not hurry and not self._is_due(cursor, now):
-                return True
-            if not self._send(news):
+            if news and not self._send(news):
                 self._postpone()
                 return False
-            file.write(news.advance(cursor, now))
-        self._first, self._failures = None, 0
+            self._first = None
+            if news:
+                self._unwritten = news.advance(cursor, now)
+            if self._unwritten is not None:
+                file.write(self._unwritten)
+                self._unwritten, self._failures = None, 0
         return True
 
     def _is_due(self, cursor: Cursor, now: float) -> bool:

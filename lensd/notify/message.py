@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lensd.errors import Outcome
 from lensd.notify.news import Ended, News
 from lensd.report.documents import Report
-from lensd.text import outcomes, size, visible
+from lensd.text import outcomes, plural, size, visible
 
 SHOWN = 10  # files of a message; the others are counted
 _LONGEST = 300  # characters about one file
@@ -30,9 +30,9 @@ def compose(news: News) -> Message:
     """Return the message of news, which are not empty."""
     parts = [*_count_files(news.ended)]
     if news.fresh:
-        parts.append(_count(len(news.fresh), "problem"))
+        parts.append(plural(len(news.fresh), "problem"))
     if news.solved and not parts:
-        parts.append(_count(len(news.solved), "problem") + " solved")
+        parts.append(plural(len(news.solved), "problem") + " solved")
     if news.week is not None and not parts:
         parts.append("the last seven days")
     return Message(f"lensd: {', '.join(parts)}", "\n".join(_write_body(news)))
@@ -46,7 +46,7 @@ def _write_body(news: News) -> Iterator[str]:
     for ended in news.ended[:SHOWN]:
         yield _one_line(f"{ended.outcome}: {ended.path}: {ended.message}")
     if len(news.ended) > SHOWN:
-        yield f"... and {_count(len(news.ended) - SHOWN, 'more file')}"
+        yield f"... and {plural(len(news.ended) - SHOWN, 'more file')}"
     if news.ended:
         yield "`lensd report --since 7d` lists all; `lensd retry` tries them again."
     if news.week is not None:
@@ -64,11 +64,7 @@ def _count_files(ended: list[Ended]) -> Iterator[str]:
     counts = Counter(e.outcome for e in ended)
     for outcome, word in words.items():
         if counts[outcome]:
-            yield f"{_count(counts[outcome], 'file')} {word}"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+            yield f"{plural(counts[outcome])} {word}"
 
 
 def _one_line(text: str) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 
 from lensd.config.model import Config
 from lensd.errors import StorageError
-from lensd.report.record import Disk
+from lensd.report.history import Disk
 from lensd.store.deadline import within
 
 ARCHIVE = "archive"

@@ -6,7 +6,7 @@ are bytes. Paths are valid Unicode (lensd.text.printable).
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import msgspec
@@ -53,12 +53,6 @@ class Hashes(Document):
     path: Text
 
 
-def to_json(document: msgspec.Struct, *, indent: int | None = None) -> str:
-    """A document as JSON. Control characters are escaped, so that they do not reach a terminal."""
-    text = json.dumps(msgspec.to_builtins(document))
-    return text if indent is None else msgspec.json.format(text, indent=indent)  # faster
-
-
 # lensd report
 
 
@@ -77,6 +71,12 @@ class FromLogs(Document, tag="log", tag_field="kind"):
     cut: Annotated[Count, Meta(description="incomplete lines")]
     unreadable: Annotated[list[str], Meta(description="logs that could be read only in part")]
     repeated: Annotated[Count, Meta(description="outcomes that were logged twice")]
+
+
+class FromManifest(Document, tag="manifest", tag_field="kind"):
+    """The report was made from the manifest of `lensd batch`."""
+
+    manifest: Text
 
 
 class Span(Document):
@@ -171,7 +171,7 @@ class Report(Document):
     schema: Literal[1]
     version: Annotated[str, Meta(min_length=1, description="of lensd")]
     made: Time
-    source: FromLedger | FromLogs
+    source: FromLedger | FromLogs | FromManifest
     period: Span
     outcomes: Annotated[
         dict[OutcomeName, Positive],
@@ -187,13 +187,13 @@ class Report(Document):
     ]
     delta_error: Annotated[Distribution | None, Meta(description="null: no error was measured")]
     reasons: list[ReasonCount]
-    failures: Annotated[list[Failure], Meta(description="the newest first")]
+    failures: Annotated[Collection[Failure], Meta(description="the newest first")]
     uncompressed: Annotated[
-        list[Unchanged], Meta(description="skipped and kept files, the newest first")
+        Collection[Unchanged], Meta(description="skipped and kept files, the newest first")
     ]
     slowest: Annotated[list[SlowJob], Meta(max_length=10)]
     days: Annotated[list[Day], Meta(description="days without compressed files are left out")]
-    hashes: Annotated[list[Hashes], Meta(description="of each compressed file")]
+    hashes: Annotated[Collection[Hashes], Meta(description="of each compressed file")]
 
 
 # lensd status

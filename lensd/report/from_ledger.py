@@ -6,7 +6,9 @@ import msgspec
 
 from lensd.errors import Outcome
 from lensd.report.documents import FromLedger
-from lensd.report.record import ByteTotals, Drawn, History, Measures, Record
+from lensd.report.history import ByteTotals, History
+from lensd.report.record import Drawn, Measures, Record
+from lensd.report.records import InMemory
 from lensd.store.ledger import JobState, Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.text import printable
@@ -25,11 +27,11 @@ def history(ledger: Ledger, state: str, *, drawn: bool = False) -> History:
     gone = {job_id for job_id, what in ledger.gone.known() if what == "file"}
     return History(
         source=FromLedger(state=state),
-        records=[
+        records=InMemory(
             record_of(e, kind)
             for e in ledger.files.with_outcome(*LISTED)
             if e.state == JobState.DONE and e.job_id not in gone
-        ],
+        ),
         others={outcome: n for outcome, n in totals.outcomes.items() if outcome not in LISTED},
         totals=ByteTotals(totals.saved_in_folders, totals.held_by_archive, totals.net),
     )

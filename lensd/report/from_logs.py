@@ -20,7 +20,9 @@ import msgspec
 
 from lensd.errors import Outcome, StorageError
 from lensd.report.documents import FromLogs
-from lensd.report.record import Drawn, History, Measures, Record, Word
+from lensd.report.history import History
+from lensd.report.record import Drawn, Measures, Record, Word
+from lensd.report.records import InMemory
 
 STDIN = "-"
 _GZIP = b"\x1f\x8b"
@@ -85,7 +87,7 @@ def history(paths: Sequence[str], *, drawn: bool = False) -> History:
     for line in lines:
         found.apply(line)
     source = FromLogs(logs=list(paths), repeated=found.repeated, **msgspec.structs.asdict(counts))
-    return History(source=source, records=list(found.by_job.values()), unknown=list(UNKNOWN))
+    return History(source=source, records=InMemory(found.by_job.values()), unknown=list(UNKNOWN))
 
 
 def _read(path: str, counts: _Counts) -> Iterator[bytes]:

@@ -13,7 +13,6 @@ from msgspec import Meta
 
 from lensd.errors import Outcome
 from lensd.logs.measures import Sha256
-from lensd.report.documents import FromLedger, FromLogs
 
 # lensd writes no number beyond these limits. Sums of larger numbers would be meaningless.
 Count = Annotated[int, Meta(ge=0, le=2**60)]
@@ -82,10 +81,16 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     @property
     def shown(self) -> str:
         """The path as people read it: the name of the watched folder, then the path in it."""
+        root = self.root
+        return f"{self.watch}{self.path.removeprefix(root)}" if root else self.path
+
+    @property
+    def root(self) -> str:
+        """The watched folder; empty where it is unknown."""
         if self.inside is not None:
-            return f"{self.watch}/{self.inside}"
-        _, found, inside = self.path.partition(f"/{self.watch}/")
-        return f"{self.watch}/{inside}" if self.watch and found else self.path
+            return self.path.removesuffix(f"/{self.inside}")
+        above, found, _ = self.path.partition(f"/{self.watch}/")
+        return f"{above}/{self.watch}" if self.watch and found else ""
 
     @property
     def is_output(self) -> bool:
@@ -109,35 +114,3 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
         """Seconds of the job without the waiting time."""
         seconds = self.measures.seconds
         return None if seconds is None else max(0.0, seconds.total - seconds.wait)
-
-
-class ByteTotals(msgspec.Struct, frozen=True):
-    """Bytes saved in the folders, bytes of originals in the archive, and the difference."""
-
-    saved_in_folders: int
-    held_by_archive: int
-    net: int
-
-
-class Disk(msgspec.Struct, frozen=True):
-    """A disk and what lensd has there: `holds` has names of watched folders, or `archive`."""
-
-    holds: tuple[str, ...]
-    free: int  # bytes
-    size: int
-
-
-class History(msgspec.Struct, kw_only=True):
-    """Everything that a report is made from.
-
-    `others`: the number of files per outcome without records (baseline, superseded). `totals`: of
-    the ledger, or None. `unknown`: what the source does not contain, in words. `disks`: as they are
-    now; none for logs.
-    """
-
-    source: FromLedger | FromLogs
-    records: list[Record]
-    others: dict[str, int] = {}
-    totals: ByteTotals | None = None
-    unknown: list[str] = []
-    disks: list[Disk] = []

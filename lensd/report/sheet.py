@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import IO
 
 from lensd.report.record import Record
-from lensd.report.summary import local_time
+from lensd.report.sums import local_time
 from lensd.text import visible_lines
 
 _FILE = ("path", "watch", "job_id", "outcome")

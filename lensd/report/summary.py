@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import heapq
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from lensd.errors import Outcome, Reason
@@ -23,8 +25,12 @@ from lensd.report.documents import (
     Span,
     Unchanged,
 )
+from lensd.report.history import ByteTotals, History
+from lensd.report.json_text import Listed
 from lensd.report.period import Period
-from lensd.report.record import ByteTotals, History, Record
+from lensd.report.record import Record
+from lensd.report.records import Records
+from lensd.report.sums import Sums, local_time
 
 U = TypeVar("U", bound=Unchanged)
 
@@ -35,110 +41,74 @@ _LEFT = (Outcome.SKIPPED, Outcome.KEPT)
 _MEANINGS: dict[str, str] = {reason: reason.text for reason in Reason}
 
 
-def in_period(records: Iterable[Record], period: Period) -> list[Record]:
-    """The records of jobs that ended in the period, oldest first."""
-    return sorted((r for r in records if period.has(r.when)), key=lambda r: r.when)
-
-
 def summarize(history: History, period: Period, now: dt.datetime, version: str) -> Report:
     """All sections of a report. Times are ISO 8601 in the time zone of `now`.
 
     The totals of a period are sums over its files. Without a period they are those of the ledger.
     """
-    records = in_period(history.records, period)
-    zone = now.tzinfo
+    records, zone = history.records, now.tzinfo
+    sums = Sums(records.select(period), zone)
     return Report(
         schema=1,
         version=version,
         made=now.isoformat(timespec="seconds"),
         source=history.source,
-        period=_span(records, period, zone),
-        outcomes=_outcomes(records, history.others if period.is_all else {}),
-        bytes=_sizes(records, history.totals if period.is_all else None),
+        period=_span(sums, period, zone),
+        outcomes=_outcomes(sums, history.others if period.is_all else {}),
+        bytes=_sizes(sums, history.totals if period.is_all else None),
         unknown=history.unknown,
-        ratios=list(_ratios(records)),
-        delta_error=_distribution(
-            [r.measures.delta_error for r in records if r.measures.delta_error is not None]
-        ),
-        reasons=list(_reasons(records)),
-        failures=[_unchanged(r, zone, Failure) for r in reversed(records) if r.outcome in FAILED],
-        uncompressed=[
-            _unchanged(r, zone, Unchanged)
-            for r in reversed(list(_newest_of_each_path(records)))
-            if r.outcome in _LEFT
-        ],
-        slowest=_slowest(records),
-        days=list(_days(records, zone)),
-        hashes=[_hashes(r) for r in records if r.is_output],
+        ratios=list(_ratios(sums)),
+        delta_error=_distribution(sums.errors),
+        reasons=list(_reasons(sums)),
+        failures=Listed(partial(_failures, records, period, zone)),
+        uncompressed=Listed(partial(_uncompressed, records, period, zone)),
+        slowest=_slowest(records, period),
+        days=[Day(day=day, files=s.files, saved=s.saved) for day, s in sorted(sums.days.items())],
+        hashes=Listed(partial(_hashes, records, period)),
     )
 
 
-def _span(records: Sequence[Record], period: Period, zone: dt.tzinfo | None) -> Span:
+def _span(sums: Sums, period: Period, zone: dt.tzinfo | None) -> Span:
     def text(when: float | None) -> str | None:
         return None if when is None else local_time(when, zone)
 
-    first, last = (records[0].when, records[-1].when) if records else (None, None)
     return Span(
-        since=text(period.since), until=text(period.until), first=text(first), last=text(last)
+        since=text(period.since),
+        until=text(period.until),
+        first=text(sums.first),
+        last=text(sums.last),
     )
 
 
-def local_time(when: float, zone: dt.tzinfo | None) -> str:
-    """ISO 8601, to the second."""
-    return dt.datetime.fromtimestamp(when, zone).isoformat(timespec="seconds")
+def _outcomes(sums: Sums, others: dict[str, int]) -> dict[str, int]:
+    return dict(sorted((sums.outcomes + Counter(others)).items()))
 
 
-def _outcomes(records: Iterable[Record], others: dict[str, int]) -> dict[str, int]:
-    counts = Counter(r.outcome for r in records)
-    counts.update(others)
-    return dict(sorted(counts.items()))
-
-
-def _sizes(records: Sequence[Record], totals: ByteTotals | None) -> Sizes:
-    compressed = [r for r in records if r.is_output]
-    before = sum(r.measures.bytes_in or 0 for r in compressed)
-    after = sum(r.measures.bytes_out or 0 for r in compressed)
+def _sizes(sums: Sums, totals: ByteTotals | None) -> Sizes:
     if totals is None:
-        archived = _archived_bytes(records)
-        totals = ByteTotals(before - after, archived, before - after - archived)
+        saved, archived = sums.before - sums.after, sum(sums.archived.values())
+        totals = ByteTotals(saved, archived, saved - archived)
     return Sizes(
-        before=before,
-        after=after,
+        before=sums.before,
+        after=sums.after,
         saved_in_folders=totals.saved_in_folders,
         held_by_archive=totals.held_by_archive,
         net=totals.net,
     )
 
 
-def _archived_bytes(records: Iterable[Record]) -> int:
-    """Bytes of the originals in the archive, each counted once."""
-    originals = {
-        (m.archive_path, m.sha256_in): m.bytes_in or 0
-        for m in (r.measures for r in records)
-        if m.archive_path is not None
-    }
-    return sum(originals.values())
-
-
-def _ratios(records: Iterable[Record]) -> Iterator[Ratio]:
+def _ratios(sums: Sums) -> Iterator[Ratio]:
     """By family and mode, in falling order of bytes."""
-    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for r in records:
-        if r.is_output and r.ratio is not None:
-            groups[r.measures.family or "unknown", r.measures.mode or "unknown"].append(r)
-    for (family, mode), members in sorted(groups.items(), key=lambda g: -_sum_in(g[1])):
-        before = _sum_in(members)
-        after = sum(r.measures.bytes_out or 0 for r in members)
-        errors = [r.measures.delta_error for r in members if r.measures.delta_error is not None]
+    for (family, mode), group in sorted(sums.groups.items(), key=lambda g: -g[1].bytes_in):
         yield Ratio(
             family=family,
             mode=mode,
-            files=len(members),
-            bytes_in=before,
-            bytes_out=after,
-            ratio=_five_digits(before / after),
-            ratio_median=_five_digits(statistics.median(r.ratio or 0.0 for r in members)),
-            delta_error_median=round(statistics.median(errors), 6) if errors else None,
+            files=len(group.ratios),
+            bytes_in=group.bytes_in,
+            bytes_out=group.bytes_out,
+            ratio=_five_digits(group.bytes_in / group.bytes_out),
+            ratio_median=_five_digits(statistics.median(group.ratios)),
+            delta_error_median=round(statistics.median(group.errors), 6) if group.errors else None,
         )
 
 
@@ -146,28 +116,36 @@ def _five_digits(ratio: float) -> float:
     return float(f"{ratio:.5g}")
 
 
-def _sum_in(records: Iterable[Record]) -> int:
-    return sum(r.measures.bytes_in or 0 for r in records)
-
-
-def _distribution(errors: list[float]) -> Distribution | None:
+def _distribution(errors: Sequence[float]) -> Distribution | None:
     """Quantiles by nearest rank: each is the error of one file."""
     if not errors:
         return None
-    ordered = [round(error, 6) for error in sorted(errors)]
-    p10, p50, p90, p99 = (ordered[round(q / 100 * (len(ordered) - 1))] for q in QUANTILES)
-    return Distribution(
-        files=len(ordered), min=ordered[0], max=ordered[-1], p10=p10, p50=p50, p90=p90, p99=p99
-    )
+    ordered = sorted(errors)
+    last = len(ordered) - 1
+    places = (0, *(round(q / 100 * last) for q in QUANTILES), last)
+    least, p10, p50, p90, p99, most = (round(ordered[place], 6) for place in places)
+    return Distribution(files=len(ordered), min=least, max=most, p10=p10, p50=p50, p90=p90, p99=p99)
 
 
-def _reasons(records: Iterable[Record]) -> Iterator[ReasonCount]:
-    counts = Counter((r.outcome, r.reason) for r in records if r.reason)
-    for (outcome, code), files in sorted(counts.items(), key=lambda c: (-c[1], c[0])):
-        reason = code or ""
+def _reasons(sums: Sums) -> Iterator[ReasonCount]:
+    for (outcome, reason), files in sorted(sums.reasons.items(), key=lambda c: (-c[1], c[0])):
         yield ReasonCount(
             outcome=outcome, reason=reason, files=files, meaning=_MEANINGS.get(reason, "")
         )
+
+
+def _failures(records: Records, period: Period, zone: dt.tzinfo | None) -> Iterator[Failure]:
+    for record in records.select(period, FAILED, newest_first=True):
+        yield _unchanged(record, zone, Failure)
+
+
+def _uncompressed(records: Records, period: Period, zone: dt.tzinfo | None) -> Iterator[Unchanged]:
+    """The files whose last job left them as they were."""
+    outcomes = _LEFT if records.one_per_path else None
+    found = records.select(period, outcomes, newest_first=True)
+    for record in found if records.one_per_path else _first_of_each_path(found):
+        if record.outcome in _LEFT:
+            yield _unchanged(record, zone, Unchanged)
 
 
 def _unchanged(record: Record, zone: dt.tzinfo | None, kind: type[U]) -> U:
@@ -181,36 +159,27 @@ def _unchanged(record: Record, zone: dt.tzinfo | None, kind: type[U]) -> U:
     )
 
 
-def _newest_of_each_path(records: Iterable[Record]) -> Iterable[Record]:
-    """The last job of each file, in the order in which these ended."""
-    newest: dict[str, Record] = {}
+def _first_of_each_path(records: Iterable[Record]) -> Iterator[Record]:
+    seen = set()
     for record in records:
-        newest.pop(record.path, None)
-        newest[record.path] = record
-    return newest.values()
+        if record.path not in seen:
+            seen.add(record.path)
+            yield record
 
 
-def _slowest(records: Iterable[Record]) -> list[SlowJob]:
-    worked = (r for r in records if r.worked is not None)
-    timed = [(r.worked or 0.0, r) for r in _newest_of_each_path(worked)]
-    timed.sort(key=lambda pair: -pair[0])
+def _slowest(records: Records, period: Period) -> list[SlowJob]:
+    """Of the last job of each file that has seconds."""
+    found = (r for r in records.select(period, newest_first=True) if r.worked is not None)
+    jobs = found if records.one_per_path else _first_of_each_path(found)
+    longest = heapq.nlargest(SLOWEST, ((r.worked or 0.0, age, r) for age, r in enumerate(jobs)))
     return [
         SlowJob(path=r.path, seconds=round(worked, 3), bytes_in=r.measures.bytes_in)
-        for worked, r in timed[:SLOWEST]
+        for worked, _, r in longest
     ]
 
 
-def _days(records: Iterable[Record], zone: dt.tzinfo | None) -> Iterator[Day]:
-    """The files that were compressed on each day, and the bytes that they save now."""
-    days: dict[str, list[int]] = defaultdict(list)
-    for r in records:
-        if r.is_output:
-            days[local_time(r.when, zone)[:10]].append(r.saved)
-    for day, saved in sorted(days.items()):
-        yield Day(day=day, files=len(saved), saved=sum(saved))
-
-
-def _hashes(record: Record) -> Hashes:
-    m = record.measures
-    files = m.sha256_in, m.sha256_out
-    return hashes.from_sha256(record.path, files, (m.data_sha256_in, m.data_sha256_out))
+def _hashes(records: Records, period: Period) -> Iterator[Hashes]:
+    for record in records.select(period, (Outcome.COMPRESSED,)):
+        m = record.measures
+        files = m.sha256_in, m.sha256_out
+        yield hashes.from_sha256(record.path, files, (m.data_sha256_in, m.data_sha256_out))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import shlex
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
+from lensd.config.addresses import host_of
 from lensd.config.model import Config
 from lensd.store.paths import is_below
 from lensd.systemd.facts import Facts
@@ -22,7 +26,6 @@ from lensd.systemd.writable_paths import (
 from lensd.text import printable
 
 FOLDER = "/etc/systemd/system/lensd.service.d"
-NOTIFY_FOLDER = "/etc/systemd/system/lensd-notify.service.d"
 HOMES = ("/home", "/root", "/run/user")
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - no file is written there, paths are compared
 
@@ -44,7 +47,7 @@ def drop_in(config: Config, facts: Facts) -> str:
     user = choose_user(facts)
     sections = (
         _render_head(config, paths, user, facts),
-        ["[Unit]", *_render_mounts(paths, facts)],
+        ["[Unit]", *_render_mounts(paths, facts), *_render_network(config)],
         [
             "[Service]",
             *_render_user(user),
@@ -53,20 +56,26 @@ def drop_in(config: Config, facts: Facts) -> str:
         ],
         [
             "",
-            *_render_hidden((*paths.all, config.source, *facts.program)),
+            *_render_hidden((*paths.all, config.source, *_tls_files(config), *facts.program)),
             *_render_device(config, facts),
+            *_render_cluster(config),
         ],
         ["", "[Install]", *_render_install(paths, facts)],
     )
     return "".join(f"{_to_one_line(line)}\n" for lines in sections for line in lines)
 
 
-def notify_drop_in(config: Config, facts: Facts) -> str:
-    """Return the text of `NOTIFY_FOLDER/lensd.conf`, for lensd-notify.service."""
-    user, state = choose_user(facts), ServicePaths.of(config).state_and_log[0]
-    words = (facts.python, "-m", "lensd", "notify", "-c", config.source)
+def side_drop_in(verb: Literal["notify", "web"], config: Config, facts: Facts) -> str:
+    """Return the text of the drop-in for lensd-notify.service or lensd-web.service.
+
+    Both run as the user of lensd.service, whose ledger they read; `web` writes nothing.
+    """
+    user, paths = choose_user(facts), ServicePaths.of(config)
+    state = paths.state_and_log[0]
+    words = (facts.python, "-m", "lensd", verb, "-c", config.source)
+    needs_path = verb == "notify" and not outermost(state, OWN_FOLDERS)
     lines = [
-        f"# Made by `lensd service --unit notify -c {shlex.quote(config.source)}`.",
+        f"# Made by `lensd service --unit {verb} -c {shlex.quote(config.source)}`.",
         "[Unit]",
         f"RequiresMountsFor={path_value(state)}",
         "[Service]",
@@ -74,8 +83,10 @@ def notify_drop_in(config: Config, facts: Facts) -> str:
         *([f"Group={user.group}"] if user.group else []),
         "ExecStart=",
         f"ExecStart={' '.join(map(argument, words))}",
-        *([] if outermost(state, OWN_FOLDERS) else [f"ReadWritePaths={path_value(state)}"]),
-        *_render_hidden((state, config.source, *facts.program)),
+        *([f"ReadWritePaths={path_value(state)}"] if needs_path else []),
+        *_render_hidden(
+            (*(paths.all if verb == "web" else (state,)), config.source, *facts.program)
+        ),
     ]
     return "".join(f"{_to_one_line(line)}\n" for line in lines)
 
@@ -86,9 +97,18 @@ def unreachable(facts: Facts) -> str | None:
     if facts.private_folder is None or facts.private_folder[1] == user:
         return None
     folder, owner = facts.private_folder
+    head = f"only {owner} may enter {folder}, so {user} cannot run the"
+    _, base, *_ = facts.program
+    if is_below(facts.python, folder) or not is_below(base, folder):
+        return (
+            f"{head} lensd in it; install lensd elsewhere, e.g. in /opt/lensd, and run "
+            "`lensd service` of that installation"
+        )
+    environment = os.path.dirname(os.path.dirname(facts.python))
     return (
-        f"only {owner} may enter {folder}, so {user} cannot run the lensd in it; install lensd "
-        "elsewhere, e.g. in /opt/lensd, and run `lensd service` of that installation"
+        f"{head} Python in it, which {environment} uses; make that again with a Python that all "
+        f"users may run, `sudo /usr/bin/python3 -m venv --clear {shlex.quote(environment)}`, and "
+        "install lensd in it"
     )
 
 
@@ -202,6 +222,36 @@ def _render_device(config: Config, facts: Facts) -> Iterator[str]:
         yield f"# `worker.device: {device}` needs the devices of the GPUs, and memory that is both"
         yield "# writable and executable, for code that CUDA makes at run time."
         yield from CUDA
+
+
+def _tls_files(config: Config) -> tuple[str, ...]:
+    tls = config.worker.cluster_tls
+    return () if tls is None else (tls.ca, tls.cert, tls.key)
+
+
+def _render_network(config: Config) -> Iterator[str]:
+    if config.worker.cluster is not None:
+        yield "# The cluster is reached over the network."
+        yield "Wants=network-online.target"
+        yield "After=network-online.target"
+
+
+def _render_cluster(config: Config) -> Iterator[str]:
+    """Yield what the client process of a cluster needs: it connects to the scheduler only."""
+    cluster = config.worker.cluster
+    if cluster is None:
+        return
+    yield f"# `worker.cluster: {cluster}`: the client process, a child of lensd, connects to the"
+    yield "# scheduler. The daemon itself and the process that computes open no connection."
+    yield "PrivateNetwork=no"
+    yield "RestrictAddressFamilies=AF_INET AF_INET6"
+    host = host_of(cluster)
+    try:
+        yield f"IPAddressAllow={ipaddress.ip_address(host)}"
+    except ValueError:
+        yield f"# Its name {host} may get any address. With an IP address in `worker.cluster`, this"
+        yield "# file would permit that address only."
+        yield "IPAddressDeny="
 
 
 def _render_install(paths: ServicePaths, facts: Facts) -> Iterator[str]:

@@ -29,7 +29,8 @@ class Facts:
     groups: Mapping[int, str]
     missing: frozenset[str]  # those of archive and state that do not exist yet
     python: str  # path of the interpreter
-    program: tuple[str, ...]  # paths that the service must read, besides the configuration
+    # What the service must read, besides the configuration: python, its base_prefix, lensd.
+    program: tuple[str, ...]
     nvidia: bool  # whether there is an NVIDIA GPU
     # A folder above the program that only its owner may enter, and the name of the owner.
     private_folder: tuple[str, str] | None = None

@@ -9,25 +9,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from lensd.config.model import Config
 from lensd.errors import ConfigError, LensdError, StorageError
-from lensd.systemd.dropin import (
-    FOLDER,
-    NOTIFY_FOLDER,
-    drop_in,
-    notify_drop_in,
-    unreachable,
-)
+from lensd.systemd.dropin import FOLDER, drop_in, side_drop_in, unreachable
 from lensd.systemd.facts import Facts
 from lensd.systemd.users import choose_user
 
+UNITS = "/etc/systemd/system"
 FILES = {
-    "lensd.service": "/etc/systemd/system/lensd.service",
+    "lensd.service": f"{UNITS}/lensd.service",
     "lensd.sysusers.conf": "/etc/sysusers.d/lensd.conf",
     "lensd.tmpfiles.conf": "/etc/tmpfiles.d/lensd.conf",
 }
-NOTIFY_UNIT = "lensd-notify.service"
 LINK = "/usr/local/bin/lensd"
 MAN_PAGE = "share/man/man1/lensd.1"  # below the environment, and below /usr/local
 ROOTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -49,9 +44,8 @@ def install(config: Config, facts: Facts) -> Iterator[str]:
     yield _write(f"{FOLDER}/lensd.conf", drop_in(config, facts))
     units = ["lensd"]
     if config.notify.is_wanted:
-        yield _write(f"/etc/systemd/system/{NOTIFY_UNIT}", read_unit_file(NOTIFY_UNIT))
-        yield _write(f"{NOTIFY_FOLDER}/lensd.conf", notify_drop_in(config, facts))
-        units.append(NOTIFY_UNIT)
+        yield from _write_side("notify", config, facts)
+        units.append("lensd-notify")
     if not shutil.which("lensd", path=ROOTS_PATH):
         program = os.path.join(os.path.dirname(sys.executable), "lensd")
         os.symlink(program, LINK)
@@ -66,6 +60,24 @@ def install(config: Config, facts: Facts) -> Iterator[str]:
     for path in sorted(facts.missing - {"/var/lib/lensd"}):
         group = ["-g", user.group] if user.group else []
         yield _run("install", "-d", "-m", "0750", "-o", user.user, *group, path)
+    yield from _start(*units)
+
+
+def install_web(config: Config, facts: Facts) -> Iterator[str]:
+    """As `install`, but the page: lensd-web.service, with the user of lensd.service."""
+    _require_possible(facts, config)
+    yield from _write_side("web", config, facts)
+    yield from _start("lensd-web")
+
+
+def _write_side(verb: Literal["notify", "web"], config: Config, facts: Facts) -> Iterator[str]:
+    path = f"{UNITS}/lensd-{verb}.service"
+    yield _write(path, read_unit_file(os.path.basename(path)))
+    yield _write(f"{path}.d/lensd.conf", side_drop_in(verb, config, facts))
+
+
+def _start(*units: str) -> Iterator[str]:
+    """Now and at each boot."""
     yield _run("systemctl", "daemon-reload")
     yield _run("systemctl", "reenable", *units)
     yield _run("systemctl", "restart", *units)
@@ -108,6 +120,6 @@ def _write(path: str, text: str) -> str:
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        hint = "; `journalctl -u lensd -n 20` says more" if "restart" in command else ""
+        hint = f"; `journalctl -u {command[-1]} -n 20` says more" if "restart" in command else ""
         raise LensdError(f"`{shlex.join(command)}` failed: {done.stderr.strip()}{hint}")
     return shlex.join(command)

@@ -62,8 +62,9 @@ class Hub:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._subscribers:
-            began = loop.time()
-            state = await asyncio.to_thread(self._look)
+            began, state = loop.time(), self._state
+            with contextlib.suppress(Exception):  # another thread may have closed the ledger, too
+                state = await asyncio.to_thread(self._look)
             if state != self._state:
                 async with self._changed:
                     self._state = state

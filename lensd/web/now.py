@@ -11,7 +11,7 @@ from lensd.daemon.control_messages import Step
 from lensd.daemon.progress import STAGES
 from lensd.errors import Outcome
 from lensd.report.disks import find_disks
-from lensd.report.record import Disk
+from lensd.report.history import Disk
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.catalog import Catalog, Query
 from lensd.store.ledger.entry import Entry
@@ -89,11 +89,11 @@ class Watcher:
             return None
         totals, sizes = self._count(ledger, catalog)
         paused = ledger.state.paused()
-        held = ledger.state.disk_backoff.get()
+        held, running = ledger.state.disk_backoff.get(), ledger.jobs.under_way()
         return Now(
             daemon=daemon,
-            running=[_describe_running(e, daemon.step) for e in ledger.jobs.under_way()],
-            queued=self._list_queued(ledger),
+            running=[_describe_running(e, daemon.steps.get(e.job_id)) for e in running],
+            queued=self._list_queued(ledger, len(running)),
             waiting=self._list_waiting(ledger),
             problems=self._list_problems(ledger, catalog),
             degraded=self._list_degraded(ledger) if daemon.runs else [],
@@ -118,13 +118,12 @@ class Watcher:
             self._disks, self._measured = find_disks(self._source.config), now
         return self._disks
 
-    def _list_queued(self, ledger: Ledger) -> Section:
-        under_way = len(ledger.jobs.under_way())
+    def _list_queued(self, ledger: Ledger, under_way: int) -> Section:
         items = [
             Item(shown_path(e), link_of(e.job_id), self._shortener.shorten(_describe_delay(e)))
             for e in ledger.jobs.queued(LISTED)
         ]
-        return Section(items, ledger.jobs.count_unfinished() - under_way)
+        return Section(items, max(0, ledger.jobs.count_unfinished() - under_way))
 
     def _list_waiting(self, ledger: Ledger) -> Section:
         files = ledger.state.waiting()
@@ -165,7 +164,7 @@ def link_of(job_id: str) -> str:
 
 def _describe_running(entry: Entry, step: Step | None) -> Running:
     path, link = shown_path(entry), link_of(entry.job_id)
-    if step is None or step.job_id != entry.job_id or not step.of:
+    if step is None or not step.of:
         return Running(path, link, entry.identity.size, "begins", None)
     begin, end = STAGES.get(step.stage, (0.0, 1.0))
     stage = f"{step.stage}, {step.done} of {step.of} modules"

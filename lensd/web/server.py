@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import signal
@@ -12,6 +11,7 @@ from collections.abc import Callable, Collection
 
 import uvicorn
 
+from lensd.config.addresses import is_loopback
 from lensd.config.model import Config
 from lensd.daemon.systemd_notify import notify
 from lensd.errors import EXIT_OK, StorageError, UsageError
@@ -72,14 +72,6 @@ def parse_address(listen: str) -> tuple[str, int]:
     if match is None or int(match[3]) > 65535:
         raise UsageError(f"--listen {listen!r} is no ADDRESS:PORT; an example: 127.0.0.1:8787")
     return match[1] or match[2], int(match[3])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def read_token(path: str) -> str:

@@ -6,7 +6,8 @@ import contextlib
 import os
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from lensd.config.model import Config
 from lensd.daemon.control import send_request
@@ -16,17 +17,18 @@ from lensd.store.ledger import LEDGER, Ledger
 from lensd.store.ledger.catalog import Catalog
 from lensd.store.locks import holder
 from lensd.text import printable
+from lensd.web.shown import Shortener
 
 LOCK_SECONDS = 2.0  # between two looks at the lock, which a daemon that starts may want
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """`text`: what it is, for people. `runs`: it takes requests. `step`: of its running job."""
+    """`text`: what it is, for people. `runs`: it takes requests. `steps`: of its running jobs."""
 
     runs: bool
     text: str
-    step: Step | None = None
+    steps: Mapping[str, Step] = field(default_factory=dict)  # by job
 
 
 class Source:
@@ -50,8 +52,9 @@ class Source:
                 self._require_ledger()
                 changed = self.catalog is not None and self.catalog.refresh()
             except StorageError as fault:
-                changed = self.ledger is not None or self.missing != str(fault)
-                self.missing = str(fault)
+                why = Shortener(self.config).shorten(str(fault))
+                changed = self.ledger is not None or self.missing != why
+                self.missing = why
                 self._close()
             self.version += changed
             return changed
@@ -92,12 +95,12 @@ class Source:
         self.ledger = self.catalog = None
 
     def ask_daemon(self) -> Daemon:
-        """Whether a daemon runs, and how far its job is."""
-        steps: list[Step] = []
+        """Whether a daemon runs, and how far its jobs are."""
+        steps: dict[str, Step] = {}
 
         def receive(message: Message) -> None:
             if isinstance(message, Step):
-                steps.append(message)
+                steps[message.job_id] = message
 
         try:
             send_request(self.config.state.path, StepRequest(), receive, patience=0.0)
@@ -105,7 +108,7 @@ class Source:
             return self._describe_without_socket()
         except (LensdError, OSError) as error:
             return Daemon(runs=False, text=printable(str(error)))
-        return Daemon(runs=True, text="running", step=steps[-1] if steps else None)
+        return Daemon(runs=True, text="running", steps=steps)
 
     def _describe_without_socket(self) -> Daemon:
         now = time.monotonic()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import outputs
+from tests.support import outputs, prepared
 from tests.support.limits import PATIENCE
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -19,9 +19,12 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def run(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `lensd` in a folder. Checks that its `--json` output is valid under its schema."""
-    command = [sys.executable, "-m", "lensd", *arguments]
-    options = {"capture_output": True, "cwd": folder, "timeout": PATIENCE, **options}
-    done = subprocess.run(command, text=True, check=False, **options)
+    if options:
+        command = [sys.executable, "-m", "lensd", *arguments]
+        options = {"capture_output": True, "cwd": folder, "timeout": PATIENCE, **options}
+        done = subprocess.run(command, text=True, check=False, **options)
+    else:
+        done = prepared.run(arguments, folder)
     outputs.check(arguments, done.stdout or "")
     return done
 

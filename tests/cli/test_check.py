@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -40,19 +41,40 @@ def test_a_good_configuration_is_summarized(lensd: Run, config: Path) -> None:
     assert done.stdout == (
         "config.yaml: no faults\n"
         f"  watch    loras: {folder}/loras -> {folder}/disk, mode rank;"
-        " files already there are left alone\n"
+        " existing files are left alone\n"
         f"  archive  {folder}/archive, originals are kept\n"
         f"  state    {folder}/state\n"
         "  log      stdout, level info\n"
     )
 
 
-def test_the_summary_says_how_long_originals_are_kept(lensd: Run, config: Path) -> None:
-    """As archive.keep_days says."""
+def test_the_summary_says_how_many_processes_compute(lensd: Run, config: Path) -> None:
+    """With the memory of each; 0 is the number that lensd chooses."""
     text = config.read_text()
-    config.write_text(text.replace("archive: {path:", "archive: {keep_days: 90, path:"))
+    config.write_text(f"{text}worker: {{processes: 3, memory_limit: 1GiB}}\n")
+    assert "  worker   3 processes, at most 1.1 GB of memory each\n" in lensd("check").stdout
+    config.write_text(f"{text}worker: {{processes: 0, memory_limit: null}}\n")
+    assert re.search(
+        r"^  worker   \d+ process(es)?, any amount of", lensd("check").stdout, re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        ("keep_days: 90", " 90 days"),
+        ("max_size: 200GB", ", at most 200.0 GB of them"),
+        ("keep_days: 90, max_size: 200GB", " 90 days, at most 200.0 GB of them"),
+    ],
+)
+def test_the_summary_says_which_originals_are_kept(
+    lensd: Run, config: Path, keys: str, kept: str
+) -> None:
+    """As archive.keep_days and archive.max_size say."""
+    text = config.read_text()
+    config.write_text(text.replace("archive: {path:", f"archive: {{{keys}, path:"))
     assert text != config.read_text()
-    assert "/archive, originals are kept 90 days\n" in lensd("check").stdout
+    assert f"/archive, originals are kept{kept}\n" in lensd("check").stdout
 
 
 def test_every_fault_at_once(lensd: Run, config: Path) -> None:
@@ -84,10 +106,10 @@ def test_it_leaves_nothing_behind(lensd: Run, config: Path) -> None:
 
 
 def test_no_configuration_at_all(lensd: Run) -> None:
-    """The message names the default paths and the command that prints an example."""
+    """The message names the default paths and the command that makes one."""
     if Path("/etc/lensd/config.yaml").exists():
         pytest.skip("this machine has a lensd configuration")
     done = lensd("check")
     assert (done.returncode, done.stdout) == (4, "")
-    for words in ("config.yaml", "~/.config/lensd", "/etc/lensd", "lensd config example >"):
+    for words in ("config.yaml", "~/.config/lensd", "/etc/lensd", "`lensd init`"):
         assert words in done.stderr

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from rich.cells import cell_len
 
 from lensd.cli.views.file_lines import ShortPaths, describe, shorten, wrap
 
-PATHS = ShortPaths([SimpleNamespace(root="/srv/loras", name="loras")])
+PATHS = ShortPaths({"/srv/loras": "loras"})
 MESSAGE = "1 of 6 modules have NaN: download /srv/loras/sub/style.safetensors again, then retry"
 
 
@@ -22,6 +20,16 @@ def test_no_line_is_too_long_and_no_word_is_broken(width: int) -> None:
     words = {word for line in lines[1:] for word in line.split()}
     assert {"download", "again,", "then", "retry"} <= words
     assert "…" in lines[0]
+
+
+@pytest.mark.parametrize("width", range(30, 90))
+def test_each_word_of_a_message_appears_once(width: int) -> None:
+    """Also a word that does not fit behind the path."""
+    message = "lora_unet_down_blocks_0_resnets_0 has NaN or infinite weights"
+    lines = describe("left alone", "loras/bad.safetensors", message, width)
+    shown = " ".join(" ".join(lines).split()).partition(": ")[2]
+    assert shown.split()[1:] == message.split()[1:]
+    assert all(cell_len(line) <= width for line in lines)
 
 
 def test_a_path_is_written_by_its_watched_folder() -> None:

@@ -183,13 +183,30 @@ def test_a_conversation(home: Path, tmp_path: Path) -> None:
     assert watch.settings.targets == ("comfyui", "diffusers")
 
 
+def test_no_word_is_broken(home: Path, tmp_path: Path) -> None:
+    """At 60 columns, where paths and the default of a question are longer than a line."""
+    programs.webui(home / "a-long-name-of-a-folder-webui", "launch.py")
+    with AtTerminal([*COMMAND, *places(tmp_path)], tmp_path, columns=60) as terminal:
+        terminal.wait_for("Watch all of these folders")
+        terminal.type("\n")
+        terminal.wait_for("Another folder")
+        terminal.type("\n")
+        terminal.wait_for("Folder for the archive|Which of them")
+        words = set(terminal.text.split())
+        assert {"1", "file,", "40.3", "kB", "[comfyui,", "a1111,", "forge]:"} <= words, (
+            terminal.text
+        )
+
+
 def test_interrupting_writes_nothing(home: Path, tmp_path: Path) -> None:
-    """^C at a question."""
+    """^C at a question: it says so, and ends with 130."""
     assert home.is_dir()
     with AtTerminal([*COMMAND, *places(tmp_path)], tmp_path, columns=200) as terminal:
         terminal.wait_for(r"Watch all of these folders\?")
         terminal.signal(signal.SIGINT)
-        assert terminal.wait() != 0
+        assert terminal.wait() == 128 + signal.SIGINT
+    assert terminal.lines[-1] == "lensd: interrupted; nothing was written"
+    assert "Aborted" not in terminal.text
     assert not (tmp_path / "etc").exists()
 
 

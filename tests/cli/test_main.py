@@ -95,7 +95,7 @@ def test_the_examples_of_a_help_can_be_parsed(
         name, *words = shlex.split(re.split(r"  +| [|>] ", example)[0])
         for word in words:  # some must be existing files
             if not word.startswith(("-", "/")):
-                tmp_path.joinpath(word).parent.mkdir(exist_ok=True)
+                tmp_path.joinpath(word).parent.mkdir(parents=True, exist_ok=True)
                 tmp_path.joinpath(word).touch()
         found = main.get_command(context, name)
         assert found is not None, example
@@ -150,11 +150,11 @@ def test_a_mistyped_word_gets_a_suggestion(
 
 
 def test_without_a_configuration(lensd: Run) -> None:
-    """The error names the default paths and the command that prints an example."""
+    """The error names the default paths and the command that makes one."""
     done = lensd("check")
     assert done.returncode == 4
     assert "~/.config/lensd/config.yaml" in done.stderr
-    assert "lensd config example > config.yaml" in done.stderr
+    assert "`lensd init` makes one" in done.stderr
 
 
 @pytest.mark.parametrize(

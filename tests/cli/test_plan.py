@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lensd.config.document import Settings
+from lensd.config.settings import Settings
 from lensd.daemon.sample import Expected, expect
 from tests.support.home_server import UNPROVEN, HomeServer
 from tests.support.realistic import small_lora
@@ -75,7 +75,35 @@ def test_nothing_to_do_names_redo(server: HomeServer) -> None:
     server.once()
     done = server.lensd("once", "--dry-run")
     assert done.stdout == "loras: nothing to do; --redo would process 1 file again\n"
-    assert "1 files" in server.lensd("once", "--dry-run", "--redo").stdout
+    assert "1 file" in server.lensd("once", "--dry-run", "--redo").stdout
+    (server.loras / "page.safetensors").write_text("<html>not found</html>")
+    lines = server.lensd("once", "--dry-run").stdout.splitlines()
+    assert lines[0] == "loras: nothing to do; --redo would process 1 file again"
+    assert lines[1].startswith(f"left alone: {server.loras}/page.safetensors: ")
+
+
+def test_a_long_name_of_a_folder_is_shortened(server: HomeServer) -> None:
+    """`lensd init` makes names from paths: no word is broken, no two names look the same."""
+    server.drop("style.safetensors", seed=1)
+    other = server.top / "other"
+    other.mkdir()
+    small_lora(other / "style.safetensors", seed=2)
+    names = ["stable-diffusion-webui-forge-models-Lora", "stable-diffusion-webui-models-Lora"]
+    watch = [
+        {"path": str(path), "name": name}
+        for path, name in zip((server.loras, other), names, strict=True)
+    ]
+    command = [sys.executable, "-m", "lensd", "once", "--dry-run", "-c", str(server.config)]
+    for watched in (watch[:1], watch):
+        server.configure(watch=watched)
+        with AtTerminal(command, server.top, columns=80) as terminal:
+            assert terminal.wait() == 0
+        if watched is watch:
+            assert [line for line in terminal.lines if line.startswith("stable")] == [
+                f"{name}, mode ultra: 1 file" for name in names
+            ]
+        else:
+            assert re.match(r"stab\S*…\S*models-Lora +ultra +1 ", terminal.lines[1])
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -103,7 +103,7 @@ def test_one_old_original_goes_and_nothing_else_changes(pruned: Pruned) -> None:
     assert archived not in pruned.after
     [told] = [text for text in pruned.dry.splitlines() if text.startswith("would delete: ")]
     assert str(path) in told
-    assert "1 originals deleted" in pruned.said
+    assert "1 original deleted" in pruned.said
 
 
 def test_a_pruned_original_is_known_as_such(pruned: Pruned) -> None:
@@ -237,6 +237,7 @@ def named(tmp_path: Path) -> Named:
     return Named(HomeServer(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_named_original_goes_however_young_it_is(named: Named) -> None:
     """Only that one, if its output is there and undamaged; a pattern names several."""
     server, path = named.server, named.path
@@ -266,8 +267,10 @@ def test_originals_of_deleted_files(named: Named) -> None:
     dry = server.lensd("prune", "--deleted", "--dry-run").stdout.splitlines()
     would = [line.split()[2] for line in dry if line.startswith("would delete: ")]
     assert set(would) == {str(path["deleted"]), str(path["away/gone"])}
+    before = server.status()["totals"]["outcomes"]["compressed"]
     lines, _ = _prune(server, "--deleted")
     assert [line["path"] for line in lines] == would
+    assert server.status()["totals"]["outcomes"]["compressed"] == before - len(would)
     gone = [name for name in path if not named.has_original(name)]
     assert gone == ["deleted", "away/gone"]
     assert server.lensd("restore", server.loras / "elsewhere.safetensors").returncode == 0

@@ -365,6 +365,34 @@ def test_usage(files: Files) -> None:
         assert says in done.stderr
 
 
+def test_the_name_alone_is_not_enough(server: HomeServer) -> None:
+    """It may be that of files in several folders; the message has their paths."""
+    path = server.drop("named/alone.safetensors", seed=9).path
+    server.once()
+    done = server.lensd("restore", "alone.safetensors")
+    assert done.returncode == 2
+    assert f"the archive has the original of {path}" in done.stderr
+
+
+def test_the_name_that_a_terminal_shows(
+    server: HomeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any folder, unless that folder has another file of this name."""
+    path = server.drop("shown.safetensors", seed=11).path
+    server.once()
+    other = tmp_path / "elsewhere/loras/shown.safetensors"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = server.lensd("restore", "loras/shown.safetensors")
+    assert done.returncode == 2
+    assert "in no watched folder" in done.stderr
+    other.unlink()
+    done = server.lensd("restore", "loras/shown.safetensors")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert f"restored {path} " in done.stderr
+
+
 @pytest.mark.slow
 def test_a_copy_whose_first_file_was_replaced_and_the_ledger_lost(server: HomeServer) -> None:
     """No row names the original any more, so lensd looks for it in the archive by its hash."""

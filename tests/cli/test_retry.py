@@ -25,7 +25,7 @@ def test_the_next_start_takes_it_up_again(server: HomeServer) -> None:
     done = server.lensd("retry")
     assert (done.returncode, done.stderr) == (
         0,
-        "lensd: 1 files will be tried again when lensd runs\n",
+        "lensd: 1 file will be tried again when lensd runs\n",
     )
     assert server.status()["problems"] == []
     with server.daemon() as daemon:

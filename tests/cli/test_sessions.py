@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lensd.cli.views.file_outcomes import SHOWN
 from tests.support.home_server import HomeServer
 from tests.support.realistic import small_lora
 from tests.support.terminal import AtTerminal
 
+SHOWN = 20  # files of one outcome that have a line each
 README = Path(__file__).parents[2] / "README.md"
 COLUMNS = pytest.mark.parametrize(
     "columns",
@@ -58,7 +58,8 @@ def test_run_says_what_it_does(first: Path, columns: int) -> None:
             f"watches loras: {first}/loras" if columns == 120 else "watches loras:",
             "lensd.log",
             "^C ends lensd; `lensd status` in another terminal shows more",
-            "1 file in loras (40.3 kB) stays as it is (existing: leave); `lensd once` compresses",
+            "1 file in loras (40.3 kB) stays as it is (existing: leave);",
+            "`lensd once` compresses it",
         ):
             assert told in head, terminal.text
         part = first / "loras/style.safetensors.part"
@@ -98,6 +99,32 @@ def test_once_can_be_interrupted_and_continued(first: Path, columns: int) -> Non
     assert _fits(terminal, columns), terminal.text
 
 
+def test_a_no_changes_nothing(first: Path) -> None:
+    """`once` asks after its plan: no is 0 and ^D is 130, each with a message."""
+    for answer, code, message in (
+        ("n\n", 0, "lensd: nothing was changed"),
+        ("\x04", 130, "lensd: interrupted; nothing was written"),
+    ):
+        with _lensd(first, "once", columns=80) as terminal:
+            terminal.wait_for(r"^Go on\? \[y/N\]")
+            terminal.type(answer)
+            assert terminal.wait() == code
+        assert terminal.lines[-1] == message
+    assert not (first / "lensd-state").exists()
+
+
+def test_a_long_name_leaves_room_for_the_reason(first: Path) -> None:
+    """The path is shortened in its middle."""
+    name = f"{'a-name-as-long-as-people-give-them-' * 3}v2.safetensors"
+    with _lensd(first, "run", columns=80) as terminal:
+        terminal.wait_for("^watching 1 folder$")
+        (first / f"loras/{name}.part").touch()
+        _drop(first, name, 2)
+        terminal.wait_for(r"^waiting: loras/\S*….*v2\.safetensors: unfinished download: ")
+        terminal.signal(signal.SIGINT)
+        assert terminal.wait() == 0
+
+
 def test_run_without_a_log_path_prints_no_json(first: Path) -> None:
     """At a terminal; into a pipe it prints JSON alone."""
     config = first / "config.yaml"
@@ -128,6 +155,21 @@ def test_many_files_do_not_print_many_lines(tmp_path: Path) -> None:
     assert terminal.text.count("skipped   ") == SHOWN + 5
 
 
+def test_once_notices_what_was_deleted(first: Path) -> None:
+    """Also where it has nothing to do: the totals and the log know it then."""
+    _drop(first, "style.safetensors", 2)
+    with _lensd(first, "once", "--yes", columns=80) as terminal:
+        assert terminal.wait() == 0
+    (first / "loras/ink.safetensors").unlink()
+    with _lensd(first, "once", columns=80) as terminal:
+        assert terminal.wait() == 0
+    assert terminal.lines == ["loras: nothing to do; --redo would process 1 file again"]
+    with _lensd(first, "status", columns=80) as terminal:
+        assert terminal.wait() == 0
+    assert "\nfiles       1 compressed\n" in terminal.text
+    assert '"event": "file.deleted"' in (first / "lensd.log").read_text()
+
+
 def test_pause_and_resume_print_messages_only(tmp_path: Path) -> None:
     """Without a daemon and without log.path, stdout stays empty."""
     server = HomeServer(tmp_path)
@@ -135,6 +177,17 @@ def test_pause_and_resume_print_messages_only(tmp_path: Path) -> None:
         done = server.lensd(verb)
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
         assert f"lensd: {verb}d: everything" in done.stderr
+
+
+def test_restore_in_a_pipe_prints_messages_only(tmp_path: Path) -> None:
+    """Without a daemon and without log.path, stdout stays empty."""
+    server = HomeServer(tmp_path)
+    path = server.drop("style.safetensors", seed=1).path
+    server.once()
+    done = server.lensd("restore", path)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "lensd: restored " in done.stderr
+    assert "{" not in done.stderr
 
 
 @pytest.mark.slow
@@ -146,7 +199,7 @@ def test_once_beside_a_daemon_lets_the_daemon_process_the_files(tmp_path: Path) 
         daemon.wait_for_event("daemon.ready")
         done = server.lensd("once")
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
-        assert "lensd takes 1 files; `lensd status` shows how far it is" in done.stderr
+        assert "lensd takes 1 file; `lensd status` shows how far it is" in done.stderr
         assert daemon.wait_for_file(path)["event"] == "file.compressed"
         second = server.lensd("run")
         pid = daemon.process.pid
@@ -154,5 +207,5 @@ def test_once_beside_a_daemon_lets_the_daemon_process_the_files(tmp_path: Path) 
         assert f"(process {pid})" in second.stderr
         assert f"`systemctl stop lensd` if it is the service, else `kill {pid}`" in second.stderr
         done = server.lensd("once", "--redo")
-        assert "lensd takes 1 files" in done.stderr
+        assert "lensd takes 1 file" in done.stderr
         assert daemon.wait_for_file(path)["event"] in ("file.compressed", "file.kept")

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from lensd.report.documents import Hashes
 from tests.support.home_server import HomeServer, Seen
 from tests.support.limits import PATIENCE
+from tests.support.terminal import AtTerminal
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,26 @@ def test_files_that_were_not_compressed_have_names(server: HomeServer) -> None:
     [told] = json.loads(server.lensd("report", "--json").stdout)["uncompressed"]
     assert (told["path"], told["message"]) == (page, left["message"])
     assert f"{page}: not_safetensors\n" in server.lensd("report").stdout
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_the_newest_files_first(tmp_path: Path) -> None:
+    """Ten of each list, and how many more there are; `--all` shows these too."""
+    server = HomeServer(tmp_path)
+    for names in (map(str, range(10)), ("new",)):
+        for name in names:
+            (server.loras / f"{name}.safetensors").write_text("<html>not found</html>")
+        server.once()
+    command = [sys.executable, "-m", "lensd", "status", "-c", str(server.config)]
+    with AtTerminal(command, tmp_path) as terminal:
+        assert terminal.wait() == 0
+    title = terminal.lines.index("skipped or kept: 11")
+    assert terminal.lines[title + 1] == "  loras/new.safetensors"
+    assert terminal.text.count(".safetensors\n") == 10
+    assert terminal.lines[-1] == "  and 1 more; `lensd status --all` shows them"
+    with AtTerminal([*command, "--all"], tmp_path) as terminal:
+        assert terminal.wait() == 0
+    assert terminal.text.count(".safetensors\n") == 11
 
 
 @pytest.mark.slow

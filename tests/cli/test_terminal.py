@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
@@ -9,13 +10,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyte
 import pytest
+from rich.progress import TimeRemainingColumn
 
+from lensd.cli.views.progress import Bar
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from tests.support.home_server import HomeServer
 from tests.support.realistic import small_lora
-from tests.support.terminal import AtTerminal
+from tests.support.terminal import LINES, AtTerminal
 
 EVIL = "evil\x1b[2J\x1b[31mred\nforged.safetensors"
 SHOWN = r"evil\x1b[2J\x1b[31mred\nforged.safetensors"
@@ -26,10 +30,17 @@ WIDE = 1000  # columns; no line is wrapped, so that tests can search for complet
 
 
 def lensd(
-    server: HomeServer, verb: str, *arguments: str, columns: int = 80, env: Mapping[str, str] = {}
+    server: HomeServer,
+    verb: str,
+    *arguments: str,
+    columns: int = 80,
+    env: Mapping[str, str] = {},
+    wrap: bool = True,
 ) -> AtTerminal:
+    """`wrap`: as a terminal does; else the screen shows lines that are too long."""
+    screen = None if wrap else pyte.Screen(WIDE, LINES)
     command = [sys.executable, "-m", "lensd", verb, "-c", str(server.config), *arguments]
-    return AtTerminal(command, server.top, columns=columns, env=env)
+    return AtTerminal(command, server.top, columns=columns, env=env, screen=screen)
 
 
 class Batch:
@@ -69,6 +80,39 @@ def test_once_shows_each_file_and_a_summary(batch: Batch) -> None:
     assert "{" not in text
 
 
+def test_the_bar_names_all_running_files() -> None:
+    """Their shares add up; a file that ends without an outcome does not count."""
+    bar = Bar({"/a/one": 100, "/a/two": 300, "/a/three": 100})
+    for path in ("/a/one", "/a/two"):
+        bar.begin(path)
+        bar.step(path, "verify", 0, 1)
+    [task] = bar._bar.tasks
+    assert (task.fields["name"], task.fields["stage"]) == ("1/3 one, two", "verify 0/1 +1")
+    assert task.completed == pytest.approx(0.95 * 400)
+    bar.end("/a/one")
+    bar.leave("/a/two")
+    assert task.completed == pytest.approx(100)
+    bar.begin("/a/three")
+    assert task.fields["name"] == "2/3 three"
+
+
+def test_the_time_left_is_not_guessed_from_the_first_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker process starts before it: the bar of a few seconds would show an hour."""
+    bar = Bar({"/a/one": 1000})
+    bar.begin("/a/one")
+    [task], [*_, left] = bar._bar.tasks, bar._bar.columns
+    assert isinstance(left, TimeRemainingColumn)
+    monkeypatch.setattr(task, "get_time", itertools.count().__next__)
+    shown = []
+    for done in (1, 2, 500, 900):
+        bar.step("/a/one", "compress", done, 1000)
+        shown.append(left.render(task).plain)
+    assert shown[:2] == ["-:--:--"] * 2
+    assert re.fullmatch(r"0:00:0\d", shown[-1]), shown
+
+
 @pytest.mark.slow
 def test_once_into_a_file_logs_json_there(tmp_path: Path) -> None:
     """If only stderr is a terminal, it has the bar and readable lines; the file has the log."""
@@ -102,7 +146,34 @@ def test_a_name_cannot_control_the_terminal(
     assert b"\x1b[2J" not in terminal.raw
     assert not re.search(r"^forged", terminal.text, re.MULTILINE)
     if verb[0] == "restore" and columns == WIDE:
-        assert f"  {batch.server.loras}/{SHOWN}\n" in terminal.text
+        assert f"  loras/{SHOWN}\n" in terminal.text
+
+
+@pytest.mark.parametrize(
+    ("verb", "columns"),
+    [
+        ("report", 60),
+        ("report", 80),
+        ("status", 60),
+        ("restore --list", 60),
+        ("prune --dry-run", 60),
+        ("check", 60),
+    ],
+)
+def test_paths_are_short_and_lines_fit(batch: Batch, verb: str, columns: int) -> None:
+    """Paths begin with the name of the watched folder; no line is wrapped by the terminal."""
+    command, *options = verb.split()
+    paths = [str(batch.server.loras / "good.safetensors")] if command == "prune" else []
+    with lensd(batch.server, command, *options, *paths, columns=columns, wrap=False) as terminal:
+        assert terminal.wait() == 0
+    assert f"{batch.server.loras}/" not in terminal.text
+    assert max(map(len, terminal.lines)) <= columns, terminal.text
+    if command == "report":
+        assert re.search(r"^unknown +ultra +3 ", terminal.text, re.MULTILINE), terminal.text
+        assert "\nloras/bad.safetensors: not_finite\n" in terminal.text
+        assert re.search(
+            r"^ +\d\.\d +40\.3 kB  loras/good\.safetensors$", terminal.text, re.MULTILINE
+        )
 
 
 @pytest.mark.slow
@@ -124,7 +195,7 @@ def test_verify_lists_only_faults_in_red(batch: Batch) -> None:
     for terminal in (red, plain):
         [line, summary] = terminal.text.splitlines()
         assert line.startswith("damaged     original ")
-        assert summary.startswith("1 original damaged, 2 original ok, 3 output ok;")
+        assert summary.startswith("1 original damaged, 2 originals ok, 3 outputs ok;")
     assert [line.split()[0] for line in piped.splitlines()].count("ok") == 5
 
 
@@ -149,7 +220,10 @@ def test_restore_prints_each_file_once(tmp_path: Path) -> None:
     with lensd(server, "restore", "--all", columns=WIDE) as terminal:
         assert terminal.wait() == 0
     [line] = terminal.text.splitlines()
-    assert line.startswith("lensd: restored loras/style.safetensors (move from ")
+    assert line == "lensd: restored loras/style.safetensors (move from the archive)"
+    with lensd(server, "status", columns=WIDE) as terminal:
+        assert terminal.wait() == 0
+    assert "\nfiles       1 restored\n" in terminal.text
 
 
 @pytest.mark.slow
@@ -195,6 +269,36 @@ def test_analyze_shows_a_bar_and_then_tables(tmp_path: Path) -> None:
     rows = [line.split() for line in terminal.lines]
     assert ["mode", "bytes", "times", "smaller"] in rows
     assert "all" in [row[0] for row in rows if row]
+
+
+def test_compare_breaks_no_name(tmp_path: Path) -> None:
+    """The names of modules are shortened in their middle; usage errors are folded, too."""
+    for name, seed in (("a", 1), ("b", 2)):
+        small_lora(tmp_path / f"{name}.safetensors", seed=seed)
+    command = [sys.executable, "-m", "lensd"]
+    with AtTerminal([*command, "compare", "a.safetensors", "b.safetensors"], tmp_path) as terminal:
+        assert terminal.wait() == 0
+    rows = [line for line in terminal.lines if line.startswith("lora_")]
+    assert len(rows) == 5
+    assert all(" dB " in row and row.endswith("16 -> 16") for row in rows)
+    name = "a-name-that-is-nearly-as-long-as-a-line.safetensors"
+    (tmp_path / name).touch()
+    with AtTerminal([*command, name], tmp_path) as terminal:
+        assert terminal.wait() == 2
+    assert f"{name}`?" in " ".join(terminal.text.split())
+
+
+@pytest.mark.slow
+def test_a_narrow_bar_keeps_name_and_count(tmp_path: Path) -> None:
+    """At 60 columns it has no rate; a wide one has."""
+    for name in ("page", "style"):
+        small_lora(tmp_path / f"{name}.safetensors", seed=5)
+    command = [sys.executable, "-m", "lensd", "analyze", "page.safetensors", "style.safetensors"]
+    for columns, has_rate in ((60, False), (120, True)):
+        with AtTerminal(command, tmp_path, columns=columns) as terminal:
+            assert terminal.wait() == 0
+        assert b"2/2 style.safetensors" in terminal.raw
+        assert (b"B/s" in terminal.raw) == has_rate
 
 
 @pytest.mark.slow

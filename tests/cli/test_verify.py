@@ -134,7 +134,7 @@ def test_older_versions_are_verified(server: HomeServer) -> None:
     server.drop("style.safetensors", seed=2)
     server.once()
     version = server.archive / ".versions" / first / "loras" / path.name
-    assert "2 original ok" in server.lensd("verify").stdout
+    assert "2 originals ok" in server.lensd("verify").stdout
     _flip_bit(version)
     done = server.lensd("verify")
     assert done.returncode == 1
@@ -189,7 +189,7 @@ def test_a_busy_daemon_causes_no_faults(server: HomeServer) -> None:
         wait_until(lambda: not _unfinished(server), "all is compressed")
         done = server.lensd("verify")
         assert done.returncode == 0, done.stdout
-        assert "6 output ok" in done.stdout
+        assert "6 outputs ok" in done.stdout
 
 
 def _unfinished(server: HomeServer) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import resource
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
+from lensd.config.load import load
+from lensd.errors import StorageError
+from lensd.notify import cursor
+from lensd.notify.cursor import Cursor
+from lensd.notify.follow import Follower
+from lensd.notify.message import Message
+from lensd.notify.send import Recipient
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger, Outcome
 from tests.notify.conftest import PASSWORD, TOKEN, Mailbox, Webhook, notify
@@ -48,7 +56,7 @@ def record_failures(home: HomeServer, count: int) -> None:
 def test_a_failure_reaches_a_web_server(home: HomeServer, webhook: Webhook) -> None:
     """Sent by a child of the daemon; title, path and remedy are in it."""
     notify(home, urls=[webhook.url])
-    with home.daemon() as daemon:
+    with home.daemon(forked=True) as daemon:
         daemon.wait_for_event("daemon.ready")
         path = break_file(home, "broken.safetensors")
         assert daemon.wait_for_file(path)["event"] == "file.failed"
@@ -151,6 +159,31 @@ def test_a_message_that_nobody_took_is_sent_later(home: HomeServer, webhook: Web
     assert home.lensd("notify", "--now").returncode == 0
     titles = {webhook.next()["title"], webhook.next()["title"]}
     assert titles == {"lensd: 5 files failed"}
+
+
+def test_a_full_disk_sends_no_message_again(home: HomeServer) -> None:
+    """What was sent cannot be noted then; it is noted when there is room."""
+    notify(home, command=["true"])
+    sent: list[str] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def deliver(message: Message) -> None:
+        sent.append(message.title)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+
+    record_failures(home, 1)
+    with cursor.locked(str(home.state)) as file:
+        file.write(Cursor(until=0.0, weekly=time.time()))
+    follower = Follower(load(str(home.config)), [Recipient("test", deliver)], lambda _: None)
+    try:
+        with pytest.raises(StorageError, match=r"notified\.json"):
+            follower.send_now()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert follower.send_now()
+    assert sent == ["lensd: 1 file failed"]
+    with cursor.locked(str(home.state)) as file:
+        assert file.read().until > 0.0
 
 
 def test_a_command_gets_title_and_text(home: HomeServer, tmp_path: Path) -> None:
@@ -295,7 +328,7 @@ def test_two_processes_send_one_message(home: HomeServer, webhook: Webhook) -> N
 
 def test_without_recipients_the_daemon_starts_no_child(home: HomeServer) -> None:
     """Its only child is the worker."""
-    with home.daemon() as daemon:
+    with home.daemon(forked=True) as daemon:
         daemon.wait_for_event("daemon.ready")
         children = psutil.Process(daemon.process.pid).children()
     assert not [p for p in children if "lensd.notify" in p.cmdline()]

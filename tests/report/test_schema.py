@@ -115,6 +115,7 @@ LINES: dict[str, dict[str, Any]] = {
         "torch": "2.13.0",
         "kernels": "native avx2",
         "seconds": 1.5,
+        "processes": 2,
     },
     "worker.stopped": {"pid": 2, "reason": "idle"},
     "worker.crashed": {"pid": 2, "exit": -9, "job_id": "7f3a", "message": "x"},
@@ -146,7 +147,7 @@ OPTIONAL = {
     "file.kept": {"delta_error", "bytes_in", "sha256_in"},
     "file.failed": {"attempts"},
     "file.quarantined": {"attempts"},
-    "worker.started": {"kernels"},
+    "worker.started": {"kernels", "processes"},
 }
 
 

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensd.report.documents import FromLedger
+from lensd.report.history import History
 from lensd.report.period import Period
-from lensd.report.record import History, Measures, Record, Seconds
+from lensd.report.record import Measures, Record, Seconds
+from lensd.report.records import InMemory
 from lensd.report.summary import summarize
 
 NOW = dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
@@ -43,7 +45,7 @@ records = st.builds(
 @given(st.lists(records, max_size=20), st.floats(0, 30 * DAY))
 def test_the_numbers_are_those_of_the_records(found: list[Record], since: float) -> None:
     """Counts, bytes, groups, days and errors of a period."""
-    history = History(source=FromLedger(state="/s"), records=found)
+    history = History(source=FromLedger(state="/s"), records=InMemory(found))
     document = summarize(history, Period(since), NOW, "x")
     inside = [r for r in found if r.when >= since]
     outputs = [r.measures for r in inside if r.outcome == "compressed"]
@@ -78,6 +80,6 @@ def test_an_original_is_counted_once() -> None:
         Record(path="/l/a", watch="l", job_id=j, outcome=o, when=1.0, measures=m)
         for j, o in (("a", "replaced"), ("b", "compressed"))
     ]
-    history = History(source=FromLedger(state="/s"), records=found)
+    history = History(source=FromLedger(state="/s"), records=InMemory(found))
     totals = summarize(history, Period(), NOW, "x").bytes
     assert (totals.saved_in_folders, totals.held_by_archive, totals.net) == (90, 100, -10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,17 +39,17 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """A folder that all users can reach and write to."""
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.geteuid() and parent.name.startswith(
-            ("pytest-", "popen-", "test_")
-        ):
-            parent.chmod(0o755)
-    found = tmp_path / "folder"
-    found.mkdir()
-    found.chmod(0o777)
-    return str(found)
+def folder() -> Iterator[str]:
+    """A folder that all users can reach and write to.
+
+    pytest closes the folder above its temporary ones to other users whenever a run starts.
+    """
+    with tempfile.TemporaryDirectory() as above:
+        Path(above).chmod(0o755)
+        found = Path(above, "folder")
+        found.mkdir()
+        found.chmod(0o777)
+        yield str(found)
 
 
 def test_a_process_with_all_rights_is_denied_nothing(start: Start, folder: str) -> None:

@@ -131,9 +131,17 @@ def test_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
 
 def test_a_program_that_the_user_cannot_reach() -> None:
     """There is a warning, because systemd reports only 203/EXEC; the owner needs none."""
-    warning = unreachable(replace(FACTS, private_folder=("/root", "root")))
+    program = FACTS.python, "/root/.pyenv/versions/3.11.7", "/opt/lensd/lib"
+    of_root = replace(FACTS, private_folder=("/root", "root"), program=program)
+    warning = unreachable(of_root)
     assert warning
-    assert warning.startswith("only root may enter /root, so ada cannot run")
+    assert warning.startswith("only root may enter /root, so ada cannot run the Python in it")
+    assert "`sudo /usr/bin/python3 -m venv --clear " in warning
+    for inside in (
+        replace(of_root, python="/root/venv/bin/python"),
+        replace(of_root, program=(FACTS.python, "/usr", "/root/lensd/lensd")),
+    ):
+        assert "install lensd elsewhere" in (unreachable(inside) or "")
     assert unreachable(replace(FACTS, private_folder=("/home/ada", "ada"))) is None
     assert unreachable(FACTS) is None
 
@@ -158,3 +166,27 @@ def test_facts_of_this_machine(tmp_path: Path) -> None:
     assert str(tmp_path / "archive") in facts.missing
     assert "/" in facts.mounts
     assert "ReadWritePaths=" in drop_in(config, facts)
+
+
+@pytest.mark.parametrize(
+    ("address", "permitted"),
+    [
+        ("tls://10.0.0.5:8786", "IPAddressAllow=10.0.0.5"),
+        ("tls://[fd00::5]:8786", "IPAddressAllow=fd00::5"),
+        ("tls://scheduler:8786", "IPAddressDeny="),
+    ],
+)
+def test_a_cluster_opens_the_network_to_its_scheduler(
+    tmp_path: Path, address: str, permitted: str
+) -> None:
+    """To nothing else, where its address is known; a key in a home folder becomes visible."""
+    tls = {name: f"/home/ada/{name}.pem" for name in ("ca", "cert", "key")}
+    config = _config(tmp_path, worker={"cluster": address, "cluster_tls": tls})
+    found = _settings(drop_in(config, FACTS))
+    assert found[-4:-1] == [
+        "PrivateNetwork=no",
+        "RestrictAddressFamilies=AF_INET AF_INET6",
+        permitted,
+    ]
+    assert {"Wants=network-online.target", "ProtectHome=read-only"} <= set(found)
+    assert not any("Network" in line for line in _settings(drop_in(_config(tmp_path), FACTS)))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +29,8 @@ pytestmark = pytest.mark.slow
 
 EVIL = "a</script><img src=x onerror=document.title=1>"
 HOSTILE = (EVIL, "right\u202eto left", "two\nlines", "it's & <b>bold</b>", "'\"><script>1</script>")
+BAR = "return document.querySelector('progress')?.value ?? 0"
+PART_BYTES = 4_500_000  # several of the parts in which an output of 14 MB is written
 LIVE_SECONDS = 1.0  # from a line of the log until the page shows it
 
 
@@ -77,6 +82,11 @@ class Log:
 
         wait_until(look, f"{event} {name}")
         return found[0]
+
+    def last(self, event: str) -> Line:
+        """The last line of an event in the log."""
+        lines = map(parse_line, self._path.read_text().splitlines())
+        return [line for line in lines if line["event"] == event][-1]
 
 
 @pytest.fixture(scope="module")
@@ -163,24 +173,41 @@ def test_a_new_file_appears_within_a_second(
     assert min(delays) < LIVE_SECONDS
 
 
-def test_the_running_file_has_a_bar(opened: Browser, server: HomeServer) -> None:
+def test_the_running_file_has_a_bar(opened: Browser, server: HomeServer, daemon: Log) -> None:
     """With the modules that are done, and the next file in the queue below it."""
-    for seed, name in enumerate(("big_1.safetensors", "big_2.safetensors")):
+    names_of_files = ["big_1.safetensors", "big_2.safetensors"]
+    for seed, name in enumerate(names_of_files):
         made = server.elsewhere / name
         write_lora(made, rank=32, seed=seed)
         server.move_in(made)
-    shown = {}
-
-    def is_half_done() -> bool:
-        value = opened.js("return document.querySelector('progress')?.value ?? 0")
-        shown["running"] = " ".join(texts(opened, ".running"))
-        return 0.05 < value < 1.0
-
-    opened.wait_for(is_half_done)
-    assert "loras/big_" in shown["running"]
-    for name in ("big_1", "big_2"):
-        opened.wait_for(partial(is_shown, opened, f"{name}.safetensors"))
+    with held_worker(server, daemon):
+        opened.wait_for(lambda: 0.0 < opened.js(BAR) < 1.0)
+        opened.wait_for(lambda: len(texts(opened, ".queue li")) == 1)
+        [running], [queued] = texts(opened, ".running"), texts(opened, ".queue li")
+        for name in names_of_files:
+            assert (f"loras/{name}" in running) != (f"loras/{name}" in queued)
+    for name in names_of_files:
+        opened.wait_for(partial(is_shown, opened, name))
     opened.wait_for(lambda: texts(opened, ".running") == [])
+
+
+def has_part(temporary: Path) -> bool:
+    try:
+        return temporary.stat().st_size > PART_BYTES
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def held_worker(server: HomeServer, daemon: Log) -> Iterator[None]:
+    """Stop the worker process in the middle of a job, when it has written a part of the output."""
+    wait_until(lambda: any(map(has_part, server.temporaries())), "a part of an output")
+    worker = daemon.last("worker.started")["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
 
 
 def test_what_waits_says_why(opened: Browser, server: HomeServer) -> None:
@@ -226,7 +253,7 @@ def test_restore_and_compress_again(
     opened.wait_for(lambda: "restored" in " ".join(texts(opened, "#facts")))
     opened.wait_for(lambda: opened.driver.find_elements(By.ID, "redo"))
     said = confirm(opened, "redo", by_keyboard=by_keyboard)
-    assert "lensd takes 1 files" in said
+    assert "lensd takes 1 file" in said
     daemon.wait_for("file.compressed", name)
     assert Seen.of(target).sha256 != before.sha256
     opened.wait_for(lambda: "compressed" in " ".join(texts(opened, "#facts")))
@@ -241,7 +268,7 @@ def test_try_again(opened: Browser, web: Web, daemon: Log, *, by_keyboard: bool)
     else:
         open_file(opened, web, "bad.safetensors")
         said = confirm(opened, "retry", by_keyboard=False)
-    assert "1 files will be tried again" in said
+    assert "1 file will be tried again" in said
     daemon.wait_for("file.failed", "bad")
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 
 from lensd.web.protection import POLICY
 from tests.support.home_server import HomeServer
+from tests.support.terminal import AtTerminal
 from tests.support.web import Web, serving
 from tests.web.refusals import REFUSALS, Refusal
 
@@ -48,6 +52,16 @@ def web(server: HomeServer) -> Iterator[Web]:
     with serving(server.config) as found:
         found.open_session()
         yield found
+
+
+def test_a_terminal_shows_how_to_end_it(server: HomeServer) -> None:
+    """The address and ^C; the end has a line and exit code 0."""
+    command = [sys.executable, "-m", "lensd", "web", "-c", str(server.config)]
+    with AtTerminal([*command, "--listen", "127.0.0.1:0"], server.top, columns=60) as terminal:
+        terminal.wait_for(r"^lensd: the page is at http://127\.0\.0\.1:\d+/ \(\^C ends it\)$")
+        terminal.signal(signal.SIGINT)
+        assert terminal.wait() == 0
+    assert terminal.lines[1:] == ["lensd: stopped"]
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +174,41 @@ def test_search_filter_and_order(web: Web) -> None:
     assert names("/table?search=%25") == []
 
 
+def test_before_the_first_file(tmp_path: Path) -> None:
+    """The page says what to do; it shows no sum that is no news; a filter says what is wrong."""
+    server = HomeServer(tmp_path)
+    server.once()
+    with serving(server.config) as web:
+        page = web.get("/").text
+        assert "<code>lensd run</code> starts it" in page
+        assert "No file has been processed yet." in page
+        assert "in use than before" not in page
+        assert "No file matches" in web.get("/table?search=nothing").text
+
+
 def test_without_a_ledger(tmp_path: Path) -> None:
     """The page says that lensd has not run yet."""
     server = HomeServer(tmp_path)
     with serving(server.config) as web:
         page = web.get("/")
         assert page.status == 200
+        assert "there is no ledger in state yet" in page.text
         assert "lensd has not run with this configuration" in page.text
+        assert str(tmp_path) not in page.text
         assert web.get("/savings").status == 503
+
+
+@pytest.mark.parametrize("command", [["web"], ["service", "--install", "--unit", "web"]])
+def test_without_its_packages_the_remedy_is_named(tmp_path: Path, command: list[str]) -> None:
+    """Before a unit is installed that could not start."""
+    server = HomeServer(tmp_path)
+    code = "import sys; sys.modules['uvicorn'] = None; from lensd.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "-c", str(server.config)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "needs uvicorn: install lensd again in its clone, with '.[web]'" in done.stderr
 
 
 def test_faults_of_the_command_line(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from itertools import chain, groupby
 import msgspec
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from lensd.cli.views.terminal import table
 from lensd.logs.measures import FloatBecause, Module
@@ -21,10 +22,12 @@ ROWS = 25  # a model with more blocks has several blocks per row
 
 def render(document: Analysis) -> Iterator[RenderableType]:
     """The lines and tables of one file."""
-    yield visible(
-        f"{document.path}: {size(document.bytes_in)}, {document.family}, "
-        f"{document.naming} naming, {document.dtype_in}, {document.modules} modules, "
-        f"rank {_range(document.rank_in.min, document.rank_in.max)}"
+    yield Text(
+        visible(
+            f"{document.path}: {size(document.bytes_in)}, {document.family}, "
+            f"{document.naming} naming, {document.dtype_in}, {document.modules} modules, "
+            f"rank {_range(document.rank_in.min, document.rank_in.max)}"
+        )
     )
     yield ""
     if document.details:  # LoHa, LoKr and Tucker have no singular values

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Self
 
 from lensd.cli import say
-from lensd.cli.views.file_lines import ShortPaths, plural
+from lensd.cli.views.file_lines import ShortPaths
 from lensd.cli.views.file_outcomes import FileOutcomes
 from lensd.cli.views.progress import Bar
 from lensd.cli.views.terminal import share_a_terminal
@@ -14,6 +14,7 @@ from lensd.config.model import Watch
 from lensd.daemon.progress import ProgressObserver
 from lensd.logs.events import Event, FileSettled, WorkerCrashed, WorkerStarted
 from lensd.logs.sinks import NullSink
+from lensd.text import plural
 
 STARTS_WORKER = "starting the worker process"
 
@@ -23,8 +24,9 @@ class BatchBar(ProgressObserver):
 
     def __init__(self, watches: Iterable[Watch], *, verbose: bool = False) -> None:
         self._bar = Bar()
-        self._outcomes = FileOutcomes(self._bar, ShortPaths(watches), verbose=verbose)
-        self._has_worker = self._is_stopped = False
+        self._outcomes = FileOutcomes(self._bar, ShortPaths.of(watches), verbose=verbose)
+        self._workers: set[int] = set()  # their pids
+        self._is_stopped = False
         if share_a_terminal():
             self.stdout = NullSink()
 
@@ -51,11 +53,16 @@ class BatchBar(ProgressObserver):
         self._bar.begin(path)
         self._bar.step(path, stage, done, of)
 
+    def ended(self, path: str) -> None:
+        self._bar.leave(path)
+
     def logged(self, event: Event) -> None:
         if isinstance(event, WorkerStarted | WorkerCrashed):
-            self._has_worker = isinstance(event, WorkerStarted)
+            self._workers.discard(event.pid)
+            if isinstance(event, WorkerStarted):
+                self._workers.add(event.pid)
             self._bar.notice = ""
-        elif isinstance(event, FileSettled) and not self._has_worker:
+        elif isinstance(event, FileSettled) and not self._workers:
             self._bar.notice = STARTS_WORKER
         self._outcomes.note(event)
 

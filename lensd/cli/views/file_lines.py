@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import os
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self
 
 from rich.cells import cell_len, set_cell_size
 
+from lensd.config.model import Watch
 from lensd.logs.events import FileAnalyzed, FileCompressed, JobEnd
 from lensd.store.paths import is_below
-from lensd.text import size, visible
+from lensd.text import break_line, size, visible
 
 LEAST_PATH = 24  # columns that a path keeps before the numbers behind it become fewer
 _INDENT = " " * 12  # below the path, behind the outcome
 
 
-class _Watch(Protocol):
-    @property
-    def root(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-
-
 class ShortPaths:
-    """Writes paths as `loras/style.safetensors`: the watched folder's name, and the path in it."""
+    """Writes paths as `loras/style.safetensors`: the watched folder's name, and the path in it.
 
-    def __init__(self, watches: Iterable[_Watch]) -> None:
-        self._names = {watch.root: watch.name for watch in watches}
+    `names`: those of the watched folders, by path.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    @classmethod
+    def of(cls, watches: Iterable[Watch]) -> Self:
+        return cls({watch.root: watch.name for watch in watches})
 
     def path(self, path: str) -> str:
         """A path elsewhere stays as it is."""
@@ -42,6 +42,10 @@ class ShortPaths:
         for root, name in self._names.items():
             message = message.replace(f"{visible(root)}/", f"{name}/")
         return message
+
+    def fit(self, message: str, width: int) -> str:
+        """A message as `text`, in lines of at most `width` columns."""
+        return "\n".join(wrap(self.text(message), width, "  "))
 
 
 def shorten(text: str, width: int) -> str:
@@ -59,10 +63,7 @@ def shorten(text: str, width: int) -> str:
 def wrap(text: str, width: int, indent: str = _INDENT) -> list[str]:
     """Lines of at most `width` columns; a word that is longer is shortened in its middle."""
     space = max(1, width - len(indent))
-    words = " ".join(shorten(word, space) for word in text.split(" "))
-    return textwrap.wrap(
-        words, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    return break_line(" ".join(shorten(word, space) for word in text.split(" ")), width, indent)
 
 
 def describe_end(event: JobEnd, paths: ShortPaths, width: int) -> list[str]:
@@ -83,15 +84,11 @@ def describe(outcome: str, path: str, message: str, width: int) -> list[str]:
     head = f"{outcome:<11} {shorten(path, max(1, width - len(_INDENT) - 1))}:"
     if cell_len(f"{head} {message}") <= width:
         return [f"{head} {message}"]
-    if cell_len(head) + 24 > width:
+    used, word = cell_len(head), message.partition(" ")[0]
+    if used + max(24, 1 + cell_len(word)) > width:
         return [head, *wrap(f"{_INDENT}{message}", width)]
-    return _wrap_behind(head, message, width)
-
-
-def _wrap_behind(head: str, message: str, width: int) -> list[str]:
-    first, *_ = wrap(message, width - cell_len(head) - 1, "")
-    rest = message[len(first) :].strip()
-    return [f"{head} {first}", *(wrap(f"{_INDENT}{rest}", width) if rest else ())]
+    first, *more = wrap(f"{' ' * used} {message}", width)
+    return [f"{head}{first[used:]}", *more]
 
 
 def _numbers(event: JobEnd) -> Sequence[str]:
@@ -109,13 +106,7 @@ def _numbers(event: JobEnd) -> Sequence[str]:
     return ()
 
 
-def plural(count: int, noun: str = "file") -> str:
-    """E.g. `1 file`, `2,000 files`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def join_shown(lines: Sequence[str], shown: int, more: str) -> Iterator[str]:
-    """The first lines, and how many others there are."""
-    yield from lines[:shown]
-    if len(lines) > shown:
-        yield f"  and {len(lines) - shown:,} more; {more}"
+def describe_rest(rest: int, more: str) -> Iterator[str]:
+    """How many items a list leaves out, and what shows them; nothing if it has all of them."""
+    if rest > 0:
+        yield f"  and {rest:,} more; {more}"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
+from rich.console import Console
 from rich.table import Table
 
-from lensd.cli.views.file_lines import ShortPaths, describe, join_shown, plural, wrap
-from lensd.cli.views.terminal import console, show, table
+from lensd.cli.views.file_lines import ShortPaths, describe, describe_rest, shorten, wrap
+from lensd.cli.views.terminal import columns_for_names, console, show, table
 from lensd.config.model import Config
 from lensd.daemon.estimate import Estimate
-from lensd.text import size, visible
+from lensd.text import plural, size, visible
 
 LEFT = 10  # files that stay as they are, by name; -v and a pipe have all
-TABLE = 76  # columns that the table needs
+LEAST_NAME = 12  # columns that the name of a folder keeps in the table
 
 
 def show_plans(config: Config, plans: Sequence[Estimate], *, stderr: bool, verbose: bool) -> None:
@@ -25,29 +27,40 @@ def show_plans(config: Config, plans: Sequence[Estimate], *, stderr: bool, verbo
     width = out.width
     lines: list[str | Table] = []
     busy = [plan for plan in plans if plan.files]
-    if busy and width >= TABLE:
-        lines += [_table(busy), "", *wrap(_note(busy), width, "")]
+    columns = _table(busy, out) if busy else None
+    if columns:
+        lines += [columns, "", *wrap(_note(busy), width, "")]
     else:
         lines += [line for plan in busy for line in _narrow(plan, width)]
     lines += [
         line for plan in plans if not plan.files for line in wrap(_nothing(plan), width, "  ")
     ]
-    paths = ShortPaths(config.watch)
+    paths = ShortPaths.of(config.watch)
     left = [
         "\n".join(describe("left alone", paths.path(path), paths.text(visible(why)), width))
         for plan in plans
         for path, why in plan.left
     ]
-    lines += join_shown(left, len(left) if verbose else LEFT, "-v lists all")
+    shown = len(left) if verbose else LEFT
+    lines += [*left[:shown], *describe_rest(len(left) - shown, "-v lists all")]
     show(*lines, stderr=stderr)
 
 
-def _table(plans: Sequence[Estimate]) -> Table:
+def _table(plans: Sequence[Estimate], out: Console) -> Table | None:
+    """Names of folders get the columns that the numbers leave. None: these are too few."""
+    names = [visible(plan.watch) for plan in plans]
+    space = columns_for_names(names, partial(_rows, plans), out)
+    short = [shorten(name, max(1, space)) for name in names]
+    is_clear = space >= LEAST_NAME or short == names
+    return _rows(plans, short) if is_clear and len({*short}) == len(names) else None
+
+
+def _rows(plans: Sequence[Estimate], names: Sequence[str]) -> Table:
     numbers = ("files", "now", "after", "archive needs", "takes")
     found = table("folder", "mode", *numbers, numbers=numbers)
-    for plan in plans:
+    for plan, name in zip(plans, names, strict=True):
         found.add_row(
-            visible(plan.watch),
+            name,
             plan.mode,
             f"{plan.files:,}",
             size(plan.bytes_now),
@@ -102,8 +115,8 @@ def describe_plan(plan: Estimate) -> Iterator[str]:
     if plan.files:
         after = _range(plan.bytes_least, plan.bytes_most)
         yield (
-            f"{plan.watch}: {plan.files} files, {size(plan.bytes_now)} now, about {after} in mode "
-            f"{plan.mode}; the archive needs {size(plan.archive_needs)}"
+            f"{plan.watch}: {plural(plan.files)}, {size(plan.bytes_now)} now, about {after} "
+            f"in mode {plan.mode}; the archive needs {size(plan.archive_needs)}"
             f" ({size(plan.archive_free)} free); about {plan.seconds:.0f} s"
         )
     else:

@@ -14,6 +14,7 @@ from rich.progress import (
     DownloadColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -27,6 +28,7 @@ from lensd.daemon.progress import STAGES
 from lensd.text import visible
 
 REFRESHES = 5  # a second
+LEAST_PERCENT = 2.0  # of all bytes, from which on the time left is estimated
 LONG = 2000  # characters; for longer lines, such as JSON, the layout by rich takes too long
 
 
@@ -42,6 +44,14 @@ class _Line(Progress):
             yield from super().get_renderables()
 
 
+class _TimeLeft(TimeRemainingColumn):
+    """No time at first, when the start of the worker process would be taken for its rate."""
+
+    def render(self, task: Task) -> Text:
+        early = task.percentage < LEAST_PERCENT
+        return Text("-:--:--", style="progress.remaining") if early else super().render(task)
+
+
 def _columns(width: int) -> Iterator[ProgressColumn]:
     """What a terminal of this width has room for: number and name of the file come first."""
     yield TextColumn(
@@ -55,7 +65,7 @@ def _columns(width: int) -> Iterator[ProgressColumn]:
     yield DownloadColumn(table_column=Column(no_wrap=True))
     if width >= 96:
         yield TransferSpeedColumn(table_column=Column(no_wrap=True))
-    yield TimeRemainingColumn(table_column=Column(no_wrap=True))
+    yield _TimeLeft(table_column=Column(no_wrap=True))
 
 
 class Bar:
@@ -82,6 +92,7 @@ class Bar:
         self._sizes: dict[str, int] = {}
         self._left: set[str] = set()
         self._completed = 0
+        self._done: dict[str, float] = {}  # bytes of the files that are computed now
         self.expect(sizes or {})
 
     @property
@@ -100,7 +111,7 @@ class Bar:
 
     def forget(self) -> None:
         """End a batch: the next one begins with no files."""
-        self._sizes, self._left, self._completed = {}, set(), 0
+        self._sizes, self._left, self._completed, self._done = {}, set(), 0, {}
         self._bar.reset(self._task, total=0, name="", stage="")
 
     def open(self, sizes: Mapping[str, int] | None = None) -> None:
@@ -126,25 +137,36 @@ class Bar:
         self._bar.update(self._task, total=sum(self._sizes.values()))
 
     def begin(self, path: str) -> None:
-        """Show this file as the current one."""
+        """Show this file as a current one."""
+        self._done.setdefault(path, 0.0)
         number = len(self._sizes) - len(self._left) + 1
-        name = visible(os.path.basename(path))
+        names = visible(", ".join(map(os.path.basename, self._done)))
         of = f"{min(number, len(self._sizes))}/{len(self._sizes)} " if len(self._sizes) > 1 else ""
-        self._bar.update(self._task, name=f"{of}{name}", stage="")
+        self._bar.update(self._task, name=f"{of}{names}", stage="")
 
     def step(self, path: str, stage: str, done: int, of: int) -> None:
         """Show that `done` of the `of` modules (or tensors) of a stage are done."""
         begin, end = STAGES[stage]
         share = begin + (end - begin) * done / max(of, 1)
-        completed = self._completed + share * self._sizes.get(path, 0)
-        self._bar.update(self._task, stage=f"{stage} {done}/{of}", completed=completed)
+        self._done[path] = share * self._sizes.get(path, 0)
+        others = f" +{len(self._done) - 1}" if len(self._done) > 1 else ""
+        self._bar.update(self._task, stage=f"{stage} {done}/{of}{others}", completed=self._reached)
 
     def end(self, path: str) -> None:
         """Count the file as processed, whatever its outcome."""
         if path in self._left:
             self._left.remove(path)
             self._completed += self._sizes[path]
-        self._bar.update(self._task, stage="", completed=self._completed)
+        self.leave(path)
+
+    def leave(self, path: str) -> None:
+        """The file is not computed any more."""
+        self._done.pop(path, None)
+        self._bar.update(self._task, stage="", completed=self._reached)
+
+    @property
+    def _reached(self) -> float:
+        return self._completed + sum(self._done.values())
 
     @contextmanager
     def hidden(self) -> Iterator[None]:

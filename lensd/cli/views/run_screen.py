@@ -6,10 +6,12 @@ import threading
 from collections.abc import Iterator
 from typing import Self
 
+from rich.cells import cell_len
+
 from lensd import __version__
 from lensd.cli import say
 from lensd.cli.views.batch_bar import STARTS_WORKER, describe_stop
-from lensd.cli.views.file_lines import ShortPaths, describe, plural, wrap
+from lensd.cli.views.file_lines import LEAST_PATH, ShortPaths, describe, shorten, wrap
 from lensd.cli.views.file_outcomes import FileOutcomes
 from lensd.cli.views.progress import Bar
 from lensd.cli.views.terminal import share_a_terminal
@@ -17,7 +19,7 @@ from lensd.config.model import Config
 from lensd.daemon.progress import ProgressObserver
 from lensd.logs import events as e
 from lensd.logs.sinks import NullSink
-from lensd.text import size, visible
+from lensd.text import plural, size, visible
 
 
 class RunScreen(ProgressObserver):
@@ -26,12 +28,12 @@ class RunScreen(ProgressObserver):
     def __init__(self, config: Config, *, verbose: bool = False) -> None:
         self._config = config
         self._bar = Bar()
-        self._paths = ShortPaths(config.watch)
+        self._paths = ShortPaths.of(config.watch)
         self._outcomes = FileOutcomes(self._bar, self._paths, verbose=verbose)
         self._lock = threading.Lock()  # for all below
         self._waiting: dict[str, str] = {}  # path -> why it is no job yet
         self._queued: set[str] = set()
-        self._has_worker = False
+        self._workers: set[int] = set()  # their pids
         if share_a_terminal():
             self.stdout = NullSink()
 
@@ -59,6 +61,9 @@ class RunScreen(ProgressObserver):
         self._bar.begin(path)
         self._bar.step(path, stage, done, of)
 
+    def ended(self, path: str) -> None:
+        self._bar.leave(path)
+
     def waiting(self, path: str, reason: str | None) -> None:
         with self._lock:
             if reason is None:
@@ -71,9 +76,9 @@ class RunScreen(ProgressObserver):
         with self._lock:
             match event:
                 case e.WorkerStarted():
-                    self._has_worker = True
+                    self._workers.add(event.pid)
                 case e.WorkerStopped() | e.WorkerCrashed():
-                    self._has_worker = False
+                    self._workers.discard(event.pid)
                 case e.FileDetected():
                     self._waiting.setdefault(event.path, "until it is quiet")
                 case e.FileSettled():
@@ -104,10 +109,11 @@ class RunScreen(ProgressObserver):
         width = self._bar.width
         match event:
             case e.DaemonBaseline() if event.files:
-                stay = "stays as it is" if event.files == 1 else "stay as they are"
+                is_one = event.files == 1
+                stay, them = ("stays as it is", "it") if is_one else ("stay as they are", "them")
                 text = (
                     f"  {plural(event.files)} in {event.watch} ({size(event.bytes)}) {stay} "
-                    "(existing: leave); `lensd once` compresses them"
+                    f"(existing: leave); `lensd once` compresses {them}"
                 )
                 self._print(wrap(text, width, "  "))
             case e.DaemonReady() if event.queued:
@@ -128,13 +134,19 @@ class RunScreen(ProgressObserver):
     def _show_state(self) -> None:
         """The last line, while no file is computed."""
         if self._queued:
-            self._bar.notice = "" if self._has_worker else STARTS_WORKER
+            self._bar.notice = "" if self._workers else STARTS_WORKER
         elif self._waiting:
-            path, reason = next(iter(self._waiting.items()))
-            others = f" (and {len(self._waiting) - 1:,} more)" if len(self._waiting) > 1 else ""
-            self._bar.notice = f"waiting{others}: {self._paths.path(path)}: {visible(reason)}"
+            self._bar.notice = self._describe_waiting()
         else:
             self._bar.notice = f"watching {plural(len(self._config.watch), 'folder')}"
+
+    def _describe_waiting(self) -> str:
+        """The first file that waits, and why: its path leaves room for the reason."""
+        path, reason = next(iter(self._waiting.items()))
+        others = f" (and {len(self._waiting) - 1:,} more)" if len(self._waiting) > 1 else ""
+        head, why = f"waiting{others}: ", f": {visible(reason)}"
+        space = self._bar.width - cell_len(head) - cell_len(why)
+        return f"{head}{shorten(self._paths.path(path), max(LEAST_PATH, space))}{why}"
 
     def stopped(self, left: int) -> None:
         self._bar.close()

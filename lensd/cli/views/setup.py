@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from lensd.cli import say
+from lensd.cli import say, show_line
 from lensd.config.first import is_same_disk
 from lensd.config.load import find_config
 from lensd.errors import ConfigError
-from lensd.text import size, visible
+from lensd.store.space import count_files
+from lensd.text import plural, size, visible
 
 if TYPE_CHECKING:
     from lensd.config.installations import Installation
@@ -23,31 +24,19 @@ if TYPE_CHECKING:
 def show_installations(found: Sequence[Installation]) -> None:
     """Print each program with its folders, and how many files are in these."""
     for program in found:
-        click.echo(visible(f"{program.program} in {program.folder}"), err=True)
+        show_line(f"{program.program} in {program.folder}", err=True)
         for path in program.loras:
             count, total = count_files([path])
-            click.echo(visible(f"  {path}: {describe_files(count, total)}"), err=True)
+            show_line(f"  {path}: {describe_files(count, total)}", err=True)
         if not program.loras:
             click.echo("  no folder for LoRAs yet", err=True)
     if not found:
         click.echo("No program that loads LoRAs was found.", err=True)
 
 
-def count_files(folders: Iterable[str]) -> tuple[int, int]:
-    """Return the number of .safetensors files in these folders and below, and their bytes."""
-    count = total = 0
-    for top in folders:
-        for folder, _, names in os.walk(top):
-            for name in names:
-                if name.endswith(".safetensors"):
-                    count += 1
-                    total += _size(os.path.join(folder, name))
-    return count, total
-
-
 def describe_files(count: int, total: int) -> str:
     """E.g. `1 file, 151.1 MB`."""
-    return f"{count:,} file{'' if count == 1 else 's'}, {size(total)}"
+    return f"{plural(count)}, {size(total)}"
 
 
 def warn_same_disk(archive: str, watched: Sequence[str]) -> None:
@@ -93,10 +82,3 @@ def _program() -> str:
     """The path of lensd: sudo may not find it by its name."""
     beside = os.path.join(os.path.dirname(sys.executable), "lensd")
     return beside if os.path.exists(beside) else "lensd"
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:  # deleted meanwhile, or a broken link
-        return 0

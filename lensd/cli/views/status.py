@@ -37,8 +37,15 @@ def lines(status: Status) -> Iterator[str]:
     yield f"files: {outcomes(totals.outcomes) or 'none yet'}"
     yield (
         f"bytes: {size(totals.saved_in_folders)} saved in the folders, "
-        f"{size(totals.held_by_archive)} held by the archive, net {size(totals.net)}"
+        f"{size(totals.held_by_archive)} held by the archive{describe_net(totals.net)}"
     )
+
+
+def describe_net(net: int) -> str:
+    """What folders and archive need together, compared with before lensd."""
+    if not net:
+        return ""
+    return f"; with them, {size(abs(net))} {'less' if net > 0 else 'more'} than before lensd"
 
 
 def describe_daemon(status: Status) -> str:
@@ -58,9 +65,9 @@ def describe_filesystem(found: Filesystem | Proof) -> str:
         None: "not proven yet",
     }[found.commits_by if isinstance(found, Filesystem) else found.way]
     leases = (
-        "leases prove something"
+        "leases work"
         if found.enforces_leases
-        else ("leases prove nothing: lensd waits longer, and copies originals")
+        else "leases do not work: lensd waits longer, and copies originals"
     )
     return f"{head}, {way}; {leases}"
 

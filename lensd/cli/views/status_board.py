@@ -7,8 +7,14 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from lensd.cli.views.file_lines import ShortPaths, join_shown, shorten, wrap
-from lensd.cli.views.status import Item, describe_cause, describe_daemon, describe_filesystem
+from lensd.cli.views.file_lines import ShortPaths, describe_rest, shorten, wrap
+from lensd.cli.views.status import (
+    Item,
+    describe_cause,
+    describe_daemon,
+    describe_filesystem,
+    describe_net,
+)
 from lensd.cli.views.terminal import console
 from lensd.config.model import Config
 from lensd.report.documents import Job, Status
@@ -21,11 +27,11 @@ MORE = "`lensd status --all` shows them"
 def board(status: Status, config: Config, *, everything: bool) -> Iterator[RenderableType]:
     """Lines for a terminal; long lists are cut short without `everything`."""
     width = console().width
-    for name, text in _facts(status):
+    paths = ShortPaths.of(config.watch)
+    for name, text in _facts(status, paths):
         first, *more = wrap(f"{name:<12}{visible(text)}", width, " " * 12)
         yield Text.assemble((first[:12], "bold"), first[12:])
         yield from more
-    paths = ShortPaths(config.watch)
     for title, items in (
         ("degraded folders", status.degraded),
         ("failed or quarantined", status.problems),
@@ -39,21 +45,21 @@ def board(status: Status, config: Config, *, everything: bool) -> Iterator[Rende
             yield Text(f"{title}: {len(items):,}", style="bold")
             found = [_describe(item, paths, width) for item in _first(items, everything)]
             yield from found
-            yield from join_shown([""] * (len(items) - len(found)), 0, MORE)
+            yield from describe_rest(len(items) - len(found), MORE)
 
 
 def _first(items: Sequence[Item], everything: bool) -> Sequence[Item]:
     return items if everything else items[:SHOWN]
 
 
-def _facts(status: Status) -> Iterator[tuple[str, str]]:
+def _facts(status: Status, paths: ShortPaths) -> Iterator[tuple[str, str]]:
     yield "daemon", describe_daemon(status)
     for watch in status.watch:
         yield "watch", f"{watch.path} ({watch.name}), mode {watch.mode}"
     for found in status.filesystems:
         yield "filesystem", describe_filesystem(found)
     for path in status.paused:
-        yield "paused", f"{path}; `lensd resume` ends the pause"
+        yield "paused", f"{paths.path(path)}; `lensd resume` ends the pause"
     if status.schedule and not status.schedule.open:
         yield "schedule", f"jobs start only in {status.schedule.window}"
     if status.held:
@@ -61,14 +67,7 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     totals = status.totals
     yield "files", outcomes(totals.outcomes) or "none yet"
     yield "saved", f"{size(totals.saved_in_folders)} in the folders"
-    yield "archive", f"{size(totals.held_by_archive)} of originals{_describe_net(totals.net)}"
-
-
-def _describe_net(net: int) -> str:
-    """What folders and archive need together, compared with before lensd."""
-    if not net:
-        return ""
-    return f"; with them, {size(abs(net))} {'less' if net > 0 else 'more'} than before lensd"
+    yield "archive", f"{size(totals.held_by_archive)} of originals{describe_net(totals.net)}"
 
 
 def _describe(item: Item, paths: ShortPaths, width: int) -> str:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table
+
+from lensd.cli import fold
 
 # For a pipe: no line that a script reads is wrapped.
 PIPE_WIDTH = 10_000
@@ -43,12 +47,29 @@ def table(*columns: str, numbers: tuple[str, ...] = (), **options: Any) -> Table
     return result
 
 
-def show(*parts: RenderableType, stderr: bool = False) -> None:
-    """Print lines and tables one below the other. A line of text is not wrapped."""
+def columns_for_names(
+    names: Sequence[str], rows: Callable[[Sequence[str]], Table], out: Console
+) -> int:
+    """The columns that the names in the first column of the table `rows(names)` may take."""
+    unlimited = out.options.update(max_width=PIPE_WIDTH)
+    excess = out.measure(rows(names), options=unlimited).maximum - out.width
+    return max(map(cell_len, names)) - max(0, excess)
+
+
+def show(*parts: RenderableType, stderr: bool = False, folds: bool = False) -> None:
+    """Print lines and tables one below the other; `folds` as in `show_all`."""
+    show_all(parts, stderr=stderr, folds=folds)
+
+
+def show_all(parts: Iterable[RenderableType], *, stderr: bool = False, folds: bool = False) -> None:
+    """Print lines and tables one below the other.
+
+    `folds`: at a terminal, a long line of text becomes several, without a broken word.
+    """
     out = console(stderr=stderr)
     for part in parts:
         if isinstance(part, str):
-            click.echo(part, err=stderr)
+            click.echo(fold(part) if folds and out.is_terminal else part, err=stderr)
         elif out.is_terminal:
             out.print(part)
         else:

@@ -41,36 +41,28 @@ function factsOf(file) {
 // file: as `filesOf` makes it; shared: the values that its numbers name.
 function showFile(file, shared) {
   byId("facts").replaceChildren(...factsOf(file));
-  showRanks(file, shared);
-  showSpectrum(file, shared);
+  showChart("ranks", file, ([names, before, after]) => describeRanks(shared[names], shared[before], after));
+  showChart("spectrum", file, ([ranks, energy]) => describeSpectrum(shared[ranks], energy.map((e) => e / 100000)));
 }
 
-function showRanks(file, shared) {
-  byId("ranks").hidden = byId("ranks-details").hidden = file.ranks === null;
-  if (file.ranks === null) {
-    removeChart("ranks");
-    byId("ranks-text").textContent = whyMissing(file);
-    return;
-  }
-  const [names, before, after] = [shared[file.ranks[0]], shared[file.ranks[1]], file.ranks[2]];
+// draw(values) draws the chart and returns the text below it.
+function showChart(id, file, draw) {
+  const values = file[id];
+  byId(id).hidden = byId(`${id}-details`).hidden = values === null;
+  if (values === null) removeChart(id);
+  byId(`${id}-text`).textContent = values === null ? whyMissing(file) : draw(values);
+}
+
+function describeRanks(names, before, after) {
   drawRanks(names, before, after);
-  byId("ranks-text").textContent =
-    `Median rank of the modules in each of ${names.length} blocks: ` +
+  return `Median rank of the modules in each of ${names.length} blocks: ` +
     `${spread(before)} before, ${spread(after)} after.`;
 }
 
-function showSpectrum(file, shared) {
-  byId("spectrum").hidden = byId("spectrum-details").hidden = file.spectrum === null;
-  if (file.spectrum === null) {
-    removeChart("spectrum");
-    byId("spectrum-text").textContent = whyMissing(file);
-    return;
-  }
-  const ranks = shared[file.spectrum[0]], energy = file.spectrum[1].map((e) => e / 100000);
+function describeSpectrum(ranks, energy) {
   drawSpectrum(ranks, energy);
   const enough = ranks[energy.findIndex((e) => e >= 0.99)];
-  byId("spectrum-text").textContent =
-    `The first ${enough} of ${ranks[ranks.length - 1]} ranks of all modules contain 99 % of the file's energy` +
+  return `The first ${enough} of ${ranks[ranks.length - 1]} ranks of all modules contain 99 % of the file's energy` +
     (ranks.includes(enough - 1) || enough === 1 ? "." : "; a few ranks less may be enough.");
 }
 

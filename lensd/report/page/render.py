@@ -18,10 +18,11 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lensd.report.documents import Ratio
+from lensd.report.history import History
 from lensd.report.page.packing import pack
 from lensd.report.period import Period
-from lensd.report.record import History
-from lensd.report.summary import FAILED, in_period, local_time, summarize
+from lensd.report.summary import FAILED, summarize
+from lensd.report.sums import local_time
 from lensd.text import outcomes, size, visible, visible_lines
 
 STYLES = ("vendor/uPlot.min.css", "page.css")
@@ -35,7 +36,7 @@ MUCH = 3.0  # from this ratio on, "smaller" is coloured
 def html(history: History, period: Period, now: dt.datetime, version: str) -> str:
     """The text of the page, for a file in UTF-8."""
     document = summarize(history, period, now, version)
-    records = in_period(history.records, period)
+    records = list(history.records.select(period))
     style, library, script = _read(STYLES), _read(LIBRARY), _read(SCRIPTS)
     return (
         environment(now.tzinfo)

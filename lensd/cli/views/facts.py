@@ -1,0 +1,42 @@
+"""Prints what `lensd check` found: facts with their labels, and sentences."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import click
+
+from lensd.cli import show_line
+from lensd.cli.views.file_lines import wrap
+from lensd.cli.views.terminal import console, is_for_people
+from lensd.text import visible
+
+
+class Fact(NamedTuple):
+    """A text with a label of 8 characters at most; "" continues the fact before."""
+
+    label: str
+    text: str
+
+
+class Sentence(NamedTuple):
+    """`is_exact`: a terminal shortens no word of it, since a person may copy a command."""
+
+    text: str
+    is_exact: bool = False
+
+
+Found: TypeAlias = Fact | Sentence
+
+
+def show_found(found: Found) -> None:
+    """Print it; a terminal gets the text of each fact in one column."""
+    if isinstance(found, Fact):
+        head = f"  {found.label:<8} "
+        line, indent = visible(head + found.text), len(head)
+    else:
+        line, indent = visible(found.text), 2
+    if is_for_people() and not (isinstance(found, Sentence) and found.is_exact):
+        click.echo("\n".join(wrap(line, console().width, " " * indent)))
+    else:
+        show_line(line)
