@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CONFTEST = Path(__file__).with_name("conftest.py")
 
 INNER = """
@@ -31,6 +33,7 @@ def test_a_test_has_an_empty_home(home: Path) -> None:
     assert not [name for name in os.environ if name.startswith("XDG_") and name.endswith("_HOME")]
 
 
+@pytest.mark.slow
 def test_only_a_test_that_writes_to_the_real_home_fails(tmp_path: Path) -> None:
     """Run for real in a pytest of its own, whose real home is a folder here."""
     real = tmp_path / "real"

@@ -173,7 +173,7 @@ def test_a_daemon_goes_on(old: Old) -> None:
     """
     before_it = _files(old)
     half, queued = (old.loras / f"{name}.safetensors" for name in ("half", "queued"))
-    with old.daemon() as daemon:
+    with old.daemon(forked=True) as daemon:
         done = [("file.compressed", f"loras/{path.name}") for path in (half, queued)]
         wait_until(lambda: set(done) <= set(old.ends()), "both are compressed")
         wait_until(lambda: [] != old.status()["waiting"], "the unfinished download is seen")

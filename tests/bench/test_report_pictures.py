@@ -20,7 +20,8 @@ def test_all_are_drawn(tmp_path: Path, bench: ModuleType, name: str) -> None:
     except NoBrowser as missing:
         pytest.skip(str(missing))
     phones = 2 * report_pictures.PHONE
-    for kind, width in (("", bench.WIDTH), ("-file", bench.WIDTH), ("-phone", phones)):
+    widths = {"": bench.WIDTH, "-dark": bench.WIDTH, "-file": bench.WIDTH, "-phone": phones}
+    for kind, width in widths.items():
         head = (tmp_path / f"{name}{kind}.png").read_bytes()[:24]
         assert head.startswith(b"\x89PNG")
         assert int.from_bytes(head[16:20]) == width

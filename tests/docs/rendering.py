@@ -18,11 +18,12 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bench import pictures_tables, tables
+from bench import pictures_tables, scale_table, tables
 from lensd.cli import COMMANDS, main
-from lensd.config.document import Document, Settings, WatchEntry
+from lensd.config.document import Document
 from lensd.config.installations import PROGRAMS as INSTALLATIONS
 from lensd.config.messages import section_at
+from lensd.config.settings import Settings, WatchEntry
 from lensd.daemon import app
 from lensd.errors import DegradedReason, Outcome, Reason
 from lensd.logs.schema import log_schema
@@ -233,6 +234,8 @@ def owners() -> Iterator[str]:
 
 RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "adapters": adapters,
+    "batch client": scale_table.client,
+    "collections": scale_table.table,
     "commands": commands,
     "configuration": configuration,
     "degraded": degraded,
@@ -245,6 +248,7 @@ RENDERERS: dict[str, Callable[[], Iterator[str]]] = {
     "metrics": metrics,
     "models": tables.models,
     "namings": namings,
+    "one core": scale_table.one_core,
     "owners": owners,
     "portability": portability,
     "processor": tables.processor,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lensd.config.document import WatchEntry
+from lensd.config.settings import WatchEntry
 from tests.docs.rendering import REPOSITORY
 from tests.support.home_server import HomeServer, Seen
 from tests.support.limits import PATIENCE

@@ -42,7 +42,7 @@ RUN = {
 # Pages whose own test runs them.
 OWN = {
     f"docs/{name}.md": f"tests/docs/test_{name}.py"
-    for name in ("companions", "monitoring", "report", "syncing", "web")
+    for name in ("cluster", "companions", "monitoring", "report", "scale", "syncing", "web")
 }
 # What nothing can run here, and why.
 NOT_RUN = {

@@ -36,7 +36,7 @@ def test_first_steps_compress_and_restore(home_server: Path) -> None:
     before = Seen.of(lora)
     steps, log = shell.scripts("README.md", "A first configuration")[1:]
     said = shell.output(steps, home_server)
-    assert "1 files" in said
+    assert "1 file" in said
     assert "1 compressed" in said
     assert lora.stat().st_size < before.size
     _read_log(home_server, lora, log)
@@ -65,7 +65,7 @@ def test_single_file_commands_work(home_server: Path) -> None:
 def test_the_two_commands(home_server: Path) -> None:
     """The dry run and the daemon of the first screen work; SIGTERM ends the daemon."""
     dry, daemon = TOP_COMMANDS.splitlines()
-    assert "1 files" in shell.output(dry, home_server)
+    assert "1 file" in shell.output(dry, home_server)
     script = f"timeout 60 {daemon.partition('#')[0]} & "
     script += "until grep -qs daemon.ready lensd.log; do sleep 0.1; done; kill %1; wait %1 || true"
     shell.output(script, home_server)
@@ -109,10 +109,11 @@ def test_make_targets_exist() -> None:
     assert "`make test`" in README.read_text(encoding="utf-8")
 
 
-def test_benchmarks_exist() -> None:
-    """Each `python -m bench.NAME` in the documentation names a module."""
+def test_modules_exist() -> None:
+    """Each `python -m NAME` in the documentation names a module of the project, or venv."""
     for page in (README, *(REPOSITORY / "docs").rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         for name in re.findall(r"python -m ([a-z0-9_.]+)", text):
-            if name != "venv":
-                assert (REPOSITORY / f"{name.replace('.', '/')}.py").is_file(), name
+            module = REPOSITORY / name.replace(".", "/")
+            files = module.with_suffix(".py"), module / "__main__.py"
+            assert name == "venv" or any(file.is_file() for file in files), name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from safetensors.torch import load_file as load_torch_file
 from lensd.lora import marks
 from tests.docs import markdown
 from tests.docs.rendering import REPOSITORY
+from tests.support import prepared
 from tests.support.realistic import small_lora
 
 PAGE = (REPOSITORY / "docs/formats.md").read_text(encoding="utf-8")
@@ -38,10 +37,9 @@ class Outputs:
     def of(self, mode: str) -> Path:
         out = self.made.path.with_name(f"{mode}.safetensors")
         if not out.exists():
-            command = [sys.executable, "-m", "lensd", "compress", str(self.made.path)]
             options = ["--encodings", "float8"] if mode == "float8" else ["--mode", mode]
-            command += [*options, "-o", str(out)]
-            subprocess.run(command, check=True, capture_output=True)
+            words: list[str | Path] = ["compress", self.made.path, *options, "-o", out]
+            prepared.run(words, self.made.path.parent).check_returncode()
         return out
 
 

@@ -51,7 +51,7 @@ def test_command_lines_parse(
     for word in words[1:]:  # some verbs want files that are there
         if not word.startswith(("/", "-")):
             path = tmp_path / word
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     if words[0].startswith("-"):
         assert words[0] in ("--version", "--help"), f"{page}: {command}"

@@ -19,7 +19,15 @@ from tests.support.home_server import HomeServer
 from tests.support.limits import PATIENCE
 
 PAGE = (REPOSITORY / "docs/report.md").read_text(encoding="utf-8")
-BLOCKS = [block.text for block in markdown.blocks(PAGE) if block.language == "sh"]
+BLOCKS = [
+    pytest.param(
+        block.text,
+        id=block.text.splitlines()[0],
+        marks=pytest.mark.slow if "--plot" in block.text else (),  # it imports matplotlib
+    )
+    for block in markdown.blocks(PAGE)
+    if block.language == "sh"
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +59,7 @@ def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0])
+@pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_runs(folder: Path, block: str) -> None:
     """Without an error; what it writes is there and not empty."""
     lines = block.splitlines()
@@ -73,5 +81,5 @@ def test_logs_of_the_page_are_all_read(folder: Path) -> None:
 
 def test_pictures_are_there() -> None:
     """Real PNGs, which `python -m bench.report_pictures` makes."""
-    for name in ("report.png", "report-file.png"):
+    for name in ("report.png", "report-dark.png", "report-file.png"):
         assert (REPOSITORY / "docs/pictures" / name).read_bytes().startswith(b"\x89PNG")

@@ -51,6 +51,6 @@ def test_a_block_serves_the_page(tmp_path: Path, block: str) -> None:
 
 def test_pictures_are_there() -> None:
     """Real PNGs, which `python -m bench.web_pictures` makes."""
-    for name in ("web.png", "web-phone.png", "web-file.png"):
+    for name in ("web.png", "web-dark.png", "web-phone.png", "web-file.png"):
         assert (REPOSITORY / "docs/pictures" / name).read_bytes().startswith(b"\x89PNG")
         assert f"pictures/{name}" in PAGE

@@ -33,6 +33,7 @@ RETIRED = {
     "restored": ["had back"],
 }  # fmt: skip
 PHRASES = {tuple(phrase.split()): say for say, phrases in RETIRED.items() for phrase in phrases}
+BY_FIRST_WORD = {first: [p for p in PHRASES if p[0] == first] for first, *_ in PHRASES}
 FILES = ("lensd/**/*.py", "lensd/**/*.js", "lensd/**/*.html", "README.md", "docs/*.md")
 WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+(?:'s\b)?|[A-Z]+")  # of OneName and ONE_NAME
 
@@ -71,8 +72,8 @@ def uses(text: str) -> Iterator[Use]:
         for number, line in enumerate(text.splitlines(), 1)
         for found in WORD.finditer(line)
     ]
-    for at, (_, line) in enumerate(words):
-        for phrase in PHRASES:
+    for at, (word, line) in enumerate(words):
+        for phrase in BY_FIRST_WORD.get(word, ()):
             if phrase == tuple(word for word, _ in words[at : at + len(phrase)]):
                 yield Use(" ".join(phrase), line)
 

@@ -43,9 +43,10 @@ class Writer:
 
 
 def _run(*command: str, kill_after: float | None = None, may_fail: bool = False) -> None:
-    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+    pipe, both = subprocess.PIPE, subprocess.STDOUT  # aria2c reports on stdout
+    with subprocess.Popen(command, stdout=pipe, stderr=both, start_new_session=True) as process:
         try:
-            _, said = process.communicate(timeout=kill_after)
+            said, _ = process.communicate(timeout=kill_after)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.wait()
@@ -106,7 +107,7 @@ def _curl(*options: str, cut: bool = False, kill: bool = False) -> Callable[[Cas
 def _aria2(allocation: str, *, kill: bool = False) -> Callable[[Case], None]:
     def write(case: Case) -> None:
         url = f"{case.server}/{'stall' if kill else 'slow'}/{case.truth.name}"
-        command = ["aria2c", "-q", "--no-conf", f"--file-allocation={allocation}"]
+        command = ["aria2c", "--no-conf", "--summary-interval=0", f"--file-allocation={allocation}"]
         command += ["-d", str(case.target.parent), "-o", case.target.name, url]
         if not kill:
             _run(*command)

@@ -4,9 +4,9 @@
 line is a plan in JSON: `top` (with `loras` and `state`), `archive`, `log`, `answers` (for
 worker.py), `kill` (what worker.py is to do), `refuse` (calls that the kernel is to refuse), `quiet`
 seconds, `redo` (compress again what is compressed), `retry` (try again what failed), `asks` (a
-request, which is all that it does then) and `verify` (say what is wrong at the end). It answers
-with the process's number, which waits for one byte more (so that strace can come), and when it has
-ended with its exit status.
+request, which is all that it does then), `keep` (which originals `prune` keeps) and `verify` (say
+what is wrong at the end). It answers with the process's number, which waits for one byte more (so
+that strace can come), and when it has ended with its exit status.
 
 What is missing against `lensd once` is the configuration and torch; recovery, intake, job, commit,
 ledger, archive and the worker's protocol are the real ones.
@@ -35,6 +35,7 @@ from lensd.errors import StorageError
 from lensd.jobs import compress, rebuild, recover
 from lensd.jobs.context import JobContext
 from lensd.jobs.filesystems import Filesystems
+from lensd.jobs.gone_files import GoneFiles
 from lensd.jobs.verify import Verifier
 from lensd.logs.events import Event
 from lensd.lora.parameters import Parameters
@@ -42,6 +43,7 @@ from lensd.store.archive import Archive
 from lensd.store.json_lines import encode
 from lensd.store.lease import block_lease_signal
 from lensd.store.ledger import Ledger, Outcome
+from lensd.watcher import root_identity
 from lensd.watcher.baseline import record_baseline
 from lensd.watcher.intake import Intake
 from lensd.watcher.intake_recorder import IntakeRecorder
@@ -51,6 +53,7 @@ from lensd.watcher.settle import Settler
 from lensd.worker import isolated
 from lensd.worker.supervisor import Worker
 from tests.faults import worker
+from tests.support.jobs import finish
 
 # Moments: the opening of these fails, and shows in a trace.
 OPENED = "/lensd-test-ledger-is-open"
@@ -132,12 +135,11 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
     inbox = Inbox()
     archive = Archive(plan["archive"], {folder.name: folder.root})
     move_tracker = MoveTracker([folder], ledger, archive, log)
+    command = (*isolated.command(worker.__name__), plan["answers"], plan["kill"])
+    process = Worker(command, log, 20, 20, nice=0)
     context = JobContext(
         ledger=ledger,
         archive=archive,
-        worker=Worker(
-            (*isolated.command(worker.__name__), plan["answers"], plan["kill"]), log, 20, 20, nice=0
-        ),
         log=log,
         device="cpu",
         quiet_seconds=plan["quiet"],
@@ -158,6 +160,8 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
         recorder = IntakeRecorder([folder], ledger, log, SimpleQueue())
         intake = Intake([folder], Settler.new(0, 0), ledger, archive, move_tracker, recorder)
         record_baseline(folder, ledger, move_tracker)
+        if ledger.roots.get_identity(folder.root) is None:
+            ledger.roots.set_identity(folder.root, *root_identity.probe(folder.root).identity)
         if plan["redo"]:
             do_again(ledger)
         if plan["retry"]:
@@ -171,13 +175,13 @@ def work(plan: dict[str, Any], log: Callable[[Event], None]) -> None:
             intake.step(time.monotonic())
             entry = ledger.jobs.next_queued()
             if entry is not None:
-                compress.process(entry, Settings(), context, 0.0)
+                finish(compress.process(entry, Settings(), context, 0.0), process)
             else:
                 patience -= 1
         if plan["verify"]:
             verify(ledger, archive, log)
     finally:
-        context.worker.stop("idle")
+        process.stop("idle")
         ledger.close()
 
 
@@ -186,9 +190,12 @@ def ask(plan: dict[str, Any], folder: Folder, context: JobContext) -> None:
     if plan["asks"] == {"verb": "verify"}:
         verify(context.ledger, context.archive, context.log)
         return
+    if plan["asks"] == {"verb": "look"}:
+        GoneFiles(context.ledger, context.archive, context.log).look()
+        return
     config: Any = SimpleNamespace(
         watch=[folder],
-        archive=ArchiveConfig(path=context.archive.root, keep_days=30),
+        archive=ArchiveConfig(path=context.archive.root, **plan["keep"]),
         settle=SimpleNamespace(quiet_seconds=plan["quiet"]),
     )
     handler = RequestHandler(

@@ -63,8 +63,8 @@ PROMISES = {
     "immutable": "A file that is immutable or append-only (`chattr`) is left alone with a reason "
     "that says so, and leaves no copy in the archive",
     "undo killed": "After a kill between any two system calls of `restore`, `restore --purge`, "
-    "`once --redo`, `prune`, or of following a rename onto another output, no bytes are lost; the "
-    "next start completes it or takes it back, `lensd verify` finds no fault, and a restored file "
-    "is not compressed again",
+    "`once --redo`, `prune` (also with `--deleted` or `max_size`), of the look for deleted files, "
+    "or of following a rename onto another output, no bytes are lost; the next start completes it "
+    "or takes it back, `lensd verify` finds no fault, and a restored file is not compressed again",
     "undo": "`lensd restore` brings back exact bytes, mode, owner, date and attributes",
 }

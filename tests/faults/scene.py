@@ -141,6 +141,7 @@ class Scene:
         self.trace = beside.with_name(f"{beside.name}.trace")
         self.redo = False
         self.asks: Request = {}
+        self.keep: dict[str, int] = {}
         self._server = Server(beside.with_name(f"{beside.name}.stderr"))
         self.kept = beside.with_name(f"{beside.name}.state")  # a ledger that knows the empty folder
         for folder in self._folders:
@@ -164,7 +165,7 @@ class Scene:
         shutil.copytree(self.kept, self.top / "state", dirs_exist_ok=True)
         self.log.unlink(missing_ok=True)
         self.path.parent.mkdir()
-        self.redo, self.asks = False, {}
+        self.redo, self.asks, self.keep = False, {}, {}
         if self.story == "older":
             self.drop(self.prepared.newer)
             self.run()
@@ -205,13 +206,13 @@ class Scene:
                 "top": str(self.top), "archive": str(self.archive), "log": str(self.log),
                 "answers": str(self.prepared.answers), "refuse": self.refuse,
                 "quiet": self.quiet, "kill": kill, "redo": self.redo,
-                "retry": retry, "asks": self.asks, "verify": verify,
+                "retry": retry, "asks": self.asks, "verify": verify, "keep": self.keep,
             },
             self._tracer(does, traced),
             at_stop,
             then,
         )  # fmt: skip
-        self.redo, self.asks = False, {}
+        self.redo, self.asks, self.keep = False, {}, {}
         said = self.log.read_bytes()[before:] if self.log.exists() else b""
         return Ran(code, [json.loads(text) for text in said.splitlines()], errors)
 

@@ -115,12 +115,12 @@ def _run(server: HomeServer, cases: list[Case]) -> None:
             daemon.kill()
         with server.daemon() as daemon:
             _read_until(daemon, lambda: _share(writing) == 1, 600)
+            for future in writing:  # a writer that failed leaves an incomplete file
+                future.result()
             expected = {str(c.target): c.kind for c in cases if WRITERS[c.kind].expected != "cut"}
             _read_until(daemon, lambda: not _missing(server, expected), 60 + UNPROVEN)
             assert _missing(server, expected) == {}
             _read_until(daemon, lambda: False, UNPROVEN + 2)  # what was cut off has had its chance
-    for future in writing:
-        future.result()
 
 
 class Job(NamedTuple):

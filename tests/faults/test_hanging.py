@@ -7,9 +7,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -173,6 +174,59 @@ def test_a_job_in_the_folder(server: Home, nas: BindFs) -> None:
     assert daemon.of(path).count("file.compressed") == 1
     assert Seen.of(server.archive / "nas/held.safetensors").sha256 == before.sha256
     assert not any(nas.source.glob(".lensd*"))
+
+
+def test_jobs_in_two_folders_that_hang_at_once(server: Home, nas: BindFs) -> None:
+    """With two processes: both jobs are left to their threads, and the third folder goes on."""
+    folders = (server.nas, server.top / "usb")
+    server.configure(
+        watch=[{"path": str(folder)} for folder in (*folders, server.loras)],
+        worker={"processes": 2},
+    )
+    with BindFs(server.top / "usb-source", folders[1]) as usb, server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        held = _hold_a_job_in_each(server, daemon, folders)
+        for disk in (nas, usb):
+            disk.hang()
+        for worker in held.workers:
+            os.kill(worker, signal.SIGCONT)
+        lines = [daemon.wait_for_event("daemon.degraded", HANGS_SECONDS) for _ in folders]
+        assert {line["path"] for line in lines} == {str(folder) for folder in folders}
+        assert {line["reason"] for line in lines} == {"not_responding"}
+        others = [server.put(server.loras, f"{n}.safetensors", 10 + n) for n in range(2)]
+        daemon.wait_for_files(others, "file.compressed")
+
+        for disk in (nas, usb):
+            disk.answer()
+        daemon.wait_for_files(held.before, "file.compressed")
+        assert stop(daemon) < STOP_SECONDS
+        for path, before in held.before.items():
+            assert daemon.of(path).count("file.compressed") == 1
+            archived = server.archive / path.relative_to(server.top)
+            assert Seen.of(archived).sha256 == before.sha256
+            assert not any(path.parent.glob(".lensd*"))
+
+
+class Held(NamedTuple):
+    """The worker processes, which are stopped, and the files of their jobs as they are before."""
+
+    workers: list[int]
+    before: dict[Path, Seen]
+
+
+def _hold_a_job_in_each(server: Home, daemon: RunningDaemon, folders: Sequence[Path]) -> Held:
+    assert server.lensd("pause").returncode == 0
+    first = [server.put(folder, "first.safetensors", n) for n, folder in enumerate(folders)]
+    daemon.wait_for_files(first, "file.settled")
+    assert server.lensd("resume").returncode == 0
+    workers = [int(daemon.wait_for_event("worker.started")["pid"]) for _ in folders]
+    wait_until(lambda: not server.status()["running"] + server.status()["queued"], "idle")
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
+    paths = [server.put(folder, "held.safetensors", 5 + n) for n, folder in enumerate(folders)]
+    before = {path: Seen.of(path) for path in paths}
+    wait_until(lambda: all(any(f.glob(".lensd*")) for f in folders), "both jobs run")
+    return Held(workers, before)
 
 
 def test_a_start_while_it_hangs(server: Home, nas: BindFs) -> None:

@@ -1,4 +1,4 @@
-"""Killed at each call of what takes a commit back or follows it: restore, redo, prune, a rename.
+"""Killed at each call of what takes a commit back or follows it: restore, redo, prune, ...
 
 After the kill each byte string is under the name, in the archive or in `rescued/`. One plain start
 later all is in order, `lensd verify` finds no fault, and a restored file is not compressed again.
@@ -7,8 +7,11 @@ later all is in order, `lensd verify` finds no fault, and a restored file is not
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -55,25 +58,52 @@ def redo(scene: Scene) -> None:
     scene.redo = True
 
 
-def prune(scene: Scene) -> None:
-    """Two originals."""
+def compress_two(scene: Scene) -> Path:
+    """Two files, whose originals are old; the path of the older one."""
     other = scene.path.with_name(OTHER)
     scene.run()
     os.rename(scene.path, other)
     scene.drop(scene.prepared.newer)
     scene.run()
-    for path in (scene.path, other):
-        age(SimpleNamespace(loras=scene.top / "loras", state=scene.top / "state"), path, 40)
-    scene.asks = {"verb": "prune"}
+    for days, path in ((40, scene.path), (50, other)):
+        age(SimpleNamespace(loras=scene.top / "loras", state=scene.top / "state"), path, days)
+    return other
+
+
+def prune(scene: Scene) -> None:
+    """Both originals are old enough."""
+    compress_two(scene)
+    scene.asks, scene.keep = {"verb": "prune"}, {"keep_days": 30}
+
+
+def prune_deleted(scene: Scene) -> None:
+    """The newer file was deleted by its owner."""
+    compress_two(scene)
+    scene.path.unlink()
+    scene.asks = {"verb": "prune", "deleted": True}
+
+
+def shrink(scene: Scene) -> None:
+    """The archive may hold one of the two."""
+    compress_two(scene)
+    scene.asks, scene.keep = {"verb": "prune"}, {"max_size": len(scene.prepared.original)}
+
+
+def find_deleted(scene: Scene) -> None:
+    """The newer file was deleted, and the older one, known as deleted, is there again."""
+    other, away = compress_two(scene), scene.top / "away"
+    other.rename(away)
+    scene.asks = {"verb": "look"}
+    scene.run()
+    require(len(gone(scene)) == 1, "the older file is not known as deleted")
+    away.rename(other)
+    scene.path.unlink()
+    scene.asks = {"verb": "look"}
 
 
 def rename_onto(scene: Scene) -> None:
     """The output takes the name of another output."""
-    other = scene.path.with_name(OTHER)
-    scene.run()
-    os.rename(scene.path, other)
-    scene.drop(scene.prepared.newer)
-    scene.run()
+    other = compress_two(scene)
     require(len(scene.originals) == 2, "two files were to be compressed")
     os.rename(scene.path, other)
 
@@ -99,16 +129,55 @@ def is_compressed(scene: Scene) -> None:
 
 def is_pruned(scene: Scene) -> None:
     """One prune more, and the originals are gone, for the ledger too."""
-    for path, original in (
-        (scene.path, scene.prepared.newer),
-        (scene.path.with_name(OTHER), scene.prepared.original),
-    ):
+    for path, original in both(scene):
         require(path.read_bytes() == scene.prepared.output(original), "the output is not there")
-    scene.asks = {"verb": "prune"}
+    scene.asks, scene.keep = {"verb": "prune"}, {"keep_days": 30}
+    leaves(scene, [])
+
+
+def leaves(scene: Scene, originals: list[bytes]) -> None:
+    """The command once more, and the archive and the ledger have these originals alone."""
     ran = scene.run()
     require(ran.code == 0, f"the next prune ended with {ran.code}: {ran.errors}")
-    require(not scene.originals, "not pruned")
-    require(not [r for r in scene.rows() if r["archive_path"]], "the ledger counts on one")
+    require(originals == scene.originals, f"{len(scene.originals)} originals are left")
+    known = [row["sha256_in"] for row in scene.rows() if row["archive_path"]]
+    require(known == list(map(sha, originals)), "the ledger counts on others")
+
+
+def is_pruned_of_deleted(scene: Scene) -> None:
+    require(not scene.path.exists(), "the deleted file is back")
+    scene.asks = {"verb": "prune", "deleted": True}
+    leaves(scene, [scene.prepared.original])
+
+
+def is_shrunk(scene: Scene) -> None:
+    for path, original in both(scene):
+        require(path.read_bytes() == scene.prepared.output(original), "the output is not there")
+    scene.asks, scene.keep = {"verb": "prune"}, {"max_size": len(scene.prepared.original)}
+    leaves(scene, [scene.prepared.newer])
+
+
+def is_found(scene: Scene) -> None:
+    """One look more, and the ledger names the deleted file alone; a further one has no news."""
+    for _ in range(2):
+        scene.asks = {"verb": "look"}
+        ran = scene.run()
+        require(ran.code == 0, f"the next look ended with {ran.code}: {ran.errors}")
+    require(not ran.lines, f"a further look logs {ran.lines}")
+    newer = [row["job_id"] for row in scene.rows() if row["sha256_in"] == sha(scene.prepared.newer)]
+    require(gone(scene) == newer, f"the ledger names {gone(scene)}")
+
+
+def gone(scene: Scene) -> list[str]:
+    """The jobs of the files that the ledger knows as deleted."""
+    with closing(sqlite3.connect(scene.top / "state/ledger.sqlite3")) as db:
+        return [job_id for (job_id,) in db.execute("SELECT job_id FROM gone")]
+
+
+def both(scene: Scene) -> list[tuple[Path, bytes]]:
+    """Both files, and what was their original."""
+    other = scene.path.with_name(OTHER)
+    return [(scene.path, scene.prepared.newer), (other, scene.prepared.original)]
 
 
 def has_followed(scene: Scene) -> None:
@@ -136,6 +205,9 @@ CASES = {
     "prune": Case(prune, is_pruned, {}),
     "prune, archive elsewhere": Case(prune, is_pruned, ELSEWHERE),
     "prune, no lease": Case(prune, is_pruned, {"refuse": ["lease"]}),
+    "prune --deleted": Case(prune_deleted, is_pruned_of_deleted, {}),
+    "prune, max_size": Case(shrink, is_shrunk, {}),
+    "look for deleted files": Case(find_deleted, is_found, {}),
     "renamed onto another output": Case(rename_onto, has_followed, {}),
     "renamed onto another output, archive elsewhere": Case(rename_onto, has_followed, ELSEWHERE),
 }
@@ -206,10 +278,15 @@ def _bytes_of(scene: Scene) -> set[bytes]:
 
 
 def _expendable(scene: Scene, case: Case) -> set[bytes]:
-    """What the command was to remove: outputs, and with `prune` the original."""
-    outputs = {scene.prepared.output(b) for b in (scene.prepared.original, scene.prepared.newer)}
-    originals = {scene.prepared.original, scene.prepared.newer}
-    return outputs | (originals if case.prepare is prune else set())
+    """What the command was to remove: outputs, and with `prune` originals."""
+    old, new = scene.prepared.original, scene.prepared.newer
+    originals: dict[Callable[[Scene], None], set[bytes]] = {
+        prune: {old, new},
+        prune_deleted: {new},
+        shrink: {old},
+    }
+    outputs = {scene.prepared.output(b) for b in (old, new)}
+    return outputs | originals.get(case.prepare, set())
 
 
 WRITTEN = ["restore", "restore, archive elsewhere", "once --redo", "restore, no lease"]

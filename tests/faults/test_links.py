@@ -140,7 +140,7 @@ def test_what_is_no_file_is_left_alone(server: HomeServer) -> None:
     """A pipe, a socket, devices, dangling and circular links, a second name: one line each."""
     made = {name: server.loras / f"{name}.safetensors" for name in
             ("pipe", "socket", "null", "disk", "dangling", "circle", "hardlink")}  # fmt: skip
-    with server.daemon() as daemon:
+    with server.daemon(forked=True) as daemon:
         daemon.wait_for_event("daemon.ready")
         os.mkfifo(made["pipe"])
         _make_socket(made["socket"])

@@ -54,7 +54,7 @@ class World:
         more = server.top / "more"
         more.mkdir()
         watch = [{"path": str(server.loras)}, {"path": str(more)}]
-        server.configure(watch=watch, keep_days=1)
+        server.configure(watch=watch, keep_days=1, worker={"processes": dice.choice((1, 2))})
         self.users = UserPrograms([server.loras, more], server.elsewhere, dice)
         self._clock = clock.Clock(server.top / "clock")
         self._daemon: RunningDaemon | None = None

@@ -34,7 +34,8 @@ from lensd.lora.tensor_spec import ITEM_SIZE, TensorSpec
 from lensd.store.identity import Identity
 from lensd.worker import isolated
 from lensd.worker.request import Bug, CompressRequest, CompressResult, Refused
-from lensd.worker.supervisor import Worker, WorkerLost
+from lensd.worker.supervisor import Worker
+from lensd.worker.workers import WorkerLost
 from tests.lora import making
 
 SECONDS = 30.0
@@ -350,7 +351,8 @@ class Runner:
             if answer.reason in (Reason.VERIFY_FAILED, Reason.OUT_OF_MEMORY, Reason.IO_ERROR):
                 raise BrokenError(answer.message)
             return Case(what, answer.reason, seconds, memory)
-        _check(self.source, self.out, answer)
+        assert isinstance(answer, CompressResult)
+        check(self.source, self.out, answer)
         return Case(what, "compressed", seconds, memory)
 
     def stop(self) -> None:
@@ -396,20 +398,20 @@ def _peak_bytes(process: psutil.Process) -> int:
     return int(found[1]) * 1024
 
 
-def _check(source: Path, out: Path, answer: CompressResult) -> None:
+def check(source: Path, out: Path, answer: CompressResult) -> None:
     """The output has no larger rank, and the error that the worker measured.
 
     Delta weights are formed here with the safetensors library and float64 products alone. Files
-    with larger ones are left out.
+    with larger ones are left out. Modules with alpha 0 do not count: programs disagree about what
+    they mean, and lensd copies them.
     """
     before, after = load_file(source), load_file(out)
-    modules = read_layout(
-        {k: TensorSpec(NAMES[t.dtype], tuple(t.shape)) for k, t in before.items()}
-    )
-    if sum(m.out_features * m.in_features for m in modules.modules) > CHECKED_ELEMENTS:
+    layout = read_layout({k: TensorSpec(NAMES[t.dtype], tuple(t.shape)) for k, t in before.items()})
+    modules = [m for m in layout.modules if m.alpha is None or float(before[m.alpha]) != 0]
+    if sum(m.out_features * m.in_features for m in modules) > CHECKED_ELEMENTS:
         return
     energy = error = 0.0
-    for m in modules.modules:
+    for m in modules:
         old, new = (_delta(tensors, m) for tensors in (before, after))
         if after[m.down].shape[0] > m.rank:
             raise BrokenError(f"{m.name} has a larger rank than before")
@@ -423,7 +425,7 @@ def _check(source: Path, out: Path, answer: CompressResult) -> None:
 def _delta(tensors: Mapping[str, Tensor], m: Module) -> Tensor:
     up, down, alpha = tensors[m.up], tensors[m.down], tensors.get(m.alpha_key)
     rank = down.shape[0]
-    scale = (float(alpha) or rank) / rank if alpha is not None else 1.0
+    scale = float(alpha) / rank if alpha is not None else 1.0
     return scale * making.product(up, down)
 
 

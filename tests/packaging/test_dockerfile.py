@@ -6,6 +6,8 @@ import fnmatch
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,15 @@ def test_no_host_of_a_registry_is_named() -> None:
     assert not re.search(r"https?://|\b[a-z0-9-]+\.(io|org|com|dev)\b", text)
     for stage in STAGES.values():
         assert fnmatch.fnmatch(stage[0].text, "python:*-slim")
+
+
+def test_the_compose_example_is_valid() -> None:
+    """By the schema of the Compose Specification; no container engine runs in the tests."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run(
+        [*command, REPOSITORY / "compose.yaml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_compose_example_fits_the_image() -> None:

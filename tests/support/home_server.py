@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.support import outputs
+from tests.support import outputs, prepared
 from tests.support.limits import PATIENCE
 from tests.support.realistic import SmallFile, small_lora
 from tests.support.running import Line, RunningDaemon, parse_line
@@ -76,11 +76,8 @@ class HomeServer:
         document = {
             "watch": [{"path": str(self.loras)}] if watch is None else list(watch),
             "defaults": defaults or {},
-            "archive": {
-                "path": str(archive or self.archive),
-                "keep_days": keep_days,
-                "max_size": max_size,
-            },
+            "archive": {"path": str(archive or self.archive), "keep_days": keep_days}
+            | ({"max_size": max_size} if max_size else {}),
             "state": {"path": str(self.state)},
             "settle": {"quiet_seconds": QUIET, "unproven_seconds": UNPROVEN, **(settle or {})},
             "worker": {"device": "cpu", **(worker or {})},
@@ -90,10 +87,14 @@ class HomeServer:
         self.config.write_text(json.dumps(document))  # JSON is YAML
 
     def daemon(
-        self, *, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None
+        self,
+        *,
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        forked: bool = False,
     ) -> RunningDaemon:
         """A daemon, to be entered with `with`."""
-        return RunningDaemon(self.config, self.stderr, prefix=prefix, env=env)
+        return RunningDaemon(self.config, self.stderr, prefix=prefix, env=env, forked=forked)
 
     def lensd(
         self, verb: str, *arguments: str | Path, prefix: Sequence[str] = ()
@@ -102,10 +103,14 @@ class HomeServer:
 
         What it prints with `--json` must be valid under its schema.
         """
-        command = [*prefix, sys.executable, "-m", "lensd", verb, "-c", str(self.config), *arguments]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=PATIENCE
-        )
+        words = [verb, "-c", str(self.config), *map(str, arguments)]
+        if prefix:
+            command = [*prefix, sys.executable, "-m", "lensd", *words]
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=PATIENCE
+            )
+        else:
+            done = prepared.run(words, os.getcwd())
         outputs.check((verb, *arguments), done.stdout)
         return done
 

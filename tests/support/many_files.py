@@ -26,6 +26,10 @@ from tests.support.sdxl_flux import flux_kohya, flux_peft, sdxl_kohya
 
 Line = dict[str, Any]
 
+# Fields of the log's lines that the rows of `lensd batch` lack.
+DAEMON_ONLY = {
+    "level", "schema", "watch", "job_id", "archive_method", "archive_path", "lease", "publish",
+}  # fmt: skip
 FIRST = dt.datetime(2026, 5, 2, 19, 30, tzinfo=dt.UTC)
 WORDS = (
     "ink", "watercolor", "portrait", "neon", "film", "grain", "studio", "pixel", "anime", "comic",

@@ -22,6 +22,12 @@ def invokeai(folder: Path) -> Path:
     return _make(folder, ("invokeai.yaml",), ("models/sd-1/lora", "models/sdxl/lora"))
 
 
+def flat_invokeai(folder: Path) -> Path:
+    """The root folder of InvokeAI 6, which names the folder of a model by its key; returns all."""
+    key = "models/0b1d1c9e-6b1c-4a0e-9a55-0c3c5a3b8f11"
+    return _make(folder, ("invokeai.yaml",), (key,)).parent
+
+
 def stability_matrix(folder: Path) -> Path:
     """Its data folder, with a ComfyUI that shares the folder for LoRAs; returns that folder."""
     shared = _make(folder, ("settings.json",), ("Packages", "Models/Lora"))

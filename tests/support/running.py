@@ -21,6 +21,7 @@ from jsonschema import Draft202012Validator
 
 from lensd.report import schema
 from tests.support.limits import PATIENCE
+from tests.support.prepared import Started
 
 Line = dict[str, Any]
 
@@ -56,7 +57,7 @@ class RunningDaemon:
     `lines` are the log lines up to the last one that a test waited for, and after the block all of
     them; each is valid under the package's schema. The end of the block stops the daemon with
     SIGTERM, and with SIGKILL if it does not end. `prefix` is a command that runs lensd, `env` is
-    added to its environment.
+    added to its environment. `forked`: without the time of a start (tests/support/prepared.py).
     """
 
     def __init__(
@@ -66,30 +67,38 @@ class RunningDaemon:
         *,
         prefix: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        forked: bool = False,
     ) -> None:
         self.config = config
         self.lines: list[Line] = []
         self._stderr = stderr
         self._prefix = prefix
         self._env = env
+        self._forked = forked
         self._fresh: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
-        command = [*self._prefix, sys.executable, "-m", "lensd", "run", "-c", str(self.config)]
+        self.process = self._start()
+        # a thread, so that a wait ends in time even while the pipe is silent
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
+        return self
+
+    def _start(self) -> subprocess.Popen[str] | Started:
+        words = ["run", "-c", str(self.config)]
+        env = {**os.environ, **(self._env or {})}
         with self._stderr.open("ab") as stderr:
-            self.process = subprocess.Popen(
-                command,
+            if self._forked:
+                return Started(words, stderr, env)
+            return subprocess.Popen(
+                [*self._prefix, sys.executable, "-m", "lensd", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
                 encoding="utf-8",
-                env=None if self._env is None else {**os.environ, **self._env},
+                env=env,
             )
-        # a thread, so that a wait ends in time even while the pipe is silent
-        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
-        self._reader.start()
-        return self
 
     def __exit__(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from _pytest.terminal import TerminalReporter
+from hypothesis import settings
 
 from tests.faults import results
 
@@ -18,6 +19,11 @@ FULL = os.environ.get("LENSD_FULL") == "1"
 # Whether this run goes into the table of faults; lines of tests say how much of it ran.
 RECORDED = FULL or os.environ.get("LENSD_RECORD") == "1"
 TOLD = "told"
+
+
+def examples(count: int) -> settings:
+    """Of hypothesis for one test: `count` examples under `make test-all`, else half of them."""
+    return settings(max_examples=count if FULL else count // 2)
 
 
 def sample(cases: Sequence[Case], few: int) -> list[Case]:
