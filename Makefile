@@ -56,6 +56,7 @@ bench: $(READY) ## run all measurements, half an hour; ARGS=FILE measures each m
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m bench.plot
 	$(BIN)/python -m bench.scale
+	$(BIN)/python -m bench.collection
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.report
 	$(BIN)/python -m bench.gauge
@@ -71,7 +72,7 @@ clean: ## remove everything that make created, including .venv
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml hatch_build.py lensd/lora/_kernels/kernels.cpp
+$(READY): pyproject.toml hatch_build.py $(wildcard lensd/lora/_kernels/*pp)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "lensd needs Python 3.11 or newer as $(PYTHON). Name another one: make PYTHON=python3.12" >&2; \
 		exit 1; }

@@ -12,8 +12,8 @@ were not measured keep their numbers. `--quick` leaves out `busy` and `full`, wh
 The seconds of the worker are from the request to its result: read, compute, write, flush, read back
 and hash. Its memory is counted from its start without a file, so without that of torch.
 
-`--before TREE` measures the worker of another working tree in the same rounds. Its numbers are
-printed, and not kept.
+`--before TREE` measures the worker of another working tree in the same rounds, `--modes` only some
+modes. Their numbers are printed, and not kept.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ def measure(source: Path, folder: Path, given: argparse.Namespace) -> dict[str, 
     found = Found(source.stat().st_size)
     with ExitStack() as stack:
         worker = stack.enter_context(MeasuredWorker(folder))
-        worker.warm_up(MODES)
-        modes = [*MODES, *(f"{mode} cuda" for mode in MODES if worker.has_cuda)]
-        worker.warm_up(modes[len(MODES) :])
+        worker.warm_up(given.modes)
+        modes = [*given.modes, *(f"{mode} cuda" for mode in given.modes if worker.has_cuda)]
+        worker.warm_up(modes[len(given.modes) :])
         bare = worker.resident()
         worker.peak()
         references = stack.enter_context(References(source))
@@ -110,8 +110,8 @@ def measure(source: Path, folder: Path, given: argparse.Namespace) -> dict[str, 
         }
         if given.before is not None:
             other = stack.enter_context(MeasuredWorker(folder, given.before))
-            other.warm_up(MODES)
-            tasks |= {f"{mode}, before": partial(other.run, source, mode) for mode in MODES}
+            other.warm_up(given.modes)
+            tasks |= {f"{m}, before": partial(other.run, source, m) for m in given.modes}
         for number in range(given.rounds + 1):
             for name, task in tasks.items():
                 cost = task()
@@ -168,6 +168,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="files whose name contains these words")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--quick", action="store_true", help="without `busy` and `full`")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="only these")
     parser.add_argument("--before", type=Path, help="another working tree, with a .venv")
     return parser.parse_args(arguments)
 
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str]) -> int:
         for name, path in sources(given.file, Path(folder), recipes):
             found = measure(path, Path(folder), given)
             print(*report(name, found), sep="\n", flush=True)
-            if not (given.file or given.before):
+            if not (given.file or given.before) and given.modes == MODES:
                 write_results(name, found, where)
     return 0
 

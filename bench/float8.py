@@ -29,7 +29,8 @@ from lensd.engine.reader import Source
 from lensd.engine.task import no_progress
 from lensd.lora import compress, fidelity, float8
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import ModulePlan, Plan, plan
+from lensd.lora.plan import Findings, ModulePlan, Plan
+from lensd.lora.planning import plan
 
 RESULTS = Path(__file__).with_name("results") / "float8.json"
 MEASURED = (*RECIPES[:2], Recipe("SD 1.5, peft, rank 128", None, "peft", 128, None, "F16", 24.0))
@@ -77,7 +78,7 @@ def errors(path: Path) -> Iterator[tuple[float, float]]:
 
         def planned(mode: str) -> Plan:
             p = Parameters(mode=mode, targets=TARGETS)
-            return plan(source.layout, source.specs, readings, p)
+            return plan(source.layout, source.specs, readings, p, Findings())
 
         for m, in_floats in zip(planned("ultra").modules, planned("rank").modules, strict=True):
             if m.encoding == "F8_E4M3" and m.energy:

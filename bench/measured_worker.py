@@ -15,7 +15,8 @@ from lensd.logs.events import Event, WorkerStarted
 from lensd.logs.measures import Compressed
 from lensd.worker import isolated
 from lensd.worker.request import AnalyzeResult, CompressResult
-from lensd.worker.supervisor import End, Worker
+from lensd.worker.supervisor import Worker
+from lensd.worker.workers import End
 from tests.engine import asking
 
 # The kernel's number for the processor time of a process, beside the inverted pid (see

@@ -27,10 +27,9 @@ from lensd.engine.measures import Original
 from lensd.engine.passes import Engine
 from lensd.engine.reader import Source
 from lensd.engine.task import no_progress
-from lensd.lora.metadata import Origin, output_metadata
+from lensd.lora.metadata import Origin
 from lensd.lora.parameters import Parameters
-from lensd.lora.planning import Findings, Plan
-from lensd.store.tensors import output_bytes
+from lensd.lora.plan import Findings, Plan
 
 RESULTS = Path(__file__).with_name("results") / "models.json"
 RECIPE = ("--rank", "8", "--spectrum", "exp", "--effective-rank", "3", "--quiet")
@@ -87,10 +86,9 @@ def measure(folder: Path, table: str) -> dict[str, Any]:
 def describe(source: Source, original: Original, p: Parameters) -> dict[str, Any]:
     """Return the encodings, the bytes and the programs because of which int8 is not used."""
     chosen = plans.choose(source, original, p, Findings())
-    header = output_metadata(source.header.metadata, chosen, original.origin)
     return {
         "encoding": encoding(chosen),
-        "bytes": output_bytes(plans.entries(chosen), header),
+        "bytes": plans.OutputHeader.of(source, chosen, original.origin).file_bytes(),
         "forced_by": list(chosen.forced_by),
     }
 

@@ -45,15 +45,16 @@ def main(pictures: Path = PICTURES) -> int:
         environment = {**os.environ, "TZ": "UTC"}
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
         with chromium(folder / "profile") as browser:
-            browser.prefer("light")
-            browser.open(folder / "r.html", width=WIDTH)
-            shoot(browser, "header, main", until="#files", to=pictures / "report.png")
-            browser.prefer("dark")
+            for scheme, kind in (("light", ""), ("dark", "-dark")):
+                browser.prefer(scheme)
+                browser.open(folder / "r.html", width=WIDTH)
+                to = pictures / f"report{kind}.png"
+                shoot(browser, "header, main", until="#files", to=to)
             browser.js("document.querySelector('#rows > tr:has(.much) button').click()")
             end = "tr.detail + tr + tr"
             shoot(browser, "tr[aria-current]", until=end, to=pictures / "report-file.png")
             shoot_phone(browser, folder / "r.html", to=pictures / "report-phone.png")
-    print("report.png, report-file.png and report-phone.png are drawn")
+    print("report.png, report-dark.png, report-file.png and report-phone.png are drawn")
     return 0
 
 

@@ -7,17 +7,22 @@ Run it from the top of the tree with `python -m bench.web_pictures`. The ledger 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.report_pictures import PHONE, PHONE_HEIGHT, WIDTH, clip_of, save_beside
+from lensd.daemon.control import send_request
+from lensd.daemon.control_messages import Step, StepRequest
 from tests.support import many_files
 from tests.support.browser import Browser, chromium
-from tests.support.home_server import HomeServer
+from tests.support.home_server import HomeServer, wait_until
 from tests.support.realistic import write_lora
-from tests.support.web import Web, serving
+from tests.support.web import serving
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 FILES = 640
@@ -34,20 +39,22 @@ def main(pictures: Path = PICTURES) -> int:
         with server.daemon() as daemon:
             daemon.wait_for(lambda line: line["event"] == "daemon.ready", "ready")
             with serving(server.config) as web, chromium(server.top / "profile") as browser:
-                draw(server, web, browser, pictures)
-    print("web.png, web-file.png and web-phone.png are drawn")
+                browser.resize(WIDTH, 1000)
+                browser.driver.get(web.address)
+                work(server)
+                with held_job(server, daemon.wait_for_event("worker.started")["pid"]):
+                    draw(browser, pictures)
+    print("web.png, web-dark.png, web-file.png and web-phone.png are drawn")
     return 0
 
 
-def draw(server: HomeServer, web: Web, browser: Browser, pictures: Path) -> None:
-    """The first page on a wide screen and on a phone, and the page of a file."""
-    browser.prefer("light")
-    browser.resize(WIDTH, 1000)
-    browser.driver.get(web.address)
-    work(server)
-    wait_for_bar(browser)
-    page = browser.picture(clip_of(0, end_of(browser, "#rows tr:nth-child(10)"), WIDTH))
-    save_beside([page], pictures / "web.png")
+def draw(browser: Browser, pictures: Path) -> None:
+    """The first page on a wide screen and on a phone, both also dark, and the page of a file."""
+    for scheme, kind in (("light", ""), ("dark", "-dark")):
+        browser.prefer(scheme)
+        wait_for_bar(browser)
+        page = browser.picture(clip_of(0, end_of(browser, "#rows tr:nth-child(10)"), WIDTH))
+        save_beside([page], pictures / f"web{kind}.png")
     browser.resize(PHONE, 1000)
     sides = []
     for scheme in ("light", "dark"):
@@ -71,6 +78,23 @@ def work(server: HomeServer) -> None:
         server.move_in(made, f"style/{made.name}")
     (server.loras / "style/ink_wash_v3.safetensors.part").write_bytes(b"")
     (server.loras / "style/ink_wash_v3.safetensors").write_bytes(bytes(100))
+
+
+@contextmanager
+def held_job(server: HomeServer, worker: int) -> Iterator[None]:
+    """Stop the worker process in the middle of a job, so that its bar stays."""
+    wait_until(lambda: is_half_done(server), "a job is about half done")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+
+def is_half_done(server: HomeServer) -> bool:
+    steps: list[object] = []
+    send_request(str(server.state), StepRequest(), steps.append)
+    return any(isinstance(s, Step) and 0.3 * s.of < s.done < 0.8 * s.of for s in steps)
 
 
 def wait_for_bar(browser: Browser) -> None:
