@@ -27,6 +27,7 @@ class Original:
     """An archived original, and the path in a watched folder that it belongs to.
 
     `is_shared`: the file at the path is a copy of another output, whose original this is.
+    `is_version`: the user chose this original, whatever lies at the path.
     """
 
     folder: Folder
@@ -35,6 +36,7 @@ class Original:
     archive_path: str
     entry: Entry | None
     is_shared: bool = False
+    is_version: bool = False
 
     @property
     def full_path(self) -> str:
@@ -125,7 +127,7 @@ class OriginalFinder:
         if version is not None:
             return self._find_version(folder, relative, version, moved)
         entry = moved or self._ledger.files.find(folder.root, relative)
-        if entry is not None and entry.outcome == Outcome.COMPRESSED:
+        if entry is not None and _is_output_of(entry, folder, relative):
             if entry.archive_path is None:
                 raise UsageError(f"{path} cannot be restored: {entry.message or 'it was pruned'}")
             return original_of_entry(self._archive, folder, relative, entry)
@@ -192,9 +194,8 @@ class OriginalFinder:
             raise UsageError(
                 f"{version!r} fits {count} of {relative}; the archive has: {_join(known)}"
             )
-        return Original(
-            folder, relative, *found[0], moved or self._ledger.files.find(folder.root, relative)
-        )
+        entry = moved or self._ledger.files.find(folder.root, relative)
+        return Original(folder, relative, *found[0], entry, is_version=True)
 
     def _list_versions(self, folder: Folder, relative: str, moved: Entry | None) -> dict[str, str]:
         """The archive paths of all originals of a path, by sha256."""
@@ -216,6 +217,17 @@ def original_of_entry(archive: Archive, folder: Folder, relative: str, entry: En
     if not os.path.lexists(path) or archive.originals.is_ambiguous(entry.watch, entry.path, sha256):
         path = archive.originals.locate(entry.watch, entry.path, sha256) or path
     return Original(folder, relative, sha256, path, entry)
+
+
+def _is_output_of(entry: Entry, folder: Folder, relative: str) -> bool:
+    """Whether the row has the original of what lies at the path, or of an output that is gone.
+
+    A copy of another output may have replaced the file while no daemon ran.
+    """
+    if entry.outcome != Outcome.COMPRESSED:
+        return False
+    marked = read_marks(folder.root, relative)
+    return marked is None or marked.sha256 == entry.sha256_in
 
 
 def _join(sha256s: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
-from lensd.errors import Failed, LensdError, Reason, Skipped, UsageError
+from lensd.errors import Failed, LensdError, Reason, Skipped
 from lensd.jobs import reread
 from lensd.jobs.archive_check import hold_archive
 from lensd.jobs.explained import explained, require_changeable
@@ -104,6 +104,8 @@ class Restorer:
             return None  # the output was deleted, perhaps with its folder
         if output.reading.original is None:
             raise _changed(original, "is not lensd's output any more: another program replaced it")
+        if output.reading.original != original.sha256 and not original.is_version:
+            raise _changed(original, "is the output of another original now")
         require_changeable(output.fd, original.full_path)
         outputs = self._find_outputs(original, output.reading.original)
         if outputs and output.reading.sha256 not in outputs:
@@ -175,7 +177,9 @@ class Restorer:
         """Move the row to where its output is now; give a copy of an output its own original."""
         entry = original.entry
         if original.is_shared:
-            path = self._copy_in_archive(original)
+            path = self._archive.keeper.copy_within(
+                original.archive_path, original.sha256, original.folder.name, original.relative
+            )
             return replace(original, archive_path=path, entry=None, is_shared=False)
         if entry is None or entry.sha256_in != original.sha256:
             return original  # an older version, or one that the ledger does not know
@@ -184,22 +188,6 @@ class Restorer:
         return original_of_entry(  # the move may have given the original another path
             self._archive, original.folder, original.relative, self._ledger.jobs.get(entry.job_id)
         )
-
-    def _copy_in_archive(self, original: Original) -> str:
-        """Copy and verify a shared original to the archive path of its output; returns that path.
-
-        Raises UsageError if another original has that path: it stays, and nothing is restored.
-        """
-        source, watch, relative = original.archive_path, original.folder.name, original.relative
-        try:
-            return self._archive.keeper.copy_within(source, original.sha256, watch, relative)
-        except FileExistsError:
-            target = self._archive.originals.find(watch, relative)
-            raise UsageError(
-                f"{original.full_path} is a copy of another output, and {target} is the original "
-                f"of a different file; copy the one that you want by hand: cp -a {source} "
-                f"{original.full_path}"
-            ) from None
 
 
 def _require_hash(source: Held, original: Original) -> None:

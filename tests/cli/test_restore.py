@@ -408,3 +408,23 @@ def test_a_copy_whose_first_file_was_replaced_and_the_ledger_lost(server: HomeSe
     assert done.returncode == 0, done.stderr
     assert Seen.of(copy).sha256 == before.sha256
     assert Seen.of(server.archived(first)).sha256 == before.sha256
+
+
+def test_a_copy_over_another_output(server: HomeServer) -> None:
+    """The copy's original comes back; the archive keeps that of the output that was replaced."""
+    (first, original), (second, replaced) = _compressed(server, "a.safetensors", "b.safetensors")
+    shutil.copyfile(first, second)
+    output = Seen.of(second)
+    done = server.lensd("restore", server.loras / "b*")
+    assert done.returncode == 1, done.stderr
+    assert "is the output of another original now" in done.stderr
+    assert Seen.of(second) == output
+    done = server.lensd("restore", second)
+    assert done.returncode == 0, done.stderr
+    assert Seen.of(second).sha256 == original.sha256
+    assert Seen.of(server.archived(first)).sha256 == original.sha256
+    assert Seen.of(server.archived(second)).sha256 == replaced.sha256
+    second.unlink()
+    done = server.lensd("restore", second, "--version", replaced.sha256)
+    assert done.returncode == 0, done.stderr
+    assert Seen.of(second).sha256 == replaced.sha256

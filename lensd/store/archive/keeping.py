@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,19 +81,26 @@ class Keeper:
         return Archived(method, place.path)
 
     def copy_within(self, path: str, sha256: str, watch: str, relative: str) -> str:
-        """Copy and verify an original to the free name of another file; returns its new path.
+        """Copy and verify an original for another file; returns the path of the copy.
 
-        Raises FileExistsError, FileNotFoundError, Failed(`no_space` | `io_error`).
+        If another original has that file's name, the copy gets the place of an older one. Raises
+        FileNotFoundError, Failed(`no_space` | `io_error`).
         """
         with self._root.open_folder_of(path) as (from_fd, name):
             fd = open_regular(from_fd, name)
         try:
+            identity = Identity.of(os.fstat(fd))
             with self._root.make_place(naming.inside(watch, relative)) as place:
-                identity = Identity.of(os.fstat(fd))
-                copy_onto_free_name(fd, identity, sha256, place.folder_fd, place.name)
+                with contextlib.suppress(FileExistsError):
+                    copy_onto_free_name(fd, identity, sha256, place.folder_fd, place.name)
+                    return place.path
+                with self._make_older_place(place, sha256) as older:
+                    if identity_at(older.folder_fd, older.name) is not None:
+                        self._rescuer.move(older.folder_fd, older.name, watch, relative)  # damaged
+                    copy_onto_free_name(fd, identity, sha256, older.folder_fd, older.name)
+                    return older.path
         finally:
             os.close(fd)
-        return place.path
 
     def move_aside(
         self, place: Place, watch: str, relative: str, stop: Stop | None = None
@@ -101,8 +109,7 @@ class Keeper:
         if identity_at(place.folder_fd, place.name) is None:
             return None
         sha256 = _hash(place, stop)
-        inside = f"{VERSIONS}/{sha256}/{self._root.relative(place.path)}"  # as the ledger expects
-        with self._root.make_place(inside, as_written=True) as older:
+        with self._make_older_place(place, sha256) as older:
             if identity_at(older.folder_fd, older.name) is not None:
                 if _hash(older, stop) == sha256:  # `.versions` has a verified copy
                     os.unlink(place.name, dir_fd=place.folder_fd)
@@ -110,6 +117,11 @@ class Keeper:
                 self._rescuer.move(older.folder_fd, older.name, watch, relative)  # damaged
             move(place.folder_fd, place.name, older.folder_fd, older.name)
         return Aside(sha256, older.path)
+
+    def _make_older_place(self, place: Place, sha256: str) -> AbstractContextManager[Place]:
+        """Where an original with this hash belongs that has not the name `place`."""
+        inside = f"{VERSIONS}/{sha256}/{self._root.relative(place.path)}"  # as the ledger expects
+        return self._root.make_place(inside, as_written=True)
 
 
 def _hash(place: Place, stop: Stop | None) -> str:
