@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache, partial
 
 from lensd.jobs import reread
@@ -21,6 +21,7 @@ from lensd.watcher.presence import is_lost
 from lensd.watcher.root_monitor import RARELY_SECONDS
 
 FIRST_SECONDS = 600.0  # from a start: by then lensd has followed the files that were moved
+TOGETHER = 200  # files that one commit records: a commit may wait for the disk
 _MESSAGES = {
     "file": "its compressed file was deleted. `lensd restore` with its path brings the original "
     "back; `lensd prune --deleted` deletes that too",
@@ -50,17 +51,29 @@ class GoneFiles:
         Raises StorageError, DiskUnavailable.
         """
         known, found = self._ledger.gone.known(), set()
+        new: list[tuple[str, What]] = []
         with hold_archive(self._archive, self._ledger):
             for gone in self._find(known):
                 if stop():
+                    self._record(new)
                     return False
                 found.add(gone)
-                entry = None if gone in known else self._ledger.files.by_job(gone[0])
-                if entry is not None:
-                    self._ledger.gone.change([gone])
-                    self._report(entry, gone[1])
+                if gone not in known:
+                    new.append(gone)
+                if len(new) == TOGETHER:
+                    self._record(new)
+                    new.clear()
+        self._record(new)
         self._ledger.gone.change((), known - found)
         return True
+
+    def _record(self, new: Sequence[tuple[str, What]]) -> None:
+        """Record what is gone with one commit, and log each."""
+        rows = [(self._ledger.files.by_job(job_id), what) for job_id, what in new]
+        found = [(row, what) for row, what in rows if row is not None]
+        self._ledger.gone.change((row.job_id, what) for row, what in found)
+        for row, what in found:
+            self._report(row, what)
 
     def _find(self, known: Collection[tuple[str, What]]) -> Iterator[tuple[str, What]]:
         """The job of each deleted file or original, and which of both it is.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lensd.jobs.gone_files import GoneFiles
-from lensd.logs.events import Event
+from lensd.jobs.gone_files import TOGETHER, GoneFiles
+from lensd.logs.events import Event, FileDeleted
 from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger, Outcome
@@ -66,3 +66,25 @@ def test_a_deleted_file_stays_deleted_while_its_disk_is_away(
     (root / "a.safetensors").write_bytes(b"output")
     gone.look()
     assert ledger.gone.known() == set()
+
+
+def test_each_of_many_deleted_files_is_reported_once(tmp_path: Path, ledger: Ledger) -> None:
+    """Also where the look was ended early, in the middle of what one commit records."""
+    root, count = tmp_path / "loras", 2 * TOGETHER + 3
+    (root / "other").touch()  # an empty folder may be that of a disk which is away
+    found = Identity.of(root.stat())
+    with ledger.together():
+        for at in range(count):
+            ledger.files.record(
+                f"job {at}", str(root), "loras", f"{at}.safetensors", found,
+                outcome=Outcome.COMPRESSED,
+            )  # fmt: skip
+    events: list[Event] = []
+    gone = GoneFiles(ledger, Archive(str(tmp_path / "archive")), events.append)
+    stops = iter([False] * (TOGETHER + 5))
+    assert not gone.look(lambda: next(stops, True))
+    assert len(ledger.gone.known()) == len(events) == TOGETHER + 5
+    assert gone.look()
+    assert gone.look()
+    paths = {event.path for event in events if isinstance(event, FileDeleted)}
+    assert len(ledger.gone.known()) == len(events) == len(paths) == count
