@@ -131,8 +131,14 @@ def least_header(source: Source, made: Draft | None, origin: Origin) -> int:
     if made is None:
         return 0
     header = largest_header(*OutputHeader.of(source, made.largest_plan, origin))
-    ranks_of_peft = 0
-    if adapter.KEY in source.header.metadata and "I8" not in made.encodings.values():
-        ranks_of_peft = sum(3 * len(json.dumps(m.name)) + 120 for m in made.layout.modules)
-    needed = header + NETWORK_BYTES + ranks_of_peft
+    needed = header + NETWORK_BYTES + _ranks_of_peft(source, made)
     return needed + -needed % HEADER_STEP
+
+
+def _ranks_of_peft(source: Source, made: Draft) -> int:
+    """Return the bytes that the ranks of a peft file may take in its adapter entry."""
+    if "I8" in made.encodings.values():
+        return 0
+    if adapter.KEY in source.header.metadata:
+        return sum(3 * len(json.dumps(m.name)) + 120 for m in made.layout.modules)
+    return adapter.most_bytes(made.layout) if made.alpha.value is None else 0

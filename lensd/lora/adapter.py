@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from lensd.lora.layout import Layout
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 KEY = "lora_adapter_metadata"
 PLAIN_NAME = re.compile(r"[\w.-]{1,1024}")
+# Of a module in an entry, without its three names: indents, ends of lines, escapes, two numbers.
+ENTRY_BYTES = 60
 # What reading an entry raises if the entry is no JSON object or a field has a wrong type or value.
 INVALID_ENTRY = (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
@@ -89,15 +91,8 @@ def for_mixed_ranks(layout: Layout, ranks: Mapping[str, int]) -> str | None:
     wrong where ranks differ; it does not do so for a file with an entry. None if all ranks are
     equal, or if diffusers renames or adds modules between reading the file and reading the entry.
     """
-    peft_names_only = all(m.naming.down == ".lora_A.weight" for m in layout.modules)
-    extended = any(name.startswith(EXTENDED) for name in ranks)
-    if layout.untouched or not peft_names_only or extended:
-        return None
-    names: dict[str, list[str]] = {}
-    for name in ranks:
-        component, _, own_name = name.partition(".")
-        names.setdefault(component, []).append(own_name)
-    if not COMPONENTS.issuperset(names) or not any(
+    names = _components(ranks)
+    if not _may_have_entry(layout, names) or not any(
         len({ranks[f"{component}.{n}"] for n in own_names}) > 1
         for component, own_names in names.items()
     ):
@@ -108,6 +103,35 @@ def for_mixed_ranks(layout: Layout, ranks: Mapping[str, int]) -> str | None:
         fields["target_modules"] = sorted(map(_without_text_model, own_names))
         entry |= {f"{component}.{field}": value for field, value in fields.items()}
     return adapter_metadata(json.dumps(entry), ranks)
+
+
+def most_bytes(layout: Layout) -> int:
+    """Return the bytes that suffice in a header for the entry of `for_mixed_ranks`; 0 for none.
+
+    The entry has a name three times: as a target, and in both patterns.
+    """
+    names = [m.name for m in layout.modules]
+    if not _may_have_entry(layout, _components(names)):
+        return 0
+    return sum(3 * len(json.dumps(name)) + ENTRY_BYTES for name in names) + 2**10
+
+
+def _components(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return component -> the names of its modules without the component."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        component, _, own_name = name.partition(".")
+        found.setdefault(component, []).append(own_name)
+    return found
+
+
+def _may_have_entry(layout: Layout, names: Mapping[str, Sequence[str]]) -> bool:
+    """Whether diffusers reads an entry for exactly these modules (see `_components`)."""
+    peft_names_only = all(m.naming.down == ".lora_A.weight" for m in layout.modules)
+    extended = any(m.name.startswith(EXTENDED) for m in layout.modules)
+    return (
+        not layout.untouched and peft_names_only and not extended and COMPONENTS.issuperset(names)
+    )
 
 
 def scales(text: str, names: Iterable[str]) -> dict[str, float]:

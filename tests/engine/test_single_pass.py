@@ -146,10 +146,30 @@ def test_offsets_that_grow_in_the_order_of_the_batches_fit_into_the_header(tmp_p
         tensors[f"{name}.lora_up.weight"] = torch.eye(side, 2).half()
     save_file(tensors, source)
     request = asking.output(source, out, mode="int8", targets=("kohya",), min_saving=-1.0)
-    with Source.open(request.path) as opened:
-        draft = plans.make_draft(opened, request.parameters)
+    assert is_written_in_a_single_pass(request)
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_the_ranks_of_a_peft_file_fit_into_the_header(tmp_path: Path, count: int) -> None:
+    """diffusers needs an entry with them, which the original does not have."""
+    source, out = tmp_path / "source.safetensors", tmp_path / "out"
+    tensors = {}
+    for at in range(count):
+        rank = 1 + at % 12  # in use
+        name = f"transformer.blöcke.{at}.attn.to_q" if at % 2 else f"transformer.a.{at}.attn.to_q"
+        tensors[f"{name}.lora_A.weight"] = torch.eye(16, 32).half()
+        tensors[f"{name}.lora_B.weight"] = (torch.eye(32, 16) * (torch.arange(16) < rank)).half()
+    save_file(tensors, source)
+    assert is_written_in_a_single_pass(asking.output(source, out, mode="rank", min_saving=-1.0))
+    with safe_open(out, framework="np") as file:
+        assert "rank_pattern" in file.metadata()["lora_adapter_metadata"]
+
+
+def is_written_in_a_single_pass(request: CompressRequest) -> bool:
+    with Source.open(request.path) as source:
+        draft = plans.make_draft(source, request.parameters)
         assert draft is not None
-        engine = Engine(opened, "cpu", task.no_progress)
-        least = plans.least_header(opened, draft, task._origin(opened, request))
+        engine = Engine(source, "cpu", task.no_progress)
+        least = plans.least_header(source, draft, task._origin(source, request))
         *_, written = task._write_in_single_pass(engine, request, draft, least)
-    assert isinstance(written, task._Written)
+    return isinstance(written, task._Written)
