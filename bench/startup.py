@@ -23,7 +23,8 @@ PARTS = ("lensd.cli.compress", "numpy", "torch", "safetensors", "lensd.engine.ta
 # Imports the modules of its arguments in turn. Prints the seconds and the CPU seconds of the start
 # of the interpreter and of each import; the first number is the time of the clock after the start.
 IMPORT = """
-import importlib, json, sys, time
+import gc, importlib, json, sys, time
+gc.disable()  # as lensd does until torch is imported
 found = [(time.monotonic(), time.process_time())]
 for name in sys.argv[1:]:
     began, used = time.monotonic(), time.process_time()

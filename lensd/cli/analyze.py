@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
+from lensd.cli.torch_import import importing_torch
 from lensd.text import printable
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def _analyze(path: str, bar: Bar) -> Analysis:
     """Raises FileError."""
     from msgspec import structs
 
-    with delay_interrupts():
-        from lensd.engine import task  # importing torch takes a second
+    with importing_torch():
+        from lensd.engine import task
     from lensd.config.settings import Settings
     from lensd.report.documents import Analysis
     from lensd.worker.request import AnalyzeRequest

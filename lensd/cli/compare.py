@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
+from lensd.cli.torch_import import importing_torch
 from lensd.text import visible
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def compare(a: str, b: str, as_json: bool) -> None:
     The two LoRAs must be for the same base model. They may be in 8 bits or float, and differ in
     ranks and naming.
     """
-    with delay_interrupts():
-        from lensd.engine import compare as work  # importing torch takes a second
+    with importing_torch():
+        from lensd.engine import compare as work
 
     result = work.compare(a, b)
     if as_json:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from lensd.cli import show_line
-from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
 from lensd.cli.settings import read_settings, settings_options
+from lensd.cli.torch_import import importing_torch
 from lensd.errors import UsageError
 from lensd.text import printable, size
 
@@ -76,8 +76,8 @@ def _compress(
     from lensd.cli.staging import staged
 
     with staged(path, target, force=force) as new:
-        with delay_interrupts():
-            from lensd.engine import task  # importing torch takes a second
+        with importing_torch():
+            from lensd.engine import task
         from lensd.worker.request import CompressRequest
 
         request = CompressRequest(

@@ -7,8 +7,8 @@ import os
 import click
 
 from lensd.cli import show_line
-from lensd.cli.interrupts import delay_interrupts
 from lensd.cli.options import LORA
+from lensd.cli.torch_import import importing_torch
 from lensd.text import size
 
 SUFFIX = ".float16.safetensors"
@@ -32,8 +32,8 @@ def expand(file: str, output: str | None, force: bool) -> None:
 
     target = output or file.removesuffix(".safetensors") + SUFFIX
     with staged(file, target, force=force) as new:
-        with delay_interrupts():
-            from lensd.engine import expand as work  # importing torch takes a second
+        with importing_torch():
+            from lensd.engine import expand as work
 
         result = work.expand(os.fspath(file), new.path, new.inode)
     show_line(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 
-import torch
+from lensd.engine.uncollected import uncollected
 
-from lensd.engine import task
-from lensd.engine.priority import lower_priority
-from lensd.lora._kernels import loading
-from lensd.worker.protocol import ReportProgress, serve
-from lensd.worker.request import (
-    AnalyzeResult,
-    AnyRequest,
-    CompressRequest,
-    CompressResult,
-    Result,
-)
+with uncollected():
+    import torch
+
+    from lensd.engine import task
+    from lensd.engine.priority import lower_priority
+    from lensd.lora._kernels import loading
+    from lensd.worker.protocol import ReportProgress, serve
+    from lensd.worker.request import (
+        AnalyzeResult,
+        AnyRequest,
+        CompressRequest,
+        CompressResult,
+        Result,
+    )
 
 
 def handle(request: AnyRequest, progress: ReportProgress) -> Result:
@@ -28,7 +30,6 @@ def handle(request: AnyRequest, progress: ReportProgress) -> Result:
 
 
 def main() -> None:
-    gc.freeze()  # torch's objects live as long as the process; the collector need not visit them
     lower_priority(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
     serve(
         handle,

@@ -1,4 +1,4 @@
-"""Delays ^C and SIGTERM while torch is imported."""
+"""Imports torch for a command."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lensd.engine.uncollected import uncollected
+
 
 @contextmanager
-def delay_interrupts() -> Iterator[None]:
-    """^C and SIGTERM take effect after the block.
+def importing_torch() -> Iterator[None]:
+    """For a block that imports torch, which takes a second. ^C and SIGTERM take effect after it.
 
     During its import, torch would take the exception for a missing numpy, ignore it, and continue.
     """
@@ -19,7 +21,8 @@ def delay_interrupts() -> Iterator[None]:
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        yield
+        with uncollected():
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
