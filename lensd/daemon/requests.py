@@ -36,6 +36,7 @@ from lensd.errors import (
     LensdError,
     UsageError,
 )
+from lensd.jobs.copies import find_copies
 from lensd.jobs.daily_prune import observe_clock
 from lensd.jobs.originals import Original, OriginalFinder
 from lensd.jobs.prune import Pruned, Pruner
@@ -49,7 +50,7 @@ from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below
 from lensd.text import plural, size, visible
 from lensd.watcher.folder import Log
-from lensd.watcher.move_tracker import MoveTracker
+from lensd.watcher.move_tracker import MoveTracker, choose_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +213,20 @@ class RequestHandler:
                 "Set one of them, e.g. keep_days: 90; or name the files whose originals may go; or "
                 "use `lensd prune --deleted` for the originals of files that you deleted"
             )
-        pruner = Pruner(self.ledger, self.archive, self.log, keep, quiet)
-        if not request.dry_run:
+        if request.dry_run:
+            moved = choose_paths(self.move_tracker.plan())
+        else:
             observe_clock(self.ledger, self.log)
+            self.move_tracker.follow_all()
+            moved = {}
+        pruner = Pruner(self.ledger, self.archive, self.log, keep, quiet, moved)
         if request.paths or request.deleted:
-            chooser = PruneChoice(self.ledger, self.move_tracker, self.closed())
+            copies = find_copies(self.ledger, self.move_tracker, self.closed())
+            chooser = PruneChoice(self.ledger, moved, copies, self.closed())
             chosen = chooser.choose(request.paths, deleted=request.deleted)
             found = pruner.prune_chosen(
                 chosen, self.stop, dry_run=request.dry_run, deleted=request.deleted,
-                days=None if request.paths else keep.keep_days,
+                days=None if request.paths else keep.keep_days, copies=copies,
             )  # fmt: skip
         else:
             found = pruner.prune(time.time(), self.stop, dry_run=request.dry_run)

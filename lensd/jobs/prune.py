@@ -12,9 +12,9 @@ import datetime as dt
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec import UNSET
 
@@ -34,8 +34,11 @@ from lensd.store.ledger.notes import PruneInProgress
 from lensd.store.ledger.observed import DAY_SECONDS
 from lensd.watcher.folder import Log
 from lensd.watcher.presence import is_lost
+from lensd.watcher.settle import Key
 
 __all__ = ["Pruned", "Pruner", "Stop"]
+
+_PUBLISHED = (Outcome.COMPRESSED, Outcome.REPLACED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,14 @@ class _Case:
     """Why an original may go.
 
     `days`: how old it must be; None: any age. `deleted`: its file must be gone instead of there.
-    `text`: the reason, for the ledger.
+    `text`: the reason, for the ledger. `copies`: originals that outputs under other names need,
+    with the path of one of these.
     """
 
     text: str
     days: int | None = None
     deleted: bool = False
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def before(self, now: float) -> float:
         """The wall time before which it must have been published."""
@@ -76,8 +81,16 @@ class Pruner:
     """For the process that has the state folder's lock; with `dry_run` for any process."""
 
     def __init__(
-        self, ledger: Ledger, archive: Archive, log: Log, keep: KeepRules, quiet_seconds: float
+        self,
+        ledger: Ledger,
+        archive: Archive,
+        log: Log,
+        keep: KeepRules,
+        quiet_seconds: float,
+        moved: Mapping[str, Key] | None = None,
     ) -> None:
+        """`moved`: as for a PruneChoice; only a dry run may have any."""
+        self._moved = moved or {}
         self._ledger = ledger
         self._archive = archive
         self._log = log
@@ -100,14 +113,22 @@ class Pruner:
             yield from self._shrink(gone, now, stop, dry_run=dry_run)
 
     def prune_chosen(
-        self, chosen: Sequence[Entry], stop: Stop, *, dry_run: bool, deleted: bool, days: int | None
+        self,
+        chosen: Sequence[Entry],
+        stop: Stop,
+        *,
+        dry_run: bool,
+        deleted: bool,
+        days: int | None,
+        copies: Mapping[str, str],
     ) -> Iterator[Pruned]:
         """Delete the originals of rows that a person chose; otherwise as `prune`.
 
         `days`: how old they must be; None: any age. With `deleted` their files must be gone.
+        `copies`: originals that other outputs name (`copies.find_copies`).
         """
         text = "after `lensd prune --deleted`" if deleted else "after `lensd prune` with its path"
-        case = _Case(text, days, deleted=deleted)
+        case = _Case(text, days, deleted=deleted, copies=copies)
         with hold_archive(self._archive, self._ledger):
             cases = ((row, case) for row in chosen)
             yield from self._prune(cases, time.time(), stop, dry_run=dry_run)
@@ -177,7 +198,8 @@ class Pruner:
     ) -> Pruned | None:
         before = case.before(now)
         rows = self._ledger.files.history(old.root, old.path)
-        same = [r for r in rows if _key(r) == _key(old)]
+        # Not the row of a redo that failed: its size and message are those of the redo.
+        same = [r for r in rows if _key(r) == _key(old) and r.outcome in _PUBLISHED]
         current = next((r for r in reversed(rows) if r.outcome == Outcome.COMPRESSED), None)
         is_old = current is None or case.days is None or (current.published or before) < before
         if not same or not is_old:
@@ -185,6 +207,7 @@ class Pruner:
         entry = same[-1]
         with ExitStack() as opened:
             try:
+                self._require_in_place(old, case)
                 self._require_seen(old, current, case)
                 self._require_no_job(rows)
                 require_unchanged, held = _hold_file(old, current, case, stop, opened)
@@ -196,6 +219,17 @@ class Pruner:
             if dry_run:
                 return self._result(entry, list(copies))
             return self._delete(entry, copies, require_unchanged, case)
+
+    def _require_in_place(self, old: Entry, case: _Case) -> None:
+        """Its file is where the ledger has it, and is not the output of an older version."""
+        if (new := self._moved.get(old.job_id)) is not None:
+            raise _KeepError(
+                f"its file is {os.path.join(*new)} now; `lensd prune` without --dry-run records "
+                "that first, and then decides"
+            )
+        copy = case.copies.get(old.sha256_in or "")
+        if copy is not None and old.outcome == Outcome.REPLACED:
+            raise _KeepError(f"it is an older version here, and {copy} is compressed from it")
 
     def _require_seen(self, old: Entry, current: Entry | None, case: _Case) -> None:
         """The dates say that it is old enough: lensd must have seen that time pass, too."""
@@ -353,9 +387,11 @@ def _hold_published(current: Entry | None, stop: Stop, opened: ExitStack) -> Hel
     reading = output.reading
     if reading.original is None:
         raise _KeepError("another file has the name: it is not lensd's output")
+    if reading.original != current.sha256_in:
+        raise _KeepError("another file has the name: it is the output of another original")
     if current.sha256_out is None:
         raise _KeepError("the rebuilt ledger does not know the compressed file: see `lensd verify`")
-    if (reading.sha256, reading.original) != (current.sha256_out, current.sha256_in):
+    if reading.sha256 != current.sha256_out:
         raise _KeepError("the compressed file was changed or is damaged: see `lensd verify`")
     return output
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from operator import attrgetter
@@ -14,19 +14,27 @@ from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.gone import Place
 from lensd.store.paths import matcher_of
-from lensd.watcher.move_tracker import MoveTracker
-from lensd.watcher.own_output import read_marks
 from lensd.watcher.presence import is_lost
+from lensd.watcher.settle import Key
 
 
 class PruneChoice:
-    """`closed`: the watched folders that may not be read now."""
+    """`closed`: the watched folders that may not be read now.
+
+    `moved`: the new path of each job's file that has moved, where the ledger does not have it yet.
+    `copies`: the originals that other outputs name (`copies.find_copies`).
+    """
 
     def __init__(
-        self, ledger: Ledger, move_tracker: MoveTracker, closed: Collection[str] = ()
+        self,
+        ledger: Ledger,
+        moved: Mapping[str, Key],
+        copies: Collection[str],
+        closed: Collection[str] = (),
     ) -> None:
         self._ledger = ledger
-        self._move_tracker = move_tracker
+        self._moved = moved
+        self._copies = copies
         self._closed = closed
 
     def choose(self, paths: Sequence[str], *, deleted: bool) -> list[Entry]:
@@ -37,7 +45,7 @@ class PruneChoice:
         """
         outcomes = Outcome.COMPRESSED, Outcome.REPLACED
         places = (p for p in self._ledger.gone.places(*outcomes) if p.archive_path is not None)
-        chosen = _select(places, paths) if paths else places
+        chosen = self._select(places, paths) if paths else places
         if deleted:
             return self._select_deleted(chosen, by_path=bool(paths))
         return self._read_rows(chosen)
@@ -47,11 +55,7 @@ class PruneChoice:
         there = cache(self._is_there)
         gone = (p for p in places if there(p.root) and not os.path.lexists(p.full_path))
         lost = [e for e in self._read_rows(filter(is_lost, gone)) if by_path or _was_here(e)]
-        if not lost:
-            return []
-        moved = {entry.job_id for entry, _ in self._move_tracker.plan()}
-        copied = self._originals_of_copies()
-        return [e for e in lost if e.job_id not in moved and e.sha256_in not in copied]
+        return [e for e in lost if e.job_id not in self._moved and e.sha256_in not in self._copies]
 
     def _read_rows(self, places: Iterable[Place]) -> list[Entry]:
         rows = (self._ledger.files.by_job(place.job_id) for place in places)
@@ -61,28 +65,22 @@ class PruneChoice:
     def _is_there(self, root: str) -> bool:
         return root not in self._closed and is_there(self._ledger, root)
 
-    def _originals_of_copies(self) -> set[str]:
-        """The originals of outputs that were copied: these have no original of their own."""
-        copies = self._ledger.files.with_outcome(Outcome.OUTPUT)
-        marks = (read_marks(entry.root, entry.path) for entry in copies)
-        return {marked.sha256 for marked in marks if marked is not None}
-
-
-def _select(places: Iterable[Place], paths: Sequence[str]) -> list[Place]:
-    """The places at or below one of the paths, or of one of these patterns."""
-    found: list[Place] = []
-    left = {path: matcher_of(path) for path in paths}  # paths without a place so far
-    matchers = tuple(left.values())
-    for place in places:
-        full = place.full_path
-        if any(matches(full) for matches in matchers):
-            found.append(place)
-            left = {path: matches for path, matches in left.items() if not matches(full)}
-    for path in left:
-        raise UsageError(
-            f"the archive has no originals of {path}; `lensd restore --list` shows what it has"
-        )
-    return found
+    def _select(self, places: Iterable[Place], paths: Sequence[str]) -> list[Place]:
+        """The places at or below one of the paths, or of one of these patterns."""
+        found: list[Place] = []
+        left = {path: matcher_of(path) for path in paths}  # paths without a place so far
+        matchers = tuple(left.values())
+        for place in places:
+            new = self._moved.get(place.job_id)
+            full = place.full_path if new is None else os.path.join(*new)
+            if any(matches(full) for matches in matchers):
+                found.append(place)
+                left = {path: matches for path, matches in left.items() if not matches(full)}
+        for path in left:
+            raise UsageError(
+                f"the archive has no originals of {path}; `lensd restore --list` shows what it has"
+            )
+        return found
 
 
 def _was_here(entry: Entry) -> bool:

@@ -7,7 +7,6 @@ import stat
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 from lensd.errors import FileError, Reason, Skipped, StorageError, bug
 from lensd.store.archive import Archive
@@ -20,7 +19,6 @@ from lensd.watcher.completeness import Kind
 from lensd.watcher.folder import Folder
 from lensd.watcher.intake_recorder import IntakeRecorder
 from lensd.watcher.move_tracker import Found, MoveTracker
-from lensd.watcher.one_file import contain_bug
 from lensd.watcher.scan import in_batches, scan
 from lensd.watcher.settle import Candidate, Key, Settler
 from lensd.watcher.steady_clock import SteadyClock
@@ -143,9 +141,7 @@ class Intake:
 
     def follow_moved_files(self) -> None:
         """Let the rows of files that were moved while lensd did not run follow them."""
-        for entry, key in list(self._move_tracker.plan()):
-            with contain_bug(partial(self._move_tracker.report_bug, key)):
-                self._move_tracker.move(entry, key)
+        self._move_tracker.follow_all()
 
     def step(self, now: float) -> int:
         """Look at the candidates that are due, for a while; returns how many became jobs."""

@@ -126,14 +126,20 @@ class MoveTracker:
     def plan(self) -> Iterator[tuple[Entry, Key]]:
         """The moves that are not in the ledger yet, by a scan of all folders. Changes nothing."""
         has_lost_outputs = self.has_lost_outputs()
-        for key, identity in self._unknown_files():
+        for key, identity in self.unknown_files():
             entry = None
             with contain_bug(partial(self.report_bug, key)):
                 entry = self._plan(key, identity, has_lost_outputs=has_lost_outputs)
             if entry is not None and entry.state in _AT_REST:
                 yield entry, key
 
-    def _unknown_files(self) -> Iterator[tuple[Key, Identity]]:
+    def follow_all(self) -> None:
+        """Let the rows of files that were moved while lensd did not run follow them."""
+        for entry, key in list(self.plan()):
+            with contain_bug(partial(self.report_bug, key)):
+                self.move(entry, key)
+
+    def unknown_files(self) -> Iterator[tuple[Key, Identity]]:
         """Those of a scan that have no row, or a damaged one: many files need few queries."""
         for root, found in groupby(self._scan_all(), key=lambda file: file[0].root):
             for batch in in_batches((key.path, identity) for key, identity in found):

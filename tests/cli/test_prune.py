@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.user_programs import exchange
 from tests.support.aging import age
 from tests.support.home_server import HomeServer, Seen
 from tests.support.running import Line, parse_line
+
+PRUNED = "file.pruned"
 
 
 def _replace(path: Path) -> None:
@@ -262,18 +265,86 @@ def test_originals_of_deleted_files(named: Named) -> None:
     server.once()  # records the copy
     path["copied"].unlink()
     path["deleted"].unlink()
-    path["sub/moved"].rename(server.loras / "elsewhere.safetensors")
+    named.path["sub/moved"] = path["sub/moved"].rename(server.loras / "elsewhere.safetensors")
     shutil.rmtree(path["away/gone"].parent)
     dry = server.lensd("prune", "--deleted", "--dry-run").stdout.splitlines()
     would = [line.split()[2] for line in dry if line.startswith("would delete: ")]
     assert set(would) == {str(path["deleted"]), str(path["away/gone"])}
     before = server.status()["totals"]["outcomes"]["compressed"]
     lines, _ = _prune(server, "--deleted")
-    assert [line["path"] for line in lines] == would
+    assert [line["path"] for line in lines if line["event"] == PRUNED] == would
     assert server.status()["totals"]["outcomes"]["compressed"] == before - len(would)
     gone = [name for name in path if not named.has_original(name)]
     assert gone == ["deleted", "away/gone"]
     assert server.lensd("restore", server.loras / "elsewhere.safetensors").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bring_back", [shutil.move, shutil.copyfile])
+def test_an_older_version_whose_output_is_back_elsewhere(
+    named: Named, bring_back: Callable[[Path, Path], object]
+) -> None:
+    """It came while no lensd ran, and keeps its original: the path names another file."""
+    server, path = named.server, named.path["one"]
+    older, back = server.elsewhere / "older", server.loras / "back.safetensors"
+    original = Seen.of(server.archived(path)).sha256
+    path.rename(older)
+    server.drop(path.name, seed=70)
+    server.once()
+    bring_back(older, back)
+    dry = server.lensd("prune", "--dry-run", path).stdout
+    assert dry.count("would delete: ") == 1
+    deleted = [line["sha256"] for line in _prune(server, path)[0] if line["event"] == PRUNED]
+    assert len(deleted) == 1
+    assert original not in deleted
+    path.unlink()
+    assert [] == _prune(server, "--deleted")[0]
+    done = server.lensd("restore", back)
+    assert done.returncode == 0, done.stderr
+    assert Seen.of(back).sha256 == original
+
+
+@pytest.mark.slow
+def test_copies_that_the_intake_did_not_recognize(named: Named) -> None:
+    """One with a hard link is refused before lensd reads its marks; its original stays, too."""
+    server, path = named.server, named.path
+    copy = server.loras / "linked.safetensors"
+    shutil.copyfile(path["copied"], copy)
+    os.link(copy, server.elsewhere / "other name")
+    [line] = [line for line in server.once() if line["event"] == "file.skipped"]
+    assert line["reason"] == "hardlinked"
+    path["copied"].unlink()
+    assert [] == _prune(server, "--deleted")[0]
+    assert named.has_original("copied")
+
+
+@pytest.mark.slow
+def test_a_file_that_was_moved_while_no_lensd_ran(named: Named) -> None:
+    """`prune` takes the original of the file that is there; a dry run says where the file is."""
+    server, one, two = named.server, named.path["one"], named.path["two"]
+    exchange(one, two)
+    original = Seen.of(server.archived(two)).sha256
+    dry = server.lensd("prune", "--dry-run", one).stdout
+    assert f"stays: {two}" in dry
+    assert f"its file is {one} now" in dry
+    lines, _ = _prune(server, one)
+    deleted = [(line["path"], line["sha256"]) for line in lines if line["event"] == PRUNED]
+    assert deleted == [(str(one), original)]
+    assert server.lensd("restore", two).returncode == 0
+    assert server.lensd("restore", one).returncode == 2
+
+
+@pytest.mark.slow
+def test_an_original_after_a_redo_that_was_refused(named: Named) -> None:
+    """It has its size, and the row of the redo keeps its reason."""
+    server, path = named.server, named.path["one"]
+    size = server.archived(path).stat().st_size
+    os.link(path, server.elsewhere / "other name")
+    server.once("--redo", path)
+    [line], _ = _prune(server, path)
+    assert line["bytes"] == size
+    [problem] = server.status()["uncompressed"]
+    assert "hard links" in problem["message"]
 
 
 @pytest.mark.slow
