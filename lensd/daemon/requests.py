@@ -36,7 +36,7 @@ from lensd.errors import (
     LensdError,
     UsageError,
 )
-from lensd.jobs.copies import find_copies
+from lensd.jobs.copies import find_copies, is_needed, known_copies
 from lensd.jobs.daily_prune import observe_clock
 from lensd.jobs.originals import Original, OriginalFinder
 from lensd.jobs.prune import Pruned, Pruner
@@ -119,13 +119,15 @@ class RequestHandler:
         with contextlib.suppress(FileError, OSError, Interrupted):  # the next start tries again
             restorer.finish_interrupted(roots.__contains__, self.stop)
         originals = self.find_originals(request)
+        copies = known_copies(self.ledger)
         restored: list[Original] = []
         for done, original in enumerate(originals, 1):
             path, method = original.full_path, None
             try:
                 if self.stop():
                     raise Interrupted
-                method = restorer.put_back(original, purge=request.purge, stop=self.stop)
+                keep = not request.purge and is_needed(original, copies)
+                method = restorer.put_back(original, purge=request.purge, keep=keep, stop=self.stop)
             except Interrupted:
                 left = len(originals) - done + 1
                 send(Message(f"lensd is stopping; {_not_restored(left)}: try again later"))
@@ -152,9 +154,10 @@ class RequestHandler:
         if request.version is not None:
             return [finder.find(path, request.version) for path in request.paths]
         found = [original for path in request.paths for original in finder.find_each(path)]
-        if len(found) == len(request.paths):
-            return found
-        return list({original.full_path: original for original in found}.values())
+        if len(found) != len(request.paths):
+            found = list({original.full_path: original for original in found}.values())
+        # Originals leave the archive, so copies of outputs, which share them, come first.
+        return sorted(found, key=lambda original: not original.is_shared)
 
     def retry(self, request: RetryRequest, send: Send) -> int:
         """Make failed, quarantined and postponed files due now. Raises UsageError."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
+from lensd.jobs.originals import Original
 from lensd.store.ledger import Ledger, Outcome
 from lensd.watcher.move_tracker import MoveTracker
 from lensd.watcher.own_output import read_marks
@@ -37,6 +38,28 @@ def find_copies(
         if current is None or current.sha256_in != marked.sha256:
             found.setdefault(marked.sha256, os.path.join(*key))
     return found
+
+
+def known_copies(ledger: Ledger) -> dict[str, set[Key]]:
+    """The outputs of the intake's rows that are copies, by the sha256 of the originals.
+
+    One header is read for each such row, so this is for a whole request.
+    """
+    found: dict[str, set[Key]] = {}
+    for entry in ledger.files.with_outcome(Outcome.OUTPUT):
+        marked = read_marks(entry.root, entry.path)
+        if marked is not None:
+            found.setdefault(marked.sha256, set()).add(Key(entry.root, entry.path))
+    return found
+
+
+def is_needed(original: Original, copies: Mapping[str, set[Key]]) -> bool:
+    """Whether the archive has to keep an original that is restored, for a copy of its output.
+
+    A copy that is restored has got an original of its own. `copies`: see `known_copies`.
+    """
+    own = Key(original.folder.root, original.relative)
+    return not original.is_shared and bool(copies.get(original.sha256, set()) - {own})
 
 
 def _places(ledger: Ledger, move_tracker: MoveTracker) -> Iterator[Key]:

@@ -17,6 +17,7 @@ from lensd.store.paths import is_below, is_pattern, matcher_of, resolve_path
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.move_tracker import MoveTracker, choose_paths
 from lensd.watcher.own_output import read_marks
+from lensd.watcher.presence import has_file
 from lensd.watcher.settle import Key
 
 NAMED = 3  # paths in a message, at most
@@ -26,7 +27,8 @@ NAMED = 3  # paths in a message, at most
 class Original:
     """An archived original, and the path in a watched folder that it belongs to.
 
-    `is_shared`: the file at the path is a copy of another output, whose original this is.
+    `is_shared`: the file at the path is a copy of another output, whose original this is. It may
+    be that other file, which was restored: `archive_path` is the file's path then.
     `is_version`: the user chose this original, whatever lies at the path.
     """
 
@@ -176,13 +178,21 @@ class OriginalFinder:
             path = entry.archive_path
             if path is not None and os.path.lexists(path):
                 return Original(folder, relative, marked.sha256, path, entry, is_shared=True)
-        # The ledger was lost, and what it knew of the file that the output was copied from.
-        path = None
-        if marked.bytes_in is not None:
+        # It left the archive for another file; or the ledger was lost, and the row of that file.
+        path = self._find_restored(marked.sha256)
+        if path is None and marked.bytes_in is not None:
             path = self._archive.originals.search(marked.sha256, marked.bytes_in)
         if path is None:
             return None
         return Original(folder, relative, marked.sha256, path, None, is_shared=True)
+
+    def _find_restored(self, sha256: str) -> str | None:
+        """The path of a file that is this original since it was restored."""
+        for entry in self._ledger.originals.rows_of(sha256):
+            is_restored = entry.outcome == Outcome.RESTORED and has_file(entry)
+            if is_restored and os.path.lexists(entry.full_path):
+                return entry.full_path
+        return None
 
     def _find_version(
         self, folder: Folder, relative: str, version: str, moved: Entry | None

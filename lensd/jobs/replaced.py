@@ -22,7 +22,7 @@ def find_outputs(
 
     `but` is a job whose output has not been published yet.
     """
-    rows = [*ledger.files.history(root, path), *ledger.originals.find(original)]
+    rows = [*ledger.files.history(root, path), *ledger.originals.rows_of(original)]
     return {row.sha256_out for row in rows if row.sha256_out is not None and row.job_id != but}
 
 

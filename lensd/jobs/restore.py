@@ -10,6 +10,7 @@ from dataclasses import replace
 from lensd.errors import Failed, LensdError, Reason, Skipped
 from lensd.jobs import reread
 from lensd.jobs.archive_check import hold_archive
+from lensd.jobs.archived import open_original
 from lensd.jobs.explained import explained, require_changeable
 from lensd.jobs.originals import Original, original_of_entry
 from lensd.jobs.replaced import find_outputs, report_kept
@@ -54,15 +55,21 @@ class Restorer:
         )
 
     def put_back(
-        self, original: Original, *, purge: bool = False, stop: Stop = lambda: False
+        self,
+        original: Original,
+        *,
+        purge: bool = False,
+        keep: bool = False,
+        stop: Stop = lambda: False,
     ) -> str:
         """Replace the output by its original, bit for bit; returns move, reflink or copy.
 
         The output and the original are under a lease from before they are hashed until one of them
         is unlinked; without leases lensd waits for a quiet time and compares. With `purge` the
-        archive keeps no copy. If the ledger does not know the output's hash, a copy of the output
-        is kept in `rescued/`. Raises Skipped(`changed`) if the file is not an output as lensd wrote
-        it or a program writes to it, FileError, StorageError, Interrupted.
+        archive keeps no copy; with `keep` it does, since another output needs it. If the ledger
+        does not know the output's hash, a copy of the output is kept in `rescued/`. Raises
+        Skipped(`changed`) if the file is not an output as lensd wrote it or a program writes to
+        it, FileError, StorageError, Interrupted.
         """
         with explained(original.full_path, original.archive_path), ExitStack() as opened:
             opened.enter_context(hold_archive(self._archive, self._ledger))
@@ -75,7 +82,9 @@ class Restorer:
             _require_hash(source, original)
             kept = self._keep_unknown(original, output)
             try:
-                job_id, method = self._replace(original, source, output, stop, purge=purge)
+                job_id, method = self._replace(
+                    original, source, output, stop, purge=purge, keep=keep
+                )
             except BaseException:
                 if kept is not None:
                     self._archive.remover.remove(kept)
@@ -132,13 +141,23 @@ class Restorer:
             os.close(folder_fd)
 
     def _replace(
-        self, original: Original, source: Held, output: Held | None, stop: Stop, *, purge: bool
+        self,
+        original: Original,
+        source: Held,
+        output: Held | None,
+        stop: Stop,
+        *,
+        purge: bool,
+        keep: bool,
     ) -> tuple[str, str]:
         """Returns the job of the row, and the method."""
         identity = None if output is None else output.reading.identity
         restoring = self._restores.begin(original, identity, purge=purge)
         try:
-            with self._staged(original, source, restoring, stop) as (folder_fd, incoming):
+            with self._staged(original, source, restoring, stop, keep=keep) as (
+                folder_fd,
+                incoming,
+            ):
                 restoring = self._restores.note_staged(restoring, *incoming)
                 publish.place(
                     folder_fd,
@@ -158,14 +177,19 @@ class Restorer:
 
     @contextmanager
     def _staged(
-        self, original: Original, source: Held, restoring: Restoring, stop: Stop
+        self, original: Original, source: Held, restoring: Restoring, stop: Stop, *, keep: bool
     ) -> Iterator[tuple[int, tuple[Identity, str]]]:
         """The folder, and what is complete under the temporary: the original, and how it came."""
         folder = os.path.dirname(original.relative)
         folder_fd = mirror_back(original.folder.root, folder, original.archive_path)
         try:
             with publish.staged_original(
-                source.fd, original.sha256, folder_fd, temporary_of(restoring), stop
+                source.fd,
+                original.sha256,
+                folder_fd,
+                temporary_of(restoring),
+                stop,
+                may_link=not keep,
             ) as (method, incoming):
                 if not source.unbroken:
                     raise _changed(original, "has an original that a program opened for writing")
@@ -177,9 +201,7 @@ class Restorer:
         """Move the row to where its output is now; give a copy of an output its own original."""
         entry = original.entry
         if original.is_shared:
-            path = self._archive.keeper.copy_within(
-                original.archive_path, original.sha256, original.folder.name, original.relative
-            )
+            path = self._copy_into_archive(original)
             return replace(original, archive_path=path, entry=None, is_shared=False)
         if entry is None or entry.sha256_in != original.sha256:
             return original  # an older version, or one that the ledger does not know
@@ -188,6 +210,16 @@ class Restorer:
         return original_of_entry(  # the move may have given the original another path
             self._archive, original.folder, original.relative, self._ledger.jobs.get(entry.job_id)
         )
+
+    def _copy_into_archive(self, original: Original) -> str:
+        """Give a copy of an output an original of its own; returns its path."""
+        fd = open_original(self._archive, original.archive_path)
+        try:
+            return self._archive.keeper.copy_for(
+                fd, original.sha256, original.folder.name, original.relative
+            )
+        finally:
+            os.close(fd)
 
 
 def _require_hash(source: Held, original: Original) -> None:

@@ -110,7 +110,13 @@ def has_bytes(
 
 @contextmanager
 def staged_original(
-    fd: int, sha256: str, folder_fd: int, temporary: str, stop: Stop | None = None
+    fd: int,
+    sha256: str,
+    folder_fd: int,
+    temporary: str,
+    stop: Stop | None = None,
+    *,
+    may_link: bool = True,
 ) -> Iterator[tuple[Returned, Identity]]:
     """Give an open original a temporary name in a folder: a link ("move"), or a verified copy.
 
@@ -118,7 +124,7 @@ def staged_original(
     file has its name by then. Raises Failed(`no_space` | `io_error`), Skipped, Interrupted.
     """
     with disk_faults(folder_fd):
-        is_link = link_open_file(fd, folder_fd, temporary)
+        is_link = may_link and link_open_file(fd, folder_fd, temporary)
     if is_link:
         try:
             yield "move", Identity.of(os.fstat(fd))

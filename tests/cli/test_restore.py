@@ -428,3 +428,30 @@ def test_a_copy_over_another_output(server: HomeServer) -> None:
     done = server.lensd("restore", second, "--version", replaced.sha256)
     assert done.returncode == 0, done.stderr
     assert Seen.of(second).sha256 == replaced.sha256
+
+
+def test_a_file_and_a_copy_of_its_output(server: HomeServer) -> None:
+    """Both get the original, in each order, with the copy known or not."""
+    files = _compressed(server, "a.safetensors", "b.safetensors")
+    for (first, before), known in zip(files, (True, False), strict=True):
+        copy = first.with_stem("copy of " + first.stem)
+        shutil.copyfile(first, copy)
+        if known:
+            server.once()
+        for path in (first, copy):
+            done = server.lensd("restore", path)
+            assert done.returncode == 0, done.stderr
+            assert Seen.of(path).sha256 == before.sha256
+            assert "rescued" not in done.stderr
+        assert server.archived(first).exists() == known
+        assert not server.archived(copy).exists()
+
+
+def test_a_file_and_a_copy_of_its_output_in_one_request(server: HomeServer) -> None:
+    """The copy comes first, since it shares the original that leaves the archive."""
+    [(first, before)] = _compressed(server, "a.safetensors")
+    copy = server.loras / "b.safetensors"
+    shutil.copyfile(first, copy)
+    done = server.lensd("restore", first, copy)
+    assert done.returncode == 0, done.stderr
+    assert Seen.of(first).sha256 == Seen.of(copy).sha256 == before.sha256

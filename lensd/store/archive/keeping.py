@@ -80,27 +80,22 @@ class Keeper:
             self._root.require_there()
         return Archived(method, place.path)
 
-    def copy_within(self, path: str, sha256: str, watch: str, relative: str) -> str:
-        """Copy and verify an original for another file; returns the path of the copy.
+    def copy_for(self, source_fd: int, sha256: str, watch: str, relative: str) -> str:
+        """Copy and verify an open original for another file; returns the path of the copy.
 
         If another original has that file's name, the copy gets the place of an older one. Raises
-        FileNotFoundError, Failed(`no_space` | `io_error`).
+        Skipped(`changed`), Failed(`no_space` | `io_error`).
         """
-        with self._root.open_folder_of(path) as (from_fd, name):
-            fd = open_regular(from_fd, name)
-        try:
-            identity = Identity.of(os.fstat(fd))
-            with self._root.make_place(naming.inside(watch, relative)) as place:
-                with contextlib.suppress(FileExistsError):
-                    copy_onto_free_name(fd, identity, sha256, place.folder_fd, place.name)
-                    return place.path
-                with self._make_older_place(place, sha256) as older:
-                    if identity_at(older.folder_fd, older.name) is not None:
-                        self._rescuer.move(older.folder_fd, older.name, watch, relative)  # damaged
-                    copy_onto_free_name(fd, identity, sha256, older.folder_fd, older.name)
-                    return older.path
-        finally:
-            os.close(fd)
+        identity = Identity.of(os.fstat(source_fd))
+        with self._root.make_place(naming.inside(watch, relative)) as place:
+            with contextlib.suppress(FileExistsError):
+                copy_onto_free_name(source_fd, identity, sha256, place.folder_fd, place.name)
+                return place.path
+            with self._make_older_place(place, sha256) as older:
+                if identity_at(older.folder_fd, older.name) is not None:
+                    self._rescuer.move(older.folder_fd, older.name, watch, relative)  # damaged
+                copy_onto_free_name(source_fd, identity, sha256, older.folder_fd, older.name)
+                return older.path
 
     def move_aside(
         self, place: Place, watch: str, relative: str, stop: Stop | None = None

@@ -61,6 +61,7 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
     "originals.record_moved": lambda ledger: ledger.originals.record_moved(
         "/archive/8", "/archive/x", "in8"
     ),
+    "originals.rows_of": lambda ledger: ledger.originals.rows_of("in4"),
     "files.output": lambda ledger: ledger.files.output(ROOT, "4", FIRST),
     "state.pause": lambda ledger: ledger.state.pause([f"{ROOT}/4"]),
     "state.paused": lambda ledger: ledger.state.paused(),
