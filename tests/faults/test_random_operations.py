@@ -268,11 +268,26 @@ class World:
             self.end(RunningDaemon.kill)
 
     def _is_idle(self) -> bool:
+        """Not before the daemon is ready: until then it may not have swept old temporaries."""
         self.start()
+        if not self._is_ready():
+            return False
         status = self.server.status()
         return status["daemon"] and not (
             status["queued"] or status["running"] or status["waiting"] or status["held"]
         )
+
+    def _is_ready(self) -> bool:
+        assert self._daemon is not None
+        if any(line["event"] == "daemon.ready" for line in self._daemon.lines):
+            return True
+        try:
+            self._daemon.wait_for_event("daemon.ready")
+        except DaemonError:
+            if self._daemon.process.poll() != ALREADY_IN_USE:
+                raise
+            return False
+        return True
 
     def _temporaries(self) -> list[Path]:
         places = [*self.users.roots, self.server.archive]
