@@ -225,7 +225,7 @@ def _estimate(job: Job, manifest: str, machines: Machines, prices: Prices) -> in
             began = time.monotonic()
             do_all(iter(sample[warm:]), submit, inflight, found.extend)
             seconds = time.monotonic() - began
-        _print(estimate.extrapolate(found, left, seconds), processes, prices)
+        _print(estimate.extrapolate(first, found, left, seconds), processes, prices)
         index.close()
     return EXIT_OK
 
@@ -277,8 +277,9 @@ def _print(found: Estimate, processes: int, prices: Prices) -> None:
     if not found.sampled:
         return
     click.echo(f"sample: {outcomes(found.outcomes)}")
-    ratio = found.bytes_in / max(1, found.bytes_out)
-    click.echo(f"destination: {size(found.bytes_out)}, {ratio:.1f} times smaller")
+    ratio = found.bytes_before / max(1, found.bytes_out)
+    smaller = f", {ratio:.1f} times smaller" if found.bytes_out else ""
+    click.echo(f"destination: {size(found.bytes_before)} -> {size(found.bytes_out)}{smaller}")
     click.echo(
         f"time: {found.seconds / 3600:.2f} hours with "
         f"{plural(processes, 'process', 'processes')}, "

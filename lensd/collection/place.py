@@ -25,7 +25,7 @@ class Place(Protocol):
         """All objects whose names end in .safetensors, in any order."""
 
     def version(self, name: str) -> Version | None:
-        """The version of an object, None if there is none."""
+        """The version of an object, None if there is none: no file, or a folder, for example."""
 
     def fetch(self, name: str, folder: str) -> str:
         """The path of a file with the bytes of an object: its own, or a copy in `folder`."""

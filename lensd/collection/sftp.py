@@ -51,9 +51,10 @@ class Sftp:
     def version(self, name: str) -> Version | None:
         with self._server() as server:
             try:
-                return _version_of(server.stat(self._path(name)))
+                found = server.stat(self._path(name))
             except FileNotFoundError:
                 return None
+        return _version_of(found) if stat.S_ISREG(found.st_mode or 0) else None
 
     def fetch(self, name: str, folder: str) -> str:
         path = os.path.join(folder, "original")
@@ -65,9 +66,9 @@ class Sftp:
         target = self._path(name)
         folder = posixpath.dirname(target)
         temporary = f"{folder}/{temporary_name(token)}"
-        if not replace and self.version(name) is not None:
-            raise FileExistsError(target)
         with self._server() as server:
+            if not replace and _is_there(server, target):
+                raise FileExistsError(target)
             _make_folders(server, folder)
             server.put(path, temporary)
             try:
@@ -77,7 +78,7 @@ class Sftp:
                     server.rename(temporary, target)  # fails where there is a file
             except OSError:
                 server.remove(temporary)
-                if self.version(name) is not None:
+                if not replace and _is_there(server, target):
                     raise FileExistsError(target) from None
                 raise
 
@@ -129,6 +130,15 @@ def _connect(address: SplitResult) -> _Connection:
     if channel is not None:
         channel.settimeout(SECONDS)
     return _Connection(ssh, sftp)
+
+
+def _is_there(server: paramiko.SFTPClient, path: str) -> bool:
+    """Also a folder, or a link to nothing."""
+    try:
+        server.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _make_folders(server: paramiko.SFTPClient, folder: str) -> None:
