@@ -28,6 +28,9 @@ class Bucket:
         self._root = path.rstrip("/")
         self._is_s3 = self.url.startswith("s3:")
 
+    def real_url(self) -> str:
+        return self.url
+
     def find(self) -> Iterator[Item]:
         found = self._pages() if self._is_s3 else self._folders()
         for name, version in found:

@@ -26,6 +26,9 @@ class Folder:
     def __init__(self, path: str) -> None:
         self.url = os.path.realpath(path)
 
+    def real_url(self) -> str:
+        return self.url
+
     def find(self) -> Iterator[Item]:
         """All files, also by links, but not by links to folders, nor in folders of lensd."""
         try:

@@ -245,6 +245,10 @@ def test_a_dry_run_writes_nothing(batch: Batch, source: Path) -> None:
     ("arguments", "says"),
     [
         (["source", "ftp://host/a"], "no address that lensd knows"),
+        (["source", ""], "must not be empty"),
+        (["source", "s3:///prefix"], "names no bucket"),
+        (["source", "sftp:///folder"], "names no host"),
+        (["source", "sftp://host:port/folder"], "sftp://HOST:PORT/FOLDER"),
         (["source", "source/more"], "must not lie in each other"),
         (["source", "dest", "--manifest", "m.txt"], "ends in .jsonl or .parquet"),
         (["source", "dest", "--energy", "2"], "an option has an invalid value"),
