@@ -197,7 +197,8 @@ def _run(job: Job, manifest: str, machines: Machines) -> int:
     for line in bar.summary():
         say(line)
     say(f"manifest: {manifest}")
-    return EXIT_SOME_FAILED if recorder.failed else EXIT_OK
+    _say_left_out(run)
+    return EXIT_SOME_FAILED if recorder.failed or run.left_out else EXIT_OK
 
 
 def _estimate(job: Job, manifest: str, machines: Machines, prices: Prices) -> int:
@@ -226,6 +227,7 @@ def _estimate(job: Job, manifest: str, machines: Machines, prices: Prices) -> in
             do_all(iter(sample[warm:]), submit, inflight, found.extend)
             seconds = time.monotonic() - began
         _print(estimate.extrapolate(first, found, left, seconds), processes, prices)
+        _say_left_out(run)
         index.close()
     return EXIT_OK
 
@@ -233,6 +235,12 @@ def _estimate(job: Job, manifest: str, machines: Machines, prices: Prices) -> in
 def _list(run: Run) -> None:
     totals = run.list_source()
     say(f"{plural(totals.files, 'object')} in the source")
+
+
+def _say_left_out(run: Run) -> None:
+    """The manifest has no rows of their objects."""
+    for folder in run.left_out:
+        say(f"{folder}; its objects are left out. Give the user of lensd access, and run it again")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class Folder:
 
     def __init__(self, path: str) -> None:
         self.url = os.path.realpath(path)
+        self.left_out: list[str] = []
 
     def real_url(self) -> str:
         return self.url
@@ -32,7 +33,12 @@ class Folder:
     def find(self) -> Iterator[Item]:
         """All files, also by links, but not by links to folders, nor in folders of lensd."""
         try:
-            for folder in walk(self.url, recursive=True, wanted=lambda path, _: is_wanted(path)):
+            for folder in walk(
+                self.url,
+                recursive=True,
+                wanted=lambda path, _: is_wanted(path),
+                on_unreadable=self._note_unreadable,
+            ):
                 for name in folder.names:
                     version = _find_version(name, folder.fd)
                     if version is not None:
@@ -69,6 +75,9 @@ class Folder:
                 new.write(chunk)
             new.sync()
             new.rename(base, overwrite=replace)
+
+    def _note_unreadable(self, folder: str, error: OSError) -> None:
+        self.left_out.append(f"{self._path(folder)} cannot be read: {error.strerror}")
 
     def _path(self, name: str) -> str:
         return os.path.join(self.url, name)

@@ -18,9 +18,13 @@ _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "sftp": "paramiko"}
 
 
 class Place(Protocol):
-    """`url`: its address without a password. Methods raise OSError if they fail."""
+    """`url`: its address without a password. Methods raise OSError if they fail.
+
+    `left_out`: the folders that `find` could not list, each with the reason.
+    """
 
     url: str
+    left_out: list[str]
 
     def real_url(self) -> str:
         """`url`, with links to folders resolved."""

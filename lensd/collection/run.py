@@ -94,6 +94,11 @@ class Run:
             ) from None
         return self._index.found()
 
+    @property
+    def left_out(self) -> list[str]:
+        """The folders of the source that could not be listed, each with the reason."""
+        return self._source.left_out
+
     def tasks(self) -> Iterator[Task]:
         """For the objects that are to do."""
         for item, known in self._index.todo():

@@ -38,6 +38,7 @@ class Sftp:
         self._root = posixpath.normpath(f"/{unquote(self._address.path).lstrip('/')}")
         self._server_url = f"sftp://{_without_password(self._address)}"
         self.url = f"{self._server_url}{self._root}"
+        self.left_out: list[str] = []  # a listing is complete, or fails
 
     def real_url(self) -> str:
         """A folder that is not there as yet counts as below the one that is."""

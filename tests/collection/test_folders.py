@@ -17,6 +17,7 @@ from lensd.collection.folder import text_of_time
 from lensd.text import size
 from tests.collection.conftest import Batch, files_of
 from tests.lora import making
+from tests.support import marks
 from tests.support.home_server import Seen
 from tests.support.realistic import small_lora
 
@@ -175,6 +176,23 @@ def test_one_odd_file_does_not_end_the_run(batch: Batch, source: Path) -> None:
 def test_times_that_filesystems_keep(nanoseconds: int, text: str) -> None:
     """Different ones have different texts, also where ISO 8601 has none."""
     assert text_of_time(nanoseconds) == text
+
+
+@pytest.mark.slow
+@marks.needs_root
+def test_a_folder_that_cannot_be_read_is_named(batch: Batch, source: Path) -> None:
+    """Its objects are in no row, and the exit code is 1; the others are done."""
+    (source / "more").chmod(0)
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    done = subprocess.run(
+        [*command, *batch.command("source", "dest")],
+        cwd=batch.folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    (source / "more").chmod(0o700)
+    assert done.returncode == 1
+    assert f"{source}/more/ cannot be read: Permission denied" in done.stderr
+    assert {"a.safetensors"} == set(batch.rows())
+    assert "2 compressed" in batch.run("source", "dest")
 
 
 @pytest.mark.slow
