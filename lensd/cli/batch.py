@@ -197,7 +197,8 @@ def _run(job: Job, manifest: str, machines: Machines) -> int:
     for line in bar.summary():
         say(line)
     say(f"manifest: {manifest}")
-    return EXIT_SOME_FAILED if recorder.failed else EXIT_OK
+    _say_left_out(run)
+    return EXIT_SOME_FAILED if recorder.failed or run.left_out else EXIT_OK
 
 
 def _estimate(job: Job, manifest: str, machines: Machines, prices: Prices) -> int:
@@ -225,7 +226,8 @@ def _estimate(job: Job, manifest: str, machines: Machines, prices: Prices) -> in
             began = time.monotonic()
             do_all(iter(sample[warm:]), submit, inflight, found.extend)
             seconds = time.monotonic() - began
-        _print(estimate.extrapolate(found, left, seconds), processes, prices)
+        _print(estimate.extrapolate(first, found, left, seconds), processes, prices)
+        _say_left_out(run)
         index.close()
     return EXIT_OK
 
@@ -233,6 +235,12 @@ def _estimate(job: Job, manifest: str, machines: Machines, prices: Prices) -> in
 def _list(run: Run) -> None:
     totals = run.list_source()
     say(f"{plural(totals.files, 'object')} in the source")
+
+
+def _say_left_out(run: Run) -> None:
+    """The manifest has no rows of their objects."""
+    for folder in run.left_out:
+        say(f"{folder}; its objects are left out. Give the user of lensd access, and run it again")
 
 
 @contextmanager
@@ -277,8 +285,9 @@ def _print(found: Estimate, processes: int, prices: Prices) -> None:
     if not found.sampled:
         return
     click.echo(f"sample: {outcomes(found.outcomes)}")
-    ratio = found.bytes_in / max(1, found.bytes_out)
-    click.echo(f"destination: {size(found.bytes_out)}, {ratio:.1f} times smaller")
+    ratio = found.bytes_before / max(1, found.bytes_out)
+    smaller = f", {ratio:.1f} times smaller" if found.bytes_out else ""
+    click.echo(f"destination: {size(found.bytes_before)} -> {size(found.bytes_out)}{smaller}")
     click.echo(
         f"time: {found.seconds / 3600:.2f} hours with "
         f"{plural(processes, 'process', 'processes')}, "

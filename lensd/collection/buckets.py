@@ -26,7 +26,11 @@ class Bucket:
         self.url = address.rstrip("/")
         self._fs, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         self._root = path.rstrip("/")
+        self.left_out: list[str] = []  # a listing is complete, or fails
         self._is_s3 = self.url.startswith("s3:")
+
+    def real_url(self) -> str:
+        return self.url
 
     def find(self) -> Iterator[Item]:
         found = self._pages() if self._is_s3 else self._folders()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from lensd.collection.index import Totals
 from lensd.collection.rows import Row
+from lensd.errors import Outcome
 
 SHARE = 0.01
 FEWEST, MOST = 20, 1000
@@ -21,11 +22,15 @@ class Prices(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Of all objects that are to do. `seconds`: with the processes that measured the sample."""
+    """Of all objects that are to do. `seconds`: with the processes that measured the sample.
+
+    `bytes_out`: of the objects in the destination; `bytes_before`: of their originals.
+    """
 
     sampled: int
     files: int
     bytes_in: int
+    bytes_before: int
     bytes_out: int
     seconds: float
     outcomes: dict[str, int]
@@ -46,20 +51,36 @@ def sample_size(files: int) -> int:
     return min(files, max(FEWEST, min(MOST, round(SHARE * files))))
 
 
-def extrapolate(sample: list[Row], left: Totals, seconds: float) -> Estimate:
-    """By bytes: large objects take longer. `seconds`: of the whole sample.
+def extrapolate(first: list[Row], timed: list[Row], left: Totals, seconds: float) -> Estimate:
+    """By bytes: large objects take longer. `seconds`: of `timed`; `first` is measured as well.
 
-    Objects that stay as they are count with their size, as they take room in a mirror.
+    An object that is copied counts with its size, and one that does not get to the destination with
+    nothing.
     """
-    sizes = [(row["source_size"], row.get("bytes_out")) for row in sample]
-    bytes_in = sum(before for before, _ in sizes)
-    bytes_out = sum(before if after is None else after for before, after in sizes)
-    factor = left.bytes / bytes_in if bytes_in else 0.0
+    sample = first + timed
+    arriving = [row for row in sample if row["outcome"] == Outcome.COMPRESSED or row.get("copied")]
+    factor = _share(left.bytes, sample)
     return Estimate(
         sampled=len(sample),
         files=left.files,
         bytes_in=left.bytes,
-        bytes_out=round(bytes_out * factor),
-        seconds=seconds * factor,
+        bytes_before=round(_bytes_of(arriving) * factor),
+        bytes_out=round(sum(map(_bytes_in_destination, arriving)) * factor),
+        seconds=seconds * _share(left.bytes, timed),
         outcomes=dict(Counter(str(row["outcome"]) for row in sample)),
     )
+
+
+def _share(whole: int, sample: list[Row]) -> float:
+    """How many times as large as the sample the whole is; 0 for a sample without bytes."""
+    part = _bytes_of(sample)
+    return whole / part if part else 0.0
+
+
+def _bytes_of(sample: list[Row]) -> int:
+    return sum(row["source_size"] for row in sample)
+
+
+def _bytes_in_destination(row: Row) -> int:
+    size: int = row["source_size" if row.get("copied") else "bytes_out"]
+    return size

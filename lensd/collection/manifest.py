@@ -13,13 +13,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from lensd.collection.rows import Row
+import msgspec
+
+from lensd.collection.rows import Head, Row
 from lensd.errors import StorageError, UsageError
 from lensd.store.fs import fsync_folder
 from lensd.store.json_lines import encode
 
 PARQUET = ".parquet"
 _SUFFIXES = (PARQUET, ".jsonl", ".ndjson", ".json")
+_JOURNAL = ".journal"
 
 
 def require_kind(path: str) -> None:
@@ -37,7 +40,7 @@ def require_kind(path: str) -> None:
 
 
 def journal_of(manifest: str) -> str:
-    return f"{manifest}.journal"
+    return manifest + _JOURNAL
 
 
 def read(manifest: str) -> Iterator[Row]:
@@ -49,18 +52,14 @@ def read(manifest: str) -> Iterator[Row]:
     path = journal if os.path.exists(journal) else manifest
     if not os.path.exists(path):
         return
-    try:
+    with _reading(path):
         if path.endswith(PARQUET):
             from lensd.collection import parquet
 
-            yield from parquet.read(path)
+            yield from map(_checked, parquet.read(path))
         else:
             with open(path, "rb") as file:
-                yield from (row for _, _, row in _lines(file))
-    except OSError as error:
-        raise StorageError(f"cannot read the manifest {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UsageError(f"{path} is no manifest of lensd: {error}") from None
+                yield from (row for _, _, row in _lines(file, may_be_cut=path == journal))
 
 
 class Journal:
@@ -80,11 +79,12 @@ class Journal:
         self._file = open(self._path, "r+b")  # noqa: SIM115  until `close`
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """Each row with its offset. Removes a last line that a crash cut off."""
+        """Each row with its offset. Removes a last line that a crash cut off. Raises UsageError."""
         end = 0
-        for start, after, row in _lines(self._file):
-            end = after
-            yield start, row
+        with _reading(self._path):
+            for start, after, row in _lines(self._file, may_be_cut=True):
+                end = after
+                yield start, row
         self._file.truncate(end)
         self._file.seek(end)
 
@@ -136,11 +136,28 @@ def _writing(path: str) -> Iterator[None]:
         ) from None
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, int, Row]]:
-    """Start, end and row of each line. Raises ValueError for one that is no row."""
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Of a file that is not a manifest nothing may be lost: the run ends before it writes."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot read the manifest {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        remedy = "name another file with --manifest"
+        if path.endswith(_JOURNAL):
+            remedy = "move it away, and the next run begins with the manifest beside it"
+        raise UsageError(f"{path} is no manifest of lensd: {error}; {remedy}") from None
+
+
+def _lines(file: IO[bytes], *, may_be_cut: bool) -> Iterator[tuple[int, int, Row]]:
+    """Start, end and row of each line, without a last one that is cut off if that may be.
+
+    Raises ValueError for a line that is no row.
+    """
     start = 0
     for line in file:
-        if not line.endswith(b"\n"):
+        if may_be_cut and not line.endswith(b"\n"):
             return
         end = start + len(line)
         yield start, end, _decode(line)
@@ -151,6 +168,12 @@ def _decode(line: bytes) -> Row:
     row = json.loads(line)
     if not isinstance(row, dict):
         raise ValueError("a line is no JSON object")  # noqa: TRY004  as other faults of a line
+    return _checked(row)
+
+
+def _checked(row: Row) -> Row:
+    """Raises ValueError unless it has the fields that each row has."""
+    msgspec.json.encode(msgspec.convert(row, Head))  # texts have to be valid Unicode
     return row
 
 

@@ -7,6 +7,7 @@ Dask's to replace: another worker gets the task, three times at most.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ class Cluster(NamedTuple):
 @contextmanager
 def connect(address: str, tls: Tls | None, job: Job) -> Iterator[Cluster]:
     """Raises StorageError for a cluster that is away, or whose workers would give other bytes."""
+    for logger in ("distributed", "distributed.client"):  # tracebacks, beside lensd's messages
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     make_client: Any = Client  # it has no types
     try:
         client = make_client(address, security=security(tls), timeout=CONNECT_SECONDS)

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lensd.collection.rows import Row
-from lensd.errors import UsageError
 
 ROWS = 10_000  # of a group, which is in memory while it is written
 
@@ -59,13 +58,10 @@ def write(path: str, rows: Iterable[Row]) -> None:
 
 
 def read(path: str) -> Iterator[Row]:
-    """Raises OSError, UsageError for a file that is no manifest."""
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(ROWS):
-                yield from map(_unpacked, batch.to_pylist())
-    except pa.ArrowInvalid as error:
-        raise UsageError(f"{path} is no manifest of lensd: {error}") from None
+    """Raises OSError, ValueError for a file that is no manifest."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS):
+            yield from map(_unpacked, batch.to_pylist())
 
 
 def _packed(row: Row) -> Row:

@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Iterator
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from lensd.collection.folder import Folder
 from lensd.collection.item import Item, Version
-from lensd.errors import UsageError
+from lensd.errors import StorageError, UsageError
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 # The packages for each kind of address, all of the extra `cloud` but gcsfs.
@@ -17,15 +18,22 @@ _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "sftp": "paramiko"}
 
 
 class Place(Protocol):
-    """`url`: its address without a password. Methods raise OSError if they fail."""
+    """`url`: its address without a password. Methods raise OSError if they fail.
+
+    `left_out`: the folders that `find` could not list, each with the reason.
+    """
 
     url: str
+    left_out: list[str]
+
+    def real_url(self) -> str:
+        """`url`, with links to folders resolved."""
 
     def find(self) -> Iterator[Item]:
         """All objects whose names end in .safetensors, in any order."""
 
     def version(self, name: str) -> Version | None:
-        """The version of an object, None if there is none."""
+        """The version of an object, None if there is none: no file, or a folder, for example."""
 
     def fetch(self, name: str, folder: str) -> str:
         """The path of a file with the bytes of an object: its own, or a copy in `folder`."""
@@ -44,12 +52,15 @@ def is_folder(address: str) -> bool:
 
 def open_place(address: str) -> Place:
     """Raises UsageError for an address of another kind, or if a package is missing."""
+    if not address:
+        raise UsageError("SOURCE and DEST must not be empty; give a folder or an address")
     found = _SCHEME.match(address)
     if found is None:
         return Folder(address)
     scheme = found[1].lower()
+    rest = address[found.end() :]
     if scheme == "file":
-        return Folder(address[found.end() :])
+        return Folder(rest)
     if scheme not in _PACKAGES:
         raise UsageError(
             f"{address} is no address that lensd knows; give a folder, s3://, gs:// or sftp://"
@@ -59,9 +70,11 @@ def open_place(address: str) -> Place:
             from lensd.collection.sftp import Sftp
 
             return Sftp(address)
+        if not rest or rest.startswith("/"):
+            raise UsageError(f"{address} names no bucket: {scheme}://BUCKET/PREFIX")
         from lensd.collection.buckets import Bucket
 
-        return Bucket(address)
+        return Bucket(f"{scheme}://{rest}")
     except ImportError:
         package = _PACKAGES[scheme]
         raise UsageError(
@@ -70,12 +83,30 @@ def open_place(address: str) -> Place:
 
 
 def require_apart(source: Place, destination: Place) -> None:
-    """Raises UsageError where one of the two lies in the other: outputs would be inputs."""
-    a, b = (f"{place.url.rstrip('/')}/" for place in (source, destination))
+    """Raises UsageError where one of the two lies in the other: outputs would be inputs.
+
+    Raises StorageError where that cannot be found out.
+    """
+    try:
+        urls = _comparable(source, destination)
+    except (OSError, EOFError) as error:
+        raise StorageError(
+            f"{source.url} cannot be reached: {describe(error)}; check address, permissions and "
+            "network"
+        ) from None
+    a, b = (f"{url.rstrip('/')}/" for url in urls)
     if a.startswith(b) or b.startswith(a):
         raise UsageError(
             f"{destination.url} and {source.url} must not lie in each other; choose another DEST"
         )
+
+
+def _comparable(source: Place, destination: Place) -> tuple[str, str]:
+    """The addresses of both, without links if they are on the same server."""
+    here, there = (urlsplit(place.url)[:2] for place in (source, destination))
+    if here == there:
+        return source.real_url(), destination.real_url()
+    return source.url, destination.url
 
 
 def describe(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from lensd.collection.manifest import Journal
 from lensd.collection.place import describe, open_place, require_apart
 from lensd.collection.rows import Head, Row
 from lensd.collection.task import Job, Task
-from lensd.errors import LensdError, LockedError, Outcome, Reason, StorageError, UsageError
+from lensd.errors import LensdError, LockedError, Outcome, Reason, StorageError
 
 # Objects in a row whose transfers failed: then the network or a store is away.
 MOST_TRANSFERS_FAILED = 20
@@ -94,6 +94,11 @@ class Run:
             ) from None
         return self._index.found()
 
+    @property
+    def left_out(self) -> list[str]:
+        """The folders of the source that could not be listed, each with the reason."""
+        return self._source.left_out
+
     def tasks(self) -> Iterator[Task]:
         """For the objects that are to do."""
         for item, known in self._index.todo():
@@ -104,11 +109,8 @@ class Run:
         return [Task(self._job, item, self._token(item)) for item in self._index.sample(count)]
 
     def know(self, found: Iterator[tuple[int, Row]]) -> None:
-        """Add the rows of earlier runs. Raises UsageError for rows that are none."""
-        try:
-            self._index.note((place, msgspec.convert(row, Head)) for place, row in found)
-        except ValueError as error:
-            raise UsageError(f"{self._path} is no manifest of lensd: {error}") from None
+        """Add the rows of earlier runs. Raises what `found` raises."""
+        self._index.note((place, msgspec.convert(row, Head)) for place, row in found)
 
     def _entry(self, item: Item) -> tuple[str, str, Item]:
         mark = rows.mark_of(item.version, self._destination, self._job.settings)

@@ -28,11 +28,31 @@ class Sftp:
     """`address`: sftp://[USER[:PASSWORD]@]HOST[:PORT]/FOLDER, from the root of the server."""
 
     def __init__(self, address: str) -> None:
-        self._address = urlsplit(address)
+        try:
+            self._address = urlsplit(address)
+            _ = self._address.port
+        except ValueError as error:
+            raise UsageError(f"{address}: {error}; write sftp://HOST:PORT/FOLDER") from None
         if not self._address.hostname:
             raise UsageError(f"{address} names no host: sftp://HOST/FOLDER")
-        self._root = posixpath.normpath(unquote(self._address.path) or "/")
-        self.url = f"sftp://{_without_password(self._address)}{self._root}"
+        self._root = posixpath.normpath(f"/{unquote(self._address.path).lstrip('/')}")
+        self._server_url = f"sftp://{_without_password(self._address)}"
+        self.url = f"{self._server_url}{self._root}"
+        self.left_out: list[str] = []  # a listing is complete, or fails
+
+    def real_url(self) -> str:
+        """A folder that is not there as yet counts as below the one that is."""
+        folder, rest = self._root, ""
+        with self._server() as server:
+            while True:
+                try:
+                    real = server.normalize(folder)
+                    server.stat(real)
+                    break
+                except FileNotFoundError:
+                    folder, base = posixpath.split(folder)
+                    rest = posixpath.join(base, rest)
+        return f"{self._server_url}{posixpath.join(real, rest)}"
 
     def find(self) -> Iterator[Item]:
         """The entries of one folder are in memory at a time; links are left out."""
@@ -51,9 +71,10 @@ class Sftp:
     def version(self, name: str) -> Version | None:
         with self._server() as server:
             try:
-                return _version_of(server.stat(self._path(name)))
+                found = server.stat(self._path(name))
             except FileNotFoundError:
                 return None
+        return _version_of(found) if stat.S_ISREG(found.st_mode or 0) else None
 
     def fetch(self, name: str, folder: str) -> str:
         path = os.path.join(folder, "original")
@@ -65,9 +86,9 @@ class Sftp:
         target = self._path(name)
         folder = posixpath.dirname(target)
         temporary = f"{folder}/{temporary_name(token)}"
-        if not replace and self.version(name) is not None:
-            raise FileExistsError(target)
         with self._server() as server:
+            if not replace and _is_there(server, target):
+                raise FileExistsError(target)
             _make_folders(server, folder)
             server.put(path, temporary)
             try:
@@ -77,7 +98,7 @@ class Sftp:
                     server.rename(temporary, target)  # fails where there is a file
             except OSError:
                 server.remove(temporary)
-                if self.version(name) is not None:
+                if not replace and _is_there(server, target):
                     raise FileExistsError(target) from None
                 raise
 
@@ -118,7 +139,7 @@ def _connect(address: SplitResult) -> _Connection:
     ssh.connect(
         address.hostname or "",
         address.port or paramiko.config.SSH_PORT,
-        unquote(address.username) if address.username else getpass.getuser(),
+        _user(address),
         unquote(address.password) if address.password else None,
         timeout=SECONDS,
         banner_timeout=SECONDS,
@@ -129,6 +150,15 @@ def _connect(address: SplitResult) -> _Connection:
     if channel is not None:
         channel.settimeout(SECONDS)
     return _Connection(ssh, sftp)
+
+
+def _is_there(server: paramiko.SFTPClient, path: str) -> bool:
+    """Also a folder, or a link to nothing."""
+    try:
+        server.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _make_folders(server: paramiko.SFTPClient, folder: str) -> None:
@@ -144,9 +174,14 @@ def _make_folders(server: paramiko.SFTPClient, folder: str) -> None:
 
 
 def _without_password(address: SplitResult) -> str:
-    user = f"{address.username}@" if address.username else ""
-    port = f":{address.port}" if address.port else ""
-    return f"{user}{address.hostname}{port}"
+    """The same text for each way to write a user and a port."""
+    port = "" if address.port in (None, paramiko.config.SSH_PORT) else f":{address.port}"
+    host = address.hostname or ""
+    return f"{_user(address)}@{f'[{host}]' if ':' in host else host}{port}"
+
+
+def _user(address: SplitResult) -> str:
+    return unquote(address.username) if address.username else getpass.getuser()
 
 
 def _version_of(found: paramiko.SFTPAttributes) -> Version:

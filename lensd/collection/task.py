@@ -233,6 +233,8 @@ def _publish(task: Task, destination: Place, result: str, folder: str) -> Row:
     try:
         destination.publish(name, result, task.token, replace=task.job.replaces)
     except FileExistsError:
+        if destination.version(name) is None:  # such as a folder or a pipe
+            raise _is_taken(destination) from None
         os.mkdir(there := os.path.join(folder, "there"))
         with open(destination.fetch(name, there), "rb") as file:
             present = sha256_of(file.fileno())

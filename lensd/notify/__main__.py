@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import signal
 import socket
 import sys
 
@@ -20,7 +19,6 @@ NO_NETWORK = (
 
 def main() -> int:
     """Follow the ledger of a configuration. Arguments: its path, when the daemon started."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C at the terminal: the daemon ends first
     if not _may_use_network():
         _say(NO_NETWORK)
         return 0

@@ -11,6 +11,7 @@ from lensd.store import own_folders
 from lensd.store.fs import open_folder
 
 Wanted: TypeAlias = Callable[[str, os.DirEntry[str]], bool]
+OnUnreadable: TypeAlias = Callable[[str, OSError], None]
 
 
 class Visited(NamedTuple):
@@ -23,21 +24,34 @@ class Visited(NamedTuple):
     names: list[str]
 
 
-def walk(root: str, *, recursive: bool, wanted: Wanted) -> Iterator[Visited]:
+def walk(
+    root: str,
+    *,
+    recursive: bool,
+    wanted: Wanted,
+    on_unreadable: OnUnreadable = lambda _, __: None,
+) -> Iterator[Visited]:
     """Every folder of a root; links to folders are not entered, nor are lensd's own folders.
 
     `wanted(path, entry)` decides about each entry that is no folder. Only names are kept, since an
     entry with a stat is ten times as large, and a folder may have 100,000 files. A folder that
-    cannot be read, or vanishes, is left out; an unreadable root raises OSError.
+    cannot be read, or vanishes, is left out, the former after `on_unreadable(path, error)`; an
+    unreadable root raises OSError.
     """
     pending = [""]
     while pending:
         folder = pending.pop()
         try:
             fd = open_folder(root, folder)  # not by its path: a link may have its name now
-        except (OSError, Skipped):
+        except Skipped:
             if not folder:
                 raise
+            continue
+        except OSError as error:
+            if not folder:
+                raise
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                on_unreadable(folder, error)
             continue
         try:
             if own_folders.includes(fd):

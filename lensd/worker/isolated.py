@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import module_from_spec, spec_from_file_location
@@ -53,4 +54,8 @@ def _run(module: str, arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    # ^C and the end of a terminal go to all processes there; lensd itself ends its children, also
+    # while they import torch.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _run(sys.argv[1], sys.argv[2:])

@@ -11,6 +11,7 @@ import pytest
 from tests.collection.conftest import Batch, files_of
 from tests.support.certificates import make_certificates
 from tests.support.dask_cluster import DaskCluster
+from tests.support.home_server import wait_until
 from tests.support.realistic import small_lora
 from tests.support.stores import S3
 
@@ -49,6 +50,34 @@ def test_the_same_bytes_on_a_cluster_whose_worker_is_killed(batch: Batch, s3: S3
     found = {name: s3.get(f"cluster/out/{name}") for name in files_of(batch.folder / "expected")}
     assert files_of(batch.folder / "expected") == found
     assert len(on_s3.rows("m.jsonl")) == 12
+
+
+def test_a_scheduler_that_goes_away_ends_the_run_with_one_message(batch: Batch, s3: S3) -> None:
+    """Without the tracebacks of Dask. The same command continues."""
+    for seed in range(12):
+        content = small_lora(batch.folder / "one", seed=seed).path.read_bytes()
+        s3.put(f"away/in/{seed}.safetensors", content)
+    on_s3 = batch._replace(env=s3.env)
+    with DaskCluster(batch.folder / "dask", env=s3.env) as cluster:
+        arguments = ("s3://hub/away/in", "s3://hub/away/out", "--cluster", cluster.address)
+        with subprocess.Popen(
+            batch.command(*arguments),
+            cwd=batch.folder, env=on_s3.whole_env, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stderr is not None
+            said = ""
+            for line in process.stderr:
+                said += line
+                if "dashboard" in line:
+                    cluster.kill_scheduler()
+        assert process.returncode == 5, said
+        assert len(said.splitlines()) == 3, said
+        assert "went away; run the same command again" in said
+        cluster.start_scheduler()
+        before = cluster.registered()
+        wait_until(lambda: cluster.registered() > before, "a worker")
+        on_s3.run(*arguments)
+    assert len(on_s3.rows()) == 12
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from lensd.collection.folder import text_of_time
+from lensd.text import size
 from tests.collection.conftest import Batch, files_of
 from tests.lora import making
+from tests.support import marks
 from tests.support.home_server import Seen
 from tests.support.realistic import small_lora
 
@@ -150,6 +153,63 @@ def test_links_are_read_and_never_written_through(batch: Batch, source: Path) ->
     assert target.read_bytes() == b"mine"
 
 
+@pytest.mark.slow
+def test_one_odd_file_does_not_end_the_run(batch: Batch, source: Path) -> None:
+    """A link to itself is left out. A time is any that the filesystem can keep."""
+    (source / "itself.safetensors").symlink_to("itself.safetensors")
+    os.utime(source / "a.safetensors", (0, 10**12))
+    run = functools.partial(batch.run, "source", "dest")
+    assert "3 compressed" in run()
+    assert "nothing is new or changed" in run()
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (0, "1970-01-01T00:00:00+00:00"),
+        (-1, "1969-12-31T23:59:59.999999+00:00"),
+        (1_234_567_890_123_456_789, "2009-02-13T23:31:30.123456+00:00"),
+        (10**12 * 10**9, "@1000000000000.000000"),
+        (-(2**63) * 10**9, "@-9223372036854775808.000000"),
+    ],
+)
+def test_times_that_filesystems_keep(nanoseconds: int, text: str) -> None:
+    """Different ones have different texts, also where ISO 8601 has none."""
+    assert text_of_time(nanoseconds) == text
+
+
+@pytest.mark.slow
+@marks.needs_root
+def test_a_folder_that_cannot_be_read_is_named(batch: Batch, source: Path) -> None:
+    """Its objects are in no row, and the exit code is 1; the others are done."""
+    (source / "more").chmod(0)
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    done = subprocess.run(
+        [*command, *batch.command("source", "dest")],
+        cwd=batch.folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    (source / "more").chmod(0o700)
+    assert done.returncode == 1
+    assert f"{source}/more/ cannot be read: Permission denied" in done.stderr
+    assert {"a.safetensors"} == set(batch.rows())
+    assert "2 compressed" in batch.run("source", "dest")
+
+
+@pytest.mark.slow
+def test_what_is_no_file_in_the_destination_stays(batch: Batch, source: Path) -> None:
+    """A pipe is not read, which would wait for its writer. A dead link is not tried again."""
+    dest = batch.folder / "dest"
+    (dest / "a.safetensors").mkdir(parents=True)
+    (dest / "more").mkdir()
+    os.mkfifo(dest / "more/b.safetensors")
+    (dest / "more/c.safetensors").symlink_to("none")
+    said = batch.run("source", "dest", code=1)
+    assert said.count("destination_taken") == 3
+    assert {row["attempts"] for row in batch.rows().values()} == {1}
+    assert len(files_of(source)) == 3
+    assert {} == files_of(dest)
+
+
 def test_one_run_at_a_time(batch: Batch, source: Path) -> None:
     """A second run with the same manifest ends with exit code 6 and changes nothing."""
     assert len(files_of(source)) == 3
@@ -190,15 +250,23 @@ def test_a_dry_run_writes_nothing(batch: Batch, source: Path) -> None:
     assert "times smaller" in said
     assert "cost per million files" in said
     assert {"source"} == set(os.listdir(batch.folder))
+    (source / "page.safetensors").write_bytes(b"<html>" * 100_000)
+    said = batch.run("source", "dest", "--dry-run")
     batch.run("source", "dest")
+    written = sum(map(len, files_of(batch.folder / "dest").values()))
+    assert f"-> {size(written)}, " in said
     assert "files to do: 0" in batch.run("source", "dest", "--dry-run")
-    assert len(files_of(source)) == 3
+    assert len(files_of(source)) == 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["source", "ftp://host/a"], "no address that lensd knows"),
+        (["source", ""], "must not be empty"),
+        (["source", "s3:///prefix"], "names no bucket"),
+        (["source", "sftp:///folder"], "names no host"),
+        (["source", "sftp://host:port/folder"], "sftp://HOST:PORT/FOLDER"),
         (["source", "source/more"], "must not lie in each other"),
         (["source", "dest", "--manifest", "m.txt"], "ends in .jsonl or .parquet"),
         (["source", "dest", "--energy", "2"], "an option has an invalid value"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +71,47 @@ def test_a_line_that_a_crash_cut_off_is_removed(tmp_path: Path) -> None:
     assert list(manifest.read(str(path))) == [_row("a"), _row("c")]
 
 
-@pytest.mark.parametrize("content", ["no JSON\n", "[1]\n", "7\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no JSON\n",
+        "[1]\n",
+        "7\n",
+        '{"rank": 8}\n',
+        '{"rank": 8}',
+        "no JSON",
+        "[" * 100_000 + "\n",
+        json.dumps(_row("\ud800")) + "\n",
+    ],
+    ids=["text", "list", "number", "object", "one line", "short text", "deep", "no Unicode"],
+)
 def test_another_file_is_no_manifest(tmp_path: Path, content: str) -> None:
     """It is not read, and not overwritten."""
     path = tmp_path / "m.jsonl"
     path.write_text(content)
     with pytest.raises(UsageError, match="no manifest"):
         list(manifest.read(str(path)))
+    with pytest.raises(UsageError, match="name another file with --manifest"):
+        Journal(str(path), str(_folder(tmp_path / "work")))
+    assert path.read_text() == content
+    assert not Path(manifest.journal_of(str(path))).exists()
     path.rename(tmp_path / "m.parquet")
     with pytest.raises(UsageError, match="no manifest"):
         list(manifest.read(str(tmp_path / "m.parquet")))
     with pytest.raises(StorageError, match="cannot read"):
         list(manifest.read(str(_folder(tmp_path / "folder.jsonl"))))
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    """Its rows may be the only ones, so that it stays; the message says what to do."""
+    path = str(tmp_path / "m.jsonl")
+    journal = Path(manifest.journal_of(path))
+    journal.write_text("damaged\n")
+    opened = Journal(path, str(tmp_path))
+    with pytest.raises(UsageError, match=r"m\.jsonl\.journal is no manifest.*move it away"):
+        list(opened.rows())
+    opened.close()
+    assert journal.read_text() == "damaged\n"
 
 
 def _folder(path: Path) -> Path:
@@ -157,13 +187,20 @@ def test_which_objects_are_taken() -> None:
 
 
 def test_an_estimate_is_by_bytes() -> None:
-    """What stays as it is counts with its size; costs are only known with prices."""
-    sample = [
+    """What is copied counts with its size, and what does not get to DEST with nothing.
+
+    The time is that of the objects that were timed; costs are only known with prices.
+    """
+    first = [{"source_size": 100, "outcome": "skipped"}]
+    timed = [
         {"source_size": 100, "bytes_out": 20, "outcome": "compressed"},
-        {"source_size": 100, "outcome": "kept"},
+        {"source_size": 100, "outcome": "kept", "copied": True},
+        {"source_size": 100, "bytes_out": 99, "outcome": "kept"},
+        {"source_size": 100, "outcome": "failed"},
     ]
-    found = extrapolate(sample, Totals(10, 2000), 3.0)
-    assert (found.bytes_out, found.seconds) == (1200, 30.0)
+    found = extrapolate(first, timed, Totals(10, 2000), 6.0)
+    assert (found.bytes_in, found.bytes_before, found.bytes_out) == (2000, 800, 480)
+    assert (found.sampled, found.seconds) == (5, 30.0)
     assert found.core_hours_per_million(2) == pytest.approx(1e6 * 3 * 2 / 3600)
     assert found.cost_per_million(Prices(), 2) is None
     assert found.cost_per_million(Prices(egress=2.0), 2) == pytest.approx(0.4)

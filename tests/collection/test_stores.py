@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from getpass import getuser
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -38,7 +39,7 @@ def test_a_bucket(batch: Batch, source: Path, s3: S3) -> None:
     on_s3 = batch._replace(env=s3.env)
     _upload(s3, source, "first/in")
     batch.run("source", "dest")
-    on_s3.run("s3://hub/first/in", "s3://hub/first/out", "--manifest", "s3.jsonl")
+    on_s3.run("S3://hub/first/in", "s3://hub/first/out", "--manifest", "s3.jsonl")
     assert files_of(batch.folder / "dest") == _download(s3, "first/out")
     rows = on_s3.rows("s3.jsonl")
     assert all(row["source_etag"] for row in rows.values())
@@ -47,6 +48,23 @@ def test_a_bucket(batch: Batch, source: Path, s3: S3) -> None:
     said = on_s3.run("s3://hub/first/in", "s3://hub/first/out", "--manifest", "s3.jsonl")
     assert "1 compressed" in said
     assert files_of(source) != _download(s3, "first/in")
+
+
+@pytest.mark.slow
+@stores.needs_sshd
+def test_a_source_under_another_address_stays(batch: Batch, source: Path, sftp: SftpServer) -> None:
+    """With or without the user, by a link, in a folder that is not there: DEST is refused."""
+    folder = sftp.root / "taken"
+    shutil.copytree(source, folder)
+    (sftp.root / "link").symlink_to("taken")
+    before = files_of(folder)
+    home = batch._replace(env={"HOME": str(sftp.home)})
+    bare = sftp.url.replace(f"{getuser()}@", "")
+    for dest in (f"{bare}/taken", f"{sftp.url}/link", f"SFTP{bare[4:]}/link/new/deep"):
+        said = home.run(f"{sftp.url}/taken", dest, "--force", "--mode", "rank", code=2)
+        assert "must not lie in each other" in said
+    assert "3 compressed" in home.run(f"{bare}/link", f"{sftp.url}/taken-small")
+    assert before == files_of(folder)
 
 
 @pytest.mark.slow

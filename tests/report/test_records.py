@@ -33,6 +33,7 @@ ROWS = 4_000
 LINES = [
     {name: value for name, value in line.items() if name not in many_files.DAEMON_ONLY}
     | {"outcome": line["event"].removeprefix("file.")}
+    | {"settings": "{}", "destination": "/small", "source_size": 1}
     for line in many_files.lines(60, seed=3, troubles=0.4)
 ]
 

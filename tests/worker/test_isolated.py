@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -98,3 +99,12 @@ def test_a_library_beside_the_package_is_found(tmp_path: Path) -> None:
     command = _copy(tmp_path, "import beside; print(beside.__file__)")
     (tmp_path / "beside.py").write_text("")
     assert _said(command, isolated.environment()) == [str(tmp_path / "beside.py")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_all_of_a_terminal_leaves_a_start_alone(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """^C reaches the child too, maybe while it imports torch. Its parent ends it, and reports."""
+    program = f"import os; os.kill(os.getpid(), {int(number)}); print('goes on')"
+    assert _said(_copy(tmp_path, program), isolated.environment()) == ["goes", "on"]
