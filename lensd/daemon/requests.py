@@ -150,10 +150,9 @@ class RequestHandler:
         if request.everything:
             return list(finder.find_all())
         if request.version is not None:
-            return [finder.find(path, request.version) for path in request.paths]
-        found = [original for path in request.paths for original in finder.find_each(path)]
-        if len(found) == len(request.paths):
-            return found
+            found = [finder.find(path, request.version) for path in request.paths]
+        else:
+            found = [original for path in request.paths for original in finder.find_each(path)]
         return list({original.full_path: original for original in found}.values())
 
     def retry(self, request: RetryRequest, send: Send) -> int:

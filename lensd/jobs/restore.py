@@ -102,6 +102,11 @@ class Restorer:
             output = opened.enter_context(reread.hold_at(folder_fd, name, original.full_path, stop))
         except FileNotFoundError:
             return None  # the output was deleted, perhaps with its folder
+        if output.reading.sha256 == original.sha256:
+            raise Skipped(
+                Reason.CHANGED,
+                f"{original.full_path} is its original already, so nothing was changed",
+            )
         if output.reading.original is None:
             raise _changed(original, "is not lensd's output any more: another program replaced it")
         if output.reading.original != original.sha256 and not original.is_version:
@@ -109,7 +114,13 @@ class Restorer:
         require_changeable(output.fd, original.full_path)
         outputs = self._find_outputs(original, output.reading.original)
         if outputs and output.reading.sha256 not in outputs:
-            raise _changed(original, "was edited after lensd wrote it, so it stays")
+            is_known = self._ledger.originals.find(output.reading.original)
+            raise _changed(
+                original,
+                "was edited after lensd wrote it, so it stays"
+                if is_known
+                else "is an output that the ledger does not know, so it stays",
+            )
         return output
 
     def _find_outputs(self, original: Original, sha256_in: str) -> set[str]:

@@ -23,6 +23,10 @@ class Originals:
         """Rows of this original that the archive holds, the newest first."""
         return self._rows.all("sha256_in = ? AND archive_path IS NOT NULL ORDER BY id DESC", sha256)
 
+    def restored(self, sha256: str) -> list[Entry]:
+        """Rows of files that were this original again, the newest first."""
+        return self._rows.all("sha256_in = ? AND outcome = 'restored' ORDER BY id DESC", sha256)
+
     def at(self, path: str) -> list[Entry]:
         """The rows whose original is this file of the archive."""
         return self._rows.all("archive_path = ? ORDER BY id", os.fsencode(path))
