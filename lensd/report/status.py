@@ -45,7 +45,8 @@ def build_status(config: Config, ledger: Ledger | None, *, with_hashes: bool = F
     if with_hashes:
         archive = Archive(os.path.realpath(config.archive.path))
         compressed = ledger.files.with_outcome(Outcome.COMPRESSED) if ledger else ()
-        status.hashes = [hashes.of_entry(archive, entry) for entry in compressed]
+        there = filter(hashes.is_there, compressed)
+        status.hashes = [hashes.of_entry(archive, entry) for entry in there]
     return status
 
 

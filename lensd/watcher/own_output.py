@@ -49,6 +49,16 @@ def read_marks(root: str, relative: str) -> Marked | None:
     return _marked(Identity.of(found), metadata) if marks.is_output(metadata) else None
 
 
+def names_another(root: str, relative: str, sha256: str | None) -> bool:
+    """Whether a file is the output of another original than that with this hash.
+
+    Size, date and inode do not show it where a copy keeps the date: the outputs of one training
+    often have the same size.
+    """
+    marked = read_marks(root, relative)
+    return marked is not None and marked.sha256 != sha256
+
+
 def marks_at(folder_fd: int, name: str) -> Marked | None:
     """As `read_marks`, for a file of an open folder, and without a check of each tensor.
 
