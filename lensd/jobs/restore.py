@@ -68,11 +68,7 @@ class Restorer:
             opened.enter_context(hold_archive(self._archive, self._ledger))
             self._require_no_job(original)
             output = self._hold_output(original, stop, opened)
-            original = self._prepare(original)
-            source = opened.enter_context(
-                reread.hold_original(self._archive, original.archive_path, stop)
-            )
-            _require_hash(source, original)
+            original, source = self._hold_original(self._prepare(original), stop, opened)
             kept = self._keep_unknown(original, output)
             try:
                 job_id, method = self._replace(original, source, output, stop, purge=purge)
@@ -128,6 +124,30 @@ class Restorer:
         own = {entry.sha256_out} if entry is not None and entry.sha256_out is not None else set()
         place = original.folder.root, original.relative
         return own | find_outputs(self._ledger, *place, sha256_in)
+
+    def _hold_original(
+        self, original: Original, stop: Stop, opened: ExitStack
+    ) -> tuple[Original, Held]:
+        """Read the archived original; if it is damaged, take another one with the same bytes.
+
+        It may also be that of another file with the same size: a rebuilt ledger does not know.
+        """
+        source = opened.enter_context(
+            reread.hold_original(self._archive, original.archive_path, stop)
+        )
+        if source.reading.sha256 == original.sha256:
+            return original, source
+        size = source.reading.identity.size
+        other = self._archive.originals.search(original.sha256, original.bytes or size)
+        if other is None:
+            raise _damaged(original)
+        original = self._prepare(replace(original, archive_path=other, is_shared=True))
+        source = opened.enter_context(
+            reread.hold_original(self._archive, original.archive_path, stop)
+        )
+        if source.reading.sha256 != original.sha256:
+            raise _damaged(original)
+        return original, source
 
     def _keep_unknown(self, original: Original, output: Held | None) -> str | None:
         """Keep a copy of what is replaced, if it may have been edited after lensd wrote it."""
@@ -201,14 +221,13 @@ class Restorer:
         )
 
 
-def _require_hash(source: Held, original: Original) -> None:
-    if source.reading.sha256 != original.sha256:
-        raise Failed(
-            Reason.IO_ERROR,
-            f"the archived original {original.archive_path} is damaged (its sha256 is not "
-            f"{original.sha256}): nothing was replaced; restore that file from a backup and check "
-            "the disk",
-        )
+def _damaged(original: Original) -> Failed:
+    return Failed(
+        Reason.IO_ERROR,
+        f"the archived original {original.archive_path} is damaged (its sha256 is not "
+        f"{original.sha256}): nothing was replaced; restore that file from a backup and check the "
+        "disk",
+    )
 
 
 def _changed(original: Original, why: str) -> Skipped:

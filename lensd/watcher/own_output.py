@@ -22,12 +22,18 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """An output, and the original that its marks name."""
+    """An output, and the original that its marks name. `name`: as `name_in_marks` of that file."""
 
     identity: Identity
     sha256: str
     bytes_in: int | None
     mode: str | None
+    name: str | None = None
+
+
+def name_in_marks(name: str) -> str:
+    """A file name as the marks have it, which are UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_marks(root: str, relative: str) -> Marked | None:
@@ -101,4 +107,10 @@ def _own_metadata(fd: int, size: int) -> Mapping[str, str] | None:
 def _marked(identity: Identity, metadata: Mapping[str, str]) -> Marked:
     size = metadata.get(marks.ORIGINAL_BYTES, "")
     bytes_in = int(size) if size.isascii() and size.isdigit() and len(size) < 19 else None
-    return Marked(identity, metadata[marks.ORIGINAL], bytes_in, metadata.get(marks.MODE))
+    return Marked(
+        identity,
+        metadata[marks.ORIGINAL],
+        bytes_in,
+        metadata.get(marks.MODE),
+        metadata.get(marks.ORIGINAL_NAME),
+    )

@@ -495,3 +495,24 @@ def test_an_output_of_another_lensd(server: HomeServer, tmp_path: Path) -> None:
     done = server.lensd("restore", path, "--version", before.sha256)
     assert (done.returncode, "the ledger does not know" in done.stderr) == (1, True)
     assert Seen.of(path) == output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["b.safetensors", "sub/a.safetensors"])
+def test_a_copy_over_another_output_and_the_ledger_lost(server: HomeServer, name: str) -> None:
+    """Both originals have the same size; that under the copy's name is not its own."""
+    first = server.drop("a.safetensors", seed=1).path
+    other = server.drop(name, seed=7).path
+    originals = {path: Seen.of(path).sha256 for path in (first, other)}
+    server.once()
+    shutil.copyfile(first, other)
+    for path in server.state.glob("ledger*"):
+        path.unlink()
+    server.once()
+    done = server.lensd("restore", other)
+    assert done.returncode == 0, done.stderr
+    assert Seen.of(other).sha256 == originals[first]
+    archived = [Seen.of(p).sha256 for p in server.archive.rglob("*.safetensors")]
+    assert set(originals.values()) <= set(archived)
+    assert server.lensd("restore", first).returncode == 0
+    assert Seen.of(first).sha256 == originals[first]
