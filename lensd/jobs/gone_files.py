@@ -21,6 +21,7 @@ from lensd.watcher.presence import is_lost
 from lensd.watcher.root_monitor import RARELY_SECONDS
 
 FIRST_SECONDS = 600.0  # from a start: by then lensd has followed the files that were moved
+_UNCOMPRESSED = Outcome.FAILED, Outcome.QUARANTINED, Outcome.SKIPPED, Outcome.KEPT
 _MESSAGES = {
     "file": "its compressed file was deleted. `lensd restore` with its path brings the original "
     "back; `lensd prune --deleted` deletes that too",
@@ -60,7 +61,20 @@ class GoneFiles:
                     self._ledger.gone.change([gone])
                     self._report(entry, gone[1])
         self._ledger.gone.change((), known - found)
+        self._forget_problems(stop)
         return True
+
+    def _forget_problems(self, stop: Stop) -> None:
+        """Forget why deleted files were not compressed: nobody has to do anything about them."""
+        there = cache(partial(is_there, self._ledger))
+        for place in self._ledger.gone.places(*_UNCOMPRESSED):
+            if stop():
+                return
+            if os.path.lexists(place.full_path) or not (there(place.root) and is_lost(place)):
+                continue
+            entry = self._ledger.files.by_job(place.job_id)
+            if entry is not None and not entry.redo:
+                self._ledger.jobs.release([entry])
 
     def _find(self, known: Collection[tuple[str, What]]) -> Iterator[tuple[str, What]]:
         """The job of each deleted file or original, and which of both it is.
