@@ -51,6 +51,7 @@ from lensd.store.paths import is_below
 from lensd.text import plural, size, visible
 from lensd.watcher.folder import Log
 from lensd.watcher.move_tracker import MoveTracker, choose_paths
+from lensd.watcher.presence import is_lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,26 +153,32 @@ class RequestHandler:
         if request.everything:
             return list(finder.find_all())
         if request.version is not None:
-            return [finder.find(path, request.version) for path in request.paths]
-        found = [original for path in request.paths for original in finder.find_each(path)]
-        if len(found) != len(request.paths):
-            found = list({original.full_path: original for original in found}.values())
+            found = [finder.find(path, request.version) for path in request.paths]
+        else:
+            found = [original for path in request.paths for original in finder.find_each(path)]
+        found = list({original.full_path: original for original in found}.values())
         # Originals leave the archive, so copies of outputs, which share them, come first.
         return sorted(found, key=lambda original: not original.is_shared)
 
     def retry(self, request: RetryRequest, send: Send) -> int:
         """Make failed, quarantined and postponed files due now. Raises UsageError."""
-        paths = request.paths
-        failed = _select(self.ledger.files.with_outcome(Outcome.FAILED, Outcome.QUARANTINED), paths)
+        paths, latest = request.paths, self.ledger.files.latest_with_outcome
+        failed = _select(latest(Outcome.FAILED, Outcome.QUARANTINED), paths)
         postponed = _select((e for e in self.ledger.jobs.unfinished() if e.not_before), paths)
         _require_selected(paths, [*failed, *postponed])
+        closed = self.closed()
+        lost = [e for e in failed if e.root not in closed and is_lost(e)]
         self.ledger.jobs.release(failed)
         for entry in postponed:
             self.ledger.jobs.update(entry.job_id, not_before=None)
         self.look_at(e.full_path for e in failed)
-        count = len(failed) + len(postponed)
+        count = len(failed) + len(postponed) - len(lost)
         say = f"{plural(count)} will be tried again when lensd runs"
-        send(Message(say if count else "no file has failed, so there is nothing to try again"))
+        if lost:
+            gone = plural(len(lost), "failed file is", "failed files are")
+            say = f"{gone} not there any more; {say if count else 'nothing is tried again'}"
+        is_any = bool(failed or postponed)
+        send(Message(say if is_any else "no file has failed, so there is nothing to try again"))
         return EXIT_OK
 
     def pause(self, request: PauseRequest, send: Send) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lensd.config.model import Config, Watch
 from lensd.errors import UsageError
@@ -13,6 +13,7 @@ from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
 from lensd.store.paths import is_below, resolve_path
+from lensd.watcher.own_output import read_marks
 from lensd.watcher.scan import scan
 
 # Outcomes of files that `once` takes up again, and those that need `--redo`.
@@ -55,7 +56,7 @@ def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo:
         entry = ledger.files.knows(*key) if ledger else None
         if entry is not None and key[:2] in queued:
             continue
-        output = ledger.files.output(*key) if ledger and redo else None
+        output = _find_output(ledger, file) if ledger and redo else None
         if output is not None and output.archive_path is not None:
             choice.again.append(output)
         elif entry is None:
@@ -64,6 +65,23 @@ def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo:
             choice.released.append(entry)
             choice.files.append(file)
     return choice
+
+
+def _find_output(ledger: Ledger, file: File) -> Entry | None:
+    """The row whose output a file is, as it is now.
+
+    A program may have given the output another date, or copied it back: then its marks decide. The
+    job compares its bytes.
+    """
+    at = file.watch.root, file.path
+    output = ledger.files.output(*at, file.identity)
+    if output is not None:
+        return output
+    current = ledger.files.current(*at)
+    marked = None if current is None else read_marks(*at)
+    if current is None or marked is None or marked.sha256 != current.sha256_in:
+        return None
+    return replace(current, staged=marked.identity)
 
 
 def queue(choice: Choice, ledger: Ledger) -> None:

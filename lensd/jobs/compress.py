@@ -37,6 +37,7 @@ from lensd.store.identity import Identity
 from lensd.store.ledger import JobState
 from lensd.store.ledger.entry import Entry
 from lensd.store.staging import Inode
+from lensd.watcher.own_output import name_in_marks
 from lensd.worker.request import (
     AnalyzeRequest,
     AnalyzeResult,
@@ -138,7 +139,7 @@ def _request_output(
         job_id=job_file.entry.job_id,
         path=job_file.original,
         identity=_identity(job_file),
-        name=_readable_name(job_file),
+        name=name_in_marks(job_file.name),
         parameters=settings.parameters(),
         device=context.device,
         temporary=os.path.join(folder, job_file.temporary),
@@ -163,7 +164,7 @@ def _request_analysis(
         job_id=job_file.entry.job_id,
         path=job_file.original,
         identity=_identity(job_file),
-        name=_readable_name(job_file),
+        name=name_in_marks(job_file.name),
         parameters=settings.parameters(),
         device=context.device,
     )
@@ -182,11 +183,6 @@ def _identity(job_file: JobFile) -> Identity:
     if job_file.entry.redo:
         return Identity.of(os.lstat(job_file.original))
     return Identity.of(os.fstat(job_file.fd))
-
-
-def _readable_name(job_file: JobFile) -> str:
-    """For the marks, which are UTF-8."""
-    return os.fsencode(job_file.name).decode("utf-8", "backslashreplace")
 
 
 def _refusal(answer: End) -> FileError:

@@ -20,6 +20,7 @@ from lensd.store.hashing import data_sha256_of
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.entry import Entry
+from lensd.watcher.own_output import names_another
 
 Stop = Callable[[], bool]
 
@@ -98,6 +99,8 @@ def _of_output(_: Archive, entry: Entry, stop: Stop | None) -> str | None:
         os.close(folder_fd)
     try:
         is_published = Identity.of(os.fstat(fd)).same_content(entry.present)
-        return data_sha256_of(fd, stop) if is_published else None
+        if not is_published or names_another(entry.root, entry.path, entry.sha256_in):
+            return None
+        return data_sha256_of(fd, stop)
     finally:
         os.close(fd)

@@ -22,6 +22,7 @@ from lensd.watcher.root_monitor import RARELY_SECONDS
 
 FIRST_SECONDS = 600.0  # from a start: by then lensd has followed the files that were moved
 TOGETHER = 200  # files that one commit records: a commit may wait for the disk
+_UNCOMPRESSED = Outcome.FAILED, Outcome.QUARANTINED, Outcome.SKIPPED, Outcome.KEPT
 _MESSAGES = {
     "file": "its compressed file was deleted. `lensd restore` with its path brings the original "
     "back; `lensd prune --deleted` deletes that too",
@@ -65,6 +66,7 @@ class GoneFiles:
                     new.clear()
         self._record(new)
         self._ledger.gone.change((), known - found)
+        self._forget_problems(stop)
         return True
 
     def _record(self, new: Sequence[tuple[str, What]]) -> None:
@@ -74,6 +76,18 @@ class GoneFiles:
         self._ledger.gone.change((row.job_id, what) for row, what in found)
         for row, what in found:
             self._report(row, what)
+
+    def _forget_problems(self, stop: Stop) -> None:
+        """Forget why deleted files were not compressed: nobody has to do anything about them."""
+        there = cache(partial(is_there, self._ledger))
+        for place in self._ledger.gone.places(*_UNCOMPRESSED):
+            if stop():
+                return
+            if os.path.lexists(place.full_path) or not (there(place.root) and is_lost(place)):
+                continue
+            entry = self._ledger.files.by_job(place.job_id)
+            if entry is not None and not entry.redo:
+                self._ledger.jobs.release([entry])
 
     def _find(self, known: Collection[tuple[str, What]]) -> Iterator[tuple[str, What]]:
         """The job of each deleted file or original, and which of both it is.

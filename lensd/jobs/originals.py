@@ -76,9 +76,15 @@ class OriginalFinder:
         roots = {f.root: f for f in self._folders}
         if not self._ledger.readonly:
             self._rebuild()
-        moved = choose_paths(self._move_tracker.plan())
+        planned = list(self._move_tracker.plan())
+        moved = choose_paths(planned)
+        # Paths whose own output is gone, since another one got its name.
+        taken = {moved[e.job_id] for e, _ in planned if _has_original(e)}
         for entry in self._ledger.files.with_outcome(Outcome.COMPRESSED):
-            root, path = moved.get(entry.job_id, Key(entry.root, entry.path))
+            old = Key(entry.root, entry.path)
+            root, path = moved.get(entry.job_id, old)
+            if entry.job_id not in moved and old in taken:
+                continue
             if root in roots and entry.archive_path is not None:
                 yield original_of_entry(self._archive, roots[root], path, entry)
 
@@ -128,23 +134,59 @@ class OriginalFinder:
         moved = self._find_moved(folder, relative)
         if version is not None:
             return self._find_version(folder, relative, version, moved)
-        entry = moved or self._ledger.files.find(folder.root, relative)
-        if entry is not None and _is_output_of(entry, folder, relative):
-            if entry.archive_path is None:
-                raise UsageError(f"{path} cannot be restored: {entry.message or 'it was pruned'}")
+        entry = moved or self._find_current(folder, relative)
+        if entry is not None and entry.archive_path is not None:
             return original_of_entry(self._archive, folder, relative, entry)
         original = self._find_by_marks(folder, relative)
-        if original is None:
-            versions = self._list_versions(folder, relative, moved)
-            if versions and not (entry is not None and entry.outcome == Outcome.RESTORED):
+        if original is not None:
+            return original
+        if entry is not None:
+            why = entry.message or "the archive does not have its original any more"
+            raise UsageError(f"{path} cannot be restored: {why}")
+        raise self._without_original(path, folder, relative, moved)
+
+    def _find_current(self, folder: Folder, relative: str) -> Entry | None:
+        """The row whose output lies at the path, or has lain there if nothing does.
+
+        Raises UsageError if that output is at another path now. Another output may have replaced it
+        while no daemon ran.
+        """
+        newest = self._ledger.files.find(folder.root, relative)
+        entry = self._ledger.files.current(folder.root, relative)
+        if newest is None or entry is None:
+            return None
+        if not os.path.lexists(entry.full_path):
+            new = choose_paths(self._move_tracker.plan()).get(entry.job_id)
+            if new is not None:
                 raise UsageError(
-                    f"{path} is not lensd's output. The archive has originals that the path had "
-                    f"before; choose one by --version: {_join(versions)}"
+                    f"{entry.full_path} is {os.path.join(*new)} now; restore it by that path"
                 )
-            raise UsageError(
-                f"the archive has no original of {path}; `lensd restore --list` shows what it has"
+            return entry
+        marked = read_marks(folder.root, relative)
+        if marked is not None:
+            return entry if marked.sha256 == entry.sha256_in else None
+        return entry if newest.outcome == Outcome.COMPRESSED else None
+
+    def _without_original(
+        self, path: str, folder: Folder, relative: str, moved: Entry | None
+    ) -> UsageError:
+        """Why a path cannot be restored: no row and no mark leads to an archived original."""
+        marked = read_marks(folder.root, relative)
+        newest = moved or self._ledger.files.find(folder.root, relative)
+        versions = self._list_versions(folder, relative, moved)
+        if versions and not (newest is not None and newest.outcome == Outcome.RESTORED):
+            is_what = (
+                "is not lensd's output"
+                if marked is None
+                else "is the output of an original that the archive does not have"
             )
-        return original
+            return UsageError(
+                f"{path} {is_what}. The archive has originals that the path had before; choose one "
+                f"by --version: {_join(versions)}"
+            )
+        return UsageError(
+            f"the archive has no original of {path}; `lensd restore --list` shows what it has"
+        )
 
     def _rebuild(self) -> None:
         """Folders that the ledger does not know get their rows from marks and archive layout."""
@@ -229,15 +271,8 @@ def original_of_entry(archive: Archive, folder: Folder, relative: str, entry: En
     return Original(folder, relative, sha256, path, entry)
 
 
-def _is_output_of(entry: Entry, folder: Folder, relative: str) -> bool:
-    """Whether the row has the original of what lies at the path, or of an output that is gone.
-
-    A copy of another output may have replaced the file while no daemon ran.
-    """
-    if entry.outcome != Outcome.COMPRESSED:
-        return False
-    marked = read_marks(folder.root, relative)
-    return marked is None or marked.sha256 == entry.sha256_in
+def _has_original(entry: Entry) -> bool:
+    return entry.outcome == Outcome.COMPRESSED and entry.archive_path is not None
 
 
 def _join(sha256s: Iterable[str]) -> str:

@@ -1,9 +1,10 @@
 """Rebuilds the rows of a folder that the ledger has never seen: an earlier ledger may be lost.
 
 An output names its original in its marks, and the archive's layout says where the original is. Its
-size must be that of the marks; to hash all originals would take hours, and a restore compares the
-hash anyway. Only originals that no output names are hashed (`unclaimed`): a few at once, the others
-while the daemon has no job (`rebuild_later`).
+size must be that of the marks, and the name of the output that of the original; else it is hashed.
+To hash all originals would take hours, and a restore compares the hash anyway. Only originals that
+no output names are hashed (`unclaimed`): a few at once, the others while the daemon has no job
+(`rebuild_later`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from lensd.store.ledger import Columns, Ledger, Outcome
 from lensd.store.walk import walk
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.one_file import record_each, report_bug
-from lensd.watcher.own_output import Marked, marks_at
+from lensd.watcher.own_output import Marked, marks_at, name_in_marks
 from lensd.watcher.scan import BATCH, in_batches
 
 Progress = Callable[[], None]
@@ -141,8 +142,11 @@ def _choose_original(
         return aside
     if newest is None or newest.stat.st_size != marked.bytes_in:
         return None
-    # On a disk that folds case it may be that of a file whose name differs in case.
-    return mirror.verify(name, marked.sha256) if mirror.folds_case else newest
+    # It may be that of another file: an output with another name was copied or moved here, and
+    # originals often have the same size. On a disk that folds case the names may differ in that.
+    if mirror.folds_case or marked.name != name_in_marks(name):
+        return mirror.verify(name, marked.sha256)
+    return newest
 
 
 def _record_outputs(ledger: Ledger, folder: Folder, rebuilt: Rebuilt, found: list[_Output]) -> None:

@@ -75,11 +75,7 @@ class Restorer:
             opened.enter_context(hold_archive(self._archive, self._ledger))
             self._require_no_job(original)
             output = self._hold_output(original, stop, opened)
-            original = self._prepare(original)
-            source = opened.enter_context(
-                reread.hold_original(self._archive, original.archive_path, stop)
-            )
-            _require_hash(source, original)
+            original, source = self._hold_original(self._prepare(original), stop, opened)
             kept = self._keep_unknown(original, output)
             try:
                 job_id, method = self._replace(
@@ -111,6 +107,11 @@ class Restorer:
             output = opened.enter_context(reread.hold_at(folder_fd, name, original.full_path, stop))
         except FileNotFoundError:
             return None  # the output was deleted, perhaps with its folder
+        if output.reading.sha256 == original.sha256:
+            raise Skipped(
+                Reason.CHANGED,
+                f"{original.full_path} is its original already, so nothing was changed",
+            )
         if output.reading.original is None:
             raise _changed(original, "is not lensd's output any more: another program replaced it")
         if output.reading.original != original.sha256 and not original.is_version:
@@ -118,7 +119,13 @@ class Restorer:
         require_changeable(output.fd, original.full_path)
         outputs = self._find_outputs(original, output.reading.original)
         if outputs and output.reading.sha256 not in outputs:
-            raise _changed(original, "was edited after lensd wrote it, so it stays")
+            is_known = self._ledger.originals.find(output.reading.original)
+            raise _changed(
+                original,
+                "was edited after lensd wrote it, so it stays"
+                if is_known
+                else "is an output that the ledger does not know, so it stays",
+            )
         return output
 
     def _find_outputs(self, original: Original, sha256_in: str) -> set[str]:
@@ -126,6 +133,30 @@ class Restorer:
         own = {entry.sha256_out} if entry is not None and entry.sha256_out is not None else set()
         place = original.folder.root, original.relative
         return own | find_outputs(self._ledger, *place, sha256_in)
+
+    def _hold_original(
+        self, original: Original, stop: Stop, opened: ExitStack
+    ) -> tuple[Original, Held]:
+        """Read the archived original; if it is damaged, take another one with the same bytes.
+
+        It may also be that of another file with the same size: a rebuilt ledger does not know.
+        """
+        source = opened.enter_context(
+            reread.hold_original(self._archive, original.archive_path, stop)
+        )
+        if source.reading.sha256 == original.sha256:
+            return original, source
+        size = source.reading.identity.size
+        other = self._archive.originals.search(original.sha256, original.bytes or size)
+        if other is None:
+            raise _damaged(original)
+        original = self._prepare(replace(original, archive_path=other, is_shared=True))
+        source = opened.enter_context(
+            reread.hold_original(self._archive, original.archive_path, stop)
+        )
+        if source.reading.sha256 != original.sha256:
+            raise _damaged(original)
+        return original, source
 
     def _keep_unknown(self, original: Original, output: Held | None) -> str | None:
         """Keep a copy of what is replaced, if it may have been edited after lensd wrote it."""
@@ -222,14 +253,13 @@ class Restorer:
             os.close(fd)
 
 
-def _require_hash(source: Held, original: Original) -> None:
-    if source.reading.sha256 != original.sha256:
-        raise Failed(
-            Reason.IO_ERROR,
-            f"the archived original {original.archive_path} is damaged (its sha256 is not "
-            f"{original.sha256}): nothing was replaced; restore that file from a backup and check "
-            "the disk",
-        )
+def _damaged(original: Original) -> Failed:
+    return Failed(
+        Reason.IO_ERROR,
+        f"the archived original {original.archive_path} is damaged (its sha256 is not "
+        f"{original.sha256}): nothing was replaced; restore that file from a backup and check the "
+        "disk",
+    )
 
 
 def _changed(original: Original, why: str) -> Skipped:

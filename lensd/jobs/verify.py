@@ -165,7 +165,10 @@ class Verifier:
             return Finding(
                 "output", "unreadable", path, path, entry.watch, entry.sha256_out, 0, str(error)
             )
-        state, message = _state_of_output(entry, reading)
+        is_another = reading.original not in (None, entry.sha256_in) and bool(
+            self._ledger.originals.find(reading.original or "")
+        )
+        state, message = _state_of_output(entry, reading, is_another=is_another)
         return Finding(
             "output", state, path, path, entry.watch, entry.sha256_out,
             reading.identity.size, message,
@@ -206,12 +209,15 @@ def _originals(rows: Sequence[Entry]) -> Iterator[Entry]:
             yield entry
 
 
-def _state_of_output(entry: Entry, reading: Reading) -> tuple[State, str | None]:
+def _state_of_output(
+    entry: Entry, reading: Reading, *, is_another: bool
+) -> tuple[State, str | None]:
+    """`is_another`: its marks name another original that the archive has."""
     if reading.sha256 == entry.sha256_out:
         return "ok", None
     if entry.sha256_out is None and reading.original == entry.sha256_in:
         return "unproven", _UNPROVEN
-    if entry.staged is not None and _untouched(entry.staged, reading.identity):
+    if not is_another and entry.staged is not None and _untouched(entry.staged, reading.identity):
         return "damaged", _DAMAGED
     return "changed", "another program modified or replaced it; lensd leaves it alone"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -11,7 +12,9 @@ import msgspec
 from lensd.errors import DiskUnavailable
 from lensd.jobs import data_hashes
 from lensd.report.documents import Hashes
+from lensd.store.identity import Identity
 from lensd.text import printable, visible
+from lensd.watcher.own_output import read_marks
 
 if TYPE_CHECKING:
     from lensd.store.archive import Archive
@@ -29,6 +32,19 @@ def of_entry(archive: Archive, entry: Entry) -> Hashes:
         line = {**line, **data_hashes.compute(archive, entry)}
     data = line.get(data_hashes.ORIGINAL), line.get(data_hashes.OUTPUT)
     return from_sha256(printable(entry.full_path), (entry.sha256_in, entry.sha256_out), data)
+
+
+def is_there(entry: Entry) -> bool:
+    """Whether a row's output lies at its path, or nothing, or what this process may not read."""
+    path = entry.full_path
+    try:
+        found = Identity.of(os.lstat(path))
+    except OSError:
+        return True
+    marked = read_marks(entry.root, entry.path)
+    if marked is None:
+        return found.same_content(entry.present) or not os.access(path, os.R_OK)
+    return marked.sha256 == entry.sha256_in
 
 
 def from_sha256(

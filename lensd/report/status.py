@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+from contextlib import suppress
 from dataclasses import asdict
 
 import msgspec
 
 from lensd.config.model import Config
 from lensd.config.schedule import is_open
-from lensd.errors import Outcome
+from lensd.errors import Outcome, StorageError
 from lensd.report import hashes
 from lensd.report.documents import (
     Degraded,
@@ -24,12 +25,14 @@ from lensd.report.documents import (
     WatchedFolder,
 )
 from lensd.store.archive import Archive
+from lensd.store.deadline import ANSWER_SECONDS, within
 from lensd.store.ledger import JobState, Ledger
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.state import WaitingFile
 from lensd.store.locks import holder
 from lensd.store.probe import Proof
 from lensd.text import printable
+from lensd.watcher.presence import is_lost
 
 
 def build_status(config: Config, ledger: Ledger | None, *, with_hashes: bool = False) -> Status:
@@ -45,7 +48,8 @@ def build_status(config: Config, ledger: Ledger | None, *, with_hashes: bool = F
     if with_hashes:
         archive = Archive(os.path.realpath(config.archive.path))
         compressed = ledger.files.with_outcome(Outcome.COMPRESSED) if ledger else ()
-        status.hashes = [hashes.of_entry(archive, entry) for entry in compressed]
+        there = filter(hashes.is_there, compressed)
+        status.hashes = [hashes.of_entry(archive, entry) for entry in there]
     return status
 
 
@@ -56,13 +60,22 @@ def _fill(status: Status, ledger: Ledger) -> None:
     status.queued = [_job(e) for e in jobs if e.state == JobState.QUEUED]
     status.waiting = [_waiting(w) for w in state.waiting()]
     failed = files.latest_with_outcome(Outcome.FAILED, Outcome.QUARANTINED)
-    status.problems = list(map(_problem, failed))
+    status.problems = list(map(_problem, _without_deleted(failed)))
     left = files.latest_with_outcome(Outcome.SKIPPED, Outcome.KEPT)
-    status.uncompressed = list(map(_problem, left))
+    status.uncompressed = list(map(_problem, _without_deleted(left)))
     status.paused = [printable(p) or "everything" for p in state.paused()]
     status.held = state.disk_backoff.get()
     status.totals = Totals(**asdict(files.totals()))
     status.filesystems = list(map(_filesystem, state.filesystems.get() or ()))
+
+
+def _without_deleted(entries: list[Entry]) -> list[Entry]:
+    """Leaves out deleted files; a folder that hangs may have none of them."""
+    if not entries:
+        return []
+    with suppress(StorageError):
+        return within(ANSWER_SECONDS, lambda: [e for e in entries if not is_lost(e)])
+    return entries
 
 
 def _degraded(ledger: Ledger) -> list[Degraded]:

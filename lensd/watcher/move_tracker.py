@@ -25,7 +25,7 @@ from lensd.store.ledger.entry import Entry
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.one_file import contain_bug, report_bug
 from lensd.watcher.original_renamer import OriginalRenamer
-from lensd.watcher.own_output import Marked, read_marks
+from lensd.watcher.own_output import Marked, names_another, read_marks
 from lensd.watcher.presence import has_file, has_inode, is_lost, is_same_disk
 from lensd.watcher.scan import in_batches, scan
 from lensd.watcher.settle import Key
@@ -101,7 +101,10 @@ class MoveTracker:
             if (entry.root, entry.path) == key or not self._may_look(entry, key):
                 continue
             if is_same_disk(entry, identity) and not has_file(entry):
-                return entry
+                # A copy of another output may have got the inode of a deleted one.
+                is_output = entry.present == entry.staged
+                if not (is_output and names_another(*key, entry.sha256_in)):
+                    return entry
         return None
 
     def origin_of_output(self, key: Key) -> Entry | None:

@@ -22,12 +22,18 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """An output, and the original that its marks name."""
+    """An output, and the original that its marks name. `name`: as `name_in_marks` of that file."""
 
     identity: Identity
     sha256: str
     bytes_in: int | None
     mode: str | None
+    name: str | None = None
+
+
+def name_in_marks(name: str) -> str:
+    """A file name as the marks have it, which are UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_marks(root: str, relative: str) -> Marked | None:
@@ -47,6 +53,16 @@ def read_marks(root: str, relative: str) -> Marked | None:
     except (OSError, Skipped, FileError):
         return None
     return _marked(Identity.of(found), metadata) if marks.is_output(metadata) else None
+
+
+def names_another(root: str, relative: str, sha256: str | None) -> bool:
+    """Whether a file is the output of another original than that with this hash.
+
+    Size, date and inode do not show it where a copy keeps the date: the outputs of one training
+    often have the same size.
+    """
+    marked = read_marks(root, relative)
+    return marked is not None and marked.sha256 != sha256
 
 
 def marks_at(folder_fd: int, name: str) -> Marked | None:
@@ -91,4 +107,10 @@ def _own_metadata(fd: int, size: int) -> Mapping[str, str] | None:
 def _marked(identity: Identity, metadata: Mapping[str, str]) -> Marked:
     size = metadata.get(marks.ORIGINAL_BYTES, "")
     bytes_in = int(size) if size.isascii() and size.isdigit() and len(size) < 19 else None
-    return Marked(identity, metadata[marks.ORIGINAL], bytes_in, metadata.get(marks.MODE))
+    return Marked(
+        identity,
+        metadata[marks.ORIGINAL],
+        bytes_in,
+        metadata.get(marks.MODE),
+        metadata.get(marks.ORIGINAL_NAME),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -144,6 +145,26 @@ def test_redo_starts_from_the_original(server: HomeServer) -> None:
     assert archived.sha256 == original.sha256
     assert server.lensd("restore", made.path).returncode == 0
     assert Seen.of(made.path) == original._replace(inode=Seen.of(made.path).inode)
+
+
+@pytest.mark.slow
+def test_redo_of_an_output_with_another_date(server: HomeServer) -> None:
+    """Whether lensd has looked since or not. One that was edited as well stays, with a reason."""
+    touched, seen, edited = (server.drop(f"{n}.safetensors", seed=n).path for n in range(3))
+    server.once()
+    os.utime(seen)
+    server.once()
+    os.utime(touched)
+    with edited.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+    server.configure(defaults={"mode": "rank", "energy": 0.9})
+    ends = {line["path"]: line["event"] for line in server.once("--redo") if "job_id" in line}
+    assert ends == {
+        str(touched): "file.compressed",
+        str(seen): "file.compressed",
+        str(edited): "file.skipped",
+    }
 
 
 @pytest.mark.slow

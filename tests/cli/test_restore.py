@@ -455,3 +455,85 @@ def test_a_file_and_a_copy_of_its_output_in_one_request(server: HomeServer) -> N
     done = server.lensd("restore", first, copy)
     assert done.returncode == 0, done.stderr
     assert Seen.of(first).sha256 == Seen.of(copy).sha256 == before.sha256
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_file_that_was_moved_onto_another(server: HomeServer, *, everything: bool) -> None:
+    """While no lensd ran: the original of the file that is there comes back, named twice or not."""
+    (first, original), (second, replaced) = _compressed(server, "a.safetensors", "b.safetensors")
+    first.rename(second)
+    done = server.lensd("restore", first)
+    assert (done.returncode, f"{first} is {second} now" in done.stderr) == (2, True)
+    done = server.lensd("restore", *(["--all"] if everything else [server.loras, second]))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("restored ") == 1
+    assert not first.exists()
+    assert Seen.of(second).sha256 == original.sha256
+    second.unlink()
+    done = server.lensd("restore", second, "--version", replaced.sha256)
+    assert done.returncode == 0, done.stderr
+    assert Seen.of(second).sha256 == replaced.sha256
+
+
+@pytest.mark.slow
+def test_a_deleted_output_with_a_newer_row(server: HomeServer) -> None:
+    """The last redo was refused, or a copy lay there: what was compressed last comes back."""
+    files = _compressed(server, "redone.safetensors", "copied over.safetensors")
+    (redone, _), (copied, _) = files
+    server.configure(defaults={"max_error": 0.001})
+    [line] = [line for line in server.once("--redo", redone) if line["event"] == "file.kept"]
+    assert line["reason"] == "max_error"
+    shutil.copyfile(redone, copied)
+    server.once()
+    for path, before in files:
+        path.unlink()
+        done = server.lensd("restore", path)
+        assert done.returncode == 0, done.stderr
+        assert Seen.of(path).sha256 == before.sha256
+
+
+def test_a_file_that_is_its_original(server: HomeServer) -> None:
+    """A user copied it back by hand; it stays as it is."""
+    [(path, _)] = _compressed(server, "a.safetensors")
+    shutil.copy2(server.archived(path), path)
+    done = server.lensd("restore", path)
+    assert done.returncode == 1
+    assert "is its original already" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_output_of_another_lensd(server: HomeServer, tmp_path: Path) -> None:
+    """It stays, also where a version is named; the messages do not call it edited."""
+    [(path, before)] = _compressed(server, "a.safetensors")
+    (tmp_path / "other").mkdir()
+    other = HomeServer(tmp_path / "other")
+    [(theirs, _)] = _compressed(other, "unused.safetensors", "theirs.safetensors")[1:]
+    shutil.copyfile(theirs, path)
+    output = Seen.of(path)
+    done = server.lensd("restore", path)
+    assert (done.returncode, "the archive does not have" in done.stderr) == (2, True)
+    done = server.lensd("restore", path, "--version", before.sha256)
+    assert (done.returncode, "the ledger does not know" in done.stderr) == (1, True)
+    assert Seen.of(path) == output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["b.safetensors", "sub/a.safetensors"])
+def test_a_copy_over_another_output_and_the_ledger_lost(server: HomeServer, name: str) -> None:
+    """Both originals have the same size; that under the copy's name is not its own."""
+    first = server.drop("a.safetensors", seed=1).path
+    other = server.drop(name, seed=7).path
+    originals = {path: Seen.of(path).sha256 for path in (first, other)}
+    server.once()
+    shutil.copyfile(first, other)
+    for path in server.state.glob("ledger*"):
+        path.unlink()
+    server.once()
+    done = server.lensd("restore", other)
+    assert done.returncode == 0, done.stderr
+    assert Seen.of(other).sha256 == originals[first]
+    archived = [Seen.of(p).sha256 for p in server.archive.rglob("*.safetensors")]
+    assert set(originals.values()) <= set(archived)
+    assert server.lensd("restore", first).returncode == 0
+    assert Seen.of(first).sha256 == originals[first]

@@ -42,3 +42,30 @@ def test_only_the_named_file(server: HomeServer) -> None:
     assert len(server.status()["problems"]) == 1
     assert server.lensd("retry", server.loras / "bad.safetensors").returncode == 0
     assert server.status()["problems"] == []
+
+
+@pytest.mark.slow
+def test_a_failed_file_that_was_deleted(server: HomeServer) -> None:
+    """It is no problem any more; nothing is tried again, and the next run forgets it."""
+    bad = server.loras / "bad.safetensors"
+    server.drop("good.safetensors", seed=2)
+    bad.unlink()
+    assert server.status()["problems"] == []
+    server.once()
+    assert "failed" not in server.status()["totals"]["outcomes"]
+    server.drop("bad.safetensors", seed=1)
+    bad.write_bytes(bad.read_bytes()[:-2] + b"\xff\x7f")
+    server.once(code=1)
+    assert len(server.status()["problems"]) == 1
+    bad.unlink()
+    done = server.lensd("retry", bad)
+    assert done.returncode == 0
+    assert "1 failed file is not there any more; nothing is tried again" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_failed_file_that_was_replaced_by_a_good_one(server: HomeServer) -> None:
+    """There is nothing to try again."""
+    server.drop("bad.safetensors", seed=3)
+    server.once()
+    assert "no file has failed" in server.lensd("retry").stderr

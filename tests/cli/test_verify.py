@@ -195,3 +195,24 @@ def test_a_busy_daemon_causes_no_faults(server: HomeServer) -> None:
 def _unfinished(server: HomeServer) -> list[Any]:
     status = server.status()
     return [*status["running"], *status["queued"], *status["waiting"]]
+
+
+@pytest.mark.slow
+def test_a_copy_with_the_size_and_date_of_what_it_replaced(server: HomeServer) -> None:
+    """As of two epochs of one training: no disk is at fault, and no row follows to such a copy."""
+    server.configure(defaults={"mode": "int8"})
+    paths = [server.drop(f"{n}.safetensors", seed=n).path for n in range(3)]
+    for path in paths:
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    server.once()
+    first, second, third = paths
+    shutil.copy2(first, second)  # keeps the inode of the second
+    moved = third.rename(server.loras / "moved.safetensors")
+    shutil.copy2(first, moved)
+    assert len({path.stat().st_size for path in (first, second, moved)}) == 1
+    assert _verify(server, code=0)[str(second)]["output"]["state"] == "changed"
+    hashes = json.loads(server.lensd("status", "--hashes", "--json").stdout)["hashes"]
+    assert [row["path"] for row in hashes] == [str(first), str(third)]
+    listed = server.lensd("restore", "--list").stdout
+    assert f"{third}  " in listed
+    assert str(moved) not in listed

@@ -80,6 +80,7 @@ class UserPrograms:
             self.rename_onto,
             self.rename_folder,
             self.copy,
+            *[self.copy_onto] * 2,
             self.delete,
             self.edit,
             self.touch,
@@ -200,13 +201,27 @@ class UserPrograms:
         data = made.read_bytes()
         target.parent.mkdir(parents=True, exist_ok=True)
         made.rename(target)
-        original = original_of(data)
-        if original is None or sha256_of(data) in self.edited:
-            self._completed(target, data, "copy")
-        else:
-            with self._lock:
-                self.expected[target] = original
+        self._copied(target, data, "copy")
         return f"copy {path} to {target}"
+
+    def copy_onto(self) -> str:
+        """A copy of a file replaces another one, in place or by a rename."""
+        path, target = self._some_file(), self._some_file()
+        if path is None or target is None or path == target:
+            return "nothing"
+        made = self._workshop / "copy"
+        (shutil.copy2 if self._dice.random() < 0.5 else shutil.copyfile)(path, made)
+        data = made.read_bytes()
+        if self._dice.random() < 0.5:
+            self._displace(made, target)
+        else:
+            with target.open("r+b") as file:
+                self._destroyed(file.read())
+                file.seek(0)
+                file.truncate()
+                file.write(data)
+        self._copied(target, data, "copy_onto")
+        return f"copy {path} onto {target}"
 
     def delete(self) -> str:
         """A file is deleted. What the archive has of it stays owed."""
@@ -315,6 +330,15 @@ class UserPrograms:
     def _destroyed(self, data: bytes) -> None:
         with self._lock:
             self.owed.pop(sha256_of(data), None)
+
+    def _copied(self, path: Path, data: bytes, what: str) -> None:
+        """A copy of an output stands for the same original; any other one is what it is."""
+        original = original_of(data)
+        if original is None or sha256_of(data) in self.edited:
+            self._completed(path, data, what)
+        else:
+            with self._lock:
+                self.expected[path] = original
 
     def _completed(self, path: Path, data: bytes, what: str) -> None:
         with self._lock:
