@@ -36,7 +36,7 @@ from lensd.errors import (
     LensdError,
     UsageError,
 )
-from lensd.jobs.copies import find_copies, is_needed, known_copies
+from lensd.jobs.copies import KnownCopies, find_copies
 from lensd.jobs.daily_prune import observe_clock
 from lensd.jobs.originals import Original, OriginalFinder
 from lensd.jobs.prune import Pruned, Pruner
@@ -120,14 +120,14 @@ class RequestHandler:
         with contextlib.suppress(FileError, OSError, Interrupted):  # the next start tries again
             restorer.finish_interrupted(roots.__contains__, self.stop)
         originals = self.find_originals(request)
-        copies = known_copies(self.ledger)
+        copies = KnownCopies(self.ledger, self.move_tracker)
         restored: list[Original] = []
         for done, original in enumerate(originals, 1):
             path, method = original.full_path, None
             try:
                 if self.stop():
                     raise Interrupted
-                keep = not request.purge and is_needed(original, copies)
+                keep = not request.purge and copies.need(original)
                 method = restorer.put_back(original, purge=request.purge, keep=keep, stop=self.stop)
             except Interrupted:
                 left = len(originals) - done + 1
@@ -137,6 +137,7 @@ class RequestHandler:
                 say = f"error: {error}" if path in str(error) else f"error: {path}: {error}"
             else:
                 restored.append(original)
+                copies.remove(original)
                 say = f"restored {path} ({method} from the archive)"
             send(Progress(visible(say), path=path, done=done, of=len(originals), method=method))
         if len(originals) > 1:
@@ -151,8 +152,8 @@ class RequestHandler:
             self.config.watch, self.ledger, self.archive, self.log, self.move_tracker
         )
         if request.everything:
-            return list(finder.find_all())
-        if request.version is not None:
+            found = list(finder.find_all())
+        elif request.version is not None:
             found = [finder.find(path, request.version) for path in request.paths]
         else:
             found = [original for path in request.paths for original in finder.find_each(path)]

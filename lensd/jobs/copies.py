@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 from lensd.jobs.originals import Original
 from lensd.store.ledger import Ledger, Outcome
@@ -30,7 +30,7 @@ def find_copies(
     Also of files that came or moved while no daemon ran. `closed`: the roots that may not be read.
     """
     found: dict[str, str] = {}
-    for key in _places(ledger, move_tracker):
+    for key in _places(ledger, move_tracker, _OUTCOMES):
         marked = None if key.root in closed else read_marks(*key)
         if marked is None:
             continue
@@ -40,30 +40,40 @@ def find_copies(
     return found
 
 
-def known_copies(ledger: Ledger) -> dict[str, set[Key]]:
-    """The outputs of the intake's rows that are copies, by the sha256 of the originals.
+class KnownCopies:
+    """The outputs that the intake took for copies, or has not seen, by their originals.
 
-    One header is read for each such row, so this is for a whole request.
+    One header is read for each of these files, so this is for a whole request.
     """
-    found: dict[str, set[Key]] = {}
-    for entry in ledger.files.with_outcome(Outcome.OUTPUT):
-        marked = read_marks(entry.root, entry.path)
-        if marked is not None:
-            found.setdefault(marked.sha256, set()).add(Key(entry.root, entry.path))
-    return found
+
+    def __init__(self, ledger: Ledger, move_tracker: MoveTracker) -> None:
+        self._of_original: dict[str, set[Key]] = {}
+        for key in _places(ledger, move_tracker, [Outcome.OUTPUT]):
+            marked = read_marks(*key)
+            if marked is not None:
+                self._of_original.setdefault(marked.sha256, set()).add(key)
+
+    def need(self, original: Original) -> bool:
+        """Whether the archive has to keep an original that is restored, for a copy of its output.
+
+        A copy that is restored has got an original of its own.
+        """
+        others = self._of_original.get(original.sha256, set()) - {_key(original)}
+        return bool(others) and not original.is_shared
+
+    def remove(self, original: Original) -> None:
+        """A file that was restored is no copy any more."""
+        self._of_original.get(original.sha256, set()).discard(_key(original))
 
 
-def is_needed(original: Original, copies: Mapping[str, set[Key]]) -> bool:
-    """Whether the archive has to keep an original that is restored, for a copy of its output.
-
-    A copy that is restored has got an original of its own. `copies`: see `known_copies`.
-    """
-    own = Key(original.folder.root, original.relative)
-    return not original.is_shared and bool(copies.get(original.sha256, set()) - {own})
+def _key(original: Original) -> Key:
+    return Key(original.folder.root, original.relative)
 
 
-def _places(ledger: Ledger, move_tracker: MoveTracker) -> Iterator[Key]:
-    for entry in ledger.files.with_outcome(*_OUTCOMES):
+def _places(
+    ledger: Ledger, move_tracker: MoveTracker, outcomes: Collection[Outcome]
+) -> Iterator[Key]:
+    for entry in ledger.files.with_outcome(*outcomes):
         yield Key(entry.root, entry.path)
     for key, _ in move_tracker.unknown_files():
         yield key

@@ -70,6 +70,8 @@ class OriginalFinder:
     def find_all(self) -> Iterator[Original]:
         """All originals that the ledger has in the archive, without older versions.
 
+        Copies of outputs that the ledger knows come last. They share their originals.
+
         An output that was moved gives its original the new path, even if the ledger still has the
         old one.
         """
@@ -87,6 +89,12 @@ class OriginalFinder:
                 continue
             if root in roots and entry.archive_path is not None:
                 yield original_of_entry(self._archive, roots[root], path, entry)
+        paths = set(moved.values())
+        for entry in self._ledger.files.with_outcome(Outcome.OUTPUT):
+            if entry.root in roots and Key(entry.root, entry.path) not in paths:
+                copied = self._find_by_marks(roots[entry.root], entry.path, search=False)
+                if copied is not None:
+                    yield copied
 
     def find_each(self, path: str) -> list[Original]:
         """The original of a file, or those of a folder or of a pattern, as in the shell.
@@ -208,8 +216,13 @@ class OriginalFinder:
         entry = self._move_tracker.origin(key, identity) or self._move_tracker.origin_of_output(key)
         return entry if entry is not None and entry.outcome == Outcome.COMPRESSED else None
 
-    def _find_by_marks(self, folder: Folder, relative: str) -> Original | None:
-        """The original that the marks of an output name: the output has no row, or is a copy."""
+    def _find_by_marks(
+        self, folder: Folder, relative: str, *, search: bool = True
+    ) -> Original | None:
+        """The original that the marks of an output name: the output has no row, or is a copy.
+
+        `search`: also where no row names it, which reads all originals of its size.
+        """
         marked = read_marks(folder.root, relative)
         if marked is None:
             return None
@@ -222,7 +235,7 @@ class OriginalFinder:
                 return Original(folder, relative, marked.sha256, path, entry, is_shared=True)
         # It left the archive for another file; or the ledger was lost, and the row of that file.
         path = self._find_restored(marked.sha256)
-        if path is None and marked.bytes_in is not None:
+        if path is None and search and marked.bytes_in is not None:
             path = self._archive.originals.search(marked.sha256, marked.bytes_in)
         if path is None:
             return None

@@ -430,29 +430,52 @@ def test_a_copy_over_another_output(server: HomeServer) -> None:
     assert Seen.of(second).sha256 == replaced.sha256
 
 
-def test_a_file_and_a_copy_of_its_output(server: HomeServer) -> None:
-    """Both get the original, in each order, with the copy known or not."""
-    files = _compressed(server, "a.safetensors", "b.safetensors")
-    for (first, before), known in zip(files, (True, False), strict=True):
-        copy = first.with_stem("copy of " + first.stem)
-        shutil.copyfile(first, copy)
-        if known:
-            server.once()
-        for path in (first, copy):
-            done = server.lensd("restore", path)
+@pytest.mark.parametrize("known", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_file_and_a_copy_of_its_output(server: HomeServer, *, known: bool) -> None:
+    """Both get the original, in each order, also if that of the first one was overwritten then."""
+    files = _compressed(server, "a.safetensors", "b.safetensors", "c.safetensors")
+    for path, _ in files:
+        shutil.copyfile(path, path.with_stem("copy of " + path.stem))
+    if known:
+        server.once()
+    for at, (path, before) in enumerate(files):
+        copy = path.with_stem("copy of " + path.stem)
+        for restored in (copy, path) if at == 0 else (path, copy):
+            done = server.lensd("restore", restored)
             assert done.returncode == 0, done.stderr
-            assert Seen.of(path).sha256 == before.sha256
+            assert Seen.of(restored).sha256 == before.sha256
             assert "rescued" not in done.stderr
-        assert server.archived(first).exists() == known
+            if at == 2:
+                path.write_bytes(b"edited")
         assert not server.archived(copy).exists()
 
 
-def test_a_file_and_a_copy_of_its_output_in_one_request(server: HomeServer) -> None:
+@pytest.mark.parametrize("everything", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_a_file_and_a_copy_of_its_output_in_one_request(
+    server: HomeServer, *, everything: bool
+) -> None:
     """The copy comes first, since it shares the original that leaves the archive."""
     [(first, before)] = _compressed(server, "a.safetensors")
     copy = server.loras / "b.safetensors"
     shutil.copyfile(first, copy)
-    done = server.lensd("restore", first, copy)
+    if everything:
+        server.once()
+    done = server.lensd("restore", *(["--all"] if everything else [first, copy]))
+    assert done.returncode == 0, done.stderr
+    assert Seen.of(first).sha256 == Seen.of(copy).sha256 == before.sha256
+    assert not list(server.archive.rglob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_copy_whose_original_was_restored_before_the_copy_was_made(server: HomeServer) -> None:
+    """It is taken from the file that is this original again."""
+    [(first, before)] = _compressed(server, "a.safetensors")
+    away = server.top / "a copy elsewhere"
+    shutil.copyfile(first, away)
+    assert server.lensd("restore", first).returncode == 0
+    copy = server.loras / "b.safetensors"
+    away.rename(copy)
+    done = server.lensd("restore", copy)
     assert done.returncode == 0, done.stderr
     assert Seen.of(first).sha256 == Seen.of(copy).sha256 == before.sha256
 
