@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlencode
 from jinja2 import Environment
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     HTMLResponse,
     JSONResponse,
@@ -160,7 +160,10 @@ class Pages:
         return self._page("login.html", error="", start=False)
 
     async def log_in(self, request: Request) -> Response:
-        body = await request.body()
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
         if not (self._sessions.needs_token and self._sessions.accepts(given)):
             await asyncio.sleep(WRONG_TOKEN_SECONDS)
@@ -211,6 +214,9 @@ class Pages:
         query = query_of(request.query_params)
         rows, total = self._catalog().page(query, PAGE)
         pages = max(1, -(-total // PAGE))
+        if query.page >= pages:  # the files of that page are gone
+            query = query._replace(page=pages - 1)
+            rows, total = self._catalog().page(query, PAGE)
         return {
             "rows": rows,
             "total": total,
