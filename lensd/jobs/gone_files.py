@@ -1,4 +1,4 @@
-"""Finds files and originals that a person has deleted, so that the totals leave them out."""
+"""Finds files and originals that a person has deleted, so that lists and totals omit them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lensd.logs.events import FileDeleted
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
-from lensd.store.ledger.gone import What
+from lensd.store.ledger.gone import UNCOMPRESSED, Place, What
 from lensd.watcher.folder import Log
 from lensd.watcher.presence import is_lost
 from lensd.watcher.root_monitor import RARELY_SECONDS
@@ -25,6 +25,7 @@ _MESSAGES = {
     "file": "its compressed file was deleted. `lensd restore` with its path brings the original "
     "back; `lensd prune --deleted` deletes that too",
     "both": "its compressed file was deleted, and its original is not in the archive any more",
+    "left": "it was not compressed, so that lensd has no original of it",
     "original": "its original was deleted from the archive by another program than lensd, so that "
     "lensd cannot restore it",
 }
@@ -69,11 +70,18 @@ class GoneFiles:
         `known` file stays deleted while its disk is away, which says nothing about it.
         """
         there = cache(partial(is_there, self._ledger))
+
+        def is_deleted(place: Place) -> bool:
+            if os.path.lexists(place.full_path):
+                return False
+            return (place.job_id, "file") in known or (there(place.root) and is_lost(place))
+
+        for place in self._ledger.gone.places(*UNCOMPRESSED):
+            if is_deleted(place):
+                yield place.job_id, "file"
         for place in self._ledger.gone.places(Outcome.COMPRESSED, Outcome.REPLACED):
-            if place.outcome is Outcome.COMPRESSED and not os.path.lexists(place.full_path):
-                is_known = (place.job_id, "file") in known
-                if is_known or (there(place.root) and is_lost(place)):
-                    yield place.job_id, "file"
+            if place.outcome is Outcome.COMPRESSED and is_deleted(place):
+                yield place.job_id, "file"
             paths = reread.archive_paths(self._archive, place)
             if paths and not (os.path.lexists(paths[0]) or any(map(self._may_have, paths))):
                 yield place.job_id, "original"
@@ -86,7 +94,15 @@ class GoneFiles:
             return True
 
     def _report(self, entry: Entry, what: What) -> None:
-        size = entry.bytes_out if what == "file" else entry.bytes_in
+        size, message = entry.bytes_in, _MESSAGES[what]
+        if entry.outcome in UNCOMPRESSED:
+            newest = self._ledger.files.find(entry.root, entry.path)
+            if newest is None or newest.job_id != entry.job_id:
+                return  # an older version of the file
+            size, message = entry.identity.size, _MESSAGES["left"]
+        elif what == "file":
+            size = entry.bytes_out
+            message = message if entry.archive_path else _MESSAGES["both"]
         self._log(
             FileDeleted(
                 path=entry.full_path,
@@ -94,6 +110,6 @@ class GoneFiles:
                 job_id=entry.job_id,
                 what=what,
                 bytes=size or 0,
-                message=_MESSAGES["both" if what == "file" and not entry.archive_path else what],
+                message=message,
             )
         )
