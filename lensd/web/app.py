@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     HTMLResponse,
     JSONResponse,
+    PlainTextResponse,
     RedirectResponse,
     Response,
     StreamingResponse,
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from lensd import __version__
 from lensd.config.model import Config
 from lensd.daemon.control_messages import Request as DaemonRequest
+from lensd.errors import StorageError
 from lensd.report.page.render import MUCH, environment
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.catalog import HIDDEN, SORTS, Catalog, Query
@@ -83,7 +85,12 @@ def make_app(
         ready()
         yield
 
-    return Protection(Starlette(routes=pages.routes(), lifespan=lifespan), sessions, names)
+    app = Starlette(
+        routes=pages.routes(),
+        lifespan=lifespan,
+        exception_handlers={StorageError: pages.show_fault},
+    )
+    return Protection(app, sessions, names)
 
 
 class Pages:
@@ -124,6 +131,10 @@ class Pages:
 
     def show_table(self, request: Request) -> Response:
         return self._page("_table.html", **self._table(request))
+
+    def show_fault(self, _: Request, fault: Exception) -> Response:
+        """The ledger cannot be read: it is damaged, or its disk is away."""
+        return PlainTextResponse(self._shortener.shorten(f"{fault}\n"), 503)
 
     def show_savings(self, _: Request) -> Response:
         return JSONResponse(self._catalog().days())

@@ -202,6 +202,33 @@ def test_without_a_ledger(tmp_path: Path) -> None:
         assert web.get("/savings").status == 503
 
 
+def test_a_ledger_that_goes_or_is_damaged(tmp_path: Path) -> None:
+    """The page says what is wrong with the ledger, goes on, and prints no traceback."""
+    server = HomeServer(tmp_path)
+    server.drop("a.safetensors", seed=1, effective_rank=2.0)
+    server.once()
+    ledger = server.state / "ledger.sqlite3"
+    with serving(server.config) as web:
+        address = re.findall(r'href="(/files/\w+)"', web.get("/").text)[0]
+        away = ledger.rename(tmp_path / "away")
+        page = web.get("/")
+        assert page.status == 200
+        assert "there is no ledger in state yet" in page.text
+        assert "lensd ends" not in page.text
+        away.rename(ledger)
+        assert web.get("/table").status == 200
+        with ledger.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * (ledger.stat().st_size - 4096))
+        answer = web.get(address)
+        assert answer.status == 503
+        assert "the ledger in state cannot be read" in answer.text
+        assert str(tmp_path) not in answer.text
+        web.process.terminate()
+        assert web.process.stderr is not None
+        assert "Traceback" not in web.process.stderr.read()
+
+
 @pytest.mark.parametrize("command", [["web"], ["service", "--install", "--unit", "web"]])
 def test_without_its_packages_the_remedy_is_named(tmp_path: Path, command: list[str]) -> None:
     """Before a unit is installed that could not start."""
