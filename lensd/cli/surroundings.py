@@ -16,7 +16,7 @@ DIGITS = 4  # of columns or lines; more are no size of a terminal
 
 
 class _Output(io.FileIO):
-    """Stdout, whose errors tell that they are of stdout."""
+    """Stdout, whose errors name it."""
 
     def write(self, data: Any, /) -> int:
         try:

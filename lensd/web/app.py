@@ -174,7 +174,7 @@ class Pages:
         try:
             body = await request.body()
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
+            return Response(status_code=400)  # the connection is closed
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
         if not (self._sessions.needs_token and self._sessions.accepts(given)):
             await asyncio.sleep(WRONG_TOKEN_SECONDS)

@@ -71,7 +71,7 @@ class Hub:
                     self._changed.notify_all()
             # a large ledger takes longer: then look less often
             await asyncio.sleep(max(LOOK_SECONDS, 3 * (loop.time() - began)))
-        self._state = None  # nobody looks now: it would be old news for the next page
+        self._state = None  # without looks it would be out of date for the next page
 
 
 def _event(name: str, data: object) -> bytes:

@@ -115,7 +115,7 @@ def read_token(path: str) -> str:
         )
     if len(token.splitlines()) > 1:
         raise UsageError(
-            f"the token in {path} has several lines, which nobody can enter in a browser; "
+            f"the token in {path} has several lines, which cannot be entered in a browser; "
             f"`openssl rand -hex 24 > {path}` makes another one"
         )
     return token
