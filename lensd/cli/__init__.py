@@ -11,13 +11,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, pairwise
 from typing import Any
 
 import click
 
 from lensd import __version__
-from lensd.errors import EXIT_BUG, EXIT_INTERRUPTED, LensdError
+from lensd.cli.surroundings import OUTPUT, prepare, silence_stdout
+from lensd.errors import EXIT_BUG, EXIT_INTERRUPTED, LensdError, StorageError
 from lensd.text import break_line, visible, visible_lines
 
 EXIT_PIPE = 141  # as shells count: 128 + SIGPIPE
@@ -86,6 +88,17 @@ class Group(click.Group):
 class Commands(Group):
     """All commands of lensd. `invoke` is the one place that turns errors into exit codes."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run lensd; what click itself prints, such as a help, may meet a full disk too."""
+        prepare()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            code = _drop_unwritten_output(error)
+            if code is None:
+                raise
+            sys.exit(code)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
         return list(COMMANDS)
@@ -112,6 +125,7 @@ class Commands(Group):
         signal.signal(signal.SIGTERM, _exit_on_signal)  # `run` and `once` set their own handlers
         try:
             code = super().invoke(ctx)
+            sys.stdout.flush()  # at the end of the process an error would have no message
         except (click.ClickException, click.exceptions.Exit) as error:
             raise _folded(error) from None  # click handles usage errors (2), --help and --version
         except click.Abort:  # ^C or ^D at a question, all of which come before any change
@@ -126,6 +140,8 @@ class Commands(Group):
             code = EXIT_INTERRUPTED
         except BrokenPipeError:
             code = _silence_closed_stdout() or _report_bug()
+        except OSError as error:
+            code = _drop_unwritten_output(error) or _report_bug()
         except Exception:  # noqa: BLE001 - every other exception is a bug
             code = _report_bug()
         ctx.exit(code or 0)
@@ -142,9 +158,10 @@ def _folded(error: Exception) -> Exception:
 
 
 def say(message: str) -> None:
-    """Print a message for people on stderr; stdout is for data."""
+    """Print a message for people on stderr, which may be on a full disk; stdout is for data."""
     text = visible_lines(f"lensd: {message}")
-    click.echo(fold(text) if sys.stderr.isatty() else text, err=True)
+    with suppress(OSError):
+        click.echo(fold(text) if sys.stderr.isatty() else text, err=True)
 
 
 def show_line(text: str, *, err: bool = False) -> None:
@@ -191,8 +208,23 @@ def _silence_closed_stdout() -> int | None:
     poll.register(stdout, select.POLLOUT)
     if not any(flags & (select.POLLERR | select.POLLHUP) for _, flags in poll.poll(0)):
         return None
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    silence_stdout()
     return EXIT_PIPE
+
+
+def _drop_unwritten_output(error: OSError) -> int | None:
+    """Handle an error of stdout, e.g. `lensd status > file` on a full disk.
+
+    Returns the exit code, or None if the error is of something else.
+    """
+    if error.filename != OUTPUT:
+        return None
+    silence_stdout()
+    say(
+        f"error: the output cannot be written: {error.strerror}; free space on its disk, or write "
+        "it to another place"
+    )
+    return StorageError.exit_code
 
 
 def _exit_on_signal(number: int, _: object) -> None:

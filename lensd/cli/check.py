@@ -133,7 +133,7 @@ def _filesystems(config: Config) -> Iterator[Fact]:
 def _describe_notify(notify: Notify) -> str:
     """Without any address."""
     command = " and a command" if notify.command else ""
-    return f"{len(notify.urls)} urls{command}, on {', '.join(notify.on)}"
+    return f"{plural(len(notify.urls), 'address', 'addresses')}{command}, on {', '.join(notify.on)}"
 
 
 def _retention(archive: Archive) -> str:

@@ -63,8 +63,7 @@ def init(context: click.Context, /, folders: tuple[str, ...], **options: Any) ->
 
     places = first.Places.of_user(os.geteuid())
     path = os.path.abspath(os.path.expanduser(options["config"] or places.config))
-    if os.path.lexists(path) and not options["force"]:
-        raise first.already_there(path)
+    first.require_place(path, force=options["force"])
     asks = sys.stdin.isatty() and not options["yes"]
     found = find_installations((*SEARCHED, *options["search"], *folders))
     answers = _collect(folders, options, places, found, asks=asks)

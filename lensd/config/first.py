@@ -13,6 +13,7 @@ from lensd.config.types import Existing
 from lensd.errors import ConfigError
 from lensd.lora.portability import Program
 from lensd.store.space import device_of
+from lensd.text import visible
 
 SYSTEM_PATH = "/etc/lensd/config.yaml"
 USER_PATH = "~/.config/lensd/config.yaml"
@@ -62,7 +63,9 @@ def render(answers: Answers) -> str:
     paths = (*answers.folders, answers.archive, answers.state, answers.log or "")
     for path in paths:
         if not path.isprintable():
-            raise ConfigError(f"a configuration cannot contain the path {path!r}; rename it")
+            raise ConfigError(
+                f"a configuration cannot contain the path '{visible(path)}'; rename the folder"
+            )
     names = unique_names(answers.folders)
     return example(
         Document(
@@ -84,13 +87,12 @@ def write(path: str, text: str, *, force: bool) -> str | None:
     Raises ConfigError if the file exists, or cannot be written.
     """
     kept = None
+    require_place(path, force=force)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if os.path.lexists(path):
-            if not force:
-                raise already_there(path)
-            kept = f"{path}.old"
-            os.replace(path, kept)
+            kept = _find_old_name(path)
+            os.rename(path, kept)
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
@@ -99,12 +101,21 @@ def write(path: str, text: str, *, force: bool) -> str | None:
     return kept
 
 
-def already_there(path: str) -> ConfigError:
-    """The error of a configuration that must not be overwritten."""
-    return ConfigError(
-        f"there is already a configuration {path}; edit it, name another file with -c, or use "
-        f"--force, which keeps the old one as {path}.old"
-    )
+def require_place(path: str, *, force: bool) -> None:
+    """Raises ConfigError for a folder, and without `force` for a file that exists."""
+    if os.path.isdir(path):
+        raise ConfigError(f"{path} is a folder; name a file in it: -c {path}/config.yaml")
+    if os.path.lexists(path) and not force:
+        raise ConfigError(
+            f"there is already a configuration {path}; edit it, name another file with -c, or use "
+            f"--force, which keeps the old one as {_find_old_name(path)}"
+        )
+
+
+def _find_old_name(path: str) -> str:
+    """A name that no file has: each configuration that was replaced stays."""
+    numbers = ("", *(f".{number}" for number in range(2, 1000)))
+    return next(old for number in numbers if not os.path.lexists(old := f"{path}.old{number}"))
 
 
 def unique_names(paths: Sequence[str]) -> list[str]:

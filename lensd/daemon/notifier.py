@@ -29,9 +29,10 @@ class Notifier(threading.Thread):
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
-        while (process := self._start()) is not None:
-            if process.wait() == 0:  # its stdin was closed, or it may not use the network
-                return
+        while not self._stopping.is_set():
+            process = self._start()
+            if process is not None and process.wait() == 0:
+                return  # its stdin was closed, or it may not use the network
             self._stopping.wait(RESTART_SECONDS)
 
     def finish(self, seconds: float) -> None:
@@ -51,7 +52,7 @@ class Notifier(threading.Thread):
             process.wait()
 
     def _start(self) -> subprocess.Popen[bytes] | None:
-        """None: it is not wanted any more, or cannot be started."""
+        """None: it is not wanted any more, or cannot be started now."""
         with self._lock:
             if self._stopping.is_set():
                 return None

@@ -247,8 +247,9 @@ class RequestHandler:
             send(Message(visible(_describe(result, dry_run=request.dry_run))))
         deleted = [r for r in results if r.kept_because is None]
         done = "would be deleted" if request.dry_run else "deleted"
-        stay = plural(len(results) - len(deleted), "stays", "stay")
-        sizes = f"{size(sum(r.bytes for r in deleted))}; {stay}"
+        left = len(results) - len(deleted)
+        stay = f"; {plural(left, 'stays', 'stay')}" if left else ""
+        sizes = f"{size(sum(r.bytes for r in deleted))}{stay}"
         send(Message(f"{plural(len(deleted), 'original')} {done}, {sizes}"))
         return EXIT_OK
 
@@ -274,7 +275,8 @@ def _require_selected(paths: Sequence[str], selected: Sequence[Entry]) -> None:
         if not _select(selected, [path]):
             raise UsageError(
                 f"{visible(path)} has not failed and is not quarantined or postponed; "
-                "`lensd status` lists the files that are"
+                "`lensd status` lists the files that are; `lensd once --redo` with its path "
+                "processes any other file again"
             )
 
 

@@ -1,4 +1,4 @@
-"""Finds files and originals that a person has deleted, so that the totals leave them out."""
+"""Finds files and originals that a person has deleted, so that lists and totals omit them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lensd.logs.events import FileDeleted
 from lensd.store.archive import Archive
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
-from lensd.store.ledger.gone import What
+from lensd.store.ledger.gone import UNCOMPRESSED, Place, What
 from lensd.watcher.folder import Log
 from lensd.watcher.presence import is_lost
 from lensd.watcher.root_monitor import RARELY_SECONDS
 
 FIRST_SECONDS = 600.0  # from a start: by then lensd has followed the files that were moved
 TOGETHER = 200  # files that one commit records: a commit may wait for the disk
-_UNCOMPRESSED = Outcome.FAILED, Outcome.QUARANTINED, Outcome.SKIPPED, Outcome.KEPT
 _MESSAGES = {
     "file": "its compressed file was deleted. `lensd restore` with its path brings the original "
     "back; `lensd prune --deleted` deletes that too",
     "both": "its compressed file was deleted, and its original is not in the archive any more",
+    "left": "it was not compressed, so that lensd has no original of it",
     "original": "its original was deleted from the archive by another program than lensd, so that "
     "lensd cannot restore it",
 }
@@ -66,7 +66,6 @@ class GoneFiles:
                     new.clear()
         self._record(new)
         self._ledger.gone.change((), known - found)
-        self._forget_problems(stop)
         return True
 
     def _record(self, new: Sequence[tuple[str, What]]) -> None:
@@ -77,18 +76,6 @@ class GoneFiles:
         for row, what in found:
             self._report(row, what)
 
-    def _forget_problems(self, stop: Stop) -> None:
-        """Forget why deleted files were not compressed: nobody has to do anything about them."""
-        there = cache(partial(is_there, self._ledger))
-        for place in self._ledger.gone.places(*_UNCOMPRESSED):
-            if stop():
-                return
-            if os.path.lexists(place.full_path) or not (there(place.root) and is_lost(place)):
-                continue
-            entry = self._ledger.files.by_job(place.job_id)
-            if entry is not None and not entry.redo:
-                self._ledger.jobs.release([entry])
-
     def _find(self, known: Collection[tuple[str, What]]) -> Iterator[tuple[str, What]]:
         """The job of each deleted file or original, and which of both it is.
 
@@ -96,11 +83,18 @@ class GoneFiles:
         `known` file stays deleted while its disk is away, which says nothing about it.
         """
         there = cache(partial(is_there, self._ledger))
+
+        def is_deleted(place: Place) -> bool:
+            if os.path.lexists(place.full_path):
+                return False
+            return (place.job_id, "file") in known or (there(place.root) and is_lost(place))
+
+        for place in self._ledger.gone.places(*UNCOMPRESSED):
+            if is_deleted(place):
+                yield place.job_id, "file"
         for place in self._ledger.gone.places(Outcome.COMPRESSED, Outcome.REPLACED):
-            if place.outcome is Outcome.COMPRESSED and not os.path.lexists(place.full_path):
-                is_known = (place.job_id, "file") in known
-                if is_known or (there(place.root) and is_lost(place)):
-                    yield place.job_id, "file"
+            if place.outcome is Outcome.COMPRESSED and is_deleted(place):
+                yield place.job_id, "file"
             paths = reread.archive_paths(self._archive, place)
             if paths and not (os.path.lexists(paths[0]) or any(map(self._may_have, paths))):
                 yield place.job_id, "original"
@@ -113,7 +107,15 @@ class GoneFiles:
             return True
 
     def _report(self, entry: Entry, what: What) -> None:
-        size = entry.bytes_out if what == "file" else entry.bytes_in
+        size, message = entry.bytes_in, _MESSAGES[what]
+        if entry.outcome in UNCOMPRESSED:
+            newest = self._ledger.files.find(entry.root, entry.path)
+            if newest is None or newest.job_id != entry.job_id:
+                return  # an older version of the file
+            size, message = entry.identity.size, _MESSAGES["left"]
+        elif what == "file":
+            size = entry.bytes_out
+            message = message if entry.archive_path else _MESSAGES["both"]
         self._log(
             FileDeleted(
                 path=entry.full_path,
@@ -121,6 +123,6 @@ class GoneFiles:
                 job_id=entry.job_id,
                 what=what,
                 bytes=size or 0,
-                message=_MESSAGES["both" if what == "file" and not entry.archive_path else what],
+                message=message,
             )
         )

@@ -393,7 +393,7 @@ class FilePruned(FileEvent, frozen=True, kw_only=True, tag="file.pruned"):
 
 
 class FileDeleted(FileEvent, frozen=True, kw_only=True, tag="file.deleted"):
-    """A person has deleted a compressed file, or an original in the archive."""
+    """A person has deleted a file that lensd had processed, or an original in the archive."""
 
     job_id: JobId
     what: Literal["file", "original"]

@@ -19,6 +19,10 @@ from lensd.errors import ConfigError
 from lensd.notify.message import Message
 
 COMMAND_SECONDS = 60.0
+REFUSED = (
+    "the service did not take the message; look whether it runs and can be reached from here, and "
+    "whether the address is complete (https instead of http?); `lensd notify --test` tries again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +47,14 @@ def _addresses(notify: Notify) -> Iterator[Recipient]:
         raise ConfigError(f"{MISSING}; {MISSING_REMEDY}")
     import apprise
 
+    # After a redirect a message would be asked for instead of sent, and count as delivered.
+    asset = apprise.AppriseAsset()
+    asset.http_redirects = False
     logger = logging.getLogger("apprise")  # its lines contain parts of addresses
     logger.propagate = False
     logger.addHandler(logging.NullHandler())
     for number, url in enumerate(notify.urls):
-        service: Any = apprise.Apprise.instantiate(url.get_secret_value())
+        service: Any = apprise.Apprise.instantiate(url.get_secret_value(), asset=asset)
         if service is None:
             raise ConfigError(
                 f"notify.urls[{number}] is no address that apprise knows; compare it with the list "
@@ -62,7 +69,7 @@ def _sender(service: Any) -> Callable[[Message], str | None]:
             taken = service.notify(title=message.title, body=message.body)
         except Exception as error:  # noqa: BLE001 - of any of a hundred plugins
             return f"apprise ended with {type(error).__name__}"
-        return None if taken else "the service did not take the message"
+        return None if taken else REFUSED
 
     return deliver
 

@@ -13,10 +13,11 @@ from urllib.parse import parse_qs, urlencode
 from jinja2 import Environment
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     HTMLResponse,
     JSONResponse,
+    PlainTextResponse,
     RedirectResponse,
     Response,
     StreamingResponse,
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from lensd import __version__
 from lensd.config.model import Config
 from lensd.daemon.control_messages import Request as DaemonRequest
+from lensd.errors import StorageError
 from lensd.report.page.render import MUCH, environment
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.catalog import HIDDEN, SORTS, Catalog, Query
@@ -83,7 +85,12 @@ def make_app(
         ready()
         yield
 
-    return Protection(Starlette(routes=pages.routes(), lifespan=lifespan), sessions, names)
+    app = Starlette(
+        routes=pages.routes(),
+        lifespan=lifespan,
+        exception_handlers={StorageError: pages.show_fault},
+    )
+    return Protection(app, sessions, names)
 
 
 class Pages:
@@ -125,6 +132,10 @@ class Pages:
     def show_table(self, request: Request) -> Response:
         return self._page("_table.html", **self._table(request))
 
+    def show_fault(self, _: Request, fault: Exception) -> Response:
+        """The ledger cannot be read: it is damaged, or its disk is away."""
+        return PlainTextResponse(self._shortener.shorten(f"{fault}\n"), 503)
+
     def show_savings(self, _: Request) -> Response:
         return JSONResponse(self._catalog().days())
 
@@ -160,7 +171,10 @@ class Pages:
         return self._page("login.html", error="", start=False)
 
     async def log_in(self, request: Request) -> Response:
-        body = await request.body()
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return Response(status_code=400)  # the connection is closed
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
         if not (self._sessions.needs_token and self._sessions.accepts(given)):
             await asyncio.sleep(WRONG_TOKEN_SECONDS)
@@ -211,6 +225,9 @@ class Pages:
         query = query_of(request.query_params)
         rows, total = self._catalog().page(query, PAGE)
         pages = max(1, -(-total // PAGE))
+        if query.page >= pages:  # the files of that page are gone
+            query = query._replace(page=pages - 1)
+            rows, total = self._catalog().page(query, PAGE)
         return {
             "rows": rows,
             "total": total,

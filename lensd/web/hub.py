@@ -27,13 +27,13 @@ class Hub:
         self._subscribers = 0
         self._changed = asyncio.Condition()
         self._state: State | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     async def follow(self) -> AsyncIterator[bytes]:
         """Server-sent events: `now` with HTML, `table` with a version."""
         self._subscribers += 1
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+        if self.task is None or self.task.done():
+            self.task = asyncio.create_task(self._run())
         known: State | None = None
         try:
             while True:
@@ -71,6 +71,7 @@ class Hub:
                     self._changed.notify_all()
             # a large ledger takes longer: then look less often
             await asyncio.sleep(max(LOOK_SECONDS, 3 * (loop.time() - began)))
+        self._state = None  # without looks it would be out of date for the next page
 
 
 def _event(name: str, data: object) -> bytes:

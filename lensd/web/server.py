@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -16,9 +17,15 @@ from lensd.config.model import Config
 from lensd.daemon.systemd_notify import notify
 from lensd.errors import EXIT_OK, StorageError, UsageError
 from lensd.web.app import make_app
+from lensd.web.connections import TimedConnection
 
 SHORTEST_TOKEN = 16  # characters
 CONNECTIONS = 64  # at once; each open page needs one
+_REMEDIES = {
+    errno.EADDRINUSE: "another program uses the port: choose another one with --listen",
+    errno.EACCES: "only root may use ports below 1024: choose a higher one with --listen",
+    errno.EADDRNOTAVAIL: "name an address of this machine with --listen, such as `ip addr` shows",
+}
 _ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+)):(\d{1,5})")
 
 
@@ -34,6 +41,8 @@ def serve(
     `listen`: ADDRESS:PORT; `names`: of this host, beside its addresses.
     """
     host, port = parse_address(listen)
+    for name in names:
+        require_name(name)
     token = None if token_file is None else read_token(token_file)
     if token is None and not is_loopback(host):
         raise UsageError(
@@ -50,6 +59,7 @@ def serve(
         app = make_app(config, token, [host, *names], ready)
         settings = uvicorn.Config(
             app,
+            http=TimedConnection,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -74,6 +84,15 @@ def parse_address(listen: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
+def require_name(name: str) -> None:
+    """Raises UsageError for a `--name` that no request can have, e.g. one with a port."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError(
+            f"--name {name!r} is no name of a machine; write it without http:// and without the "
+            "port, e.g. nas.local"
+        )
+
+
 def read_token(path: str) -> str:
     """The token of a file. Raises UsageError for one that other users may read, or a short one."""
     try:
@@ -81,7 +100,10 @@ def read_token(path: str) -> str:
             mode = os.fstat(file.fileno()).st_mode
             token = file.read(4096).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--token-file {path} cannot be read: {error}") from None
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise UsageError(
+            f"--token-file {path} cannot be read: {why}; `openssl rand -hex 24 > {path}` makes one"
+        ) from None
     if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
         raise UsageError(
             f"other users may read or write the token in {path}; run `chmod 600` on it"
@@ -90,6 +112,11 @@ def read_token(path: str) -> str:
         raise UsageError(
             f"the token in {path} has {len(token)} characters, and {SHORTEST_TOKEN} are needed; "
             f"`openssl rand -hex 24 > {path}` makes one"
+        )
+    if len(token.splitlines()) > 1:
+        raise UsageError(
+            f"the token in {path} has several lines, which cannot be entered in a browser; "
+            f"`openssl rand -hex 24 > {path}` makes another one"
         )
     return token
 
@@ -103,8 +130,8 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.listen(CONNECTIONS)  # before `ready`, so that no browser comes too early
     except OSError as error:
         listener.close()
+        remedy = _REMEDIES.get(error.errno or 0, "choose another address with --listen")
         raise StorageError(
-            f"cannot listen on {host}, port {port}: {error.strerror or error}; another program "
-            "may use the port: choose another one with --listen"
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; {remedy}"
         ) from None
     return listener

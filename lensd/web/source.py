@@ -60,13 +60,21 @@ class Source:
             return changed
 
     def _require_ledger(self) -> None:
-        if self.ledger is not None:
-            self.ledger.require_in_place()
-            if self._is_unchanging and self._is_used():
-                self._close()  # it changes now
+        if self.ledger is not None and not self._is_current(self.ledger):
+            self._close()
         if self.ledger is None:
             self._open()
             self.version += 1
+
+    def _is_current(self, ledger: Ledger) -> bool:
+        """False: it was deleted or replaced, or it changes now although it was opened as one that
+        does not.
+        """
+        try:
+            ledger.require_in_place()
+        except StorageError:  # it says what a daemon does then
+            return False
+        return not (self._is_unchanging and self._is_used())
 
     def _open(self) -> None:
         folder = self.config.state.path

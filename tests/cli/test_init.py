@@ -88,6 +88,20 @@ def test_a_configuration_is_not_overwritten(lensd: Run, home: Path, tmp_path: Pa
     assert lensd("init", "--yes", "--force", *places(tmp_path)).returncode == 0
     assert Path(f"{path}.old").read_text() == "mine"
     assert str(home) in path.read_text()
+    path.write_text("mine too")
+    assert lensd("init", "--yes", "--force", *places(tmp_path)).returncode == 0
+    assert Path(f"{path}.old").read_text() == "mine"
+    assert Path(f"{path}.old.2").read_text() == "mine too"
+
+
+def test_a_folder_is_no_configuration(lensd: Run, home: Path, tmp_path: Path) -> None:
+    """--force does not move it away."""
+    (tmp_path / "etc/config.yaml").mkdir(parents=True)
+    for force in ([], ["--force"]):
+        done = lensd("init", str(home), "--yes", *force, *places(tmp_path))
+        assert done.returncode == 4
+        assert "is a folder; name a file in it: -c " in done.stderr
+        assert (tmp_path / "etc/config.yaml").is_dir()
 
 
 @pytest.mark.slow

@@ -68,7 +68,8 @@ def test_version_and_help_load_nothing_heavy(argument: str) -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "lensd.cli" in modules
     assert not modules & HEAVY
-    assert not {name for name in modules if name.startswith("lensd.cli.")}
+    commands = {name for name in modules if name.startswith("lensd.cli.")}
+    assert commands == {"lensd.cli.surroundings"}
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
@@ -236,3 +237,50 @@ def test_the_installed_script_is_the_same(tmp_path: Path) -> None:
         timeout=PATIENCE,
     )
     assert done.stdout == f"lensd {__version__}\n"
+
+
+def in_shell(redirection: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = f"{shlex.join([sys.executable, '-m', 'lensd', *arguments])} {redirection}"
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        env={**os.environ, **env},
+    )
+
+
+@pytest.mark.parametrize("arguments", [["config", "example"], ["--help"], ["check", "--help"]])
+def test_a_full_disk_under_stdout(arguments: list[str]) -> None:
+    """Exit code 5 and a message with the remedy, as for every other full disk."""
+    done = in_shell(">/dev/full", *arguments)
+    assert done.returncode == 5
+    assert done.stderr == (
+        "lensd: error: the output cannot be written: No space left on device; free space on its "
+        "disk, or write it to another place\n"
+    )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(tmp_path: Path, closed: str) -> None:
+    """They become /dev/null: no file gets their numbers, and no command looks for a missing one."""
+    (tmp_path / "loras").mkdir()
+    config = tmp_path / "config.yaml"
+    config.write_text("watch: [{path: loras}]\narchive: {path: a}\nstate: {path: s}\n")
+    assert in_shell(closed, "check", "-c", str(config)).returncode == 0
+    assert in_shell(closed, "once", "--dry-run", "-c", str(config)).returncode == 0
+
+
+def test_files_do_not_get_the_numbers_of_closed_streams() -> None:
+    """Else what a library prints would go into a file of the user."""
+    body = "os.dup2(os.open('/etc/passwd', os.O_RDONLY), 9); print(os.readlink('/proc/self/fd/2'))"
+    command = [sys.executable, "-c", DRIVER.format(body=body)]
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{shlex.join(command)} 2>&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stdout) == (0, "/dev/null\n")

@@ -313,3 +313,11 @@ def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
     assert terminal.lines == []
     assert terminal.raw.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l")
     assert [path.name for path in tmp_path.iterdir()] == ["style.safetensors"]
+
+
+@pytest.mark.parametrize("columns", ["0", "00", "-5", "abc", "99999999999"])
+def test_columns_that_are_no_size(batch: Batch, columns: str) -> None:
+    """`COLUMNS` from a shell without a terminal: the terminal is asked for its size instead."""
+    for verb in ("status", "report"):
+        with lensd(batch.server, verb, env={"COLUMNS": columns}) as terminal:
+            assert terminal.wait() == 0

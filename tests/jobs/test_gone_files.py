@@ -88,3 +88,34 @@ def test_each_of_many_deleted_files_is_reported_once(tmp_path: Path, ledger: Led
     assert gone.look()
     paths = {event.path for event in events if isinstance(event, FileDeleted)}
     assert len(ledger.gone.known()) == len(events) == len(paths) == count
+
+
+@pytest.mark.parametrize(
+    "outcome", [Outcome.FAILED, Outcome.QUARANTINED, Outcome.SKIPPED, Outcome.KEPT]
+)
+def test_a_deleted_file_that_was_not_compressed(
+    tmp_path: Path, ledger: Ledger, outcome: Outcome
+) -> None:
+    """As its message advises. It leaves lists and totals; an older version of it has no line."""
+    root, name = tmp_path / "loras", "bad.safetensors"
+    (root / "other.safetensors").write_bytes(b"other")
+    for job, data in (("old", b"one"), ("new", b"others")):
+        (root / name).write_bytes(data)
+        ledger.files.record(
+            job, str(root), "loras", name, Identity.of((root / name).stat()), outcome=outcome
+        )
+    events: list[Event] = []
+    gone = GoneFiles(ledger, Archive(str(tmp_path / "archive")), events.append)
+    gone.look()
+    assert [e.job_id for e in ledger.files.latest_with_outcome(outcome)] == ["new"]
+    away = (root / name).rename(tmp_path / "away")
+    gone.look()
+    [event] = events
+    assert isinstance(event, FileDeleted)
+    assert (event.job_id, event.what, event.bytes) == ("new", "file", 6)
+    assert "was not compressed" in event.message
+    assert ledger.files.latest_with_outcome(outcome) == []
+    assert ledger.files.totals().outcomes == {}
+    away.rename(root / name)
+    gone.look()
+    assert [e.job_id for e in ledger.files.latest_with_outcome(outcome)] == ["new"]

@@ -34,6 +34,12 @@ class Webhook:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 owner.received.put(json.loads(body))
                 self.send_response(owner.code)
+                if owner.code in (301, 302, 303):
+                    self.send_header("Location", "/elsewhere")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self.send_response(200)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:

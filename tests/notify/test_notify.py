@@ -15,16 +15,18 @@ import psutil
 import pytest
 
 from lensd.config.load import load
+from lensd.daemon import notifier
 from lensd.errors import StorageError
 from lensd.notify import cursor
 from lensd.notify.cursor import Cursor
 from lensd.notify.follow import Follower
 from lensd.notify.message import Message
-from lensd.notify.send import Recipient
+from lensd.notify.send import REFUSED, Recipient
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger, Outcome
 from tests.notify.conftest import PASSWORD, TOKEN, Mailbox, Webhook, notify
 from tests.support.home_server import HomeServer, wait_until
+from tests.support.limits import PATIENCE
 
 ALL = ["failed", "quarantined", "degraded", "disk_full", "weekly"]
 
@@ -204,10 +206,41 @@ def test_the_test_message_names_each_recipient(home: HomeServer, webhook: Webhoo
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "notify.urls[0] (JSON): sent",
-        "notify.urls[1] (JSON): the service did not take the message",
+        f"notify.urls[1] (JSON): {REFUSED}",
         "notify.command: the program ended with 1",
     ]
     assert webhook.next()["title"] == "lensd: a test"
+
+
+def test_a_redirect_is_no_delivery(home: HomeServer, webhook: Webhook) -> None:
+    """E.g. from http to https: the message would become a GET, which says that all is well."""
+    webhook.code = 301
+    notify(home, urls=[webhook.url])
+    done = home.lensd("notify", "--test")
+    assert (done.returncode, done.stdout) == (1, f"notify.urls[0] (JSON): {REFUSED}\n")
+
+
+def test_a_child_that_cannot_be_started_is_started_later(
+    home: HomeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon has no descriptor left for a moment."""
+    notify(home, command=["true"])
+    home.state.mkdir(exist_ok=True)
+    monkeypatch.setattr(notifier, "RESTART_SECONDS", 0.01)
+    child = notifier.Notifier(str(home.config))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        child.start()
+        child.join(0.2)
+        assert child.is_alive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    me = psutil.Process()
+    wait_until(lambda: any("lensd.notify" in p.cmdline() for p in me.children()), "it runs")
+    child.finish(PATIENCE)
+    child.join(PATIENCE)
+    assert not child.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -230,10 +263,12 @@ def test_check_counts_the_recipients(home: HomeServer, webhook: Webhook) -> None
     """It warns while all users may read the file."""
     notify(home, urls=[webhook.url], on=ALL)
     done = home.lensd("check")
-    assert "notify   1 urls, on failed, quarantined, degraded, disk_full, weekly" in done.stdout
+    assert "notify   1 address, on failed, quarantined, degraded, disk_full, weekly" in done.stdout
     assert "passwords" not in done.stdout
     home.config.chmod(0o644)
-    assert "can read these addresses and their passwords" in home.lensd("check").stdout
+    warning, remedy = home.lensd("check").stdout.splitlines()[-2:]
+    assert "can read these addresses and their passwords" in warning
+    assert remedy == f"    chgrp it to the group of lensd, then chmod 640 '{home.config}'"
     notify(home, command=["/does/not/exist"])
     assert "there is no program /does/not/exist" in home.lensd("check").stdout
 

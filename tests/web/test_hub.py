@@ -31,3 +31,21 @@ def test_a_look_that_fails_ends_no_page() -> None:
         b'event: now\ndata: "second"\n\n',
         b"event: table\ndata: 2\n\n",
     ]
+
+
+def test_a_page_that_is_opened_later_gets_no_old_state() -> None:
+    """While no page is open, nobody looks: what was true then says nothing."""
+    looks = iter([State("old", 1)])
+    last = State("new", 2)
+
+    async def follow() -> bytes:
+        hub = Hub(lambda: next(looks, last))
+        async with asyncio.timeout(10):
+            earlier = hub.follow()
+            await anext(earlier)
+            await earlier.aclose()  # type: ignore[attr-defined]
+            assert hub.task is not None
+            await hub.task
+            return await anext(hub.follow())
+
+    assert asyncio.run(follow()) == b'event: now\ndata: "new"\n\n'

@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from lensd.text import visible
 from tests.report.test_page import COLOURS, NEEDS_A_NAME, contrast
 from tests.support.browser import Browser
 from tests.support.home_server import HomeServer, Seen, wait_until
+from tests.support.limits import PATIENCE
 from tests.support.realistic import write_lora
 from tests.support.running import Line, RunningDaemon, parse_line
 from tests.support.web import Web, serving
@@ -388,3 +391,50 @@ def test_the_token_in_a_browser(browser: Browser, server: HomeServer, daemon: Lo
         assert browser.js("return location.pathname") == "/login"
         assert browser.console() == []
         browser.driver.get("about:blank")
+
+
+def test_many_tabs(opened: Browser, web: Web, server: HomeServer, daemon: Log) -> None:
+    """A browser has six connections to a server: tabs in the background must not keep them."""
+    first = opened.driver.current_window_handle
+    for _ in range(8):
+        opened.driver.switch_to.new_window("tab")
+        visit(opened, web, "/")
+        opened.wait_for(lambda: names(opened))
+    server.drop("tabs.safetensors", seed=40)
+    daemon.wait_for("file.compressed", "tabs.safetensors")
+    opened.wait_for(partial(is_shown, opened, "tabs.safetensors"))
+    for handle in opened.driver.window_handles:
+        if handle != first:
+            opened.driver.switch_to.window(handle)
+            opened.driver.close()
+    opened.driver.switch_to.window(first)
+    opened.wait_for(partial(is_shown, opened, "tabs.safetensors"))
+
+
+def test_a_proxy_that_answers_instead(browser: Browser, server: HomeServer, daemon: Log) -> None:
+    """While `lensd web` starts again; the page then goes on by itself."""
+    del daemon
+    asked = threading.Event()
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(502)
+            asked.set()
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    lost = "return document.getElementById('lost').hidden"
+    with serving(server.config) as web:
+        visit(browser, web, "/")
+        browser.wait_for(lambda: names(browser))
+    host, port = web.host.split(":")
+    with ThreadingHTTPServer((host, int(port)), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever).start()
+        assert asked.wait(PATIENCE)
+        browser.wait_for(lambda: not browser.js(lost))
+        proxy.shutdown()
+    with serving(server.config, "--listen", web.host):
+        browser.wait_for(lambda: browser.js(lost))
+        browser.driver.get("about:blank")
+    browser.console()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -15,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from lensd.web.protection import POLICY
+from lensd.web.server import CONNECTIONS
 from tests.support.home_server import HomeServer
+from tests.support.limits import PATIENCE
 from tests.support.terminal import AtTerminal
 from tests.support.web import Web, serving
 from tests.web.refusals import REFUSALS, Refusal
@@ -170,7 +174,7 @@ def test_search_filter_and_order(web: Web) -> None:
     for down in "01":  # a file without a value comes last
         assert names(f"/table?sort=after&down={down}")[-1] == "bad"
     assert len(names("/table?sort=nothing&page=x&down=maybe")) == 2
-    assert names("/table?page=9") == []
+    assert len(names("/table?page=9")) == 2  # the last page
     assert names("/table?search=%25") == []
 
 
@@ -198,6 +202,33 @@ def test_without_a_ledger(tmp_path: Path) -> None:
         assert web.get("/savings").status == 503
 
 
+def test_a_ledger_that_goes_or_is_damaged(tmp_path: Path) -> None:
+    """The page says what is wrong with the ledger, goes on, and prints no traceback."""
+    server = HomeServer(tmp_path)
+    server.drop("a.safetensors", seed=1, effective_rank=2.0)
+    server.once()
+    ledger = server.state / "ledger.sqlite3"
+    with serving(server.config) as web:
+        address = re.findall(r'href="(/files/\w+)"', web.get("/").text)[0]
+        away = ledger.rename(tmp_path / "away")
+        page = web.get("/")
+        assert page.status == 200
+        assert "there is no ledger in state yet" in page.text
+        assert "lensd ends" not in page.text
+        away.rename(ledger)
+        assert web.get("/table").status == 200
+        with ledger.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * (ledger.stat().st_size - 4096))
+        answer = web.get(address)
+        assert answer.status == 503
+        assert "the ledger in state cannot be read" in answer.text
+        assert str(tmp_path) not in answer.text
+        web.process.terminate()
+        assert web.process.stderr is not None
+        assert "Traceback" not in web.process.stderr.read()
+
+
 @pytest.mark.parametrize("command", [["web"], ["service", "--install", "--unit", "web"]])
 def test_without_its_packages_the_remedy_is_named(tmp_path: Path, command: list[str]) -> None:
     """Before a unit is installed that could not start."""
@@ -217,6 +248,9 @@ def test_faults_of_the_command_line(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("short")
     token.chmod(0o600)
+    lines = tmp_path / "lines"  # as `openssl rand -base64 64` makes it
+    lines.write_text(f"{TOKEN}\n{TOKEN}\n")
+    lines.chmod(0o600)
     open_token = tmp_path / "open"
     open_token.write_text(TOKEN)
     open_token.chmod(stat.S_IRUSR | stat.S_IROTH)
@@ -225,8 +259,55 @@ def test_faults_of_the_command_line(tmp_path: Path) -> None:
         (["--listen", "here"], "no ADDRESS:PORT"),
         (["--token-file", str(token)], "openssl rand"),
         (["--token-file", str(open_token)], "chmod 600"),
-        (["--token-file", str(tmp_path / "none")], "cannot be read"),
+        (["--token-file", str(tmp_path / "none")], "cannot be read: No such file or directory; "),
+        (["--token-file", str(lines)], "has several lines"),
+        (["--name", "nas.local:8787"], "without the port, e.g. nas.local"),
+        (["--name", "http://nas.local"], "without http://"),
     ):
         done = server.lensd("web", *arguments)
         assert done.returncode == 2, done.stderr
         assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("{own}", "another program uses the port"),
+        ("192.0.2.1:8787", "name an address of this machine"),
+        ("256.1.1.1:8787", "choose another address"),
+    ],
+)
+def test_an_address_that_cannot_be_served(
+    web: Web, server: HomeServer, address: str, said: str
+) -> None:
+    """The remedy fits the cause."""
+    token = server.top / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    listen = ["--listen", address.format(own=web.host), "--token-file", str(token)]
+    done = server.lensd("web", *listen)
+    assert done.returncode == 5, done.stderr
+    assert said in done.stderr
+
+
+@pytest.mark.slow
+def test_connections_without_a_request_are_closed(web: Web) -> None:
+    """Else a few dozen of them keep everybody out for ever."""
+    host, port = web.host.split(":")
+    head = f"Host: {web.host}\r\nOrigin: {web.address}\r\nCookie: {web.cookie}\r\n"
+    beginnings = (
+        "",
+        "GET / HTTP/1.1\r\n",
+        f"POST /login HTTP/1.1\r\n{head}Content-Length: 9\r\n\r\ntok",
+    )
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for number in range(CONNECTIONS):
+            connection = stack.enter_context(socket.create_connection((host, int(port)), PATIENCE))
+            connection.sendall(beginnings[number % len(beginnings)].encode())
+            sockets.append(connection)
+        assert web.get("/").status == 503
+        for connection in sockets:
+            while connection.recv(65536):
+                pass
+    assert web.get("/").status == 200

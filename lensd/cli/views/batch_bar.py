@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Self
 
 from lensd.cli import say
-from lensd.cli.views.file_lines import ShortPaths
+from lensd.cli.views.file_lines import ShortPaths, shorten
 from lensd.cli.views.file_outcomes import FileOutcomes
 from lensd.cli.views.progress import Bar
 from lensd.cli.views.terminal import share_a_terminal
@@ -17,6 +18,7 @@ from lensd.logs.sinks import NullSink
 from lensd.text import plural
 
 STARTS_WORKER = "starting the worker process"
+NAME_COLUMNS = 30  # of a file that is waited for
 
 
 class BatchBar(ProgressObserver):
@@ -24,8 +26,10 @@ class BatchBar(ProgressObserver):
 
     def __init__(self, watches: Iterable[Watch], *, verbose: bool = False) -> None:
         self._bar = Bar()
-        self._outcomes = FileOutcomes(self._bar, ShortPaths.of(watches), verbose=verbose)
+        self._paths = ShortPaths.of(watches)
+        self._outcomes = FileOutcomes(self._bar, self._paths, verbose=verbose)
         self._workers: set[int] = set()  # their pids
+        self._reasons: dict[str, str] = {}  # why a file is no job yet, by path
         self._is_stopped = False
         if share_a_terminal():
             self.stdout = NullSink()
@@ -46,8 +50,20 @@ class BatchBar(ProgressObserver):
         self._bar.open(sizes)
 
     def settling(self, files: int, seconds: float) -> None:
-        are = "is" if files == 1 else "are"
-        self._bar.notice = f"waiting until {plural(files)} {are} quiet ({seconds:.0f} s)"
+        left = f"({seconds:.0f} s)"
+        if len(self._reasons) == files == 1:
+            [(path, reason)] = self._reasons.items()
+            name = os.path.basename(self._paths.path(path))
+            self._bar.notice = f"waiting {left}: {shorten(name, NAME_COLUMNS)}: {reason}"
+        else:
+            are = "is" if files == 1 else "are"
+            self._bar.notice = f"waiting until {plural(files)} {are} quiet {left}"
+
+    def waiting(self, path: str, reason: str | None) -> None:
+        if reason is None:
+            self._reasons.pop(path, None)
+        else:
+            self._reasons[path] = reason
 
     def step(self, path: str, stage: str, done: int, of: int) -> None:
         self._bar.begin(path)

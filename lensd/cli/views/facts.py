@@ -9,7 +9,7 @@ import click
 from lensd.cli import show_line
 from lensd.cli.views.file_lines import wrap
 from lensd.cli.views.terminal import console, is_for_people
-from lensd.text import visible
+from lensd.text import visible, visible_lines
 
 
 class Fact(NamedTuple):
@@ -33,10 +33,12 @@ def show_found(found: Found) -> None:
     """Print it; a terminal gets the text of each fact in one column."""
     if isinstance(found, Fact):
         head = f"  {found.label:<8} "
-        line, indent = visible(head + found.text), len(head)
+        lines, indent = [visible(head + found.text)], len(head)
     else:
-        line, indent = visible(found.text), 2
-    if is_for_people() and not (isinstance(found, Sentence) and found.is_exact):
-        click.echo("\n".join(wrap(line, console().width, " " * indent)))
-    else:
-        show_line(line)
+        lines, indent = visible_lines(found.text).split("\n"), 2
+    is_exact = isinstance(found, Sentence) and found.is_exact
+    for line in lines:
+        if is_for_people() and not is_exact:
+            click.echo("\n".join(wrap(line, console().width, " " * indent)))
+        else:
+            show_line(line)

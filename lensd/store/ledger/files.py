@@ -13,10 +13,12 @@ from typing import Unpack
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, row_key, stored
-from lensd.store.ledger.gone import Gone
+from lensd.store.ledger.gone import UNCOMPRESSED, Gone
 from lensd.store.ledger.observed import ObservedTime
 from lensd.store.ledger.rows import Columns, Rows, move_older_originals, replace_older, update
 from lensd.store.ledger.states import JobState, Outcome
+
+_DELETED = "SELECT 1 FROM gone WHERE gone.job_id = files.job_id AND gone.what = 'file'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +156,17 @@ class Files:
         return self._rows.each("outcome", *outcomes)
 
     def latest_with_outcome(self, *outcomes: Outcome) -> list[Entry]:
-        """Rows with one of these outcomes that are the newest of their path, the newest first."""
+        """Rows with one of these outcomes that are the newest of their path, the newest first.
+
+        Files that a person has deleted are left out.
+        """
         marks = ",".join("?" * len(outcomes))
+        there = f"AND NOT EXISTS ({_DELETED})" if self._gone.exists() else ""
         return self._rows.all(
             f"outcome IN ({marks}) AND state = 'done' AND NOT EXISTS ("  # noqa: S608
             "SELECT 1 FROM files AS newer WHERE newer.root = files.root "
-            "AND newer.path = files.path AND newer.id > files.id) ORDER BY updated DESC, id DESC",
+            f"AND newer.path = files.path AND newer.id > files.id) {there} "
+            "ORDER BY updated DESC, id DESC",
             *outcomes,
         )
 
@@ -225,19 +232,23 @@ class Files:
         if self._gone.exists():
             files, lost, gone = self._deleted()
             saved, held = saved - lost, held - gone
-            left = outcomes.pop(Outcome.COMPRESSED, 0) - files
-            outcomes |= {Outcome.COMPRESSED.value: left} if left > 0 else {}
+            outcomes = {o: n - files.get(o, 0) for o, n in outcomes.items() if n > files.get(o, 0)}
         return Totals(outcomes, saved, held, saved - held)
 
-    def _deleted(self) -> tuple[int, int, int]:
-        """Deleted outputs, the bytes that these saved, and the bytes of deleted originals.
+    def _deleted(self) -> tuple[dict[str, int], int, int]:
+        """Deleted files by outcome, the bytes that these saved, and the bytes of deleted originals.
 
         CROSS JOIN lets SQLite begin with the table `gone`, which is small.
         """
-        [[files, saved]] = self._database.read(
-            "SELECT count(*), coalesce(sum(bytes_in - bytes_out), 0) FROM gone CROSS JOIN files "
-            "USING (job_id) WHERE what = 'file' AND outcome = 'compressed' AND state = 'done'"
+        counted = (Outcome.COMPRESSED, *UNCOMPRESSED)  # a restored file is there again
+        rows = self._database.read(
+            "SELECT outcome, count(*), coalesce(sum(bytes_in - bytes_out), 0) FROM gone "  # noqa: S608
+            "CROSS JOIN files USING (job_id) WHERE what = 'file' AND state = 'done' "
+            f"AND outcome IN ({','.join('?' * len(counted))}) GROUP BY outcome",
+            *counted,
         )
+        files = {outcome: count for outcome, count, _ in rows}
+        saved = sum(saved for outcome, _, saved in rows if outcome == Outcome.COMPRESSED)
         [[held]] = self._database.read(
             "SELECT coalesce(sum(bytes_in), 0) FROM (SELECT DISTINCT archive_path, sha256_in, "
             "bytes_in FROM gone CROSS JOIN files USING (job_id) WHERE what = 'original' "

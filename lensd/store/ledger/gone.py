@@ -1,4 +1,4 @@
-"""What a person has deleted: files that lensd compressed, and archived originals."""
+"""What a person has deleted: files that lensd had processed, and archived originals."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lensd.store.paths import is_relative
 
 What = Literal["file", "original"]
 
+# Files of which lensd has no original; `lensd status` lists them with what to do about them.
+UNCOMPRESSED = (Outcome.FAILED, Outcome.QUARANTINED, Outcome.SKIPPED, Outcome.KEPT)
 PAGE = 500  # rows in memory at a time
 # None of the columns lies behind `line`, which is long: SQLite does not read it.
 _PLACES = (

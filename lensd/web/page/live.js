@@ -60,10 +60,21 @@ async function showSavings() {
   if (days.length) drawSavings(days);
 }
 
+const AGAIN_MS = 2000;
+let events = null; // while the page can be seen: a browser opens only six connections to a server
+let again = 0;
+
 function follow() {
-  const events = new EventSource("/events");
+  clearTimeout(again);
+  if (events || document.hidden) return;
+  events = new EventSource("/events");
   events.addEventListener("open", () => (byId("lost").hidden = true));
-  events.addEventListener("error", () => (byId("lost").hidden = false));
+  events.addEventListener("error", () => {
+    byId("lost").hidden = false;
+    if (events?.readyState !== EventSource.CLOSED) return; // else the browser tries again
+    unfollow();
+    again = setTimeout(followAgain, AGAIN_MS);
+  });
   events.addEventListener("now", (event) => {
     const html = JSON.parse(event.data);
     if (html) update(byId("now"), html);
@@ -73,7 +84,19 @@ function follow() {
     showTable(present());
     showSavings();
   });
-  addEventListener("pagehide", () => events.close());
+}
+
+function unfollow() {
+  clearTimeout(again);
+  events?.close();
+  events = null;
+}
+
+// After an answer that is no stream of events, e.g. of a proxy while `lensd web` starts again.
+async function followAgain() {
+  const answer = await fetch("/savings").catch(() => null);
+  if (answer?.status === 401) location.reload(); // to sign in
+  else follow();
 }
 
 let typing = 0;
@@ -93,6 +116,10 @@ byId("files-table").addEventListener("click", (event) => {
   showTable(new URL(link.href).search.slice(1));
   if (link.closest(".pages")) byId("files").scrollIntoView();
 });
+
+document.addEventListener("visibilitychange", () => (document.hidden ? unfollow() : follow()));
+addEventListener("pagehide", unfollow);
+addEventListener("pageshow", follow);
 
 redrawOnChanges();
 follow();
