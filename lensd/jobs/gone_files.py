@@ -65,7 +65,7 @@ class GoneFiles:
         return True
 
     def _forget_problems(self, stop: Stop) -> None:
-        """Forget why deleted files were not compressed: nobody has to do anything about them."""
+        """Forget why deleted files were not compressed: there is nothing to do about them."""
         there = cache(partial(is_there, self._ledger))
         for place in self._ledger.gone.places(*_UNCOMPRESSED):
             if stop():
