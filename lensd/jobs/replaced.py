@@ -71,7 +71,8 @@ def report_kept(log: Log, path: str, watch: str, job_id: str, kept: str) -> None
             watch=watch,
             job_id=job_id,
             rescued_path=kept,
-            message="the ledger does not know whether this output was edited; a copy of it is "
-            f"now {kept}. Delete the copy if nothing is missing",
+            message="the ledger does not know whether this output was edited, or the archive does "
+            f"not have its original; a copy of it is now {kept}. Delete the copy if nothing is "
+            "missing",
         )
     )

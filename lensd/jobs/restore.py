@@ -10,7 +10,7 @@ from dataclasses import replace
 from lensd.errors import Failed, LensdError, Reason, Skipped
 from lensd.jobs import reread
 from lensd.jobs.archive_check import hold_archive
-from lensd.jobs.archived import open_original
+from lensd.jobs.archived import has_original, open_original
 from lensd.jobs.explained import explained, require_changeable
 from lensd.jobs.originals import Original, original_of_entry
 from lensd.jobs.replaced import find_outputs, report_kept
@@ -159,8 +159,13 @@ class Restorer:
         return original, source
 
     def _keep_unknown(self, original: Original, output: Held | None) -> str | None:
-        """Keep a copy of what is replaced, if it may have been edited after lensd wrote it."""
-        if output is None or self._find_outputs(original, output.reading.original or ""):
+        """Keep a copy of what is replaced, if lensd cannot make it again: it may have been edited
+        after lensd wrote it, or its original was pruned.
+        """
+        if output is None:
+            return None
+        named = output.reading.original or ""
+        if self._find_outputs(original, named) and self._has_original(original, named):
             return None
         folder, name = os.path.split(original.relative)
         folder_fd = open_folder(original.folder.root, folder)
@@ -170,6 +175,16 @@ class Restorer:
             )
         finally:
             os.close(folder_fd)
+
+    def _has_original(self, restored: Original, sha256: str) -> bool:
+        """Whether the archive has an original, or it is the one that is restored."""
+        if sha256 == restored.sha256:
+            return True
+        paths = (row.archive_path for row in self._ledger.originals.find(sha256))
+        if any(path is not None and has_original(self._archive, path) for path in paths):
+            return True
+        place = restored.folder.name, restored.relative
+        return self._archive.originals.locate(*place, sha256) is not None
 
     def _replace(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from lensd.errors import Outcome
@@ -24,11 +26,12 @@ def history(ledger: Ledger, state: str, *, drawn: bool = False) -> History:
     """All files of a ledger in the folder `state`; `drawn`: with the measures for charts."""
     kind = Drawn if drawn else Measures
     totals = ledger.files.totals()
+    displaced = {output.job_id for output in ledger.files.displaced()}
     gone = {job_id for job_id, what in ledger.gone.known() if what == "file"}
     return History(
         source=FromLedger(state=state),
         records=InMemory(
-            record_of(e, kind)
+            record_of(replace(e, outcome=Outcome.REPLACED) if e.job_id in displaced else e, kind)
             for e in ledger.files.with_outcome(*LISTED)
             if e.state == JobState.DONE and e.job_id not in gone
         ),

@@ -14,6 +14,7 @@ from lensd.logs.events import FileDetected, FileSettled, file_end
 from lensd.store.identity import Identity
 from lensd.store.ledger import Columns, Ledger
 from lensd.watcher.folder import Folder, Log
+from lensd.watcher.own_output import read_marks
 from lensd.watcher.settle import Key
 
 
@@ -73,8 +74,10 @@ class IntakeRecorder:
         )
 
     def record_output(self, key: Key, identity: Identity) -> None:
-        """Record an output that no job of this ledger has made here."""
-        self._record(key, identity, outcome=Outcome.OUTPUT)
+        """Record an output that no job of this ledger has made here, and its original."""
+        marked = read_marks(*key)
+        sha256 = None if marked is None else marked.sha256
+        self._record(key, identity, outcome=Outcome.OUTPUT, sha256_in=sha256)
 
     def record_refusal(self, key: Key, refusal: FileError, identity: Identity) -> None:
         """Record and log why this version of a file is no job."""

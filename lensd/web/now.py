@@ -109,7 +109,11 @@ class Watcher:
     def _count(self, ledger: Ledger, catalog: Catalog) -> tuple[Totals, tuple[int, int]]:
         version = self._source.version
         if self._totals is None or self._totals[0] != version:
-            self._totals = version, ledger.files.totals(), catalog.sizes()
+            before, after = catalog.sizes()
+            displaced = ledger.files.displaced()
+            before -= sum(output.bytes_in for output in displaced)
+            after -= sum(output.bytes_out for output in displaced)
+            self._totals = version, ledger.files.totals(), (before, after)
         return self._totals[1:]
 
     def _measure_disks(self) -> list[Disk]:

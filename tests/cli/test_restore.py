@@ -560,3 +560,20 @@ def test_a_copy_over_another_output_and_the_ledger_lost(server: HomeServer, name
     assert set(originals.values()) <= set(archived)
     assert server.lensd("restore", first).returncode == 0
     assert Seen.of(first).sha256 == originals[first]
+
+
+@pytest.mark.slow
+def test_a_version_over_an_output_whose_original_was_pruned(server: HomeServer) -> None:
+    """Nothing can make that output again, so a copy of it is kept."""
+    [(path, oldest)] = _compressed(server, "a.safetensors")
+    shutil.copyfile(path, server.loras / "copy.safetensors")  # keeps the older original
+    server.drop("a.safetensors", seed=7)
+    server.once()
+    output = Seen.of(path).sha256
+    assert "1 original deleted" in server.lensd("prune", path).stderr
+    done = server.lensd("restore", path, "--version", oldest.sha256)
+    assert done.returncode == 0, done.stderr
+    assert "file.rescued" in done.stderr
+    assert Seen.of(path).sha256 == oldest.sha256
+    [kept] = [p for p in (server.archive / "rescued").rglob("*") if p.is_file()]
+    assert Seen.of(kept).sha256 == output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import sqlite3
@@ -188,3 +189,31 @@ def test_an_output_from_elsewhere_is_counted(tmp_path: Path) -> None:
     server.once()
     assert server.status()["totals"]["outcomes"]["output"] == 1
     assert json.loads(server.lensd("report", "--json").stdout)["outcomes"]["output"] == 1
+
+
+@pytest.mark.slow
+def test_files_that_replaced_outputs(tmp_path: Path) -> None:
+    """A text and a copy of another output: what the outputs saved is not saved any more.
+
+    An output with another date still counts.
+    """
+    server = HomeServer(tmp_path)
+    first, copied, text = (server.drop(f"{n}.safetensors", seed=n).path for n in range(3))
+    server.once()
+    original, output = server.archived(first).stat().st_size, first.stat().st_size
+    shutil.copyfile(first, copied)
+    text.write_text("something else")
+    os.utime(first)
+    server.once()
+    totals = server.status()["totals"]
+    assert totals["saved_in_folders"] == original - output
+    assert totals["held_by_archive"] == 3 * original
+    outcomes = totals["outcomes"]
+    assert (outcomes["compressed"], outcomes["replaced"], outcomes["skipped"]) == (1, 2, 1)
+    report = json.loads(server.lensd("report", "--json").stdout)
+    sizes = report["bytes"]
+    assert (sizes["before"], sizes["after"]) == (original, output)
+    assert sizes["saved_in_folders"] == original - output
+    restored = server.lensd("restore", first)
+    assert restored.returncode == 0, restored.stderr
+    assert server.status()["totals"]["saved_in_folders"] == 0

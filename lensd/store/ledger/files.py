@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 from lensd.store.identity import Identity
 from lensd.store.ledger.database import Database
@@ -29,6 +29,14 @@ class Totals:
     saved_in_folders: int
     held_by_archive: int
     net: int  # saved in the folders, less what the archive holds
+
+
+class Displaced(NamedTuple):
+    """An output that another file replaced."""
+
+    job_id: str
+    bytes_in: int
+    bytes_out: int
 
 
 class Files:
@@ -233,7 +241,31 @@ class Files:
             files, lost, gone = self._deleted()
             saved, held = saved - lost, held - gone
             outcomes = {o: n - files.get(o, 0) for o, n in outcomes.items() if n > files.get(o, 0)}
+        displaced = self.displaced()
+        if displaced:
+            left = outcomes.pop(Outcome.COMPRESSED, 0) - len(displaced)
+            outcomes |= {Outcome.COMPRESSED.value: left} if left > 0 else {}
+            outcomes[Outcome.REPLACED.value] = outcomes.get(Outcome.REPLACED, 0) + len(displaced)
+        saved -= sum(output.bytes_in - output.bytes_out for output in displaced)
         return Totals(outcomes, saved, held, saved - held)
+
+    def displaced(self) -> list[Displaced]:
+        """Outputs whose names other files have now, and that are not known to be deleted.
+
+        Such a file has a newer row: it was not compressed, or it is the output of another original.
+        CROSS JOIN and + let SQLite begin with these rows, which are few.
+        """
+        is_there = "AND job_id NOT IN (SELECT job_id FROM gone)" if self._gone.exists() else ""
+        rows = self._database.read(
+            "SELECT job_id, coalesce(bytes_in, 0), coalesce(bytes_out, 0) FROM files WHERE id IN ("  # noqa: S608  constants of ours
+            "SELECT older.id FROM files AS newer CROSS JOIN files AS older "
+            "ON older.root = newer.root AND older.path = newer.path AND older.id < newer.id "
+            "WHERE newer.outcome IN ('skipped', 'kept', 'failed', 'quarantined', 'analyzed', "
+            "'output') AND +newer.state = 'done' AND newer.redo = 0 "
+            "AND +older.outcome = 'compressed' AND +older.state = 'done' "
+            f"AND (newer.outcome <> 'output' OR newer.sha256_in <> older.sha256_in)) {is_there}"
+        )
+        return [Displaced(*row) for row in rows]
 
     def _deleted(self) -> tuple[dict[str, int], int, int]:
         """Deleted files by outcome, the bytes that these saved, and the bytes of deleted originals.
