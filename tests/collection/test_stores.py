@@ -21,7 +21,6 @@ from tests.collection.conftest import Batch, files_of
 from tests.support import stores
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.home_server import HomeServer, wait_until
-from tests.support.limits import PATIENCE
 from tests.support.realistic import small_lora
 from tests.support.stores import S3, SftpServer
 
@@ -54,6 +53,13 @@ def test_a_bucket(batch: Batch, source: Path, s3: S3) -> None:
     assert files_of(source) != _download(s3, "first/in")
 
 
+def _has_unread(endpoint: str) -> bool:
+    """Whether a server of this machine has received what it has not read."""
+    port = f":{int(endpoint.rpartition(':')[2]):04X}"
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(s[1].endswith(port) and int(s[4].partition(":")[2], 16) for s in sockets)
+
+
 @pytest.mark.slow
 def test_a_store_that_hangs_does_not_hold_a_stop(
     batch: Batch, source: Path, tmp_path: Path
@@ -76,9 +82,12 @@ def test_a_store_that_hangs_does_not_hold_a_stop(
         ) as run:  # fmt: skip
             wait_until(lambda: journal.exists() and journal.read_bytes() != b"", "a row")
             server.suspend()
+            wait_until(lambda: _has_unread(s3.endpoint), "a request without an answer")
             run.send_signal(signal.SIGINT)
-            _, said = run.communicate(timeout=PATIENCE)
-            server.resume()
+            try:
+                _, said = run.communicate(timeout=30)
+            finally:
+                server.resume()
         assert run.returncode == 130
         assert said.endswith("lensd: interrupted\n")
         assert "Traceback" not in said
