@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from lensd.collection.task import Job
 
 MANIFEST = "lensd-manifest.jsonl"
+LEAVE_SECONDS = 5.0  # a transfer that a store does not answer is left after a stop
 
 
 @click.command()
@@ -262,19 +262,22 @@ def _start(machines: Machines, job: Job, folder: str) -> Iterator[Started]:
         return
     from lensd.collection.engines import Engines
     from lensd.collection.task import run as run_task
+    from lensd.collection.threads import Threads
 
     inflight = machines.inflight or 2 * machines.processes
     engines = Engines(machines.processes, folder)
-    executor = ThreadPoolExecutor(inflight)
+    pool = Threads(inflight)
     try:
         yield Started(
-            lambda task: executor.submit(run_task, task, engines), machines.processes, inflight
+            lambda task: pool.submit(lambda: run_task(task, engines)),
+            machines.processes,
+            inflight,
         )
     except BaseException:
         engines.stop()
         raise
     finally:
-        executor.shutdown(cancel_futures=True)
+        pool.close(LEAVE_SECONDS)
         engines.close()
 
 

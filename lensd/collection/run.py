@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 import msgspec
@@ -40,26 +40,49 @@ def work_folder(path: str) -> Iterator[str]:
     """
     folder = f"{os.path.abspath(path)}.work"
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = _lock_folder(folder)
+    except BlockingIOError:
+        raise LockedError(
+            f"another `lensd batch` uses the manifest {path}; wait for its end, or name another "
+            "--manifest"
+        ) from None
     except OSError as error:
         raise StorageError(
             f"{folder} cannot be made: {error.strerror}; choose another --manifest"
         ) from None
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(
-                f"another `lensd batch` uses the manifest {path}; wait for its end, or name "
-                "another --manifest"
-            ) from None
         _empty(folder)  # of a run that was killed
         try:
             yield folder
         finally:
             shutil.rmtree(folder)
     finally:
+        os.close(fd)
+
+
+def _lock_folder(folder: str) -> int:
+    """A descriptor of the folder, which is made if need be, with a lock.
+
+    A run that ends removes its folder: then the name may have no folder, or that of a third run.
+    Raises BlockingIOError while another run has it, other OSErrors.
+    """
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    while True:
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(folder)):
+                return fd
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
         os.close(fd)
 
 

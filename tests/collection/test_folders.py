@@ -8,12 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from lensd.collection.folder import text_of_time
+from lensd.collection.run import work_folder
+from lensd.errors import LockedError
 from lensd.text import size
 from tests.collection.conftest import Batch, files_of
 from tests.lora import making
@@ -208,6 +212,24 @@ def test_what_is_no_file_in_the_destination_stays(batch: Batch, source: Path) ->
     assert {row["attempts"] for row in batch.rows().values()} == {1}
     assert len(files_of(source)) == 3
     assert {} == files_of(dest)
+
+
+def test_a_run_that_ends_while_another_begins(tmp_path: Path) -> None:
+    """Each gets a folder of its own, which stays until its end, or says that there is a run."""
+    path = str(tmp_path / "m.jsonl")
+
+    def begin_often() -> int:
+        begun = 0
+        for _ in range(500):
+            with suppress(LockedError), work_folder(path) as work:
+                (Path(work) / "file").touch(exist_ok=False)
+                begun += 1
+        return begun
+
+    with ThreadPoolExecutor(3) as threads:
+        ends = [threads.submit(begin_often) for _ in range(3)]
+    assert sum(end.result() for end in ends) > 0
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_one_run_at_a_time(batch: Batch, source: Path) -> None:

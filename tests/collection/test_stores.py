@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
 from getpass import getuser
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,7 +20,7 @@ from tests.cli.conftest import run as run_lensd
 from tests.collection.conftest import Batch, files_of
 from tests.support import stores
 from tests.support.cutting_proxy import CuttingProxy
-from tests.support.home_server import HomeServer
+from tests.support.home_server import HomeServer, wait_until
 from tests.support.realistic import small_lora
 from tests.support.stores import S3, SftpServer
 
@@ -48,6 +51,48 @@ def test_a_bucket(batch: Batch, source: Path, s3: S3) -> None:
     said = on_s3.run("s3://hub/first/in", "s3://hub/first/out", "--manifest", "s3.jsonl")
     assert "1 compressed" in said
     assert files_of(source) != _download(s3, "first/in")
+
+
+def _has_unread(endpoint: str) -> bool:
+    """Whether a server of this machine has received what it has not read."""
+    port = f":{int(endpoint.rpartition(':')[2]):04X}"
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(s[1].endswith(port) and int(s[4].partition(":")[2], 16) for s in sockets)
+
+
+@pytest.mark.slow
+def test_a_store_that_hangs_does_not_hold_a_stop(
+    batch: Batch, source: Path, tmp_path: Path
+) -> None:
+    """^C ends the run within seconds, and the same command continues."""
+    (tmp_path / "server").mkdir()
+    with stores.s3(tmp_path / "server") as s3:
+        on_s3 = batch._replace(env=s3.env)
+        _upload(s3, source, "in")
+        [server] = [
+            process
+            for process in psutil.Process().children()
+            if s3.endpoint.rpartition(":")[2] in process.cmdline()
+        ]
+        arguments = ("s3://hub/in", "dest", "--inflight", 1)
+        journal = batch.folder / "lensd-manifest.jsonl.journal"
+        with subprocess.Popen(
+            batch.command(*arguments),
+            cwd=batch.folder, env=on_s3.whole_env, stderr=subprocess.PIPE, text=True,
+        ) as run:  # fmt: skip
+            wait_until(lambda: journal.exists() and journal.read_bytes() != b"", "a row")
+            server.suspend()
+            wait_until(lambda: _has_unread(s3.endpoint), "a request without an answer")
+            run.send_signal(signal.SIGINT)
+            try:
+                _, said = run.communicate(timeout=30)
+            finally:
+                server.resume()
+        assert run.returncode == 130
+        assert said.endswith("lensd: interrupted\n")
+        assert "Traceback" not in said
+        on_s3.run(*arguments)
+    assert len(on_s3.rows()) == 3
 
 
 @pytest.mark.slow

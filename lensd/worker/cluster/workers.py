@@ -168,7 +168,11 @@ class ClusterWorkers:
             message = client.process.receive(0.0)
         limit = START_SECONDS if client.is_starting else SILENCE_SECONDS
         if time.monotonic() - client.last_message > limit:
-            yield from self._report_loss(client, None, f"sent nothing for {limit:g} s")
+            silence = (
+                f"sent nothing for {limit:g} s; if the scheduler {self._settings.address} hangs, "
+                "restart it"
+            )
+            yield from self._report_loss(client, None, silence)
 
     def _take(self, client: _Client, message: Answer) -> Iterator[Ended]:
         match message:
@@ -230,3 +234,4 @@ class ClusterWorkers:
         self._client = None
         for number in list(self._tasks):
             yield from self._take_back(number, message)
+        self._threads = None  # as before the first task, which starts a client process

@@ -8,17 +8,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from lensd.errors import WorkerUnavailable
-from lensd.logs.events import Event
+from lensd.logs.events import Event, WorkerStarted
 from lensd.lora.parameters import Parameters
 from lensd.worker.cluster.messages import ClusterSettings, EngineLimits
 from lensd.worker.cluster.workers import ClusterWorkers
 from lensd.worker.pool import WorkerPool
 from lensd.worker.request import AnalyzeRequest
 from lensd.worker.supervisor import Worker
-from lensd.worker.workers import Task
+from lensd.worker.workers import Ended, Task
 from tests.support.limits import PATIENCE
 
 LIMITS = EngineLimits(timeout=600.0, idle_exit=60.0, nice=0, memory_limit=None)
@@ -60,9 +61,35 @@ def test_the_fallback_cannot_start_a_process_either() -> None:
     )
     workers = ClusterWorkers(NOWHERE, events.append, 60.0, local)
     workers.start(TASK)
+    ended = _wait_for_ends(workers)
+    workers.stop("shutdown")
+    assert [(end.job_id, type(end.result)) for end in ended] == [("job", WorkerUnavailable)]
+
+
+@pytest.mark.slow
+def test_the_cluster_is_tried_again_after_its_client_process_was_lost() -> None:
+    """Its task goes to this machine, and the next one to another client process."""
+    events: list[Event] = []
+    local = WorkerPool(
+        lambda: Worker(("/nonexistent",), events.append, timeout=60.0, idle_exit=60.0), 1
+    )
+    workers = ClusterWorkers(NOWHERE, events.append, 60.0, local)
+    before = set(psutil.Process().children())
+    workers.start(TASK)
+    [client] = set(psutil.Process().children()) - before
+    client.kill()
+    _wait_for_ends(workers)
+    assert not any(isinstance(event, WorkerStarted) for event in events)
+    workers.start(TASK)
+    _wait_for_ends(workers)
+    workers.stop("shutdown")
+    started = [event for event in events if isinstance(event, WorkerStarted)]
+    assert [event.host for event in started] == [NOWHERE.address]
+
+
+def _wait_for_ends(workers: ClusterWorkers) -> list[Ended]:
     deadline = time.monotonic() + PATIENCE
     ended = workers.wait(1.0)
     while not ended and time.monotonic() < deadline:
         ended = workers.wait(1.0)
-    workers.stop("shutdown")
-    assert [(end.job_id, type(end.result)) for end in ended] == [("job", WorkerUnavailable)]
+    return ended
