@@ -52,7 +52,7 @@ def _create(folder: str, target: str) -> Temporary:
     try:
         return Temporary(folder, mode=0o666)
     except (OSError, Failed) as error:
-        remedy = "choose another place with -o (--html, --plot)"
+        remedy = "name another path after -o, --html or --plot"
         raise _unwritable(target, error, remedy) from None
 
 

@@ -33,14 +33,33 @@ def find_config(explicit: str | None) -> str:
     Raises ConfigError if there is no such file.
     """
     if explicit is not None:
+        if os.path.isdir(explicit):
+            raise ConfigError(f"{explicit} is a folder; name the configuration file in it")
+        _require_entry([explicit])
         if not os.path.isfile(explicit):
             raise ConfigError(f"there is no configuration file {explicit}; {_REMEDY}")
         return explicit
-    for path in map(os.path.expanduser, SEARCH_PATHS):
+    searched = list(map(os.path.expanduser, SEARCH_PATHS))
+    for path in searched:
         if os.path.isfile(path):
             return path
+    _require_entry(searched)
     paths = f"{', '.join(SEARCH_PATHS[:-1])} or {SEARCH_PATHS[-1]}"
     raise ConfigError(f"there is no configuration file {paths}; {_REMEDY}")
+
+
+def _require_entry(paths: Iterable[str]) -> None:
+    """Raises ConfigError for a path in a folder that may not be entered: a file may be there."""
+    for path in paths:
+        try:
+            os.stat(path)
+        except PermissionError:
+            raise ConfigError(
+                f"whether there is a configuration file {path} cannot be seen: you may not enter "
+                "its folder; use sudo, or run lensd as its own user"
+            ) from None
+        except OSError:
+            continue
 
 
 def load(path: str) -> Config:

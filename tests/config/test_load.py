@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lensd.config import load as load_module
 from lensd.config.faults import Fault, FaultyConfigError
 from lensd.config.load import find_config, load
 from lensd.config.model import Config
@@ -385,3 +387,31 @@ def test_a_textfile_has_the_name_that_node_exporter_reads(faults: Faults, value:
     [(key, fault)] = faults(f"{WATCH}metrics: {{textfile: {value}}}\n").items()
     assert key == "metrics.textfile"
     assert fault.line == 3
+
+
+def test_a_folder_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E.g. /etc/lensd of the service: its configuration may be there, so that no other is made."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    monkeypatch.chdir(closed)
+    (tmp_path / "config.yaml").write_text("watch: [{path: x}]")
+    tmp_path.chmod(0)
+    was_root = os.geteuid() == 0
+    try:
+        if was_root:
+            os.seteuid(65534)
+        with pytest.raises(ConfigError, match=r"you may not enter its folder; use sudo"):
+            find_config(str(tmp_path / "config.yaml"))
+        monkeypatch.setattr(load_module, "SEARCH_PATHS", ("nowhere", str(tmp_path / "config.yaml")))
+        with pytest.raises(ConfigError, match=r"you may not enter its folder; use sudo"):
+            find_config(None)
+    finally:
+        if was_root:
+            os.seteuid(0)
+        tmp_path.chmod(0o700)
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
+    """The message does not send the person to `lensd init`."""
+    with pytest.raises(ConfigError, match="is a folder; name the configuration file in it"):
+        find_config(str(tmp_path))
