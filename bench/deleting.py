@@ -1,4 +1,4 @@
-"""Measure what deletes originals, and the look for deleted files, with 100,000 watched files.
+"""Measure what looks at all of 100,000 files: `restore`, `prune`, the look for deleted files.
 
     python -m bench.deleting                 100,000 files, of which a tenth is deleted
     python -m bench.deleting --files 10000   a smaller folder
@@ -58,6 +58,7 @@ def _measure(server: HomeServer) -> Iterator[str]:
     _know_the_folder(server)
     yield f"look, nothing deleted: {_look(server)}"
     paths = sorted(server.loras.rglob("*.safetensors"))
+    yield f"restore of one file: {_run(server, 'restore', str(paths[-1]))}"
     for path in paths[::SHARE]:
         path.unlink()
     for path in paths[1 :: SHARE * 100]:

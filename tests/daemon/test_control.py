@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -201,9 +202,12 @@ def test_a_client_that_reads_nothing_stops_no_other(running: Running) -> None:
     server, daemon = running
     path = server.drop("unread.safetensors", seed=30).path
     daemon.wait_for_file(path, "file.compressed")
+    copies = [path.with_stem(f"unread {at}") for at in range(400)]
+    for copy in copies:
+        shutil.copyfile(path, copy)
     _damage(server.archived(path))
     with _connected(server) as channel:
-        channel.sendall(encode(RestoreRequest(paths=(str(path),) * 400)))
+        channel.sendall(encode(RestoreRequest(paths=tuple(map(str, copies)))))
         assert channel.recv(1, socket.MSG_PEEK) == b"{"
         assert server.lensd("prune").returncode == 4
         assert len(_exchange(server, encode(RestoreRequest(paths=(str(path),))))) == 2
