@@ -52,6 +52,7 @@ class Connection:
         self._settings = settings
         self._send = send
         self._client: Any = None
+        self._connecting = asyncio.Lock()  # requests that come together share a client
         self._unfit: dict[str, tuple[float, str]] = {}  # by address: until when, and why
         self._tried: dict[str, set[str]] = {}  # the workers that have answered, by job
 
@@ -186,10 +187,16 @@ class Connection:
 
     async def _connect(self) -> Any:
         """A client that is connected. Raises Away."""
+        async with self._connecting:
+            return await self._find_client()
+
+    async def _find_client(self) -> Any:
         if self._client is not None and self._client.status == "running":
             return self._client
         if self._client is not None and self._client.status == "connecting":
             raise Away(f"the scheduler {self._settings.address} went away")
+        if self._client is not None:
+            await self._client.close(timeout=CONNECT_SECONDS)
         self._client = None
         address = self._settings.address
         make_client: Any = Client  # it has no types

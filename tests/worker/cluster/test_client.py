@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cloudpickle
 import pytest
+from distributed import Client as Dask
 from msgspec import structs
 
 from lensd import __version__
@@ -41,6 +44,7 @@ from tests.support.dask_cluster import DaskCluster
 from tests.support.requests import compress_small_lora
 
 pytestmark = pytest.mark.slow
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the scheduler cannot import it
 Wanted = TypeVar("Wanted")
 LIMITS = EngineLimits(timeout=600.0, idle_exit=60.0, nice=0, memory_limit=None)
 
@@ -123,6 +127,25 @@ def test_many_requests_are_under_way(client: Client) -> None:
         assert end.measures.sha256_out == _sha256(request.temporary)
     started = [e for m in client.others if isinstance(m, Happened) for e in m.events]
     assert {str(event.host).partition(":")[0] for event in started} == {"tcp"}
+
+
+def test_requests_that_come_together_share_a_connection(
+    cluster: DaskCluster, client: Client
+) -> None:
+    """Also those that come before there is one."""
+    make_dask: Any = Dask  # it has no types
+    with make_dask(cluster.address, set_as_default=False) as dask:
+        before = dask.run_on_scheduler(_clients)
+        for number in range(4):
+            client.send(client.compress(f"job{number}", seed=number))
+        for _ in range(4):
+            assert isinstance(client.next(CompressResult, Unavailable, Lost), CompressResult)
+        assert len(dask.run_on_scheduler(_clients) - before) == 1
+
+
+def _clients(dask_scheduler: Any) -> set[str]:
+    """Runs in the scheduler."""
+    return {name for name in dask_scheduler.clients if name.startswith("Client-")}
 
 
 def test_an_analysis_and_a_refusal(client: Client) -> None:
