@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import psutil
+
 
 class Clock:
     """The wall clock of each process that has `env`: an offset in the file `path`, as "+1y".
@@ -15,6 +17,7 @@ class Clock:
 
     def __init__(self, path: Path, *, monotonic: bool = False) -> None:
         self._path = path
+        _remove_leftovers()
         self.set("+0")
         self.env = {
             "LD_PRELOAD": _library(),
@@ -29,6 +32,14 @@ class Clock:
         fresh = self._path.with_suffix(".new")
         fresh.write_text(offset)
         os.rename(fresh, self._path)
+
+
+def _remove_leftovers() -> None:
+    """Remove the shared memory of killed processes: none with the same pid could start."""
+    for pattern in ("faketime_shm_*", "sem.faketime_sem_*"):
+        for path in Path("/dev/shm").glob(pattern):  # noqa: S108
+            if not psutil.pid_exists(int(path.name.rpartition("_")[2])):
+                path.unlink(missing_ok=True)
 
 
 def _library() -> str:
