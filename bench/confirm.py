@@ -7,6 +7,7 @@ line. It prints logged and computed numbers side by side, and exits with 1 if an
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -183,9 +184,12 @@ def _agree(logged: Any, value: Any, tolerance: float) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    before, after, line = arguments
+    parser = argparse.ArgumentParser(prog="python -m bench.confirm")
+    for name in ("before", "after", "line"):
+        parser.add_argument(name, type=Path, metavar=name.upper())
+    given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows = differences(json.loads(Path(line).read_text()), compute(Path(before), Path(after)))
+    rows = differences(json.loads(given.line.read_text()), compute(given.before, given.after))
     for field, logged, value, agrees in rows:
         print(f"{'ok ' if agrees else 'OFF'} {field:16} {logged!s:>66} {value!s:>66}")
     return 0 if all(agrees for *_, agrees in rows) else 1

@@ -93,7 +93,7 @@ def test_a_copy_of_an_output_takes_nothing_from_it(running: Running) -> None:
     _settled(server, daemon, "after_copy")
     assert MOVED not in daemon.of(copy)
     assert original == Seen.of(server.archived(path))
-    assert str(copy) not in _listed(server)
+    assert str(path) in _listed(server)
     copy.unlink()
 
 
