@@ -131,7 +131,7 @@ def test_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
 
 def test_a_program_that_the_user_cannot_reach() -> None:
     """There is a warning, because systemd reports only 203/EXEC; the owner needs none."""
-    program = FACTS.python, "/root/.pyenv/versions/3.11.7", "/opt/lensd/lib"
+    program = FACTS.python, "/root/.pyenv/versions/3.12.1", "/opt/lensd/lib"
     of_root = replace(FACTS, private_folder=("/root", "root"), program=program)
     warning = unreachable(of_root)
     assert warning
