@@ -127,8 +127,9 @@ class RequestHandler:
             try:
                 if self.stop():
                     raise Interrupted
-                keep = not request.purge and copies.need(original)
-                method = restorer.put_back(original, purge=request.purge, keep=keep, stop=self.stop)
+                needed = copies.need(original)
+                purge = request.purge and not needed
+                method = restorer.put_back(original, purge=purge, keep=needed, stop=self.stop)
             except Interrupted:
                 left = len(originals) - done + 1
                 send(Message(f"lensd is stopping; {_not_restored(left)}: try again later"))
@@ -139,6 +140,8 @@ class RequestHandler:
                 restored.append(original)
                 copies.remove(original)
                 say = f"restored {path} ({method} from the archive)"
+                if request.purge and needed:
+                    say += "; a copy of the compressed file needs the original, which stays there"
             send(Progress(visible(say), path=path, done=done, of=len(originals), method=method))
         if len(originals) > 1:
             left = len(originals) - len(restored)

@@ -467,6 +467,19 @@ def test_a_file_and_a_copy_of_its_output_in_one_request(
 
 
 @pytest.mark.slow
+def test_purge_leaves_the_original_that_a_copy_needs(server: HomeServer) -> None:
+    """Until the copy is restored, too."""
+    [(first, before)] = _compressed(server, "a.safetensors")
+    copy = server.loras / "b.safetensors"
+    shutil.copyfile(first, copy)
+    done = server.lensd("restore", "--purge", first)
+    assert (done.returncode, "needs the original" in done.stderr) == (0, True)
+    first.unlink()
+    assert server.lensd("restore", "--purge", copy).returncode == 0
+    assert Seen.of(copy).sha256 == before.sha256
+
+
+@pytest.mark.slow
 def test_a_copy_whose_original_was_restored_before_the_copy_was_made(server: HomeServer) -> None:
     """It is taken from the file that is this original again."""
     [(first, before)] = _compressed(server, "a.safetensors")
