@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple, Self
@@ -139,6 +138,7 @@ def _ranks_of_peft(source: Source, made: Draft) -> int:
     """Return the bytes that the ranks of a peft file may take in its adapter entry."""
     if "I8" in made.encodings.values():
         return 0
-    if adapter.KEY in source.header.metadata:
-        return sum(3 * len(json.dumps(m.name)) + 120 for m in made.layout.modules)
-    return adapter.most_bytes(made.layout) if made.alpha.value is None else 0
+    has_entry = adapter.KEY in source.header.metadata
+    if not has_entry and made.alpha.value is not None:
+        return 0
+    return adapter.most_bytes(made.layout, has_entry=has_entry)

@@ -19,8 +19,9 @@ T = TypeVar("T")
 
 KEY = "lora_adapter_metadata"
 PLAIN_NAME = re.compile(r"[\w.-]{1,1024}")
-# Of a module in an entry, without its three names: indents, ends of lines, escapes, two numbers.
-ENTRY_BYTES = 60
+# Of a module in an entry, without its three names: indents, ends of lines, escapes, two numbers,
+# which are ranks in a new entry and may be any alphas in one that exists.
+NEW_ENTRY_BYTES, OLD_ENTRY_BYTES = 60, 120
 # What reading an entry raises if the entry is no JSON object or a field has a wrong type or value.
 INVALID_ENTRY = (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
@@ -105,15 +106,22 @@ def for_mixed_ranks(layout: Layout, ranks: Mapping[str, int]) -> str | None:
     return adapter_metadata(json.dumps(entry), ranks)
 
 
-def most_bytes(layout: Layout) -> int:
-    """Return the bytes that suffice in a header for the entry of `for_mixed_ranks`; 0 for none.
+def most_bytes(layout: Layout, *, has_entry: bool) -> int:
+    """Return the bytes that suffice in a header for the ranks of an entry.
 
-    The entry has a name three times: as a target, and in both patterns.
+    The entry has a name three times: as a target, and in both patterns. `has_entry`: the file has
+    one, which `adapter_metadata` changes; else `for_mixed_ranks` may make one.
     """
     names = [m.name for m in layout.modules]
+    if has_entry:
+        return _named_bytes(names, OLD_ENTRY_BYTES)
     if not _may_have_entry(layout, _components(names)):
         return 0
-    return sum(3 * len(json.dumps(name)) + ENTRY_BYTES for name in names) + 2**10
+    return _named_bytes(names, NEW_ENTRY_BYTES) + 2**10
+
+
+def _named_bytes(names: Iterable[str], others: int) -> int:
+    return sum(3 * len(json.dumps(name)) + others for name in names)
 
 
 def _components(names: Iterable[str]) -> dict[str, list[str]]:
