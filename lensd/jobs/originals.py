@@ -70,10 +70,8 @@ class OriginalFinder:
     def find_all(self) -> Iterator[Original]:
         """All originals that the ledger has in the archive, without older versions.
 
-        Copies of outputs that the ledger knows come last. They share their originals.
-
         An output that was moved gives its original the new path, even if the ledger still has the
-        old one.
+        old one. Copies of outputs that the ledger knows come last. They share their originals.
         """
         roots = {f.root: f for f in self._folders}
         if not self._ledger.readonly:
