@@ -213,7 +213,9 @@ class JobThread:
         looks = is_time or not self._jobs
         self._wake.clear()  # first: any wake from here on ends the rest
         has_begun = self._run_request() or (looks and self._begin_job())
-        if looks and not has_begun:
+        if has_begun:
+            self._next_look = 0.0  # there may be another one
+        elif looks:
             self._next_look = time.monotonic() + LOOK_SECONDS
         if self._jobs:
             if self._end():
