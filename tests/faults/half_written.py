@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -42,16 +41,14 @@ class Writer:
     expected: Expected
 
 
-def _run(*command: str, kill_after: float | None = None, may_fail: bool = False) -> None:
-    pipe, both = subprocess.PIPE, subprocess.STDOUT  # aria2c reports on stdout
-    with subprocess.Popen(command, stdout=pipe, stderr=both, start_new_session=True) as process:
-        try:
-            said, _ = process.communicate(timeout=kill_after)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
+def _run(*command: str, may_fail: bool = False, attempts: int = 1) -> None:
+    for left in reversed(range(attempts)):
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )  # aria2c reports on stdout
+        if done.returncode == 0 or may_fail:
             return
-    assert may_fail or process.returncode == 0, (command, said)
+        assert left, (command, done.stdout)
 
 
 def _slow(kind: str, pieces: int = 4) -> Callable[[Case], None]:
@@ -110,7 +107,7 @@ def _aria2(allocation: str, *, kill: bool = False) -> Callable[[Case], None]:
         command = ["aria2c", "--no-conf", "--summary-interval=0", f"--file-allocation={allocation}"]
         command += ["-d", str(case.target.parent), "-o", case.target.name, url]
         if not kill:
-            _run(*command)
+            _run(*command, attempts=3)  # it gives up now and then, and continues its file
             return
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
