@@ -18,14 +18,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support import suites
 from tests.support.home_server import HomeServer, wait_until
 from tests.support.running import DaemonError, RunningDaemon
-from tests.support.suites import FULL
 
 pytestmark = pytest.mark.slow
 
-FILES = 50 if FULL else 16
-KILLS = 200 if FULL else 40
+FILES = 50 if suites.FULL else 16
+KILLS = 200 if suites.FULL else 40
 # Of the corpus: what is kept (no gain).
 UNCOMPRESSED = {"cloneofsimo_analog_svd_rank4"}
 
@@ -106,7 +106,7 @@ def test_kills_at_random_moments(
     tmp_path: Path, request: pytest.FixtureRequest, tell: Callable[[str], None]
 ) -> None:
     """Every original is in place or in the archive, bit-exact; every file compressed once."""
-    seed = random.randrange(2**32)  # noqa: S311  told below, to be tried again
+    seed = suites.seed(0)
     run = Run(HomeServer(tmp_path), random.Random(seed))  # noqa: S311
     run.server.configure(worker={"processes": 2})
     real = _real(request)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -21,16 +20,15 @@ import psutil
 import pytest
 
 from tests.faults.user_programs import UserPrograms, original_of, sha256_of
-from tests.support import clock
+from tests.support import clock, suites
 from tests.support.disks import Mounts, make_ext4
 from tests.support.home_server import HomeServer, wait_until
 from tests.support.marks import needs_program, needs_root
 from tests.support.running import DaemonError, Line, RunningDaemon
-from tests.support.suites import FULL
 
 pytestmark = [pytest.mark.slow, needs_root, needs_program("faketime")]
 
-SECONDS = 600.0 if FULL else 100.0  # for each seed
+SECONDS = 600.0 if suites.FULL else 100.0  # for each seed
 SETTLED_EVERY = 40  # steps
 ALREADY_IN_USE = 6  # the exit code
 FOUND_WITHIN = 20.0  # seconds: bytes on their way from one name to another
@@ -313,10 +311,9 @@ def _require_no_fault(line: Line) -> None:
     assert line.get("reason") != "internal", line
 
 
-@pytest.fixture
-def seed() -> int:
-    """LENSD_SEED repeats the order of an earlier run; moments differ."""
-    return int(os.environ.get("LENSD_SEED") or random.randrange(2**32))  # noqa: S311
+@pytest.fixture(params=range(3))
+def seed(request: pytest.FixtureRequest) -> int:
+    return suites.seed(request.param)
 
 
 @pytest.fixture
@@ -333,8 +330,7 @@ def world(tmp_path: Path, seed: int) -> Iterator[World]:
 
 
 @pytest.mark.fault("anything")
-@pytest.mark.parametrize("_round", range(3))
-def test_nothing_is_lost(world: World, seed: int, _round: int, tell: Callable[[str], None]) -> None:
+def test_nothing_is_lost(world: World, seed: int, tell: Callable[[str], None]) -> None:
     """Operations, commands and faults in random order: each byte string stays."""
     deadline = time.monotonic() + SECONDS
     steps = 0
