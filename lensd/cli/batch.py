@@ -189,6 +189,7 @@ def _run(job: Job, manifest: str, machines: Machines) -> int:
         stack.callback(journal.close)
         run.know(journal.rows())
         _list(run)
+        run.prepare_destination()
         bar = CollectionBar(index.left())
         recorder = Recorder(journal, index, bar.note)
         with _start(machines, job, work) as (submit, _, inflight), bar:

@@ -32,6 +32,9 @@ class Bucket:
     def real_url(self) -> str:
         return self.url
 
+    def prepare(self) -> None:
+        """A bucket has no folders. Who may write objects need not be allowed to look at it."""
+
     def find(self) -> Iterator[Item]:
         found = self._pages() if self._is_s3 else self._folders()
         for name, version in found:

@@ -30,6 +30,11 @@ class Folder:
     def real_url(self) -> str:
         return self.url
 
+    def prepare(self) -> None:
+        _make_folder(self.url)
+        if not os.access(self.url, os.W_OK | os.X_OK):
+            raise PermissionError(f"lensd may not write to {self.url}")
+
     def find(self) -> Iterator[Item]:
         """All files, also by links, but not by links to folders, nor in folders of lensd."""
         try:
@@ -61,10 +66,7 @@ class Folder:
 
     def publish(self, name: str, path: str, token: str, *, replace: bool) -> None:
         folder, base = os.path.split(self._path(name))
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except FileExistsError:
-            raise NotADirectoryError(f"{folder} is no folder") from None
+        _make_folder(folder)
         if not replace and os.path.lexists(self._path(name)):
             raise FileExistsError(self._path(name))
         temporary = temporary_name(token)
@@ -81,6 +83,13 @@ class Folder:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.url, name)
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(f"{folder} is no folder") from None
 
 
 def _find_version(name: str, folder_fd: int) -> Version | None:

@@ -29,6 +29,9 @@ class Place(Protocol):
     def real_url(self) -> str:
         """`url`, with links to folders resolved."""
 
+    def prepare(self) -> None:
+        """Make the folder for objects, if the place has such and it is not there."""
+
     def find(self) -> Iterator[Item]:
         """All objects whose names end in .safetensors, in any order."""
 

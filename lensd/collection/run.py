@@ -101,8 +101,8 @@ class Run:
     def __init__(self, job: Job, path: str, index: Index) -> None:
         self._job, self._path, self._index = job, path, index
         self._source = open_place(job.source)
-        self._destination = open_place(job.destination).url
-        require_apart(self._source, open_place(job.destination))
+        self._destination = open_place(job.destination)
+        require_apart(self._source, self._destination)
 
     def list_source(self) -> Totals:
         """Returns how many objects it has. Raises StorageError where it cannot be listed."""
@@ -122,6 +122,16 @@ class Run:
         """The folders of the source that could not be listed, each with the reason."""
         return self._source.left_out
 
+    def prepare_destination(self) -> None:
+        """Make its folder. Raises StorageError if that is not possible."""
+        try:
+            self._destination.prepare()
+        except (OSError, EOFError) as error:
+            raise StorageError(
+                f"{self._destination.url} cannot take objects: {describe(error)}; choose another "
+                "DEST, or give the user of lensd access"
+            ) from None
+
     def tasks(self) -> Iterator[Task]:
         """For the objects that are to do."""
         for item, known in self._index.todo():
@@ -136,7 +146,7 @@ class Run:
         self._index.note((place, msgspec.convert(row, Head)) for place, row in found)
 
     def _entry(self, item: Item) -> tuple[str, str, Item]:
-        mark = rows.mark_of(item.version, self._destination, self._job.settings)
+        mark = rows.mark_of(item.version, self._destination.url, self._job.settings)
         return rows.path_of(self._source.url, item), mark, item
 
     def _token(self, item: Item) -> str:

@@ -54,6 +54,10 @@ class Sftp:
                     rest = posixpath.join(base, rest)
         return f"{self._server_url}{posixpath.join(real, rest)}"
 
+    def prepare(self) -> None:
+        with self._server() as server:
+            _make_folders(server, self._root)
+
     def find(self) -> Iterator[Item]:
         """The entries of one folder are in memory at a time; links are left out."""
         folders = [""]

@@ -306,6 +306,20 @@ def test_a_source_that_is_not_there(batch: Batch) -> None:
     assert "cannot be read" in batch.run("none", "dest", code=5)
 
 
+@pytest.mark.parametrize(
+    ("destination", "says"), [("file", "is no folder"), ("file/small", "Not a directory")]
+)
+def test_a_destination_that_cannot_be_made(
+    batch: Batch, source: Path, destination: str, says: str
+) -> None:
+    """It is noticed before any object is read."""
+    (batch.folder / "file").touch()
+    said = batch.run(source, destination, code=5)
+    assert f"{batch.folder / destination} cannot take objects" in said
+    assert says in said
+    assert not (batch.folder / "lensd-manifest.jsonl").exists()
+
+
 @pytest.mark.slow
 def test_a_folder_needs_no_package_for_stores(batch: Batch, source: Path) -> None:
     """Without the extra `cloud` folders work, and s3:// names the package that is missing."""
