@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from lensd.config.addresses import host_of
@@ -47,7 +47,7 @@ def drop_in(config: Config, facts: Facts) -> str:
     user = choose_user(facts)
     sections = (
         _render_head(config, paths, user, facts),
-        ["[Unit]", *_render_mounts(paths, facts), *_render_network(config)],
+        _section("[Unit]", [*_render_mounts(paths, facts), *_render_network(config)]),
         [
             "[Service]",
             *_render_user(user),
@@ -60,9 +60,15 @@ def drop_in(config: Config, facts: Facts) -> str:
             *_render_device(config, facts),
             *_render_cluster(config),
         ],
-        ["", "[Install]", *_render_install(paths, facts)],
+        _section("", _section("[Install]", _render_install(paths, facts))),
     )
     return "".join(f"{_to_one_line(line)}\n" for lines in sections for line in lines)
+
+
+def _section(head: str, lines: Iterable[str]) -> list[str]:
+    """No head where there are no lines."""
+    below = list(lines)
+    return [head, *below] if below else []
 
 
 def side_drop_in(verb: Literal["notify", "web"], config: Config, facts: Facts) -> str:

@@ -61,6 +61,12 @@ def test_files_of_one_user(tmp_path: Path) -> None:
     ]
 
 
+def test_no_section_is_empty(tmp_path: Path) -> None:
+    """On one disk nothing is to be said of mounts."""
+    text = drop_in(_config(tmp_path), replace(FACTS, mounts=("/",)))
+    assert [line for line in text.splitlines() if line.startswith("[")] == ["[Service]"]
+
+
 def test_every_setting_has_its_reason(tmp_path: Path) -> None:
     """Each group of lines begins with a comment."""
     text = drop_in(_config(tmp_path, worker={"device": "cuda"}), _owned((0, 0), (1000, 100)))
