@@ -182,11 +182,15 @@ def test_a_busy_daemon_causes_no_faults(server: HomeServer) -> None:
         daemon.wait_for_event("daemon.ready")
         paths = [server.drop(f"{n}.safetensors", seed=n).path for n in range(6)]
         wait_until(lambda: server.lensd("verify").returncode == 0, "a ledger is there")
+        newer: set[str] = set()
         for n, path in enumerate(paths):
-            server.drop(path.name, seed=100 + n)
+            made = server.make(path.name, seed=100 + n).path
+            newer.add(Seen.of(made).sha256)
+            server.move_in(made)
             done = server.lensd("verify")
             assert done.returncode == 0, done.stdout
-        wait_until(lambda: not _unfinished(server), "all is compressed")
+        wait_until(lambda: not newer & {Seen.of(path).sha256 for path in paths}, "all are replaced")
+        wait_until(lambda: not _unfinished(server), "all is noted")
         done = server.lensd("verify")
         assert done.returncode == 0, done.stdout
         assert "6 outputs ok" in done.stdout

@@ -73,8 +73,8 @@ def test_a_scheduler_that_goes_away_ends_the_run_with_one_message(batch: Batch, 
         assert process.returncode == 5, said
         assert len(said.splitlines()) == 3, said
         assert "went away; run the same command again" in said
-        cluster.start_scheduler()
         before = cluster.registered()
+        cluster.start_scheduler()
         wait_until(lambda: cluster.registered() > before, "a worker")
         on_s3.run(*arguments)
     assert len(on_s3.rows()) == 12

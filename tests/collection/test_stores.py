@@ -69,6 +69,9 @@ def test_a_store_that_hangs_does_not_hold_a_stop(
     with stores.s3(tmp_path / "server") as s3:
         on_s3 = batch._replace(env=s3.env)
         _upload(s3, source, "in")
+        content = (source / "a.safetensors").read_bytes()
+        for number in range(30):  # so many that the run has not ended when the server stops
+            s3.put(f"in/many/{number}.safetensors", content)
         [server] = [
             process
             for process in psutil.Process().children()
@@ -92,7 +95,7 @@ def test_a_store_that_hangs_does_not_hold_a_stop(
         assert said.endswith("lensd: interrupted\n")
         assert "Traceback" not in said
         on_s3.run(*arguments)
-    assert len(on_s3.rows()) == 3
+    assert len(on_s3.rows()) == 33
 
 
 @pytest.mark.slow

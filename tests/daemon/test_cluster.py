@@ -148,7 +148,7 @@ def test_jobs_wait_for_a_scheduler_that_is_away(tmp_path: Path) -> None:
         line = daemon.wait_for_event("daemon.degraded")
         assert (line["reason"], line["path"]) == ("cluster_unavailable", cluster.address)
         assert "cannot be reached" in line["message"]
-        assert cluster.address in server.lensd("status").stdout
+        wait_until(lambda: cluster.address in server.lensd("status").stdout, "noted after the line")
         with cluster:
             assert daemon.wait_for_file(path)["event"] == "file.compressed"
             daemon.wait_for_event("daemon.recovered")

@@ -256,8 +256,12 @@ class Held:
         self.daemon.wait_for_file(first, "file.compressed")
         os.kill(self._worker, signal.SIGSTOP)
         path = self.server.drop("blocks.safetensors", seed=51).path
-        wait_until(lambda: bool(self.server.status()["running"]), f"a job on {path}")
+        wait_until(lambda: str(path) in self._running(), f"a job on {path}")
         return path
+
+    def _running(self) -> list[str]:
+        """The files of the jobs that run; the first one may be noted as ended only now."""
+        return [job["path"] for job in self.server.status()["running"]]
 
     def go_on(self, number: int = signal.SIGCONT) -> None:
         """Whatever happens: a worker that stands still would keep the daemon's pipe open."""

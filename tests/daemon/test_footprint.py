@@ -18,7 +18,7 @@ from tests.support.limits import PATIENCE
 @pytest.mark.slow
 def test_the_daemon_stays_small_and_the_worker_leaves(server: HomeServer) -> None:
     """No torch is ever mapped into the daemon, under 57 MB; an idle worker ends by itself."""
-    server.configure(worker={"idle_exit": 0.5})
+    server.configure(worker={"idle_exit": 2})  # time for the test to see it as a child
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready")
         path = server.drop("style.safetensors", seed=1).path

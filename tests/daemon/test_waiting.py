@@ -112,14 +112,14 @@ def test_a_file_of_a_wrong_length_waits_as_long_as_that_lasts(running: Running) 
     server, daemon = running
     data = server.make("cut", seed=5).path.read_bytes()
     paths = {r: server.loras / f"{r}.safetensors" for r in ("truncated", "bad_header")}
+    began = dt.datetime.now(dt.UTC).isoformat()
     paths["truncated"].write_bytes(data[:-10])
     paths["bad_header"].write_bytes(data + bytes(10))
     lines = daemon.wait_for_files(paths.values())
     for reason, path in paths.items():
         line = lines[path]
         assert ("file.skipped", reason) == (line["event"], line["reason"])
-        detected = next(line for line in daemon.lines if line.get("path") == str(path))
-        assert _seconds_between(detected["timestamp"], line["timestamp"]) >= UNPROVEN
+        assert _seconds_between(began, line["timestamp"]) >= UNPROVEN
         assert "10 bytes" in line["message"] or f"{len(data)} bytes" in line["message"]
         assert str(_waiting(server, path)).startswith("not whole: ")
     time.sleep(2 * UNPROVEN)
@@ -213,7 +213,7 @@ def test_whole_files_that_look_preallocated_are_taken_later(server: HomeServer) 
 @pytest.mark.fault("half-written")
 def test_a_writer_that_ends_begins_the_quiet_time(server: HomeServer) -> None:
     """It held a preallocated file open for longer than that without a change, and was killed."""
-    quiet = 4.0
+    quiet = 6.0
     server.configure(settle={"unproven_seconds": quiet})
     data = server.make("held", seed=22).path.read_bytes()
     path = server.loras / "held.safetensors"
@@ -228,7 +228,8 @@ def test_a_writer_that_ends_begins_the_quiet_time(server: HomeServer) -> None:
             ended = time.time()
         line = daemon.wait_for_file(path, "file.settled")
     settled = dt.datetime.fromisoformat(line["timestamp"]).timestamp()
-    assert settled - ended >= quiet - 1.5  # the writer was last seen a second ago, or less
+    # The writer was last seen a second ago; a daemon that never saw it would settle at once.
+    assert settled - ended >= quiet / 2
 
 
 @pytest.mark.fault("half-written")
@@ -250,10 +251,11 @@ def test_a_restart_in_the_middle_of_a_slow_write(server: HomeServer, end: str) -
         file.write(data[1000:])
     os.utime(path, (1, 1))  # as a sync program that keeps an old date
     with server.daemon() as daemon:
-        began = dt.datetime.fromisoformat(daemon.wait_for_event("daemon.ready")["timestamp"])
+        # It looks at the file after this line, and before it is ready.
+        began = daemon.wait_for_event("daemon.started")["timestamp"]
         settled = daemon.wait_for_file(path, "file.settled")
         line = daemon.wait_for_file(path)
-    assert _seconds_between(began.isoformat(), settled["timestamp"]) > quiet - 0.5
+    assert _seconds_between(began, settled["timestamp"]) >= quiet
     assert line["sha256_in"] == _sha256(data)
     assert "file.settled" not in [n["event"] for n in daemon.lines[: daemon.lines.index(settled)]]
 

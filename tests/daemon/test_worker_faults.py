@@ -65,14 +65,14 @@ def test_a_killed_worker_costs_one_attempt(server: HomeServer) -> None:
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_ended(server: HomeServer) -> None:
     """After `worker.timeout`: one attempt, told as such, and a new worker does it."""
-    server.configure(worker={"timeout": 1.5})
+    server.configure(worker={"timeout": 4})  # a busy machine computes the small file in less
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready")
         pid = _backoff(server, daemon)
         path = server.drop("style.safetensors", seed=2).path
         crashed = daemon.wait_for_event("worker.crashed")
         assert (crashed["pid"], crashed["exit"]) == (pid, None)
-        assert "1.5 s" in crashed["message"]
+        assert "within 4 s" in crashed["message"]
         assert daemon.wait_for_file(path)["event"] == "file.compressed"
     assert daemon.process.returncode == 0
 
@@ -89,9 +89,12 @@ def test_a_file_that_takes_too_long_waits_for_all_others(
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready")
         _backoff(server, daemon)
+        assert server.lensd("pause").returncode == 0
         path = server.move_in(made.path)
         daemon.wait_for_file(path, "file.settled")
-        others = [server.drop(f"{n}.safetensors", seed=n) for n in range(3)]
+        others = [server.drop(f"{n}.safetensors", seed=n).path for n in range(3)]
+        daemon.wait_for_files(others, "file.settled")
+        assert server.lensd("resume").returncode == 0
         worker = int(daemon.wait_for_event("worker.started")["pid"])
         for _ in others:
             daemon.wait_for_event("file.compressed")

@@ -37,7 +37,9 @@ class Logged(NamedTuple):
 
     @property
     def lines(self) -> list[Line]:
-        return [parse_line(text) for text in self.log.read_text().splitlines()]
+        text = self.log.read_text()
+        whole = text[: text.rfind("\n") + 1]  # the last line may be half written
+        return [parse_line(line) for line in whole.splitlines()]
 
     def of(self, event: str) -> list[Line]:
         return [line for line in self.lines if line["event"] == event]

@@ -48,6 +48,11 @@ class Synced:
         self.daemon.wait_for_file(self.on_server, "file.compressed")
         return original
 
+    def wait_for_output(self, output: Seen) -> None:
+        """Until the PC has it."""
+        self.nas.scan()
+        wait_until(lambda: Seen.of(self.on_pc).sha256 == output.sha256, "the PC has the output")
+
     def rest(self) -> None:
         """Both look at their files until neither has anything to do, and once more."""
         for _ in range(2):
@@ -104,6 +109,7 @@ def test_both_ways(synced: Synced) -> None:
     for seed in (1, 2):
         original = synced.put(seed)
         output = Seen.of(synced.on_server)
+        synced.wait_for_output(output)
         synced.rest()
         assert Seen.of(synced.on_pc).sha256 == output.sha256
         assert Seen.of(synced.on_server) == output

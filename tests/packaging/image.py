@@ -147,7 +147,9 @@ class Image:
         """The first line of the log with this event, once it is there."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
-            lines = [json.loads(line) for line in self._log.read_text().splitlines(keepends=False)]
+            text = self._log.read_text()
+            whole = text[: text.rfind("\n") + 1]  # the last line may be half written
+            lines = [json.loads(line) for line in whole.splitlines()]
             found = [line for line in lines if line["event"] == event]
             if found:
                 return dict(found[0])

@@ -19,6 +19,7 @@ from tests.docs import shell
 from tests.packaging.building import Built
 from tests.support.booted import Booted, needs_systemd
 from tests.support.home_server import Seen
+from tests.support.limits import PATIENCE
 from tests.support.realistic import small_lora
 
 pytestmark = [pytest.mark.slow, needs_systemd]
@@ -70,7 +71,7 @@ class Machine:
         os.chown(made.path, 10001, 10001)
         seen = Seen.of(made.path)
         made.path.rename(self.lora)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while self.lora.stat().st_size == seen.size:
             assert time.monotonic() < deadline, self._journal()
             time.sleep(0.1)

@@ -6,6 +6,7 @@ does, as systemd or Kubernetes do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -101,7 +102,8 @@ class DaskCluster:
         """Its nanny starts another one."""
         found = self.worker_processes()
         if found:
-            psutil.Process.kill(rng.choice(found))
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself
+                rng.choice(found).kill()
 
     def processor_seconds(self) -> float:
         """Of all its processes that run now, with the worker processes of lensd."""
@@ -142,12 +144,15 @@ class DaskCluster:
 
 
 def kill_all(pid: int) -> None:
+    """A process and its children; some may end by themselves meanwhile."""
     try:
         process = psutil.Process(pid)
-        for each in (*process.children(recursive=True), process):
-            each.kill()
+        found = [*process.children(recursive=True), process]
     except psutil.NoSuchProcess:
         return
+    for each in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def free_port() -> int:

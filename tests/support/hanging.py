@@ -32,6 +32,15 @@ class BindFs:
     def hang(self) -> None:
         """The server stops: from now on no call returns."""
         self._server.send_signal(signal.SIGSTOP)
+        wait_until(self._stands_still, "no thread of the server runs")
+
+    def _stands_still(self) -> bool:
+        """Until the last thread has stopped, it may answer."""
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0]
+            for task in Path(f"/proc/{self._server.pid}/task").iterdir()
+        ]
+        return set(states) == {"T"}
 
     def answer(self) -> None:
         """The server runs again."""

@@ -16,6 +16,7 @@ import pytest
 
 from tests.docs import markdown
 from tests.support.booted import REPOSITORY, Booted
+from tests.support.limits import PATIENCE
 from tests.support.realistic import small_lora
 from tests.support.running import ENDS, Line, parse_line
 
@@ -103,6 +104,12 @@ class Service:
         """Run `lensd` there as root, and return its output."""
         return self.machine.run(*self.command(*arguments)).stdout
 
+    def unmount(self, disk: str) -> None:
+        """Unmount a disk as soon as lensd has nothing open there: it looks at it each second."""
+        self.machine.shell(
+            f"for turn in {{1..1000}}; do umount '{disk}' && exit; sleep 0.02; done; exit 1"
+        )
+
     def make_folders(self) -> None:
         """Create the folders on the disks."""
         for folder in (*(f"{DISK}/{name}" for name in NAMES), f"{OTHER}/loras2"):
@@ -149,7 +156,9 @@ class Service:
         aside.rename(self.machine.path(target))
         return target
 
-    def wait_for(self, wanted: Callable[[Line], bool], what: str, seconds: float = 60) -> Line:
+    def wait_for(
+        self, wanted: Callable[[Line], bool], what: str, seconds: float = PATIENCE
+    ) -> Line:
         """Wait for the next line of the log for which `wanted` returns True, and return it."""
         deadline = time.monotonic() + seconds
         while True:
@@ -166,10 +175,10 @@ class Service:
                 raise AssertionError(f"no {what} within {seconds:g} s\n{said}\n{journal}")
             time.sleep(0.05)
 
-    def wait_for_event(self, event: str, seconds: float = 60) -> Line:
+    def wait_for_event(self, event: str, seconds: float = PATIENCE) -> Line:
         return self.wait_for(lambda line: line["event"] == event, event, seconds)
 
-    def wait_for_file(self, path: str, seconds: float = 60) -> Line:
+    def wait_for_file(self, path: str, seconds: float = PATIENCE) -> Line:
         """Wait for the outcome of a file, and return its line."""
         return self.wait_for(
             lambda line: line["event"] in ENDS and line["path"] == path, f"end of {path}", seconds

@@ -184,7 +184,7 @@ def test_an_unmount_and_a_remount_are_seen(service: Service) -> None:
     pid = machine.show("lensd", "MainPID")
     path = service.drop(f"{OTHER}/loras2/before.safetensors", 5)
     assert service.wait_for_file(path)["event"] == "file.compressed"
-    machine.shell(f"umount '{OTHER}'")
+    service.unmount(OTHER)
     gone = service.wait_for_event("daemon.degraded", 40)
     assert gone["watch"] == "loras2"
     here = service.drop(f"{DISK}/loras/meanwhile.safetensors", 6)
@@ -224,7 +224,7 @@ def test_without_the_archives_disk_the_unit_stops(service: Service) -> None:
     machine = service.machine
     mount = "srv-disk\\x2d1.mount"
     assert mount in shlex.split(machine.show("lensd", "BindsTo"))
-    machine.shell(f"umount '{DISK}'")
+    service.unmount(DISK)
     wait_until(lambda: machine.show("lensd", "ActiveState") == "inactive", "stopped", 40)
     assert [] == list(machine.path(DISK).iterdir())
     machine.shell(f"mount '{DISK}'")

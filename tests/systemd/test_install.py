@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.booted import Booted, needs_systemd
+from tests.support.home_server import wait_until
 from tests.support.limits import PATIENCE
 from tests.support.realistic import small_lora
 
@@ -87,6 +88,12 @@ def test_an_interpreter_of_root_is_refused_with_the_remedy(machine: Booted) -> N
     assert not machine.path("/etc/systemd/system/lensd.service").exists()
 
 
+def _wait_for_first_look(machine: Booted) -> None:
+    """lensd-notify sends nothing of what was before its first look, after which this is there."""
+    cursor = machine.path("/var/lib/lensd/notified.json")
+    wait_until(lambda: cursor.exists() and cursor.stat().st_size > 0, "its first look")
+
+
 def test_messages_come_from_a_unit_of_their_own(machine: Booted) -> None:
     """lensd.service has no network; lensd-notify.service runs the command."""
     machine.run(*LENSD, *INIT)
@@ -106,6 +113,7 @@ def test_messages_come_from_a_unit_of_their_own(machine: Booted) -> None:
     assert machine.show("lensd-notify", "ActiveState") == "active"
     assert machine.show("lensd", "RestrictAddressFamilies") == "AF_UNIX"
     assert "AF_INET" in machine.show("lensd-notify", "RestrictAddressFamilies")
+    _wait_for_first_look(machine)
     made = small_lora(machine.path("/srv/loras/style.part"), seed=1)
     made.path.write_bytes(made.path.read_bytes()[:-2] + b"\xff\x7f")
     os.chown(made.path, 10001, 10001)
@@ -145,6 +153,7 @@ def test_messages_reach_a_server_over_the_network(machine: Booted) -> None:
         text = text.replace(old, new)
     config.write_text(text)
     machine.run(*LENSD, "service", "--install")
+    _wait_for_first_look(machine)
     made = small_lora(machine.path("/srv/loras/style.part"), seed=1)
     made.path.write_bytes(made.path.read_bytes()[:-2] + b"\xff\x7f")
     os.chown(made.path, 10001, 10001)

@@ -381,7 +381,8 @@ def test_the_token_in_a_browser(browser: Browser, server: HomeServer, daemon: Lo
     token.chmod(0o600)
     with serving(server.config, "--token-file", str(token)) as web:
         visit(browser, web, "/")
-        press(browser, "correct horse battery", Keys.ENTER)  # the field has the focus
+        browser.wait_for(lambda: browser.js("return document.activeElement.name") == "token")
+        press(browser, "correct horse battery", Keys.ENTER)
         browser.wait_for(lambda: browser.driver.find_elements(By.ID, "table"))
         visit(browser, web, "/")
         assert names(browser)
