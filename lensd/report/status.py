@@ -54,11 +54,13 @@ def build_status(config: Config, ledger: Ledger | None, *, with_hashes: bool = F
 
 
 def _fill(status: Status, ledger: Ledger) -> None:
-    jobs, files, state = list(ledger.jobs.unfinished()), ledger.files, ledger.state
+    files, state = ledger.files, ledger.state
+    with ledger.snapshot():  # a file that waits may become a job between two reads
+        jobs, waiting = list(ledger.jobs.unfinished()), state.waiting()
     status.degraded = [] if status.daemon is None else _degraded(ledger)
     status.running = [_job(e) for e in jobs if e.state != JobState.QUEUED]
     status.queued = [_job(e) for e in jobs if e.state == JobState.QUEUED]
-    status.waiting = [_waiting(w) for w in state.waiting()]
+    status.waiting = [_waiting(w) for w in waiting]
     failed = files.latest_with_outcome(Outcome.FAILED, Outcome.QUARANTINED)
     status.problems = list(map(_problem, _without_deleted(failed)))
     left = files.latest_with_outcome(Outcome.SKIPPED, Outcome.KEPT)

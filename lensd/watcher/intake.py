@@ -240,17 +240,27 @@ class Intake:
             if verdict.refusal and self.reports_incomplete and settler.is_first_report(key):
                 self._recorder.report_refusal(key, verdict.refusal)
             return False
-        first_seen = self._drop(key).first_seen
+        if verdict.kind is Kind.TAKE:
+            self._enqueue(key, facts.identity, now)
+            return True
+        self._drop(key)
         if verdict.kind is Kind.OWN:
             if self._move_tracker.follow_output(key) is Found.NEW:
                 self._recorder.record_output(key, facts.identity)
         elif verdict.refusal is not None:
             self._recorder.record_refusal(key, verdict.refusal, facts.identity)
-        else:
-            reading, wait = self._clock.reading(first_seen), now - first_seen
-            self._recorder.enqueue(key, facts.identity, first_seen=reading, wait=wait)
-            return True
         return False
+
+    def _enqueue(self, key: Key, identity: Identity, now: float) -> None:
+        candidate = self._settler.candidate(key)
+        self._recorder.enqueue(
+            key,
+            identity,
+            first_seen=self._clock.reading(candidate.first_seen),
+            wait=now - candidate.first_seen,
+            waited=candidate.waiting is not None,
+        )
+        self._settler.drop(key)  # now: without the job in the ledger it is looked at again
 
     def _let_wait(self, key: Key, reason: str, *, unproven: bool = False) -> None:
         if self._settler.let_wait(key, reason, unproven=unproven):

@@ -57,12 +57,22 @@ class IntakeRecorder:
         self._ledger.state.set_waiting(*key, self._names[key.root], reason)
         self._waiting(os.path.join(*key), reason)
 
-    def enqueue(self, key: Key, identity: Identity, *, first_seen: float, wait: float) -> None:
-        """Make a job of a settled file, `wait` seconds after the intake first saw it."""
+    def enqueue(
+        self, key: Key, identity: Identity, *, first_seen: float, wait: float, waited: bool
+    ) -> None:
+        """Make a job of a settled file, `wait` seconds after the intake first saw it.
+
+        `waited`: `lensd status` shows it as waiting, and shows the job instead from now on.
+        """
         job_id = secrets.token_hex(8)
         # Before the ledger has the job: when the job thread takes it, the message is there.
         self._arrivals.put(Arrival(job_id, first_seen))
-        self._ledger.jobs.enqueue(job_id, key.root, self._names[key.root], key.path, identity)
+        with self._ledger.together():
+            self._ledger.jobs.enqueue(job_id, key.root, self._names[key.root], key.path, identity)
+            if waited:
+                self._ledger.state.set_waiting(*key, self._names[key.root], None)
+        if waited:
+            self._waiting(os.path.join(*key), None)
         self._log(
             FileSettled(
                 path=os.path.join(*key),

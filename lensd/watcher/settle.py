@@ -60,6 +60,10 @@ class Settler:
     def has(self, key: Key) -> bool:
         return key in self._candidates
 
+    def candidate(self, key: Key) -> Candidate:
+        """What is known of a candidate, to be read."""
+        return self._candidates[key]
+
     def is_new(self, key: Key) -> bool:
         """Whether it was noticed but never looked at."""
         return self._candidates[key].identity is None

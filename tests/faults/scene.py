@@ -88,18 +88,23 @@ class Server:
         at_stop: Callable[[], None] | None,
         then: signal.Signals,
     ) -> tuple[int, str]:
-        """The exit code (below 0: the signal) of one process, and what it said to stderr."""
+        """The exit code (below 0: the signal) of one process, and what it said to stderr.
+
+        Raises Missed if there is something to do `at_stop`, and it ended before it stopped.
+        """
         before = self._errors.stat().st_size
         self._say(json.dumps(plan) + "\n")
         pid = self._hear()
         attached = tracer(pid) if tracer else None
         self._say("!")
-        if attached and at_stop:
-            attached.at_stop(at_stop, then)
+        has_stopped = not attached or not at_stop or attached.at_stop(at_stop, then)
         code = self._hear()
         if attached:
             attached.wait()
-        return code, self._errors.read_bytes()[before:].decode()
+        errors = self._errors.read_bytes()[before:].decode()
+        if not has_stopped:
+            raise Missed(f"it was not stopped but ended with {code}: {errors}")
+        return code, errors
 
     def close(self) -> None:
         """End it."""

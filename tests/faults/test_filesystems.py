@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -78,9 +79,10 @@ def test_files_are_compressed_and_come_back(scene: Scene, way: str) -> None:
     paths = [server.loras / f"{n}.safetensors" for n in range(3)]
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready")
-        for seed, path in enumerate(paths):
-            small_lora(path, seed=seed)
-        before = [path.read_bytes() for path in paths]
+        made = [server.make(path.name, seed=seed).path for seed, path in enumerate(paths)]
+        before = [path.read_bytes() for path in made]
+        for here, path in zip(made, paths, strict=True):
+            shutil.copyfile(here, path)
         found = daemon.wait_for_files(paths)
         assert [line["event"] for line in found.values()] == ["file.compressed"] * 3
         is_enforced = way == "exchange" and not str(scene.mounted.below or "")
@@ -121,11 +123,11 @@ def test_a_writer_below_keeps_its_bytes(scene: Scene, when: str) -> None:
     path = server.loras / "f.safetensors"
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready")
-        small_lora(path, seed=1)
-        small_lora(server.elsewhere / "newer.safetensors", seed=2)
-        original = path.read_bytes()
-        newer = (server.elsewhere / "newer.safetensors").read_bytes()
+        made = server.make("original.safetensors", seed=1).path
+        original = made.read_bytes()
+        newer = server.make("newer.safetensors", seed=2).path.read_bytes()
         assert len(newer) == len(original)
+        shutil.copyfile(made, path)
         fd = os.open(below / "loras" / path.name, os.O_RDWR)
         times = os.fstat(fd)
         wait_until(lambda: scene.state() in WHEN[WHEN.index(when) :], f"the job is {when}")

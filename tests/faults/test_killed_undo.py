@@ -19,7 +19,7 @@ import pytest
 
 from tests.faults.conftest import MakeStage
 from tests.faults.scene import Ran, Scene, require, sha
-from tests.faults.test_written_meanwhile import Writer, is_parting
+from tests.faults.test_written_meanwhile import LATE, Writer, is_parting
 from tests.support import strace
 from tests.support.aging import age
 from tests.support.marks import needs_program
@@ -321,7 +321,7 @@ def test_a_writer_has_the_output_open(stage: MakeStage, kind: str) -> None:
     With a lease the command refuses. Without, the output is in place or in `rescued/`.
     """
     case = CASES[kind]
-    play = stage(**(case.of_scene | ({"quiet": 1.0} if "no lease" in kind else {})))
+    play = stage(**(case.of_scene | ({"quiet": LATE} if "no lease" in kind else {})))
 
     def act(scene: Scene, _: None) -> None:
         case.prepare(scene)

@@ -56,7 +56,7 @@ class Run:
                 if source is not None:
                     self.drop(*source)
                 time.sleep(self.dice.uniform(0, 2.0) ** 2 / 2)
-                workers = psutil.Process(daemon.process.pid).children()
+                workers = _children(daemon.process.pid)
                 if workers and self.dice.random() < 0.4:
                     worker = self.dice.choice(workers)
                     with contextlib.suppress(ProcessLookupError):
@@ -72,19 +72,29 @@ class Run:
         """One daemon that nobody kills; files that lost their worker three times get a retry."""
         with self.server.daemon() as daemon:
             daemon.wait_for_event("daemon.ready")
-            wait_until(self._is_done, "the queue is empty")
+            wait_until(lambda: self._have_ended("compressed", "quarantined"), "each has an end")
             self.server.lensd("retry")
-            time.sleep(1)
-            wait_until(self._is_done, "the queue is empty")
+            wait_until(lambda: self._have_ended("compressed"), "each is compressed")
             assert daemon.stop() == 0
         self._count(daemon)
 
-    def _is_done(self) -> bool:
-        status = self.server.status()
-        return not (status["queued"] or status["running"] or status["waiting"])
+    def _have_ended(self, *outcomes: str) -> bool:
+        """Whether the newest row of each file is done, with one of these outcomes."""
+        newest = "SELECT path, state, outcome, max(id) FROM files GROUP BY path"
+        with contextlib.closing(sqlite3.connect(self.server.state / "ledger.sqlite3")) as ledger:
+            rows = ledger.execute(newest).fetchall()
+        ended = {os.fsdecode(p) for p, state, end, _ in rows if state == "done" and end in outcomes}
+        return ended >= {path.name for path in self.originals}
 
     def _count(self, daemon: RunningDaemon) -> None:
         self.lines.update((line["event"], line.get("path", "")) for line in daemon.lines)
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    """None of a process that has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children()
+    return []
 
 
 def _sources(server: HomeServer, corpus: list[Path]) -> Iterator[tuple[Path, str]]:

@@ -105,16 +105,25 @@ class Tracer:
         done = [argument for what in does for argument in ("-e", f"inject={what}")]
         self._pid = pid
         self._trace = trace
+        self._said = trace.with_name(f"{trace.name}.said")
         trace.unlink(missing_ok=True)
-        command = ["strace", "-qq", "-s", "128", "-o", str(trace), "-p", str(pid)]
-        self._process = subprocess.Popen([*command, "-e", f"trace={','.join(names)}", *done])
+        command = ["strace", "-s", "128", "-o", str(trace), "-p", str(pid)]
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                [*command, "-e", f"trace={','.join(names)}", *done], stderr=said
+            )
         self._wait(self._is_attached)
 
-    def at_stop(self, act: Callable[[], None], then: signal.Signals = signal.SIGCONT) -> None:
-        """Call `act` while the process is stopped, if it stops; then continue or kill it."""
-        if self._wait(self._is_stopped):
-            act()
-            os.kill(self._pid, then)
+    def at_stop(self, act: Callable[[], None], then: signal.Signals = signal.SIGCONT) -> bool:
+        """Call `act` while the process is stopped, then continue or kill it.
+
+        False: it ended before it stopped.
+        """
+        if not self._wait(self._is_stopped):
+            return False
+        act()
+        os.kill(self._pid, then)
+        return True
 
     def wait(self) -> None:
         """Until the process is gone."""
@@ -131,8 +140,11 @@ class Tracer:
         return True
 
     def _is_attached(self) -> bool:
-        status = Path(f"/proc/{self._pid}/status").read_text()
-        return f"TracerPid:\t{self._process.pid}\n" in status
+        """strace says so after it has interrupted the process, which runs untraced before that.
+
+        /proc shows strace as the tracer a moment earlier.
+        """
+        return f"Process {self._pid} attached" in self._said.read_text(errors="replace")
 
     def _is_stopped(self) -> bool:
         return "--- stopped by SIGSTOP ---" in self._trace.read_text(errors="replace")

@@ -68,6 +68,13 @@ class Ledger:
         """
         return self._database.together()
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        """All reads within see the ledger as it was at one moment.
+
+        Other threads wait meanwhile. Change nothing inside.
+        """
+        return self._database.snapshot()
+
     def require_in_place(self) -> None:
         """Raises StorageError when the open ledger was deleted, moved or replaced."""
         self._database.require_in_place()

@@ -76,6 +76,13 @@ class Database:
             yield
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads of one moment; see `Ledger.snapshot`."""
+        with self._lock, self._translate_errors("read"), self.connection:
+            self.connection.execute("BEGIN")
+            yield
+
+    @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
         """The connection for one change, durable at the end; within `together`, with that."""
         with self._lock, self._translate_errors("written"):
