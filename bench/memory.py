@@ -49,7 +49,7 @@ def watch(daemon: RunningDaemon, server: HomeServer, source: Path) -> None:
 
 
 def resident(pid: int, field: str) -> float:
-    """Return VmRSS (now) or VmHWM (the most so far) of a process in MiB."""
+    """Return VmRSS (now), VmHWM (the most so far) or another field of a process in MiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:

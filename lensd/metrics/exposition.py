@@ -1,7 +1,7 @@
 """Metrics in the text format that Prometheus reads (version 0.0.4).
 
 lensd does not use Prometheus's client library, because that loads http.server and ssl, which take
-2.5 MB of the 57 MB that the daemon may use.
+2.5 MB more than the daemon may use.
 """
 
 from __future__ import annotations

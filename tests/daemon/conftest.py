@@ -11,6 +11,10 @@ import pytest
 from tests.support.home_server import HomeServer
 from tests.support.running import RunningDaemon
 
+# What the daemon may need at most in MiB, without the files that it maps: how much of them is
+# resident depends on the kernel and its page cache.
+OWN_MEBIBYTES = 38.0
+
 
 class Running(NamedTuple):
     """A home server whose daemon is ready."""

@@ -35,9 +35,13 @@ def test_a_full_disk_does_not_end_a_start(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_each_mount_is_proven_once(tmp_path: Path) -> None:
-    """Also a mount that appears below a watched folder while lensd runs."""
+    """Also a mount that appears below a watched folder while lensd runs.
+
+    Where lensd watches the folder before something is mounted on it, only a rescan finds files.
+    """
     with Mounts() as mounts:
         server = HomeServer(tmp_path)
+        server.configure(settle={"rescan_seconds": 1})
         with server.daemon() as daemon:
             daemon.wait_for_event("daemon.ready")
             assert len(server.status()["filesystems"]) == 1  # of archive and folder

@@ -10,14 +10,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.memory import resident
 from lensd.watcher.scan import BATCH
+from tests.daemon.conftest import OWN_MEBIBYTES
 from tests.support.home_server import HomeServer, wait_until
 from tests.support.limits import PATIENCE
 
 
 @pytest.mark.slow
 def test_the_daemon_stays_small_and_the_worker_leaves(server: HomeServer) -> None:
-    """No torch is ever mapped into the daemon, under 57 MB; an idle worker ends by itself."""
+    """No torch is ever mapped into the daemon, under 38 MiB; an idle worker ends by itself."""
     server.configure(worker={"idle_exit": 2})  # time for the test to see it as a child
     with server.daemon() as daemon:
         daemon.wait_for_event("daemon.ready")
@@ -32,7 +34,7 @@ def test_the_daemon_stays_small_and_the_worker_leaves(server: HomeServer) -> Non
         maps = Path(f"/proc/{this.pid}/maps").read_text()
         assert "torch" not in maps
         assert "numpy" not in maps
-        assert this.memory_info().rss < 57_000_000
+        assert resident(this.pid, "RssAnon") < OWN_MEBIBYTES
         kinds = {c.family for c in this.net_connections()}
         assert socket.AF_INET not in kinds
         assert socket.AF_INET6 not in kinds

@@ -8,9 +8,10 @@ import stat
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
+from bench.memory import resident
+from tests.daemon.conftest import OWN_MEBIBYTES
 from tests.support.home_server import HomeServer, wait_until
 from tests.support.prometheus import Textfile
 
@@ -67,7 +68,7 @@ def test_it_says_what_log_and_ledger_say(server: HomeServer, textfile: Path) -> 
             assert f"lensd_{still}" in found.names
             assert found.get(f"lensd_{still}") == 0
         assert stat.S_IMODE(textfile.stat().st_mode) == 0o644
-        assert psutil.Process(daemon.process.pid).memory_info().rss < 57_000_000
+        assert resident(daemon.process.pid, "RssAnon") < OWN_MEBIBYTES
         assert daemon.stop() == 0
     assert Textfile(textfile).get("lensd_up") == 0
     assert os.listdir(textfile.parent) == ["lensd.prom"]

@@ -40,10 +40,11 @@ def test_a_growing_file_is_no_job_until_it_is_whole(running: Running) -> None:
         written = time.monotonic()
         if index < pieces - 1:
             time.sleep(1.5 * QUIET)
-    line = daemon.wait_for_file(path)
+    line = daemon.wait_for_file(path, "file.compressed")
     assert time.monotonic() - written > QUIET
-    assert line["event"] == "file.compressed"
-    assert ["file.detected", "file.settled", "file.compressed"] == daemon.of(path)
+    # On a busy machine this writer may pause for so long that the file is reported as incomplete.
+    events = [event for event in daemon.of(path) if event != "file.skipped"]
+    assert events == ["file.detected", "file.settled", "file.compressed"]
     assert line["bytes_in"] == len(data)
 
 
