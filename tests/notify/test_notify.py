@@ -28,6 +28,7 @@ from tests.notify.conftest import PASSWORD, TOKEN, Mailbox, Webhook, notify
 from tests.support.home_server import HomeServer, wait_until
 from tests.support.limits import PATIENCE
 
+NOT_TAKEN = "notify.urls[0] (JSON): the service did not take the message"
 ALL = ["failed", "quarantined", "degraded", "disk_full", "weekly"]
 
 
@@ -156,7 +157,7 @@ def test_a_message_that_nobody_took_is_sent_later(home: HomeServer, webhook: Web
     webhook.code = 500
     done = home.lensd("notify", "--now")
     assert done.returncode == 1
-    assert "notify.urls[0] (JSON): the service did not take the message" in done.stderr
+    assert NOT_TAKEN in done.stderr
     webhook.code = 200
     assert home.lensd("notify", "--now").returncode == 0
     titles = {webhook.next()["title"], webhook.next()["title"]}
@@ -316,11 +317,11 @@ def test_no_process_and_no_log_shows_the_addresses(home: HomeServer, webhook: We
         processes += processes[0].children(recursive=True)
         assert any("lensd.notify" in process.cmdline() for process in processes)
         seen = [word for p in processes for word in (*p.cmdline(), *p.environ().values())]
+        wait_until(lambda: NOT_TAKEN in home.stderr.read_text(), "the child has the answer")
         home.config.write_text("{")  # a reload that is refused logs its faults
         os.kill(daemon.process.pid, signal.SIGHUP)
         daemon.wait_for_event("daemon.refused")
     text = " ".join([*seen, *map(str, daemon.lines), home.stderr.read_text()])
-    assert "notify.urls[0] (JSON): the service did not take the message" in text
     assert PASSWORD not in text
     assert TOKEN not in text
 
