@@ -19,6 +19,7 @@ import pytest
 from tests.faults.half_written import QUIET, UNPROVEN, WRITERS, Case, SlowServer
 from tests.support import suites
 from tests.support.home_server import HomeServer
+from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
 from tests.support.running import DaemonError, RunningDaemon
 
@@ -118,7 +119,7 @@ def _run(server: HomeServer, cases: list[Case]) -> None:
             for future in writing:  # a writer that failed leaves an incomplete file
                 future.result()
             expected = {str(c.target): c.kind for c in cases if WRITERS[c.kind].expected != "cut"}
-            _read_until(daemon, lambda: not _missing(server, expected), 60 + UNPROVEN)
+            _read_until(daemon, lambda: not _missing(server, expected), PATIENCE)
             assert _missing(server, expected) == {}
             _read_until(daemon, lambda: False, UNPROVEN + 2)  # what was cut off has had its chance
 

@@ -82,8 +82,8 @@ def test_a_folder_that_is_swapped_for_a_link_all_the_time(server: HomeServer) ->
                     daemon.wait_for_event("file.detected")
             wait_until(
                 lambda: all(_is_smaller(p, before[str(outside / p.name)][1]) for p in originals),
-                "all are compressed", 120,
-            )  # fmt: skip
+                "all are compressed",
+            )
             assert daemon.stop() == 0
     finally:
         os.close(folder_fd)

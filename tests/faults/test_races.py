@@ -79,7 +79,7 @@ def test_a_racing_writer(
             chance.choice(ways)(path, versions.next())
         last = sha(versions.written[-1])
         line = daemon.wait_for(
-            lambda line: line.get("sha256_in") == last, "line of the last version", 60
+            lambda line: line.get("sha256_in") == last, "line of the last version"
         )
     assert line["event"] == "file.compressed"
     assert sha(path.read_bytes()) == line["sha256_out"]

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from tests.support.home_server import below
 from tests.support.realistic import small_lora
 
 ORIGINAL_MARK = "lensd.original_sha256"
@@ -348,7 +349,7 @@ class UserPrograms:
 
 def _contents(places: Iterable[Path]) -> Iterator[bytes]:
     for place in places:
-        for path in place.rglob("*"):
+        for path in below(place):
             try:
                 if path.is_file():
                     yield path.read_bytes()

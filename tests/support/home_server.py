@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,11 +150,17 @@ class HomeServer:
     def temporaries(self) -> list[Path]:
         """lensd's own unfinished files in the watched folder and in the archive."""
         folders = (self.loras, self.archive)
-        return [p for folder in folders for p in folder.rglob(".lensd-*")]
+        return [p for folder in folders for p in below(folder) if p.name.startswith(".lensd-")]
 
     def archived(self, path: Path) -> Path:
         """Where the archive keeps the original of a file in the watched folder."""
         return self.archive / self.loras.name / path.relative_to(self.loras)
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """All that lies below a folder; `Path.rglob` raises when a folder goes meanwhile."""
+    for top, folders, files in os.walk(folder):
+        yield from (Path(top, name) for name in (*folders, *files))
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:

@@ -101,7 +101,8 @@ class Started:
     def send_signal(self, number: int) -> None:
         """Send a signal unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # its exit status comes a moment later
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Send SIGKILL unless it has ended."""
