@@ -1,7 +1,7 @@
 """Metrics in the text format that Prometheus reads (version 0.0.4).
 
-lensd does not use Prometheus's client library, because that loads http.server and ssl, which take
-2.5 MB more than the daemon may use.
+lensd does not use Prometheus's client library, because that loads http.server and ssl: 2.5 MB more
+in a daemon that is to stay small.
 """
 
 from __future__ import annotations
