@@ -28,7 +28,7 @@ from tests.support.running import DaemonError, Line, RunningDaemon
 
 pytestmark = [pytest.mark.slow, needs_root, needs_program("faketime")]
 
-SECONDS = 600.0 if suites.FULL else 100.0  # for each seed
+SECONDS = 600.0 if suites.FULL else 60.0  # for each seed
 SETTLED_EVERY = 40  # steps
 ALREADY_IN_USE = 6  # the exit code
 FOUND_WITHIN = 20.0  # seconds: bytes on their way from one name to another
