@@ -22,7 +22,12 @@ from torch import Tensor
 
 from bench.before_after import sha256
 
-NAMINGS = ((".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight"))
+# Of kohya, peft, and diffusers before peft.
+NAMINGS = (
+    (".lora_down.weight", ".lora_up.weight"),
+    (".lora_A.weight", ".lora_B.weight"),
+    ("_lora.down.weight", "_lora.up.weight"),
+)
 
 
 class Pair(NamedTuple):
@@ -59,7 +64,7 @@ class Computed(NamedTuple):
 
 
 def compute(before: Path, after: Path) -> Computed:
-    """Compute all fields, module by module."""
+    """Compute all fields, module by module. Raises SystemExit for a file in another naming."""
     ranks, energies, errors, kept = [], [], [], []
     count = squared = absolute = signal = 0.0
     in_8_bits, noise = 0.0, 0.0  # of the delta weights of modules in 8 bits
@@ -80,6 +85,8 @@ def compute(before: Path, after: Path) -> Computed:
             squared += elements * pair.step**2 / 12
             absolute += elements * pair.step / 4
             signal += pair.stored_energy
+    if not ranks:
+        raise SystemExit(f"{before}: no modules in the naming of kohya, peft or old diffusers")
     total = sum(energies)
     shares = [k / e for k, e in zip(kept, energies, strict=True) if e]
     worst = [d / e for d, e in zip(errors, energies, strict=True) if e]
