@@ -15,14 +15,13 @@ from lensd.store.ledger.entry import Entry
 from lensd.watcher.folder import Log
 
 
-def find_outputs(
-    ledger: Ledger, root: str, path: str, original: str, *, but: str | None = None
-) -> set[str]:
-    """The sha256 of all outputs that a file may be; empty if the ledger was lost.
+def find_outputs(ledger: Ledger, original: str | None, *, but: str | None = None) -> set[str]:
+    """The sha256 of all outputs that lensd made of an original; empty if the ledger was lost.
 
-    `but` is a job whose output has not been published yet.
+    They are the same for each copy, wherever it lies. `but` is a job whose output has not been
+    published yet.
     """
-    rows = [*ledger.files.history(root, path), *ledger.originals.rows_of(original)]
+    rows = ledger.originals.rows_of(original or "")
     return {row.sha256_out for row in rows if row.sha256_out is not None and row.job_id != but}
 
 
@@ -32,8 +31,7 @@ def find_replaced(ledger: Ledger, entry: Entry) -> set[str]:
     Empty if the ledger was lost, and with it the sha256 of the output.
     """
     if entry.redo:
-        original = entry.sha256_in or ""
-        return find_outputs(ledger, entry.root, entry.path, original, but=entry.job_id)
+        return find_outputs(ledger, entry.sha256_in, but=entry.job_id)
     return {entry.sha256_in} if entry.sha256_in is not None else set()
 
 

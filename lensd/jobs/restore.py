@@ -14,7 +14,7 @@ from lensd.jobs.archived import has_original, open_original
 from lensd.jobs.explained import explained, require_changeable
 from lensd.jobs.originals import Original, original_of_entry
 from lensd.jobs.replaced import find_outputs, report_kept
-from lensd.jobs.reread import Held, Stop
+from lensd.jobs.reread import Held, Reading, Stop
 from lensd.jobs.restoring import Restores, is_there, temporary_of
 from lensd.store import publish
 from lensd.store.archive import Archive
@@ -117,22 +117,23 @@ class Restorer:
         if output.reading.original != original.sha256 and not original.is_version:
             raise _changed(original, "is the output of another original now")
         require_changeable(output.fd, original.full_path)
-        outputs = self._find_outputs(original, output.reading.original)
-        if outputs and output.reading.sha256 not in outputs:
-            is_known = self._ledger.originals.find(output.reading.original)
-            raise _changed(
-                original,
-                "was edited after lensd wrote it, so it stays"
-                if is_known
-                else "is an output that the ledger does not know, so it stays",
-            )
+        self._require_as_written(original, output.reading)
         return output
 
-    def _find_outputs(self, original: Original, sha256_in: str) -> set[str]:
-        entry = original.entry
-        own = {entry.sha256_out} if entry is not None and entry.sha256_out is not None else set()
-        place = original.folder.root, original.relative
-        return own | find_outputs(self._ledger, *place, sha256_in)
+    def _require_as_written(self, original: Original, found: Reading) -> None:
+        """Raises Skipped for an edited output, and for one that another lensd made.
+
+        A rebuilt ledger has the originals of outputs, but not the hashes of all outputs.
+        """
+        outputs = find_outputs(self._ledger, found.original)
+        if found.sha256 in outputs:
+            return
+        if outputs:
+            raise _changed(original, "was edited after lensd wrote it, so it stays")
+        history = self._ledger.files.history(original.folder.root, original.relative)
+        is_complete = any(row.sha256_out is not None for row in history)
+        if is_complete and not self._ledger.originals.rows_of(found.original or ""):
+            raise _changed(original, "is an output that the ledger does not know, so it stays")
 
     def _hold_original(
         self, original: Original, stop: Stop, opened: ExitStack
@@ -165,7 +166,7 @@ class Restorer:
         if output is None:
             return None
         named = output.reading.original or ""
-        if self._find_outputs(original, named) and self._has_original(original, named):
+        if find_outputs(self._ledger, named) and self._has_original(original, named):
             return None
         folder, name = os.path.split(original.relative)
         folder_fd = open_folder(original.folder.root, folder)

@@ -158,9 +158,9 @@ class Restores:
     def _read_and_unlink_output(self, entry: Entry, folder_fd: int, stop: Stop) -> bool:
         """False also if it is not as lensd wrote it, or a program has it open for writing."""
         temporary = temporary_name(entry.job_id)
-        outputs = find_outputs(self._ledger, entry.root, entry.path, entry.sha256_in or "")
         try:
             with reread.hold_at(folder_fd, temporary, entry.full_path, stop) as output:
+                outputs = find_outputs(self._ledger, output.reading.original)
                 if output.reading.sha256 not in outputs:
                     return False
                 return self._unlink_output(temporary, folder_fd, output, stop)

@@ -576,6 +576,26 @@ def test_a_copy_over_another_output_and_the_ledger_lost(server: HomeServer, name
 
 
 @pytest.mark.slow
+def test_a_copy_over_an_output_that_came_after_the_ledger_was_lost(server: HomeServer) -> None:
+    """The ledger has the hash of the output that was there, but not that of the copy."""
+    first = server.drop("a.safetensors", seed=1).path
+    before = Seen.of(first)
+    server.once()
+    for path in server.state.glob("ledger*"):
+        path.unlink()
+    other = server.drop("b.safetensors", seed=2).path
+    replaced = Seen.of(other)
+    server.once()
+    copy = Seen.of(Path(shutil.copyfile(first, other)))
+    done = server.lensd("restore", other)
+    assert done.returncode == 0, done.stderr
+    assert Seen.of(other).sha256 == before.sha256
+    [rescued] = (server.archive / "rescued").rglob("*.safetensors")
+    assert Seen.of(rescued).sha256 == copy.sha256
+    assert Seen.of(server.archived(other)).sha256 == replaced.sha256
+
+
+@pytest.mark.slow
 def test_a_version_over_an_output_whose_original_was_pruned(server: HomeServer) -> None:
     """Nothing can make that output again, so a copy of it is kept."""
     [(path, oldest)] = _compressed(server, "a.safetensors")
