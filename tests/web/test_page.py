@@ -179,10 +179,13 @@ def test_a_new_file_appears_within_a_second(
 def test_the_running_file_has_a_bar(opened: Browser, server: HomeServer, daemon: Log) -> None:
     """With the modules that are done, and the next file in the queue below it."""
     names_of_files = ["big_1.safetensors", "big_2.safetensors"]
+    assert server.lensd("pause").returncode == 0  # until both are in the queue
     for seed, name in enumerate(names_of_files):
         made = server.elsewhere / name
         write_lora(made, rank=32, seed=seed)
         server.move_in(made)
+        daemon.wait_for("file.settled", name)
+    assert server.lensd("resume").returncode == 0
     with held_worker(server, daemon):
         opened.wait_for(lambda: 0.0 < opened.js(BAR) < 1.0)
         opened.wait_for(lambda: len(texts(opened, ".queue li")) == 1)
