@@ -20,7 +20,7 @@ import pytest
 from tests.support import before, outputs
 from tests.support.before import LEDGER
 from tests.support.home_server import HomeServer, Seen, wait_until
-from tests.support.running import Line, parse_line
+from tests.support.running import Line, parse_line, whole_lines
 
 LINES = (before.FOLDER / "log_lines.jsonl").read_text().splitlines()
 OUTCOMES = {
@@ -46,7 +46,7 @@ class Old(HomeServer):
 
     def new_lines(self) -> list[Line]:
         text = self.log.read_text()[self._read :]
-        return [parse_line(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [parse_line(line) for line in whole_lines(text)]
 
     def ends(self) -> list[tuple[str, str]]:
         """New events that end or change the processing of a file, with its relative path."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.support.home_server import HomeServer
+from lensd import __version__
+from lensd.config.load import load_for_run
+from lensd.daemon.app import App
+from lensd.daemon.inbox import Inbox
+from lensd.store.lease import block_lease_signal
+from lensd.store.ledger import Ledger
+from tests.support.home_server import HomeServer, wait_until
 from tests.support.running import RunningDaemon
 
 # What the daemon may need at most in MiB, without the files that it maps: how much of them is
@@ -21,6 +28,21 @@ class Running(NamedTuple):
 
     server: HomeServer
     daemon: RunningDaemon
+
+
+@contextmanager
+def started_app(server: HomeServer) -> Iterator[App]:
+    """The parts of a daemon at work in this process, without its main loop."""
+    block_lease_signal()
+    server.state.mkdir()
+    with closing(Ledger(str(server.state), __version__)) as ledger:
+        app = App(load_for_run(str(server.config)), ledger, Inbox(), patient=True)
+        app.start()
+        wait_until(lambda: app.has_started, "started")
+        try:
+            yield app
+        finally:
+            app.close()
 
 
 @pytest.fixture

@@ -13,13 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lensd import __version__
-from lensd.config.load import load_for_run
 from lensd.daemon import job_thread
-from lensd.daemon.app import App
-from lensd.daemon.inbox import Inbox
-from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from tests.daemon.conftest import started_app
 from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.realistic import small_lora, write_lora
 from tests.support.running import Line, RunningDaemon
@@ -91,29 +86,23 @@ def test_two_files_that_wait_begin_together(
 ) -> None:
     """The second one begins right after the first, not when the thread next looks for jobs."""
     monkeypatch.setattr(job_thread, "LOOK_SECONDS", 3600.0)
-    block_lease_signal()
-    server.state.mkdir()
     server.configure(worker=TWO, log={"path": str(server.top / "log")})
-    ledger = Ledger(str(server.state), __version__)
-    ledger.state.pause(())
-    app = App(load_for_run(str(server.config)), ledger, Inbox(), patient=True)
-    app.start()
-    wait_until(lambda: app.has_started, "started")
-    for n in range(2):
-        server.drop(f"{n}.safetensors", seed=n)
-    wait_until(lambda: ledger.jobs.count_unfinished() == 2, "two files wait")
-    wait_until(app.job_thread.idle.is_set, "the job thread has nothing to do")
     running: set[int] = set()
+    with started_app(server) as app:
+        ledger = app.ledger
+        ledger.state.pause(())
+        for n in range(2):
+            server.drop(f"{n}.safetensors", seed=n)
+        wait_until(lambda: ledger.jobs.count_unfinished() == 2, "two files wait")
+        wait_until(app.job_thread.idle.is_set, "the job thread has nothing to do")
 
-    def has_ended() -> bool:
-        running.add(len(app.context.running))
-        return not ledger.jobs.count_unfinished()
+        def has_ended() -> bool:
+            running.add(len(app.context.running))
+            return not ledger.jobs.count_unfinished()
 
-    ledger.state.resume(())
-    app.job_thread.wake()
-    wait_until(has_ended, "both are compressed")
-    app.close()
-    ledger.close()
+        ledger.state.resume(())
+        app.job_thread.wake()
+        wait_until(has_ended, "both are compressed")
     assert max(running) == 2
 
 

@@ -9,12 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from lensd import __version__
-from lensd.config.load import load_for_run
 from lensd.daemon.app import App
-from lensd.daemon.inbox import Inbox
-from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import Ledger
+from tests.daemon.conftest import started_app
 from tests.support.home_server import HomeServer, wait_until
 
 
@@ -89,17 +85,10 @@ class Folder:
 @pytest.fixture
 def folder(server: HomeServer) -> Iterator[Folder]:
     """It was there, and is missing now."""
-    block_lease_signal()
-    server.state.mkdir()
-    ledger = Ledger(str(server.state), __version__)
-    app = App(load_for_run(str(server.config)), ledger, Inbox(), patient=True)
-    app.start()
-    wait_until(lambda: app.has_started, "started")
-    folder = Folder(server, app)
-    folder.go()
-    yield folder
-    app.close()
-    ledger.close()
+    with started_app(server) as app:
+        folder = Folder(server, app)
+        folder.go()
+        yield folder
 
 
 def test_a_folder_that_is_back(folder: Folder) -> None:

@@ -20,7 +20,7 @@ from tests.support import prometheus
 from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.limits import PATIENCE
 from tests.support.marks import needs_program
-from tests.support.running import Line, parse_line
+from tests.support.running import Line, parse_line, whole_lines
 
 PAGE = (REPOSITORY / "docs/monitoring.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"<!-- recipe: ([a-z ]+) -->\n```sh\n(.*?)```", PAGE, re.DOTALL))
@@ -37,9 +37,7 @@ class Logged(NamedTuple):
 
     @property
     def lines(self) -> list[Line]:
-        text = self.log.read_text()
-        whole = text[: text.rfind("\n") + 1]  # the last line may be half written
-        return [parse_line(line) for line in whole.splitlines()]
+        return [parse_line(line) for line in whole_lines(self.log.read_text())]
 
     def of(self, event: str) -> list[Line]:
         return [line for line in self.lines if line["event"] == event]

@@ -21,6 +21,7 @@ import msgspec
 
 from tests.faults import one_job
 from tests.support import strace
+from tests.support.home_server import temporaries_below
 from tests.support.limits import PATIENCE
 from tests.support.strace import Call, Tracer
 
@@ -254,7 +255,7 @@ class Scene:
         return [dict(row) for row in found]
 
     def temporaries(self) -> list[Path]:
-        return [p for folder in self._folders for p in folder.rglob(".lensd-*")]
+        return temporaries_below(*self._folders)
 
     def files(self, inside: str) -> dict[str, bytes]:
         """All files below a folder of the archive."""

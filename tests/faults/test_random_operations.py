@@ -22,9 +22,9 @@ import pytest
 from tests.faults.user_programs import UserPrograms, original_of, sha256_of
 from tests.support import clock, suites
 from tests.support.disks import Mounts, make_ext4
-from tests.support.home_server import HomeServer, below, wait_until
+from tests.support.home_server import HomeServer, temporaries_below, wait_until
 from tests.support.marks import needs_program, needs_root
-from tests.support.running import DaemonError, Line, RunningDaemon
+from tests.support.running import DaemonError, Line, RunningDaemon, catches
 
 pytestmark = [pytest.mark.slow, needs_root, needs_program("faketime")]
 
@@ -112,7 +112,7 @@ class World:
     def hang_up(self) -> str:
         """Not while Python starts: the signal would end it."""
         process = self._daemon and self._daemon.process
-        if not process or process.poll() is not None or not _is_caught(signal.SIGHUP, process.pid):
+        if not process or process.poll() is not None or not catches(process.pid, signal.SIGHUP):
             return "nothing"
         return self._signal(signal.SIGHUP)
 
@@ -290,14 +290,7 @@ class World:
         return True
 
     def _temporaries(self) -> list[Path]:
-        places = [*self.users.roots, self.server.archive]
-        return [p for place in places for p in below(place) if p.name.startswith(".lensd-")]
-
-
-def _is_caught(number: signal.Signals, pid: int) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text()
-    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+        return temporaries_below(*self.users.roots, self.server.archive)
 
 
 def _in_short(line: Line, top: Path) -> str:

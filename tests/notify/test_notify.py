@@ -27,6 +27,7 @@ from lensd.store.ledger import Ledger, Outcome
 from tests.notify.conftest import PASSWORD, TOKEN, Mailbox, Webhook, notify
 from tests.support.home_server import HomeServer, wait_until
 from tests.support.limits import PATIENCE
+from tests.support.running import catches
 
 NOT_TAKEN = "notify.urls[0] (JSON): the service did not take the message"
 ALL = ["failed", "quarantined", "degraded", "disk_full", "weekly"]
@@ -344,13 +345,6 @@ def test_the_child_ends_with_a_killed_daemon(home: HomeServer, webhook: Webhook)
     assert not any(p.is_running() for p in found)
 
 
-def _catches(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
-
-
 @pytest.mark.slow
 def test_two_processes_send_one_message(home: HomeServer, webhook: Webhook) -> None:
     """A daemon's child and `lensd notify` beside it, as with a container that has a network."""
@@ -359,7 +353,7 @@ def test_two_processes_send_one_message(home: HomeServer, webhook: Webhook) -> N
         daemon.wait_for_event("daemon.ready")
         beside = home.begin("notify")
         try:
-            wait_until(lambda: _catches(beside.pid, signal.SIGTERM), "it follows the ledger, too")
+            wait_until(lambda: catches(beside.pid, signal.SIGTERM), "it follows the ledger, too")
             daemon.wait_for_file(break_file(home, "broken.safetensors"))
             assert webhook.next()["title"] == "lensd: 1 file failed"
         finally:

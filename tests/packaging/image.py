@@ -26,6 +26,7 @@ from tests.packaging.building import REPOSITORY
 from tests.packaging.dockerfile import Instruction, value
 from tests.support.booted import not_in_overlay
 from tests.support.limits import PATIENCE
+from tests.support.running import whole_lines
 
 PROGRAMS = ("unshare", "nsenter", "setpriv", "chroot", "useradd")
 needs_namespaces = pytest.mark.skipif(
@@ -147,9 +148,7 @@ class Image:
         """The first line of the log with this event, once it is there."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
-            text = self._log.read_text()
-            whole = text[: text.rfind("\n") + 1]  # the last line may be half written
-            lines = [json.loads(line) for line in whole.splitlines()]
+            lines = [json.loads(line) for line in whole_lines(self._log.read_text())]
             found = [line for line in lines if line["event"] == event]
             if found:
                 return dict(found[0])

@@ -149,8 +149,7 @@ class HomeServer:
 
     def temporaries(self) -> list[Path]:
         """lensd's own unfinished files in the watched folder and in the archive."""
-        folders = (self.loras, self.archive)
-        return [p for folder in folders for p in below(folder) if p.name.startswith(".lensd-")]
+        return temporaries_below(self.loras, self.archive)
 
     def archived(self, path: Path) -> Path:
         """Where the archive keeps the original of a file in the watched folder."""
@@ -161,6 +160,11 @@ def below(folder: Path) -> Iterator[Path]:
     """All that lies below a folder; `Path.rglob` raises when a folder goes meanwhile."""
     for top, folders, files in os.walk(folder):
         yield from (Path(top, name) for name in (*folders, *files))
+
+
+def temporaries_below(*folders: Path) -> list[Path]:
+    """lensd's own unfinished files there."""
+    return [p for folder in folders for p in below(folder) if p.name.startswith(".lensd-")]
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:

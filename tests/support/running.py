@@ -45,6 +45,18 @@ def parse_line(text: str) -> Line:
     return line
 
 
+def whole_lines(text: str) -> list[str]:
+    """The lines of a log that is being written: the last one may be half there."""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 @cache
 def _validator(event: str) -> Draft202012Validator:
     """Made once an event. tests/report/test_schema.py checks the schema itself."""

@@ -18,7 +18,7 @@ from tests.docs import markdown
 from tests.support.booted import REPOSITORY, Booted
 from tests.support.limits import PATIENCE
 from tests.support.realistic import small_lora
-from tests.support.running import ENDS, Line, parse_line
+from tests.support.running import ENDS, Line, parse_line, whole_lines
 
 DROP_INS = "/etc/systemd/system/lensd.service.d"
 CONFIG = "/etc/lensd/config.yaml"
@@ -187,8 +187,7 @@ class Service:
     def _fresh(self) -> list[Line]:
         log = self.machine.path(LOG)
         text = log.read_text() if log.exists() else ""
-        whole = text[: text.rfind("\n") + 1].splitlines()
-        return [parse_line(line) for line in whole[self._read :]]
+        return [parse_line(line) for line in whole_lines(text)[self._read :]]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tests.support.browser import Browser
 from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.limits import PATIENCE
 from tests.support.realistic import write_lora
-from tests.support.running import Line, RunningDaemon, parse_line
+from tests.support.running import Line, RunningDaemon, parse_line, whole_lines
 from tests.support.web import Web, serving
 
 pytestmark = pytest.mark.slow
@@ -75,8 +75,7 @@ class Log:
 
         def look() -> bool:
             text = self._path.read_text() if self._path.exists() else ""
-            lines = text[: text.rfind("\n") + 1].splitlines()
-            for line in map(parse_line, lines[self._read :]):
+            for line in map(parse_line, whole_lines(text)[self._read :]):
                 self._read += 1
                 if line["event"] == event and name in line.get("path", ""):
                     found.append(line)
