@@ -7,12 +7,9 @@ Run it from the top of the tree with `python -m bench.web_pictures`. The ledger 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bench.report_pictures import PHONE, PHONE_HEIGHT, WIDTH, clip_of, save_beside
@@ -20,8 +17,10 @@ from lensd.daemon.control import send_request
 from lensd.daemon.control_messages import Step, StepRequest
 from tests.support import many_files
 from tests.support.browser import Browser, chromium
-from tests.support.home_server import HomeServer, wait_until
+from tests.support.held import held_when
+from tests.support.home_server import HomeServer
 from tests.support.realistic import write_lora
+from tests.support.running import RunningDaemon
 from tests.support.web import serving
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
@@ -41,8 +40,9 @@ def main(pictures: Path = PICTURES) -> int:
             with serving(server.config) as web, chromium(server.top / "profile") as browser:
                 browser.resize(WIDTH, 1000)
                 browser.driver.get(web.address)
-                work(server)
-                with held_job(server, daemon.wait_for_event("worker.started")["pid"]):
+                work(server, daemon)
+                worker = daemon.wait_for_event("worker.started")["pid"]
+                with held_when(worker, lambda: is_half_done(server), "a job is about half done"):
                     draw(browser, pictures)
     print("web.png, web-dark.png, web-file.png and web-phone.png are drawn")
     return 0
@@ -70,25 +70,16 @@ def draw(browser: Browser, pictures: Path) -> None:
     save_beside([page], pictures / "web-file.png")
 
 
-def work(server: HomeServer) -> None:
-    """Files for the daemon, and one that is not complete."""
+def work(server: HomeServer, daemon: RunningDaemon) -> None:
+    """Files in the daemon's queue, the first of which begins, and one that is not complete."""
+    server.lensd("pause").check_returncode()
     for seed, name in enumerate(NAMES):
         made = server.elsewhere / f"{name}.safetensors"
         write_lora(made, seed=seed)
-        server.move_in(made, f"style/{made.name}")
+        daemon.wait_for_file(server.move_in(made, f"style/{made.name}"), "file.settled")
     (server.loras / "style/ink_wash_v3.safetensors.part").write_bytes(b"")
     (server.loras / "style/ink_wash_v3.safetensors").write_bytes(bytes(100))
-
-
-@contextmanager
-def held_job(server: HomeServer, worker: int) -> Iterator[None]:
-    """Stop the worker process in the middle of a job, so that its bar stays."""
-    wait_until(lambda: is_half_done(server), "a job is about half done")
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(worker, signal.SIGCONT)
+    server.lensd("resume").check_returncode()
 
 
 def is_half_done(server: HomeServer) -> bool:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +19,7 @@ from selenium.webdriver.support.select import Select
 from lensd.text import visible
 from tests.report.test_page import COLOURS, NEEDS_A_NAME, contrast
 from tests.support.browser import Browser
+from tests.support.held import held_when
 from tests.support.home_server import HomeServer, Seen, wait_until
 from tests.support.limits import PATIENCE
 from tests.support.realistic import write_lora
@@ -185,7 +183,8 @@ def test_the_running_file_has_a_bar(opened: Browser, server: HomeServer, daemon:
         server.move_in(made)
         daemon.wait_for("file.settled", name)
     assert server.lensd("resume").returncode == 0
-    with held_worker(server, daemon):
+    worker = daemon.last("worker.started")["pid"]
+    with held_when(worker, lambda: any(map(has_part, server.temporaries())), "a part is written"):
         opened.wait_for(lambda: 0.0 < opened.js(BAR) < 1.0)
         opened.wait_for(lambda: len(texts(opened, ".queue li")) == 1)
         [running], [queued] = texts(opened, ".running"), texts(opened, ".queue li")
@@ -201,18 +200,6 @@ def has_part(temporary: Path) -> bool:
         return temporary.stat().st_size > PART_BYTES
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def held_worker(server: HomeServer, daemon: Log) -> Iterator[None]:
-    """Stop the worker process in the middle of a job, when it has written a part of the output."""
-    wait_until(lambda: any(map(has_part, server.temporaries())), "a part of an output")
-    worker = daemon.last("worker.started")["pid"]
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(worker, signal.SIGCONT)
 
 
 def test_what_waits_says_why(opened: Browser, server: HomeServer) -> None:
