@@ -33,7 +33,17 @@ class Bucket:
         return self.url
 
     def prepare(self) -> None:
-        """A bucket has no folders. Who may write objects need not be allowed to look at it."""
+        """There are no folders to make. Raises FileNotFoundError if the bucket is not there.
+
+        Raises what the library raises for an endpoint that is away.
+        """
+        bucket = self._root.partition("/")[0]
+        try:
+            self._fs.info(bucket)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"the bucket {bucket} does not exist") from None
+        except PermissionError:
+            pass  # who may write objects need not be allowed to look at the bucket
 
     def find(self) -> Iterator[Item]:
         found = self._pages() if self._is_s3 else self._folders()

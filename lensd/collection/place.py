@@ -30,7 +30,7 @@ class Place(Protocol):
         """`url`, with links to folders resolved."""
 
     def prepare(self) -> None:
-        """Make the folder for objects, if the place has such and it is not there."""
+        """Make the folder for objects. A bucket must be there. Raises what its library raises."""
 
     def find(self) -> Iterator[Item]:
         """All objects whose names end in .safetensors, in any order."""

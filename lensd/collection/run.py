@@ -123,10 +123,10 @@ class Run:
         return self._source.left_out
 
     def prepare_destination(self) -> None:
-        """Make its folder. Raises StorageError if that is not possible."""
+        """Make its folder. Raises StorageError if that is not possible, or the store is away."""
         try:
             self._destination.prepare()
-        except (OSError, EOFError) as error:
+        except Exception as error:  # noqa: BLE001  the libraries for stores have many kinds
             raise StorageError(
                 f"{self._destination.url} cannot take objects: {describe(error)}; choose another "
                 "DEST, or give the user of lensd access"

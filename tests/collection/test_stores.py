@@ -219,6 +219,8 @@ def test_a_bucket_as_destination(batch: Batch, source: Path, s3: S3) -> None:
     assert f"1 compressed, {len(hostile)} failed" in said
     assert ["good #%&+?é.safetensors"] == os.listdir(batch.folder / "top/dest")
     assert ["dest"] == os.listdir(batch.folder / "top")
+    said = on_s3.run("source", "s3://none/a", "--manifest", "none.jsonl", code=5)
+    assert "the bucket none does not exist" in said
     said = on_s3.run("s3://none/a", "dest", "--manifest", "none.jsonl", code=5)
     assert "cannot be listed" in said
 
