@@ -22,6 +22,10 @@ from lensd.watcher.completeness import Kind, decide, probe
 BYTES_PER_SECOND = 25e6  # of input, ultra on two cores (bench.engine)
 START_SECONDS = 3.5  # of the worker process (bench.plan)
 SAMPLED = 12  # files of a folder; the others are like them
+COPY = (
+    "it is a copy of an output; `lensd restore` brings the original if the archive has it, then "
+    "`lensd once --redo` compresses it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def _files(choice: Choice, watch: Watch) -> Iterator[tuple[str, str, int]]:
 
 def _estimate_folder(config: Config, watch: Watch, choice: Choice) -> Estimate:
     sizes: list[tuple[int, Expected]] = []
-    left: list[tuple[str, str]] = []
+    left = [(entry.full_path, COPY) for entry in choice.copies if entry.root == watch.root]
     wait = 0.0
     for path, source, size in _files(choice, watch):
         try:

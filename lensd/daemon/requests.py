@@ -109,6 +109,9 @@ class RequestHandler:
             else ""
         )
         send(Message(f"lensd takes {plural(count)}{queued}; `lensd status` shows how far it is"))
+        if chosen.copies:
+            copies = plural(len(chosen.copies), "copy of an output", "copies of outputs")
+            send(Message(f"it leaves {copies} alone; `lensd once --redo --dry-run` says why"))
         return EXIT_OK
 
     def restore(self, request: RestoreRequest, send: Send) -> int:

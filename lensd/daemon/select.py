@@ -35,13 +35,15 @@ class File:
 class Choice:
     """files: for the intake; released: rows of earlier outcomes; again: outputs to replace.
 
-    resumed: jobs of an earlier run, whatever the paths are: `once` completes them too.
+    resumed: jobs of an earlier run, whatever the paths are: `once` completes them too; copies: of
+    outputs, which have no original of their own to begin with again.
     """
 
     files: list[File] = field(default_factory=list)
     released: list[Entry] = field(default_factory=list)
     again: list[Entry] = field(default_factory=list)
     resumed: list[Entry] = field(default_factory=list)
+    copies: list[Entry] = field(default_factory=list)
 
 
 def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo: bool) -> Choice:
@@ -64,6 +66,8 @@ def choose(config: Config, ledger: Ledger | None, paths: Sequence[str], *, redo:
         elif entry.outcome in outcomes:
             choice.released.append(entry)
             choice.files.append(file)
+        elif redo and entry.outcome is Outcome.OUTPUT:
+            choice.copies.append(entry)
     return choice
 
 

@@ -126,3 +126,27 @@ def test_a_file_of_a_reasonable_size_is_sampled_quickly(tmp_path: Path) -> None:
     path = small_lora(tmp_path / "style.safetensors", seed=1).path
     size = path.stat().st_size
     assert expect(str(path), size, Settings(mode="analyze")) == Expected(size, size, size)
+
+
+@pytest.mark.slow
+def test_a_copy_of_an_output_is_not_done_again(server: HomeServer) -> None:
+    """With the commands that do it: the archive has the original of the first file alone."""
+    path = server.drop("style.safetensors", seed=1).path
+    original = path.read_bytes()
+    server.once()
+    copy = server.loras / "copy.safetensors"
+    copy.write_bytes(path.read_bytes())
+    server.once()
+    redo = ["once", "--redo", str(copy)]
+    lines = server.lensd(*redo, "--dry-run").stdout.splitlines()
+    assert lines[0] == "loras: nothing to do"
+    assert lines[1].startswith(f"left alone: {copy}: it is a copy of an output; `lensd restore`")
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.ready")
+        said = server.lensd(*redo).stderr
+        assert "takes 0 files" in said
+        assert "leaves 1 copy of an output alone" in said
+        assert server.lensd("restore", str(copy)).returncode == 0
+        assert server.lensd(*redo).returncode == 0
+        daemon.wait_for_file(copy, "file.compressed")
+    assert server.archived(copy).read_bytes() == original
