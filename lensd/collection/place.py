@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from lensd.collection.folder import Folder
 from lensd.collection.item import Item, Version
 from lensd.errors import StorageError, UsageError
+from lensd.store.mounts import read_mounts
+from lensd.store.overlaps import find_overlap
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 # The packages for each kind of address, all of the extra `cloud` but gcsfs.
@@ -88,7 +90,7 @@ def open_place(address: str) -> Place:
 def require_apart(source: Place, destination: Place) -> None:
     """Raises UsageError where one of the two lies in the other: outputs would be inputs.
 
-    Raises StorageError where that cannot be found out.
+    That holds for bind mounts as well. Raises StorageError where it cannot be found out.
     """
     try:
         urls = _comparable(source, destination)
@@ -102,6 +104,12 @@ def require_apart(source: Place, destination: Place) -> None:
         raise UsageError(
             f"{destination.url} and {source.url} must not lie in each other; choose another DEST"
         )
+    if isinstance(source, Folder) and isinstance(destination, Folder):
+        shown = find_overlap(destination.url, source.url, read_mounts())
+        if shown is not None:
+            raise UsageError(
+                f"{shown} shows files of {source.url} through a bind mount; choose another DEST"
+            )
 
 
 def _comparable(source: Place, destination: Place) -> tuple[str, str]:

@@ -123,7 +123,10 @@ class Run:
         return self._source.left_out
 
     def prepare_destination(self) -> None:
-        """Make its folder. Raises StorageError if that is not possible, or the store is away."""
+        """Make its folder. Raises StorageError if that is not possible, or the store is away.
+
+        Raises UsageError as `require_apart` does: bind mounts show only in a folder that exists.
+        """
         try:
             self._destination.prepare()
         except Exception as error:  # noqa: BLE001  the libraries for stores have many kinds
@@ -131,6 +134,7 @@ class Run:
                 f"{self._destination.url} cannot take objects: {describe(error)}; choose another "
                 "DEST, or give the user of lensd access"
             ) from None
+        require_apart(self._source, self._destination)
 
     def tasks(self) -> Iterator[Task]:
         """For the objects that are to do."""

@@ -22,6 +22,7 @@ from lensd.text import size
 from tests.collection.conftest import Batch, files_of
 from tests.lora import making
 from tests.support import marks
+from tests.support.archive_disks import ArchiveMounts
 from tests.support.home_server import Seen
 from tests.support.realistic import small_lora
 
@@ -299,6 +300,19 @@ def test_what_makes_no_sense(batch: Batch, source: Path, arguments: list[str], s
     assert says in batch.run(*arguments, code=2)
     assert not (batch.folder / "dest").exists()
     assert source.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("destination", ["bound", "bound/out", "dest"])
+def test_a_source_that_a_bind_mount_shows(batch: Batch, source: Path, destination: str) -> None:
+    """--force would replace originals there."""
+    before = files_of(source)
+    with ArchiveMounts() as mounts:
+        mounts.bind(source, batch.folder / "bound")
+        mounts.bind(source / "more", batch.folder / "dest/more")
+        said = batch.run("source", destination, "--force", code=2)
+    assert "shows files of" in said
+    assert files_of(source) == before
 
 
 def test_a_source_that_is_not_there(batch: Batch) -> None:
