@@ -71,6 +71,7 @@ class ClusterWorkers:
         self._local = local
         self._client: _Client | None = None
         self._tasks: dict[str, Task] = {}  # in the cluster, by number
+        self._ended: list[Ended] = []  # found outside of `wait`, which returns them
         self._count = 0
         self._threads: int | None = None  # of the cluster; None: not known as yet
         self._idle_since = time.monotonic()
@@ -96,7 +97,9 @@ class ClusterWorkers:
     def wait(self, seconds: float) -> list[Ended]:
         self._wait_began = time.monotonic()
         try:
-            ended = list(self._collect(min(seconds, POLL_SECONDS) if self._tasks else 0.0))
+            ended, self._ended = self._ended, []
+            may_wait = self._tasks and not ended
+            ended += self._collect(min(seconds, POLL_SECONDS) if may_wait else 0.0)
             if self._local is not None:
                 ended += self._local.wait(0.0 if self._tasks or ended else seconds)
             return ended
@@ -107,7 +110,7 @@ class ClusterWorkers:
         due_in = math.inf if self._local is None else self._local.end_idle()
         if self._client is None or self._tasks:
             return due_in
-        list(self._collect(0.0))  # the pipe must not become full
+        self._ended += self._collect(0.0)  # the pipe must not become full
         own = self._idle_since + self._idle_exit - time.monotonic()
         if own <= 0:
             self._stop_client("idle")
@@ -116,6 +119,7 @@ class ClusterWorkers:
 
     def stop(self, reason: str) -> None:
         self._tasks.clear()
+        self._ended.clear()
         self._stop_client(reason)
         if self._local is not None:
             self._local.stop(reason)
@@ -130,7 +134,7 @@ class ClusterWorkers:
         if self._client is None:
             with suppress(WorkerUnavailable):
                 self._start_client()
-        list(self._collect(0.0))
+        self._ended += self._collect(0.0)
         return bool(self._threads)
 
     def _start_client(self) -> _Client:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from lensd.errors import WorkerUnavailable
+from lensd.errors import ClusterUnavailable, WorkerUnavailable
 from lensd.logs.events import Event, WorkerStarted
 from lensd.lora.parameters import Parameters
 from lensd.worker.cluster.messages import ClusterSettings, EngineLimits
@@ -20,6 +20,7 @@ from lensd.worker.pool import WorkerPool
 from lensd.worker.request import AnalyzeRequest
 from lensd.worker.supervisor import Worker
 from lensd.worker.workers import Ended, Task
+from tests.support.home_server import wait_until
 from tests.support.limits import PATIENCE
 
 LIMITS = EngineLimits(timeout=600.0, idle_exit=60.0, nice=0, memory_limit=None)
@@ -50,6 +51,17 @@ def test_without_a_client_process_no_cluster_is_available() -> None:
             workers.start(TASK)
         assert not workers.is_available()
     workers.stop("shutdown")
+
+
+@pytest.mark.slow
+def test_a_look_at_the_cluster_loses_no_end() -> None:
+    """Jobs that wait for the cluster look at it while others run; the next wait returns the end."""
+    workers = ClusterWorkers(NOWHERE, lambda _: None, 60.0)
+    workers.start(TASK)
+    wait_until(lambda: workers.is_available() or not workers._tasks, "a look has found the end")
+    ended = workers.wait(0.0)
+    workers.stop("shutdown")
+    assert [(end.job_id, type(end.result)) for end in ended] == [("job", ClusterUnavailable)]
 
 
 @pytest.mark.slow
