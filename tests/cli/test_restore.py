@@ -76,7 +76,7 @@ def _compressed(server: HomeServer, *names: str) -> list[tuple[Path, Seen]]:
     for seed, name in enumerate(names):
         path = server.drop(name, seed=seed).path
         path.chmod(0o604)
-        os.setxattr(path, "user.note", name.encode())
+        os.setxattr(path, "user.note", os.fsencode(name))
         os.utime(path, ns=(10**18, 1_500_000_000_987_654_321 + seed))
         files.append((path, Seen.of(path)))
     server.once()
@@ -84,7 +84,7 @@ def _compressed(server: HomeServer, *names: str) -> list[tuple[Path, Seen]]:
 
 
 def _is_back(path: Path, before: Seen) -> bool:
-    note = os.getxattr(path, "user.note").decode()
+    note = os.fsdecode(os.getxattr(path, "user.note"))
     return before == Seen.of(path)._replace(inode=before.inode) and path.name == note
 
 
@@ -610,3 +610,19 @@ def test_a_version_over_an_output_whose_original_was_pruned(server: HomeServer) 
     assert Seen.of(path).sha256 == oldest.sha256
     [kept] = [p for p in (server.archive / "rescued").rglob("*") if p.is_file()]
     assert Seen.of(kept).sha256 == output
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_name_as_messages_show_it(server: HomeServer, *, is_there: bool) -> None:
+    """Line breaks, other control characters and bytes that are not UTF-8, which none can type."""
+    names = {os.fsdecode(b"a\nb\xe9.safetensors"), "c\x85\u202e.safetensors", "d\\xe9.safetensors"}
+    before = dict(_compressed(server, *names))
+    if not is_there:
+        for path in before:
+            path.unlink()
+    for shown in (r"a\nb\xe9", r"c\x85\u202e", r"d\xe9"):
+        done = server.lensd("restore", f"{server.loras}/{shown}.safetensors")
+        assert done.returncode == 0, done.stderr
+    assert all(_is_back(path, seen) for path, seen in before.items())
+    again = server.lensd("once", "--dry-run", "--redo", r"loras/a\nb\xe9.safetensors")
+    assert "1 file" in again.stdout
