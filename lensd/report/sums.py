@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from lensd.report.local_zone import LOCAL
 from lensd.report.record import Measures, Record
 
 
@@ -90,4 +91,6 @@ class Sums:
 
 def local_time(when: float, zone: dt.tzinfo | None) -> str:
     """ISO 8601, to the second."""
-    return dt.datetime.fromtimestamp(when, zone).isoformat(timespec="seconds")
+    is_local = zone is LOCAL  # then this way takes a third of the time
+    there = dt.datetime.fromtimestamp(when, None if is_local else zone)
+    return (there.astimezone() if is_local else there).isoformat(timespec="seconds")
