@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from lensd.errors import Outcome
 from lensd.report.local_zone import LOCAL
 from lensd.report.record import Measures, Record
 
@@ -69,7 +70,7 @@ class Sums:
         self.first = record.when if self.first is None else self.first
         self.last = record.when
         self.outcomes[record.outcome] += 1
-        if record.reason:
+        if record.reason and record.outcome != Outcome.SUPERSEDED:
             self.reasons[record.outcome, record.reason] += 1
         if measures.archive_path is not None:
             original = measures.archive_path, measures.sha256_in
