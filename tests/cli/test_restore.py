@@ -626,3 +626,13 @@ def test_a_name_as_messages_show_it(server: HomeServer, *, is_there: bool) -> No
     assert all(_is_back(path, seen) for path, seen in before.items())
     again = server.lensd("once", "--dry-run", "--redo", r"loras/a\nb\xe9.safetensors")
     assert "1 file" in again.stdout
+
+
+def test_all_and_paths(files: Files) -> None:
+    """One of them is a mistake: no file is restored."""
+    server, path, _ = files.take("one")
+    output = Seen.of(path)
+    done = server.lensd("restore", "--all", path)
+    assert done.returncode == 2
+    assert "not both" in done.stderr
+    assert output == Seen.of(path)
