@@ -103,7 +103,7 @@ def test_one_file(files: Files) -> None:
     assert output == Seen.of(other)
     again = server.lensd("restore", path)
     assert again.returncode == 2
-    assert "no original" in again.stderr
+    assert "is the original itself" in again.stderr
     assert _is_back(path, before)
 
 
@@ -636,3 +636,17 @@ def test_all_and_paths(files: Files) -> None:
     assert done.returncode == 2
     assert "not both" in done.stderr
     assert output == Seen.of(path)
+
+
+def test_a_file_that_is_the_original_itself(server: HomeServer) -> None:
+    """Restored before, or never compressed: the message does not call the original missing."""
+    (server.loras / "page.safetensors").write_text("<html></html>")
+    [(path, before)] = _compressed(server, "style.safetensors")
+    assert server.lensd("restore", path).returncode == 0
+    done = server.lensd("restore", path)
+    assert (done.returncode, before) == (2, Seen.of(path))
+    assert "is the original itself, since lensd restored it" in done.stderr
+    done = server.lensd("restore", server.loras / "page.safetensors")
+    assert "is the original itself, since lensd has not compressed it" in done.stderr
+    path.write_bytes(b"edited")
+    assert "the archive has no original of" in server.lensd("restore", path).stderr
