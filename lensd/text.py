@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ _UNSEEN = (
     *range(0x2066, 0x206A),
 )
 _ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in _UNSEEN}
+_ESCAPED = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|[nrt])")
 
 
 def printable(path: str) -> str:
@@ -24,6 +26,25 @@ def printable(path: str) -> str:
 def visible(text: str) -> str:
     """The text as one safe line for a terminal: as `printable`, with control characters escaped."""
     return printable(text).translate(_ESCAPES)
+
+
+def names_shown_as(text: str) -> tuple[str, ...]:
+    r"""The other names that `visible` shows as this text, the likeliest first.
+
+    `\x85` stands for a byte that is not UTF-8, or for a control character.
+    """
+
+    def unescape(first_byte: int) -> str:
+        def replace(found: re.Match[str]) -> str:
+            escape = found[0]
+            code = ord(escape.encode().decode("unicode_escape"))
+            is_byte = escape[1] == "x" and code >= first_byte
+            return bytes([code]).decode("utf-8", "surrogateescape") if is_byte else chr(code)
+
+        return _ESCAPED.sub(replace, text)
+
+    names = dict.fromkeys((unescape(0x80), unescape(0x100)))
+    return tuple(n for n in names if n != text and "\0" not in n and visible(n) == text)
 
 
 def visible_lines(text: str) -> str:

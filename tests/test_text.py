@@ -8,7 +8,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensd.text import outcomes, printable, visible, visible_lines
+from lensd.text import names_shown_as, outcomes, printable, visible, visible_lines
 
 
 @given(st.binary(max_size=40))
@@ -27,6 +27,19 @@ def test_escapes() -> None:
     assert visible("Ünïcode 漢字 [bold]x[/bold] 🎨") == "Ünïcode 漢字 [bold]x[/bold] 🎨"
     assert printable("a\x1b\udcff") == "a\x1b\\xff"
     assert visible_lines("a\tb\nc\r") == "a\\tb\nc\\r"
+
+
+@given(st.one_of(st.binary(max_size=20).map(os.fsdecode), st.text(max_size=20)))
+def test_a_name_as_it_is_shown_finds_the_name(name: str) -> None:
+    """What a message shows of a name leads back to it, as far as one name has that form."""
+    text = visible(name)
+    for found in names_shown_as(text):
+        assert visible(found) == text
+        assert found != text
+    if "\\" not in name and text != name and "\0" not in name:
+        has_bytes = any("\udc80" <= c <= "\udcff" for c in name)
+        has_c1 = any("\x80" <= c <= "\x9f" for c in name)
+        assert name in names_shown_as(text) or (has_bytes and has_c1)
 
 
 def test_outcomes() -> None:

@@ -23,7 +23,7 @@ from lensd.logs.events import Level
 from lensd.logs.sinks import NullSink
 from lensd.store.archive import Archive
 from lensd.store.lease import block_lease_signal
-from lensd.store.ledger import LEDGER, Ledger
+from lensd.store.ledger import Ledger, exists
 from lensd.store.locks import StateLock
 from lensd.text import visible
 from lensd.watcher.move_tracker import MoveTracker
@@ -63,7 +63,7 @@ def handle_request(
 
 def note_deleted(config: Config) -> None:
     """Leave what a person deleted out of the totals; a running daemon does that by itself."""
-    if not os.path.exists(os.path.join(config.state.path, LEDGER)):
+    if not exists(config.state.path):
         return
     with suppress(LockedError, DiskUnavailable), StateLock(config.state.path):
         log.configure(config.log.path, config.log.level, config.log.mode_bits, NullSink())

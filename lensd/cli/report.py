@@ -80,9 +80,10 @@ def report(
         from lensd.cli.staging import require_free
 
         require_free("", html, force=force)
+    from lensd.report.local_zone import LOCAL
     from lensd.report.period import period
 
-    now = dt.datetime.now().astimezone()
+    now = dt.datetime.now(LOCAL)
     wanted = period(since, until, now)
     history = _read_history(config, manifest, (*logs, *more_logs), drawn=html is not None)
     if as_csv:

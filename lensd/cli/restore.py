@@ -60,6 +60,8 @@ def restore(
         raise UsageError(
             "give files or folders to restore, or --all for every file; --list shows what there is"
         )
+    if paths and everything:
+        raise UsageError("--all restores every file; give it or the paths, not both")
     found = load_config(config)
     request = RestoreRequest(
         paths=tuple(map(os.path.abspath, find_named(found, paths))),

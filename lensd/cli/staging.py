@@ -17,7 +17,9 @@ def staged(source: str, target: str, *, force: bool) -> Iterator[Temporary]:
     Raises UsageError where `target` is `source`, or exists and `force` is not set; StorageError.
     """
     require_free(source, target, force=force)
-    folder, name = os.path.split(os.path.abspath(target))
+    # A link, such as /dev/stdout, stays one.
+    final = os.path.realpath(target) if os.path.islink(target) else os.path.abspath(target)
+    folder, name = os.path.split(final)
     with _create(folder, target) as new:
         yield new
         try:
@@ -42,6 +44,8 @@ def require_free(source: str, target: str, *, force: bool) -> None:
         return
     if os.path.isdir(target):
         raise UsageError(f"{target} is a folder; give the name of the file to write")
+    if not os.path.isfile(target):  # the rename would put a file in the place of e.g. /dev/null
+        raise UsageError(f"{target} is a device or a pipe; give the name of a file to write")
     if os.path.exists(source) and os.path.samefile(source, target):
         raise UsageError(f"{target} is the input; lensd never writes over it")
     if not force:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -60,9 +59,9 @@ def status(config: str | None, *, as_json: bool, hashes: bool, everything: bool)
 
 def _open_ledger(config: Config) -> AbstractContextManager[Ledger | None]:
     """The ledger to read; None before the first run. Raises StorageError."""
-    from lensd.store.ledger import LEDGER, Ledger
+    from lensd.store.ledger import Ledger, exists
 
-    if not os.path.exists(os.path.join(config.state.path, LEDGER)):
+    if not exists(config.state.path):
         return nullcontext()
     return Ledger.read_only(config.state.path)
 

@@ -105,6 +105,8 @@ def require_place(path: str, *, force: bool) -> None:
     """Raises ConfigError for a folder, and without `force` for a file that exists."""
     if os.path.isdir(path):
         raise ConfigError(f"{path} is a folder; name a file in it: -c {path}/config.yaml")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ConfigError(f"{path} is a device or a pipe; name a file: -c config.yaml")
     if os.path.lexists(path) and not force:
         raise ConfigError(
             f"there is already a configuration {path}; edit it, name another file with -c, or use "

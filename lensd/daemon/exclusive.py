@@ -24,14 +24,22 @@ def locked_ledger(config: Config, stdout: Sink | None = None) -> Iterator[Ledger
     """
     log.configure(config.log.path, config.log.level, config.log.mode_bits, stdout)
     with StateLock(config.state.path):
-        os.makedirs(config.archive.path, mode=0o750, exist_ok=True)
         ledger = Ledger(config.state.path, __version__)
         try:
+            if not _has_originals(ledger, config.archive.path):
+                os.makedirs(config.archive.path, mode=0o750, exist_ok=True)
             require_unclaimed(config)
             log.emit(DaemonStarted(version=__version__, pid=os.getpid(), config=config.source))
             yield ledger
         finally:
             ledger.close()
+
+
+def _has_originals(ledger: Ledger, path: str) -> bool:
+    """Whether this archive has originals: if it is missing, it is away, and not new."""
+    last = ledger.state.archive.get()
+    is_known = last is not None and last.path == os.path.realpath(path)
+    return is_known and not ledger.originals.is_empty()
 
 
 def require_unclaimed(config: Config) -> None:

@@ -215,8 +215,19 @@ class RequestHandler:
         self.ledger.state.resume(request.paths)
         self.log(DaemonResumed(paths=list(request.paths)))
         self.look_at(())
-        send(Message(f"resumed: {_join(request.paths)}"))
+        send(Message(f"resumed: {_join(request.paths)}{self._describe_wider(request.paths)}"))
         return EXIT_OK
+
+    def _describe_wider(self, paths: Sequence[str]) -> str:
+        """Which pauses of a folder above, or of everything, still hold for one of the paths."""
+        wider = [
+            pause
+            for pause in self.ledger.state.paused()
+            if any(not pause or is_below(path, pause) for path in paths)
+        ]
+        if not wider:
+            return ""
+        return f"; no job begins there while this is paused: {_join(wider)}. `lensd resume` ends it"
 
     def prune(self, request: PruneRequest, send: Send) -> int:
         """Delete the originals that a request names, or those that the archive does not keep.

@@ -12,6 +12,7 @@ from lensd.errors import UsageError
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.originals import WANTED_AGAIN
 from lensd.store.paths import is_below, resolve_path
 from lensd.watcher.own_output import read_marks
 from lensd.watcher.scan import scan
@@ -90,7 +91,9 @@ def _find_output(ledger: Ledger, file: File) -> Entry | None:
 
 def queue(choice: Choice, ledger: Ledger) -> None:
     """Queue the outputs to replace, and forget the earlier outcomes of the released files."""
-    ledger.jobs.release(choice.released)
+    ledger.jobs.release(e for e in choice.released if e.outcome in RELEASED)
+    wanted = (e for e in choice.released if e.outcome not in RELEASED)
+    ledger.jobs.release(wanted, reason=WANTED_AGAIN)
     for entry in choice.again:
         ledger.jobs.redo(secrets.token_hex(8), entry)
 

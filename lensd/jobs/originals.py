@@ -13,6 +13,7 @@ from lensd.store.archive import Archive
 from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger, Outcome
 from lensd.store.ledger.entry import Entry
+from lensd.store.ledger.gone import UNCOMPRESSED
 from lensd.store.paths import is_below, is_pattern, matcher_of, resolve_path
 from lensd.watcher.folder import Folder, Log
 from lensd.watcher.move_tracker import MoveTracker, choose_paths
@@ -21,6 +22,8 @@ from lensd.watcher.presence import has_file
 from lensd.watcher.settle import Key
 
 NAMED = 3  # paths in a message, at most
+# Outcomes of files that are originals.
+_UNCHANGED = (Outcome.RESTORED, Outcome.BASELINE, Outcome.ANALYZED, *UNCOMPRESSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,16 @@ class Original:
     def bytes(self) -> int:
         """0 if the ledger has no size."""
         return (self.entry and self.entry.bytes_in) or 0
+
+
+def _is_original(entry: Entry) -> bool:
+    """Whether the file that lensd restored, or did not compress, is still there."""
+    if entry.outcome not in _UNCHANGED:
+        return False
+    try:
+        return entry.is_about(Identity.of(os.lstat(entry.full_path)))
+    except OSError:
+        return False
 
 
 class OriginalFinder:
@@ -190,6 +203,9 @@ class OriginalFinder:
                 f"{path} {is_what}. The archive has originals that the path had before; choose one "
                 f"by --version: {_join(versions)}"
             )
+        if marked is None and newest is not None and _is_original(newest):
+            what = "restored it" if newest.outcome == Outcome.RESTORED else "has not compressed it"
+            return UsageError(f"{path} is the original itself, since lensd {what}")
         return UsageError(
             f"the archive has no original of {path}; `lensd restore --list` shows what it has"
         )

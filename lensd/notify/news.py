@@ -12,6 +12,7 @@ from lensd.errors import DegradedReason, Outcome
 from lensd.notify.cursor import Cursor
 from lensd.report.documents import Report
 from lensd.report.from_ledger import history
+from lensd.report.local_zone import LOCAL
 from lensd.report.period import Period
 from lensd.report.summary import summarize
 from lensd.store.ledger import Ledger
@@ -73,7 +74,7 @@ def collect(config: Config, cursor: Cursor, now: float) -> News:
         news.fresh = [t for key, t in news.problems.items() if key not in cursor.problems]
         news.solved = [key for key in cursor.problems if key not in news.problems]
         if "weekly" in wanted and now >= cursor.weekly + WEEK:
-            moment = dt.datetime.fromtimestamp(now).astimezone()
+            moment = dt.datetime.fromtimestamp(now, LOCAL)
             period = Period(since=now - WEEK, until=now)
             news.week = summarize(history(ledger, config.state.path), period, moment, __version__)
     return news

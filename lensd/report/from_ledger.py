@@ -28,6 +28,7 @@ def history(ledger: Ledger, state: str, *, drawn: bool = False) -> History:
     totals = ledger.files.totals()
     displaced = {output.job_id for output in ledger.files.displaced()}
     gone = {job_id for job_id, what in ledger.gone.known() if what == "file"}
+    gone |= ledger.files.outdated().keys()
     return History(
         source=FromLedger(state=state),
         records=InMemory(

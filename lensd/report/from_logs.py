@@ -217,6 +217,8 @@ def _record(line: _Line, outcome: str) -> Record:
 
 def _outcome_of_older(outcome: str) -> str:
     """The outcome of an older record after a newer job of the same path."""
-    if outcome == Outcome.COMPRESSED:
-        return Outcome.REPLACED
-    return Outcome.SUPERSEDED if outcome in (Outcome.FAILED, Outcome.QUARANTINED) else outcome
+    return (
+        Outcome.REPLACED
+        if outcome in (Outcome.COMPRESSED, Outcome.REPLACED)
+        else Outcome.SUPERSEDED
+    )

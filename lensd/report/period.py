@@ -45,11 +45,14 @@ def moment(option: str, text: str, now: dt.datetime, *, end_of_day: bool = False
     """Parse one time to seconds since 1970. Raises UsageError."""
     try:
         if ago := _AGO.fullmatch(text):
-            return (now - int(ago[1]) * _UNITS[ago[2]]).timestamp()
-        found = dt.datetime.fromisoformat(text)
-        if _DAY.fullmatch(text) and end_of_day:
-            found += dt.timedelta(days=1)
-        return (found if found.tzinfo else found.replace(tzinfo=now.tzinfo)).timestamp()
+            found = now.astimezone(dt.UTC) - int(ago[1]) * _UNITS[ago[2]]
+        else:
+            found = dt.datetime.fromisoformat(text)
+            if _DAY.fullmatch(text) and end_of_day:
+                found += dt.timedelta(days=1)
+            if found.tzinfo is None:
+                found = found.replace(tzinfo=now.tzinfo)
+        return found.astimezone(now.tzinfo).timestamp()  # a report can write it in that zone
     except (ValueError, OverflowError):
         raise UsageError(
             f"{option} {text!r} is not a time; use 12h, 7d or 2w (ago), 2026-01-31, or "

@@ -44,9 +44,12 @@ class StateLock:
                 os.close(self._fd)
                 raise
         except OSError as error:
+            pid = holder(folder)  # the group of a daemon may read its lock, not write to it
+            if isinstance(error, PermissionError) and pid is not None:
+                raise LockedError(_in_use(folder, str(pid or "unknown"))) from None
             raise StorageError(
-                f"the state folder {folder} cannot be used: {error.strerror}; create it for the "
-                "user that runs lensd, free space on its disk, or set `state.path`"
+                f"the state folder {folder} cannot be used: {error.strerror}; "
+                f"{_remedy(folder, error)}, or set `state.path`"
             ) from None
 
     def __enter__(self) -> Self:
@@ -68,8 +71,17 @@ def _lock_alone(fd: int, folder: str) -> None:
             break
         fcntl.flock(fd, fcntl.LOCK_UN)
         time.sleep(_LOOK_SECONDS)
-    pid = _read_pid(fd) or "unknown"
-    raise LockedError(
+    raise LockedError(_in_use(folder, _read_pid(fd) or "unknown"))
+
+
+def _remedy(folder: str, error: OSError) -> str:
+    if isinstance(error, PermissionError) and os.path.lexists(folder):
+        return "run the command as the user that owns it (`sudo -u USER lensd ...`)"
+    return "create it for the user that runs lensd, free space on its disk"
+
+
+def _in_use(folder: str, pid: str) -> str:
+    return (
         f"another lensd (process {pid}) uses the state folder {folder}. `lensd status` shows what "
         "it does; through a running daemon work `once`, `restore`, `retry`, `prune`, `pause` and "
         f"`resume`. To stop it: `systemctl stop lensd` if it is the service, else `kill {pid}`. "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -28,6 +27,7 @@ from lensd import __version__
 from lensd.config.model import Config
 from lensd.daemon.control_messages import Request as DaemonRequest
 from lensd.errors import StorageError
+from lensd.report.local_zone import LOCAL
 from lensd.report.page.render import MUCH, environment
 from lensd.store.ledger import Ledger
 from lensd.store.ledger.catalog import HIDDEN, SORTS, Catalog, Query
@@ -103,8 +103,7 @@ class Pages:
         self._shortener = Shortener(config)
         self._watcher = Watcher(self.source)
         self._hub = Hub(self._look)
-        zone = dt.datetime.now().astimezone().tzinfo
-        self._templates: Environment = environment(zone, "lensd.web.page")
+        self._templates: Environment = environment(LOCAL, "lensd.web.page")
         self._choices: tuple[int, dict[str, list[str]]] = (-1, {})
 
     def routes(self) -> list[Route]:

@@ -13,7 +13,7 @@ from lensd.config.model import Config
 from lensd.daemon.control import send_request
 from lensd.daemon.control_messages import Message, Step, StepRequest
 from lensd.errors import LensdError, LockedError, StorageError
-from lensd.store.ledger import LEDGER, Ledger
+from lensd.store.ledger import Ledger, exists
 from lensd.store.ledger.catalog import Catalog
 from lensd.store.locks import holder
 from lensd.text import printable
@@ -84,8 +84,7 @@ class Source:
             self.catalog = Catalog(folder)
         except StorageError:
             self._close()
-            is_there = os.path.exists(os.path.join(folder, LEDGER))
-            if not is_there or os.access(folder, os.W_OK) or self._is_used():
+            if not exists(folder) or os.access(folder, os.W_OK) or self._is_used():
                 raise
             self.ledger = Ledger(folder, version="", readonly=True, unchanging=True)
             self._is_unchanging = True

@@ -129,6 +129,8 @@ def test_a_saving_below_5_percent_writes_nothing(lensd: Run, lora: SmallFile, mo
         (["style.safetensors", "--targets", "paint"], "targets"),
         (["style.safetensors", "--target-size", "much"], "much"),
         (["style.safetensors", "-o", "folder", "--force"], "is a folder"),
+        (["style.safetensors", "-o", "pipe", "--force"], "is a device or a pipe"),
+        (["style.safetensors", "-o", "link to pipe", "--force"], "is a device or a pipe"),
     ],
 )
 def test_usage_errors_write_nothing(
@@ -138,6 +140,8 @@ def test_usage_errors_write_nothing(
     folder = lora.path.parent
     small_lora(folder / "other.safetensors", seed=2)
     (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    (folder / "link to pipe").symlink_to("pipe")
     os.link(lora.path, folder / "hard.safetensors")
     (folder / "soft.safetensors").symlink_to(lora.path)
     before, names = Seen.of(lora.path), sorted(os.listdir(folder))
@@ -147,6 +151,18 @@ def test_usage_errors_write_nothing(
     assert "Traceback" not in done.stderr
     assert before == Seen.of(lora.path)
     assert names == sorted(os.listdir(folder))
+    assert (folder / "pipe").is_fifo()
+    assert (folder / "link to pipe").is_symlink()
+
+
+def test_a_link_stays_a_link(lensd: Run, lora: SmallFile) -> None:
+    """--force replaces the file that it points to, as for /dev/stdout."""
+    folder = lora.path.parent
+    (folder / "older").write_text("older")
+    (folder / "link").symlink_to("older")
+    assert lensd("compress", "style.safetensors", "-o", "link", "--force").returncode == 0
+    assert (folder / "link").is_symlink()
+    assert load_file(folder / "older")
 
 
 def test_a_missing_output_folder(lensd: Run, lora: SmallFile) -> None:

@@ -104,6 +104,18 @@ def test_a_folder_is_no_configuration(lensd: Run, home: Path, tmp_path: Path) ->
         assert (tmp_path / "etc/config.yaml").is_dir()
 
 
+def test_a_device_is_no_configuration(lensd: Run, home: Path, tmp_path: Path) -> None:
+    """--force moved it away, as /dev/null of root's."""
+    (tmp_path / "etc").mkdir()
+    pipe = tmp_path / "etc/config.yaml"
+    os.mkfifo(pipe)
+    done = lensd("init", str(home), "--yes", "--force", *places(tmp_path))
+    assert done.returncode == 4
+    assert "is a device or a pipe" in done.stderr
+    assert [pipe] == list(pipe.parent.iterdir())
+    assert pipe.is_fifo()
+
+
 @pytest.mark.slow
 def test_names_are_unique(lensd: Run, home: Path, tmp_path: Path) -> None:
     """Two folders of one name get the names of the folders above them too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -231,3 +232,39 @@ def test_redo_from_a_damaged_original_changes_nothing(server: HomeServer) -> Non
     assert "backup" in line["message"]
     assert before == Seen.of(path)
     assert server.temporaries() == []
+
+
+@pytest.mark.slow
+def test_an_archive_that_is_missing_is_away(server: HomeServer) -> None:
+    """It was moved, say to a larger disk: no new one is made, and no original counts as deleted."""
+    path = server.drop("style.safetensors", seed=1).path
+    server.once()
+    original = Seen.of(server.archived(path))
+    before = server.status()["totals"]
+    away = server.archive.rename(server.top / "away")
+    new = server.drop("new.safetensors", seed=2)
+    done = server.lensd("once", "--yes")
+    assert done.returncode == 5
+    assert "mkdir -p" in done.stderr
+    assert not server.archive.exists()
+    with server.daemon() as daemon:
+        degraded = daemon.wait_for_event("daemon.degraded")
+        assert str(server.archive) == degraded["path"]
+        away.rename(server.archive)
+        assert daemon.wait_for_file(new.path)["event"] == "file.compressed"
+        assert {"daemon.recovered"} <= {line["event"] for line in daemon.lines}
+    assert "file.deleted" not in {line["event"] for line in daemon.lines}
+    totals = server.status()["totals"]
+    assert totals["held_by_archive"] > before["held_by_archive"]
+    assert original == Seen.of(server.archived(path))
+
+
+def test_an_archive_that_a_person_deleted(server: HomeServer) -> None:
+    """With an empty folder in its place, as the message says, lensd goes on."""
+    server.drop("style.safetensors", seed=1)
+    server.once()
+    shutil.rmtree(server.archive)
+    server.archive.mkdir()
+    new = server.drop("new.safetensors", seed=2)
+    assert "file.compressed" in {line["event"] for line in server.once()}
+    assert server.archived(new.path).exists()

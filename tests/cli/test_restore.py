@@ -76,7 +76,7 @@ def _compressed(server: HomeServer, *names: str) -> list[tuple[Path, Seen]]:
     for seed, name in enumerate(names):
         path = server.drop(name, seed=seed).path
         path.chmod(0o604)
-        os.setxattr(path, "user.note", name.encode())
+        os.setxattr(path, "user.note", os.fsencode(name))
         os.utime(path, ns=(10**18, 1_500_000_000_987_654_321 + seed))
         files.append((path, Seen.of(path)))
     server.once()
@@ -84,7 +84,7 @@ def _compressed(server: HomeServer, *names: str) -> list[tuple[Path, Seen]]:
 
 
 def _is_back(path: Path, before: Seen) -> bool:
-    note = os.getxattr(path, "user.note").decode()
+    note = os.fsdecode(os.getxattr(path, "user.note"))
     return before == Seen.of(path)._replace(inode=before.inode) and path.name == note
 
 
@@ -103,7 +103,7 @@ def test_one_file(files: Files) -> None:
     assert output == Seen.of(other)
     again = server.lensd("restore", path)
     assert again.returncode == 2
-    assert "no original" in again.stderr
+    assert "is the original itself" in again.stderr
     assert _is_back(path, before)
 
 
@@ -610,3 +610,43 @@ def test_a_version_over_an_output_whose_original_was_pruned(server: HomeServer) 
     assert Seen.of(path).sha256 == oldest.sha256
     [kept] = [p for p in (server.archive / "rescued").rglob("*") if p.is_file()]
     assert Seen.of(kept).sha256 == output
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_name_as_messages_show_it(server: HomeServer, *, is_there: bool) -> None:
+    """Line breaks, other control characters and bytes that are not UTF-8, which none can type."""
+    names = {os.fsdecode(b"a\nb\xe9.safetensors"), "c\x85\u202e.safetensors", "d\\xe9.safetensors"}
+    before = dict(_compressed(server, *names))
+    if not is_there:
+        for path in before:
+            path.unlink()
+    for shown in (r"a\nb\xe9", r"c\x85\u202e", r"d\xe9"):
+        done = server.lensd("restore", f"{server.loras}/{shown}.safetensors")
+        assert done.returncode == 0, done.stderr
+    assert all(_is_back(path, seen) for path, seen in before.items())
+    again = server.lensd("once", "--dry-run", "--redo", r"loras/a\nb\xe9.safetensors")
+    assert "1 file" in again.stdout
+
+
+def test_all_and_paths(files: Files) -> None:
+    """One of them is a mistake: no file is restored."""
+    server, path, _ = files.take("one")
+    output = Seen.of(path)
+    done = server.lensd("restore", "--all", path)
+    assert done.returncode == 2
+    assert "not both" in done.stderr
+    assert output == Seen.of(path)
+
+
+def test_a_file_that_is_the_original_itself(server: HomeServer) -> None:
+    """Restored before, or never compressed: the message does not call the original missing."""
+    (server.loras / "page.safetensors").write_text("<html></html>")
+    [(path, before)] = _compressed(server, "style.safetensors")
+    assert server.lensd("restore", path).returncode == 0
+    done = server.lensd("restore", path)
+    assert (done.returncode, before) == (2, Seen.of(path))
+    assert "is the original itself, since lensd restored it" in done.stderr
+    done = server.lensd("restore", server.loras / "page.safetensors")
+    assert "is the original itself, since lensd has not compressed it" in done.stderr
+    path.write_bytes(b"edited")
+    assert "the archive has no original of" in server.lensd("restore", path).stderr

@@ -217,3 +217,36 @@ def test_files_that_replaced_outputs(tmp_path: Path) -> None:
     restored = server.lensd("restore", first)
     assert restored.returncode == 0, restored.stderr
     assert server.status()["totals"]["saved_in_folders"] == 0
+
+
+def test_a_file_that_another_one_replaced_counts_no_more(tmp_path: Path) -> None:
+    """The remedy of `skipped` is a new download: then `status` and `report` say nothing of it.
+
+    So with a file that was left alone, and with one that was restored and then replaced.
+    """
+    server = HomeServer(tmp_path)
+    page, left, back = (server.loras / f"{name}.safetensors" for name in ("page", "left", "back"))
+    server.drop(left.name, seed=1)
+    with server.daemon() as daemon:
+        daemon.wait_for_event("daemon.baseline")
+        daemon.wait_for_event("daemon.ready")
+        server.drop(back.name, seed=2)
+        daemon.wait_for_file(back, "file.compressed")
+        page.write_text("<html>not found</html>")
+        daemon.wait_for_file(page, "file.skipped")
+        assert server.lensd("restore", back).returncode == 0
+        assert {"baseline": 1, "restored": 1, "skipped": 1} == _files(server)
+        for seed, path in enumerate((page, left, back), 3):
+            path.unlink()
+            server.move_in(server.make(path.name, seed=seed).path)
+            daemon.wait_for_file(path, "file.compressed")
+    assert {"compressed": 3} == _files(server)
+    report = json.loads(server.lensd("report", "--json").stdout)
+    shown = {o: n for o, n in report["outcomes"].items() if o not in ("superseded", "replaced")}
+    assert ({"compressed": 3}, []) == (shown, report["reasons"])
+    assert not {"skipped", "restored"} & set(server.lensd("report", "--csv").stdout.split(","))
+
+
+def _files(server: HomeServer) -> dict[str, int]:
+    outcomes = server.status()["totals"]["outcomes"]
+    return {o: n for o, n in outcomes.items() if o not in ("superseded", "replaced")}

@@ -91,6 +91,9 @@ def test_a_pause_holds_jobs_back_until_it_ends(running: Running) -> None:
     assert status["paused"] == ["everything", str(style)]
     assert {job["path"] for job in status["queued"]} == {str(held), str(also_held)}
     assert server.lensd("resume", server.loras / "free.safetensors").returncode == 2
+    inner = server.lensd("resume", style)
+    assert "no job begins there while this is paused: everything" in inner.stderr
+    assert server.status()["paused"] == ["everything"]
     assert server.lensd("resume").returncode == 0
     assert daemon.wait_for_file(held)["event"] == "file.compressed"
     assert daemon.wait_for_file(also_held)["event"] == "file.compressed"

@@ -101,6 +101,19 @@ def test_an_original_that_keeps_coming_back_is_kept(running: Running) -> None:
     assert path.read_bytes() == data
     assert server.archived(path).read_bytes() == data
     assert [] == server.temporaries()
+    assert server.lensd("once", "--redo", path).returncode == 0  # the remedy
+    assert daemon.wait_for_file(path)["event"] == "file.compressed"
+
+
+@pytest.mark.lengthy
+def test_a_person_may_restore_and_compress_a_file_again_and_again(server: HomeServer) -> None:
+    """No program brought the original back: `lensd restore` did."""
+    path = server.drop("style.safetensors", seed=3).path
+    server.once()
+    for _ in range(3):
+        assert server.lensd("restore", path).returncode == 0
+        events = {line["event"] for line in server.once("--redo", path)}
+        assert "file.compressed" in events
 
 
 def _put(path: Path, data: bytes) -> None:

@@ -220,6 +220,21 @@ def test_the_latest_outcome_of_a_path_counts(tmp_path: Path) -> None:
     assert outcomes == ["superseded", "compressed", "kept"]
 
 
+def test_a_file_counts_once(tmp_path: Path) -> None:
+    """Skipped in each run, then replaced by a good file, restored, and compressed again."""
+    line = LINES[0]
+    skipped = [
+        later(line, "file.skipped", -n, job_id=None, reason="truncated", message="x")
+        for n in (90, 60, 30)
+    ]
+    back = later(line, "file.restored", 30, method="move", sha256=line["sha256_in"], bytes=9)
+    again = later(line, "file.compressed", 60, job_id="b")
+    found = records(tmp_path, *skipped, line, back, again)
+    assert [*["superseded"] * 4, "compressed"] == [r.outcome for r in found]
+    history = from_logs.history([str(tmp_path / "log")])
+    assert summarize(history, Period(), NOW, "x").reasons == []
+
+
 def test_a_missing_log(tmp_path: Path) -> None:
     """The error has a remedy."""
     with pytest.raises(StorageError, match="check its name and permissions"):

@@ -76,6 +76,11 @@ def test_it_follows_the_ledger(ledger: Ledger, catalog: Catalog) -> None:
     ledger.jobs.finish(f"{1:016x}", Outcome.SUPERSEDED)
     assert catalog.refresh()
     assert names(catalog) == []
+    add(ledger, "three.safetensors", 3, Outcome.FAILED)
+    add(ledger, "three.safetensors", 4)
+    assert catalog.refresh()
+    assert names(catalog, outcome="failed") == []
+    assert names(catalog) == ["three.safetensors"]
 
 
 def test_queries(ledger: Ledger, catalog: Catalog) -> None:

@@ -179,13 +179,13 @@ class ArchiveRoot:
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            why = "does not exist"
+            why, also = "does not exist", f", or, if you deleted it, `mkdir -p '{self.path}'`"
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
-                why = f"cannot be opened ({error.strerror})"
+                why, also = f"cannot be opened ({error.strerror})", ""
             raise DiskUnavailable(
                 DegradedReason.IO_ERROR,
                 self.path,
-                f"the archive {self.path} {why}: mount its disk or correct archive.path",
+                f"the archive {self.path} {why}: mount its disk or correct archive.path{also}",
             ) from None
         found = os.fstat(fd)
         if self._inode != (found.st_dev, found.st_ino):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Self
 
-from lensd.store.ledger.database import LEDGER, Database
+from lensd.store.ledger.database import LEDGER, Database, exists
 from lensd.store.ledger.entry import Entry
 from lensd.store.ledger.files import Files
 from lensd.store.ledger.gone import Gone
@@ -22,7 +22,7 @@ from lensd.store.ledger.rows import Columns, Rows
 from lensd.store.ledger.state import State
 from lensd.store.ledger.states import JobState, Outcome
 
-__all__ = ["LEDGER", "Columns", "Entry", "JobState", "Ledger", "Outcome", "RootIdentity"]
+__all__ = ["LEDGER", "Columns", "Entry", "JobState", "Ledger", "Outcome", "RootIdentity", "exists"]
 
 
 class Ledger:

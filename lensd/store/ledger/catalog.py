@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from lensd.errors import Outcome, StorageError
 from lensd.store.ledger.database import LEDGER, uri
+from lensd.store.ledger.files import OUTDATED
 
 # Outcomes that the table leaves out: another row of the same path is newer.
 HIDDEN = (Outcome.SUPERSEDED, Outcome.REPLACED)
@@ -38,7 +39,7 @@ CREATE TABLE listed (
     ended REAL, hashes TEXT
 );
 CREATE INDEX by_time ON listed (ended);
-CREATE TABLE deleted (job_id TEXT PRIMARY KEY);
+CREATE TABLE hidden (job_id TEXT PRIMARY KEY);
 """
 _TEXT = "CAST(path AS TEXT)"
 _BELOW = f"rtrim({_TEXT}, replace({_TEXT}, '/', ''))"  # up to the last slash
@@ -63,7 +64,9 @@ SELECT f.id FROM ledger.files AS f INDEXED BY files_by_path JOIN listed AS c ON 
 WHERE f.path <> c.path
 """
 _GONE = "DELETE FROM listed WHERE id NOT IN (SELECT id FROM ledger.files WHERE state = 'done')"
-_THERE = "job_id NOT IN (SELECT job_id FROM deleted)"  # the file was not deleted by its owner
+_OUTDATED = OUTDATED.format("ledger.").replace("older.job_id, older.outcome", "older.job_id")
+# Its owner did not delete the file, nor put another one there.
+_THERE = "job_id NOT IN (SELECT job_id FROM hidden)"
 _SHOWN = f"outcome NOT IN ({', '.join(repr(str(o)) for o in HIDDEN)}) AND {_THERE}"
 _ROW = "job_id, folder, name, outcome, reason, family, mode, before, after, error, seconds, ended"
 
@@ -138,14 +141,15 @@ class Catalog:
                 if self._count("listed") != self._count("ledger.files WHERE state = 'done'"):
                     self._db.execute(_GONE)
                 self._take_deleted()
+                self._db.execute(f"INSERT OR IGNORE INTO hidden {_OUTDATED}")
             return True
 
     def _take_deleted(self) -> None:
         """Which files their owners deleted; a ledger of an older lensd has no such table."""
-        self._db.execute("DELETE FROM deleted")
+        self._db.execute("DELETE FROM hidden")
         if self._count("ledger.sqlite_schema WHERE name = 'gone'"):
             self._db.execute(
-                "INSERT INTO deleted SELECT job_id FROM ledger.gone WHERE what = 'file'"
+                "INSERT INTO hidden SELECT job_id FROM ledger.gone WHERE what = 'file'"
             )
 
     def _count(self, table: str) -> int:

@@ -13,10 +13,28 @@ from urllib.parse import quote
 
 from lensd.errors import StorageError
 from lensd.store.ledger import schema
+from lensd.store.locks import holder
 
 LEDGER = "ledger.sqlite3"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SUFFIXES = ("", "-journal", "-wal", "-shm")  # of the files of one database
+
+
+def exists(folder: str) -> bool:
+    """Whether a state folder has a ledger. Raises StorageError where that cannot be seen."""
+    try:
+        os.stat(os.path.join(folder, LEDGER))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        raise StorageError(_not_allowed(folder), folder) from None
+    except OSError as error:
+        raise StorageError(
+            f"whether there is a ledger in {folder} cannot be seen: {error.strerror}; check that "
+            "disk",
+            folder,
+        ) from None
+    return True
 
 
 class Database:
@@ -30,20 +48,37 @@ class Database:
         self._lock = threading.RLock()
         self._folder = folder
         path = os.path.join(folder, LEDGER)
-        if readonly and not os.path.exists(path):
+        if readonly and not exists(folder):
             raise StorageError(
                 f"there is no ledger in {folder} yet: lensd has not run with this configuration; "
                 "`lensd once` or `lensd run` creates it"
             )
+        if readonly and not os.access(path, os.R_OK, effective_ids=True):
+            raise StorageError(_not_allowed(folder), folder)
         self.damaged: str | None = None
+        self._is_unchanging = unchanging
         try:
             if not readonly and _is_damaged(path):
                 self.damaged = _set_aside(path)
-            self.connection = _open(path, readonly=readonly, unchanging=unchanging)
+            self.connection = self._open(path, readonly=readonly)
             # O_PATH: the end of another descriptor would drop SQLite's locks.
             self._opened_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except (sqlite3.Error, OSError) as error:
             raise StorageError(_describe(path, error, readonly=readonly)) from None
+
+    def _open(self, path: str, *, readonly: bool) -> sqlite3.Connection:
+        """SQLite wants to write files beside a ledger that no process uses, also to read it."""
+        try:
+            return _open(path, readonly=readonly, unchanging=self._is_unchanging)
+        except sqlite3.OperationalError:
+            if not readonly or os.access(self._folder, os.W_OK, effective_ids=True):
+                raise
+            if any(_has_content(path + suffix) for suffix in _SUFFIXES[1:]):
+                raise  # of a killed lensd: what they hold is missing in the database
+            if holder(self._folder) is not None:
+                raise
+        self._is_unchanging = True
+        return _open(path, readonly=True, unchanging=True)
 
     def close(self) -> None:
         self.connection.close()
@@ -103,11 +138,24 @@ class Database:
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
             raise  # a bug of lensd
         except sqlite3.DatabaseError as error:
+            if self._is_unchanging and holder(self._folder) is not None:
+                raise StorageError(
+                    f"a lensd that started meanwhile changes the ledger in {self._folder}: run the "
+                    "command again",
+                    self._folder,
+                ) from None
             raise StorageError(
                 f"the ledger in {self._folder} cannot be {done}: {error}. Free space on its "
                 "disk, or check that disk",
                 self._folder,
             ) from None
+
+
+def _not_allowed(folder: str) -> str:
+    return (
+        f"you may not read the ledger in {folder}: use sudo, or run the command as the user of "
+        "the daemon or as a member of the group of that folder"
+    )
 
 
 def _describe(path: str, error: sqlite3.Error | OSError, *, readonly: bool) -> str:

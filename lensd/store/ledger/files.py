@@ -18,6 +18,15 @@ from lensd.store.ledger.observed import ObservedTime
 from lensd.store.ledger.rows import Columns, Rows, move_older_originals, replace_older, update
 from lensd.store.ledger.states import JobState, Outcome
 
+# Rows of files that were not compressed, and whose names other files have now.
+OUTDATED = """
+SELECT older.job_id, older.outcome FROM {0}files AS older
+WHERE older.outcome IN ('baseline', 'restored', 'analyzed', 'output', 'skipped', 'kept', 'failed',
+    'quarantined') AND older.state = 'done'
+AND EXISTS (SELECT 1 FROM {0}files AS newer WHERE newer.root = older.root
+    AND newer.path = older.path AND newer.id > older.id
+    AND newer.state = 'done' AND newer.outcome <> 'superseded')
+"""
 _DELETED = "SELECT 1 FROM gone WHERE gone.job_id = files.job_id AND gone.what = 'file'"
 
 
@@ -241,6 +250,10 @@ class Files:
             files, lost, gone = self._deleted()
             saved, held = saved - lost, held - gone
             outcomes = {o: n - files.get(o, 0) for o, n in outcomes.items() if n > files.get(o, 0)}
+        for outcome in self.outdated().values():
+            outcomes[outcome] -= 1
+            outcomes[Outcome.SUPERSEDED.value] = outcomes.get(Outcome.SUPERSEDED, 0) + 1
+        outcomes = {outcome: n for outcome, n in outcomes.items() if n}
         displaced = self.displaced()
         if displaced:
             left = outcomes.pop(Outcome.COMPRESSED, 0) - len(displaced)
@@ -248,6 +261,15 @@ class Files:
             outcomes[Outcome.REPLACED.value] = outcomes.get(Outcome.REPLACED, 0) + len(displaced)
         saved -= sum(output.bytes_in - output.bytes_out for output in displaced)
         return Totals(outcomes, saved, held, saved - held)
+
+    def outdated(self) -> dict[str, str]:
+        """Jobs of files that were not compressed, whose names other files have now; their outcomes.
+
+        They count no file any more. Without those that are known to be deleted.
+        """
+        gone = {job_id for job_id, what in self._gone.known() if what == "file"}
+        rows = self._database.read(OUTDATED.format(""))
+        return {job_id: outcome for job_id, outcome in rows if job_id not in gone}
 
     def displaced(self) -> list[Displaced]:
         """Outputs whose names other files have now, and that are not known to be deleted.

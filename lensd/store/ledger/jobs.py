@@ -155,11 +155,17 @@ class Jobs:
         columns |= {"state": JobState.DONE, "outcome": outcome, "version": self._rows.version}
         self.update(job_id, **columns)
 
-    def release(self, entries: Iterable[Entry]) -> None:
-        """Forget the outcome of these versions: the next scan takes them as new."""
+    def release(self, entries: Iterable[Entry], *, reason: str | None = None) -> None:
+        """Forget the outcome of these versions: the next scan takes them as new.
+
+        `reason`: WANTED_AGAIN, or None for one that stays.
+        """
+        columns: Columns = {"outcome": Outcome.SUPERSEDED}
+        if reason is not None:
+            columns["reason"] = reason
         with self._database.change() as db:
             for entry in entries:
-                update(db, entry.job_id, {"outcome": Outcome.SUPERSEDED})
+                update(db, entry.job_id, columns)
 
     def quarantined_before(self, version: str) -> list[Entry]:
         """Files that another version of lensd quarantined."""

@@ -11,6 +11,9 @@ from lensd.store.ledger.database import Database
 from lensd.store.ledger.entry import Entry, row_key
 from lensd.store.ledger.rows import PAGE, Rows, move_original, replace_older
 
+# The reason of a superseded row: a person wants lensd to compress the file again.
+WANTED_AGAIN = "wanted_again"
+
 
 class Originals:
     """Rows by their archived original."""
@@ -58,12 +61,18 @@ class Originals:
             last = page[-1].published or 0.0, page[-1].number
 
     def count_published(self, root: str, path: str, sha256: str) -> int:
-        """How often this original was compressed under this path; `once --redo` does not count."""
+        """How often this original was compressed under this path since a person wanted that.
+
+        `once --redo` of an output does not count.
+        """
         query = (
             "SELECT count(*) FROM files WHERE root = ? AND path = ? AND sha256_in = ? "
-            "AND outcome IN ('compressed', 'replaced') AND redo = 0"
+            "AND outcome IN ('compressed', 'replaced') AND redo = 0 AND id > ("
+            "SELECT coalesce(max(id), 0) FROM files WHERE root = ? AND path = ? "
+            "AND outcome = 'superseded' AND reason = ?)"
         )
-        return int(self._database.read(query, *row_key(root, path), sha256)[0][0])
+        key = row_key(root, path)
+        return int(self._database.read(query, *key, sha256, *key, WANTED_AGAIN)[0][0])
 
     def record_moved(self, old: str, new: str, sha256: str) -> None:
         """An original has another name in the archive."""

@@ -57,6 +57,7 @@ CALLS: dict[str, Callable[[Ledger], Any]] = {
         ledger.jobs.next_queued(root=ROOT, smallest=True),
     ],
     "files.displaced": lambda ledger: ledger.files.displaced(),
+    "files.outdated": lambda ledger: ledger.files.outdated(),
     "originals.find": lambda ledger: ledger.originals.find("in8"),
     "originals.published_before": lambda ledger: list(ledger.originals.published_before(1e9)),
     "originals.record_moved": lambda ledger: ledger.originals.record_moved(
