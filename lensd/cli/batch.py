@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -192,7 +192,7 @@ def _run(job: Job, manifest: str, machines: Machines) -> int:
         run.prepare_destination()
         bar = CollectionBar(index.left())
         recorder = Recorder(journal, index, bar.note)
-        with _start(machines, job, work) as (submit, _, inflight), bar:
+        with _start(machines, job, work, bar.say) as (submit, _, inflight), bar:
             do_all(run.tasks(), submit, inflight, recorder.record)
         journal.complete(index.places())
     for line in bar.summary():
@@ -221,7 +221,7 @@ def _estimate(job: Job, manifest: str, machines: Machines, prices: Prices) -> in
         sample = run.sample(estimate.sample_size(left.files))
         first: list[Row] = []
         found: list[Row] = []
-        with _start(machines, job, folder) as (submit, processes, inflight):
+        with _start(machines, job, folder, say) as (submit, processes, inflight):
             warm = min(processes, len(sample) // 2)  # these start the processes
             do_all(iter(sample[:warm]), submit, inflight, first.extend)
             began = time.monotonic()
@@ -245,8 +245,13 @@ def _say_left_out(run: Run) -> None:
 
 
 @contextmanager
-def _start(machines: Machines, job: Job, folder: str) -> Iterator[Started]:
-    """Threads that hand objects to worker processes of this machine, or a cluster."""
+def _start(
+    machines: Machines, job: Job, folder: str, tell: Callable[[str], None]
+) -> Iterator[Started]:
+    """Threads that hand objects to worker processes of this machine, or a cluster.
+
+    `tell` gets messages about the cluster during the run.
+    """
     if machines.cluster is not None:
         try:
             from lensd.collection.on_cluster import connect
@@ -255,7 +260,7 @@ def _start(machines: Machines, job: Job, folder: str) -> Iterator[Started]:
             raise UsageError(
                 "--cluster needs distributed: `pip install distributed` in lensd's environment"
             ) from None
-        with connect(machines.cluster, machines.tls and Tls(*machines.tls), job) as cluster:
+        with connect(machines.cluster, machines.tls and Tls(*machines.tls), job, tell) as cluster:
             threads = plural(cluster.threads, "thread")
             say(f"{threads} of the cluster; dashboard: {cluster.dashboard}")
             inflight = machines.inflight or 2 * cluster.threads
