@@ -324,7 +324,13 @@ def test_a_dry_run_writes_nothing(batch: Batch, source: Path) -> None:
         (["source", "sftp://host:port/folder"], "sftp://HOST:PORT/FOLDER"),
         (["source", "source/more"], "must not lie in each other"),
         (["source", "dest", "--manifest", "m.txt"], "ends in .jsonl or .parquet"),
-        (["source", "dest", "--energy", "2"], "an option has an invalid value"),
+        (["source", "dest", "--energy", "2"], "--energy: 2.0 is out of range; write a value of at"),
+        (["source", "dest", "--targets", "comfui,forge"], "did you mean `comfyui`?"),
+        (["source", "dest", "--target-size", "3x"], "is not a size"),
+        (["source", "dest", "--core-hour", "1"], "prices for --dry-run"),
+        (["source", "dest", "--dry-run", "--egress", "nan"], "give numbers"),
+        (["source", "dest", "--dry-run", "--egress", "-1"], "not in the range"),
+        (["source", "dest", "--cluster-insecure"], "add --cluster"),
     ],
 )
 def test_what_makes_no_sense(batch: Batch, source: Path, arguments: list[str], says: str) -> None:

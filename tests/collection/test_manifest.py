@@ -102,6 +102,16 @@ def test_another_file_is_no_manifest(tmp_path: Path, content: str) -> None:
         list(manifest.read(str(_folder(tmp_path / "folder.jsonl"))))
 
 
+def test_a_manifest_that_was_cut_off_names_its_line(tmp_path: Path) -> None:
+    """A copy of a manifest that was not complete is not read as a shorter one."""
+    path = tmp_path / "m.jsonl"
+    line = json.dumps(_row("a")) + "\n"
+    path.write_text(2 * line + line[:50])
+    with pytest.raises(UsageError, match=r"m\.jsonl is no manifest of lensd: line 3: ") as raised:
+        list(manifest.read(str(path)))
+    assert "line 1" not in str(raised.value)
+
+
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     """Its rows may be the only ones, so that it stays; the message says what to do."""
     path = str(tmp_path / "m.jsonl")
