@@ -25,7 +25,12 @@ from lensd.collection.rows import Row
 from lensd.collection.task import Job, Task
 from lensd.errors import LensdError, StorageError
 from lensd.store.fs import new_token
-from lensd.worker.cluster.connection import CONNECT_SECONDS, security
+from lensd.worker.cluster.connection import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    NO_SCHEDULER,
+    security,
+)
 from lensd.worker.cluster.messages import Tls
 from lensd.worker.cluster.task import (
     Versions,
@@ -34,7 +39,6 @@ from lensd.worker.cluster.task import (
     versions,
 )
 
-ANSWER_SECONDS = 5.0  # of a scheduler, after the time for the connection
 LOOK_SECONDS = 5.0  # between two looks for lost workers
 
 
@@ -83,10 +87,7 @@ def _make_client(address: str, tls: Tls | None) -> Any:
     threading.Thread(target=connect, daemon=True).start()
     wait([found], CONNECT_SECONDS + ANSWER_SECONDS)
     if not found.done():
-        raise StorageError(
-            f"{address} does not answer as a scheduler of Dask; check that its port is not that of "
-            "the dashboard, or restart the scheduler"
-        )
+        raise StorageError(f"{address} {NO_SCHEDULER}")
     try:
         return found.result()
     except (OSError, ValueError) as error:
