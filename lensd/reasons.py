@@ -385,7 +385,7 @@ class Reason(StrEnum):
         "an object could not be read from the source or written to the destination",
         (
             "With `lensd batch`: a transfer from SOURCE or to DEST failed, four times with pauses "
-            "in between, or for lack of permission. The message has the store's error."
+            "in between, or a bucket denied access. The message has the store's error."
         ),
         "Run the same `lensd batch` again: it tries failed objects again.",
     )
@@ -399,13 +399,24 @@ class Reason(StrEnum):
         ),
         "Delete the object, choose another DEST, or replace such objects with `--force`.",
     )
+    DESTINATION_DENIED = (
+        "destination_denied",
+        Outcome.FAILED,
+        "lensd may not write to a folder of the destination",
+        (
+            "With `lensd batch`: lensd may not write to a folder of DEST. The message names the "
+            "folder."
+        ),
+        "Give its user access to the folder; then run the same `lensd batch` again.",
+    )
     UNUSABLE_NAME = (
         "unusable_name",
         Outcome.FAILED,
         "the name of the object cannot be the name of a file",
         (
             "With `lensd batch`: a bucket has an object whose name has a part that is empty, `.`, "
-            "`..` or longer than 255 bytes, or has `?versionId=` in it."
+            "`..` or longer than 255 bytes, or has `?versionId=` in it; or DEST is a bucket, which "
+            "takes no name that is not UTF-8 or, with the prefix, longer than 1,024 bytes."
         ),
         "Copy the object to another name.",
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lensd.collection.task import Job
 
 MANIFEST = "lensd-manifest.jsonl"
+PRICE = click.FloatRange(min=0.0)
 LEAVE_SECONDS = 5.0  # a transfer that a store does not answer is left after a stop
 
 
@@ -68,10 +70,10 @@ LEAVE_SECONDS = 5.0  # a transfer that a store does not answer is left after a s
 @click.option("--cluster-insecure", is_flag=True, help="Use tcp:// to another machine as well.")
 @click.option("--dry-run", is_flag=True, help="Measure 1 % of the objects; write nothing.")
 @click.option(
-    "--core-hour", type=float, metavar="PRICE", help="With --dry-run: of one core for one hour."
+    "--core-hour", type=PRICE, metavar="PRICE", help="With --dry-run: of one core for one hour."
 )
 @click.option(
-    "--egress", type=float, metavar="PRICE", help="With --dry-run: of 1 GB read from SOURCE."
+    "--egress", type=PRICE, metavar="PRICE", help="With --dry-run: of 1 GB read from SOURCE."
 )
 def batch(
     source: str,
@@ -107,6 +109,8 @@ def batch(
     from lensd.worker.memory import count_processes
 
     require_kind(manifest)
+    prices = Prices(core_hour, egress)
+    _check_options(cluster, cluster_tls, prices, is_insecure=cluster_insecure, is_dry=dry_run)
     job = _job(source, dest, device, settings, copies=not only_smaller, replaces=force)
     if cluster is None:
         machines = Machines(count_processes(processes, "auto"), inflight)
@@ -114,7 +118,7 @@ def batch(
         _check_cluster(cluster, cluster_tls, job, is_insecure=cluster_insecure)
         machines = Machines(0, inflight, cluster, cluster_tls)
     if dry_run:
-        return _estimate(job, manifest, machines, Prices(core_hour, egress))
+        return _estimate(job, manifest, machines, prices)
     return _run(job, manifest, machines)
 
 
@@ -133,6 +137,27 @@ class Started(NamedTuple):
     submit: Submit
     processes: int
     inflight: int
+
+
+def _check_options(
+    cluster: str | None,
+    tls: tuple[str, str, str] | None,
+    prices: Prices,
+    *,
+    is_insecure: bool,
+    is_dry: bool,
+) -> None:
+    """Raises UsageError for options that would have no effect, or no sense."""
+    if cluster is None and (tls is not None or is_insecure):
+        raise UsageError(
+            "--cluster-tls and --cluster-insecure say how to reach a cluster: add --cluster "
+            "ADDRESS, or omit them"
+        )
+    given = [price for price in prices if price is not None]
+    if given and not is_dry:
+        raise UsageError("--core-hour and --egress are prices for --dry-run: add it, or omit them")
+    if not all(map(math.isfinite, given)):
+        raise UsageError("--core-hour and --egress are prices: give numbers")
 
 
 def _check_cluster(
@@ -192,7 +217,7 @@ def _run(job: Job, manifest: str, machines: Machines) -> int:
         run.prepare_destination()
         bar = CollectionBar(index.left())
         recorder = Recorder(journal, index, bar.note)
-        with _start(machines, job, work) as (submit, _, inflight), bar:
+        with _start(machines, job, work, bar.say) as (submit, _, inflight), bar:
             do_all(run.tasks(), submit, inflight, recorder.record)
         journal.complete(index.places())
     for line in bar.summary():
@@ -221,7 +246,7 @@ def _estimate(job: Job, manifest: str, machines: Machines, prices: Prices) -> in
         sample = run.sample(estimate.sample_size(left.files))
         first: list[Row] = []
         found: list[Row] = []
-        with _start(machines, job, folder) as (submit, processes, inflight):
+        with _start(machines, job, folder, say) as (submit, processes, inflight):
             warm = min(processes, len(sample) // 2)  # these start the processes
             do_all(iter(sample[:warm]), submit, inflight, first.extend)
             began = time.monotonic()
@@ -245,8 +270,13 @@ def _say_left_out(run: Run) -> None:
 
 
 @contextmanager
-def _start(machines: Machines, job: Job, folder: str) -> Iterator[Started]:
-    """Threads that hand objects to worker processes of this machine, or a cluster."""
+def _start(
+    machines: Machines, job: Job, folder: str, report: Callable[[str], None]
+) -> Iterator[Started]:
+    """Threads that hand objects to worker processes of this machine, or a cluster.
+
+    `report` gets messages about the cluster during the run.
+    """
     if machines.cluster is not None:
         try:
             from lensd.collection.on_cluster import connect
@@ -255,7 +285,7 @@ def _start(machines: Machines, job: Job, folder: str) -> Iterator[Started]:
             raise UsageError(
                 "--cluster needs distributed: `pip install distributed` in lensd's environment"
             ) from None
-        with connect(machines.cluster, machines.tls and Tls(*machines.tls), job) as cluster:
+        with connect(machines.cluster, machines.tls and Tls(*machines.tls), job, report) as cluster:
             threads = plural(cluster.threads, "thread")
             say(f"{threads} of the cluster; dashboard: {cluster.dashboard}")
             inflight = machines.inflight or 2 * cluster.threads

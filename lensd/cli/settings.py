@@ -64,6 +64,9 @@ def read_settings(
     *, target_size: str | None, targets: str | None, encodings: str | None, **options: Any
 ) -> Settings:
     """Validate the given options as the configuration is. Raises UsageError."""
+    from pydantic import ValidationError
+
+    from lensd.config.messages import explain_options
     from lensd.config.settings import Settings
     from lensd.config.sizes import parse_size
 
@@ -76,5 +79,7 @@ def read_settings(
         if encodings:
             given["encodings"] = tuple(encodings.split(","))
         return Settings(**given).with_allocation_of_size()
+    except ValidationError as error:
+        raise UsageError("\n".join(explain_options(error.errors(include_url=False)))) from None
     except ValueError as error:
         raise UsageError(f"an option has an invalid value: {error}") from None

@@ -13,14 +13,18 @@ from typing import Any
 import fsspec
 
 from lensd.collection.item import Item, Version, is_wanted
+from lensd.errors import Failed, Reason
 
 # Of a download and an upload, so that a file of any size takes little memory.
 _PARTS_AT_ONCE = 2
 _PART_BYTES = 16 * 2**20
+_LONGEST_KEY = 1024  # bytes, of S3 and of Google's storage
 
 
 class Bucket:
     """`address`: s3://BUCKET[/PREFIX] or gs://BUCKET[/PREFIX]."""
+
+    has_file_permissions = False  # credentials that have expired look the same
 
     def __init__(self, address: str) -> None:
         self.url = address.rstrip("/")
@@ -68,9 +72,10 @@ class Bucket:
         """An object appears when its upload ends, in one part or in several.
 
         `token` is not used. Some stores ignore the condition that there must be no such object, so
-        that it is asked for as well.
+        that it is asked for as well. Raises Failed for a name that no object can have.
         """
         del token
+        _require_key(self._path(name))
         if not replace and self.version(name) is not None:
             raise FileExistsError(self._path(name))
         in_parts = {"chunksize": _PART_BYTES, "max_concurrency": _PARTS_AT_ONCE}
@@ -102,6 +107,23 @@ class Bucket:
         for folder, _, files in self._fs.walk(self._root, detail=True):
             for base, info in files.items():
                 yield f"{folder}/{base}"[len(self._root) + 1 :], _version_of(info)
+
+
+def _require_key(path: str) -> None:
+    """Raises Failed for a path whose key no bucket takes."""
+    try:
+        key = path.partition("/")[2].encode()
+    except UnicodeEncodeError:
+        raise Failed(
+            Reason.UNUSABLE_NAME,
+            "the name is not valid UTF-8, which a bucket needs; rename the file",
+        ) from None
+    if len(key) > _LONGEST_KEY:
+        raise Failed(
+            Reason.UNUSABLE_NAME,
+            f"with the prefix the name has {len(key):,} bytes, and a bucket takes "
+            f"{_LONGEST_KEY:,}; rename the file, or choose a shorter DEST",
+        )
 
 
 def _version_of(info: dict[str, Any]) -> Version:

@@ -23,6 +23,8 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 class Folder:
     """`path` need not exist, as a destination."""
 
+    has_file_permissions = True
+
     def __init__(self, path: str) -> None:
         self.url = os.path.realpath(path)
         self.left_out: list[str] = []

@@ -26,6 +26,8 @@ begin;
 # `is not` also holds for an object without a row, or one whose row has no mark.
 _TODO = "from items left join rows using (path) where items.mark is not rows.mark"
 
+_FAILED = "(rows.path is not null and rows.mark is null)"
+
 
 class Totals(NamedTuple):
     files: int
@@ -66,10 +68,16 @@ class Index:
         return self._totals(_TODO)
 
     def todo(self) -> Iterator[tuple[Item, str | None]]:
-        """The objects that are to do, in the order of their names, with the sha256 of an output."""
-        query = f"select name, size, etag, mtime, sha256 {_TODO} order by name"
-        for name, size, etag, mtime, sha256 in self._database.execute(query):
-            yield Item(os.fsdecode(name), Version(size, etag, mtime)), sha256
+        """The objects that are to do, in the order of their names, with the sha256 of an output.
+
+        Those that have failed come last, so that a run which ends after many failures in a row
+        leaves less to the next one. Rows may be noted meanwhile.
+        """
+        [(last,)] = self._database.execute("select coalesce(max(place), -1) from rows")
+        for condition in (f"not {_FAILED}", f"{_FAILED} and place <= {last}"):
+            query = f"select name, size, etag, mtime, sha256 {_TODO} and {condition} order by name"
+            for name, size, etag, mtime, sha256 in self._database.execute(query):
+                yield Item(os.fsdecode(name), Version(size, etag, mtime)), sha256
 
     def sample(self, count: int) -> list[Item]:
         """Objects that are to do, spread evenly over them."""

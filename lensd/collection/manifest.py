@@ -153,14 +153,19 @@ def _reading(path: str) -> Iterator[None]:
 def _lines(file: IO[bytes], *, may_be_cut: bool) -> Iterator[tuple[int, int, Row]]:
     """Start, end and row of each line, without a last one that is cut off if that may be.
 
-    Raises ValueError for a line that is no row.
+    Raises ValueError for a line that is no row, with its number.
     """
     start = 0
-    for line in file:
+    for number, line in enumerate(file, 1):
         if may_be_cut and not line.endswith(b"\n"):
             return
         end = start + len(line)
-        yield start, end, _decode(line)
+        try:
+            row = _decode(line)
+        except (ValueError, RecursionError) as error:
+            # without the position that a JSON error has: it calls each line the first one
+            raise ValueError(f"line {number}: {getattr(error, 'msg', error)}") from None
+        yield start, end, row
         start = end
 
 

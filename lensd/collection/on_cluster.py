@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -24,7 +25,12 @@ from lensd.collection.rows import Row
 from lensd.collection.task import Job, Task
 from lensd.errors import LensdError, StorageError
 from lensd.store.fs import new_token
-from lensd.worker.cluster.connection import CONNECT_SECONDS, security
+from lensd.worker.cluster.connection import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    NO_SCHEDULER,
+    security,
+)
 from lensd.worker.cluster.messages import Tls
 from lensd.worker.cluster.task import (
     Versions,
@@ -32,6 +38,8 @@ from lensd.worker.cluster.task import (
     require_versions,
     versions,
 )
+
+LOOK_SECONDS = 5.0  # between two looks for lost workers
 
 
 class Cluster(NamedTuple):
@@ -43,16 +51,16 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def connect(address: str, tls: Tls | None, job: Job) -> Iterator[Cluster]:
-    """Raises StorageError for a cluster that is away, or whose workers would give other bytes."""
+def connect(
+    address: str, tls: Tls | None, job: Job, say: Callable[[str], None]
+) -> Iterator[Cluster]:
+    """`say` gets a message when the last worker has gone, and when there is one again.
+
+    Raises StorageError for a cluster that is away, or whose workers would give other bytes.
+    """
     for logger in ("distributed", "distributed.client"):  # tracebacks, beside lensd's messages
         logging.getLogger(logger).setLevel(logging.CRITICAL)
-    make_client: Any = Client  # it has no types
-    try:
-        client = make_client(address, security=security(tls), timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"the scheduler {address} cannot be reached: {error}") from None
-    with client:
+    with _make_client(address, tls) as client, _reporting_loss(client, address, say):
         _require_fit(client, address, job)
         executor = client.get_executor(pure=False)
 
@@ -63,6 +71,66 @@ def connect(address: str, tls: Tls | None, job: Job) -> Iterator[Cluster]:
             return end
 
         yield Cluster(sum(client.nthreads().values()), client.dashboard_link, submit)
+
+
+def _make_client(address: str, tls: Tls | None) -> Any:
+    """Raises StorageError. Dask waits without end where something else answers than a scheduler."""
+    found: Future[Any] = Future()
+    make_client: Any = Client  # it has no types
+
+    def connect() -> None:
+        try:
+            found.set_result(make_client(address, security=security(tls), timeout=CONNECT_SECONDS))
+        except Exception as error:  # noqa: BLE001  for the thread that waits
+            found.set_exception(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    wait([found], CONNECT_SECONDS + ANSWER_SECONDS)
+    if not found.done():
+        raise StorageError(f"{address} {NO_SCHEDULER}")
+    try:
+        return found.result()
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"the scheduler {address} cannot be reached: {error}; check address, certificates and "
+            "network"
+        ) from None
+
+
+@contextmanager
+def _reporting_loss(client: Any, address: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Dask lets tasks wait for workers without end, and without a word."""
+    ending = threading.Event()
+
+    def look() -> None:
+        was_lost = False
+        while not ending.wait(LOOK_SECONDS):
+            has_workers = _has_workers(client)
+            is_lost = not has_workers
+            if ending.is_set() or has_workers is None or is_lost == was_lost:
+                continue
+            was_lost = is_lost
+            if is_lost:
+                say(
+                    f"the cluster {address} has no workers any more; the run waits for one. After "
+                    "^C the same command continues"
+                )
+            else:
+                say(f"the cluster {address} has a worker again")
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        ending.set()
+
+
+def _has_workers(client: Any) -> bool | None:
+    """None while the scheduler is away, which the tasks report."""
+    try:
+        return bool(client.nthreads())
+    except Exception:  # noqa: BLE001  Dask has many kinds
+        return None
 
 
 def _require_fit(client: Any, address: str, job: Job) -> None:

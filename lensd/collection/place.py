@@ -23,10 +23,13 @@ class Place(Protocol):
     """`url`: its address without a password. Methods raise OSError if they fail.
 
     `left_out`: the folders that `find` could not list, each with the reason.
+    `has_file_permissions`: a PermissionError is about one file or folder, and not about the access
+    to all of them.
     """
 
     url: str
     left_out: list[str]
+    has_file_permissions: bool
 
     def real_url(self) -> str:
         """`url`, with links to folders resolved."""

@@ -24,7 +24,7 @@ from lensd.collection.rows import Row
 from lensd.errors import Failed, FileError, Outcome, Reason, Skipped, StorageError, bug
 from lensd.lora.parameters import Parameters
 from lensd.store.hashing import sha256_of
-from lensd.text import printable
+from lensd.text import plural, printable
 from lensd.worker.request import Bug, CompressRequest, CompressResult, Refused
 from lensd.worker.staged import Staged, request_bytes
 from lensd.worker.workers import Abandoned, End, WorkerLost
@@ -153,12 +153,13 @@ def _attempt(task: Task, engines: Engines, source: Place, destination: Place) ->
             Reason.UNUSABLE_NAME,
             "no file can have this name in every store; give the object another one",
         )
-    version = source.version(name)
+    with _reading(source):
+        version = source.version(name)
     if version is None:
         raise Skipped(Reason.VANISHED, "the object was deleted after the listing")
     clock = _Clock()
     with TemporaryDirectory(prefix="lensd-", dir=engines.folder) as folder:
-        with clock.measure("fetch"):
+        with clock.measure("fetch"), _reading(source):
             path = _fetch(source, name, folder)
         end, output = _compress(task, path, engines, clock)
         refused = None if isinstance(end, CompressResult) else _error_of(end)
@@ -178,10 +179,47 @@ def _attempt(task: Task, engines: Engines, source: Place, destination: Place) ->
         elif refused is not None:
             fields |= rows.of_error(refused)
         if task.job.publishes and os.path.exists(result):
-            with clock.measure("publish"):
+            with clock.measure("publish"), _writing(destination, name):
                 fields |= _publish(task, destination, result, folder)
         fields["seconds"] = fields.get("seconds", {}) | clock.seconds
         return fields | ({"copied": True} if is_copied else {})
+
+
+@contextmanager
+def _reading(source: Place) -> Iterator[None]:
+    """Raises Failed for a file that may not be read."""
+    try:
+        yield
+    except PermissionError as error:
+        if not source.has_file_permissions:
+            raise
+        raise Failed(
+            Reason.UNREADABLE,
+            f"lensd may not read the file ({describe(error)}); give its user read permission, and "
+            "run the same command again",
+        ) from None
+
+
+@contextmanager
+def _writing(destination: Place, name: str) -> Iterator[None]:
+    """Raises Failed for a folder of the destination that takes no files."""
+    folder = os.path.dirname(f"{destination.url.rstrip('/')}/{name}")
+    try:
+        yield
+    except NotADirectoryError as error:
+        raise Failed(
+            Reason.DESTINATION_TAKEN,
+            f"there can be no folder {folder}: {describe(error)}; rename what has that name, or "
+            "choose another DEST",
+        ) from None
+    except PermissionError as error:
+        if not destination.has_file_permissions:
+            raise
+        raise Failed(
+            Reason.DESTINATION_DENIED,
+            f"lensd may not write to {folder} ({describe(error)}); give its user access to that "
+            "folder, and run the same command again",
+        ) from None
 
 
 def _fetch(source: Place, name: str, folder: str) -> str:
@@ -256,7 +294,8 @@ def _is_taken(destination: Place) -> Failed:
 def _end_of_transfers(error: Exception, attempts: int) -> FileError:
     if isinstance(error, _Changed):
         return Skipped(Reason.CHANGED, f"the object changed while lensd read it, {attempts} times")
+    access = "give the user of lensd access, and " if isinstance(error, PermissionError) else ""
     return Failed(
         Reason.TRANSFER_FAILED,
-        f"{describe(error)} ({attempts} attempts); run the same command again",
+        f"{describe(error)} ({plural(attempts, 'attempt')}); {access}run the same command again",
     )

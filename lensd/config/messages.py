@@ -12,7 +12,7 @@ from lensd.config.faults import Fault, show_value
 from lensd.config.yaml_lines import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pydantic_core import ErrorDetails
 
@@ -47,6 +47,17 @@ def explain(errors: Iterable[ErrorDetails], text: ParsedText) -> list[Fault]:
         message, remedy = _describe(error)
         faults.append(Fault(text.line(location), key_of(location), message, remedy))
     return faults
+
+
+def explain_options(errors: Iterable[ErrorDetails]) -> Iterator[str]:
+    """Yield a sentence for each error in the settings that a command has as options."""
+    for error in errors:
+        if error["type"] == "too_short" and error["input"]:
+            continue  # its parts have errors of their own
+        option = str(error["loc"][0]).replace("_", "-")
+        error["loc"] = ("defaults", *error["loc"])
+        message, remedy = _describe(error)
+        yield f"--{option}: {message}; {remedy}"
 
 
 def section_at(location: Location) -> type[BaseModel] | None:

@@ -50,9 +50,10 @@ def serve(handle: Handle, device: str, torch_version: str, kernels: str) -> None
 def begin(hello: Hello, receive: Callable[[bytes], None]) -> Send:
     """Say hello, and call `receive` with each line from standard input, in a thread of its own.
 
-    Returns what sends an answer, from any thread. Everything else that is written to standard
-    output goes to standard error, so that a library that prints cannot break the protocol. Signals
-    are ignored: the daemon closes the pipe, and then the process ends at once.
+    Returns what sends an answer, from any thread; where the daemon has ended, it ends the process.
+    Everything else that is written to standard output goes to standard error, so that a library
+    that prints cannot break the protocol. Signals are ignored: the daemon closes the pipe, and then
+    the process ends at once.
     """
     out = os.dup(1)
     os.dup2(2, 1)
@@ -61,8 +62,11 @@ def begin(hello: Hello, receive: Callable[[bytes], None]) -> Send:
     lock = threading.Lock()
 
     def send(answer: Answer) -> None:
-        with lock:
-            os.write(out, encode(answer))
+        try:
+            with lock:
+                os.write(out, encode(answer))
+        except BrokenPipeError:
+            os._exit(0)
 
     send(hello)
     threading.Thread(target=_read_lines, args=(receive,), daemon=True).start()
@@ -78,10 +82,7 @@ def _read_lines(receive: Callable[[bytes], None]) -> None:
 
 def _send_heartbeats(send: Send) -> None:
     while True:
-        try:
-            send(Heartbeat())
-        except OSError:
-            os._exit(0)
+        send(Heartbeat())
         threading.Event().wait(HEARTBEAT_SECONDS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.collection.conftest import Batch, files_of
 from tests.support.certificates import make_certificates
-from tests.support.dask_cluster import DaskCluster
+from tests.support.dask_cluster import DaskCluster, kill_all
 from tests.support.home_server import wait_until
 from tests.support.realistic import small_lora
 from tests.support.stores import S3
@@ -78,6 +79,42 @@ def test_a_scheduler_that_goes_away_ends_the_run_with_one_message(batch: Batch, 
         wait_until(lambda: cluster.registered() > before, "a worker")
         on_s3.run(*arguments)
     assert len(on_s3.rows()) == 12
+
+
+def test_a_cluster_that_loses_all_workers_is_reported(batch: Batch, s3: S3) -> None:
+    """The run waits for another worker, and goes on."""
+    content = small_lora(batch.folder / "one").path.read_bytes()
+    for number in range(40):
+        s3.put(f"lost/in/{number}.safetensors", content)
+    on_s3 = batch._replace(env=s3.env)
+    with DaskCluster(batch.folder / "dask", (), env=s3.env) as cluster:
+        worker = cluster.start_worker(1)
+        wait_until(lambda: cluster.registered() == 1, "a worker")
+        command = batch.command("s3://hub/lost/in", "s3://hub/o", "--cluster", cluster.address)
+        with subprocess.Popen(
+            command, cwd=batch.folder, env=on_s3.whole_env, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            said = ""
+            for line in process.stderr:
+                said += line
+                if "dashboard" in line:
+                    kill_all(worker.pid)
+                    worker.wait()
+                if "no workers any more" in line:
+                    cluster.start_worker(2)
+        assert process.returncode == 0, said
+        assert said.count("no workers any more; the run waits for one") == 1
+        assert "40 compressed" in said
+
+
+def test_something_else_than_a_scheduler(batch: Batch, s3: S3) -> None:
+    """It accepts connections and says nothing. The run ends, and names the likely mistake."""
+    on_s3 = batch._replace(env=s3.env)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        said = on_s3.run("s3://hub/none", "s3://hub/o", "--cluster", address, code=5)
+    assert f"{address} does not answer as a scheduler of Dask; check that its port" in said
 
 
 @pytest.mark.parametrize(

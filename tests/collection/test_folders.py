@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -93,7 +95,7 @@ def test_a_failed_object_is_tried_again_by_the_next_run(batch: Batch, source: Pa
     (batch.folder / "dest").mkdir()
     (batch.folder / "dest/more").write_text("mine")
     said = batch.run("source", "dest", code=1)
-    assert said.count("transfer_failed") == 2
+    assert said.count("destination_taken") == 2
     assert "1 compressed, 2 failed" in said
     assert (batch.folder / "dest/more").read_text() == "mine"
     (batch.folder / "dest/more").unlink()
@@ -201,6 +203,36 @@ def test_a_folder_that_cannot_be_read_is_named(batch: Batch, source: Path) -> No
 
 
 @pytest.mark.slow
+@marks.needs_root
+def test_a_folder_of_the_destination_that_takes_no_files(batch: Batch, source: Path) -> None:
+    """More files than end a run fail, each with a remedy; the others are done."""
+    for folder in (source / "locked", source / "file"):
+        folder.mkdir()
+        for number in range(25):
+            shutil.copyfile(source / "a.safetensors", folder / f"{number}.safetensors")
+    dest = batch.folder / "dest"
+    (dest / "locked").mkdir(parents=True)
+    (dest / "locked").chmod(0o500)
+    (dest / "file").write_text("no folder")
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    done = subprocess.run(
+        [*command, *batch.command("source", "dest")],
+        cwd=batch.folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "3 compressed, 50 failed" in done.stderr
+    lines = (batch.folder / "lensd-manifest.jsonl").read_text().splitlines()
+    failed = [row for row in map(json.loads, lines) if row["outcome"] == "failed"]
+    assert Counter((row["reason"], row["attempts"]) for row in failed) == {
+        ("destination_denied", 1): 25, ("destination_taken", 1): 25,
+    }  # fmt: skip
+    assert f"lensd may not write to {dest}/locked" in str(failed)
+    assert f"there can be no folder {dest}/file: {dest}/file is no folder; rename" in str(failed)
+    (dest / "locked").chmod(0o700)
+    assert "25 compressed, 25 failed" in batch.run("source", "dest", code=1)
+
+
+@pytest.mark.slow
 def test_what_is_no_file_in_the_destination_stays(batch: Batch, source: Path) -> None:
     """A pipe is not read, which would wait for its writer. A dead link is not tried again."""
     dest = batch.folder / "dest"
@@ -292,7 +324,13 @@ def test_a_dry_run_writes_nothing(batch: Batch, source: Path) -> None:
         (["source", "sftp://host:port/folder"], "sftp://HOST:PORT/FOLDER"),
         (["source", "source/more"], "must not lie in each other"),
         (["source", "dest", "--manifest", "m.txt"], "ends in .jsonl or .parquet"),
-        (["source", "dest", "--energy", "2"], "an option has an invalid value"),
+        (["source", "dest", "--energy", "2"], "--energy: 2.0 is out of range; write a value of at"),
+        (["source", "dest", "--targets", "comfui,forge"], "did you mean `comfyui`?"),
+        (["source", "dest", "--target-size", "3x"], "is not a size"),
+        (["source", "dest", "--core-hour", "1"], "prices for --dry-run"),
+        (["source", "dest", "--dry-run", "--egress", "nan"], "give numbers"),
+        (["source", "dest", "--dry-run", "--egress", "-1"], "not in the range"),
+        (["source", "dest", "--cluster-insecure"], "add --cluster"),
     ],
 )
 def test_what_makes_no_sense(batch: Batch, source: Path, arguments: list[str], says: str) -> None:

@@ -102,6 +102,16 @@ def test_another_file_is_no_manifest(tmp_path: Path, content: str) -> None:
         list(manifest.read(str(_folder(tmp_path / "folder.jsonl"))))
 
 
+def test_a_manifest_that_was_cut_off_names_its_line(tmp_path: Path) -> None:
+    """A copy of a manifest that was not complete is not read as a shorter one."""
+    path = tmp_path / "m.jsonl"
+    line = json.dumps(_row("a")) + "\n"
+    path.write_text(2 * line + line[:50])
+    with pytest.raises(UsageError, match=r"m\.jsonl is no manifest of lensd: line 3: ") as raised:
+        list(manifest.read(str(path)))
+    assert "line 1" not in str(raised.value)
+
+
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     """Its rows may be the only ones, so that it stays; the message says what to do."""
     path = str(tmp_path / "m.jsonl")
@@ -149,13 +159,31 @@ def test_what_is_new_or_changed_is_to_do(tmp_path: Path) -> None:
         for name, version in found.items()
     )
     todo = {item.name: known for item, known in index.todo()}
-    assert set(todo) == {"bigger", "later", "failed", "elsewhere", "mode", "new"}
+    assert list(todo) == ["bigger", "elsewhere", "later", "mode", "new", "failed"]
     assert todo["new"] is None
     assert todo["bigger"] == "0" * 64
     assert index.left() == Totals(6, 43)
     assert index.found() == Totals(8, 57)
     assert len(index.sample(3)) == 3
     assert [known[place]["path"] for place in index.places()] == sorted(r["path"] for r in known)
+
+
+def test_what_has_failed_is_tried_last_and_once(tmp_path: Path) -> None:
+    """A run that ends after many failures in a row leaves less to the next one."""
+    index = Index(str(tmp_path))
+    failed = msgspec.convert(_row("a", outcome="failed"), Head)
+    index.note([(0, failed)])
+    version = Version(7, None, "2026-01-01T00:00:00+00:00")
+    index.add(
+        (f"/source/{name}", rows.mark_of(version, "/dest", "{}"), Item(name, version))
+        for name in "abc"
+    )
+    tried = []
+    for place, (item, _) in enumerate(index.todo(), 1):
+        tried.append(item.name)
+        row = _row(item.name, outcome="failed")
+        index.note([(place, msgspec.convert(row, Head))])
+    assert tried == ["b", "c", "a"]
 
 
 @pytest.mark.parametrize(

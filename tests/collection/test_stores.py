@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from getpass import getuser
 from pathlib import Path
 
@@ -16,10 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lensd.collection.sftp import Sftp
+from lensd.store.fs import temporary_name
 from tests.cli.conftest import run as run_lensd
 from tests.collection.conftest import Batch, files_of
-from tests.support import stores
+from tests.support import marks, stores
 from tests.support.cutting_proxy import CuttingProxy
+from tests.support.disks import tmpfs
 from tests.support.home_server import HomeServer, wait_until
 from tests.support.realistic import small_lora
 from tests.support.stores import S3, SftpServer
@@ -195,6 +199,100 @@ def test_an_sftp_server(batch: Batch, source: Path, sftp: SftpServer) -> None:
     stranger = batch._replace(env={"HOME": str(batch.folder)})
     said = stranger.run(f"{sftp.url}/server/out", "dest", "--manifest", "m.jsonl", code=5)
     assert "not found in known_hosts" in said
+
+
+@pytest.mark.slow
+@stores.needs_sshd
+def test_names_that_are_no_utf8(batch: Batch, source: Path, s3: S3, sftp: SftpServer) -> None:
+    """An SFTP server has them as other names. A bucket cannot: the file fails at once."""
+    odd = os.fsdecode(b"caf\xe9.safetensors")
+    shutil.copyfile(source / "a.safetensors", source / odd)
+    away = batch._replace(env={**s3.env, "HOME": str(sftp.home)})
+    away.run("source", f"{sftp.url}/bytes/out", "--manifest", "1.jsonl")
+    away.run(f"{sftp.url}/bytes/out", "back", "--manifest", "2.jsonl")
+    assert files_of(batch.folder / "back") == files_of(sftp.root / "bytes/out")
+    assert odd in files_of(batch.folder / "back")
+    said = away.run("source", "s3://hub/bytes", "--manifest", "3.jsonl", code=1)
+    assert "unusable_name" in said
+    assert "3 compressed, 1 failed" in said
+    assert {row["attempts"] for row in away.rows("3.jsonl").values()} == {1}
+
+
+@pytest.mark.slow
+@stores.needs_sshd
+def test_an_sftp_server_that_denies_folders(batch: Batch, source: Path, sftp: SftpServer) -> None:
+    """More files than end a run are denied, and the others are done nevertheless."""
+    away = batch._replace(env={"HOME": str(sftp.home)})
+    served, out = sftp.root / "denied/in", sftp.root / "denied/out"
+    shutil.copytree(source, served)
+    (served / "hidden").mkdir()
+    (out / "locked").mkdir(parents=True)
+    (out / "locked").chmod(0o500)
+    (out / "a.safetensors-files").write_text("no folder")
+    for folder in ("locked", "unreadable", "a.safetensors-files"):
+        (served / folder).mkdir()
+        for number in range(25):
+            copy = served / folder / f"{number}.safetensors"
+            shutil.copyfile(source / "a.safetensors", copy)
+            copy.chmod(0 if folder == "unreadable" else 0o600)
+    (served / "hidden").chmod(0)
+    said = away.run(f"{sftp.url}/denied/in", f"{sftp.url}/denied/out", code=1)
+    (served / "hidden").chmod(0o700)
+    assert "3 compressed, 75 failed" in said
+    assert f"{served}/hidden/ cannot be read: Permission denied" in said
+    manifest = (batch.folder / "lensd-manifest.jsonl").read_text()
+    rows = [json.loads(line) for line in manifest.splitlines()]
+    assert Counter(row.get("reason") for row in rows) == {
+        None: 3, "destination_denied": 25, "unreadable": 25, "destination_taken": 25,
+    }  # fmt: skip
+    assert f"lensd may not write to {sftp.url}/denied/out/locked" in manifest
+    out.chmod(0o500)
+    said = away.run("source", f"{sftp.url}/denied/out", "--manifest", "2.jsonl", code=5)
+    out.chmod(0o700)
+    assert f"lensd may not write to {out}" in said
+
+
+@pytest.mark.slow
+@stores.needs_sshd
+@marks.needs_root
+def test_a_full_sftp_server_keeps_no_part_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent of a file that does not fit is removed."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "large").write_bytes(bytes(2**20))
+    with tmpfs(tmp_path / "disk", "64k") as disk, stores.sftp(tmp_path / "server") as server:
+        monkeypatch.setenv("HOME", str(server.home))
+        place = Sftp(f"{server.url.removesuffix(str(server.root))}{disk}/out")
+        with pytest.raises(OSError, match="Failure"):
+            place.publish("a.safetensors", str(tmp_path / "large"), "1" * 16, replace=False)
+        assert [] == os.listdir(disk / "out")
+
+
+@pytest.mark.slow
+@stores.needs_sshd
+@marks.needs_program("strace")
+@pytest.mark.skipif(stores.SFTP_SERVER is None, reason="needs the program sftp-server")
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_a_write_of_an_sftp_server_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A file of the right size with a hole is not published: a full disk may have space again."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "file").write_bytes(os.urandom(7 * 2**15 - 5))
+    token = "1" * 16
+    temporary = tmp_path / "server/served" / temporary_name(token)
+    fault = f"-P {temporary} -e trace=write -e inject=write:error=ENOSPC:when={number}"
+    command = f"{shutil.which('strace')} -f -o {tmp_path}/trace {fault} {stores.SFTP_SERVER}"
+    with stores.sftp(tmp_path / "server", command) as server:
+        monkeypatch.setenv("HOME", str(server.home))
+        place = Sftp(server.url)
+        with pytest.raises(OSError, match="Failure"):
+            place.publish("a.safetensors", str(tmp_path / "file"), token, replace=False)
+        assert [] == os.listdir(server.root)
+        place.publish("a.safetensors", str(tmp_path / "file"), token, replace=False)
+        assert (server.root / "a.safetensors").read_bytes() == (tmp_path / "file").read_bytes()
+    assert "INJECTED" in (tmp_path / "trace").read_text()
 
 
 @pytest.mark.slow

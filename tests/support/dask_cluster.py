@@ -120,11 +120,16 @@ class DaskCluster:
         """How many workers have registered with the scheduler since the start."""
         return self.log.read_bytes().count(b"Registered to:") if self.log.exists() else 0
 
+    def start_worker(self, number: int, *options: str) -> subprocess.Popen[bytes]:
+        """One that nothing starts again when it ends."""
+        folder = ("--local-directory", str(self.top / f"worker{number}"), "--nthreads", "1")
+        process = self._start("worker", self.address, *folder, *options)
+        self._workers.append(process)
+        return process
+
     def _keep_worker(self, number: int, options: Sequence[str]) -> None:
         while not self._ending.is_set():
-            folder = ("--local-directory", str(self.top / f"worker{number}"), "--nthreads", "1")
-            process = self._start("worker", self.address, *folder, *options)
-            self._workers.append(process)
+            process = self.start_worker(number, *options)
             if self._ending.is_set():
                 kill_all(process.pid)
             process.wait()

@@ -20,6 +20,7 @@ import pytest
 from tests.support.limits import PATIENCE
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+SFTP_SERVER = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh:/usr/lib/ssh")
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="needs sshd (openssh-server)")
 BUCKET = "hub"
 _REGION = "us-east-1"
@@ -129,8 +130,11 @@ class SftpServer:
 
 
 @contextmanager
-def sftp(folder: Path) -> Iterator[SftpServer]:
-    """As the user of the tests. That of root needs /run/sshd, and gets it in a mount of its own."""
+def sftp(folder: Path, subsystem: str = "internal-sftp") -> Iterator[SftpServer]:
+    """As the user of the tests. That of root needs /run/sshd, and gets it in a mount of its own; it
+    may not read and write what its permissions deny, as other users. `subsystem`: the command of
+    the server that a connection gets.
+    """
     port, ssh, root = free_port(), folder / "home/.ssh", folder / "served"
     ssh.mkdir(parents=True)
     root.mkdir()
@@ -142,13 +146,14 @@ def sftp(folder: Path) -> Iterator[SftpServer]:
         "ListenAddress": "127.0.0.1", "Port": port, "HostKey": folder / "host",
         "AuthorizedKeysFile": folder / "authorized", "StrictModes": "no", "UsePAM": "no",
         "PasswordAuthentication": "no", "PermitRootLogin": "yes", "PidFile": "none",
-        "MaxStartups": 100, "Subsystem": "sftp internal-sftp",
+        "MaxStartups": 100, "Subsystem": f"sftp {subsystem}",
     }  # fmt: skip
     config = folder / "sshd_config"
     config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
     command = [SSHD or "", "-D", "-e", "-f", str(config)]
     if os.geteuid() == 0:
         script = 'mount -t tmpfs none /run && mkdir /run/sshd && exec "$@"'
-        command = ["unshare", "-m", "sh", "-c", script, "sh", *command]
+        denied = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+        command = ["unshare", "-m", "sh", "-c", script, "sh", *denied, *command]
     with _server(command, port, folder / "sshd.log"):
         yield SftpServer(port, root, folder / "home", public)

@@ -55,15 +55,15 @@ class CollectionBar:
             self._after += row["bytes_out"]
         faults = sum(self._counts[fault] for fault in _FAULTS)
         if outcome in _FAULTS and faults <= SHOWN:
-            self._print(f"{outcome}: {row['path']}: {row['reason']}: {row['message']}")
+            self.say(f"{outcome}: {row['path']}: {row['reason']}: {row['message']}")
         elif outcome in _FAULTS and faults == SHOWN + 1:
-            self._print("more objects failed; the manifest names them")
+            self.say("more objects failed; the manifest names them")
         done = self._counts.total()
         seconds = self._bar.tasks[0].elapsed or 0.0
         rate = f"{done / seconds:.1f} files/s" if seconds else ""
         self._bar.update(self._task, advance=row["source_size"], done=done, rate=rate)
 
-    def _print(self, message: str) -> None:
+    def say(self, message: str) -> None:
         """A line above the bar."""
         self._bar.console.print(Text(visible(f"lensd: {message}")), soft_wrap=True)
 

@@ -36,6 +36,11 @@ from lensd.worker.protocol import Send
 from lensd.worker.request import AnyRequest, CompressRequest, CompressResult, Refused
 
 CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 5.0  # of a scheduler after that: Dask itself waits without end
+NO_SCHEDULER = (
+    "does not answer as a scheduler of Dask; check that its port is not that of the dashboard, or "
+    "restart the scheduler"
+)
 LOOK_SECONDS = 2.0
 UNFIT_SECONDS = 60.0  # until a worker that cannot do jobs is tried again
 REMEMBERED_JOBS = 1000
@@ -201,13 +206,21 @@ class Connection:
         address = self._settings.address
         make_client: Any = Client  # it has no types
         try:
-            self._client = await make_client(
+            client = make_client(
                 address,
                 security=security(self._settings.tls),
                 asynchronous=True,
                 timeout=CONNECT_SECONDS,
                 set_as_default=False,
             )
+            done, _ = await asyncio.wait(
+                [connecting := asyncio.ensure_future(client)],
+                timeout=CONNECT_SECONDS + ANSWER_SECONDS,
+            )
+            if not done:
+                connecting.cancel()
+                raise Away(f"{address} {NO_SCHEDULER}")
+            self._client = connecting.result()
         except (OSError, ValueError) as error:
             raise Away(f"the scheduler {address} cannot be reached: {error}") from error
         return self._client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -266,3 +267,7 @@ def test_a_check_tells_what_the_workers_are(cluster: DaskCluster) -> None:
     assert len({worker.kernels for worker in found.workers.values()}) == 1
     away = _check(structs.replace(_settings(cluster), address="tcp://127.0.0.1:1"))
     assert "cannot be reached" in str(away.problem)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        other = _check(structs.replace(_settings(cluster), address=address))
+    assert f"{address} does not answer as a scheduler of Dask" in str(other.problem)
