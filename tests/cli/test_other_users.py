@@ -78,6 +78,7 @@ def test_a_ledger_that_may_not_be_read(server: HomeServer) -> None:
     assert "you may not read the ledger" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_member_of_the_group_reads_without_a_daemon(server: HomeServer) -> None:
     """SQLite may make no files in the state folder; the ledger is not said to be incomplete."""
     give_away(server, group=0)
@@ -109,6 +110,7 @@ def test_a_read_only_state_folder_after_a_kill(server: HomeServer) -> None:
     assert "2 baseline" in without_rights(server, "status").stdout
 
 
+@pytest.mark.slow
 def test_a_member_of_the_group_sends_requests(server: HomeServer) -> None:
     """The daemon does what they say; the lock, which the group may only read, is no hindrance."""
     with server.daemon() as daemon:

@@ -219,6 +219,7 @@ def test_files_that_replaced_outputs(tmp_path: Path) -> None:
     assert server.status()["totals"]["saved_in_folders"] == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_another_one_replaced_counts_no_more(tmp_path: Path) -> None:
     """The remedy of `skipped` is a new download: then `status` and `report` say nothing of it.
 

@@ -105,7 +105,7 @@ def test_an_original_that_keeps_coming_back_is_kept(running: Running) -> None:
     assert daemon.wait_for_file(path)["event"] == "file.compressed"
 
 
-@pytest.mark.lengthy
+@pytest.mark.slow
 def test_a_person_may_restore_and_compress_a_file_again_and_again(server: HomeServer) -> None:
     """No program brought the original back: `lensd restore` did."""
     path = server.drop("style.safetensors", seed=3).path
