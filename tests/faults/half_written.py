@@ -89,7 +89,8 @@ def _curl(*options: str, cut: bool = False, kill: bool = False) -> Callable[[Cas
         url = f"{case.server}/{'cut' if cut else 'stall' if kill else 'slow'}/{case.truth.name}"
         command = ["curl", "-sS", *options, "-o", str(case.target), url]
         if not kill:
-            _run(*command, may_fail=cut)
+            # once it received an answer without a status line: a failure shows all bytes
+            _run(*command, "--trace-ascii", "-", may_fail=cut)
             return
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
