@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,28 @@ from tests.support.realistic import small_lora
 from tests.support.stores import S3
 
 pytestmark = pytest.mark.slow
+
+
+class _Said:
+    """What `lensd batch` says, line by line; `text` and its exit code `code` at its end."""
+
+    def __init__(self, batch: Batch, command: list[str]) -> None:
+        self._batch, self._command = batch, command
+        self.text, self.code = "", -1
+
+    def __iter__(self) -> Iterator[str]:
+        with subprocess.Popen(
+            self._command,
+            cwd=self._batch.folder,
+            env=self._batch.whole_env,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                self.text += line
+                yield line
+        self.code = process.returncode
 
 
 def test_the_same_bytes_on_a_cluster_whose_worker_is_killed(batch: Batch, s3: S3) -> None:
@@ -37,17 +60,11 @@ def test_the_same_bytes_on_a_cluster_whose_worker_is_killed(batch: Batch, s3: S3
             "s3://hub/cluster/in", "s3://hub/cluster/out", "--manifest", "m.jsonl",
             "--cluster", cluster.address, "--cluster-tls", *tls,
         )  # fmt: skip
-        with subprocess.Popen(
-            command, cwd=batch.folder, env=on_s3.whole_env, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stderr is not None
-            said = ""
-            for line in process.stderr:
-                said += line
-                if "dashboard" in line:
-                    cluster.kill_a_worker(random.Random(1))  # noqa: S311  not for secrets
-        assert process.returncode == 0, said
-        assert "12 compressed" in said
+        for line in (said := _Said(on_s3, command)):
+            if "dashboard" in line:
+                cluster.kill_a_worker(random.Random(1))  # noqa: S311  not for secrets
+        assert said.code == 0, said.text
+        assert "12 compressed" in said.text
     found = {name: s3.get(f"cluster/out/{name}") for name in files_of(batch.folder / "expected")}
     assert files_of(batch.folder / "expected") == found
     assert len(on_s3.rows("m.jsonl")) == 12
@@ -61,19 +78,12 @@ def test_a_scheduler_that_goes_away_ends_the_run_with_one_message(batch: Batch, 
     on_s3 = batch._replace(env=s3.env)
     with DaskCluster(batch.folder / "dask", env=s3.env) as cluster:
         arguments = ("s3://hub/away/in", "s3://hub/away/out", "--cluster", cluster.address)
-        with subprocess.Popen(
-            batch.command(*arguments),
-            cwd=batch.folder, env=on_s3.whole_env, stderr=subprocess.PIPE, text=True,
-        ) as process:  # fmt: skip
-            assert process.stderr is not None
-            said = ""
-            for line in process.stderr:
-                said += line
-                if "dashboard" in line:
-                    cluster.kill_scheduler()
-        assert process.returncode == 5, said
-        assert len(said.splitlines()) == 3, said
-        assert "went away; run the same command again" in said
+        for line in (said := _Said(on_s3, batch.command(*arguments))):
+            if "dashboard" in line:
+                cluster.kill_scheduler()
+        assert said.code == 5, said.text
+        assert len(said.text.splitlines()) == 3, said.text
+        assert "went away; run the same command again" in said.text
         before = cluster.registered()
         cluster.start_scheduler()
         wait_until(lambda: cluster.registered() > before, "a worker")
@@ -91,21 +101,15 @@ def test_a_cluster_that_loses_all_workers_is_reported(batch: Batch, s3: S3) -> N
         worker = cluster.start_worker(1)
         wait_until(lambda: cluster.registered() == 1, "a worker")
         command = batch.command("s3://hub/lost/in", "s3://hub/o", "--cluster", cluster.address)
-        with subprocess.Popen(
-            command, cwd=batch.folder, env=on_s3.whole_env, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stderr is not None
-            said = ""
-            for line in process.stderr:
-                said += line
-                if "dashboard" in line:
-                    kill_all(worker.pid)
-                    worker.wait()
-                if "no workers any more" in line:
-                    cluster.start_worker(2)
-        assert process.returncode == 0, said
-        assert said.count("no workers any more; the run waits for one") == 1
-        assert "40 compressed" in said
+        for line in (said := _Said(on_s3, command)):
+            if "dashboard" in line:
+                kill_all(worker.pid)
+                worker.wait()
+            if "no workers any more" in line:
+                cluster.start_worker(2)
+        assert said.code == 0, said.text
+        assert said.text.count("no workers any more; the run waits for one") == 1
+        assert "40 compressed" in said.text
 
 
 def test_something_else_than_a_scheduler(batch: Batch, s3: S3) -> None:
