@@ -200,6 +200,7 @@ def test_a_restore_reports_each_file(running: Running) -> None:
     assert result == Result(1)
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_stops_no_other(running: Running) -> None:
     """Its replies do not fit into the socket's buffer; the job thread goes on meanwhile."""
     server, daemon = running

@@ -124,6 +124,7 @@ def test_no_layer_of_real_models_has_a_warning(shared: Path) -> None:
         assert not specs or not warnings(read_layout(specs)), path
 
 
+@pytest.mark.slow
 def test_no_table_of_real_models_has_a_warning(shared: Path) -> None:
     """All models and namings in ../shared/models, and files with few of their modules."""
     for name, specs in tables(shared / "models"):

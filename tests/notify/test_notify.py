@@ -86,6 +86,7 @@ def test_a_failure_reaches_a_mail_server(home: HomeServer, mailbox: Mailbox) -> 
     assert b"broken.safetensors" in b"".join(t for t in texts if isinstance(t, bytes))
 
 
+@pytest.mark.slow
 def test_a_thousand_failures_are_one_message(home: HomeServer, webhook: Webhook) -> None:
     """It counts them and names ten. The next message has only what came later."""
     notify(home, urls=[webhook.url])
