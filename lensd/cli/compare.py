@@ -65,7 +65,7 @@ def _lines(result: Comparison) -> Iterator[str]:
     for names, path in ((result.only_in_a, result.a), (result.only_in_b, result.b)):
         if names:
             yield f"  {len(names)} only in {path}: {_list_some(names)}"
-    if result.only_in_a or result.only_in_b:
+    if result.modules and (result.only_in_a or result.only_in_b):
         common = _format_error(result.delta_error_common)
         yield f"  relative delta error of the modules in both: {common}"
 

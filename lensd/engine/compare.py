@@ -25,7 +25,8 @@ def compare(a: str, b: str) -> Comparison:
     """Measure the error of the file `b` relative to the file `a`, per module and overall.
 
     In the overall errors, a module that only one file has counts as a module of zeros in the
-    other; `delta_error_common` leaves such modules out. Raises Skipped, Failed and UsageError.
+    other; `delta_error_common` leaves such modules out, and is None where no other is left. Raises
+    Skipped, Failed and UsageError.
     """
     with (
         Source.open_any(os.path.realpath(a)) as first,
@@ -46,7 +47,7 @@ def compare(a: str, b: str) -> Comparison:
         modules=len(pairs),
         delta_error=_relative_error(overall),
         snr_db=_signal_to_noise(overall),
-        delta_error_common=_relative_error(_add(common)),
+        delta_error_common=_relative_error(_add(common)) if common else None,
         only_in_a=[m.name for m in only_a],
         only_in_b=[m.name for m in only_b],
         per_module=[_compare_module(*p, d) for p, d in zip(pairs, common, strict=True)],

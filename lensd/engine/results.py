@@ -37,7 +37,9 @@ class Comparison(Struct, frozen=True, kw_only=True):
     modules: Annotated[Count, Meta(description="in both files")]
     delta_error: Error
     snr_db: Decibels
-    delta_error_common: Annotated[Error, Meta(description="of the modules in both files")]
+    delta_error_common: Annotated[
+        Error, Meta(description="of the modules in both files, if there are any")
+    ]
     only_in_a: list[Text]
     only_in_b: list[Text]
     per_module: list[ModuleComparison]

@@ -83,6 +83,9 @@ def test_a_module_in_only_one_file_is_named_and_counts_in_the_overall_error(
     assert (added.only_in_a, added.only_in_b) == ([], ["lora_unet_a"])
     rest = sum(energies.values()) - energies["lora_unet_a"]
     assert added.delta_error == pytest.approx((energies["lora_unet_a"] / rest) ** 0.5, rel=1e-9)
+    other = {k: t for k, t in tensors.items() if k.startswith("lora_unet_a.")}
+    none = compare(less, write(tmp_path / "c", other))
+    assert (none.modules, none.delta_error_common) == (0, None)
 
 
 def test_a_difference_from_zeros_has_no_relative_error(tmp_path: Path) -> None:
