@@ -49,8 +49,23 @@ _OPTIONS = (
         metavar="SHARE",
         help="Write nothing if less than this share is saved (default 0.05; 0: any saving).",
     ),
-    click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto."),
+    click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        callback=lambda _context, _option, value: _check_device(value),
+        help="cpu, cuda, cuda:N or auto.",
+    ),
 )
+
+
+def _check_device(value: str) -> str:
+    """Raises UsageError for another word, which would mean the CPU."""
+    from lensd.config.types import is_device
+
+    if not is_device(value):
+        raise UsageError(f"--device: {value!r} is not a device; write auto, cpu, cuda or cuda:N")
+    return value
 
 
 def settings_options(command: F) -> F:

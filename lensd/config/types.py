@@ -73,8 +73,13 @@ def _check_log_mode(value: Any) -> Any:
     raise invalid(f"{show_value(value)} is not a file mode for a log", remedy)
 
 
+def is_device(value: Any) -> bool:
+    """Whether a value is a setting of `worker.device`."""
+    return isinstance(value, str) and bool(re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value))
+
+
 def _check_device(value: Any) -> Any:
-    if isinstance(value, str) and re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
+    if is_device(value):
         return value
     raise invalid(f"{show_value(value)} is not a device", "write auto, cpu, cuda or cuda:N")
 

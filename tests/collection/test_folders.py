@@ -324,6 +324,7 @@ def test_a_dry_run_writes_nothing(batch: Batch, source: Path) -> None:
         (["source", "sftp://host:port/folder"], "sftp://HOST:PORT/FOLDER"),
         (["source", "source/more"], "must not lie in each other"),
         (["source", "dest", "--manifest", "m.txt"], "ends in .jsonl or .parquet"),
+        (["source", "dest", "--device", "gpu"], "'gpu' is not a device; write auto, cpu, cuda"),
         (["source", "dest", "--energy", "2"], "--energy: 2.0 is out of range; write a value of at"),
         (["source", "dest", "--targets", "comfui,forge"], "did you mean `comfyui`?"),
         (["source", "dest", "--target-size", "3x"], "is not a size"),
