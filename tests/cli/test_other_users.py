@@ -16,19 +16,17 @@ from lensd.store.identity import Identity
 from lensd.store.ledger import Ledger
 from tests.support.home_server import HomeServer
 from tests.support.limits import PATIENCE
-from tests.support.marks import needs_program, needs_root
+from tests.support.marks import WITHOUT_OVERRIDE, needs_program, needs_root
 
 pytestmark = [needs_root, needs_program("setpriv"), pytest.mark.lengthy]
 
 OTHER = 12345
-LOST = "-dac_override,-dac_read_search"
 READING = (["status"], ["restore", "--list"])
 CHANGING = (["pause"], ["resume"])
 
 
 def without_rights(server: HomeServer, *words: str) -> subprocess.CompletedProcess[str]:
-    prefix = ["setpriv", f"--bounding-set={LOST}", f"--inh-caps={LOST}"]
-    command = [*prefix, sys.executable, "-m", "lensd", *words, "-c", str(server.config)]
+    command = [*WITHOUT_OVERRIDE, sys.executable, "-m", "lensd", *words, "-c", str(server.config)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 

@@ -190,9 +190,8 @@ def test_times_that_filesystems_keep(nanoseconds: int, text: str) -> None:
 def test_a_folder_that_cannot_be_read_is_named(batch: Batch, source: Path) -> None:
     """Its objects are in no row, and the exit code is 1; the others are done."""
     (source / "more").chmod(0)
-    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     done = subprocess.run(
-        [*command, *batch.command("source", "dest")],
+        [*marks.WITHOUT_OVERRIDE, *batch.command("source", "dest")],
         cwd=batch.folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     (source / "more").chmod(0o700)
@@ -214,9 +213,8 @@ def test_a_folder_of_the_destination_that_takes_no_files(batch: Batch, source: P
     (dest / "locked").mkdir(parents=True)
     (dest / "locked").chmod(0o500)
     (dest / "file").write_text("no folder")
-    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     done = subprocess.run(
-        [*command, *batch.command("source", "dest")],
+        [*marks.WITHOUT_OVERRIDE, *batch.command("source", "dest")],
         cwd=batch.folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1

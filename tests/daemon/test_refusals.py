@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.daemon.conftest import Running
 from tests.support.home_server import HomeServer, Seen
-from tests.support.marks import needs_program, needs_root
+from tests.support.marks import WITHOUT_OVERRIDE, needs_program, needs_root
 from tests.support.running import RunningDaemon
 
 
@@ -172,9 +172,7 @@ def test_a_folder_called_like_a_file_is_a_folder(running: Running) -> None:
 def unprivileged(tmp_path: Path) -> Iterator[tuple[HomeServer, RunningDaemon]]:
     """A daemon of root's without the right to read and write what its owner may not."""
     server = HomeServer(tmp_path)
-    lost = "-dac_override,-dac_read_search"
-    prefix = ["setpriv", f"--bounding-set={lost}", f"--inh-caps={lost}"]
-    with server.daemon(prefix=prefix) as daemon:
+    with server.daemon(prefix=WITHOUT_OVERRIDE) as daemon:
         daemon.wait_for_event("daemon.ready")
         yield server, daemon
 

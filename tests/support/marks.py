@@ -7,6 +7,12 @@ import shutil
 
 import pytest
 
+# A prefix: root's command cannot read and write what modes deny.
+WITHOUT_OVERRIDE = (
+    "setpriv",
+    "--bounding-set=-dac_override,-dac_read_search",
+    "--inh-caps=-dac_override,-dac_read_search",
+)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 

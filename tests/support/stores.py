@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.limits import PATIENCE
+from tests.support.marks import WITHOUT_OVERRIDE
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 SFTP_SERVER = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh:/usr/lib/ssh")
@@ -153,7 +154,6 @@ def sftp(folder: Path, subsystem: str = "internal-sftp") -> Iterator[SftpServer]
     command = [SSHD or "", "-D", "-e", "-f", str(config)]
     if os.geteuid() == 0:
         script = 'mount -t tmpfs none /run && mkdir /run/sshd && exec "$@"'
-        denied = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-        command = ["unshare", "-m", "sh", "-c", script, "sh", *denied, *command]
+        command = ["unshare", "-m", "sh", "-c", script, "sh", *WITHOUT_OVERRIDE, *command]
     with _server(command, port, folder / "sshd.log"):
         yield SftpServer(port, root, folder / "home", public)
