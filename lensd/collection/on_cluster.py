@@ -24,6 +24,7 @@ from lensd.collection.place import describe, open_place
 from lensd.collection.rows import Row
 from lensd.collection.task import Job, Task
 from lensd.errors import LensdError, StorageError
+from lensd.store.deadline import begin
 from lensd.store.fs import new_token
 from lensd.worker.cluster.connection import (
     ANSWER_SECONDS,
@@ -75,16 +76,8 @@ def connect(
 
 def _make_client(address: str, tls: Tls | None) -> Any:
     """Raises StorageError. Dask waits without end where something else answers than a scheduler."""
-    found: Future[Any] = Future()
     make_client: Any = Client  # it has no types
-
-    def connect() -> None:
-        try:
-            found.set_result(make_client(address, security=security(tls), timeout=CONNECT_SECONDS))
-        except Exception as error:  # noqa: BLE001  for the thread that waits
-            found.set_exception(error)
-
-    threading.Thread(target=connect, daemon=True).start()
+    found = begin(lambda: make_client(address, security=security(tls), timeout=CONNECT_SECONDS))
     wait([found], CONNECT_SECONDS + ANSWER_SECONDS)
     if not found.done():
         raise StorageError(f"{address} {NO_SCHEDULER}")
