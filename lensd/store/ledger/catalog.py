@@ -64,7 +64,7 @@ SELECT f.id FROM ledger.files AS f INDEXED BY files_by_path JOIN listed AS c ON 
 WHERE f.path <> c.path
 """
 _GONE = "DELETE FROM listed WHERE id NOT IN (SELECT id FROM ledger.files WHERE state = 'done')"
-_OUTDATED = OUTDATED.format("ledger.").replace("older.job_id, older.outcome", "older.job_id")
+_HIDE_OUTDATED = f"INSERT OR IGNORE INTO hidden SELECT older.job_id {OUTDATED.format('ledger.')}"
 # Its owner did not delete the file, nor put another one there.
 _THERE = "job_id NOT IN (SELECT job_id FROM hidden)"
 _SHOWN = f"outcome NOT IN ({', '.join(repr(str(o)) for o in HIDDEN)}) AND {_THERE}"
@@ -141,7 +141,7 @@ class Catalog:
                 if self._count("listed") != self._count("ledger.files WHERE state = 'done'"):
                     self._db.execute(_GONE)
                 self._take_deleted()
-                self._db.execute(f"INSERT OR IGNORE INTO hidden {_OUTDATED}")
+                self._db.execute(_HIDE_OUTDATED)
             return True
 
     def _take_deleted(self) -> None:

@@ -20,7 +20,7 @@ from lensd.store.ledger.states import JobState, Outcome
 
 # Rows of files that were not compressed, and whose names other files have now.
 OUTDATED = """
-SELECT older.job_id, older.outcome FROM {0}files AS older
+FROM {0}files AS older
 WHERE older.outcome IN ('baseline', 'restored', 'analyzed', 'output', 'skipped', 'kept', 'failed',
     'quarantined') AND older.state = 'done'
 AND EXISTS (SELECT 1 FROM {0}files AS newer WHERE newer.root = older.root
@@ -268,7 +268,7 @@ class Files:
         They count no file any more. Without those that are known to be deleted.
         """
         gone = {job_id for job_id, what in self._gone.known() if what == "file"}
-        rows = self._database.read(OUTDATED.format(""))
+        rows = self._database.read(f"SELECT older.job_id, older.outcome {OUTDATED.format('')}")
         return {job_id: outcome for job_id, outcome in rows if job_id not in gone}
 
     def displaced(self) -> list[Displaced]:
