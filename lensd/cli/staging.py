@@ -17,9 +17,7 @@ def staged(source: str, target: str, *, force: bool) -> Iterator[Temporary]:
     Raises UsageError where `target` is `source`, or exists and `force` is not set; StorageError.
     """
     require_free(source, target, force=force)
-    # A link, such as /dev/stdout, stays one.
-    final = os.path.realpath(target) if os.path.islink(target) else os.path.abspath(target)
-    folder, name = os.path.split(final)
+    folder, name = os.path.split(os.path.realpath(target))  # a link, as /dev/stdout, stays one
     with _create(folder, target) as new:
         yield new
         try:
