@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from lensd import __version__
 from lensd.config.model import Config
+from lensd.jobs.archive_check import has_originals
 from lensd.logs import log
 from lensd.logs.events import DaemonStarted
 from lensd.logs.sinks import Sink
@@ -26,20 +27,13 @@ def locked_ledger(config: Config, stdout: Sink | None = None) -> Iterator[Ledger
     with StateLock(config.state.path):
         ledger = Ledger(config.state.path, __version__)
         try:
-            if not _has_originals(ledger, config.archive.path):
+            if not has_originals(os.path.realpath(config.archive.path), ledger):
                 os.makedirs(config.archive.path, mode=0o750, exist_ok=True)
             require_unclaimed(config)
             log.emit(DaemonStarted(version=__version__, pid=os.getpid(), config=config.source))
             yield ledger
         finally:
             ledger.close()
-
-
-def _has_originals(ledger: Ledger, path: str) -> bool:
-    """Whether this archive has originals: if it is missing, it is away, and not new."""
-    last = ledger.state.archive.get()
-    is_known = last is not None and last.path == os.path.realpath(path)
-    return is_known and not ledger.originals.is_empty()
 
 
 def require_unclaimed(config: Config) -> None:

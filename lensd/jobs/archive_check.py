@@ -52,7 +52,7 @@ def require_archive(archive: Archive, ledger: Ledger) -> None:
         found = root_identity.probe(archive.root).identity
     except OSError as error:
         raise _away(archive, error.strerror or str(error)) from None
-    known = _known(archive, ledger)
+    known = _known(archive.root, ledger)
     problem = root_identity.decide(known, found, lambda: _is_familiar(ledger))
     if problem is not None and not _is_first_mount(problem, ledger):
         raise _away(archive, f"its disk is {problem.reason.replace('_', ' ')}")
@@ -60,9 +60,14 @@ def require_archive(archive: Archive, ledger: Ledger) -> None:
         ledger.state.archive.set(ArchiveIdentity(archive.root, *found))
 
 
-def _known(archive: Archive, ledger: Ledger) -> RootIdentity | None:
+def has_originals(root: str, ledger: Ledger) -> bool:
+    """Whether lensd has put originals there: if it is missing, it is away, and not new."""
+    return _known(root, ledger) is not None and not ledger.originals.is_empty()
+
+
+def _known(root: str, ledger: Ledger) -> RootIdentity | None:
     last = ledger.state.archive.get()
-    return last.folder if last is not None and last.path == archive.root else None
+    return last.folder if last is not None and last.path == root else None
 
 
 def _is_familiar(ledger: Ledger) -> bool:
