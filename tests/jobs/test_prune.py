@@ -251,6 +251,7 @@ def test_a_file_whose_job_waits_keeps_its_original(server: HomeServer, ledger: L
 @pytest.mark.slow
 def test_a_read_only_archive_ends_no_daily_pass(tmp_path: Path) -> None:
     """The originals stay and are still due; when the disk is writable again they are deleted."""
+    block_lease_signal()
     server = HomeServer(tmp_path)
     with tmpfs(server.archive):
         paths = [server.drop(f"{name}.safetensors", seed=s).path for s, name in enumerate("ab")]
