@@ -107,6 +107,14 @@ def require_apart(source: Place, destination: Place) -> None:
         raise UsageError(
             f"{destination.url} and {source.url} must not lie in each other; choose another DEST"
         )
+    require_unbound(source, destination)
+
+
+def require_unbound(source: Place, destination: Place) -> None:
+    """Raises UsageError where a bind mount shows files of the source below the destination.
+
+    It is found only in a folder that exists.
+    """
     if isinstance(source, Folder) and isinstance(destination, Folder):
         shown = find_overlap(destination.url, source.url, read_mounts())
         if shown is not None:

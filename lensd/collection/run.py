@@ -20,7 +20,7 @@ from lensd.collection import rows
 from lensd.collection.index import Index, Totals
 from lensd.collection.item import Item
 from lensd.collection.manifest import Journal
-from lensd.collection.place import describe, open_place, require_apart
+from lensd.collection.place import describe, open_place, require_apart, require_unbound
 from lensd.collection.rows import Head, Row
 from lensd.collection.task import Job, Task
 from lensd.errors import LensdError, LockedError, Outcome, Reason, StorageError
@@ -125,7 +125,7 @@ class Run:
     def prepare_destination(self) -> None:
         """Make its folder. Raises StorageError if that is not possible, or the store is away.
 
-        Raises UsageError as `require_apart` does: bind mounts show only in a folder that exists.
+        Raises UsageError as `require_unbound` does, which needs the folder.
         """
         try:
             self._destination.prepare()
@@ -134,7 +134,7 @@ class Run:
                 f"{self._destination.url} cannot take objects: {describe(error)}; choose another "
                 "DEST, or give the user of lensd access"
             ) from None
-        require_apart(self._source, self._destination)
+        require_unbound(self._source, self._destination)
 
     def tasks(self) -> Iterator[Task]:
         """For the objects that are to do."""
