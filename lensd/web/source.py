@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from lensd.config.model import Config
 from lensd.daemon.control import send_request
 from lensd.daemon.control_messages import Message, Step, StepRequest
 from lensd.errors import LensdError, LockedError, StorageError
-from lensd.store.ledger import Ledger, exists
+from lensd.store.ledger import Ledger
 from lensd.store.ledger.catalog import Catalog
 from lensd.store.locks import holder
 from lensd.text import printable
@@ -41,7 +40,6 @@ class Source:
         self.missing = "lensd has not run with this configuration yet"
         self.version = 0  # grows with each change of the ledger
         self._lock = threading.Lock()
-        self._is_unchanging = False
         self._looked = -LOCK_SECONDS
         self._held: int | None = None
 
@@ -74,21 +72,16 @@ class Source:
             ledger.require_in_place()
         except StorageError:  # it says what a daemon does then
             return False
-        return not (self._is_unchanging and self._is_used())
+        return not (ledger.is_unchanging and self._is_used())
 
     def _open(self) -> None:
         folder = self.config.state.path
         try:
             self.ledger = Ledger(folder, version="", readonly=True)
-            self._is_unchanging = False
-            self.catalog = Catalog(folder)
+            self.catalog = Catalog(folder, unchanging=self.ledger.is_unchanging)
         except StorageError:
             self._close()
-            if not exists(folder) or os.access(folder, os.W_OK) or self._is_used():
-                raise
-            self.ledger = Ledger(folder, version="", readonly=True, unchanging=True)
-            self._is_unchanging = True
-            self.catalog = Catalog(folder, unchanging=True)
+            raise
 
     def _is_used(self) -> bool:
         """Whether a process may write to the ledger now."""

@@ -30,14 +30,11 @@ class Ledger:
 
     `version` is lensd's; finished rows carry it. Without the lock of the state folder, open it
     `readonly`. Raises StorageError when it cannot be opened. `damaged`: where a damaged database
-    was moved before a new one was made, else None. `unchanging`, with `readonly`: no process writes
-    to it, so that the folder may be read-only as well.
+    was moved before a new one was made, else None.
     """
 
-    def __init__(
-        self, folder: str, version: str, *, readonly: bool = False, unchanging: bool = False
-    ) -> None:
-        self._database = Database(folder, readonly=readonly, unchanging=unchanging)
+    def __init__(self, folder: str, version: str, *, readonly: bool = False) -> None:
+        self._database = Database(folder, readonly=readonly)
         self.folder = folder
         self.readonly = readonly
         self.damaged = self._database.damaged
@@ -59,6 +56,11 @@ class Ledger:
         """
         with closing(cls(folder, version="", readonly=True)) as ledger:
             yield ledger
+
+    @property
+    def is_unchanging(self) -> bool:
+        """Whether it is read from a folder that takes no files, as no process writes to it."""
+        return self._database.is_unchanging
 
     def together(self) -> AbstractContextManager[None]:
         """One commit for all changes within: all of them or, after an exception, none.

@@ -44,7 +44,7 @@ class Database:
     damaged one, else None.
     """
 
-    def __init__(self, folder: str, *, readonly: bool = False, unchanging: bool = False) -> None:
+    def __init__(self, folder: str, *, readonly: bool = False) -> None:
         self._lock = threading.RLock()
         self._folder = folder
         path = os.path.join(folder, LEDGER)
@@ -56,7 +56,7 @@ class Database:
         if readonly and not os.access(path, os.R_OK, effective_ids=True):
             raise StorageError(_not_allowed(folder), folder)
         self.damaged: str | None = None
-        self._is_unchanging = unchanging
+        self.is_unchanging = False
         try:
             if not readonly and _is_damaged(path):
                 self.damaged = _set_aside(path)
@@ -69,7 +69,7 @@ class Database:
     def _open(self, path: str, *, readonly: bool) -> sqlite3.Connection:
         """SQLite wants to write files beside a ledger that no process uses, also to read it."""
         try:
-            return _open(path, readonly=readonly, unchanging=self._is_unchanging)
+            return _open(path, readonly=readonly, unchanging=False)
         except sqlite3.OperationalError:
             if not readonly or os.access(self._folder, os.W_OK, effective_ids=True):
                 raise
@@ -77,7 +77,7 @@ class Database:
                 raise  # of a killed lensd: what they hold is missing in the database
             if holder(self._folder) is not None:
                 raise
-        self._is_unchanging = True
+        self.is_unchanging = True
         return _open(path, readonly=True, unchanging=True)
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class Database:
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
             raise  # a bug of lensd
         except sqlite3.DatabaseError as error:
-            if self._is_unchanging and holder(self._folder) is not None:
+            if self.is_unchanging and holder(self._folder) is not None:
                 raise StorageError(
                     f"a lensd that started meanwhile changes the ledger in {self._folder}: run the "
                     "command again",
